@@ -1,0 +1,39 @@
+# `make run` and `make test` are all a newcomer needs: Python 3.11+ and make.
+SHELL := /bin/sh
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+N ?= 200
+
+.PHONY: run test test-all check clean
+.DEFAULT_GOAL := run
+
+.venv/.package: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "noderuntime needs Python 3.11 or newer on the PATH (or: make PYTHON=/path/to/python3)" >&2; exit 2; }
+	@echo "setting up .venv with $$($(PYTHON) --version)" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP) install -e .
+	@touch $@
+
+.venv/.test: .venv/.package
+	@echo "installing what the tests need" >&2
+	@$(PIP) install -e '.[test]'
+	@touch $@
+
+run: .venv/.package  ## ten seconds of the main job: this machine, measured
+	@$(BIN)/noderuntime run dataflows/host_metrics.yml --stop-after 10s
+
+check: .venv/.test
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/test_floors.py
+
+test: check
+	@$(BIN)/python -m pytest -q -m "not long"
+
+test-all: .venv/.test
+	@$(BIN)/python -m pytest -q
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

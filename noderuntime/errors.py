@@ -1,0 +1,176 @@
+"""The errors a user can meet. Each carries its facts as attributes; its text says what to do.
+
+Floor 0: imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+
+class NodeRuntimeError(Exception):
+    """The root of every error that noderuntime raises on purpose."""
+
+
+class DataflowError(NodeRuntimeError):
+    """A dataflow file that cannot be used.
+
+    `file`, `line` and `column` (from 1; 0 when there is no place to point at), `what` is wrong, and the `hint` that
+    says what would be right ("" when there is none).
+    """
+
+    def __init__(self, what: str, *, file: str = "", line: int = 0, column: int = 0, hint: str = "") -> None:
+        self.what = what
+        self.file = file
+        self.line = line
+        self.column = column
+        self.hint = hint
+        place = ":".join(str(part) for part in (file, line, column) if part)
+        text = f"{place}: {what}" if place else what
+        super().__init__(f"{text}\n  {hint}" if hint else text)
+
+
+class UnknownOutput(NodeRuntimeError):
+    """`send_output` named an output that the dataflow file does not declare for this node."""
+
+    def __init__(self, node: str, output: object, outputs: list[str]) -> None:
+        self.node = node
+        self.output = output
+        self.outputs = outputs
+        known = ", ".join(outputs) or "none"
+        super().__init__(
+            f"node {node!r} has no output {output!r}; its outputs are: {known}. "
+            f"Add it to `outputs:` of {node!r} in the dataflow file, or send to one of these."
+        )
+
+
+class StateNotAvailable(NodeRuntimeError):
+    """A custom node asked for private state, which only operators have."""
+
+    def __init__(self, node: str, call: str) -> None:
+        self.node = node
+        self.call = call
+        super().__init__(
+            f"{call}: saving and restoring state belong to operators, and {node!r} is a custom node. "
+            "Write it as an operator, or share values with kvs_write and kvs_read."
+        )
+
+
+class StoreError(NodeRuntimeError):
+    """The space, or a kind of State, could not do what was asked."""
+
+
+class StoreFull(StoreError):
+    """The space has no room. Nothing was written.
+
+    Raise `state: size:` in the dataflow file, lower queue limits, or wait for the receivers to catch up.
+    """
+
+    def __init__(self, size_bytes: int = 0, used_bytes: int = 0, why: str = "") -> None:
+        self.size_bytes = size_bytes
+        self.used_bytes = used_bytes
+        self.why = why
+        facts = why or f"{used_bytes} of {size_bytes} bytes are in use"
+        super().__init__(
+            f"the space is full: {facts}. Raise `state: {{size: ...}}` in the dataflow file, "
+            "lower `queue_size`/`queue_bytes`, or wait until the receivers catch up."
+        )
+
+
+class KeyTooLong(StoreError):
+    """A key is longer than the store can hold."""
+
+    def __init__(self, key: str, size_bytes: int, limit_bytes: int) -> None:
+        self.key = key
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+        super().__init__(
+            f"the key {key[:40]!r}{'...' if len(key) > 40 else ''} has {size_bytes} bytes as UTF-8; "
+            f"the limit is {limit_bytes}. Use a shorter key, for instance a hash of it."
+        )
+
+
+class ValueTooLarge(StoreError):
+    """A value, or a message, is larger than allowed."""
+
+    def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
+        self.what = what
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+        super().__init__(
+            f"{what} has {size_bytes} bytes; the limit is {limit_bytes}. "
+            "Split it over several keys or messages, or store it outside and keep a reference."
+        )
+
+
+class RevisionConflict(StoreError):
+    """A compare-and-set found another revision than expected. Nothing was written: read again and retry."""
+
+    def __init__(self, key: str, expected: int, found: int) -> None:
+        self.key = key
+        self.expected = expected
+        self.found = found
+        super().__init__(
+            f"key {key!r} has revision {found}, not the expected {expected}: "
+            "another writer was first. Read it again and retry."
+        )
+
+
+class HistoryLost(StoreError):
+    """`diff` was asked about a version that the history no longer reaches. Start from `get_root()` instead."""
+
+    def __init__(self, since: str) -> None:
+        self.since = since
+        super().__init__(
+            f"version {since!r} is unknown or older than the history that is kept. "
+            "Start over from get_root(), or raise `state: {history: ...}`."
+        )
+
+
+class SnapshotCorrupt(StoreError):
+    """A snapshot is torn, altered or incomplete; it is never restored."""
+
+    def __init__(self, snapshot: str, what: str) -> None:
+        self.snapshot = snapshot
+        self.what = what
+        super().__init__(f"snapshot {snapshot} cannot be used: {what}. Choose an older one with `--from`.")
+
+
+class ProtocolError(NodeRuntimeError):
+    """Bytes that are no message of our protocol. They are counted and dropped, and harm nobody."""
+
+
+class OperatorError(NodeRuntimeError):
+    """An operator could not be loaded, or returned something it must not.
+
+    `where` is one of import, init, restore_state, on_event, produce; `error` is a line, `trace` the user's traceback.
+    """
+
+    def __init__(self, where: str, error: str, trace: str = "") -> None:
+        self.where = where
+        self.error = error
+        self.trace = trace
+        super().__init__(f"{where}: {error}")
+
+
+class RestartsExhausted(NodeRuntimeError):
+    """A node used up its restart budget and has failed for good."""
+
+    def __init__(self, node: str, restarts: int, cause: str) -> None:
+        self.node = node
+        self.restarts = restarts
+        self.cause = cause
+        super().__init__(
+            f"node {node!r} failed {restarts} times without progress; the last cause: {cause}. "
+            "Mend it and use `--resume`, or raise `max_restarts`."
+        )
+
+
+class NotRunning(NodeRuntimeError):
+    """No run, or no node, of that name answers."""
+
+    def __init__(self, what: str, hint: str = "See `noderuntime ps -a`.") -> None:
+        self.what = what
+        super().__init__(f"{what}. {hint}" if hint else what)
+
+
+class Fenced(NodeRuntimeError):
+    """This process belongs to an incarnation that has been replaced: it must end without touching anything."""

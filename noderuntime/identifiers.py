@@ -1,0 +1,43 @@
+"""Names of nodes, inputs, outputs and runs: what is allowed, and how a wrong one is explained. Floor 0, pure."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Iterable
+
+RESERVED = frozenset({"shared", "timer", "dora"})
+ID_CHARACTERS_MAX = 200
+DIRECTORY_NAME_BYTES_MAX = 60
+
+_ID = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def id_problem(name: object) -> str | None:
+    """Why `name` cannot be a node, input or output id; None when it can."""
+    if not isinstance(name, str):
+        return f"an id is a text, not {type(name).__name__}"
+    if not name:
+        return "an id must not be empty"
+    if not _ID.fullmatch(name):
+        return f"the id {name[:80]!r} may hold only letters, digits, '_', '.' and '-'"
+    if name.startswith("."):
+        return f"the id {name!r} must not start with '.'"
+    if len(name) > ID_CHARACTERS_MAX:
+        return f"the id {name[:40] + '...'!r} has {len(name)} characters; at most {ID_CHARACTERS_MAX} are allowed"
+    return None
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` was most likely meant to be, or None when nothing is near."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def directory_name(run: str) -> str:
+    """A folder name for a run of any name: the name itself where it is short and plain, else shortened and hashed."""
+    if len(run.encode()) <= DIRECTORY_NAME_BYTES_MAX and id_problem(run) is None:
+        return run
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", run).lstrip(".")[:40]
+    return f"{plain}-{hashlib.sha256(run.encode()).hexdigest()[:12]}"

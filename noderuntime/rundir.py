@@ -1,0 +1,80 @@
+"""Where a run keeps its things. Floor 1: builds paths, touches nothing.
+
+    HOME/NAME/                      on shared memory, 0700; HOME = /dev/shm/noderuntime-UID, or $NODERUNTIME_HOME/runs
+        run.json                    written once by the runtime (see `RunFile` in runs.py)
+        lock                        flock held by the runtime for as long as it lives
+        runtime.sock store.sock     ZeroMQ
+        space/data.mdb lock.mdb     the space
+        bell/NUMBER                 doorbells, one FIFO per node
+        pulse/NUMBER                pulses, one page per node
+    STATE/NAME/                     on disk; STATE = ~/.local/state/noderuntime, or $NODERUNTIME_HOME/state
+        logs/STAMP/NODE.jsonl       one JSON object a line: time, node, stream (stdout|stderr|log), text, level, fields
+        snapshots/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from noderuntime.identifiers import directory_name
+
+ENV_HOME = "NODERUNTIME_HOME"
+ENV_RUN_DIR = "NODERUNTIME_RUN_DIR"
+ENV_NODE = "NODERUNTIME_NODE"
+ENV_INCARNATION = "NODERUNTIME_INCARNATION"
+ENV_TERMINAL = "NODERUNTIME_TERMINAL"  # "COLUMNSxLINES" when the run is shown on a terminal, else unset
+
+PULSE_BYTES = 4096
+
+
+def home(env: Mapping[str, str], uid: int) -> Path:
+    """The folder of all runs of this user."""
+    given = env.get(ENV_HOME)
+    return Path(given) / "runs" if given else Path(f"/dev/shm/noderuntime-{uid}")
+
+
+def state_home(env: Mapping[str, str]) -> Path:
+    """The folder of logs and default snapshots of all runs of this user."""
+    given = env.get(ENV_HOME)
+    if given:
+        return Path(given) / "state"
+    return Path(env.get("XDG_STATE_HOME") or Path(env.get("HOME", "/tmp")) / ".local/state") / "noderuntime"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """The paths of one run."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, run: str, home: Path) -> RunDir:
+        return cls(home / directory_name(run))
+
+    @property
+    def run_file(self) -> Path:
+        return self.root / "run.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def space(self) -> Path:
+        return self.root / "space"
+
+    @property
+    def runtime_socket(self) -> Path:
+        return self.root / "runtime.sock"
+
+    @property
+    def store_socket(self) -> Path:
+        return self.root / "store.sock"
+
+    def bell(self, number: int) -> Path:
+        return self.root / "bell" / str(number)
+
+    def pulse(self, number: int) -> Path:
+        return self.root / "pulse" / str(number)
