@@ -34,13 +34,13 @@ NESTING_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """child -> runtime, first: who I am. `kind`: operator | node | dynamic | store. `incarnation`: 0 when not known."""
+    """child -> runtime, first: who I am. `kind`: operator | node | dynamic | store. `life`: $NODERUNTIME_LIFE, 0 for dynamic."""
 
     version: int
     node: str
     kind: str
     pid: int
-    incarnation: int
+    life: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ def decode(frame: bytes | memoryview) -> Message:
     if len(frame) > FRAME_BYTES_MAX:
         raise ProtocolError(f"{len(frame)} bytes; a frame holds at most {FRAME_BYTES_MAX}")
     try:
-        body = msgpack.unpackb(frame, raw=False, strict_map_key=True)
+        body = msgpack.unpackb(frame, raw=False, strict_map_key=False)
     except (ValueError, msgpack.exceptions.UnpackException, RecursionError, TypeError, OverflowError) as error:
         raise ProtocolError(f"not one MessagePack value: {type(error).__name__}") from None
     if not isinstance(body, list) or not body or not isinstance(body[0], str):

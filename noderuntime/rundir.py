@@ -23,10 +23,8 @@ from noderuntime.identifiers import directory_name
 ENV_HOME = "NODERUNTIME_HOME"
 ENV_RUN_DIR = "NODERUNTIME_RUN_DIR"
 ENV_NODE = "NODERUNTIME_NODE"
-ENV_INCARNATION = "NODERUNTIME_INCARNATION"
+ENV_LIFE = "NODERUNTIME_LIFE"  # counts the spawns of one node by this runtime, from 1
 ENV_TERMINAL = "NODERUNTIME_TERMINAL"  # "COLUMNSxLINES" when the run is shown on a terminal, else unset
-
-PULSE_BYTES = 4096
 
 
 def home(env: Mapping[str, str], uid: int) -> Path:

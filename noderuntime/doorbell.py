@@ -1,0 +1,40 @@
+"""Doorbells: one FIFO per node; a byte in it wakes the node. Floor 2.
+
+A byte carries no information: whoever is woken looks into the space. A FIFO opened O_RDWR never blocks on open, has no
+"no reader" error, keeps its bytes while its node is being respawned, and when it is full it is ringing already.
+Rejected: unix datagram sockets (a sender with many undrained datagrams gets EAGAIN even towards an idle receiver, so
+rings get lost) and eventfds (they have no name, so a respawned process could not be given a neighbour's again).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+_RING = b"\1"
+_DRAIN_BYTES = 65536
+
+
+def create(path: Path) -> None:
+    """Make the doorbell; one that is there already stays."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.mkfifo(path, 0o600)
+
+
+def open_bell(path: Path) -> int:
+    """A descriptor to ring, drain and poll. The caller closes it."""
+    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def ring(bell: int) -> None:
+    """Wake the node that polls `bell`. Never blocks."""
+    with contextlib.suppress(BlockingIOError):
+        os.write(bell, _RING)
+
+
+def drain(bell: int) -> None:
+    """Take all rings. Call it *before* looking into the space, so that a ring meanwhile is not lost."""
+    with contextlib.suppress(BlockingIOError):
+        os.read(bell, _DRAIN_BYTES)

@@ -1,0 +1,90 @@
+"""A module imports only from its own floor or below, and the pure ones touch nothing of the world."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "noderuntime"
+
+FLOORS: dict[str, int] = {
+    "errors": 0, "identifiers": 0,
+    "dataflow": 1, "protocol": 1, "supervision": 1, "wiring": 1, "rundir": 1, "values": 1, "merges": 1, "graph": 1,
+    "events": 1, "operator": 1, "keyed": 1,
+    "space": 2, "doorbell": 2, "pulse": 2, "channel": 2, "process": 2, "runs": 2, "state": 2,
+    "member": 3, "nursery": 3, "guard": 3, "logs": 3,
+    "store": 4, "operator_host": 4, "node": 4, "runtime": 4, "testing": 4,
+    "__init__": 5, "cli": 6, "__main__": 7,
+}  # fmt: skip
+
+PURE = {name for name, floor in FLOORS.items() if floor <= 1}
+WORLD = {"zmq", "lmdb", "os", "subprocess", "mmap", "time", "socket", "select", "signal", "fcntl", "shutil", "tempfile"}
+ONLY = {"lmdb": {"space"}, "zmq": {"channel"}}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            if node.module == "noderuntime":
+                found.update(f"noderuntime.{alias.name}" for alias in node.names)
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_from_its_floor_or_below(path: Path) -> None:
+    mine = room(path)
+    assert mine in FLOORS, f"{mine} has no floor: give it one here"
+    for name in imports(path):
+        if not name.startswith("noderuntime."):
+            continue
+        theirs = name.split(".")[1]
+        if theirs in FLOORS:
+            assert FLOORS[theirs] <= FLOORS[mine], f"{path.name} (floor {FLOORS[mine]}) imports {name}"
+
+
+@pytest.mark.parametrize("path", [p for p in modules() if room(p) in PURE], ids=lambda path: path.name)
+def test_a_pure_module_touches_nothing_of_the_world(path: Path) -> None:
+    touched = {name.split(".")[0] for name in imports(path)} & WORLD
+    assert not touched, f"{path.name} imports {sorted(touched)}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_lmdb_and_zmq_are_each_imported_in_one_place(path: Path) -> None:
+    for library, rooms in ONLY.items():
+        if room(path) not in rooms:
+            assert library not in {name.split(".")[0] for name in imports(path)}, f"{path.name} imports {library}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for folder in ("operators", "dataflows") for p in sorted((PACKAGE.parent / folder).rglob("*.py"))],
+    ids=lambda path: path.name,
+)
+def test_operators_and_dataflows_use_public_names_only(path: Path) -> None:
+    for name in imports(path):
+        if name.startswith("noderuntime"):
+            assert name in {"noderuntime", "noderuntime.merges", "noderuntime.testing"} or name.count(".") == 1 and name.split(".")[1] not in FLOORS, name
