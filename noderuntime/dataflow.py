@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 QUEUE_SIZE = 1000
 QUEUE_BYTES = 64 * 1024 * 1024
-QUEUE_MESSAGES_MIN = 2
 
 Kind = Literal["operator", "node", "dynamic"]
 RestartPolicy = Literal["never", "on-failure", "always"]
@@ -57,8 +56,7 @@ class Code:
 class InputSpec:
     """One input of a node: fed by `output` of `node`, or by a timer when `period_ns` > 0 (then both are "").
 
-    `source` is "node/output" or "timer/UNIT/N". `queue_messages_min` is how many messages are admitted
-    whatever their size: 2 where the file gives no `queue_bytes`, else 1. `input_timeout_s`: None for none.
+    `source` is "node/output" or "timer/UNIT/N". `input_timeout_s` is None for no timeout.
     """
 
     name: str
@@ -68,7 +66,6 @@ class InputSpec:
     period_ns: int = 0
     queue_size: int = QUEUE_SIZE
     queue_bytes: int = QUEUE_BYTES
-    queue_messages_min: int = QUEUE_MESSAGES_MIN
     queue_policy: QueuePolicy = "backpressure"
     input_timeout_s: float | None = None
     place: Place = field(default=Place(), compare=False)

@@ -85,8 +85,8 @@ def parse(
 ) -> Dataflow:
     """The dataflow that `data` describes.
 
-    `file` and `folder` are kept in the result and named in errors. `env` is the environment for $VAR; `overrides`
-    (from `--env K=V`) comes before it and wins over the `env:` of the file and of every node.
+    `file` and `folder` are kept in the result and named in errors. `env` is the environment for $VAR;
+    `overrides` (from `--env K=V`) comes before it and wins over the `env:` of the file and of every node.
     Raises DataflowError, and nothing else whatever the data are.
     """
     overrides = overrides or {}
@@ -352,14 +352,12 @@ class _Reader:
         written = read.text(source, f"the source of {where}") if source is not None else ""
         assert source is not None
         spec = source_of(name, written, source.place, where)
-        given = long.get("queue_bytes") is not None
         spec = replace(
             spec,
             queue_size=self.take(
                 long, "queue_size", where, lambda t, label: read.whole(t, label, 1), spec.queue_size
             ),
             queue_bytes=self.take(long, "queue_bytes", where, read.size_bytes, spec.queue_bytes),
-            queue_messages_min=1 if given else spec.queue_messages_min,
             queue_policy=self.take(
                 long,
                 "queue_policy",
@@ -450,7 +448,7 @@ def _rest(fields: Fields, known: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _advice(name: str, source: str, key: Scalar, long: Fields | None) -> str:
-    """What to write, and where, so that this input drops its oldest messages instead of holding up its sender."""
+    """What to write, and where, so that this input drops old messages and never holds up its sender."""
     line = key.place.line
     if long is None:
         return f"in line {line}, write\n    {name}: {{source: {source}, queue_policy: drop_oldest}}"
@@ -458,10 +456,8 @@ def _advice(name: str, source: str, key: Scalar, long: Fields | None) -> str:
     if policy is not None:
         return f"in line {policy[0].place.line}, write\n    queue_policy: drop_oldest"
     if long.flow:
-        parts = [
-            f"{field}: {value.text}" for field, (_, value) in long.fields.items() if isinstance(value, Scalar)
-        ]
-        others = ", ".join(parts)
+        pairs = ((field, value) for field, (_, value) in long.fields.items())
+        others = ", ".join(f"{field}: {value.text}" for field, value in pairs if isinstance(value, Scalar))
         return f"in line {line}, write\n    {name}: {{{others}, queue_policy: drop_oldest}}"
     last = long.fields["source"]
     indent = " " * (last[0].place.column - 1)

@@ -277,26 +277,20 @@ def _place_at(text: str, position: int) -> Place:
 
 def _decode(data: bytes | str) -> str:
     if len(data) > TEXT_BYTES_MAX:
-        raise fail(
-            Place(),
-            f"the file has more than {TEXT_BYTES_MAX} bytes",
-            "Move large data into files that the nodes read.",
-        )
+        start = data[:TEXT_BYTES_MAX]
+        text = start.decode(errors="replace") if isinstance(start, bytes) else start
+        what = f"the file goes on behind {TEXT_BYTES_MAX} bytes, the most that a dataflow file may have"
+        raise fail(_place_at(text, len(text)), what, "Move large data into files that the nodes read.")
     if isinstance(data, str):
         if not _is_unicode(data):
-            raise fail(
-                Place(), "the text holds lone surrogates, which are no characters", "Save the file as UTF-8."
-            )
+            raise fail(Place(1, 1), "the text holds half characters (surrogates)", "Save the file as UTF-8.")
         return data.removeprefix("\ufeff")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        place = _place_at(
-            data[: error.start].decode(errors="replace"), len(data[: error.start].decode(errors="replace"))
-        )
-        raise fail(
-            place, f"the byte 0x{data[error.start]:02x} is not UTF-8", "Save the file as UTF-8 text."
-        ) from None
+        before = data[: error.start].decode(errors="replace")
+        what = f"the byte 0x{data[error.start]:02x} is not UTF-8"
+        raise fail(_place_at(before, len(before)), what, "Save the file as UTF-8 text.") from None
 
 
 def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> DataflowError:
