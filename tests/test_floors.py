@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "noderuntime"
 FLOORS: dict[str, int] = {
     "errors": 0, "identifiers": 0,
     "dataflow": 1, "protocol": 1, "supervision": 1, "wiring": 1, "rundir": 1, "values": 1, "merges": 1, "graph": 1,
-    "events": 1, "operator": 1, "keyed": 1,
+    "events": 1, "operator": 1, "keyed": 1, "observer": 1,
     "space": 2, "doorbell": 2, "pulse": 2, "channel": 2, "process": 2, "runs": 2, "state": 2,
     "member": 3, "nursery": 3, "guard": 3, "logs": 3,
     "store": 4, "operator_host": 4, "node": 4, "runtime": 4, "testing": 4,
