@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from noderuntime.cli import output
-from noderuntime.cli.output import CommandFailed, UsageError
+from noderuntime.cli.output import CommandError, UsageError
 from noderuntime.errors import DataflowError, NodeRuntimeError, NotRunning
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         output.complain(f"{error.what}\n  See `{error.program} --help`.")
         return output.USAGE
-    except CommandFailed as error:
+    except CommandError as error:
         output.complain(error.what)
         return error.code
     except NodeRuntimeError as error:
@@ -62,8 +62,9 @@ def _dispatch(arguments: list[str]) -> int:
         return output.OK
     if options.command is None:
         raise UsageError("a command is missing")
-    module, function, _ = parser.COMMANDS[options.command]
-    command: Callable[[Namespace], int] = getattr(importlib.import_module(f"noderuntime.cli.{module}"), function)
+    name, function, _ = parser.COMMANDS[options.command]
+    module = importlib.import_module(f"noderuntime.cli.{name}")
+    command: Callable[[Namespace], int] = getattr(module, function)
     return command(options)
 
 

@@ -1,8 +1,9 @@
 """What a run looks like: one Observer for people, one for programs.
 
-Pretty: `node │ text`, names aligned and each in its colour; what nodes print on stdout goes to stdout, everything else to
-stderr. On a terminal, nodes that paint frames (a line that starts with ESC [ 2 J, rows separated by "\\r") keep the
-newest one at the bottom of the screen. JSON: one object a line, all of them on stdout, told apart by `stream`.
+Pretty: `node │ text`, names aligned and each in its colour; what nodes print on stdout goes to stdout,
+everything else to stderr. On a terminal, nodes that paint frames (a line that starts with ESC [ 2 J, rows
+separated by "\\r") keep the newest one at the bottom of the screen. JSON: one object a line, all of them on
+stdout, told apart by `stream`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ WAIT_SAID_EVERY_S = 10.0
 
 
 class Waiting:
-    """What start-up waits for: a spinner row for a terminal, and now and then a line for everything else. Pure."""
+    """What start-up waits for: a spinner row for a terminal, and now and then a line for everything else.
+    Pure."""
 
     def __init__(self) -> None:
         self._nodes: tuple[str, ...] = ()
@@ -48,7 +50,7 @@ class Waiting:
         if since_s is None:
             return ""
         spinner = SPINNER[int(now_s * 10) % len(SPINNER)]
-        return f"{spinner} waiting for {self._named()} ({output_duration(now_s - since_s)})"
+        return f"{spinner} waiting for {self._named()} ({int(now_s - since_s)}s)"
 
     def line(self, now_s: float) -> str:
         """The line that is due now; "" when none is."""
@@ -71,10 +73,6 @@ class Waiting:
     def _named(self) -> str:
         first = ", ".join(self._nodes[:5])
         return f"{first} and {len(self._nodes) - 5} more" if len(self._nodes) > 5 else first
-
-
-def output_duration(seconds: float) -> str:
-    return f"{int(seconds)}s"
 
 
 class Prefixes:
@@ -122,7 +120,7 @@ class Console:
         self._out_terminal, self._err_terminal = out.isatty(), err.isatty()
         self._live = self._out_terminal and os.environ.get("TERM") != "dumb"
         self._out_colour, self._err_colour = output.wants_colour(out), output.wants_colour(err)
-        self._err = err
+        self._out, self._err = out, err
         self._waiting = Waiting()
         self._frames: dict[str, Sequence[str]] = {}
         self._crashed: set[str] = set()
@@ -133,7 +131,7 @@ class Console:
         """"COLUMNSxLINES" when nodes may paint frames, else ""."""
         if not self._live:
             return ""
-        size = os.get_terminal_size(sys.stdout.fileno())
+        size = os.get_terminal_size(self._out.fileno())
         return f"{size.columns or 80}x{size.lines or 24}"
 
     @property
@@ -218,10 +216,11 @@ class Console:
 
 
 class JsonConsole:
-    """The Observer for programs: JSON objects with at least `time` (seconds since the epoch), `node` and `stream`.
+    """The Observer for programs: JSON objects with at least `time` (seconds since the epoch), `node` and
+    `stream`.
 
-    `stream` is stdout | stderr (then `text`), log (`level`, `text`, `fields`), status (`text`), waiting (`nodes`),
-    started, crash (`where`, `error`, `trace`) or summary (`nodes`: the rows).
+    `stream` is stdout | stderr (then `text`), log (`level`, `text`, `fields`), status (`text`), waiting
+    (`nodes`), started, crash (`where`, `error`, `trace`) or summary (`nodes`: the rows).
     """
 
     terminal = ""
@@ -311,9 +310,11 @@ def summary_table(rows: Sequence[SummaryRow], columns: int, coloured: bool) -> l
     if not coloured:
         return lines
     shown = [f"\x1b[{output.BOLD}m{lines[0]}\x1b[0m"]
+    at = max(map(len, [head[0], *(row.node for row in rows)])) + 2  # node ids are plain ASCII
     for row, line in zip(rows, lines[1:], strict=True):
+        before, state, after = line[:at], line[at : at + len(row.state)], line[at + len(row.state) :]
         colour = STATE_COLOURS.get(row.state)
-        shown.append(line.replace(row.state, f"\x1b[{colour}m{row.state}\x1b[0m", 1) if colour else line)
+        shown.append(f"{before}\x1b[{colour}m{state}\x1b[0m{after}" if colour else line)
     return shown
 
 

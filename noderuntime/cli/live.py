@@ -1,9 +1,10 @@
-"""The live region: rows at the bottom of a terminal that are repainted while lines scroll by above them. Pure.
+"""The live region: rows at the bottom of a terminal that are repainted while lines scroll by above them.
+Pure.
 
-The cursor always rests at the beginning of the line below the region, so that whoever else writes to the terminal (or a
-kill -9 of ours) leaves a readable screen behind. One update is one string, written at once and wrapped in the
-"synchronized output" mode that terminals without it ignore. Without lines to add, the old rows are overwritten in place,
-never blanked first, so nothing flickers.
+The cursor always rests at the beginning of the line below the region, so that whoever else writes to the
+terminal (or a kill -9 of ours) leaves a readable screen behind. One update is one string, written at once
+and wrapped in the "synchronized output" mode that terminals without it ignore. Without lines to add, the
+old rows are overwritten in place, never blanked first, so nothing flickers.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class LiveRegion:
     def update(self, lines: Sequence[str], rows: Sequence[str], columns: int, height: int) -> str:
         """The text that adds `lines` above the region and makes `rows` the region.
 
-        `columns` and `height` are the terminal's present size; rows that do not fit are cropped, the last ones kept
-        out ("… 3 more rows"). Nothing to change gives "".
+        `columns` and `height` are the terminal's present size; rows that do not fit are cropped, the last
+        ones kept out ("… 3 more rows"). Nothing to change gives "".
         """
         fitting = _fit(rows, columns, height)
         if not lines and fitting == self._painted:
@@ -40,7 +41,8 @@ class LiveRegion:
             return "".join(f"{line}\n" for line in lines)
         parts = [_SYNC_ON, self._to_top(columns)]
         if lines:
-            # a line may wrap, or fill its row to the last column, where clearing behind it would take a character away
+            # a line may wrap, or fill its row to the last column, where clearing behind it would take a
+            # character away
             parts.append(_CLEAR_BELOW)
             parts += [f"{line}\n" for line in lines]
         parts += [f"{row}{_CLEAR_TO_LINE_END}\n" for row in fitting]

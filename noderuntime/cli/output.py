@@ -1,7 +1,7 @@
 """What every command shares: where it writes, whether with colour, and how it ends when it cannot go on.
 
-Results go to stdout, everything else to stderr. `--json` prints one JSON value; colour appears only on a terminal, and
-never with NO_COLOR.
+Results go to stdout, everything else to stderr. `--json` prints one JSON value; colour appears only on a
+terminal, and never with NO_COLOR.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class UsageError(Exception):
         super().__init__(what)
 
 
-class CommandFailed(Exception):
+class CommandError(Exception):
     """The command cannot do what was asked, for a reason that is nobody's bug. Its text is for the user."""
 
     def __init__(self, what: str, code: int = FAILED) -> None:

@@ -1,4 +1,5 @@
-"""The grammar of the command line. Builds nothing but an argparse parser; what commands do stands in their modules."""
+"""The grammar of the command line. Builds nothing but an argparse parser; what commands do stands in their
+modules."""
 
 from __future__ import annotations
 
@@ -73,7 +74,8 @@ def _check_command(arguments: Sequence[str]) -> None:
             continue
         if argument not in COMMANDS:
             near = nearest(argument, COMMANDS)
-            hint = f"did you mean `noderuntime {near}`?" if near else f"the commands are: {', '.join(COMMANDS)}"
+            known = ", ".join(COMMANDS)
+            hint = f"did you mean `noderuntime {near}`?" if near else f"the commands are: {known}"
             if argument.endswith((".yml", ".yaml")):
                 hint = f"did you mean `noderuntime run {argument}`?"
             raise UsageError(f"there is no command {argument!r}; {hint}")
@@ -106,15 +108,15 @@ def build() -> tuple[Parser, dict[str, Parser]]:
 
     run = parsers["run"]
     run.add_argument("file", metavar="FILE", help="the dataflow file")
-    run.add_argument("-d", "--detach", action="store_true", help="return when the run is up, and print its name")
+    run.add_argument("-d", "--detach", action="store_true", help="return when it is up, and print its name")
     run.add_argument("--name", help="name of the run (default: the file's name without its ending)")
     run.add_argument("--stop-after", type=seconds, metavar="TIME", help="stop after that long, such as 10s")
-    run.add_argument("--fresh", action="store_true", help="throw away what an interrupted run of this name left")
+    run.add_argument("--fresh", action="store_true", help="forget what an interrupted run of this name left")
     run.add_argument(
         "--env", type=assignment, action="append", default=[], metavar="K=V",
         help="a variable for all nodes, and for $K in the file; may be repeated",
     )  # fmt: skip
-    run.add_argument("--abort-on-failure", action="store_true", help="stop at once when a node fails for good")
+    run.add_argument("--abort-on-failure", action="store_true", help="stop when a node fails for good")
     run.add_argument("--log-format", choices=("pretty", "json"), default="pretty", help="default: pretty")
     run.add_argument("--quiet", action="store_true", help="only what nodes print, warnings and errors")
 
@@ -140,7 +142,7 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     logs = parsers["logs"]
     logs.add_argument("run", metavar="RUN", nargs="?", help="may be left out when there is just one")
     logs.add_argument("node", metavar="NODE", nargs="?", help="only this node")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on with new lines until the run has ended")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
     _json(logs)
 
     reload = parsers["reload"]
@@ -155,7 +157,9 @@ def build() -> tuple[Parser, dict[str, Parser]]:
 
 
 def _build_state(state: Parser) -> None:
-    operations = state.add_subparsers(dest="operation", metavar="OPERATION", required=True, parser_class=Parser)
+    operations = state.add_subparsers(
+        dest="operation", metavar="OPERATION", required=True, parser_class=Parser
+    )
     for name, about in (
         ("ls", "list keys"), ("get", "print a value"), ("set", "write a value"), ("rm", "remove a key"),
     ):  # fmt: skip
@@ -163,7 +167,8 @@ def _build_state(state: Parser) -> None:
         operation.add_argument("--run", metavar="RUN", help="may be left out when there is just one")
         operation.add_argument("scope", metavar="SCOPE", help="`shared`, or the id of a node")
         if name == "ls":
-            operation.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="only keys that start so")
+            about = "only keys that start with it"
+            operation.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help=about)
         else:
             operation.add_argument("key", metavar="KEY")
         if name == "set":

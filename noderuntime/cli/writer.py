@@ -1,10 +1,12 @@
 """Writing without ever holding up the caller: a thread that owns stdout and stderr while a run is shown.
 
-The runtime supervises in one thread, and a terminal on which somebody pressed Ctrl-S, or a pager that waits, takes no
-text: a write there could freeze the one process that can restart the others. So text is queued, up to QUEUE_CHARACTERS_MAX;
-what does not fit is dropped, counted, and named when there is room again (the log files have everything).
+The runtime supervises in one thread, and a terminal on which somebody pressed Ctrl-S, or a pager that
+waits, takes no text: a write there could freeze the one process that can restart the others. So text is
+queued, up to QUEUE_CHARACTERS_MAX; what does not fit is dropped, counted, and named when there is room
+again (the log files have everything).
 
-On a terminal the bottom rows can be live (see live.py): `picture` is asked for them every FRAME_S seconds at most.
+On a terminal the bottom rows can be live (see live.py): `picture` is asked for them every FRAME_S seconds
+at most.
 """
 
 from __future__ import annotations
@@ -38,9 +40,10 @@ def no_picture(now_s: float) -> tuple[Sequence[str], Sequence[str]]:
 class Writer:
     """Writes lines to `out` and `err` from a thread of its own, which starts with `start`.
 
-    `picture(now_s)` gives (rows of the live region, lines for `err` that are due), and is called about every TICK_S
-    from the writer's thread. With `live`, `out` is a terminal: rows are painted there, and so are lines for `err`
-    when that is a terminal too. `broken` is called once when nobody reads `out` any more.
+    `picture(now_s)` gives (rows of the live region, lines for `err` that are due), and is called about
+    every TICK_S from the writer's thread. With `live`, `out` is a terminal: rows are painted there, and so
+    are lines for `err` when that is a terminal too. `broken` is called once when nobody reads `out` any
+    more.
     """
 
     def __init__(
@@ -79,7 +82,8 @@ class Writer:
 
     @property
     def congested(self) -> bool:
-        """Whether more than half of the queue waits to be taken: a good moment to read less from the nodes."""
+        """Whether more than half of the queue waits to be taken: a good moment to read less from the
+        nodes."""
         return self._queued > QUEUE_CHARACTERS_MAX // 2
 
     def start(self) -> None:
@@ -113,7 +117,8 @@ class Writer:
             self._changed.notify()
 
     def close(self) -> None:
-        """Write what is queued, and end the thread. Waits for as long as somebody is there to take the text."""
+        """Write what is queued, and end the thread. Waits for as long as somebody is there to take the
+        text."""
         with self._changed:
             self._closing = True
             self._changed.notify()
