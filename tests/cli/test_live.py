@@ -63,11 +63,13 @@ def shown(lines: list[str], rows: list[str], columns: int) -> list[str]:
     return screen.rows
 
 
-words = st.text("ab ", max_size=25)
+Step = tuple[list[str], list[str]]
+some_lines = st.lists(st.text("ab ", max_size=25), max_size=3)
+some_rows = st.lists(st.text("xyz", max_size=9), max_size=4)
 
 
-@given(st.lists(st.tuples(st.lists(words, max_size=3), st.lists(st.text("xyz", max_size=9), max_size=4)), max_size=8))
-def test_lines_scroll_above_the_newest_rows_whatever_came_before(steps: list[tuple[list[str], list[str]]]) -> None:
+@given(st.lists(st.tuples(some_lines, some_rows), max_size=8))
+def test_lines_scroll_above_the_newest_rows_whatever_came_before(steps: list[Step]) -> None:
     region, screen, logged, rows = LiveRegion(), Screen(10), list[str](), list[str]()
     for lines, rows in steps:
         screen.feed(region.update(lines, rows, columns=10, height=20))

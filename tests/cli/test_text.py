@@ -15,8 +15,11 @@ def test_colours_pass_and_are_closed() -> None:
 
 @pytest.mark.parametrize(
     "evil",
-    ["\x1b[2J", "\x1b[H", "\x1b[?1049h", "\x1b]0;title\x07", "\x1b]8;;http://x\x1b\\", "\x1bc", "\x07", "\x9b2J", "\x1b(B"],
-)
+    [
+        "\x1b[2J", "\x1b[H", "\x1b[?1049h", "\x1b]0;title\x07", "\x1b]8;;http://x\x1b\\", "\x1bc", "\x07", "\x9b2J",
+        "\x1b(B",
+    ],
+)  # fmt: skip
 def test_what_would_change_the_terminal_does_not_pass(evil: str) -> None:
     shown = harmless(f"a{evil}b")
     assert "\x1b" not in shown and "\x07" not in shown and "\x9b" not in shown
@@ -72,7 +75,10 @@ def test_a_table_fits_the_terminal() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.44, "0.4s"), (12.7, "12s"), (185, "3m 05s"), (7800, "2h 10m"), (4 * 86400 + 3 * 3600, "4d 03h"), (-1, "0.0s")],
-)
+    [
+        (0.44, "0.4s"), (12.7, "12s"), (185, "3m 05s"), (7800, "2h 10m"), (4 * 86400 + 3 * 3600, "4d 03h"),
+        (-1, "0.0s"),
+    ],
+)  # fmt: skip
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text
