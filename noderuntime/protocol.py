@@ -29,7 +29,10 @@ from noderuntime.errors import ProtocolError
 
 VERSION = 1
 FRAME_BYTES_MAX = 16 * 1024 * 1024
-NESTING_MAX = 100
+
+# Exit codes of our child processes; any other one is the user's code speaking, or its death.
+EXIT_FENCED = 75  # this process belongs to an incarnation that has been replaced: no failure
+EXIT_RELOAD = 76  # the new code imports: begin a new life with it
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,95 @@
+"""noderuntime: the dataflow runtime you can kill. What users import stands here; everything else is ours.
+
+Names are loaded when they are first used, so that `import noderuntime` costs an operator nothing it does not need.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from noderuntime import merges as merges
+    from noderuntime.errors import (
+        DataflowError as DataflowError,
+    )
+    from noderuntime.errors import (
+        HistoryLost as HistoryLost,
+    )
+    from noderuntime.errors import (
+        KeyTooLong as KeyTooLong,
+    )
+    from noderuntime.errors import (
+        NodeRuntimeError as NodeRuntimeError,
+    )
+    from noderuntime.errors import (
+        NotRunning as NotRunning,
+    )
+    from noderuntime.errors import (
+        OperatorError as OperatorError,
+    )
+    from noderuntime.errors import (
+        ProtocolError as ProtocolError,
+    )
+    from noderuntime.errors import (
+        RestartsExhausted as RestartsExhausted,
+    )
+    from noderuntime.errors import (
+        RevisionConflict as RevisionConflict,
+    )
+    from noderuntime.errors import (
+        SnapshotCorrupt as SnapshotCorrupt,
+    )
+    from noderuntime.errors import (
+        StateNotAvailable as StateNotAvailable,
+    )
+    from noderuntime.errors import (
+        StoreError as StoreError,
+    )
+    from noderuntime.errors import (
+        StoreFull as StoreFull,
+    )
+    from noderuntime.errors import (
+        UnknownOutput as UnknownOutput,
+    )
+    from noderuntime.errors import (
+        ValueTooLarge as ValueTooLarge,
+    )
+    from noderuntime.events import Event as Event
+    from noderuntime.keyed import stateful_map as stateful_map
+    from noderuntime.node import Node as Node
+    from noderuntime.operator import Context as Context
+    from noderuntime.operator import Operator as Operator
+    from noderuntime.operator import Source as Source
+    from noderuntime.operator import Status as Status
+
+_HOMES = {
+    "events": ["Event"],
+    "keyed": ["stateful_map"],
+    "node": ["Node"],
+    "operator": ["Context", "Operator", "Source", "Status"],
+    "errors": [
+        "DataflowError", "HistoryLost", "KeyTooLong", "NodeRuntimeError", "NotRunning", "OperatorError",
+        "ProtocolError", "RestartsExhausted", "RevisionConflict", "SnapshotCorrupt", "StateNotAvailable", "StoreError",
+        "StoreFull", "UnknownOutput", "ValueTooLarge",
+    ],
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = sorted([*_HOME_OF, "merges"])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name == "merges":
+        return importlib.import_module("noderuntime.merges")
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'noderuntime' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"noderuntime.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,118 @@
+"""Events: what an operator's `on_event` and a custom node's loop are given. Floor 1, pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from operator import attrgetter
+from typing import Any
+
+_UTC = dt.timezone.utc
+
+_INPUT = ("type", "id", "value", "metadata", "source", "timestamp", "uid", "attempt")
+_TICK = ("type", "id", "value", "metadata", "source", "timestamp", "attempt")
+_CLOSED = ("type", "id")
+_NODE = ("type", "id", "error")
+_KVS = ("type", "id", "value", "revision")
+
+
+class Event(Mapping[str, Any]):
+    """A read-only mapping that also answers to attributes: `event["type"]` is `event.type`.
+
+    INPUT: `id` (the input), `value`, `metadata` (dict), `source` ("node/output"), `timestamp` (UTC datetime of
+    sending), `uid` ("node/output#N", the same on every redelivery; ticks have none) and `attempt` (int, from 1).
+    INPUT_CLOSED, INPUT_RECOVERED: `id`. NODE_RESTARTED, NODE_FAILED: `id` (the node), `error`.
+    KVS_UPDATE: `id` (the key), `value`, `revision`. STOP: `id`, MANUAL or ALL_INPUTS_CLOSED.
+    """
+
+    __slots__ = ("_attempt", "_error", "_id", "_keys", "_metadata", "_number", "_revision", "_sent_ns", "_source",
+                 "_type", "_value")  # fmt: skip
+
+    _keys: tuple[str, ...]
+
+    type = property(attrgetter("_type"))
+    id = property(attrgetter("_id"))
+    value = property(attrgetter("_value"))
+    metadata = property(attrgetter("_metadata"))
+    source = property(attrgetter("_source"))
+    attempt = property(attrgetter("_attempt"))
+    error = property(attrgetter("_error"))
+    revision = property(attrgetter("_revision"))
+
+    @property
+    def timestamp(self) -> dt.datetime:
+        moment: dt.datetime = utc(self._sent_ns)
+        return moment
+
+    @property
+    def uid(self) -> str:
+        return f"{self._source}#{self._number}"
+
+    def __getitem__(self, key: str) -> Any:
+        if key in self._keys:
+            return getattr(self, key)
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{key}={getattr(self, key)!r:.80}" for key in self._keys)
+        return f"Event({inside})"
+
+
+def utc(ns: int) -> dt.datetime:
+    """The UTC datetime of `ns` nanoseconds since the epoch (to the microsecond)."""
+    return dt.datetime.fromtimestamp(ns // 1_000_000_000, _UTC).replace(microsecond=ns % 1_000_000_000 // 1000)
+
+
+def input_event(
+    input: str,
+    value: Any,
+    metadata: dict[str, Any],
+    source: str,
+    sent_ns: int,
+    number: int,
+    attempt: int = 1,
+) -> Event:
+    """A message of `input`. `number` counts the messages of its output from 1; 0 makes it a tick, without `uid`."""
+    event = Event()
+    event._type = "INPUT"
+    event._id = input
+    event._value = value
+    event._metadata = metadata
+    event._source = source
+    event._sent_ns = sent_ns
+    event._number = number
+    event._attempt = attempt
+    event._keys = _INPUT if number else _TICK
+    return event
+
+
+def tick_event(input: str, source: str, due_ns: int, attempt: int = 1) -> Event:
+    """A tick of a timer input that was due at `due_ns` since the epoch."""
+    return input_event(input, None, {"due": utc(due_ns)}, source, due_ns, 0, attempt)
+
+
+def notice(kind: str, id: str, error: str | None = None) -> Event:
+    """INPUT_CLOSED, INPUT_RECOVERED, STOP; with an error: NODE_RESTARTED, NODE_FAILED."""
+    event = Event()
+    event._type = kind
+    event._id = id
+    event._error = error
+    event._keys = _CLOSED if error is None else _NODE
+    return event
+
+
+def kvs_update(key: str, value: bytes | None, revision: int) -> Event:
+    """A watched key of the shared KVS has a new value (None: it is gone)."""
+    event = Event()
+    event._type = "KVS_UPDATE"
+    event._id = key
+    event._value = value
+    event._revision = revision
+    event._keys = _KVS
+    return event
