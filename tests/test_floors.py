@@ -12,6 +12,10 @@ PACKAGE = Path(__file__).parent.parent / "noderuntime"
 FLOORS: dict[str, int] = {
     "errors": 0, "identifiers": 0,
     "protocol": 1, "supervision": 1, "wiring": 1, "rundir": 1, "values": 1, "merges": 1, "graph": 1, "observer": 1,
+    "dataflow": 1, "protocol": 1, "supervision": 1, "wiring": 1, "rundir": 1, "values": 1, "merges": 1, "graph": 1,
+    "events": 1, "operator": 1, "keyed": 1, "observer": 1,
+    "dataflow_file": 1, "dataflow_links": 1, "dataflow_names": 1, "yaml_fields": 1, "yaml_nodes": 1, "yaml_tree": 1,
+    "plan": 1, "graph_layout": 1, "loader": 2,
     "events": 1, "operator": 1, "keyed": 1,
     "dataflow": 1, "dataflow_file": 1, "dataflow_links": 1, "dataflow_names": 1, "plan": 1,
     "yaml_fields": 1, "yaml_nodes": 1, "yaml_tree": 1,
