@@ -24,7 +24,7 @@ from typing import Any
 from noderuntime import doorbell, pulse
 from noderuntime.channel import Dealer
 from noderuntime.context import OperatorContext
-from noderuntime.errors import Fenced, NodeRuntimeError, OperatorError
+from noderuntime.errors import Fenced, NodeRuntimeError, OperatorError, StoreFull
 from noderuntime.events import Event, input_event, notice, tick_event
 from noderuntime.member import ROOM_CHECK_S, Member
 from noderuntime.operator import POSITION_KEY, Status, make, own_state, position_of, status_of, turn
@@ -49,6 +49,7 @@ from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
 from noderuntime.space import records
 from noderuntime.space.commit import Input, Staged
 from noderuntime.space.keys import parse_message
+from noderuntime.space.segments import Dropped
 from noderuntime.usercode import describe, load, user_trace
 from noderuntime.wiring import Wiring
 
@@ -108,6 +109,7 @@ class OperatorHost:
         self._timers = [item for item in member.inputs.values() if item.wiring.period_ns]
         self._watched = [item for item in member.inputs.values() if item.wiring.timeout_ns]
         self._waiting_since = 0.0
+        self.ctx.wait_for_room = self._wait_for_payload_room
 
     # --- beginning --------------------------------------------------------------------------------------------------
 
@@ -185,8 +187,9 @@ class OperatorHost:
         self._handle(None, message=(key, input, record), lives=lives)
         self.member.page.release(0)
 
-    def _event_of(self, input: Input, record: bytes, lives: int) -> Event:
-        kind, value, metadata, number, sent_ns = records.decode_message(record)
+    def _event_of(self, message: tuple[bytes, Input, bytes], lives: int) -> Event:
+        key, input, record = message
+        kind, value, metadata, number, sent_ns = self.member.decode(key, record)
         if kind < records.NOTICE_MIN:
             return input_event(input.name, value, metadata, input.wiring.source, sent_ns, number, lives + 1)
         if kind == records.INPUT_CLOSED:
@@ -211,14 +214,17 @@ class OperatorHost:
         words[pulse.PHASE] = pulse.HANDLING
         try:
             if message is not None:
-                _, input, record = message
+                _, input, _ = message
                 staged.ack = message
                 staged.attempts = lives > 0
                 if input.cell >= 0:
                     staged.cells = {input.cell: _boot_ns(), input.cell + 1: 0}
-                event = self._event_of(input, record, lives)
+                event = self._event_of(message, lives)
             returned = self.operator.on_event(event, self.ctx) if hasattr(self.operator, "on_event") else None
             status = status_of(returned)
+        except Dropped:
+            self.ctx.staged = None
+            return
         except BaseException as error:
             self._fail("on_event", error)
         self.ctx.staged = None
@@ -247,6 +253,7 @@ class OperatorHost:
                 if self.stop is not None:
                     # nobody takes anything any more; uncommitted is undone, and will be handled after --resume
                     self.ended = self.stop_all = False
+                    self.member.let_go(self.group)
                     self.group.clear()
         self._waiting_since = 0.0
         self.ctx.committed()
@@ -264,6 +271,17 @@ class OperatorHost:
                 )
         self.member.set_phase(pulse.WAITING_FOR_ROOM)
         self._wait(ROOM_CHECK_S)
+
+    def _wait_for_payload_room(self, full: StoreFull) -> None:
+        """A handler sends something large, and there is no room: let the others have what was finished before it."""
+        staged = self.ctx.staged
+        self._flush()
+        self.ctx.staged = staged
+        self.member.commits.waits_for = f"room in the space ({full.why})"
+        if self.stop is not None:
+            raise full
+        self._wait_for_room()
+        self.words[pulse.PHASE] = pulse.HANDLING
 
     # --- timers and timeouts ----------------------------------------------------------------------------------------
 
