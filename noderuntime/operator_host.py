@@ -3,8 +3,9 @@
     hello -> welcome, restore_state -> load, make, restore -> ready -> *(ticks, messages, commit) -> bye
 
 Events that wait are handled in groups, which commit as one transaction: GROUP_EVENTS_MAX of them, or as many as are
-handled in GROUP_NS. With nothing waiting, a group is one event, and its latency is that of its commit.
-If an event fails, those before it in its group are committed first.
+handled in GROUP_NS. With nothing waiting, a group is one event, and its latency is that of its commit. If an event
+fails, those before it in its group are committed first. If a handler takes long, a helper thread commits those before
+it meanwhile.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ from noderuntime.wiring import Wiring
 
 GROUP_EVENTS_MAX = 64
 GROUP_NS = 1_000_000
+HELPER_S = 0.001
+HELPER_IDLE_TURNS_MAX = 50
 SLOW_CHECK_S = 5.0
 WELCOME_S = 60.0
 WAIT_WARNING_S = 10.0
@@ -97,6 +100,8 @@ class OperatorHost:
         self.ctx = OperatorContext(member, member.wiring.config, logging.getLogger(member.wiring.node))
         self.operator: Any = None
         self.group: list[Staged] = []
+        self.group_since_ns = 0  # when the handling of the first event of the group began
+        self.helper: Helper | None = None
         self.stop: Stop | None = None
         self.ended = False  # the last commit closed the outputs
         self.stop_all = False
@@ -105,6 +110,7 @@ class OperatorHost:
         self.position: Any = None
         self.produces = False
         self.idle_until = 0.0
+        self.committing = threading.Lock()
         self._poller = member.poller(dealer.fd)
         self._timers = [item for item in member.inputs.values() if item.wiring.period_ns]
         self._watched = [item for item in member.inputs.values() if item.wiring.timeout_ns]
@@ -169,7 +175,10 @@ class OperatorHost:
         messages = self.member.next_messages(GROUP_EVENTS_MAX)
         if not messages:
             return False
-        deadline = time.monotonic_ns() + GROUP_NS
+        self.group_since_ns = time.monotonic_ns()
+        deadline = self.group_since_ns + GROUP_NS
+        if len(messages) > 1:
+            self._arm_helper()
         for key, record in messages:
             self._message(key, record)
             if self.ended or self.stop_all or time.monotonic_ns() > deadline:
@@ -245,9 +254,7 @@ class OperatorHost:
     def _flush(self) -> None:
         """Commit the group; waits for room as long as it has to, unless the run is being stopped."""
         while self.group:
-            self.words[pulse.PHASE] = pulse.COMMITTING
-            done = self.member.commit(self.group)
-            del self.group[:done]
+            self._commit()
             if self.group:
                 self._wait_for_room()
                 if self.stop is not None:
@@ -257,6 +264,25 @@ class OperatorHost:
                     self.group.clear()
         self._waiting_since = 0.0
         self.ctx.committed()
+
+    def _commit(self) -> None:
+        with self.committing:
+            done = self.member.commit(self.group)
+            del self.group[:done]
+
+    def commit_what_waits(self) -> None:
+        """For the helper thread: a handler takes long, so commit the events that were finished before it."""
+        if self.group and time.monotonic_ns() - self.group_since_ns > GROUP_NS:
+            try:
+                self._commit()
+            except Fenced:
+                os._exit(EXIT_FENCED)
+            self.group_since_ns = time.monotonic_ns()
+
+    def _arm_helper(self) -> None:
+        if self.helper is None:
+            self.helper = Helper(self)
+        self.helper.arm()
 
     def _wait_for_room(self) -> None:
         now = time.monotonic()
@@ -331,7 +357,9 @@ class OperatorHost:
         """Let a Source produce a group; whether it did."""
         if time.monotonic() < self.idle_until:
             return False
-        deadline = time.monotonic_ns() + GROUP_NS
+        self.group_since_ns = time.monotonic_ns()
+        deadline = self.group_since_ns + GROUP_NS
+        self._arm_helper()
         while True:
             staged = self.ctx.begin()
             self.words[pulse.SINCE_NS] = time.monotonic_ns()
@@ -412,6 +440,37 @@ class OperatorHost:
             self.ended = self.stop_all = False
             self.group[-1].ends = False
         self._flush()
+
+
+class Helper(threading.Thread):
+    """Looks every HELPER_S, while groups are being handled, whether finished events wait behind a slow handler.
+
+    Waking it for each group would cost a switch of threads per group; so it stays awake while there is a backlog.
+    """
+
+    def __init__(self, host: OperatorHost) -> None:
+        super().__init__(name="noderuntime-commits", daemon=True)
+        self._host = host
+        self._armed = threading.Event()
+        self._used = False
+        self.start()
+
+    def arm(self) -> None:
+        self._used = True
+        if not self._armed.is_set():
+            self._armed.set()
+
+    def run(self) -> None:
+        idle_turns = 0
+        while True:
+            if idle_turns > HELPER_IDLE_TURNS_MAX:
+                idle_turns = 0
+                self._armed.clear()
+                self._armed.wait()
+            time.sleep(HELPER_S)
+            idle_turns = 0 if self._used or self._host.group else idle_turns + 1
+            self._used = False
+            self._host.commit_what_waits()
 
 
 def _boot_ns() -> int:

@@ -20,6 +20,7 @@ import fcntl
 import mmap
 import os
 import struct
+import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -116,13 +117,14 @@ class Segment:
 class SegmentPool:
     """The segments that this node owns and reuses. Adopts what an earlier life has left.
 
-    Not thread-safe: the caller serialises. Finalizers of arrays only append to a list.
+    Safe from several threads. Finalizers of arrays only append to a list: they run at any moment, in any thread.
     """
 
     def __init__(self, space: Space, folder: Path, owner: int) -> None:
         self._space = space
         self._folder = folder
         self._owner = owner
+        self._lock = threading.RLock()
         self._segments: dict[int, list[Segment]] = {}  # by size, least recently used first
         self._numbers = 0
         self._total_bytes = 0
@@ -152,14 +154,15 @@ class SegmentPool:
         self.work_off()
         size = size_class(length)
         pool = self._segments.get(size, [])
-        with self._space.read() as txn:
+        with self._lock, self._space.read() as txn:
             for at, segment in enumerate(pool):
                 if self._is_free(txn, segment):
                     pool.append(pool.pop(at))
                     segment.users = 1
                     return segment
-        segment = self._create(size)
-        segment.users = 1
+        with self._lock:
+            segment = self._create(size)
+            segment.users = 1
         return segment
 
     def _is_free(self, txn: Any, segment: Segment) -> bool:
@@ -209,8 +212,9 @@ class SegmentPool:
 
     def done(self, segment: Segment) -> None:
         """The message is committed, or given up: what remains is counted in the space."""
-        segment.seal()
-        segment.users -= 1
+        with self._lock:
+            segment.seal()
+            segment.users -= 1
 
     def allocate(self, shape: int | tuple[int, ...], dtype: Any = "uint8") -> NDArray[Any]:
         """A writable array in a segment of its own. Sending it copies nothing. Raises StoreFull."""
@@ -241,10 +245,11 @@ class SegmentPool:
 
     def work_off(self) -> None:
         """Take back what finalizers have released."""
-        while self._released:
-            segment, address = self._released.popleft()
-            self._allocated.pop(address, None)
-            self.done(segment)
+        with self._lock:
+            while self._released:
+                segment, address = self._released.popleft()
+                self._allocated.pop(address, None)
+                self.done(segment)
 
     def close(self) -> None:
         for pool in self._segments.values():
@@ -274,6 +279,7 @@ class SegmentViews:
     def __init__(self, space: Space, folder: Path) -> None:
         self._space = space
         self._folder = folder
+        self._lock = threading.RLock()
         self._mapped: dict[tuple[int, int], _Mapped] = {}
         self._released: deque[_Mapped] = deque()
 
@@ -283,25 +289,27 @@ class SegmentViews:
 
         self.work_off()
         owner, number, _, length = _REFERENCE.unpack_from(reference)
-        mapped = self._mapped.get((owner, number))
-        if mapped is None:
-            mapped = self._mapped[owner, number] = _Mapped(segment_path(self._folder, owner, number))
-        if not mapped.leases:
-            try:
-                fcntl.flock(mapped.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Dropped from None  # its owner fills it anew, so nothing refers to it any more
-        mapped.leases += 1
-        with self._space.read() as txn:
-            exists = txn.get(key) is not None
-        if not exists:
-            mapped.release()
-            raise Dropped
+        with self._lock:
+            mapped = self._mapped.get((owner, number))
+            if mapped is None:
+                mapped = self._mapped[owner, number] = _Mapped(segment_path(self._folder, owner, number))
+            if not mapped.leases:
+                try:
+                    fcntl.flock(mapped.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise Dropped from None  # its owner fills it anew, so nothing refers to it any more
+            mapped.leases += 1
+            with self._space.read() as txn:
+                exists = txn.get(key) is not None
+            if not exists:
+                mapped.release()
+                raise Dropped
         root: NDArray[np.uint8] = np.frombuffer(mapped.map, dtype=np.uint8, count=length)
         weakref.finalize(root, self._released.append, mapped).atexit = False
         return root
 
     def work_off(self) -> None:
         """Give back the leases whose views are gone. Finalizers run at any moment, so they only append to a list."""
-        while self._released:
-            self._released.popleft().release()
+        with self._lock:
+            while self._released:
+                self._released.popleft().release()
