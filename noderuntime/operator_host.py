@@ -284,6 +284,12 @@ class OperatorHost:
             self.helper = Helper(self)
         self.helper.arm()
 
+    def close(self) -> None:
+        """Let go of the space; no commit is under way afterwards."""
+        if self.helper is not None:
+            self.helper.stop()
+        self.member.close()
+
     def _wait_for_room(self) -> None:
         now = time.monotonic()
         if not self._waiting_since:
@@ -453,6 +459,7 @@ class Helper(threading.Thread):
         self._host = host
         self._armed = threading.Event()
         self._used = False
+        self._stopped = False
         self.start()
 
     def arm(self) -> None:
@@ -460,9 +467,15 @@ class Helper(threading.Thread):
         if not self._armed.is_set():
             self._armed.set()
 
+    def stop(self) -> None:
+        """Returns when the thread has ended."""
+        self._stopped = True
+        self._armed.set()
+        self.join()
+
     def run(self) -> None:
         idle_turns = 0
-        while True:
+        while not self._stopped:
             if idle_turns > HELPER_IDLE_TURNS_MAX:
                 idle_turns = 0
                 self._armed.clear()
@@ -527,7 +540,7 @@ def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
         dealer.send(Failed("commit", str(error), "", False))
         return 1
     log.pass_on()
-    member.close()
+    host.close()
     return code
 
 
