@@ -112,15 +112,15 @@ def _turn_back_edges(boxes: Sequence[Box], lines: Sequence[Line]) -> None:
         walk = [(root, iter(out[root]))]
         while walk:
             here, rest = walk[-1]
-            line = next(rest, None)
-            if line is None:
+            step = next(rest, None)
+            if step is None:
                 state[here] = done
                 walk.pop()
-            elif state[line.end] == open_:
-                line.back = True
-            elif state[line.end] == fresh:
-                state[line.end] = open_
-                walk.append((line.end, iter(out[line.end])))
+            elif state[step.end] == open_:
+                step.back = True
+            elif state[step.end] == fresh:
+                state[step.end] = open_
+                walk.append((step.end, iter(out[step.end])))
 
 
 def _columns(boxes: Sequence[Box], lines: Sequence[Line]) -> None:
