@@ -159,9 +159,7 @@ def _node(node: NodeSpec, box: Box) -> str:
     for row, output in enumerate(node.outputs):
         y = _port_y(row)
         drawn.append(f'<circle class="port out" cx="{box.width:.0f}" cy="{y:.0f}" r="4"/>')
-        drawn.append(
-            f'<text class="name end" x="{box.width - 14:.0f}" y="{y + 4:.0f}">{escape(_short(output))}</text>'
-        )
+        drawn.append(f'<text class="name end" x="{box.width - 14:.0f}" y="{y + 4:.0f}">{escape(_short(output))}</text>')
     return "\n".join([*drawn, "</g>"])
 
 

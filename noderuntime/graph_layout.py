@@ -145,9 +145,7 @@ def _connect(
     boxes: Sequence[Box], lines: Sequence[Line], slots: list[_Slot], columns: list[list[_Slot]]
 ) -> list[list[tuple[int, _Slot]]]:
     """Gives passing lines their slots; returns for each line the columns that it passes."""
-    passes = sum(
-        max(0, boxes[line.end].column - boxes[line.start].column - 1) for line in lines if not line.back
-    )
+    passes = sum(max(0, boxes[line.end].column - boxes[line.start].column - 1) for line in lines if not line.back)
     ways: list[list[tuple[int, _Slot]]] = []
     for line in lines:
         way: list[tuple[int, _Slot]] = []
