@@ -1,0 +1,176 @@
+"""ZeroMQ sockets that speak protocol.py, and nothing else of ZeroMQ. Floor 2; the only importer of zmq.
+
+A message is one frame. What does not decode, comes in several frames, or is empty is counted in `rejected`
+and dropped; a peer that announces a frame above the limit is disconnected by ZeroMQ itself. Sockets are unix
+sockets in a directory that only its owner may enter. Their paths are reached through an open descriptor of
+that directory (`/proc/self/fd/N/NAME`): `sun_path` holds 108 bytes, and run directories may be longer.
+
+**`fd` is edge-triggered.** It becomes readable when something *may* have changed, and any call on the socket,
+a `send` too, can consume the edge. So: after `fd` polled readable, and after every `send`, call
+`receive_nowait` until it returns None before sleeping again. (Rejected: zmq.Poller in the loops. It hides
+this, but our loops also poll pidfds, FIFOs and pipes, and it asks ZeroMQ for its events at each turn.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import zmq
+
+from noderuntime.errors import ProtocolError
+from noderuntime.protocol import FRAME_BYTES_MAX, Message, decode, encode
+
+QUEUE_FRAMES_MAX = 10_000  # per peer and direction; a sender above it waits (Dealer) or drops (Router)
+SEND_TIMEOUT_S = 1.0
+LINGER_S = 1.0
+RECONNECT_FIRST_MS = 5
+RECONNECT_MAX_MS = 200
+
+
+class _Channel:
+    """What both ends share: one socket, its context, and the descriptor of its directory."""
+
+    def __init__(self, path: Path, kind: int) -> None:
+        self.path = path
+        self.rejected = 0  # frames that were no message of ours
+        self._directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._closed = False
+        try:
+            self._socket = self._context.socket(kind)
+        except BaseException:
+            self._context.term()
+            os.close(self._directory)
+            raise
+        self._socket.setsockopt(zmq.SNDHWM, QUEUE_FRAMES_MAX)
+        self._socket.setsockopt(zmq.RCVHWM, QUEUE_FRAMES_MAX)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
+        self._socket.setsockopt(zmq.LINGER, int(LINGER_S * 1000))
+
+    @property
+    def _endpoint(self) -> str:
+        return f"ipc:///proc/self/fd/{self._directory}/{self.path.name}"
+
+    @property
+    def fd(self) -> int:
+        """The descriptor to poll for reading. Edge-triggered: see the head of this module."""
+        return int(self._socket.getsockopt(zmq.FD))
+
+    def _parts_nowait(self) -> list[bytes] | None:
+        try:
+            return self._socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+    def close(self, linger_s: float = LINGER_S) -> None:
+        """Send what is under way, for at most `linger_s` seconds, and let go. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._socket.close(linger=int(linger_s * 1000))
+        self._context.term()
+        os.close(self._directory)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Dealer(_Channel):
+    """The end of a child, a command, or a client of the store. Connects as soon as somebody has bound `path`.
+
+    It reconnects by itself when the other end comes back; what was under way then may be lost, so requests
+    are numbered, and repeated by who sent them. Raises OSError when the directory of `path` does not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, zmq.DEALER)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_FIRST_MS)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        self._socket.connect(self._endpoint)
+
+    def send(self, message: Message, timeout_s: float = SEND_TIMEOUT_S) -> bool:
+        """Queue `message`. False when the other end has not taken its messages for `timeout_s` seconds.
+
+        Raises ProtocolError when the message is larger than a frame may be.
+        """
+        frame = encode(message)
+        if timeout_s > 0 and not self._socket.poll(int(timeout_s * 1000), zmq.POLLOUT):
+            return False
+        try:
+            self._socket.send(frame, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive_nowait(self) -> Message | None:
+        """The next message, or None when there is none now."""
+        while (parts := self._parts_nowait()) is not None:
+            if len(parts) == 1:
+                with contextlib.suppress(ProtocolError):
+                    return decode(parts[0])
+            self.rejected += 1
+        return None
+
+    def receive(self, timeout_s: float) -> Message | None:
+        """The next message, waited for at most `timeout_s` seconds; None when none came."""
+        message = self.receive_nowait()
+        if message is None and timeout_s > 0 and self._socket.poll(max(1, int(timeout_s * 1000)), zmq.POLLIN):
+            message = self.receive_nowait()
+        return message
+
+
+class Router(_Channel):
+    """The end that is bound: the runtime's, or the store's. A socket file left by a dead process is replaced.
+
+    `undelivered` counts messages to peers that are gone, or that do not take what is sent to them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, zmq.ROUTER)
+        self.undelivered = 0
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        try:
+            self._socket.bind(self._endpoint)
+        except BaseException:
+            self.close(0)
+            raise
+
+    def receive_nowait(self) -> tuple[bytes, Message] | None:
+        """The next message and the identity of its sender, or None when there is none now."""
+        while (parts := self._parts_nowait()) is not None:
+            if len(parts) == 2:
+                with contextlib.suppress(ProtocolError):
+                    return parts[0], decode(parts[1])
+            self.rejected += 1
+        return None
+
+    def receive(self, timeout_s: float) -> tuple[bytes, Message] | None:
+        """As `receive_nowait`, waiting at most `timeout_s` seconds."""
+        found = self.receive_nowait()
+        if found is None and timeout_s > 0 and self._socket.poll(max(1, int(timeout_s * 1000)), zmq.POLLIN):
+            found = self.receive_nowait()
+        return found
+
+    def send(self, identity: bytes, message: Message) -> bool:
+        """Queue `message` for one peer; never waits. False, and counted, when it is gone or takes nothing.
+
+        Raises ProtocolError when the message is larger than a frame may be.
+        """
+        frame = encode(message)
+        try:
+            self._socket.send_multipart([identity, frame], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                raise
+            self.undelivered += 1
+            return False
+        return True

@@ -1,0 +1,106 @@
+"""The `noderuntime` command. Floor 6: nothing of ours but `__main__` imports it.
+
+Each command lives in a module of its own, imported when it is called, so that `ps` does not pay for ZeroMQ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from noderuntime.cli import output
+from noderuntime.cli.output import CommandError, UsageError
+from noderuntime.errors import DataflowError, NodeRuntimeError, NotRunning
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out one command line (default: that of this process) and return its exit code. Raises nothing."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except SystemExit as end:  # argparse, after --help
+        return end.code if isinstance(end.code, int) else output.OK
+    except UsageError as error:
+        output.complain(f"{error.what}\n  See `{error.program} --help`.")
+        return output.USAGE
+    except CommandError as error:
+        output.complain(error.what)
+        return error.code
+    except NodeRuntimeError as error:
+        output.complain(str(error))
+        return _code_of(error)
+    except BrokenPipeError:
+        _forget_stdout()
+        return output.PIPE_CLOSED
+    except KeyboardInterrupt:
+        return output.INTERRUPTED
+    except Exception as error:
+        output.complain(_internal(error, arguments))
+        return output.INTERNAL
+
+
+def _dispatch(arguments: list[str]) -> int:
+    from noderuntime.cli import parser
+
+    if not arguments:
+        parser.build()[0].print_help(sys.stderr)
+        return output.USAGE
+    options = parser.parse(arguments)
+    if options.version:
+        from importlib.metadata import version
+
+        output.result(f"noderuntime {version('noderuntime')}")
+        return output.OK
+    if options.command is None:
+        raise UsageError("a command is missing")
+    name, function, _ = parser.COMMANDS[options.command]
+    module = importlib.import_module(f"noderuntime.cli.{name}")
+    command: Callable[[Namespace], int] = getattr(module, function)
+    return command(options)
+
+
+def _code_of(error: NodeRuntimeError) -> int:
+    if isinstance(error, DataflowError):
+        return output.USAGE
+    return output.NO_SUCH_RUN if isinstance(error, NotRunning) else output.FAILED
+
+
+def _forget_stdout() -> None:
+    """Whoever read our stdout is gone: keep the interpreter from complaining about it at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _internal(error: Exception, arguments: list[str]) -> str:
+    """A bug of ours: a short text, and the traceback in a file rather than in the user's face."""
+    import tempfile
+    import traceback
+    from pathlib import Path
+
+    from noderuntime.rundir import state_home
+
+    report = f"noderuntime {' '.join(arguments)}\n\n{''.join(traceback.format_exception(error))}"
+    folder = state_home(os.environ) / "errors"
+    for place in (folder, Path(tempfile.gettempdir())):
+        with contextlib.suppress(OSError):
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file, name = tempfile.mkstemp(prefix="noderuntime-error-", suffix=".txt", dir=place)
+            with open(file, "w", errors="backslashreplace") as stream:
+                stream.write(report)
+            where = f"The traceback is in {name}; please send it along when you report this."
+            break
+    else:
+        where = report
+    what = str(error) or "no further text"
+    return f"this is a bug of noderuntime, not yours: {type(error).__name__}: {what}\n  {where}"

@@ -1,0 +1,184 @@
+"""The grammar of the command line. Builds nothing but an argparse parser; what commands do stands in their
+modules."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from noderuntime.cli.output import UsageError
+from noderuntime.identifiers import nearest
+
+# command -> (module below noderuntime.cli, function, one line for the help)
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "run": ("run", "run", "run a dataflow, in the foreground unless -d"),
+    "validate": ("check", "validate", "check a dataflow file; executes nothing"),
+    "graph": ("check", "graph", "draw a dataflow, as Mermaid text or as an HTML page"),
+    "ps": ("control", "ps", "list your runs"),
+    "stop": ("control", "stop", "stop a run, and wait until it has ended"),
+    "logs": ("logs", "logs", "show what the nodes of a run printed and logged"),
+    "reload": ("control", "reload", "let an operator of a run take over its changed code"),
+    "clean": ("control", "clean", "remove what interrupted runs left behind"),
+    "state": ("state", "state", "read and write the state of a run"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError instead of ending the process, and accepts no abbreviated options."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        options.setdefault("allow_abbrev", False)
+        super().__init__(*arguments, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, self.prog)
+
+
+def seconds(text: str) -> float:
+    """A duration option: a number of seconds, or a text such as 500ms, 10s, 5m."""
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    number, unit = text.strip(), 1.0
+    for name in ("ms", "s", "m", "h", "d"):
+        if number.endswith(name):
+            number, unit = number[: -len(name)].strip(), units[name]
+            break
+    try:
+        value = float(number) * unit
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration; write for instance 500ms, 10s or 5m")
+    return value
+
+
+def assignment(text: str) -> tuple[str, str]:
+    """An `--env` option: K=V."""
+    key, equals, value = text.partition("=")
+    if not equals or not key or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
+    return key, value
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of one call. Raises UsageError; `--help` and `--version` print and raise SystemExit(0)."""
+    _check_command(arguments)
+    parser, _ = build()
+    return parser.parse_args(list(arguments))
+
+
+def _check_command(arguments: Sequence[str]) -> None:
+    """A better word than argparse has for a command that does not exist."""
+    for argument in arguments:
+        if argument.startswith("-"):
+            continue
+        if argument not in COMMANDS:
+            near = nearest(argument, COMMANDS)
+            known = ", ".join(COMMANDS)
+            hint = f"did you mean `noderuntime {near}`?" if near else f"the commands are: {known}"
+            if argument.endswith((".yml", ".yaml")):
+                hint = f"did you mean `noderuntime run {argument}`?"
+            raise UsageError(f"there is no command {argument!r}; {hint}")
+        if argument == "state":
+            _check_state_command(arguments[arguments.index(argument) + 1 :])
+        return
+
+
+def _check_state_command(arguments: Sequence[str]) -> None:
+    known = ("ls", "get", "set", "rm")
+    for argument in arguments:
+        if argument.startswith("-"):
+            continue
+        if argument not in known:
+            near = nearest(argument, known)
+            hint = f"did you mean `state {near}`?" if near else f"there are: {', '.join(known)}"
+            raise UsageError(f"there is no `state {argument}`; {hint}", "noderuntime state")
+        return
+
+
+def build() -> tuple[Parser, dict[str, Parser]]:
+    """The parser, and those of the commands by name."""
+    top = Parser(prog="noderuntime", description="The dataflow runtime you can kill.")
+    top.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    parsers: dict[str, Parser] = {
+        name: commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        for name, (_, _, about) in COMMANDS.items()
+    }
+
+    run = parsers["run"]
+    run.add_argument("file", metavar="FILE", help="the dataflow file")
+    run.add_argument("-d", "--detach", action="store_true", help="return when it is up, and print its name")
+    run.add_argument("--name", help="name of the run (default: the file's name without its ending)")
+    run.add_argument("--stop-after", type=seconds, metavar="TIME", help="stop after that long, such as 10s")
+    run.add_argument("--fresh", action="store_true", help="forget what an interrupted run of this name left")
+    run.add_argument(
+        "--env", type=assignment, action="append", default=[], metavar="K=V",
+        help="a variable for all nodes, and for $K in the file; may be repeated",
+    )  # fmt: skip
+    run.add_argument("--abort-on-failure", action="store_true", help="stop when a node fails for good")
+    run.add_argument("--log-format", choices=("pretty", "json"), default="pretty", help="default: pretty")
+    run.add_argument("--quiet", action="store_true", help="only what nodes print, warnings and errors")
+
+    parsers["validate"].add_argument("file", metavar="FILE")
+    _json(parsers["validate"])
+
+    graph = parsers["graph"]
+    graph.add_argument("file", metavar="FILE")
+    form = graph.add_mutually_exclusive_group()
+    form.add_argument("--mermaid", action="store_true", help="Mermaid text on stdout (the default)")
+    form.add_argument("--html", metavar="OUT", help="write one self-contained HTML page; - for stdout")
+    form.add_argument("--json", action="store_true", help="nodes and edges as one JSON value on stdout")
+
+    ps = parsers["ps"]
+    ps.add_argument("run", metavar="RUN", nargs="?", help="show the nodes of this run instead")
+    ps.add_argument("-a", "--all", action="store_true", help="interrupted runs too")
+    _json(ps)
+
+    stop = parsers["stop"]
+    _run_argument(stop)
+    stop.add_argument("--drain", action="store_true", help="let what has been sent be handled first")
+
+    logs = parsers["logs"]
+    logs.add_argument("run", metavar="RUN", nargs="?", help="may be left out when there is just one")
+    logs.add_argument("node", metavar="NODE", nargs="?", help="only this node")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
+    _json(logs)
+
+    reload = parsers["reload"]
+    reload.add_argument("names", metavar="[RUN] NODE", nargs="+")
+
+    clean = parsers["clean"]
+    clean.add_argument("run", metavar="RUN", nargs="?", help="only this one (default: all interrupted runs)")
+    _json(clean)
+
+    _build_state(parsers["state"])
+    return top, parsers
+
+
+def _build_state(state: Parser) -> None:
+    operations = state.add_subparsers(
+        dest="operation", metavar="OPERATION", required=True, parser_class=Parser
+    )
+    for name, about in (
+        ("ls", "list keys"), ("get", "print a value"), ("set", "write a value"), ("rm", "remove a key"),
+    ):  # fmt: skip
+        operation = operations.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        operation.add_argument("--run", metavar="RUN", help="may be left out when there is just one")
+        operation.add_argument("scope", metavar="SCOPE", help="`shared`, or the id of a node")
+        if name == "ls":
+            about = "only keys that start with it"
+            operation.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help=about)
+        else:
+            operation.add_argument("key", metavar="KEY")
+        if name == "set":
+            operation.add_argument("value", metavar="VALUE", help="text, stored as UTF-8; - reads stdin")
+        _json(operation)
+
+
+def _run_argument(parser: Parser) -> None:
+    parser.add_argument("run", metavar="RUN", nargs="?", help="may be left out when there is just one")
+
+
+def _json(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON value on stdout, for programs")

@@ -1,0 +1,194 @@
+"""What a dataflow file says, as frozen data with every default filled in. Floor 1, pure.
+
+`yaml_tree` turns text into a tree in which everything knows its line, `dataflow_file` turns that tree into
+this model, `loader` reads the file from disk, and `plan` joins the model with the numbers that the store gave
+to its parts.
+
+Units stand in the names: `_s` seconds, `_ns` nanoseconds, `_bytes` bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+QUEUE_SIZE = 1000
+QUEUE_BYTES = 64 * 1024 * 1024
+QUEUE_MESSAGES_MIN = 2
+
+Kind = Literal["operator", "node", "dynamic"]
+RestartPolicy = Literal["never", "on-failure", "always"]
+QueuePolicy = Literal["backpressure", "drop_oldest"]
+Spawn = Literal["fork", "exec"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something stands in the file, from 1; 0 means nowhere."""
+
+    line: int = 0
+    column: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """What a node runs.
+
+    An operator has `path` (as written, relative to the file's folder) or `module` (dotted), and `name`, the
+    class or function in it. A custom node has `path` and `args`; a dynamic node has neither.
+    """
+
+    path: str = ""
+    args: tuple[str, ...] = ()
+    module: str = ""
+    name: str = ""
+    place: Place = field(default=Place(), compare=False)
+
+    def __str__(self) -> str:
+        if self.name:
+            return f"{self.path or self.module}:{self.name}"
+        return " ".join((self.path, *self.args)) or "dynamic"
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One input of a node: fed by `output` of `node`, or by a timer when `period_ns` > 0 (then both are "").
+
+    `source` is "node/output" or "timer/UNIT/N". `input_timeout_s` is None for no timeout.
+    """
+
+    name: str
+    source: str
+    node: str = ""
+    output: str = ""
+    period_ns: int = 0
+    queue_size: int = QUEUE_SIZE
+    queue_bytes: int = QUEUE_BYTES
+    queue_policy: QueuePolicy = "backpressure"
+    input_timeout_s: float | None = None
+    place: Place = field(default=Place(), compare=False)
+
+    @property
+    def is_timer(self) -> bool:
+        return self.period_ns > 0
+
+    @property
+    def queue_messages_min(self) -> int:
+        """How many messages are admitted whatever their size: the default in bytes must not stop large messages."""
+        return QUEUE_MESSAGES_MIN if self.queue_bytes == QUEUE_BYTES else 1
+
+    @property
+    def drop_oldest(self) -> bool:
+        return self.queue_policy == "drop_oldest"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One node. `env` holds the file's `env` too, the node's own winning.
+
+    0 in `max_restarts` and `max_attempts` means no limit; a `health_check_timeout_s` of None means none.
+    """
+
+    id: str
+    kind: Kind
+    code: Code = Code()
+    env: Mapping[str, str] = field(default_factory=dict)
+    inputs: tuple[InputSpec, ...] = ()
+    outputs: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    restart_policy: RestartPolicy = "never"
+    max_restarts: int = 5
+    restart_window_s: float = 60.0
+    restart_delay_s: float = 0.1
+    max_restart_delay_s: float = 30.0
+    max_attempts: int = 3
+    start_timeout_s: float = 30.0
+    health_check_timeout_s: float | None = None
+    spawn: Spawn = "exec"
+    place: Place = field(default=Place(), compare=False)
+
+    def input(self, name: str) -> InputSpec:
+        """The input of that name; KeyError when there is none."""
+        for spec in self.inputs:
+            if spec.name == name:
+                return spec
+        raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class StateSpec:
+    """The `state:` section. `options` are the fields that belong to the kind, such as `url` or `path`.
+
+    `size_bytes` is None where the file gives none: the caller derives it from the machine. `seed_file` or
+    `seed_command` (or neither) says where first values come from.
+    """
+
+    kind: str = "memory"
+    size_bytes: int | None = None
+    ttl_s: float | None = None
+    purge_interval_s: float = 60.0
+    seed_file: str = ""
+    seed_command: tuple[str, ...] = ()
+    history: int = 10_000
+    options: Mapping[str, Any] = field(default_factory=dict)
+    place: Place = field(default=Place(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSpec:
+    """The `snapshots:` section. `to`: "" is the run's folder in the state directory, "none" no snapshots."""
+
+    every_s: float = 60.0
+    to: str = ""
+    keep: int = 3
+    options: Mapping[str, Any] = field(default_factory=dict)
+    place: Place = field(default=Place(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataflow:
+    """A whole dataflow. `file` is the file as the user named it, `folder` the working directory of nodes."""
+
+    nodes: tuple[NodeSpec, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    state: StateSpec = StateSpec()
+    snapshots: SnapshotSpec = SnapshotSpec()
+    file: str = field(default="", compare=False)
+    folder: str = field(default="", compare=False)
+
+    def node(self, node_id: str) -> NodeSpec:
+        """The node of that id; KeyError when there is none."""
+        for spec in self.nodes:
+            if spec.id == node_id:
+                return spec
+        raise KeyError(node_id)
+
+    def receivers(self, node_id: str, output: str) -> list[tuple[NodeSpec, InputSpec]]:
+        """Every input that is fed by this output, in the order of the file."""
+        return [
+            (node, spec)
+            for node in self.nodes
+            for spec in node.inputs
+            if (spec.node, spec.output) == (node_id, output)
+        ]
+
+    def fingerprint(self) -> str:
+        """A digest of what decides whether kept state still fits: nodes, inputs, outputs and code references.
+
+        Limits, policies, environment and config are left out: they do not change what stored data mean.
+        The order of nodes, inputs and outputs does not matter.
+        """
+        parts = sorted(
+            [
+                node.id,
+                node.kind,
+                [node.code.path, node.code.module, node.code.name],
+                sorted([spec.name, spec.source] for spec in node.inputs),
+                sorted(node.outputs),
+            ]
+            for node in self.nodes
+        )
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,0 +1,89 @@
+"""What a run tells to whoever watches it, and what it may be asked to do. Floor 1, pure.
+
+The runtime presents nothing itself: it calls an Observer, from its one thread, while it supervises. So each
+call must return at once. Who writes to a terminal or pipe that may not take its text (Ctrl-S, a pager) writes
+from a thread of their own, and drops or keeps what does not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+STDOUT, STDERR = "stdout", "stderr"
+
+GRACE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How to run a dataflow.
+
+    `environ` is the environment that children inherit and in which $NODERUNTIME_HOME and $HOME are looked up;
+    `extra_env` (from --env) wins over what the dataflow file says. `terminal` is "COLUMNSxLINES" when the run
+    is shown on a terminal, else "". `grace_s`: from the STOP event to SIGTERM at a stop.
+    """
+
+    name: str
+    environ: Mapping[str, str]
+    extra_env: Mapping[str, str] = field(default_factory=dict)
+    resume: bool = False
+    fresh: bool = False
+    stop_after_s: float | None = None
+    abort_on_failure: bool = False
+    terminal: str = ""
+    grace_s: float = GRACE_S
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """One record of `ctx.log`. `time`: seconds since the epoch; `level`: Python's logging level."""
+
+    time: float
+    node: str
+    level: int
+    text: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryRow:
+    """What became of one node. `state`: finished | stopped | failed | waiting. `messages`: events handled."""
+
+    node: str
+    state: str
+    restarts: int
+    messages: int
+    reason: str
+
+
+class Observer(Protocol):
+    """Whoever shows the run. Texts have no newline at their end; a `trace` has several lines."""
+
+    def waiting(self, nodes: Sequence[str]) -> None:
+        """Start-up takes longer than a moment: these nodes are not ready yet.
+
+        Called again when the list has changed, and with an empty one when the wait is over.
+        """
+
+    def started(self) -> None:
+        """The space is open and every node has been spawned. From here on errors are nodes' errors."""
+
+    def line(self, node: str, stream: str, text: str) -> None:
+        """A node wrote a line on `stream` (stdout | stderr). U+FFFD stands for bytes that are no UTF-8."""
+
+    def log(self, record: LogRecord) -> None:
+        """A node logged a record."""
+
+    def status(self, text: str) -> None:
+        """Something that a person should know about the run: a restart, a stop, a full disk."""
+
+    def crash(self, node: str, where: str, error: str, trace: str) -> None:
+        """User code of a node failed. `where`: import | init | restore_state | on_event | produce | spawn.
+
+        `error` is one line; `trace` is the user's part of the traceback, "" when there is none.
+        """
+
+    def summary(self, rows: Sequence[SummaryRow]) -> None:
+        """The run is over. One row per node, in the order of the file."""

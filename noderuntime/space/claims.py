@@ -1,0 +1,240 @@
+"""The life of nodes in the space: registering them, claiming a new incarnation, ending them. The store's side.
+
+Each function works inside a write transaction of the caller, so that its effect and the record of the request commit
+together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from noderuntime.errors import StoreError
+from noderuntime.space import keys, records
+from noderuntime.space.ending import Links, close, tell
+from noderuntime.space.mailbox import queue_of
+from noderuntime.space.records import BYTES, DISCARDED, DROPPED, FLAGS, QUEUE, QUEUED, SOURCE_ENDED, TAKEN
+from noderuntime.space.space import Space, scan
+
+
+@dataclass(frozen=True, slots=True)
+class Vertex:
+    """One node as the space knows it. `inputs`: name -> (number, source "node/output", "" for a timer)."""
+
+    id: str
+    number: int
+    inputs: dict[str, tuple[int, str]]
+    outputs: dict[str, int]
+
+
+Graph = dict[str, Vertex]
+
+
+def register(txn: Any, wanted: list[dict[str, Any]]) -> Graph:
+    """Give numbers to nodes, inputs and outputs, keep them, and make the node records.
+
+    What had a number keeps it, so that a changed dataflow finds again what still matches.
+    """
+    known = load(txn)
+    graph: Graph = {}
+    free = max((vertex.number for vertex in known.values()), default=-1) + 1
+    for item in wanted:
+        old = known.get(item["id"])
+        if old is None:
+            old = Vertex(item["id"], free, {}, {})
+            free += 1
+        if free > keys.NODES_MAX:
+            raise StoreError(f"a space holds at most {keys.NODES_MAX} nodes")
+        old_inputs = {name: number for name, (number, _) in old.inputs.items()}
+        inputs = _numbered(old_inputs, [name for name, _ in item["inputs"]])
+        graph[old.id] = Vertex(
+            old.id,
+            old.number,
+            {name: (inputs[name], source) for name, source in item["inputs"]},
+            _numbered(old.outputs, item["outputs"]),
+        )
+        if txn.get(keys.node(old.number)) is None:
+            txn.put(keys.node(old.number), records.NodeRecord(0, records.LIVE, 0, []).pack())
+    plain = [[v.id, v.number, {n: list(i) for n, i in v.inputs.items()}, v.outputs] for v in graph.values()]
+    txn.put(keys.fact("graph"), msgpack.packb(plain))
+    return graph
+
+
+def load(txn: Any) -> Graph:
+    """The graph as it was registered last; empty in a new space."""
+    packed = txn.get(keys.fact("graph"))
+    return {
+        id: Vertex(id, number, {name: (item[0], item[1]) for name, item in inputs.items()}, outputs)
+        for id, number, inputs, outputs in (msgpack.unpackb(packed) if packed else [])
+    }
+
+
+def _numbered(known: dict[str, int], names: Iterable[str]) -> dict[str, int]:
+    free = max(known.values(), default=-1) + 1
+    numbers: dict[str, int] = {}
+    for name in names:
+        if name in known:
+            numbers[name] = known[name]
+        else:
+            numbers[name] = free
+            free += 1
+    return numbers
+
+
+def status(txn: Any, vertex: Vertex) -> int:
+    """records.LIVE, ENDED or FAILED."""
+    return records.NodeRecord.parse(txn.get(keys.node(vertex.number))).status
+
+
+def links(graph: Graph, vertex: Vertex) -> Links:
+    """The mailboxes around a node."""
+    numbers = {item.id: item.number for item in graph.values()}
+    receivers = [
+        (other.number, keys.mailbox(other.number, number), keys.queue(other.number, number))
+        for other in graph.values()
+        for number, source in other.inputs.values()
+        if source.rpartition("/")[0] == vertex.id
+    ]
+    inputs = [
+        (
+            numbers.get(source.rpartition("/")[0], -1),
+            keys.mailbox(vertex.number, number),
+            keys.queue(vertex.number, number),
+        )
+        for number, source in vertex.inputs.values()
+    ]
+    return Links(vertex.id, receivers, inputs)
+
+
+def claim(
+    txn: Any,
+    space: Space,
+    graph: Graph,
+    vertex: Vertex,
+    *,
+    cause: str,
+    counts: bool,
+    hands: list[tuple[int, int, int]],
+    attempts_max: int,
+    trace: str,
+) -> dict[str, Any]:
+    """Begin a new life: {"incarnation", "attempts", "buried"}, or {"ended": True} for a node that has ended.
+
+    Raises the number, which fences the old process; counts the attempt on each message that the old life had in hand
+    (`counts`: as a failure too), and moves one that has failed `attempts_max` times (0: never) to the dead letters;
+    tells the receivers when there is a `cause`.
+    """
+    record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
+    if record.status == records.ENDED:
+        return {"ended": True}
+    record.status = records.LIVE
+    record.incarnation += 1
+    txn.put(keys.node(vertex.number), record.pack())
+    sequence = space.base + txn.id()
+    now_ns = space.now_ns()
+    buried = ""
+    for input, at, index in hands:
+        key = keys.message(vertex.number, input, at, index)
+        message = txn.get(key)
+        if message is None or message[0] >= records.NOTICE_MIN:
+            continue
+        found = txn.get(keys.attempts(key))
+        lives, failures = records.ATTEMPTS.unpack(found) if found else (0, 0)
+        lives, failures = lives + 1, failures + counts
+        if counts and 0 < attempts_max <= failures:
+            buried = _bury(txn, vertex, key, message, lives, cause, trace, now_ns)
+        else:
+            txn.put(keys.attempts(key), records.ATTEMPTS.pack(lives, failures))
+    if cause:
+        tell(txn, links(graph, vertex), records.NODE_RESTARTED, cause, sequence, now_ns)
+    attempts = [
+        [*keys.parse_message(key)[1:], records.ATTEMPTS.unpack(value)[0]]
+        for key, value in scan(txn, keys.attempts_prefix(vertex.number))
+    ]
+    return {"incarnation": record.incarnation, "attempts": attempts, "buried": buried}
+
+
+def _bury(
+    txn: Any, vertex: Vertex, key: bytes, message: bytes, lives: int, error: str, trace: str, now_ns: int
+) -> str:
+    _, input, sequence, index = keys.parse_message(key)
+    name = next((name for name, (number, _) in vertex.inputs.items() if number == input), str(input))
+    letter = {"input": name, "message": message, "error": error, "trace": trace, "attempts": lives, "buried_ns": now_ns}
+    txn.put(keys.dead(vertex.number, sequence, index), msgpack.packb(letter))
+    txn.delete(key)
+    txn.delete(keys.attempts(key))
+    queue_key = keys.queue(vertex.number, input)
+    queue = queue_of(txn, queue_key)
+    queue[QUEUED] -= 1
+    queue[BYTES] -= len(message)
+    txn.put(queue_key, QUEUE.pack(*queue))
+    number = records.MESSAGE.unpack_from(message)[4]
+    return f"{vertex.inputs[name][1]}#{number}" if name in vertex.inputs else f"{name}#{number}"
+
+
+def end(txn: Any, space: Space, graph: Graph, vertex: Vertex, *, failed: str | None) -> None:
+    """End a node that did not do it itself: fence it, close its outputs and its mailbox. Twice is once."""
+    record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
+    if record.status != records.LIVE:
+        return
+    record.status = records.ENDED if failed is None else records.FAILED
+    record.incarnation += 1
+    txn.put(keys.node(vertex.number), record.pack())
+    queues: dict[bytes, list[int]] = {}
+    close(txn, links(graph, vertex), queues, set(), space.base + txn.id(), 0, space.now_ns(), failed)
+    for queue_key, queue in queues.items():
+        txn.put(queue_key, QUEUE.pack(*queue))
+
+
+def reopen(txn: Any, graph: Graph) -> None:
+    """Make the nodes that had failed, or were cut off by a failed one, live again: what `--resume` begins with."""
+    for vertex in graph.values():
+        record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
+        if record.status == records.FAILED:
+            record.status = records.LIVE
+            txn.put(keys.node(vertex.number), record.pack())
+            for number, _ in vertex.inputs.values():
+                _clear_flags(txn, keys.queue(vertex.number, number), records.CLOSED)
+            for _, _, queue_key in links(graph, vertex).receivers:
+                _clear_flags(txn, queue_key, SOURCE_ENDED)
+
+
+def _clear_flags(txn: Any, queue_key: bytes, flags: int) -> None:
+    queue = queue_of(txn, queue_key)
+    queue[FLAGS] &= ~flags
+    txn.put(queue_key, QUEUE.pack(*queue))
+
+
+def private_state(txn: Any, vertex: Vertex) -> dict[str, bytes]:
+    """The committed private state of a node."""
+    prefix = keys.private_prefix(vertex.number)
+    return {key[len(prefix) :].decode(): value[records.PRIVATE_BYTES :] for key, value in scan(txn, prefix)}
+
+
+def figures(txn: Any, graph: Graph) -> dict[str, Any]:
+    """What each node has queued, dropped, taken and sent: {id: {"status", "incarnation", "inputs", "outputs"}}."""
+    found: dict[str, Any] = {}
+    for vertex in graph.values():
+        record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
+        inputs = {}
+        for name, (number, _) in vertex.inputs.items():
+            queue = queue_of(txn, keys.queue(vertex.number, number))
+            inputs[name] = {
+                "queued": queue[QUEUED],
+                "bytes": queue[BYTES],
+                "taken": queue[TAKEN],
+                "dropped": queue[DROPPED],
+                "discarded": queue[DISCARDED],
+            }
+        cells = record.cells
+        outputs = {name: cells[number] if number < len(cells) else 0 for name, number in vertex.outputs.items()}
+        found[vertex.id] = {
+            "status": records.STATUSES[record.status],
+            "incarnation": record.incarnation,
+            "inputs": inputs,
+            "outputs": outputs,
+        }
+    return found

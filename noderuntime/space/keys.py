@@ -1,0 +1,111 @@
+"""Every key of the space is built and parsed here. Pure.
+
+    M name                             facts about the space: format, sequence base, numbers of nodes, clock
+    n node                             node record
+    q node input                       queue record
+    m node input sequence index        a message in a mailbox
+    a node input sequence index        how many lives ended with that message in hand
+    d node sequence index              a dead letter
+    p node key                         private state
+    s key                              shared KVS
+    r client                           last request of a client, and its result
+
+Numbers are big-endian, so that keys sort as numbers do: node and input 16 bits, sequence 64, index 32. User keys are
+UTF-8. LMDB's keys hold 511 bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from noderuntime.errors import KeyTooLong
+
+LMDB_KEY_BYTES_MAX = 511
+USER_KEY_BYTES_MAX = 508  # one limit for private and shared keys
+NODES_MAX = 65535
+
+_NODE = struct.Struct(">cH")
+_INPUT = struct.Struct(">cHH")
+_MESSAGE = struct.Struct(">cHHQI")
+_PLACE = struct.Struct(">QI")
+_DEAD = struct.Struct(">cHQI")
+
+MAILBOX_PREFIX_BYTES = _INPUT.size
+MESSAGE_KEY_BYTES = _MESSAGE.size
+
+place = _PLACE.pack
+"""place(sequence, index): what follows a mailbox prefix."""
+
+
+def fact(name: str) -> bytes:
+    return b"M" + name.encode()
+
+
+def node(number: int) -> bytes:
+    return _NODE.pack(b"n", number)
+
+
+def queue(node: int, input: int) -> bytes:
+    return _INPUT.pack(b"q", node, input)
+
+
+def mailbox(node: int, input: int) -> bytes:
+    """The prefix of all messages of one input."""
+    return _INPUT.pack(b"m", node, input)
+
+
+def message(node: int, input: int, sequence: int, index: int) -> bytes:
+    return _MESSAGE.pack(b"m", node, input, sequence, index)
+
+
+def parse_message(key: bytes) -> tuple[int, int, int, int]:
+    """(node, input, sequence, index) of a message's or an attempts key."""
+    _, number, input, sequence, index = _MESSAGE.unpack(key)
+    return number, input, sequence, index
+
+
+def attempts(message_key: bytes) -> bytes:
+    return b"a" + message_key[1:]
+
+
+def attempts_prefix(node: int) -> bytes:
+    return _NODE.pack(b"a", node)
+
+
+def dead(node: int, sequence: int, index: int) -> bytes:
+    return _DEAD.pack(b"d", node, sequence, index)
+
+
+def dead_prefix(node: int) -> bytes:
+    return _NODE.pack(b"d", node)
+
+
+def parse_dead(key: bytes) -> tuple[int, int, int]:
+    """(node, sequence, index) of a dead letter's key."""
+    _, number, sequence, index = _DEAD.unpack(key)
+    return number, sequence, index
+
+
+def private_prefix(node: int) -> bytes:
+    return _NODE.pack(b"p", node)
+
+
+def user_key(key: str) -> bytes:
+    """A user's key as UTF-8. Raises TypeError, or KeyTooLong above USER_KEY_BYTES_MAX."""
+    if type(key) is not str:
+        raise TypeError(f"a key is a str, not {type(key).__name__}")
+    encoded = key.encode()
+    if len(encoded) > USER_KEY_BYTES_MAX:
+        raise KeyTooLong(key, len(encoded), USER_KEY_BYTES_MAX)
+    return encoded
+
+
+SHARED_PREFIX = b"s"
+
+
+def shared(user: bytes) -> bytes:
+    return b"s" + user
+
+
+def request(client: str) -> bytes:
+    return b"r" + client.encode()[: LMDB_KEY_BYTES_MAX - 1]

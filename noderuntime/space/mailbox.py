@@ -1,0 +1,88 @@
+"""Reading a mailbox: the next messages of a node, all its inputs merged by sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from heapq import merge
+from typing import Any
+
+from noderuntime.space import keys, records
+from noderuntime.space.space import Space, scan
+
+Message = tuple[bytes, bytes]  # key, record
+
+BATCH_BYTES_MAX = 1 << 20
+
+
+def _by_place(message: Message) -> bytes:
+    return message[0][keys.MAILBOX_PREFIX_BYTES :]
+
+
+def next_messages(space: Space, mailboxes: Sequence[bytes], limit: int) -> list[Message]:
+    """Up to `limit` messages, oldest first, in order of sequence and index; copies, at most about BATCH_BYTES_MAX.
+
+    `mailboxes` are the prefixes of the inputs (keys.mailbox). Inputs that wait stay in the space.
+    """
+    with space.env.begin() as txn:
+        if len(mailboxes) == 1:
+            stream: Iterator[Message] = scan(txn, mailboxes[0])
+        else:
+            stream = merge(*(scan(txn, prefix) for prefix in mailboxes), key=_by_place)
+        found: list[Message] = []
+        size = 0
+        for message in stream:
+            found.append(message)
+            size += len(message[1])
+            if len(found) >= limit or size > BATCH_BYTES_MAX:
+                break
+        return found
+
+
+def messages_after(space: Space, mailboxes: Sequence[bytes], taken: set[bytes], limit: int) -> list[Message]:
+    """The same without the messages whose keys are in `taken`: those that are in hand and not yet acknowledged."""
+    return [item for item in next_messages(space, mailboxes, limit + len(taken)) if item[0] not in taken][:limit]
+
+
+def queue_of(txn: Any, key: bytes) -> list[int]:
+    """The queue record under `key` (keys.queue), as a list to change."""
+    record = txn.get(key)
+    return list(records.QUEUE.unpack(record)) if record else list(records.EMPTY_QUEUE)
+
+
+def is_low(queue: Sequence[int], size: int, size_bytes: int) -> bool:
+    """Whether a queue has drained to half its limits: then, and only then, a sender that waits for room is rung.
+
+    Ringing at every message below the limit would wake the sender for each single place that comes free.
+    """
+    return queue[records.QUEUED] <= size // 2 and queue[records.BYTES] <= size_bytes // 2
+
+
+def is_full(queue: Sequence[int], size: int, size_bytes: int, messages_min: int) -> bool:
+    """Whether a backpressure queue admits nothing now. `messages_min` messages fit however large they are."""
+    queued = queue[records.QUEUED]
+    return queued >= size or (queue[records.BYTES] >= size_bytes and queued >= messages_min)
+
+
+def drop_oldest(txn: Any, mailbox: bytes, queue: list[int], size: int, size_bytes: int, keep: int) -> None:
+    """Drop from the front of one input until it is within its limits again, `keep` messages staying in any case.
+
+    Notices are passed over.
+    """
+    if queue[records.QUEUED] <= size and queue[records.BYTES] <= size_bytes:
+        return
+    cursor = txn.cursor()
+    alive = cursor.set_range(mailbox)
+    while alive and (
+        queue[records.QUEUED] > size or (queue[records.BYTES] > size_bytes and queue[records.QUEUED] > keep)
+    ):
+        key = cursor.key()
+        if not key.startswith(mailbox):
+            return
+        record = cursor.value()
+        if record[0] >= records.NOTICE_MIN:
+            alive = cursor.next()
+            continue
+        queue[records.QUEUED] -= 1
+        queue[records.BYTES] -= len(record)
+        queue[records.DROPPED] += 1
+        alive = cursor.delete()

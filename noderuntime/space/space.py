@@ -1,0 +1,206 @@
+"""Opening the space, its limits, and the write transaction that everything else is built on.
+
+Opened without `writemap`: children map it read-only, so a wild pointer in an extension module segfaults that child and
+corrupts nobody, and a full tmpfs is an error from `commit` instead of a SIGBUS.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import msgpack
+
+from noderuntime.errors import StoreError, StoreFull
+from noderuntime.space import keys
+
+FORMAT = 1
+READERS_MAX = 4000
+SIZE_BYTES_MIN = 1 << 20
+VALUE_BYTES_MAX = 1_000_000  # of one private or shared value
+MESSAGE_SHARE = 8  # one message may take an eighth of the space
+
+# Three marks on the pages in use, as shares of the size. Above the first, new work is refused: Sources, custom nodes'
+# sends, writes from outside. Above the second, operators commit one event at a time. What is above the third is for
+# acknowledgements alone: copy-on-write needs pages even to delete, and a full LMDB could never drain.
+MARK_NEW_WORK, MARK_SINGLE, MARK_DRAIN = 0.70, 0.80, 0.88
+
+_WAITERS = 0x80000000
+_YIELD_S = 30e-6
+_NO_ROOM_ERRNOS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
+
+
+def is_no_room(error: BaseException) -> bool:
+    """Whether a failed write means "abort, wait for room, retry" rather than that something is broken."""
+    if isinstance(error, lmdb.MapFullError | lmdb.TxnFullError | lmdb.DiskError):
+        return True
+    if isinstance(error, lmdb.PanicError):
+        return False
+    return isinstance(error, lmdb.Error) and any(os.strerror(number) in str(error) for number in _NO_ROOM_ERRNOS)
+
+
+class Space:
+    """The open environment of this process. One per process and path; must not cross a fork."""
+
+    def __init__(self, folder: Path, env: Any, lock_word: memoryview) -> None:
+        self.folder = folder
+        self.env = env
+        self._lock_word = lock_word
+        info = env.info()
+        self.size_bytes: int = info["map_size"]
+        self.page_bytes: int = env.stat()["psize"]
+        self.pages_max = self.size_bytes // self.page_bytes
+        self.message_bytes_max = self.size_bytes // MESSAGE_SHARE
+        facts = self.facts()
+        if facts.get("format") != FORMAT:
+            raise StoreError(
+                f"{folder} has format {facts.get('format')!r}; this noderuntime reads {FORMAT}. "
+                "Run it with the version that made it, or remove it with `noderuntime clean`."
+            )
+        self.base: int = facts["base"]
+        self.clock: tuple[int, int] = (facts["wall_ns"], facts["boot_ns"])
+
+    def facts(self) -> dict[str, Any]:
+        with self.env.begin() as txn:
+            return {
+                key[1:].decode(): msgpack.unpackb(value, strict_map_key=False)
+                for key, value in scan(txn, b"M")
+            }
+
+    def now_ns(self) -> int:
+        """Nanoseconds since the epoch by the space's clock: the wall clock at its creation plus the time since boot.
+
+        A wall clock that jumps meanwhile neither revives nor expires anything.
+        """
+        wall, boot = self.clock
+        return wall + time.clock_gettime_ns(time.CLOCK_BOOTTIME) - boot
+
+    def begin(self) -> Any:
+        """A write transaction: waits for the write lock. The caller commits or aborts it."""
+        return self.env.begin(write=True)
+
+    def has_waiters(self) -> bool:
+        """Whether another process waits for the write lock that we hold."""
+        return bool(self._lock_word[0] & _WAITERS)
+
+    @contextmanager
+    def write(self) -> Iterator[Any]:
+        """A write transaction that commits at the end. No room raises StoreFull, and nothing is written."""
+        txn = self.env.begin(write=True)
+        try:
+            yield txn
+            txn.commit()
+        except lmdb.Error as error:
+            txn.abort()
+            if is_no_room(error):
+                raise StoreFull(self.size_bytes, self.used_bytes(), str(error)) from error
+            raise
+        except BaseException:
+            txn.abort()
+            raise
+
+    def read(self) -> Any:
+        """A read transaction: `with space.read() as txn`. Keep it short; never hold it while user code runs."""
+        return self.env.begin()
+
+    def used_share(self, txn: Any) -> float:
+        """The share of the space that live pages take, as `txn` sees it. O(1)."""
+        stat = txn.stat()
+        pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        share: float = pages / self.pages_max
+        return share
+
+    def used_bytes(self) -> int:
+        stat = self.env.stat()
+        pages: int = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        return pages * self.page_bytes
+
+    def close(self) -> None:
+        self.env.close()
+        self._lock_word.release()
+
+
+def yield_lock() -> None:
+    """Let a waiter in. LMDB's mutex is unfair: without this, one writer at full speed keeps the others out for long."""
+    time.sleep(_YIELD_S)
+
+
+def scan(txn: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """All (key, value) whose key starts with `prefix`, in order."""
+    cursor = txn.cursor()
+    if not cursor.set_range(prefix):
+        return
+    for key, value in cursor:
+        if not key.startswith(prefix):
+            return
+        yield key, value
+
+
+def create(folder: Path, size_bytes: int, boot_id: str) -> Space:
+    """Make the space, or open the one that is there."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    env = lmdb.open(
+        str(folder), map_size=max(size_bytes, SIZE_BYTES_MIN), max_readers=READERS_MAX, **_options(create=True)
+    )
+    with env.begin(write=True) as txn:
+        if txn.get(keys.fact("format")) is None:
+            facts = {
+                "format": FORMAT,
+                "base": 0,
+                "boot": boot_id,
+                "wall_ns": time.time_ns(),
+                "boot_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+            }
+            for name, value in facts.items():
+                txn.put(keys.fact(name), msgpack.packb(value))
+    env.close()
+    return open_space(folder)
+
+
+def open_space(folder: Path) -> Space:
+    """Open the space that the store process has made. Raises StoreError when there is none."""
+    lock_word = _map_lock_word(folder / "lock.mdb")
+    try:
+        # 0: the size in force is the one that the store process has written into the meta page
+        env = lmdb.open(str(folder), map_size=0, max_readers=READERS_MAX, **_options(create=False))
+    except lmdb.Error as error:
+        lock_word.release()
+        raise StoreError(f"no space at {folder}: {error}. Is the run still there? See `noderuntime ps -a`.") from error
+    return Space(folder, env, lock_word)
+
+
+def _options(create: bool) -> dict[str, Any]:
+    return {
+        "create": create,
+        "max_dbs": 0,
+        "max_spare_txns": 8,
+        "meminit": False,
+        "metasync": False,
+        "mode": 0o600,
+        "readahead": False,
+        "sync": False,
+    }
+
+
+def _map_lock_word(path: Path) -> memoryview:
+    """The futex word of LMDB's write mutex: bytes 64 to 67 of the lock file, owner's thread id and a waiters bit.
+
+    Mapped before the environment is opened: closing a descriptor of the lock file later would drop this process's
+    fcntl locks on it, and a second writer could enter.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise StoreError(f"no space at {path.parent}. Is the run still there? See `noderuntime ps -a`.") from None
+    try:
+        mapped = mmap.mmap(fd, mmap.PAGESIZE, prot=mmap.PROT_READ)
+    finally:
+        os.close(fd)
+    return memoryview(mapped)[64:68].cast("I")
