@@ -148,7 +148,7 @@ class Node:
         """
         holder = threading.get_ident()
         deadline = None if timeout is None else time.monotonic() + timeout
-        event = self._take(holder)
+        event: Event | None = self._take(holder)
         while event is _NOTHING:
             pause_s = self._pause_s()
             if deadline is not None:
@@ -162,13 +162,13 @@ class Node:
 
     def try_next(self) -> Event | None:
         """The next event, or None when there is none now, or none any more."""
-        event = self._take(threading.get_ident())
+        event: Event | None = self._take(threading.get_ident())
         return None if event is _NOTHING else event
 
     async def next_async(self) -> Event | None:
         """The next event; None when the stream has ended. Acknowledges the one that this task took before."""
         holder = asyncio.current_task()
-        event = self._take(holder)
+        event: Event | None = self._take(holder)
         while event is _NOTHING:
             await self._wait_async(self._pause_s())
             event = self._take(holder)
