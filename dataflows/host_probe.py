@@ -6,6 +6,7 @@ What a machine or a container does not tell is left out.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -36,14 +37,22 @@ class Probe:
         sample |= {f"cpu.{number}": percent for number, percent in enumerate(cores)}
         sample |= {"memory": psutil.virtual_memory().percent, "swap": psutil.swap_memory().percent}
 
-        counters = {name: getattr(read(), field, None) for name, (read, field) in COUNTERS.items()}
+        counters = counts()
         now_s = time.monotonic()
-        for name, count in counters.items():
-            if count is not None and name in self.counters:
-                sample[name] = (count - self.counters[name]) / max(now_s - self.read_s, 1e-3)
-        self.counters = {name: count for name, count in counters.items() if count is not None}
-        self.read_s = now_s
+        for name in counters.keys() & self.counters.keys():
+            sample[name] = (counters[name] - self.counters[name]) / max(now_s - self.read_s, 1e-3)
+        self.counters, self.read_s = counters, now_s
         return sample
+
+
+def counts() -> dict[str, int]:
+    """The counters that this machine has: in a container there may be no disks, or no network, to be seen."""
+    found = {}
+    for name, (read, field) in COUNTERS.items():
+        with contextlib.suppress(NotImplementedError, RuntimeError, OSError):
+            if (counter := read()) is not None:
+                found[name] = getattr(counter, field)
+    return found
 
 
 def busiest(most: int) -> list[dict[str, Any]]:
