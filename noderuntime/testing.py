@@ -41,6 +41,8 @@ from noderuntime.space.shared import check_value, ttl_to_ns
 from noderuntime.state import Entry
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from noderuntime.merges import Merge
 
 PRODUCE_CALLS_MAX: Final = 100_000
@@ -204,7 +206,13 @@ class HarnessContext:
         known = self._harness.declared
         if known is not None and output not in known:
             raise UnknownOutput(self.node_id, output, known)
-        staged.messages.append((output, encode_message(value, metadata, 0, 0)))
+        record, _ = encode_message(value, metadata, 0, 0)
+        staged.messages.append((output, record))
+
+    def allocate(self, shape: int | tuple[int, ...], dtype: Any = "uint8") -> NDArray[Any]:
+        import numpy
+
+        return numpy.empty(shape, dtype)
 
     def save_state(self, key: str, value: bytes) -> None:
         user_key(key)
@@ -306,7 +314,7 @@ class Harness:
         """A message arrives at `input`. The first `crashes` lives die between handler and commit."""
         source = f"test/{input}"
         number = self._next(source)
-        record = encode_message(value, metadata, number, _nanoseconds(self.now))
+        record, _ = encode_message(value, metadata, number, _nanoseconds(self.now))
 
         def event(attempt: int) -> Event:
             _, carried, its_metadata, number, sent_ns = decode_message(record)

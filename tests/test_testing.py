@@ -354,6 +354,18 @@ def test_a_source_that_forgets_to_return_is_told_so() -> None:
     assert h.sent == []
 
 
+def test_an_allocated_array_is_filled_and_sent() -> None:
+    def handler(event: Event, ctx: Context) -> None:
+        array = ctx.allocate((2, 3), "float32")
+        array[:] = event.value
+        ctx.send_output("out", array)
+
+    h = Harness(handling(handler))
+    h.send("in", 7)
+    (sent,) = h.outputs("out")
+    assert (sent.dtype, sent.tolist()) == (np.float32, [[7, 7, 7], [7, 7, 7]])
+
+
 def test_ctx_kvs_takes_effect_at_once_even_if_the_handler_then_raises() -> None:
     revisions: list[int] = []
 
