@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -35,7 +36,10 @@ class Probe:
         cores = psutil.cpu_percent(percpu=True)
         sample = {"cpu": sum(cores) / len(cores) if cores else 0.0}
         sample |= {f"cpu.{number}": percent for number, percent in enumerate(cores)}
-        sample |= {"memory": psutil.virtual_memory().percent, "swap": psutil.swap_memory().percent}
+        sample["memory"] = psutil.virtual_memory().percent
+        swap = psutil.swap_memory()
+        if swap.total:
+            sample["swap"] = swap.percent
 
         counters = counts()
         now_s = time.monotonic()
@@ -55,16 +59,24 @@ def counts() -> dict[str, int]:
     return found
 
 
+def title(name: str, command: list[str]) -> str:
+    """What to call a process: of an interpreter, its program."""
+    if name.startswith("python"):
+        programs = [Path(part).name for part in command[1:] if not part.startswith("-")]
+        return f"{name} {programs[0]}" if programs else name
+    return name
+
+
 def busiest(most: int) -> list[dict[str, Any]]:
     """The processes that use most of the CPU since the last call, then most memory."""
     found: list[dict[str, Any]] = [
         {
             "pid": process.pid,
-            "name": process.info["name"] or "?",
+            "name": title(process.info["name"] or "?", process.info["cmdline"] or []),
             "cpu": process.info["cpu_percent"] or 0.0,
             "memory": process.info["memory_info"].rss if process.info["memory_info"] else 0,
         }
-        for process in psutil.process_iter(["name", "cpu_percent", "memory_info"])
+        for process in psutil.process_iter(["name", "cmdline", "cpu_percent", "memory_info"])
     ]
     return sorted(found, key=lambda each: (-each["cpu"], -each["memory"]))[:most]
 

@@ -21,7 +21,7 @@ from noderuntime import Node
 FRAME_S, LINE_S = 0.2, 2.0  # how often
 RATES = {"disk.read": "disk read/s", "disk.write": "disk write/s", "net.in": "net in/s", "net.out": "net out/s"}
 SHARES = {"cpu": "cpu", "memory": "memory", "swap": "swap"}
-LABEL, FIGURES = 13, 46  # widths of the first column, and of the columns behind the bar
+LABEL, FIGURES = 13, 50  # widths of the first column, and of the columns behind the bar
 SPARKS = "▁▂▃▄▅▆▇█"
 BARS = " ▏▎▍▌▋▊▉█"
 GREEN, YELLOW, RED, DIM, BOLD, PLAIN = (f"\x1b[{code}m" for code in ("32", "33", "1;31", "2", "1", "0"))
@@ -37,7 +37,7 @@ class View:
 
 
 def amount(count: float) -> str:
-    """Bytes for a person: at most five characters and a unit."""
+    """Bytes for a person, with a unit of two characters."""
     for unit in ("B ", "kB", "MB", "GB"):
         if count < 999.5:
             return f"{count:.0f} {unit}" if unit == "B " else f"{count:.1f} {unit}"
@@ -57,7 +57,7 @@ def spark(percent: float) -> str:
 
 
 def rows(view: View, columns: int = 80, colour: bool = False, now: datetime | None = None) -> list[str]:
-    """The table. At most `columns` wide where that is 60 or more."""
+    """The table. At most `columns` wide where that is 64 or more."""
 
     def paint(text: str, code: str) -> str:
         return f"{code}{text}{PLAIN}" if colour else text
@@ -69,7 +69,7 @@ def rows(view: View, columns: int = 80, colour: bool = False, now: datetime | No
     title = f"this machine, {samples} samples" + (f", {now:%H:%M:%S}" if now else "")
     table = [
         paint(title.ljust(LABEL + width)[: LABEL + width] if width else "", BOLD)
-        + paint(f"{'now':>10}{'average':>10}{'mean':>9}{'±':>8}{'max':>9}", DIM)
+        + paint(f"{'now':>10}{'average':>10}{'mean':>10}{'±':>10}{'max':>10}", DIM)
     ]
     if not width:
         table.insert(0, paint(title, BOLD))
@@ -80,8 +80,8 @@ def rows(view: View, columns: int = 80, colour: bool = False, now: datetime | No
             level = RED if metric in view.alarms else YELLOW if each["ewma"] >= 70 else GREEN
             table.append(
                 f"{label:<{LABEL}}{paint(bar(each['last'] / 100, width), level)}"
-                f"{each['last']:>8.1f} %{each['ewma']:>8.1f} %{each['mean']:>9.1f}"
-                f"{math.sqrt(each['variance']):>8.1f}{each['max']:>9.1f}"
+                f"{each['last']:>8.1f} %{each['ewma']:>8.1f} %{each['mean']:>8.1f} %"
+                f"{math.sqrt(each['variance']):>8.1f} %{each['max']:>8.1f} %"
             )
         if metric == "cpu":
             cores = [core["ewma"] for name, core in metrics.items() if name.startswith("cpu.")]
@@ -91,19 +91,17 @@ def rows(view: View, columns: int = 80, colour: bool = False, now: datetime | No
         if metric in metrics:
             each = metrics[metric]
             share = each["last"] / each["max"] if each["max"] > 0 else 0.0
-            deviation = math.sqrt(each["variance"])
-            table.append(
-                f"{label:<{LABEL}}{paint(bar(share, width), GREEN)}{amount(each['last']):>10}"
-                f"{amount(each['ewma']):>10}{amount(each['mean']):>9}{amount(deviation):>8}{amount(each['max']):>9}"
-            )
+            figures = (each["last"], each["ewma"], each["mean"], math.sqrt(each["variance"]), each["max"])
+            cells = "".join(f"{amount(figure):>10}" for figure in figures)
+            table.append(f"{label:<{LABEL}}{paint(bar(share, width), GREEN)}{cells}")
     for metric, alarm in sorted(view.alarms.items()):
         since = f"{alarm['since'][11:19]} UTC"
         table.append(paint(f"ALARM  {metric} reached {alarm['level']:g} % at {since}: {alarm['value']:.1f} %", RED))
     if view.processes:
-        table.append(paint(f"{'process':<{LABEL + width}}{'pid':>10}{'cpu':>10}{'memory':>9}", DIM))
+        table.append(paint(f"{'process':<{LABEL + width}}{'pid':>10}{'cpu':>10}{'memory':>10}", DIM))
     for process in view.processes:
         name = process["name"][: LABEL + width - 1].ljust(LABEL + width)
-        table.append(f"{name}{process['pid']:>10}{process['cpu']:>8.1f} %{amount(process['memory']):>9}")
+        table.append(f"{name}{process['pid']:>10}{process['cpu']:>8.1f} %{amount(process['memory']):>10}")
     return table
 
 

@@ -28,8 +28,8 @@ from noderuntime.testing import Harness
 def test_the_probe_reads_this_machine() -> None:
     probe = host_probe.Probe()
     sample = probe.sample()
-    assert {"cpu", "cpu.0", "memory", "swap"} <= set(sample)
-    assert all(0 <= sample[name] <= 100.001 for name in ("cpu", "memory", "swap"))
+    assert {"cpu", "cpu.0", "memory"} <= set(sample)
+    assert all(0 <= sample[name] <= 100.001 for name in ("cpu", "cpu.0", "memory"))
     assert all(rate >= 0 for name, rate in sample.items() if name.startswith(("disk", "net")))
 
 
@@ -38,6 +38,20 @@ def test_the_probe_names_the_busiest_processes_first() -> None:
     assert 1 <= len(found) <= 3
     assert [each["cpu"] for each in found] == sorted((each["cpu"] for each in found), reverse=True)
     assert set(found[0]) == {"pid", "name", "cpu", "memory"}
+
+
+@pytest.mark.parametrize(
+    ("command", "title"),
+    [
+        (["/usr/bin/python3", "-u", "/home/me/probe.py", "x"], "python3 probe.py"),
+        (["python3", "-m", "http.server"], "python3 http.server"),
+        (["python3"], "python3"),
+        ([], "python3"),
+    ],
+)
+def test_an_interpreter_is_called_by_its_program(command: list[str], title: str) -> None:
+    assert host_probe.title("python3", command) == title
+    assert host_probe.title("bash", command) == "bash"
 
 
 def view_of(*samples: dict[str, float], **more: Any) -> host_table.View:
@@ -55,7 +69,7 @@ FULL = view_of(
 )
 
 
-@pytest.mark.parametrize("columns", [60, 80, 120, 200])
+@pytest.mark.parametrize("columns", [64, 80, 120, 200])
 def test_the_table_keeps_within_the_terminal(columns: int) -> None:
     table = host_table.rows(FULL, columns)
     assert max(map(len, table)) <= columns
