@@ -2,7 +2,7 @@
 
 One `Supervision` per node. Events go in, actions come out, time is an argument:
 
-    child.handle(Exited(-9, None, 0), now_s=5.0) == [Tell(...), Spawn(2), Claim(2, "SIGKILL", False, None)]
+    child.handle(Exited(-9), now_s=5.0) == [Tell(...), Spawn(2), Claim(2, "SIGKILL", False)]
 
 Rules
 -----
@@ -20,7 +20,7 @@ Rules
 6.  The budget counts new lives since the last committed event: more than `max_restarts` of them within
     `restart_window` -> FAILED. The first is immediate, then `restart_delay` doubles up to
     `max_restart_delay`. A committed event, and a buried message, reset both. A reload costs nothing.
-7.  A death counts towards `max_attempts` of the message in hand when it is an exception, an exit, a signal
+7.  A death counts towards `max_attempts` of the messages in hand when it is an exception, an exit, a signal
     other than SIGKILL from outside, or our own kill of a hung handler. Nothing else does: a kill from
     outside, being stopped, the lock, a slow start, a reload or a fence never bury a message.
 8.  A failure that says it is permanent (the file does not import, there is no such class, the program is
@@ -89,7 +89,7 @@ class State(Enum):
 ALIVE = frozenset({State.STARTING, State.RESTORING, State.RUNNING, State.STOPPING, State.KILLED})
 DONE = frozenset({State.STOPPED, State.ENDED, State.FAILED})
 
-Hand = tuple[int, int, int]  # input number, sequence, index: a message's place in the mailbox
+Hands = tuple[tuple[int, int, int], ...]  # input number, sequence, index: messages' places in the mailbox
 
 
 class IllegalEvent(Exception):
@@ -162,7 +162,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The store answered the claim of this life. `buried`: the message in hand became a dead letter."""
+    """The store answered the claim of this life. `buried`: a message in hand became a dead letter."""
 
     buried: bool = False
 
@@ -200,11 +200,11 @@ class Exited:
     """The child was reaped. `status`: exit code, or minus the signal; None when nobody can know (dynamic
     nodes).
 
-    `hand`: the message that this life had in hand, from its pulse; `commits`: events committed in this life.
+    `hands`: the messages that this life had in hand, from its pulse; `commits` made in this life.
     """
 
     status: int | None
-    hand: Hand | None = None
+    hands: Hands = ()
     commits: int = 0
 
 
@@ -277,8 +277,7 @@ class Claim:
     life: int
     cause: str = ""
     counts: bool = False
-    hand: Hand | None = None
-    error: str = ""
+    hands: Hands = ()
     trace: str = ""
 
 
@@ -342,8 +341,7 @@ class Death:
 
     cause: str
     counts: bool
-    hand: Hand | None = None
-    error: str = ""
+    hands: Hands = ()
     trace: str = ""
     free: bool = False
     permanent: bool = False
@@ -410,7 +408,7 @@ class Supervision:
         self._stopped_since_s = NEVER
         death, self._death = self._death, None
         claim = (
-            Claim(self.life, death.cause, death.counts, death.hand, death.error, death.trace)
+            Claim(self.life, death.cause, death.counts, death.hands, death.trace)
             if death
             else Claim(self.life)
         )
@@ -594,32 +592,31 @@ class Supervision:
         return bye is not None and bye.ended
 
     def _death_of(self, event: Exited) -> Death:
-        hand, report, status = event.hand, self._report, event.status
+        hands, report, status = event.hands, self._report, event.status
         if self._our_kill is not None:
-            return Death(self._our_kill.cause, self._our_kill.counts, hand, self._our_kill.cause)
+            return Death(self._our_kill.cause, self._our_kill.counts, hands)
         if report is not None:
             text = f"{report.where}: {report.error}"
-            return Death(text, True, hand, report.error, report.trace, permanent=report.permanent)
+            return Death(text, True, hands, report.trace, permanent=report.permanent)
         if status is None:
-            return Death("it is gone", False, hand)
+            return Death("it is gone", False, hands)
         if status == EXIT_RELOAD:
-            return Death("reloaded", False, hand, free=True)
+            return Death("reloaded", False, hands, free=True)
         if status == EXIT_FENCED:
-            return Death("it was fenced", False, hand)
+            return Death("it was fenced", False, hands)
         if status < 0:
-            name = _signal_name(-status)
-            return Death(name, -status != SIGKILL, hand, name)
+            return Death(_signal_name(-status), -status != SIGKILL, hands)
         if status == 0:
             # a custom node under `always` did nothing wrong; an operator must not leave without a word
             wrong = self.policy.kind == "operator" and self._bye is None
-            return Death("exit code 0", wrong, hand, "exit code 0")
-        return Death(f"exit code {status}", True, hand, f"exit code {status}")
+            return Death("exit code 0", wrong, hands)
+        return Death(f"exit code {status}", True, hands)
 
     def _on_spawn_failed(self, event: Event, now_s: float) -> list[Action]:
         assert isinstance(event, SpawnFailed)
         if self._leave is not None:
             return self._leave_now(self._leave)
-        return self._after(Death(event.error, False, None, event.error, permanent=event.permanent), now_s)
+        return self._after(Death(event.error, False, permanent=event.permanent), now_s)
 
     def _after(self, death: Death, now_s: float) -> list[Action]:
         """A life ended that should not have: what now?"""
