@@ -359,6 +359,7 @@ class Supervision:
     reason: str = ""  # why it is where it is, for people; "" = nothing to say
     deadline_s: float = NEVER  # when `Tick` is due
     since_s: float = 0.0  # of this state
+    left_in_hand: Hands = ()  # by the last life under an earlier runtime, which was killed
 
     budget: Budget = field(init=False)
     was_ready: bool = field(init=False, default=False)
@@ -378,6 +379,11 @@ class Supervision:
         self.budget = Budget(
             policy.max_restarts, policy.restart_window_s, policy.restart_delay_s, policy.max_restart_delay_s
         )
+
+    @property
+    def has_last_words(self) -> bool:
+        """Whether this life has said why it ends."""
+        return self._report is not None or self._bye is not None
 
     def handle(self, event: Event, now_s: float) -> list[Action]:
         """Take an event, change state, and say what has to be done, in order.
@@ -410,7 +416,7 @@ class Supervision:
         claim = (
             Claim(self.life, death.cause, death.counts, death.hands, death.trace)
             if death
-            else Claim(self.life)
+            else Claim(self.life, hands=self.left_in_hand)
         )
         return [claim] if self.policy.kind == "dynamic" else [Spawn(self.life), claim]
 
