@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -254,7 +253,7 @@ class Crew:
         if child.identity is not None:
             self._router.send(child.identity, message)
 
-    def _signal(self, child: Child, number: signal.Signals) -> None:
+    def _signal(self, child: Child, number: int) -> None:
         if child.proc is not None:
             child.proc.signal(number)
         elif child.peer_fd >= 0:

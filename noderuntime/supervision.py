@@ -60,7 +60,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from signal import SIGKILL, SIGTERM, Signals
 from typing import get_args
 
 from noderuntime.protocol import EXIT_FENCED, EXIT_RELOAD
@@ -69,6 +68,13 @@ STOPPED_S_MAX = 0.5
 LOCK_S_MAX = 3.0
 TERM_S = 2.0
 NEVER = math.inf
+
+SIGKILL, SIGTERM = 9, 15  # Linux's numbers, here because pure modules import nothing of the system
+SIGNAL_NAMES = {
+    1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 5: "SIGTRAP", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE",
+    9: "SIGKILL", 10: "SIGUSR1", 11: "SIGSEGV", 12: "SIGUSR2", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM",
+    24: "SIGXCPU", 25: "SIGXFSZ", 31: "SIGSYS",
+}  # fmt: skip
 
 
 class State(Enum):
@@ -309,7 +315,7 @@ class SendReload:
 class Signal:
     """Signal the process group. When the process is not known yet: as soon as it is."""
 
-    number: Signals
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -611,7 +617,7 @@ class Supervision:
         if status == EXIT_FENCED:
             return Death("it was fenced", False, hands)
         if status < 0:
-            return Death(_signal_name(-status), -status != SIGKILL, hands)
+            return Death(SIGNAL_NAMES.get(-status, f"signal {-status}"), -status != SIGKILL, hands)
         if status == 0:
             # a custom node under `always` did nothing wrong; an operator must not leave without a word
             wrong = self.policy.kind == "operator" and self._bye is None
@@ -682,13 +688,6 @@ class Supervision:
 
     def _on_nothing(self, event: Event, now_s: float) -> list[Action]:
         return []
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 @dataclass(frozen=True, slots=True)
