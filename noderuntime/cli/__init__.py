@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from noderuntime import __version__
 from noderuntime.cli import output
 from noderuntime.cli.output import CommandError, UsageError
 from noderuntime.errors import DataflowError, NodeRuntimeError, NotRunning
@@ -56,9 +57,7 @@ def _dispatch(arguments: list[str]) -> int:
         return output.USAGE
     options = parser.parse(arguments)
     if options.version:
-        from importlib.metadata import version
-
-        output.result(f"noderuntime {version('noderuntime')}")
+        output.result(f"noderuntime {__version__}")
         return output.OK
     if options.command is None:
         raise UsageError("a command is missing")

@@ -112,19 +112,19 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     run.add_argument("--name", help="name of the run (default: the file's name without its ending)")
     run.add_argument("--stop-after", type=seconds, metavar="TIME", help="stop after that long, such as 10s")
     run.add_argument("--fresh", action="store_true", help="forget what an interrupted run of this name left")
-    run.add_argument(
-        "--env", type=assignment, action="append", default=[], metavar="K=V",
-        help="a variable for all nodes, and for $K in the file; may be repeated",
-    )  # fmt: skip
+    _env(run, "a variable for all nodes, and for $K in the file; may be repeated")
     run.add_argument("--abort-on-failure", action="store_true", help="stop when a node fails for good")
     run.add_argument("--log-format", choices=("pretty", "json"), default="pretty", help="default: pretty")
     run.add_argument("--quiet", action="store_true", help="only what nodes print, warnings and errors")
 
-    parsers["validate"].add_argument("file", metavar="FILE")
-    _json(parsers["validate"])
+    validate = parsers["validate"]
+    validate.add_argument("file", metavar="FILE", help="the dataflow file")
+    _env(validate, "a variable for $K in the file; may be repeated")
+    _json(validate)
 
     graph = parsers["graph"]
-    graph.add_argument("file", metavar="FILE")
+    graph.add_argument("file", metavar="FILE", help="the dataflow file")
+    _env(graph, "a variable for $K in the file; may be repeated")
     form = graph.add_mutually_exclusive_group()
     form.add_argument("--mermaid", action="store_true", help="Mermaid text on stdout (the default)")
     form.add_argument("--html", metavar="OUT", help="write one self-contained HTML page; - for stdout")
@@ -178,6 +178,10 @@ def _build_state(state: Parser) -> None:
 
 def _run_argument(parser: Parser) -> None:
     parser.add_argument("run", metavar="RUN", nargs="?", help="may be left out when there is just one")
+
+
+def _env(parser: Parser, about: str) -> None:
+    parser.add_argument("--env", type=assignment, action="append", default=[], metavar="K=V", help=about)
 
 
 def _json(parser: Parser) -> None:

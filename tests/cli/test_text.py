@@ -16,8 +16,8 @@ def test_colours_pass_and_are_closed() -> None:
 @pytest.mark.parametrize(
     "evil",
     [
-        "\x1b[2J", "\x1b[H", "\x1b[?1049h", "\x1b]0;title\x07", "\x1b]8;;http://x\x1b\\", "\x1bc", "\x07", "\x9b2J",
-        "\x1b(B",
+        "\x1b[2J", "\x1b[H", "\x1b[?1049h", "\x1b]0;title\x07", "\x1b]8;;http://x\x1b\\", "\x1bc", "\x07",
+        "\x9b2J", "\x1b(B",
     ],
 )  # fmt: skip
 def test_what_would_change_the_terminal_does_not_pass(evil: str) -> None:

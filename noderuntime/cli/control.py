@@ -1,0 +1,147 @@
+"""`ps`, `stop`, `reload`, `clean`: looking at runs and telling their runtimes what to do."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from noderuntime.cli import output
+from noderuntime.cli.choose import KnownRun, choose, find, known_runs
+from noderuntime.cli.output import CommandError, UsageError
+from noderuntime.cli.text import duration
+
+PATIENCE_S = 2.0
+
+
+def ps(options: Namespace) -> int:
+    """List runs; with a RUN, its nodes."""
+    if options.run is not None:
+        return _ps_nodes(choose(options.run), options.json)
+    runs = [run for run in known_runs() if run.running or options.all]
+    now = time.time()
+    if options.json:
+        output.result_json([_json_run(run) for run in runs])
+    elif runs:
+        rows = [(run.name, run.state, run.pid if run.running else "-", _age(run, now), run.file) for run in runs]
+        output.result_table(("NAME", "STATE", "PID", "STARTED", "FILE"), rows)
+    else:
+        interrupted = 0 if options.all else len(known_runs())
+        also = f"; {interrupted} interrupted, see `noderuntime ps -a`" if interrupted else ""
+        output.tell(f"no runs{'' if options.all else ' are running'}{also}")
+    return output.OK
+
+
+def stop(options: Namespace) -> int:
+    """Stop a run and wait until nothing of it is left."""
+    run = choose(options.run)
+    processes = _processes(run)
+    try:
+        if run.is_running():
+            _ask(run, "stop", {"drain": options.drain})
+            _wait(run, processes)
+    finally:
+        for process in processes:
+            os.close(process)
+    output.tell(f"{run.name} has stopped")
+    return output.OK
+
+
+def reload(options: Namespace) -> int:
+    """Let an operator take over its changed code."""
+    if len(options.names) > 2:
+        raise UsageError(f"at most RUN and NODE, not {len(options.names)} names", "noderuntime reload")
+    *run_name, node = options.names
+    run = choose(run_name[0] if run_name else None)
+    _ask(run, "reload", {"node": node})
+    output.tell(f"{node} of {run.name} reloads; a failure to do so is shown in `noderuntime logs {run.name}`")
+    return output.OK
+
+
+def clean(options: Namespace) -> int:
+    """Remove what interrupted runs left behind, and print what was removed. Never touches a running one."""
+    if options.run is not None:
+        run = find(options.run)
+        if run.running:
+            raise CommandError(f"{run.name!r} is running; stop it first: `noderuntime stop {run.name}`")
+        runs = [run]
+    else:
+        runs = [run for run in known_runs() if not run.running]
+    removed = [run for run in runs if run.remove()]
+    if options.json:
+        output.result_json([{"name": run.name, "path": str(run.paths.root)} for run in removed])
+    else:
+        for run in removed:
+            output.result(f"removed {run.name} ({run.paths.root})")
+        if not removed:
+            output.tell("nothing to remove")
+    return output.OK
+
+
+def _ps_nodes(run: KnownRun, as_json: bool) -> int:
+    status = _ask(run, "status", {})
+    if as_json:
+        output.result_json(status)
+        return output.OK
+    rows = [
+        (
+            node["id"],
+            node["kind"],
+            node["state"],
+            node["pid"] or "-",
+            node["restarts"],
+            node["messages"],
+            node["reason"] or node.get("phase", ""),
+        )
+        for node in status["nodes"]
+    ]
+    output.result_table(("NODE", "KIND", "STATE", "PID", "RESTARTS", "MESSAGES", "REASON"), rows)
+    return output.OK
+
+
+def _ask(run: KnownRun, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    from noderuntime.cli.ask import ask_runtime  # ZeroMQ, which a plain `ps` does without
+
+    return ask_runtime(run.name, run.paths.runtime_socket, what, arguments)
+
+
+def _processes(run: KnownRun) -> list[int]:
+    """Descriptors that become readable when the run's own processes have ended. They are ours: the lock is held."""
+    found = []
+    for pid in (run.pid, run.guard):
+        try:
+            found.append(os.pidfd_open(pid))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _wait(run: KnownRun, processes: list[int]) -> None:
+    began = time.monotonic()
+    said = False
+    left = set(processes)
+    while left:
+        ended, _, _ = select.select(left, [], [], 0.1 if said else PATIENCE_S)
+        left.difference_update(ended)
+        if left and not said and time.monotonic() - began >= PATIENCE_S:
+            said = True
+            output.tell(f"waiting for {run.name} to stop ...")
+
+
+def _age(run: KnownRun, now: float) -> str:
+    return f"{duration(now - run.started)} ago"
+
+
+def _json_run(run: KnownRun) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "state": run.state,
+        "pid": run.pid if run.running else None,
+        "started": run.started,
+        "file": run.file,
+        "run_dir": str(run.paths.root),
+        "log_dir": str(run.log_dir) if run.log_dir != Path() else None,
+    }
