@@ -1,7 +1,8 @@
 """What a dataflow file says, as frozen data with every default filled in. Floor 1, pure.
 
-`yaml_tree` turns text into a tree in which everything knows its line, `dataflow_file` turns that tree into this model,
-`loader` reads the file from disk, and `plan` joins the model with the numbers that the store gave to its parts.
+`yaml_tree` turns text into a tree in which everything knows its line, `dataflow_file` turns that tree into
+this model, `loader` reads the file from disk, and `plan` joins the model with the numbers that the store gave
+to its parts.
 
 Units stand in the names: `_s` seconds, `_ns` nanoseconds, `_bytes` bytes.
 """
@@ -16,7 +17,6 @@ from typing import Any, Literal
 
 QUEUE_SIZE = 1000
 QUEUE_BYTES = 64 * 1024 * 1024
-QUEUE_MESSAGES_MIN = 2
 
 Kind = Literal["operator", "node", "dynamic"]
 RestartPolicy = Literal["never", "on-failure", "always"]
@@ -36,8 +36,8 @@ class Place:
 class Code:
     """What a node runs.
 
-    An operator has `path` (as written, relative to the file's folder) or `module` (dotted), and `name`, the class or
-    function in it. A custom node has `path` and `args`; a dynamic node has neither.
+    An operator has `path` (as written, relative to the file's folder) or `module` (dotted), and `name`, the
+    class or function in it. A custom node has `path` and `args`; a dynamic node has neither.
     """
 
     path: str = ""
@@ -56,8 +56,7 @@ class Code:
 class InputSpec:
     """One input of a node: fed by `output` of `node`, or by a timer when `period_ns` > 0 (then both are "").
 
-    `source` is "node/output" or "timer/UNIT/N". `queue_messages_min` is how many messages are admitted whatever their
-    size: 2 where the file gives no `queue_bytes`, else 1. `input_timeout_s` is None for no timeout.
+    `source` is "node/output" or "timer/UNIT/N". `input_timeout_s` is None for no timeout.
     """
 
     name: str
@@ -67,7 +66,6 @@ class InputSpec:
     period_ns: int = 0
     queue_size: int = QUEUE_SIZE
     queue_bytes: int = QUEUE_BYTES
-    queue_messages_min: int = QUEUE_MESSAGES_MIN
     queue_policy: QueuePolicy = "backpressure"
     input_timeout_s: float | None = None
     place: Place = field(default=Place(), compare=False)
@@ -83,7 +81,10 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """One node. `env` holds the file's `env` too, the node's own winning. 0 in `max_restarts` and `max_attempts`: no limit."""
+    """One node. `env` holds the file's `env` too, the node's own winning.
+
+    0 in `max_restarts` and `max_attempts` means no limit; a `health_check_timeout_s` of None means none.
+    """
 
     id: str
     kind: Kind
@@ -132,7 +133,7 @@ class StateSpec:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotSpec:
-    """The `snapshots:` section. `to` is "" for the run's folder below the state directory, "none" for no snapshots."""
+    """The `snapshots:` section. `to`: "" is the run's folder in the state directory, "none" no snapshots."""
 
     every_s: float = 60.0
     to: str = ""
@@ -143,7 +144,7 @@ class SnapshotSpec:
 
 @dataclass(frozen=True, slots=True)
 class Dataflow:
-    """A whole dataflow. `file` is the file as the user named it, `folder` the working directory of its nodes."""
+    """A whole dataflow. `file` is the file as the user named it, `folder` the working directory of nodes."""
 
     nodes: tuple[NodeSpec, ...]
     env: Mapping[str, str] = field(default_factory=dict)
@@ -171,7 +172,7 @@ class Dataflow:
     def fingerprint(self) -> str:
         """A digest of what decides whether kept state still fits: nodes, inputs, outputs and code references.
 
-        Limits, policies, environment and config are left out: changing them changes no meaning of what is stored.
+        Limits, policies, environment and config are left out: they do not change what stored data mean.
         The order of nodes, inputs and outputs does not matter.
         """
         parts = sorted(

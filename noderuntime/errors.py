@@ -5,6 +5,8 @@ Floor 0: imports nothing of ours.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class NodeRuntimeError(Exception):
     """The root of every error that noderuntime raises on purpose."""
@@ -14,18 +16,29 @@ class DataflowError(NodeRuntimeError):
     """A dataflow file that cannot be used.
 
     `file`, `line` and `column` (from 1; 0 when there is no place to point at), `what` is wrong, and the `hint` that
-    says what would be right ("" when there is none).
+    says what would be right ("" when there is none). `more` holds further errors of the same file.
     """
 
-    def __init__(self, what: str, *, file: str = "", line: int = 0, column: int = 0, hint: str = "") -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        file: str = "",
+        line: int = 0,
+        column: int = 0,
+        hint: str = "",
+        more: Sequence[DataflowError] = (),
+    ) -> None:
         self.what = what
         self.file = file
         self.line = line
         self.column = column
         self.hint = hint
+        self.more = tuple(more)
         place = ":".join(str(part) for part in (file, line, column) if part)
         text = f"{place}: {what}" if place else what
-        super().__init__(f"{text}\n  {hint}" if hint else text)
+        own = f"{text}\n  {hint}" if hint else text
+        super().__init__("\n".join((own, *map(str, self.more))))
 
 
 class UnknownOutput(NodeRuntimeError):

@@ -38,7 +38,7 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
-    """One record of `ctx.log`, or of the runtime itself (then `node` is ""). `time`: seconds since the epoch."""
+    """One record of `ctx.log`. `time`: seconds since the epoch; `level`: Python's logging level."""
 
     time: float
     node: str
@@ -62,17 +62,19 @@ class Observer(Protocol):
     """Whoever shows the run. Texts have no newline at their end; a `trace` has several lines."""
 
     def waiting(self, nodes: Sequence[str]) -> None:
-        """Start-up takes longer than a moment: these nodes are not ready yet. Again when the list changed, and
-        with an empty one when the wait is over."""
+        """Start-up takes longer than a moment: these nodes are not ready yet.
+
+        Called again when the list has changed, and with an empty one when the wait is over.
+        """
 
     def started(self) -> None:
         """The space is open and every node has been spawned. From here on errors are nodes' errors."""
 
     def line(self, node: str, stream: str, text: str) -> None:
-        """A node wrote a line on `stream` (stdout | stderr). Undecodable bytes came as U+FFFD."""
+        """A node wrote a line on `stream` (stdout | stderr). U+FFFD stands for bytes that are no UTF-8."""
 
     def log(self, record: LogRecord) -> None:
-        """A node, or the runtime, logged a record."""
+        """A node logged a record."""
 
     def status(self, text: str) -> None:
         """Something that a person should know about the run: a restart, a stop, a full disk."""

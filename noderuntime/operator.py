@@ -17,9 +17,10 @@ The base classes are for convenience and for type checkers; nothing asks whether
 from __future__ import annotations
 
 import enum
+import inspect
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
@@ -42,6 +43,31 @@ class Status(enum.Enum):
     CONTINUE = "continue"
     STOP = "stop"  # this node has ended: its outputs close behind what it has sent
     STOP_ALL = "stop_all"  # and the whole run is to stop
+
+
+def make(factory: Callable[..., Any], ctx: Context) -> Any:
+    """A new operator: `factory` called with `ctx` if it takes an argument, else with none."""
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # written in C, and silent about what it takes
+        return factory()
+    for arguments in ((ctx,), ()):
+        try:
+            signature.bind(*arguments)
+        except TypeError:
+            continue
+        return factory(*arguments)
+    name = getattr(factory, "__name__", repr(factory))
+    raise TypeError(f"{name}{signature} cannot be made: an operator takes no argument, or one, which is ctx")
+
+
+def status_of(returned: Any) -> Status:
+    """The Status that a return value of `on_event` stands for. Raises TypeError."""
+    if returned is None:
+        return Status.CONTINUE
+    if isinstance(returned, Status):
+        return returned
+    raise TypeError(f"on_event returned {returned!r:.80}; return Status.CONTINUE, STOP, STOP_ALL or nothing")
 
 
 class Context(Protocol):
@@ -200,6 +226,11 @@ def turn(returned: Any) -> Turn:
             f"produce returned a {type(returned).__name__} that MessagePack cannot carry ({error}); "
             "a position is made of None, bool, int, float, str, bytes, list and dict"
         ) from None
+
+
+def own_state(state: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The private state as `restore_state` gets it: without a Source's position."""
+    return {key: value for key, value in state.items() if key != POSITION_KEY}
 
 
 def position_of(state: Mapping[str, bytes]) -> Any:

@@ -17,28 +17,24 @@ PULSE_BYTES = 4096
 STARTING, WAITING, HANDLING, COMMITTING, WAITING_FOR_ROOM, ENDED = range(6)
 PHASES = ("starting", "waiting", "handling", "committing", "waiting for room", "ended")
 
-(
-    INCARNATION,
-    PID,
-    PHASE,
-    HANDLED,  # events whose handler returned, in this life
-    COMMITS,  # in this life
-    HAND_SEQUENCE,  # the message in hand: 0 = none; else its sequence,
-    HAND_PLACE,  # and input << 32 | index
-    SINCE_NS,  # CLOCK_MONOTONIC at the last change to HANDLING or WAITING_FOR_ROOM after another phase
-) = range(8)
+INCARNATION, PID, PHASE, HANDLED, COMMITS, SINCE_NS = range(6)
+"""HANDLED (events whose handler returned) and COMMITS count in this life; SINCE_NS is CLOCK_MONOTONIC at the last
+change to HANDLING or WAITING_FOR_ROOM."""
+
+HANDS = 16  # from here on, pairs: sequence (0: free) and input << 32 | index, of each message in hand
+HANDS_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """What a pulse page said. `hand` is (input, sequence, index) of the message in hand, or None."""
+    """What a pulse page said. `hands` are (input, sequence, index) of the messages in hand: one for an operator."""
 
     incarnation: int
     pid: int
     phase: int
     handled: int
     commits: int
-    hand: tuple[int, int, int] | None
+    hands: tuple[tuple[int, int, int], ...]
     since_ns: int
 
 
@@ -57,22 +53,39 @@ class PulsePage:
     def begin(self, incarnation: int) -> None:
         """A new life takes the page over."""
         words = self.words
-        words[HAND_SEQUENCE] = words[HAND_PLACE] = words[HANDLED] = words[COMMITS] = 0
+        for slot in range(HANDS_MAX):
+            words[HANDS + 2 * slot] = 0
+        words[HANDLED] = words[COMMITS] = 0
         words[PHASE] = STARTING
         words[PID] = os.getpid()
         words[SINCE_NS] = time.monotonic_ns()
         words[INCARNATION] = incarnation
 
+    def take(self, slot: int, input: int, sequence: int, index: int) -> None:
+        """Say that a message is in hand. Never half said: the sequence is what makes a slot count."""
+        words = self.words
+        at = HANDS + 2 * slot
+        words[at] = 0
+        words[at + 1] = input << 32 | index
+        words[at] = sequence
+
+    def release(self, slot: int) -> None:
+        self.words[HANDS + 2 * slot] = 0
+
     def read(self) -> Pulse:
         words = self.words
-        sequence, place = words[HAND_SEQUENCE], words[HAND_PLACE]
+        hands = []
+        for at in range(HANDS, HANDS + 2 * HANDS_MAX, 2):
+            sequence, place = words[at], words[at + 1]
+            if sequence:
+                hands.append((place >> 32, sequence, place & 0xFFFFFFFF))
         return Pulse(
             incarnation=words[INCARNATION],
             pid=words[PID],
             phase=words[PHASE],
             handled=words[HANDLED],
             commits=words[COMMITS],
-            hand=(place >> 32, sequence, place & 0xFFFFFFFF) if sequence else None,
+            hands=tuple(hands),
             since_ns=words[SINCE_NS],
         )
 

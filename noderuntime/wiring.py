@@ -24,6 +24,7 @@ class InputWiring:
     queue_size: int
     queue_bytes: int
     drop_oldest: bool
+    messages_min: int = 1  # admitted whatever their size
     period_ns: int = 0
     timeout_ns: int = 0
 
@@ -37,6 +38,7 @@ class ReceiverWiring:
     queue_size: int
     queue_bytes: int
     drop_oldest: bool
+    messages_min: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,6 @@ class Wiring:
     outputs: tuple[OutputWiring, ...]
     config: dict[str, Any] = field(default_factory=dict)
     code: dict[str, str] = field(default_factory=dict)
-    names: dict[int, str] = field(default_factory=dict)  # node number -> id, for the nodes around this one
 
     def to_plain(self) -> dict[str, Any]:
         """A form that MessagePack can carry."""

@@ -47,7 +47,7 @@ class Staged:
 class Receiver:
     """One mailbox that an output goes to."""
 
-    __slots__ = ("drop_oldest", "mailbox", "node", "queue_key", "size", "size_bytes")
+    __slots__ = ("drop_oldest", "mailbox", "messages_min", "node", "queue_key", "size", "size_bytes")
 
     def __init__(self, wiring: ReceiverWiring) -> None:
         self.node = wiring.node
@@ -55,6 +55,7 @@ class Receiver:
         self.queue_key = keys.queue(wiring.node, wiring.input)
         self.size = wiring.queue_size
         self.size_bytes = wiring.queue_bytes
+        self.messages_min = wiring.messages_min
         self.drop_oldest = wiring.drop_oldest
 
 
@@ -176,7 +177,9 @@ class Commits:
                             queue[QUEUED] += 1
                             queue[BYTES] += len(record)
                             if receiver.drop_oldest:
-                                drop_oldest(txn, receiver.mailbox, queue, receiver.size, receiver.size_bytes)
+                                drop_oldest(
+                                    txn, receiver.mailbox, queue, receiver.size, receiver.size_bytes, receiver.messages_min
+                                )
                 if staged.ack is not None:
                     self._acknowledge(txn, staged, queues)
                 if staged.private:
@@ -247,7 +250,9 @@ class Commits:
                 queue = queues.get(receiver.queue_key)
                 if queue is None:
                     queue = queues[receiver.queue_key] = queue_of(txn, receiver.queue_key)
-                if is_full(queue, receiver.size, receiver.size_bytes) and not queue[FLAGS] & CLOSED:
+                if queue[FLAGS] & CLOSED:
+                    continue
+                if is_full(queue, receiver.size, receiver.size_bytes, receiver.messages_min):
                     return False
         return True
 

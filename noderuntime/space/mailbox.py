@@ -57,19 +57,24 @@ def is_low(queue: Sequence[int], size: int, size_bytes: int) -> bool:
     return queue[records.QUEUED] <= size // 2 and queue[records.BYTES] <= size_bytes // 2
 
 
-def is_full(queue: Sequence[int], size: int, size_bytes: int) -> bool:
-    """Whether a backpressure queue admits nothing now. Two messages always fit, however large."""
+def is_full(queue: Sequence[int], size: int, size_bytes: int, messages_min: int) -> bool:
+    """Whether a backpressure queue admits nothing now. `messages_min` messages fit however large they are."""
     queued = queue[records.QUEUED]
-    return queued >= size or (queue[records.BYTES] >= size_bytes and queued >= 2)
+    return queued >= size or (queue[records.BYTES] >= size_bytes and queued >= messages_min)
 
 
-def drop_oldest(txn: Any, mailbox: bytes, queue: list[int], size: int, size_bytes: int, keep: int = 1) -> None:
-    """Drop from the front of one input until it is within its limits again; notices are passed over."""
+def drop_oldest(txn: Any, mailbox: bytes, queue: list[int], size: int, size_bytes: int, keep: int) -> None:
+    """Drop from the front of one input until it is within its limits again, `keep` messages staying in any case.
+
+    Notices are passed over.
+    """
     if queue[records.QUEUED] <= size and queue[records.BYTES] <= size_bytes:
         return
     cursor = txn.cursor()
     alive = cursor.set_range(mailbox)
-    while alive and (queue[records.QUEUED] > size or (queue[records.BYTES] > size_bytes and queue[records.QUEUED] > keep)):
+    while alive and (
+        queue[records.QUEUED] > size or (queue[records.BYTES] > size_bytes and queue[records.QUEUED] > keep)
+    ):
         key = cursor.key()
         if not key.startswith(mailbox):
             return

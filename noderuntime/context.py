@@ -1,0 +1,167 @@
+"""`ctx`: what an operator's methods get. Everything it stages belongs to the transaction of the event in hand. Floor 3.
+
+Staging copies or encodes at the call; the commit only compares and puts. Reads see what is staged first: of this
+event, and of those before it in the same group.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from noderuntime.errors import NodeRuntimeError, UnknownOutput, ValueTooLarge
+from noderuntime.member import Member
+from noderuntime.space import keys, records, shared
+from noderuntime.space.commit import Output, Staged
+from noderuntime.space.records import encode_message
+from noderuntime.space.shared import Merge, SharedWrite, check_value, ttl_to_ns
+from noderuntime.state import MemoryState
+
+_MISSING: Final = object()
+
+
+class OperatorContext:
+    """See noderuntime.operator.Context for what users rely on."""
+
+    def __init__(self, member: Member, config: Mapping[str, Any], log: logging.Logger) -> None:
+        self.node_id = member.wiring.node
+        self.config = MappingProxyType(dict(config))
+        self.incarnation = member.incarnation
+        self.is_restart = member.incarnation > 1
+        self.log = log
+        self.kvs = MemoryState(member.space, member.wiring.number)
+        self.staged: Staged | None = None  # None: no event in hand
+        self._member = member
+        self._space = member.space
+        self._outputs: dict[str, Output] = member.commits.outputs
+        self._private_prefix = keys.private_prefix(member.wiring.number)
+        self._message_bytes_max = member.space.message_bytes_max
+        # of the events of this group that are not committed yet
+        self._private: dict[bytes, bytes | None] = {}
+        self._shared: dict[bytes, bytes | None] = {}
+
+    # --- for the host -----------------------------------------------------------------------------------------------
+
+    def begin(self) -> Staged:
+        """From here on what is staged belongs to a new event."""
+        staged = self.staged = Staged()
+        return staged
+
+    def committed(self) -> None:
+        """The whole group is committed: the space knows it all."""
+        if self._private:
+            self._private.clear()
+        if self._shared:
+            self._shared.clear()
+
+    # --- for operators ----------------------------------------------------------------------------------------------
+
+    def send_output(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
+        """Send `value` to the receivers of `output`. Raises UnknownOutput, TypeError, ValueTooLarge."""
+        staged = self.staged
+        if staged is None:
+            raise self._too_early("send_output")
+        known = self._outputs.get(output)
+        if known is None:
+            raise UnknownOutput(self.node_id, output, sorted(self._outputs))
+        number = known.sent + 1
+        record = encode_message(value, metadata, number, time.time_ns())
+        if len(record) > self._message_bytes_max:
+            raise ValueTooLarge(f"a message of {self.node_id}/{output}", len(record), self._message_bytes_max)
+        known.sent = number
+        if staged.outputs is None:
+            staged.outputs = [(known, record, number)]
+        else:
+            staged.outputs.append((known, record, number))
+
+    __call__ = send_output
+
+    def save_state(self, key: str, value: bytes) -> None:
+        """Keep `value` under `key` in the private state."""
+        staged = self.staged
+        if staged is None:
+            raise self._too_early("save_state")
+        encoded = keys.user_key(key)
+        kept = check_value(f"the state {key!r}", value)
+        if staged.private is None:
+            staged.private = {}
+        staged.private[encoded] = self._private[encoded] = kept
+
+    def delete_state(self, key: str) -> None:
+        """Forget `key` of the private state; one that is not there is no error."""
+        staged = self.staged
+        if staged is None:
+            raise self._too_early("delete_state")
+        encoded = keys.user_key(key)
+        if staged.private is None:
+            staged.private = {}
+        staged.private[encoded] = self._private[encoded] = None
+
+    def load_state(self, key: str, default: bytes | None = None) -> bytes | None:
+        """The private value of `key`, or `default`."""
+        encoded = keys.user_key(key)
+        found: Any = self._private.get(encoded, _MISSING)
+        if found is _MISSING:
+            with self._space.read() as txn:
+                stored = txn.get(self._private_prefix + encoded)
+            found = None if stored is None else stored[records.PRIVATE_BYTES :]
+        return default if found is None else found
+
+    def state(self) -> dict[str, bytes]:
+        """All of the private state, as a copy."""
+        from noderuntime.space.space import scan
+
+        prefix = self._private_prefix
+        with self._space.read() as txn:
+            found = {key[len(prefix) :]: value[records.PRIVATE_BYTES :] for key, value in scan(txn, prefix)}
+        for key, value in self._private.items():
+            if value is None:
+                found.pop(key, None)
+            else:
+                found[key] = value
+        return {key.decode(): found[key] for key in sorted(found)}
+
+    def kvs_write(self, key: str, value: bytes, ttl: float | None = None) -> None:
+        """Write to the shared KVS, as part of the event's transaction."""
+        encoded = keys.user_key(key)
+        kept = check_value(f"the value of {key!r}", value)
+        self._stage("kvs_write", SharedWrite(encoded, kept, ttl_ns=ttl_to_ns(ttl)), kept)
+
+    def kvs_read(self, key: str, default: bytes | None = None) -> bytes | None:
+        """The shared value of `key`: as staged, else as committed last; or `default`."""
+        encoded = keys.user_key(key)
+        found: Any = self._shared.get(encoded, _MISSING) if self._shared else _MISSING
+        if found is _MISSING:
+            with self._space.read() as txn:
+                entry = shared.read(txn, encoded, self._space.now_ns())
+            return default if entry is None else entry.value
+        return default if found is None else found
+
+    def kvs_delete(self, key: str) -> None:
+        """Delete a shared key, as part of the event's transaction; one that is not there is no error."""
+        self._stage("kvs_delete", SharedWrite(keys.user_key(key)), None)
+
+    def kvs_merge(self, key: str, merge: Merge) -> None:
+        """Combine a shared value with `merge` inside the commit. Raises TypeError for what it cannot work on."""
+        if not hasattr(merge, "apply"):
+            raise TypeError(f"kvs_merge takes one of noderuntime.merges, not {type(merge).__name__}")
+        merged = merge.apply(self.kvs_read(key))
+        self._stage("kvs_merge", SharedWrite(keys.user_key(key), merge=merge), merged)
+
+    def _stage(self, call: str, write: SharedWrite, result: bytes | None) -> None:
+        staged = self.staged
+        if staged is None:
+            raise self._too_early(call)
+        if staged.shared is None:
+            staged.shared = []
+        staged.shared.append(write)
+        self._shared[write.key] = result
+
+    def _too_early(self, call: str) -> NodeRuntimeError:
+        return NodeRuntimeError(
+            f"{call}: there is no event in hand. Sending and writing belong to on_event or produce; "
+            "__init__, restore_state and other threads can only read."
+        )

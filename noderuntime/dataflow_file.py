@@ -1,0 +1,464 @@
+"""The text of a dataflow file -> a `Dataflow`, or a DataflowError with every error that could be told apart.
+
+Floor 1, pure: the environment and the folder are arguments, and nothing is executed.
+
+First the shape of everything is read (fields, types, ids); only when that is sound are sources looked up and
+cycles sought, so that one slip does not cause a dozen complaints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, NoReturn, TypeVar
+
+from noderuntime import yaml_fields as read
+from noderuntime.dataflow import (
+    Code,
+    Dataflow,
+    InputSpec,
+    Kind,
+    NodeSpec,
+    Place,
+    QueuePolicy,
+    RestartPolicy,
+    SnapshotSpec,
+    Spawn,
+    StateSpec,
+)
+from noderuntime.dataflow_links import Advice, check_links
+from noderuntime.dataflow_names import operator_code, source_of
+from noderuntime.errors import DataflowError
+from noderuntime.identifiers import RESERVED, id_problem
+from noderuntime.yaml_nodes import Fields, Scalar, Tree, fail, plain_value
+from noderuntime.yaml_tree import read as read_tree
+
+ERRORS_MAX = 10
+
+_TOP = ("env", "nodes", "state", "snapshots")
+_NODE = (
+    "id", "path", "args", "operator", "env", "inputs", "outputs", "config", "restart_policy", "max_restarts",
+    "restart_window", "restart_delay", "max_restart_delay", "max_attempts", "start_timeout",
+    "health_check_timeout", "spawn",
+)  # fmt: skip
+_OPERATOR = ("python", "module", "inputs", "outputs")
+_INPUT = ("source", "queue_size", "queue_bytes", "queue_policy", "input_timeout")
+_STATE = ("kind", "size", "ttl", "purge_interval", "seed", "history")
+_SNAPSHOTS = ("every", "to", "keep", "options")
+
+_ELSEWHERE = {  # fields of other dataflow files and of docker compose, and what to write instead
+    "build": "Nothing is built when a dataflow is loaded: build beforehand, and remove this field.",
+    "operators": "One operator a node: write `operator:` with one mapping, in a node of its own.",
+    "custom": "Write `path:` and `args:` of a custom node directly into the node.",
+    "source": "Write `python: FILE` in an operator, or `path: FILE` in a custom node.",
+    "command": "Write `path: EXECUTABLE` and `args: ...`.",
+    "restart": "Write `restart_policy: never`, `on-failure` or `always`.",
+    "shared-library": "Operators are Python: write `python: FILE` or `module: NAME`.",
+}
+_POLICIES: tuple[RestartPolicy, ...] = ("never", "on-failure", "always")
+_POLICIES_MEANT: dict[str, RestartPolicy] = {
+    "no": "never",
+    "false": "never",
+    "off": "never",
+    "unless-stopped": "always",
+}
+_QUEUES: tuple[QueuePolicy, ...] = ("backpressure", "drop_oldest")
+_QUEUES_MEANT: dict[str, QueuePolicy] = {
+    "block": "backpressure",
+    "drop": "drop_oldest",
+    "latest": "drop_oldest",
+}
+_SPAWNS: tuple[Spawn, ...] = ("fork", "exec")
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+
+def parse(
+    data: bytes | str,
+    *,
+    file: str = "",
+    folder: str = "",
+    env: Mapping[str, str] | None = None,
+    overrides: Mapping[str, str] | None = None,
+) -> Dataflow:
+    """The dataflow that `data` describes.
+
+    `file` and `folder` are kept in the result and named in errors. `env` is the environment for $VAR;
+    `overrides` (from `--env K=V`) comes before it and wins over the `env:` of the file and of every node.
+    Raises DataflowError, and nothing else whatever the data are.
+    """
+    overrides = overrides or {}
+    try:
+        tree = read_tree(data, {**(env or {}), **overrides})
+        return replace(_Reader(overrides).dataflow(tree), file=file, folder=folder)
+    except DataflowError as error:
+        _raise([error, *error.more], file)
+
+
+def _raise(errors: list[DataflowError], file: str) -> NoReturn:
+    named = (DataflowError(e.what, file=file, line=e.line, column=e.column, hint=e.hint) for e in errors)
+    unique = list({str(error): error for error in named}.values())
+    unique.sort(key=lambda error: (error.line, error.column))
+    first = unique[0]
+    left = len(unique) - ERRORS_MAX
+    more = unique[1:ERRORS_MAX]
+    if left > 0:
+        more.append(DataflowError(f"and {left} more", file=file))
+    raise DataflowError(
+        first.what, file=file, line=first.line, column=first.column, hint=first.hint, more=more
+    ) from None
+
+
+class _Reader:
+    """Reads the tree; keeps the errors so that several can be told at once."""
+
+    def __init__(self, overrides: Mapping[str, str]) -> None:
+        self.overrides = overrides
+        self.errors: list[DataflowError] = []
+        self.advice: Advice = {}
+
+    def dataflow(self, tree: Tree) -> Dataflow:
+        top = read.mapping(tree, "a dataflow", "It begins with `nodes:` and a list of nodes below it.")
+        self.unknown(top, _TOP, "the dataflow")
+        no_env: dict[str, str] = {}
+        env = {**self.take(top, "env", "the dataflow", self.env, no_env), **self.overrides}
+        state = self.take(top, "state", "the dataflow", self.state, StateSpec())
+        snapshots = self.take(top, "snapshots", "the dataflow", self.snapshots, SnapshotSpec())
+        found = top.get("nodes")
+        nodes: list[NodeSpec] = []
+        if found is None:
+            hint = "Write `nodes:` and below it a list: `- id: a`, with its `path:` or `operator:`."
+            self.errors.append(fail(top.place, "the dataflow has no `nodes`", hint))
+        else:
+            self.keep(lambda: nodes.extend(self.nodes(found, env)), None)
+        if not self.errors:
+            self.errors.extend(check_links(nodes, self.advice))
+        if self.errors:
+            first, *others = self.errors
+            first.more = tuple(others)
+            raise first
+        return Dataflow(tuple(nodes), env, state, snapshots)
+
+    # -- the machinery of collecting errors
+
+    def keep(self, call: Callable[[], T], default: D) -> T | D:
+        try:
+            return call()
+        except DataflowError as error:
+            self.errors.append(error)
+            return default
+
+    def take(self, fields: Fields, name: str, where: str, reader: Callable[[Tree, str], T], default: T) -> T:
+        tree = fields.get(name)
+        if tree is None:
+            return default
+        return self.keep(lambda: reader(tree, f"`{name}` of {where}"), default)
+
+    def unknown(self, fields: Fields, known: tuple[str, ...], where: str) -> None:
+        for name, (key, _) in fields.fields.items():
+            if name not in known:
+                otherwise = _ELSEWHERE.get(
+                    name, "Known are " + ", ".join(f"`{field}`" for field in known) + "."
+                )
+                hint = otherwise if name in _ELSEWHERE else read.did_you_mean(name, known, otherwise)
+                self.errors.append(fail(key.place, f"unknown field `{name[:60]}` in {where}", hint))
+            if len(self.errors) > ERRORS_MAX:
+                return
+
+    # -- nodes
+
+    def nodes(self, tree: Tree, env: Mapping[str, str]) -> list[NodeSpec]:
+        listed = read.items(tree, "`nodes`", "Write one `- id: NAME` for each node below `nodes:`.")
+        if not listed:
+            raise fail(tree.place, "`nodes` is empty", "Write one `- id: NAME` for each node below `nodes:`.")
+        made: dict[str, NodeSpec] = {}
+        for index, item in enumerate(listed, 1):
+            if len(self.errors) > ERRORS_MAX:
+                break
+            node = self.keep(partial(self.node, item, index, env), None)
+            if node is None:
+                continue
+            if node.id in made:
+                what = (
+                    f"a second node with the id {node.id!r}; the first is in line {made[node.id].place.line}"
+                )
+                self.errors.append(fail(node.place, what, "Give each node an id of its own."))
+            made[node.id] = node
+        return list(made.values())
+
+    def node(self, tree: Tree, index: int, env: Mapping[str, str]) -> NodeSpec:
+        fields = read.mapping(tree, f"node number {index}", "Write `- id: NAME` with its other fields below.")
+        found = fields.get("id")
+        if found is None:
+            self.unknown(fields, _NODE, f"node number {index}")
+            raise fail(fields.place, f"node number {index} has no `id`", "Write `id: NAME`.")
+        node_id = self.identifier(found, f"the id of node number {index}", reserved=True)
+        where = f"node {node_id!r}"
+        no_env: dict[str, str] = {}
+        self.unknown(fields, _NODE, where)
+        kind, code, operator = self.code(fields, where)
+        spec = NodeSpec(
+            id=node_id,
+            kind=kind,
+            code=code,
+            env={**env, **self.take(fields, "env", where, self.env, no_env), **self.overrides},
+            inputs=self.either(fields, operator, "inputs", where, self.inputs(node_id), ()),
+            outputs=self.either(fields, operator, "outputs", where, self.outputs, ()),
+            config=self.take(fields, "config", where, read.plain_mapping, {}),
+            place=found.place,
+        )
+        return self.supervision(fields, where, spec)
+
+    def supervision(self, fields: Fields, where: str, spec: NodeSpec) -> NodeSpec:
+        def number(name: str, default: int) -> int:
+            return self.take(fields, name, where, lambda tree, label: read.whole(tree, label, 0), default)
+
+        def seconds(name: str, default: float, zero: bool = False) -> float:
+            return self.take(
+                fields, name, where, lambda tree, label: read.duration_s(tree, label, zero), default
+            )
+
+        policy: RestartPolicy = "on-failure" if spec.kind == "operator" else "never"
+        delay_s = seconds("restart_delay", spec.restart_delay_s, zero=True)
+        most_s = seconds("max_restart_delay", max(spec.max_restart_delay_s, delay_s), zero=True)
+        written = fields.get("max_restart_delay")
+        if written is not None and most_s < delay_s:
+            what = f"`max_restart_delay` of {where} is shorter than its `restart_delay`"
+            self.errors.append(fail(written.place, what, f"Make it {delay_s:g}s or longer."))
+        spawn: Spawn = "fork" if spec.kind == "operator" else "exec"
+        wanted = self.take(
+            fields, "spawn", where, lambda tree, label: read.choice(tree, label, _SPAWNS), spawn
+        )
+        if wanted == "fork" and spec.kind != "operator":
+            what = f"`spawn: fork` of {where}, which is no operator"
+            self.errors.append(
+                fail(fields.fields["spawn"][0].place, what, "Remove it: custom nodes are executed.")
+            )
+        health = fields.get("health_check_timeout")
+        return replace(
+            spec,
+            restart_policy=self.take(
+                fields,
+                "restart_policy",
+                where,
+                lambda tree, label: read.choice(tree, label, _POLICIES, _POLICIES_MEANT),
+                policy,
+            ),
+            max_restarts=number("max_restarts", spec.max_restarts),
+            restart_window_s=seconds("restart_window", spec.restart_window_s),
+            restart_delay_s=delay_s,
+            max_restart_delay_s=most_s,
+            max_attempts=number("max_attempts", spec.max_attempts),
+            start_timeout_s=seconds("start_timeout", spec.start_timeout_s),
+            health_check_timeout_s=None if health is None else seconds("health_check_timeout", 0.0),
+            spawn=wanted,
+        )
+
+    def code(self, fields: Fields, where: str) -> tuple[Kind, Code, Fields | None]:
+        operator, path = fields.get("operator"), fields.get("path")
+        if operator is not None and path is not None:
+            hint = "Keep `operator:` for an operator, `path:` for a custom node."
+            later = max(fields.fields["operator"][0].place, fields.fields["path"][0].place, key=_order)
+            raise fail(later, f"{where} has both `operator` and `path`", hint)
+        if operator is not None:
+            args = fields.fields.get("args")
+            if args is not None:
+                hint = "An operator gets its settings from `config:`, as ctx.config."
+                self.errors.append(fail(args[0].place, f"`args` of {where}, which is an operator", hint))
+            inner = read.mapping(operator, f"`operator` of {where}", "Write `python: FILE.py` below it.")
+            self.unknown(inner, _OPERATOR, f"`operator` of {where}")
+            return "operator", self.keep(lambda: operator_code(inner, where), Code()), inner
+        if path is None:
+            hint = "Write `operator:` with `python: FILE.py`, or `path: FILE` for a custom node."
+            at = fields.fields.get("operator") or fields.fields.get("path") or fields.fields["id"]
+            raise fail(at[0].place, f"{where} has neither `operator` nor `path`", hint)
+        written = self.keep(lambda: read.text(path, f"`path` of {where}"), "-")
+        no_args: tuple[str, ...] = ()
+        args_given = self.take(fields, "args", where, read.words, no_args)
+        if written == "dynamic":
+            return "dynamic", Code(place=path.place), None
+        return "node", Code(written, args_given, place=path.place), None
+
+    def either(
+        self,
+        fields: Fields,
+        operator: Fields | None,
+        name: str,
+        where: str,
+        reader: Callable[[Tree, str], T],
+        default: T,
+    ) -> T:
+        """A field that may stand on the node or inside of `operator:`."""
+        if operator is None or operator.get(name) is None:
+            return self.take(fields, name, where, reader, default)
+        if fields.get(name) is not None:
+            later = max(fields.fields[name][0].place, operator.fields[name][0].place, key=_order)
+            what = f"`{name}` of {where} is given twice: on the node and inside of `operator`"
+            self.errors.append(fail(later, what, "Keep one of them."))
+        return self.take(operator, name, where, reader, default)
+
+    def identifier(self, tree: Tree, label: str, reserved: bool = False) -> str:
+        name = read.text(tree, label)
+        problem = id_problem(name)
+        if problem:
+            raise fail(tree.place, f"{label}: {problem}")
+        if reserved and name in RESERVED:
+            raise fail(
+                tree.place,
+                f"the node id {name!r} is reserved",
+                f"Reserved are {', '.join(sorted(RESERVED))}.",
+            )
+        return name
+
+    def outputs(self, tree: Tree, label: str) -> tuple[str, ...]:
+        hint = f"Write [{tree.text[:40]}]." if isinstance(tree, Scalar) else "Write a list of names: [a, b]."
+        made: list[str] = []
+        for item in read.items(tree, label, hint):
+            name = self.identifier(item, f"an output in {label}")
+            if name in made:
+                raise fail(item.place, f"the output {name!r} is listed twice in {label}", "Keep one of them.")
+            made.append(name)
+        return tuple(made)
+
+    def inputs(self, node_id: str) -> Callable[[Tree, str], tuple[InputSpec, ...]]:
+        def reader(tree: Tree, label: str) -> tuple[InputSpec, ...]:
+            fields = read.mapping(tree, label, "Write one `name: node/output` for each input.")
+            made = []
+            for name, (key, value) in fields.fields.items():
+                problem = id_problem(name)
+                if problem:
+                    self.errors.append(fail(key.place, f"an input in {label}: {problem}"))
+                    continue
+                spec = self.keep(partial(self.input, node_id, name, key, value), None)
+                if spec is not None:
+                    made.append(spec)
+            return tuple(made)
+
+        return reader
+
+    def input(self, node_id: str, name: str, key: Scalar, tree: Tree) -> InputSpec:
+        where = f"input {name!r} of node {node_id!r}"
+        short = isinstance(tree, Scalar)
+        long = Fields({}, False, tree.place)
+        source: Tree | None = tree
+        if not short:
+            long = read.mapping(tree, where, "Write node/output, or {source: node/output, queue_size: 10}.")
+            self.unknown(long, _INPUT, where)
+            source = long.get("source")
+            if source is None:
+                raise fail(tree.place, f"{where} has no `source`", "Write `source: node/output`.")
+        written = read.text(source, f"the source of {where}") if source is not None else ""
+        assert source is not None
+        spec = source_of(name, written, source.place, where)
+        spec = replace(
+            spec,
+            queue_size=self.take(
+                long, "queue_size", where, lambda t, label: read.whole(t, label, 1), spec.queue_size
+            ),
+            queue_bytes=self.take(long, "queue_bytes", where, read.size_bytes, spec.queue_bytes),
+            queue_policy=self.take(
+                long,
+                "queue_policy",
+                where,
+                lambda t, label: read.choice(t, label, _QUEUES, _QUEUES_MEANT),
+                spec.queue_policy,
+            ),
+            input_timeout_s=self.take(long, "input_timeout", where, read.duration_s, spec.input_timeout_s),
+        )
+        if spec.is_timer and spec.input_timeout_s is not None:
+            hint = "A timer never falls silent: remove it."
+            self.errors.append(
+                fail(long.fields["input_timeout"][0].place, f"`input_timeout` of the timer {where}", hint)
+            )
+        self.advice[node_id, name] = _advice(name, written, key, None if short else long)
+        return spec
+
+    # -- sections
+
+    def env(self, tree: Tree, label: str) -> dict[str, str]:
+        made = {}
+        for name, (key, value) in read.mapping(
+            tree, label, "Write `NAME: value` lines below it."
+        ).fields.items():
+            if not name or "=" in name or "\0" in name:
+                raise fail(key.place, f"{name[:60]!r} in {label} cannot be the name of a variable")
+            made[name] = read.as_written(value, f"`{name[:60]}` in {label}")
+        return made
+
+    def state(self, tree: Tree, label: str) -> StateSpec:
+        fields, where = read.mapping(tree, label), "`state`"
+        default = StateSpec()
+        kind = self.take(fields, "kind", where, read.text, default.kind)
+        if kind == "memory":
+            self.unknown(fields, _STATE, where)
+        no_seed: tuple[str, tuple[str, ...]] = ("", ())
+        seed_file, seed_command = self.take(fields, "seed", where, self.seed, no_seed)
+        return StateSpec(
+            kind=kind,
+            size_bytes=self.take(fields, "size", where, read.size_bytes, default.size_bytes),
+            ttl_s=self.take(fields, "ttl", where, read.duration_s, default.ttl_s),
+            purge_interval_s=self.take(
+                fields, "purge_interval", where, read.duration_s, default.purge_interval_s
+            ),
+            seed_file=seed_file,
+            seed_command=seed_command,
+            history=self.take(
+                fields, "history", where, lambda t, text: read.whole(t, text, 0), default.history
+            ),
+            options=self.keep(lambda: _rest(fields, _STATE), {}),
+            place=fields.place,
+        )
+
+    def seed(self, tree: Tree, label: str) -> tuple[str, tuple[str, ...]]:
+        hint = "Write {file: seed.yml} or {command: [./make-seed, --site, a]}."
+        fields = read.mapping(tree, label, hint)
+        self.unknown(fields, ("file", "command"), label)
+        file, command = fields.get("file"), fields.get("command")
+        if (file is None) == (command is None):
+            raise fail(fields.place, f"{label} needs either `file` or `command`", hint)
+        if file is not None:
+            return read.text(file, f"`file` in {label}"), ()
+        assert command is not None
+        split = read.words(command, f"`command` in {label}")
+        if not split or not split[0]:
+            raise fail(command.place, f"`command` in {label} is empty", hint)
+        return "", split
+
+    def snapshots(self, tree: Tree, label: str) -> SnapshotSpec:
+        fields, where = read.mapping(tree, label), "`snapshots`"
+        default = SnapshotSpec()
+        self.unknown(fields, _SNAPSHOTS, where)
+        return SnapshotSpec(
+            every_s=self.take(fields, "every", where, read.duration_s, default.every_s),
+            to=self.take(fields, "to", where, read.text, default.to),
+            keep=self.take(fields, "keep", where, lambda t, text: read.whole(t, text, 1), default.keep),
+            options=self.take(fields, "options", where, read.plain_mapping, {}),
+            place=fields.place,
+        )
+
+
+def _order(place: Place) -> tuple[int, int]:
+    return place.line, place.column
+
+
+def _rest(fields: Fields, known: tuple[str, ...]) -> dict[str, Any]:
+    return {name: plain_value(value) for name, (_, value) in fields.fields.items() if name not in known}
+
+
+def _advice(name: str, source: str, key: Scalar, long: Fields | None) -> str:
+    """What to write, and where, so that this input drops old messages and never holds up its sender."""
+    line = key.place.line
+    if long is None:
+        return f"in line {line}, write\n    {name}: {{source: {source}, queue_policy: drop_oldest}}"
+    policy = long.fields.get("queue_policy")
+    if policy is not None:
+        return f"in line {policy[0].place.line}, write\n    queue_policy: drop_oldest"
+    if long.flow:
+        pairs = ((field, value) for field, (_, value) in long.fields.items())
+        others = ", ".join(f"{field}: {value.text}" for field, value in pairs if isinstance(value, Scalar))
+        return f"in line {line}, write\n    {name}: {{{others}, queue_policy: drop_oldest}}"
+    last = long.fields["source"]
+    indent = " " * (last[0].place.column - 1)
+    return f"below line {last[1].place.line}, add the line\n{indent}queue_policy: drop_oldest"

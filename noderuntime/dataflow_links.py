@@ -1,0 +1,104 @@
+"""Do all inputs come from outputs that exist, and can no node wait for itself? Floor 1, pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+from noderuntime.dataflow import InputSpec, NodeSpec
+from noderuntime.errors import DataflowError
+from noderuntime.identifiers import nearest
+from noderuntime.yaml_fields import near
+from noderuntime.yaml_nodes import fail
+
+Advice: TypeAlias = dict[tuple[str, str], str]  # (node, input) -> how to make it drop_oldest
+
+
+def check_links(nodes: Sequence[NodeSpec], advice: Mapping[tuple[str, str], str]) -> list[DataflowError]:
+    """The errors of all inputs; cycles are sought only where all sources exist."""
+    by_id = {node.id: node for node in nodes}
+    errors = [
+        error
+        for node in nodes
+        for spec in node.inputs
+        if not spec.is_timer and (error := _missing(node, spec, by_id)) is not None
+    ]
+    if errors:
+        return errors
+    cycle = find_cycle(nodes)
+    return [] if cycle is None else [_cycle_error(cycle, nodes, advice)]
+
+
+def find_cycle(nodes: Sequence[NodeSpec]) -> list[tuple[NodeSpec, InputSpec]] | None:
+    """A cycle made of backpressure inputs alone: its steps in the order in which messages flow, or None.
+
+    Each step is a receiving node and the input over which it receives from the node of the step before.
+    Why it is refused: when the mailboxes on it are full, each node waits for the next one to make room.
+    """
+    edges: dict[str, list[tuple[NodeSpec, InputSpec]]] = {node.id: [] for node in nodes}
+    for node in nodes:
+        for spec in node.inputs:
+            if not spec.is_timer and not spec.drop_oldest:
+                edges[spec.node].append((node, spec))
+    done: set[str] = set()
+    for start in nodes:
+        if start.id in done:
+            continue
+        path: list[tuple[NodeSpec, InputSpec]] = []  # how the walk came to where it is
+        position = {start.id: 0}  # nodes on the walk -> how many steps led there
+        todo: list[Iterator[tuple[NodeSpec, InputSpec]]] = [iter(edges[start.id])]
+        here = [start.id]
+        while todo:
+            step = next(todo[-1], None)
+            if step is None:
+                todo.pop()
+                done.add(here[-1])
+                del position[here.pop()]
+                if path:
+                    path.pop()
+                continue
+            receiver = step[0].id
+            if receiver in position:
+                return [*path[position[receiver] :], step]
+            if receiver not in done:
+                path.append(step)
+                position[receiver] = len(path)
+                here.append(receiver)
+                todo.append(iter(edges[receiver]))
+    return None
+
+
+def _missing(node: NodeSpec, spec: InputSpec, by_id: Mapping[str, NodeSpec]) -> DataflowError | None:
+    where = f"input {spec.name!r} of node {node.id!r}"
+    source = by_id.get(spec.node)
+    if source is None:
+        meant = near(spec.node, by_id)
+        known = ", ".join(list(by_id)[:20])
+        hint = f"Did you mean `{meant}/{spec.output}`?" if meant else f"The nodes are: {known}."
+        return fail(spec.place, f"{where} comes from the node {spec.node!r}, which does not exist", hint)
+    if spec.output in source.outputs:
+        return None
+    meant = nearest(spec.output[:200], source.outputs[:100])
+    if not source.outputs:
+        hint = f"{source.id!r} declares no outputs: give it `outputs: [{spec.output}]`."
+    elif meant:
+        hint = f"Did you mean `{source.id}/{meant}`?"
+    else:
+        hint = f"Its outputs are: {', '.join(source.outputs[:20])}."
+    return fail(spec.place, f"{where} comes from {spec.source!r}, but {source.id!r} has no such output", hint)
+
+
+def _cycle_error(
+    cycle: list[tuple[NodeSpec, InputSpec]], nodes: Sequence[NodeSpec], advice: Mapping[tuple[str, str], str]
+) -> DataflowError:
+    order = {node.id: index for index, node in enumerate(nodes)}
+    # The input to loosen is the one that feeds back: its sender stands behind its receiver in the file.
+    node, spec = max(cycle, key=lambda step: order[step[1].node] - order[step[0].id])
+    names = [cycle[-1][0].id, *(step[0].id for step in cycle)]
+    if len(names) > 12:
+        names[6:-5] = ["..."]
+    way = " -> ".join(names)
+    what = f"a cycle in which every input waits for room: {way}"
+    fix = advice.get((node.id, spec.name), "write\n    queue_policy: drop_oldest")
+    hint = f"When its queues are full nobody can go on. Let one input drop instead: {fix}"
+    return fail(spec.place, what, hint)

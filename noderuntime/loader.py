@@ -1,0 +1,187 @@
+"""A dataflow file from disk, and a look at the files that it names. Floor 2: reads, and executes nothing.
+
+What is refused here, at its line: node files that are missing, are folders, cannot be read, or are no Python
+and not executable. What is only warned about: Python files whose names hide a module of the standard library,
+and modules that cannot be found from here (the environment of the run decides).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Mapping
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from noderuntime import dataflow_file
+from noderuntime.dataflow import Dataflow, NodeSpec, Place
+from noderuntime.errors import DataflowError
+from noderuntime.identifiers import nearest
+from noderuntime.yaml_tree import TEXT_BYTES_MAX
+
+_HIDDEN_BY_NODE_FILES = sys.stdlib_module_names | {"noderuntime"}
+
+
+def load(
+    file: str | Path, env: Mapping[str, str] | None = None, overrides: Mapping[str, str] | None = None
+) -> Dataflow:
+    """Read a dataflow file. `env` is for $VAR (default: that of this process), `overrides` come from `--env`.
+
+    The folder of the result is absolute. Raises DataflowError only.
+    """
+    path = Path(file)
+    data = _read(path)
+    folder = str(path.absolute().parent)
+    given = os.environ if env is None else env
+    return dataflow_file.parse(data, file=str(file), folder=folder, env=given, overrides=overrides)
+
+
+def check_files(dataflow: Dataflow) -> list[str]:
+    """Look at every file that the dataflow names. Returns warnings, each with its file:line:column.
+
+    Raises one DataflowError that holds all that is missing.
+    """
+    errors: list[DataflowError] = []
+    warnings: list[str] = []
+    for node in dataflow.nodes:
+        problem = _node_problem(dataflow, node)
+        if problem is not None:
+            errors.append(problem)
+            continue
+        warning = _node_warning(dataflow, node)
+        if warning:
+            warnings.append(f"{_where(dataflow, node.code.place)}: {warning}")
+    seed = dataflow.state.seed_file
+    if seed and not Path(dataflow.folder, seed).is_file():
+        errors.append(
+            _error(dataflow, dataflow.state.place, f"there is no seed file {seed!r}", dataflow.folder)
+        )
+    if errors:
+        first, *others = errors
+        raise DataflowError(
+            first.what, file=first.file, line=first.line, column=first.column, hint=first.hint, more=others
+        )
+    return warnings
+
+
+def command(dataflow: Dataflow, node: NodeSpec) -> list[str]:
+    """The command of a custom node: this interpreter for a .py file, else the executable; then its arguments.
+
+    A path without a slash that is not in the dataflow's folder is looked up on the PATH, as a shell would.
+    Raises DataflowError when it cannot be started.
+    """
+    problem = _node_problem(dataflow, node)
+    if problem is not None:
+        raise problem
+    path = Path(dataflow.folder, node.code.path)
+    if path.suffix == ".py":
+        return [sys.executable, str(path), *node.code.args]
+    if not path.exists():
+        found = _on_path(node)
+        assert found is not None  # _node_problem looked
+        path = Path(found)
+    return [str(path), *node.code.args]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        # Not blocking: opening a FIFO that nobody writes to must not hang.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            kind = "a folder" if path.is_dir() else "no regular file"
+            raise DataflowError(
+                f"this is {kind}", file=str(path), hint="Name a dataflow file, such as dataflow.yml."
+            )
+        try:
+            return file.read(TEXT_BYTES_MAX + 1)
+        except OSError as error:
+            raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> DataflowError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return DataflowError(
+            "there is no such file", file=str(path), hint=_near_file(path, (".yml", ".yaml"))
+        )
+    said = error.strerror if isinstance(error, OSError) else str(error)
+    return DataflowError(
+        f"the file cannot be read: {said}", file=str(path), hint="Check its name and its permissions."
+    )
+
+
+def _near_file(path: Path, suffixes: tuple[str, ...] = ()) -> str:
+    try:
+        names = sorted(
+            item.name for item in path.parent.iterdir() if not suffixes or item.suffix in suffixes
+        )[:200]
+    except OSError:
+        return f"There is no folder {str(path.parent)!r} either."
+    near = nearest(path.name[:200], names)
+    if near:
+        return f"Did you mean {str(path.parent / near)!r}?"
+    if suffixes and names:
+        return f"In that folder there are: {', '.join(names[:10])}."
+    return "Check the path."
+
+
+def _node_problem(dataflow: Dataflow, node: NodeSpec) -> DataflowError | None:
+    """Why the node's file cannot be run; None when it can, as far as one sees without running it."""
+    written = node.code.path
+    if not written:
+        return None
+    path = Path(dataflow.folder, written)
+    label = f"node {node.id!r}: {written!r}"
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if node.kind == "node" and "/" not in written and path.suffix != ".py" and _on_path(node):
+            return None
+        near = _near_file(path)
+        hint = f"{near} Paths are relative to the folder of the dataflow file, {dataflow.folder!r}."
+        return _error(dataflow, node.code.place, f"{label} does not exist", hint)
+    except OSError as error:
+        return _error(
+            dataflow, node.code.place, f"{label} cannot be read: {error.strerror}", "Check the path."
+        )
+    if stat.S_ISDIR(mode):
+        return _error(dataflow, node.code.place, f"{label} is a folder", "Name a file in it.")
+    if not os.access(path, os.R_OK) and (node.kind == "operator" or path.suffix == ".py"):
+        return _error(dataflow, node.code.place, f"{label} may not be read", f"Try: chmod u+r {written}")
+    if node.kind == "node" and path.suffix != ".py" and not os.access(path, os.X_OK):
+        hint = f"Try: chmod +x {written}. (Only .py files are started with Python by themselves.)"
+        return _error(dataflow, node.code.place, f"{label} is not executable", hint)
+    return None
+
+
+def _node_warning(dataflow: Dataflow, node: NodeSpec) -> str:
+    path = Path(node.code.path)
+    if path.suffix == ".py" and path.stem in _HIDDEN_BY_NODE_FILES:
+        return (
+            f"{node.code.path!r} of node {node.id!r} hides Python's own module {path.stem!r}: "
+            f"`import {path.stem}` in that process finds this file. Rename it."
+        )
+    if node.code.module:
+        top = node.code.module.partition(".")[0]
+        if (
+            top not in sys.builtin_module_names
+            and PathFinder.find_spec(top, [dataflow.folder, *sys.path]) is None
+        ):
+            return f"no module {top!r} is found for node {node.id!r}. Install it, or set PYTHONPATH."
+    return ""
+
+
+def _on_path(node: NodeSpec) -> str | None:
+    return shutil.which(node.code.path, path=node.env.get("PATH"))
+
+
+def _where(dataflow: Dataflow, place: Place) -> str:
+    return ":".join(str(part) for part in (dataflow.file, place.line, place.column) if part)
+
+
+def _error(dataflow: Dataflow, place: Place, what: str, hint: str) -> DataflowError:
+    return DataflowError(what, file=dataflow.file, line=place.line, column=place.column, hint=hint)

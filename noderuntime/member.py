@@ -1,0 +1,106 @@
+"""What every process with nodes in the space has: operators' hosts and custom nodes. Floor 3.
+
+It joins the open space, the commits of one node, its pulse, its doorbell and those of its neighbours.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Sequence
+
+from noderuntime import doorbell, pulse
+from noderuntime.rundir import RunDir
+from noderuntime.space import keys, records
+from noderuntime.space.commit import Commits, Input, Staged
+from noderuntime.space.mailbox import Message, next_messages, queue_of
+from noderuntime.space.space import open_space
+from noderuntime.wiring import Wiring
+
+ROOM_CHECK_S = 0.05  # room in the space (not in a queue) rings no bell
+
+
+class Member:
+    """One life of one node. `attempts`: the claim's list of messages that earlier lives ended with."""
+
+    def __init__(
+        self, run_dir: RunDir, wiring: Wiring, incarnation: int, attempts: Sequence[Sequence[int]], fresh_work: bool
+    ) -> None:
+        self.wiring = wiring
+        self.incarnation = incarnation
+        self.space = open_space(run_dir.space)
+        self.commits = Commits(self.space, wiring, incarnation, fresh_work=fresh_work)
+        self.page = pulse.PulsePage(run_dir.pulse(wiring.number))
+        self.page.begin(incarnation)
+        self.bell = doorbell.open_bell(run_dir.bell(wiring.number))
+        numbers = {receiver.node for output in wiring.outputs for receiver in output.receivers}
+        numbers |= {item.sender for item in wiring.inputs if item.sender >= 0}
+        self._bells = {
+            number: self.bell if number == wiring.number else doorbell.open_bell(run_dir.bell(number))
+            for number in numbers
+        }
+        self.inputs = {item.number: item for item in self.commits.inputs.values()}
+        self.mailboxes = [item.mailbox for item in self.inputs.values() if not item.wiring.period_ns]
+        self.attempts = {
+            keys.message(wiring.number, input, sequence, index): lives for input, sequence, index, lives in attempts
+        }
+        self.closed = self._closed_inputs()
+
+    def _closed_inputs(self) -> set[str]:
+        """Inputs whose INPUT_CLOSED has been taken already."""
+        with self.space.read() as txn:
+            return {
+                item.name
+                for item in self.inputs.values()
+                if queue_of(txn, item.queue_key)[records.FLAGS] & records.SOURCE_ENDED
+                and not next_messages(self.space, [item.mailbox], 1)
+            }
+
+    @property
+    def all_closed(self) -> bool:
+        """Whether this node has inputs other than timers, and all of them have ended."""
+        return bool(self.mailboxes) and len(self.closed) == len(self.mailboxes)
+
+    def next_messages(self, limit: int) -> list[Message]:
+        return next_messages(self.space, self.mailboxes, limit) if self.mailboxes else []
+
+    def input_of(self, key: bytes) -> Input:
+        """The input that a message key belongs to."""
+        return self.inputs[key[3] << 8 | key[4]]
+
+    def commit(self, group: Sequence[Staged]) -> int:
+        """Commit as many of `group`, from its front, as there is room for, and ring who has to know."""
+        commits = self.commits
+        words = self.page.words
+        phase = words[pulse.PHASE]
+        words[pulse.PHASE] = pulse.COMMITTING
+        done = commits.commit(group, self.space.now_ns())
+        words[pulse.COMMITS] += 1 if done else 0
+        for number in commits.rings:
+            doorbell.ring(self._bells[number])
+        words[pulse.PHASE] = phase
+        return done
+
+    def set_phase(self, phase: int) -> None:
+        words = self.page.words
+        words[pulse.PHASE] = phase
+        words[pulse.SINCE_NS] = time.monotonic_ns()
+
+    def publish(self) -> None:
+        """Take the write lock once: a commit whose process was killed half way in publishing it becomes visible."""
+        self.space.begin().abort()
+
+    def poller(self, *others: int) -> select.poll:
+        """A poll object over the doorbell and other descriptors."""
+        poller = select.poll()
+        for fd in (self.bell, *others):
+            poller.register(fd, select.POLLIN)
+        return poller
+
+    def close(self) -> None:
+        self.page.words[pulse.PHASE] = pulse.ENDED
+        self.space.close()
+        for bell in {self.bell, *self._bells.values()}:
+            os.close(bell)
+        self.page.close()

@@ -1,0 +1,104 @@
+"""Dataflow + the numbers that the store gave to its parts -> what each child has to know. Floor 1, pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from noderuntime.dataflow import Dataflow, InputSpec, NodeSpec
+from noderuntime.wiring import NANOSECONDS, InputWiring, OutputWiring, ReceiverWiring, Wiring
+
+TIMER_SENDER = -1
+
+
+def store_nodes(dataflow: Dataflow) -> list[dict[str, Any]]:
+    """The nodes in the form that the store's `open` takes. A timer's source node is ""."""
+    return [
+        {
+            "id": node.id,
+            "kind": wiring_kind(node),
+            "inputs": [[spec.name, spec.node] for spec in node.inputs],
+            "outputs": list(node.outputs),
+        }
+        for node in dataflow.nodes
+    ]
+
+
+def wiring_kind(node: NodeSpec) -> str:
+    """A dynamic node is a custom node to everybody but the runtime, which does not spawn it."""
+    return "operator" if node.kind == "operator" else "node"
+
+
+def plan(dataflow: Dataflow, run: str, numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, Wiring]:
+    """The wiring of every node.
+
+    `numbers` is what the store's `open` answers, {id: {number, inputs: {name: n}, outputs: {name: n}}}.
+    It may hold more than this dataflow: the space remembers nodes of earlier versions of the file.
+    """
+    receivers: dict[tuple[str, str], list[tuple[NodeSpec, InputSpec]]] = {}
+    for node in dataflow.nodes:
+        for spec in node.inputs:
+            if not spec.is_timer:
+                receivers.setdefault((spec.node, spec.output), []).append((node, spec))
+    return {node.id: _wiring(dataflow, run, node, numbers, receivers) for node in dataflow.nodes}
+
+
+def _wiring(
+    dataflow: Dataflow,
+    run: str,
+    node: NodeSpec,
+    numbers: Mapping[str, Mapping[str, Any]],
+    receivers: Mapping[tuple[str, str], list[tuple[NodeSpec, InputSpec]]],
+) -> Wiring:
+    mine = numbers[node.id]
+    around = {node.id}
+    around.update(spec.node for spec in node.inputs if not spec.is_timer)
+    outputs = []
+    for output in node.outputs:
+        fed = receivers.get((node.id, output), [])
+        around.update(receiver.id for receiver, _ in fed)
+        outputs.append(
+            OutputWiring(
+                output,
+                mine["outputs"][output],
+                tuple(
+                    ReceiverWiring(
+                        node=numbers[receiver.id]["number"],
+                        input=numbers[receiver.id]["inputs"][spec.name],
+                        queue_size=spec.queue_size,
+                        queue_bytes=spec.queue_bytes,
+                        drop_oldest=spec.drop_oldest,
+                    )
+                    for receiver, spec in fed
+                ),
+            )
+        )
+    code = {}
+    if node.kind == "operator":
+        path = str(PurePosixPath(dataflow.folder, node.code.path)) if node.code.path else ""
+        code = {"path": path, "module": node.code.module, "name": node.code.name}
+    return Wiring(
+        run=run,
+        node=node.id,
+        number=mine["number"],
+        kind=wiring_kind(node),
+        inputs=tuple(
+            InputWiring(
+                name=spec.name,
+                number=mine["inputs"][spec.name],
+                source=spec.source,
+                sender=TIMER_SENDER if spec.is_timer else numbers[spec.node]["number"],
+                queue_size=spec.queue_size,
+                queue_bytes=spec.queue_bytes,
+                drop_oldest=spec.drop_oldest,
+                period_ns=spec.period_ns,
+                timeout_ns=round((spec.input_timeout_s or 0.0) * NANOSECONDS),
+            )
+            for spec in node.inputs
+        ),
+        outputs=tuple(outputs),
+        config=dict(node.config),
+        code=code,
+        names={numbers[neighbour]["number"]: neighbour for neighbour in sorted(around)},
+    )

@@ -1,0 +1,302 @@
+"""The store process: owns the space, and does to it all that no event does.
+
+It creates the space, gives numbers to nodes, makes claims and endings at the runtime's request, removes the reader
+slots of killed processes, purges what has expired, keeps the last reserve of memory allocated, and answers whoever has
+no LMDB at hand. It may be killed at any time: the space stays, and children go on committing.
+
+Operations (Request.operation; arguments -> result). Writing ones commit together with the record of the request, so
+one that is repeated after a kill counts once:
+
+    open       nodes, fingerprint, fresh, resume -> numbers, ended, failed
+    claim      node, cause, counts, hands, max_attempts, trace -> incarnation, state, by_reference, attempts, buried
+               | ended
+    end        node, failed, error -> {}
+    touch      -> {}                                    takes the write lock once: see below
+    figures    -> nodes, used_bytes, size_bytes, readers
+    state_ls   scope, prefix -> keys                    scope: "shared" or a node id
+    state_get  scope, key -> value, revision
+    state_set  scope, key, value -> revision
+    state_rm   scope, key -> removed
+    quit       -> {}                                    ends the process
+
+Why `touch`: LMDB can be killed between writing its meta page and publishing the transaction's id. Then no reader sees
+that commit until somebody takes the write lock; so somebody does, after every death, before neighbours are rung.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from noderuntime.channel import Router
+from noderuntime.errors import NodeRuntimeError, NotRunning, ProtocolError, StoreError, StoreFull
+from noderuntime.protocol import VERSION, Reply, Request
+from noderuntime.rundir import RunDir
+from noderuntime.space import claims, keys, records, shared
+from noderuntime.space.claims import Graph, Vertex
+from noderuntime.space.space import MARK_NEW_WORK, Space, create, scan
+
+INLINE_BYTES_MAX = 256 * 1024  # of private state in a claim's result; larger states are read in the space
+HOUSEKEEPING_S = 1.0
+RESERVE_BYTES = 4 << 20
+KEYS_LISTED_MAX = 100_000
+
+Arguments = dict[str, Any]
+Result = dict[str, Any]
+
+
+class Store:
+    """The operations on an open space. `changes` name those that write: they run in one transaction."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        with space.read() as txn:
+            self.graph: Graph = claims.load(txn)
+        self.changes: dict[str, Callable[[Any, Arguments], Result]] = {
+            "open": self.open,
+            "claim": self.claim,
+            "end": self.end,
+            "touch": self.touch,
+            "state_set": self.state_set,
+            "state_rm": self.state_rm,
+        }
+        self.queries: dict[str, Callable[[Any, Arguments], Result]] = {
+            "figures": self.figures,
+            "state_ls": self.state_ls,
+            "state_get": self.state_get,
+        }
+
+    def handle(self, request: Request) -> Reply:
+        """Carry out one request. Errors of ours become replies that name their class."""
+        try:
+            if request.version != VERSION:
+                raise ProtocolError(f"protocol version {request.version}; this store speaks {VERSION}")
+            result = self._carry_out(request)
+            return Reply(request.number, result, "", "")
+        except NodeRuntimeError as error:
+            return Reply(request.number, {}, type(error).__name__, str(error))
+        except (KeyError, TypeError, ValueError) as error:
+            text = f"{request.operation}: wrong arguments ({type(error).__name__}: {error})"
+            return Reply(request.number, {}, "ProtocolError", text)
+
+    def _carry_out(self, request: Request) -> Result:
+        query = self.queries.get(request.operation)
+        if query is not None:
+            with self.space.read() as txn:
+                return query(txn, request.arguments)
+        change = self.changes.get(request.operation)
+        if change is None:
+            known = ", ".join(sorted([*self.queries, *self.changes, "quit"]))
+            raise ProtocolError(f"unknown operation {request.operation!r}; the store knows {known}")
+        key = keys.request(request.client)
+        with self.space.write() as txn:
+            last = txn.get(key)
+            if last is not None:
+                number, result = msgpack.unpackb(last, strict_map_key=False)
+                if number == request.number:
+                    return self._complete(txn, request, result)
+                if number > request.number:
+                    raise ProtocolError(f"request {request.number} of {request.client} is older than its last, {number}")
+            result = change(txn, request.arguments)
+            txn.put(key, msgpack.packb([request.number, result]))
+            return self._complete(txn, request, result)
+
+    def _complete(self, txn: Any, request: Request, result: Result) -> Result:
+        """A claim's result with the state, which is read in the claim's own transaction and never kept with it."""
+        if request.operation != "claim" or "incarnation" not in result:
+            return result
+        state = claims.private_state(txn, self._vertex(request.arguments))
+        by_reference = sum(len(key) + len(value) for key, value in state.items()) > INLINE_BYTES_MAX
+        return {**result, "state": {} if by_reference else state, "by_reference": by_reference}
+
+    def _vertex(self, arguments: Arguments, field: str = "node") -> Vertex:
+        vertex = self.graph.get(arguments[field])
+        if vertex is None:
+            raise NotRunning(f"there is no node {arguments[field]!r} in this run", f"Its nodes: {', '.join(self.graph)}")
+        return vertex
+
+    # --- the runtime ------------------------------------------------------------------------------------------------
+
+    def open(self, txn: Any, arguments: Arguments) -> Result:
+        self.graph = graph = claims.register(txn, arguments["nodes"])
+        txn.put(keys.fact("fingerprint"), msgpack.packb(arguments["fingerprint"]))
+        if arguments["resume"]:
+            claims.reopen(txn, graph)
+        states = {vertex.id: claims.status(txn, vertex) for vertex in graph.values()}
+        numbers = {
+            vertex.id: {
+                "number": vertex.number,
+                "inputs": {name: number for name, (number, _) in vertex.inputs.items()},
+                "outputs": vertex.outputs,
+            }
+            for vertex in graph.values()
+        }
+        return {
+            "numbers": numbers,
+            "ended": [id for id, status in states.items() if status == records.ENDED],
+            "failed": [id for id, status in states.items() if status == records.FAILED],
+        }
+
+    def claim(self, txn: Any, arguments: Arguments) -> Result:
+        self.space.env.reader_check()
+        return claims.claim(
+            txn,
+            self.space,
+            self.graph,
+            self._vertex(arguments),
+            cause=arguments["cause"],
+            counts=bool(arguments["counts"]),
+            hands=[(int(i), int(s), int(n)) for i, s, n in arguments["hands"]],
+            attempts_max=int(arguments["max_attempts"]),
+            trace=arguments["trace"],
+        )
+
+    def end(self, txn: Any, arguments: Arguments) -> Result:
+        self.space.env.reader_check()
+        error = arguments["error"] if arguments["failed"] else None
+        claims.end(txn, self.space, self.graph, self._vertex(arguments), failed=error)
+        return {}
+
+    def touch(self, txn: Any, arguments: Arguments) -> Result:
+        self.space.env.reader_check()
+        return {}
+
+    def figures(self, txn: Any, arguments: Arguments) -> Result:
+        return {
+            "nodes": claims.figures(txn, self.graph),
+            "used_bytes": self.space.used_bytes(),
+            "size_bytes": self.space.size_bytes,
+            "readers": self.space.env.info()["num_readers"],
+        }
+
+    # --- state, for the command line --------------------------------------------------------------------------------
+
+    def state_ls(self, txn: Any, arguments: Arguments) -> Result:
+        prefix = arguments.get("prefix", "").encode()
+        found: list[list[Any]] = []
+        if arguments["scope"] == "shared":
+            for key, entry in shared.entries(txn, prefix, self.space.now_ns()):
+                found.append([key.decode(), len(entry.value), entry.revision])
+                if len(found) >= KEYS_LISTED_MAX:
+                    break
+            return {"keys": found}
+        own = keys.private_prefix(self._vertex(arguments, "scope").number)
+        for key, value in scan(txn, own + prefix):
+            (sequence,) = records.PRIVATE.unpack_from(value)
+            found.append([key[len(own) :].decode(), len(value) - records.PRIVATE_BYTES, sequence])
+            if len(found) >= KEYS_LISTED_MAX:
+                break
+        return {"keys": found}
+
+    def state_get(self, txn: Any, arguments: Arguments) -> Result:
+        key = keys.user_key(arguments["key"])
+        if arguments["scope"] == "shared":
+            entry = shared.read(txn, key, self.space.now_ns())
+            return {"value": entry and entry.value, "revision": entry.revision if entry else 0}
+        value = txn.get(keys.private_prefix(self._vertex(arguments, "scope").number) + key)
+        if value is None:
+            return {"value": None, "revision": 0}
+        (sequence,) = records.PRIVATE.unpack_from(value)
+        return {"value": value[records.PRIVATE_BYTES :], "revision": sequence}
+
+    def state_set(self, txn: Any, arguments: Arguments) -> Result:
+        key = keys.user_key(arguments["key"])
+        value = shared.check_value(f"the value of {arguments['key']!r}", arguments["value"])
+        sequence = self.space.base + txn.id()
+        self._refuse_when_full(txn)
+        if arguments["scope"] == "shared":
+            shared.write(txn, shared.SharedWrite(key, value), sequence, self.space.now_ns(), 0)
+        else:
+            own = keys.private_prefix(self._vertex(arguments, "scope").number)
+            txn.put(own + key, records.PRIVATE.pack(sequence) + value)
+        return {"revision": sequence}
+
+    def state_rm(self, txn: Any, arguments: Arguments) -> Result:
+        key = keys.user_key(arguments["key"])
+        if arguments["scope"] == "shared":
+            return {"removed": txn.delete(keys.shared(key))}
+        return {"removed": txn.delete(keys.private_prefix(self._vertex(arguments, "scope").number) + key)}
+
+    def _refuse_when_full(self, txn: Any) -> None:
+        if self.space.used_share(txn) > MARK_NEW_WORK:
+            raise StoreFull(self.space.size_bytes, self.space.used_bytes())
+
+    # --- housekeeping -----------------------------------------------------------------------------------------------
+
+    def housekeeping(self, purge: bool) -> None:
+        """What has to be done now and then. Never raises for want of room: there will be a next time."""
+        self.space.env.reader_check()
+        with contextlib.suppress(OSError):
+            self._reserve()
+        if purge:
+            with contextlib.suppress(StoreError), self.space.write() as txn:
+                shared.purge(txn, self.space.now_ns())
+
+    def _reserve(self) -> None:
+        """Keep some memory behind the last page allocated: in a tmpfs that others fill up, deleting needs pages too."""
+        last_page = self.space.env.info()["last_pgno"]
+        end = min((last_page + 1) * self.space.page_bytes + RESERVE_BYTES, self.space.size_bytes)
+        path = self.space.folder / "data.mdb"
+        if path.stat().st_blocks * 512 < end:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.posix_fallocate(fd, 0, end)
+            finally:
+                os.close(fd)
+
+
+def serve(store: Store, router: Router, purge_interval_s: float) -> int:
+    """Answer until `quit` comes."""
+    next_purge = time.monotonic() + purge_interval_s
+    next_housekeeping = time.monotonic()
+    while True:
+        now = time.monotonic()
+        if now >= next_housekeeping:
+            store.housekeeping(purge=now >= next_purge)
+            if now >= next_purge:
+                next_purge = now + purge_interval_s
+            next_housekeeping = now + HOUSEKEEPING_S
+        found = router.receive(max(0.0, next_housekeeping - time.monotonic()))
+        while found is not None:
+            identity, message = found
+            if isinstance(message, Request):
+                if message.operation == "quit":
+                    router.send(identity, Reply(message.number, {}, "", ""))
+                    return 0
+                router.send(identity, store.handle(message))
+            found = router.receive_nowait()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m noderuntime.store RUN_DIR --size BYTES`: create or open the space, and serve it."""
+    parser = argparse.ArgumentParser(prog="noderuntime.store")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--size", type=int, default=1_000_000_000)
+    parser.add_argument("--purge-interval", type=float, default=60.0)
+    parser.add_argument("--history", type=int, default=10_000)
+    options = parser.parse_args(argv)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    run_dir = RunDir(options.run_dir)
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    try:
+        space = create(run_dir.space, options.size, boot_id)
+    except NodeRuntimeError as error:
+        print(error, file=sys.stderr)
+        return 2
+    with Router(run_dir.store_socket) as router:
+        code = serve(Store(space), router, options.purge_interval)
+    space.close()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,771 @@
+"""Supervision: what is done when a child starts, reports, hangs, dies or has to stop. Floor 1, pure.
+
+One `Supervision` per node. Events go in, actions come out, time is an argument:
+
+    child.handle(Exited(-9, None, 0), now_s=5.0) == [Tell(...), Spawn(2), Claim(2, "SIGKILL", False, None)]
+
+Rules
+-----
+1.  A life is one process of a node. `Spawn(life)` promises that `Exited` or `SpawnFailed` of that life comes
+    back, once. Each life begins with a claim, asked for at the moment of the spawn, side by side with it.
+2.  A child is welcomed when it has said hello *and* its claim is answered, in whichever order.
+3.  From the answered claim to `Ready` it has `start_timeout`. (While the store is being respawned no claim is
+    answered; that is not the child's fault.) A node without inputs and outputs need not say hello at all.
+4.  One handler call may take `health_check_timeout`. A child that is stopped (SIGSTOP) for STOPPED_S_MAX, or
+    that holds the write lock while it is stopped, or for LOCK_S_MAX, is killed too: it would freeze all
+    others. Waiting for input or for room is not hanging.
+5.  A death is a failure unless the node had ended, or was asked to stop or to reload. `restart_policy`
+    decides: never -> FAILED; on-failure, always -> a new life. Exit 0 of a custom node is its end, except
+    under `always`.
+6.  The budget counts new lives since the last committed event: more than `max_restarts` of them within
+    `restart_window` -> FAILED. The first is immediate, then `restart_delay` doubles up to
+    `max_restart_delay`. A committed event, and a buried message, reset both. A reload costs nothing.
+7.  A death counts towards `max_attempts` of the message in hand when it is an exception, an exit, a signal
+    other than SIGKILL from outside, or our own kill of a hung handler. Nothing else does: a kill from
+    outside, being stopped, the lock, a slow start, a reload or a fence never bury a message.
+8.  A failure that says it is permanent (the file does not import, there is no such class, the program is
+    missing) fails a node that was never ready at once. Later it costs budget like any other: somebody may be
+    editing the file right now.
+9.  Stop: STOP event, `grace`, SIGTERM, TERM_S, SIGKILL, the last two to the process group. A child that is
+    not running yet cannot get the event: SIGTERM at once. A stopped node keeps its mailbox and outputs; a
+    drained one ends. Dynamic nodes are not ours: they get the event, no signal.
+10. After each death the store takes the write lock once: by the claim of the next life, by the end of the
+    node, or by `Touch`. Otherwise a last commit may stay invisible.
+
+Theory of operation
+-------------------
+`TABLE` has one row for each (state, event) that can happen: the handler, and the states it may lead to, which
+`handle` checks and diagrams are drawn from. A missing pair raises `IllegalEvent`: for what a child sent, the
+loop counts and drops it (children are not trusted); for anything else it is a bug of ours. The loop hands in
+only what belongs to the present life.
+
+    WAITING    not begun; or a dynamic node that has not connected
+    STARTING   spawned; hello or claim still missing
+    RESTORING  welcomed; restoring, not ready yet
+    RUNNING    ready
+    STOPPING   asked to stop, on the ladder
+    KILLED     we sent SIGKILL and wait for the reap; what comes then is decided already
+    BACKOFF    dead, the next life is due at `deadline_s`
+    STOPPED    asked to stop, and gone
+    ENDED      ended by itself, outputs closed
+    FAILED     failed for good, outputs closed
+
+Rejected: one more state for each half of the wait in STARTING and for each rung of the ladder. They double
+the table and decide nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from signal import SIGKILL, SIGTERM, Signals
+from typing import get_args
+
+from noderuntime.protocol import EXIT_FENCED, EXIT_RELOAD
+
+STOPPED_S_MAX = 0.5
+LOCK_S_MAX = 3.0
+TERM_S = 2.0
+NEVER = math.inf
+
+
+class State(Enum):
+    """See the head of this module."""
+
+    WAITING = "waiting"
+    STARTING = "starting"
+    RESTORING = "restoring"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    KILLED = "killed"
+    BACKOFF = "backoff"
+    STOPPED = "stopped"
+    ENDED = "ended"
+    FAILED = "failed"
+
+
+ALIVE = frozenset({State.STARTING, State.RESTORING, State.RUNNING, State.STOPPING, State.KILLED})
+DONE = frozenset({State.STOPPED, State.ENDED, State.FAILED})
+
+Hand = tuple[int, int, int]  # input number, sequence, index: a message's place in the mailbox
+
+
+class IllegalEvent(Exception):
+    """No row of the table: this event cannot happen in this state."""
+
+    def __init__(self, state: State, event: object) -> None:
+        self.state = state
+        self.event = event
+        super().__init__(f"{type(event).__name__} cannot happen while {state.value}")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the dataflow file says about one node. `kind`: operator | node | dynamic. 0 restarts: no limit."""
+
+    kind: str = "operator"
+    restart_policy: str = "on-failure"
+    max_restarts: int = 5
+    restart_window_s: float = 60.0
+    restart_delay_s: float = 0.1
+    max_restart_delay_s: float = 30.0
+    start_timeout_s: float = 30.0
+    health_check_timeout_s: float | None = None
+    has_ports: bool = True  # any input or output
+
+
+@dataclass(slots=True)
+class Budget:
+    """Restarts without progress: how many are left, and how long to wait. A function of (spent, now,
+    window)."""
+
+    max_restarts: int
+    window_s: float
+    delay_s: float
+    max_delay_s: float
+    spent_s: list[float] = field(default_factory=list)
+    streak: int = 0
+
+    def spend(self, now_s: float) -> float | None:
+        """The seconds to wait before the next life; None when the budget is used up."""
+        if self.max_restarts:
+            self.spent_s = [at_s for at_s in self.spent_s if now_s - at_s < self.window_s]
+            if len(self.spent_s) >= self.max_restarts:
+                return None
+            self.spent_s.append(now_s)
+        self.streak += 1
+        if self.streak == 1:
+            return 0.0
+        # a float doubles about a thousand times, a crash loop goes on for longer
+        return min(self.delay_s * 2.0 ** min(self.streak - 2, 60), self.max_delay_s)
+
+    def reset(self) -> None:
+        """Progress was made."""
+        self.spent_s.clear()
+        self.streak = 0
+
+
+# ---- events
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The run begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The child of this life connected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The store answered the claim of this life. `buried`: the message in hand became a dead letter."""
+
+    buried: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRefused:
+    """The store answered: this node has ended; its last life committed its end before it died."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The child has restored and handles events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The child sent `failed`, and will exit."""
+
+    where: str
+    error: str
+    trace: str = ""
+    permanent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SaidBye:
+    """The child ends on purpose. `ended`: the node is done, else it only stopped."""
+
+    ended: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The child was reaped. `status`: exit code, or minus the signal; None when nobody can know (dynamic
+    nodes).
+
+    `hand`: the message that this life had in hand, from its pulse; `commits`: events committed in this life.
+    """
+
+    status: int | None
+    hand: Hand | None = None
+    commits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnFailed:
+    """There is no process. `permanent`: the program is missing or not executable."""
+
+    error: str
+    permanent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What the loop sees of a live child, some times a second.
+
+    `commits` in this life; `handling_s`: for how long the present handler call has been running (0 = none);
+    `lock_s`: for how long it has held the write lock (0 = it does not).
+    """
+
+    commits: int = 0
+    handling_s: float = 0.0
+    stopped: bool = False
+    lock_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """`deadline_s` has come (earlier is harmless)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop in order; `drain`: and end, so that receivers get INPUT_CLOSED and finish what is queued."""
+
+    grace_s: float
+    drain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Stop at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """Take over new code between two events."""
+
+
+Event = (
+    Start | Hello | Claimed | ClaimRefused | Ready | Reported | SaidBye | Exited | SpawnFailed | Vitals | Tick
+    | Stop | Abort | Reload
+)  # fmt: skip
+EVENTS: tuple[type, ...] = get_args(Event)
+
+
+# ---- actions
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Make a process for this life."""
+
+    life: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Ask the store for a new incarnation. `cause`: why the last life ended ("" for the first)."""
+
+    life: int
+    cause: str = ""
+    counts: bool = False
+    hand: Hand | None = None
+    error: str = ""
+    trace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Send `welcome` and the claimed state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Tell the child that it may not take part."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendStop:
+    """Send the STOP event."""
+
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SendReload:
+    """Send `reload`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Signal the process group. When the process is not known yet: as soon as it is."""
+
+    number: Signals
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Ask the store to close the node's mailbox and outputs."""
+
+    failed: bool
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """Ask the store to take the write lock once (rule 10)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """A line for the person who watches."""
+
+    text: str
+
+
+Action = Spawn | Claim | Welcome | Refuse | SendStop | SendReload | Signal | End | Touch | Tell
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """Why a life ended. `counts`: towards max_attempts. `free`: asked for, costs no budget."""
+
+    cause: str
+    counts: bool
+    hand: Hand | None = None
+    error: str = ""
+    trace: str = ""
+    free: bool = False
+    permanent: bool = False
+
+
+@dataclass(slots=True)
+class Supervision:
+    """The supervision of one node: its state, and what it remembers. Only `handle` changes it."""
+
+    node: str
+    policy: Policy
+    state: State = State.WAITING
+    life: int = 0  # spawns (dynamic: connections) so far
+    restarts: int = 0  # lives after the first, whatever the reason
+    reason: str = ""  # why it is where it is, for people; "" = nothing to say
+    deadline_s: float = NEVER  # when `Tick` is due
+    since_s: float = 0.0  # of this state
+
+    budget: Budget = field(init=False)
+    was_ready: bool = field(init=False, default=False)
+    _greeted: bool = field(init=False, default=False)
+    _claimed: bool = field(init=False, default=False)
+    _report: Reported | None = field(init=False, default=None)
+    _bye: SaidBye | None = field(init=False, default=None)
+    _our_kill: Death | None = field(init=False, default=None)  # why we killed this life
+    _leave: State | None = field(init=False, default=None)  # STOPPED or ENDED: no life follows this one
+    _death: Death | None = field(init=False, default=None)  # of the last life, for the next claim
+    _commits: int = field(init=False, default=0)
+    _stopped_since_s: float = field(init=False, default=NEVER)
+    _terminated: bool = field(init=False, default=False)  # SIGTERM was sent
+
+    def __post_init__(self) -> None:
+        policy = self.policy
+        self.budget = Budget(
+            policy.max_restarts, policy.restart_window_s, policy.restart_delay_s, policy.max_restart_delay_s
+        )
+
+    def handle(self, event: Event, now_s: float) -> list[Action]:
+        """Take an event, change state, and say what has to be done, in order.
+
+        Raises IllegalEvent, having changed nothing, when the table has no row for it.
+        """
+        row = TABLE.get((self.state, type(event)))
+        if row is None:
+            raise IllegalEvent(self.state, event)
+        before = self.state
+        actions = row.handler(self, event, now_s)
+        if self.state not in row.to:
+            raise AssertionError(f"{before.value} + {event}: {self.state.value} is not in the table")
+        if self.state is not before:
+            self.since_s = now_s
+        return actions
+
+    # ---- a life begins
+
+    def _begin(self, now_s: float) -> list[Action]:
+        self.life += 1
+        self.restarts = self.life - 1
+        self.state = State.STARTING
+        self.deadline_s = NEVER
+        self._greeted = self._claimed = self._terminated = False
+        self._report = self._bye = self._our_kill = self._leave = None
+        self._commits = 0
+        self._stopped_since_s = NEVER
+        death, self._death = self._death, None
+        claim = (
+            Claim(self.life, death.cause, death.counts, death.hand, death.error, death.trace)
+            if death
+            else Claim(self.life)
+        )
+        return [claim] if self.policy.kind == "dynamic" else [Spawn(self.life), claim]
+
+    def _on_start(self, event: Event, now_s: float) -> list[Action]:
+        return [] if self.policy.kind == "dynamic" else self._begin(now_s)
+
+    def _on_dynamic_hello(self, event: Event, now_s: float) -> list[Action]:
+        if self.policy.kind != "dynamic":
+            raise IllegalEvent(self.state, event)
+        actions = self._begin(now_s)
+        self._greeted = True
+        return actions
+
+    def _on_hello(self, event: Event, now_s: float) -> list[Action]:
+        if self._greeted:
+            raise IllegalEvent(self.state, event)
+        self._greeted = True
+        return self._welcome_if_due()
+
+    def _on_claimed(self, event: Event, now_s: float) -> list[Action]:
+        assert isinstance(event, Claimed)
+        if event.buried:
+            self.budget.reset()
+        self._claimed = True
+        if self.policy.kind != "dynamic":
+            self.deadline_s = now_s + self.policy.start_timeout_s
+        actions = self._welcome_if_due()
+        if self.policy.kind == "node" and not self.policy.has_ports:
+            self._become_ready()
+        return actions
+
+    def _welcome_if_due(self) -> list[Action]:
+        if not (self._greeted and self._claimed):
+            return []
+        if self.state is State.STARTING:
+            self.state = State.RESTORING
+        return [Welcome()]
+
+    def _on_ready(self, event: Event, now_s: float) -> list[Action]:
+        self._become_ready()
+        return []
+
+    def _become_ready(self) -> None:
+        self.state = State.RUNNING
+        self.deadline_s = NEVER
+        self.was_ready = True
+        self.reason = ""
+
+    def _on_claim_refused(self, event: Event, now_s: float) -> list[Action]:
+        self._leave = State.ENDED
+        refusal = Refuse("this node has ended")
+        if self.policy.kind == "dynamic":  # not ours to kill
+            return [refusal, *self._leave_now(State.ENDED)]
+        return [refusal, *self._kill(Death("it had ended", False))]
+
+    # ---- a life goes on
+
+    def _on_report(self, event: Event, now_s: float) -> list[Action]:
+        assert isinstance(event, Reported)
+        self._report = event
+        return []
+
+    def _on_bye(self, event: Event, now_s: float) -> list[Action]:
+        assert isinstance(event, SaidBye)
+        self._bye = event
+        return []
+
+    def _on_vitals(self, event: Event, now_s: float) -> list[Action]:
+        assert isinstance(event, Vitals)
+        self._note_commits(event.commits)
+        limit_s = self.policy.health_check_timeout_s
+        if not event.stopped:
+            self._stopped_since_s = NEVER
+        elif self._stopped_since_s == NEVER:
+            self._stopped_since_s = now_s
+        if event.stopped and event.lock_s > 0:
+            return self._kill(Death("was stopped while it held the write lock", False))
+        if event.lock_s > LOCK_S_MAX:
+            return self._kill(Death(f"held the write lock for more than {LOCK_S_MAX:g} s", False))
+        if now_s - self._stopped_since_s >= STOPPED_S_MAX:
+            return self._kill(Death("was stopped (SIGSTOP)", False))
+        if limit_s is not None and event.handling_s > limit_s and self.state is State.RUNNING:
+            return self._kill(Death(f"hung: one handler call took longer than {limit_s:g} s", True))
+        return []
+
+    def _note_commits(self, commits: int) -> None:
+        if commits > self._commits:
+            self._commits = commits
+            self.budget.reset()
+
+    def _on_start_tick(self, event: Event, now_s: float) -> list[Action]:
+        if now_s < self.deadline_s:
+            return []
+        missing = "it never said hello" if not self._greeted else "it was not ready"
+        return self._kill(Death(f"start timeout: {missing} within {self.policy.start_timeout_s:g} s", False))
+
+    def _on_reload(self, event: Event, now_s: float) -> list[Action]:
+        if self.policy.kind != "operator":
+            raise IllegalEvent(self.state, event)
+        return [SendReload()]
+
+    def _kill(self, why: Death) -> list[Action]:
+        self._our_kill = why
+        self.state = State.KILLED
+        self.deadline_s = NEVER
+        tell = [] if self._leave else [Tell(f"{self.node} {why.cause}: killing it")]
+        return [*tell, Signal(SIGKILL)]
+
+    # ---- a life is asked to end
+
+    def _on_stop(self, event: Event, now_s: float) -> list[Action]:
+        assert isinstance(event, Stop)
+        self._leave = State.ENDED if event.drain else State.STOPPED
+        running = self.state is State.RUNNING and self._greeted
+        self.state = State.STOPPING
+        if running:
+            self.deadline_s = now_s + event.grace_s
+            return [SendStop(event.grace_s)]
+        return self._terminate(now_s)
+
+    def _on_stop_tick(self, event: Event, now_s: float) -> list[Action]:
+        if now_s < self.deadline_s:
+            return []
+        if not self._terminated:
+            return self._terminate(now_s)
+        return self._kill(Death("did not stop in time", False))
+
+    def _terminate(self, now_s: float) -> list[Action]:
+        if self.policy.kind == "dynamic":
+            self.reason = "it did not stop in time"
+            return self._leave_now(self._leave or State.STOPPED)
+        self._terminated = True
+        self.deadline_s = now_s + TERM_S
+        return [Signal(SIGTERM)]
+
+    def _on_abort(self, event: Event, now_s: float) -> list[Action]:
+        self._leave = self._leave or State.STOPPED
+        if self.policy.kind == "dynamic":
+            return self._leave_now(self._leave)
+        return self._kill(Death("was stopped at once", False))
+
+    def _on_stop_while_killed(self, event: Event, now_s: float) -> list[Action]:
+        drain = isinstance(event, Stop) and event.drain
+        self._leave = self._leave or (State.ENDED if drain else State.STOPPED)
+        return []
+
+    def _on_stop_without_process(self, event: Event, now_s: float) -> list[Action]:
+        drain = isinstance(event, Stop) and event.drain
+        return self._leave_now(State.ENDED if drain else State.STOPPED)
+
+    def _leave_now(self, state: State) -> list[Action]:
+        self.state = state
+        self.deadline_s = NEVER
+        return [End(failed=False)] if state is State.ENDED else [Touch()]
+
+    # ---- a life has ended
+
+    def _on_exit(self, event: Event, now_s: float) -> list[Action]:
+        assert isinstance(event, Exited)
+        self._note_commits(event.commits)
+        bye = self._bye
+        if self._leave is not None:
+            said = bye is not None and bye.ended
+            if self._our_kill is not None and self._leave is State.STOPPED and not said:
+                self.reason = self._our_kill.cause
+            return self._leave_now(State.ENDED if said else self._leave)
+        if self._has_ended(event):
+            self.reason = bye.reason if bye is not None else ""
+            return self._leave_now(State.ENDED)
+        return self._after(self._death_of(event), now_s)
+
+    def _has_ended(self, event: Exited) -> bool:
+        bye = self._bye
+        if self.policy.kind == "node":
+            if event.status != 0 or self._our_kill is not None:
+                return False
+            closed = bye is not None and bye.reason == "ALL_INPUTS_CLOSED"
+            return closed or self.policy.restart_policy != "always"
+        return bye is not None and bye.ended
+
+    def _death_of(self, event: Exited) -> Death:
+        hand, report, status = event.hand, self._report, event.status
+        if self._our_kill is not None:
+            return Death(self._our_kill.cause, self._our_kill.counts, hand, self._our_kill.cause)
+        if report is not None:
+            text = f"{report.where}: {report.error}"
+            return Death(text, True, hand, report.error, report.trace, permanent=report.permanent)
+        if status is None:
+            return Death("it is gone", False, hand)
+        if status == EXIT_RELOAD:
+            return Death("reloaded", False, hand, free=True)
+        if status == EXIT_FENCED:
+            return Death("it was fenced", False, hand)
+        if status < 0:
+            name = _signal_name(-status)
+            return Death(name, -status != SIGKILL, hand, name)
+        if status == 0:
+            # a custom node under `always` did nothing wrong; an operator must not leave without a word
+            wrong = self.policy.kind == "operator" and self._bye is None
+            return Death("exit code 0", wrong, hand, "exit code 0")
+        return Death(f"exit code {status}", True, hand, f"exit code {status}")
+
+    def _on_spawn_failed(self, event: Event, now_s: float) -> list[Action]:
+        assert isinstance(event, SpawnFailed)
+        if self._leave is not None:
+            return self._leave_now(self._leave)
+        return self._after(Death(event.error, False, None, event.error, permanent=event.permanent), now_s)
+
+    def _after(self, death: Death, now_s: float) -> list[Action]:
+        """A life ended that should not have: what now?"""
+        self.reason = death.cause
+        if self.policy.kind == "dynamic":
+            self._death = death
+            self.state = State.WAITING
+            self.deadline_s = NEVER
+            return [Touch(), Tell(f"{self.node} is gone; waiting for it to connect again")]
+        if death.free:
+            self._death = death
+            return [Tell(f"{self.node} {death.cause}"), *self._begin(now_s)]
+        if self.policy.restart_policy == "never" or (death.permanent and not self.was_ready):
+            return self._fail(death.cause)
+        wait_s = self.budget.spend(now_s)
+        if wait_s is None:
+            times = self.budget.streak + 1
+            return self._fail(f"failed {times} times without progress; the last cause: {death.cause}")
+        self._death = death
+        if wait_s == 0:
+            return [Tell(f"{self.node} died ({death.cause}): restarting it"), *self._begin(now_s)]
+        self.state = State.BACKOFF
+        self.deadline_s = now_s + wait_s
+        return [Touch(), Tell(f"{self.node} died ({death.cause}): restarting it in {wait_s:g} s")]
+
+    def _fail(self, reason: str) -> list[Action]:
+        self.state = State.FAILED
+        self.deadline_s = NEVER
+        self.reason = reason
+        return [End(failed=True, error=reason), Tell(f"{self.node} failed for good: {reason}")]
+
+    def _on_backoff_tick(self, event: Event, now_s: float) -> list[Action]:
+        return [] if now_s < self.deadline_s else self._begin(now_s)
+
+    def _on_backoff_reload(self, event: Event, now_s: float) -> list[Action]:
+        self.budget.reset()
+        return self._begin(now_s)
+
+    def _on_late_claim(self, event: Event, now_s: float) -> list[Action]:
+        # of a life that is over already, or about to be; a buried message is progress all the same
+        assert isinstance(event, Claimed)
+        if event.buried:
+            self.budget.reset()
+        return []
+
+    def _on_late_refusal(self, event: Event, now_s: float) -> list[Action]:
+        self._leave = State.ENDED
+        return [Refuse("this node has ended")]
+
+    def _on_backoff_refused(self, event: Event, now_s: float) -> list[Action]:
+        return self._leave_now(State.ENDED)
+
+    # ---- nothing to do
+
+    def _on_late_hello(self, event: Event, now_s: float) -> list[Action]:
+        return [Refuse("the run is stopping")]
+
+    def _on_nothing(self, event: Event, now_s: float) -> list[Action]:
+        return []
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the table."""
+
+    handler: Callable[[Supervision, Event, float], list[Action]]
+    to: frozenset[State]
+
+
+def _table() -> dict[tuple[State, type], Row]:
+    s, m = State, Supervision
+    next_life = (s.STARTING, s.BACKOFF, s.FAILED, s.WAITING)
+    table: dict[tuple[State, type], Row] = {}
+
+    def row(
+        state: State, event: type, handler: Callable[[Supervision, Event, float], list[Action]], *to: State
+    ) -> None:
+        table[state, event] = Row(handler, frozenset(to))
+
+    row(s.WAITING, Start, m._on_start, s.WAITING, s.STARTING)
+    row(s.WAITING, Hello, m._on_dynamic_hello, s.STARTING)
+    row(s.WAITING, Tick, m._on_nothing, s.WAITING)
+    row(s.WAITING, Stop, m._on_stop_without_process, s.STOPPED, s.ENDED)
+    row(s.WAITING, Abort, m._on_stop_without_process, s.STOPPED)
+
+    row(s.STARTING, Hello, m._on_hello, s.STARTING, s.RESTORING)
+    row(s.STARTING, Claimed, m._on_claimed, s.STARTING, s.RESTORING, s.RUNNING)
+    row(s.STARTING, ClaimRefused, m._on_claim_refused, s.KILLED, s.ENDED)
+    row(s.STARTING, SpawnFailed, m._on_spawn_failed, *next_life)
+    row(s.RESTORING, Ready, m._on_ready, s.RUNNING)
+    row(s.RUNNING, Hello, m._on_hello, s.RUNNING)  # of a node without inputs and outputs, which need not
+    row(s.RUNNING, Ready, m._on_nothing, s.RUNNING)
+    row(s.RUNNING, SaidBye, m._on_bye, s.RUNNING)
+    row(s.RUNNING, Tick, m._on_nothing, s.RUNNING)
+    row(s.RUNNING, Reload, m._on_reload, s.RUNNING)
+    for state in (s.STARTING, s.RESTORING):
+        row(state, Tick, m._on_start_tick, state, s.KILLED)
+    for state in (s.STARTING, s.RESTORING, s.RUNNING):
+        row(state, Reported, m._on_report, state)
+        row(state, Vitals, m._on_vitals, state, s.KILLED)
+        row(state, Exited, m._on_exit, s.ENDED, *next_life)
+        early = () if state is s.RUNNING else (s.STOPPED, s.ENDED)  # a dynamic node that is not ready is left
+        row(state, Stop, m._on_stop, s.STOPPING, *early)
+        row(state, Abort, m._on_abort, s.KILLED, s.STOPPED)
+
+    row(s.STOPPING, Tick, m._on_stop_tick, s.STOPPING, s.KILLED, s.STOPPED, s.ENDED)
+    row(s.STOPPING, Vitals, m._on_vitals, s.STOPPING, s.KILLED)
+    row(s.STOPPING, Hello, m._on_late_hello, s.STOPPING)
+    row(s.STOPPING, Reported, m._on_report, s.STOPPING)
+    row(s.STOPPING, SaidBye, m._on_bye, s.STOPPING)
+    row(s.STOPPING, Abort, m._on_abort, s.KILLED, s.STOPPED, s.ENDED)
+    row(s.STOPPING, Stop, m._on_nothing, s.STOPPING)
+    row(s.KILLED, SaidBye, m._on_bye, s.KILLED)
+    row(s.KILLED, Reported, m._on_nothing, s.KILLED)
+    row(s.KILLED, Vitals, m._on_nothing, s.KILLED)
+    row(s.KILLED, Tick, m._on_nothing, s.KILLED)
+    row(s.KILLED, Hello, m._on_late_hello, s.KILLED)
+    row(s.KILLED, Stop, m._on_stop_while_killed, s.KILLED)
+    row(s.KILLED, Abort, m._on_stop_while_killed, s.KILLED)
+    for state in (s.STOPPING, s.KILLED):
+        row(state, Ready, m._on_nothing, state)
+        row(state, Claimed, m._on_late_claim, state)
+        row(state, ClaimRefused, m._on_late_refusal, state)
+    row(s.STOPPING, Exited, m._on_exit, s.STOPPED, s.ENDED)
+    row(s.STOPPING, SpawnFailed, m._on_spawn_failed, s.STOPPED, s.ENDED)
+    row(s.KILLED, Exited, m._on_exit, s.STOPPED, s.ENDED, *next_life)
+    row(s.KILLED, SpawnFailed, m._on_spawn_failed, s.STOPPED, s.ENDED, *next_life)
+
+    row(s.BACKOFF, Tick, m._on_backoff_tick, s.BACKOFF, s.STARTING)
+    row(s.BACKOFF, Reload, m._on_backoff_reload, s.STARTING)
+    row(s.BACKOFF, Claimed, m._on_late_claim, s.BACKOFF)
+    row(s.BACKOFF, ClaimRefused, m._on_backoff_refused, s.ENDED)
+    row(s.BACKOFF, Stop, m._on_stop_without_process, s.STOPPED, s.ENDED)
+    row(s.BACKOFF, Abort, m._on_stop_without_process, s.STOPPED)
+
+    for state in DONE:
+        for event in (Tick, Stop, Abort, Claimed, ClaimRefused):
+            row(state, event, m._on_nothing, state)
+    return table
+
+
+TABLE = _table()

@@ -1,0 +1,431 @@
+"""`Harness`: an operator in pytest, without processes, with the semantics of a run. Floor 4.
+
+    h = Harness(RunningSum, outputs=["sum"])
+    h.send("n", 3)
+    h.crash()
+    h.send("n", 4)
+    assert h.outputs("sum") == [3, 7]
+
+What an event stages is visible to its own reads, is committed when the handler returns, and is discarded when
+it raises. Values are encoded and decoded as on their way between two nodes. Time stands still until
+`advance`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from noderuntime import values
+from noderuntime.errors import KeyTooLong, NodeRuntimeError, OperatorError, UnknownOutput, ValueTooLarge
+from noderuntime.events import Event, input_event, notice, tick_event
+from noderuntime.operator import (
+    POSITION_KEY,
+    Idle,
+    Source,
+    Status,
+    make,
+    own_state,
+    position_of,
+    status_of,
+    turn,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from noderuntime.merges import Merge
+
+KEY_BYTES_MAX: Final = 508
+VALUE_BYTES_MAX: Final = 1_000_000
+PRODUCE_CALLS_MAX: Final = 100_000
+
+_START = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One committed message, as its receivers get it."""
+
+    output: str
+    value: Any
+    metadata: dict[str, Any]
+    uid: str
+
+
+class SharedKVS(MutableMapping[str, bytes]):
+    """The shared KVS of one or several Harnesses: `h.kvs["limit"] = b"5"`; `Harness(Other, kvs=h.kvs)`."""
+
+    def __init__(self, given: Mapping[str, bytes] | None = None) -> None:
+        self.now = _START
+        self._entries: dict[str, tuple[bytes, dt.datetime | None]] = {}
+        self.update(given or {})
+
+    def __getitem__(self, key: str) -> bytes:
+        value, expiry = self._entries[key]
+        if expiry is not None and expiry <= self.now:
+            raise KeyError(key)
+        return value
+
+    def __setitem__(self, key: str, value: bytes) -> None:
+        self.write(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        del self._entries[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key, (_, expiry) in self._entries.items() if expiry is None or expiry > self.now)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"SharedKVS({dict(self)!r})"
+
+    def write(self, key: str, value: bytes, ttl_s: float | None = None) -> None:
+        """Set `key`, for `ttl_s` seconds of the Harness's time if given. Raises as a real write does."""
+        expiry = None if ttl_s is None else self.now + dt.timedelta(seconds=ttl_s)
+        self._entries[_checked_key(key)] = (_checked_value(key, value), expiry)
+
+    def delete(self, key: str) -> None:
+        """Delete `key`, if it is there."""
+        self._entries.pop(key, None)
+
+    def merge(self, key: str, merge: Merge) -> None:
+        """Combine `key` with `merge`; a time to live goes on."""
+        value, expiry = (self[key], self._entries[key][1]) if key in self else (None, None)
+        self._entries[_checked_key(key)] = (_checked_value(key, merge.apply(value)), expiry)
+
+
+def _checked_key(key: object) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"a key is a str, not {type(key).__name__}")
+    size = len(key.encode())
+    if size > KEY_BYTES_MAX:
+        raise KeyTooLong(key, size, KEY_BYTES_MAX)
+    return key
+
+
+def _checked_value(key: str, value: object) -> bytes:
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise TypeError(f"the value of key {key[:40]!r} must be bytes, not {type(value).__name__}")
+    copied = bytes(value)
+    if len(copied) > VALUE_BYTES_MAX:
+        raise ValueTooLarge(f"the value of key {key[:40]!r}", len(copied), VALUE_BYTES_MAX)
+    return copied
+
+
+@dataclass(slots=True)
+class _Staged:
+    """What one event wants to change."""
+
+    messages: list[tuple[str, Any, dict[str, Any]]] = field(default_factory=list)
+    private: dict[str, bytes | None] = field(default_factory=dict)
+    shared: dict[str, list[Callable[[SharedKVS], None]]] = field(default_factory=dict)
+
+
+class HarnessContext:
+    """The `ctx` of a Harness."""
+
+    def __init__(self, harness: Harness, incarnation: int) -> None:
+        self.node_id = harness.node_id
+        self.config = harness.config
+        self.incarnation = incarnation
+        self.is_restart = incarnation > 1
+        self.log = logging.getLogger(f"noderuntime.{harness.node_id}")
+        self._harness = harness
+        self._staged: _Staged | None = None  # None: no event in hand, nothing may be staged
+
+    @property
+    def kvs(self) -> SharedKVS:
+        return self._harness.kvs
+
+    def begin(self) -> _Staged:
+        """From here on what is called belongs to one event."""
+        self._staged = _Staged()
+        return self._staged
+
+    def end(self) -> None:
+        self._staged = None
+
+    def _staging(self, call: str) -> _Staged:
+        if self._staged is None:
+            raise NodeRuntimeError(f"{call}: only with an event in hand, not in __init__ or restore_state")
+        return self._staged
+
+    def __call__(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
+        self.send_output(output, value, metadata)
+
+    def send_output(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
+        staged = self._staging("send_output")
+        known = self._harness.declared
+        if known is not None and output not in known:
+            raise UnknownOutput(self.node_id, output, known)
+        travelled = values.decode(*values.encode(value))
+        staged.messages.append((output, travelled, values.unpack(values.pack(dict(metadata or {})))))
+
+    def allocate(self, shape: int | tuple[int, ...], dtype: str | np.dtype[Any] = "uint8") -> NDArray[Any]:
+        import numpy
+
+        return numpy.zeros(shape, dtype)
+
+    def save_state(self, key: str, value: bytes) -> None:
+        self._staging("save_state").private[_checked_key(key)] = _checked_value(key, value)
+
+    def delete_state(self, key: str) -> None:
+        self._staging("delete_state").private[_checked_key(key)] = None
+
+    def load_state(self, key: str, default: bytes | None = None) -> bytes | None:
+        staged = self._staged_private()
+        value = staged[key] if key in staged else self._harness.state.get(key)
+        return default if value is None else value
+
+    def state(self) -> dict[str, bytes]:
+        merged = {**self._harness.state, **self._staged_private()}
+        return {key: value for key, value in merged.items() if value is not None}
+
+    def _staged_private(self) -> dict[str, bytes | None]:
+        return self._staged.private if self._staged else {}
+
+    def kvs_write(self, key: str, value: bytes, ttl: float | None = None) -> None:
+        key, value = _checked_key(key), _checked_value(key, value)
+        self._stage_shared("kvs_write", key, lambda kvs: kvs.write(key, value, ttl))
+
+    def kvs_read(self, key: str, default: bytes | None = None) -> bytes | None:
+        return self._preview(key).get(key, default)
+
+    def kvs_delete(self, key: str) -> None:
+        self._stage_shared("kvs_delete", _checked_key(key), lambda kvs: kvs.delete(key))
+
+    def kvs_merge(self, key: str, merge: Merge) -> None:
+        if not hasattr(merge, "apply"):
+            raise TypeError(f"kvs_merge: {merge!r:.80} is no merge; use one of noderuntime.merges")
+        self._preview(_checked_key(key)).merge(key, merge)  # raises now what the commit would raise
+        self._stage_shared("kvs_merge", key, lambda kvs: kvs.merge(key, merge))
+
+    def _stage_shared(self, call: str, key: str, step: Callable[[SharedKVS], None]) -> None:
+        self._staging(call).shared.setdefault(key, []).append(step)
+
+    def _preview(self, key: str) -> SharedKVS:
+        """A KVS of this one key as it would be after the commit."""
+        shared = self._harness.kvs
+        preview = SharedKVS({key: shared[key]} if key in shared else None)
+        for step in self._staged.shared.get(key, []) if self._staged else []:
+            step(preview)
+        return preview
+
+
+class Harness:
+    """Runs one operator, or Source, event by event.
+
+    - `operator`: its class, or whatever makes one without arguments or with `ctx`.
+    - `config`: what `config:` holds in the dataflow file.
+    - `outputs`: the declared outputs; sending to another raises UnknownOutput. None: all are allowed.
+    - `kvs`: the shared KVS, a dict of bytes or another Harness's `kvs`.
+    - `state`: the private state that an earlier run has left.
+
+    An exception of a handler comes out of the call that delivered the event; nothing of that event is
+    committed, and the operator is dead, as its process would be. `redeliver()` is what a run does next: a new
+    life handles the same event. Any other call starts a new life, too, and leaves that event behind.
+    """
+
+    def __init__(
+        self,
+        operator: Callable[..., Any],
+        *,
+        config: Mapping[str, Any] | None = None,
+        outputs: Iterable[str] | None = None,
+        kvs: Mapping[str, bytes] | None = None,
+        state: Mapping[str, bytes] | None = None,
+        node_id: str = "operator",
+    ) -> None:
+        if not callable(operator):
+            raise TypeError(f"Harness({operator!r:.80}): give its class: each life makes a new one")
+        self.node_id = node_id
+        self.config: Mapping[str, Any] = dict(config or {})
+        self.declared = None if outputs is None else list(outputs)
+        self.kvs = kvs if isinstance(kvs, SharedKVS) else SharedKVS(kvs)
+        self.state: dict[str, bytes] = dict(state or {})
+        self.sent: list[Sent] = []
+        self.ended = False
+        self._factory = operator
+        self._incarnation = 0
+        self._numbers: dict[str, int] = {}
+        self._in_hand: tuple[Callable[[int], Event], int] | None = None  # set while an event is not committed
+        self._start()
+
+    # -- what the world does --
+
+    def send(
+        self, input: str, value: Any, metadata: Mapping[str, Any] | None = None, *, crashes: int = 0
+    ) -> Status:
+        """A message arrives at `input`. The first `crashes` lives die between handler and commit."""
+        source = f"test/{input}"
+        number = self._next(source)
+        carried = values.encode(value)
+        packed = values.pack(dict(metadata or {}))
+        sent_ns = _nanoseconds(self.now)
+
+        def event(attempt: int) -> Event:
+            return input_event(
+                input, values.decode(*carried), values.unpack(packed), source, sent_ns, number, attempt
+            )
+
+        return self._deliver(event, crashes)
+
+    def tick(self, input: str = "tick") -> Status:
+        """A timer input is due now."""
+        due_ns = _nanoseconds(self.now)
+        return self._deliver(lambda attempt: tick_event(input, "timer", due_ns, attempt))
+
+    def close_input(self, id: str) -> Status:
+        """The last message of `id` has been handled."""
+        return self.notice("INPUT_CLOSED", id)
+
+    def notice(self, type: str, id: str, error: str | None = None) -> Status:
+        """INPUT_CLOSED, INPUT_RECOVERED, STOP; with an error: NODE_RESTARTED, NODE_FAILED."""
+        return self._deliver(lambda attempt: notice(type, id, error))
+
+    def stop(self, id: str = "MANUAL") -> Status:
+        """The run stops (MANUAL), or all inputs have ended (ALL_INPUTS_CLOSED). The operator ends."""
+        status = self.notice("STOP", id)
+        self.ended = True
+        return status
+
+    def crash(self) -> None:
+        """The process is killed between two events; a new life restores the committed state."""
+        self._in_hand = None
+        self._start()
+
+    def redeliver(self) -> Status:
+        """After a handler raised: a new life gets the same event, its `attempt` one higher."""
+        if self._in_hand is None:
+            raise RuntimeError("redeliver(): the last event was committed, so nothing would come again")
+        event, attempt = self._in_hand
+        return self._deliver(event, attempt=attempt + 1)
+
+    def produce(self, *, crashes: int = 0) -> Any:
+        """One call of a Source's `produce`, committed. Returns what it returned."""
+        if self.ended:
+            return Source.END
+        for _ in range(crashes):
+            self._transact(self._produce_once, commit=False)
+            self._start()
+        returned = self._transact(self._produce_once)
+        self.ended = returned is Source.END
+        return returned
+
+    def produce_all(self) -> None:
+        """`produce` until it says END or IDLE."""
+        for _ in range(PRODUCE_CALLS_MAX):
+            returned = self.produce()
+            if returned is Source.END or isinstance(returned, Idle):
+                return
+        raise RuntimeError(f"produce was called {PRODUCE_CALLS_MAX} times and has not come to an end")
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass: for timestamps, ticks and the time to live of shared keys."""
+        self.kvs.now += dt.timedelta(seconds=seconds)
+
+    # -- what can be seen --
+
+    @property
+    def now(self) -> dt.datetime:
+        """The time of the Harness, shared with all that share its `kvs`."""
+        return self.kvs.now
+
+    @property
+    def incarnation(self) -> int:
+        return self._incarnation
+
+    @property
+    def position(self) -> Any:
+        """A Source's committed position; None at first."""
+        return position_of(self.state)
+
+    def outputs(self, name: str) -> list[Any]:
+        """The committed values of one output, oldest first."""
+        if self.declared is not None and name not in self.declared:
+            raise UnknownOutput(self.node_id, name, self.declared)
+        return [sent.value for sent in self.sent if sent.output == name]
+
+    # -- a life, and a transaction --
+
+    def _start(self) -> None:
+        self._incarnation += 1
+        self._alive = True
+        self._ctx = HarnessContext(self, self._incarnation)
+        self._operator = make(self._factory, self._ctx)
+        state = own_state(self.state)
+        if state and hasattr(self._operator, "restore_state"):
+            self._operator.restore_state(state)
+
+    def _deliver(self, event: Callable[[int], Event], crashes: int = 0, attempt: int = 1) -> Status:
+        if self.ended:  # as in a run: what comes after the end is discarded
+            return Status.STOP
+        last = attempt + crashes
+        for doomed in range(attempt, last):
+            self._transact(partial(self._handle, event(doomed)), commit=False)
+            self._start()
+        self._in_hand = event, last
+        status: Status = self._transact(partial(self._handle, event(last)))
+        self._in_hand = None
+        self.ended = status is not Status.CONTINUE
+        return status
+
+    def _handle(self, event: Event) -> Status:
+        returned = self._operator.on_event(event, self._ctx)
+        try:
+            return status_of(returned)
+        except TypeError as error:
+            raise OperatorError("on_event", str(error)) from None
+
+    def _produce_once(self) -> Any:
+        returned = self._operator.produce(self.position, self._ctx)
+        try:
+            position = turn(returned).position
+        except TypeError as error:
+            raise OperatorError("produce", str(error)) from None
+        if position is not None:
+            self._ctx.save_state(POSITION_KEY, position)
+        return returned
+
+    def _transact(self, handler: Callable[[], Any], commit: bool = True) -> Any:
+        if not self._alive:
+            self._start()
+        staged = self._ctx.begin()
+        self._alive = False  # unless the handler returns
+        try:
+            result = handler()
+        finally:
+            self._ctx.end()
+        self._alive = True
+        if commit:
+            self._commit(staged)
+        return result
+
+    def _commit(self, staged: _Staged) -> None:
+        for key, value in staged.private.items():
+            if value is None:
+                self.state.pop(key, None)
+            else:
+                self.state[key] = value
+        for steps in staged.shared.values():
+            for step in steps:
+                step(self.kvs)
+        for output, sent, metadata in staged.messages:
+            uid = f"{self.node_id}/{output}#{self._next(output)}"
+            self.sent.append(Sent(output, sent, metadata, uid))
+
+    def _next(self, counted: str) -> int:
+        self._numbers[counted] = self._numbers.get(counted, 0) + 1
+        return self._numbers[counted]
+
+
+def _nanoseconds(moment: dt.datetime) -> int:
+    return (moment - dt.datetime.fromtimestamp(0, dt.UTC)) // dt.timedelta(microseconds=1) * 1000

@@ -1,0 +1,84 @@
+"""Loading users' code, and showing users' errors without our frames around them. Floor 3."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from noderuntime.errors import OperatorError
+
+_OURS = str(Path(__file__).parent)
+_USERS = (str(Path(_OURS) / "operators"), str(Path(_OURS) / "dataflows"))
+
+
+def load(path: str, module: str, name: str) -> Any:
+    """The class or function `name` of the file `path`, or of the importable `module`.
+
+    The file's folder is put on sys.path. Raises OperatorError with the user's part of the traceback.
+    """
+    try:
+        loaded = _load_file(Path(path)) if path else importlib.import_module(module)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise OperatorError("import", describe(error), user_trace(error)) from None
+    found = getattr(loaded, name, None)
+    where = path or module
+    if found is None:
+        classes = [n for n, value in vars(loaded).items() if callable(value) and not n.startswith("_")]
+        known = ", ".join(classes[:10]) or "nothing that could be one"
+        raise OperatorError("import", f"{where} has no {name!r}; it has: {known}. Write it as {where}:NAME in the dataflow file")
+    if not callable(found):
+        raise OperatorError("import", f"{name!r} in {where} is {type(found).__name__}, not a class with on_event")
+    return found
+
+
+def _load_file(path: Path) -> ModuleType:
+    folder = str(path.parent.resolve())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    # under its own name when that is free, so that dataclasses, logging and tracebacks look as anywhere else
+    name = path.stem
+    if name in sys.modules or name in sys.stdlib_module_names:
+        name = f"noderuntime_operator_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file; its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def describe(error: BaseException) -> str:
+    """One line: the error's class and text."""
+    lines = traceback.format_exception_only(error)
+    return lines[-1].strip().replace("\n", " ")
+
+
+def user_trace(error: BaseException) -> str:
+    """The traceback without our own frames and those of the import machinery; causes are trimmed as well."""
+    trace = traceback.TracebackException.from_exception(error)
+    _trim(trace)
+    return "".join(trace.format()).rstrip("\n")
+
+
+def _trim(trace: traceback.TracebackException) -> None:
+    users = [frame for frame in trace.stack if not _is_ours(frame.filename)]
+    trace.stack = traceback.StackSummary.from_list(users)
+    for chained in (trace.__cause__, trace.__context__):
+        if chained is not None:
+            _trim(chained)
+
+
+def _is_ours(filename: str) -> bool:
+    if filename.startswith("<frozen importlib"):
+        return True
+    return filename.startswith(_OURS) and not filename.startswith(_USERS)

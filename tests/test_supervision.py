@@ -1,0 +1,672 @@
+"""supervision.py: every state x every event, then the rules one by one."""
+
+from __future__ import annotations
+
+import random
+from signal import SIGKILL, SIGTERM
+
+import pytest
+
+from noderuntime.protocol import EXIT_FENCED, EXIT_RELOAD
+from noderuntime.supervision import (
+    ALIVE,
+    DONE,
+    EVENTS,
+    LOCK_S_MAX,
+    NEVER,
+    STOPPED_S_MAX,
+    TABLE,
+    TERM_S,
+    Abort,
+    Action,
+    Budget,
+    Claim,
+    Claimed,
+    ClaimRefused,
+    End,
+    Event,
+    Exited,
+    Hello,
+    IllegalEvent,
+    Policy,
+    Ready,
+    Refuse,
+    Reload,
+    Reported,
+    SaidBye,
+    SendReload,
+    SendStop,
+    Signal,
+    Spawn,
+    SpawnFailed,
+    Start,
+    State,
+    Stop,
+    Supervision,
+    Tell,
+    Tick,
+    Touch,
+    Vitals,
+    Welcome,
+)
+
+HAND = (1, 77, 0)
+KILLED_OUTSIDE = Exited(-9, HAND, 0)
+CRASH = Exited(1, HAND, 0)
+
+ANY_BUT_START_AND_RELOAD = (
+    "Hello Claimed ClaimRefused Ready Reported SaidBye Exited SpawnFailed Vitals Tick Stop Abort"
+)
+LEGAL: dict[State, str] = {
+    State.WAITING: "Start Hello Tick Stop Abort",
+    State.STARTING: "Hello Claimed ClaimRefused Reported Exited SpawnFailed Vitals Tick Stop Abort",
+    State.RESTORING: "Ready Reported Exited Vitals Tick Stop Abort",
+    State.RUNNING: "Hello Ready Reported SaidBye Exited Vitals Tick Stop Abort Reload",
+    State.STOPPING: ANY_BUT_START_AND_RELOAD,
+    State.KILLED: ANY_BUT_START_AND_RELOAD,
+    State.BACKOFF: "Claimed ClaimRefused Tick Stop Abort Reload",
+    State.STOPPED: "Claimed ClaimRefused Tick Stop Abort",
+    State.ENDED: "Claimed ClaimRefused Tick Stop Abort",
+    State.FAILED: "Claimed ClaimRefused Tick Stop Abort",
+}
+
+SAMPLES: dict[type, list[Event]] = {
+    Start: [Start()],
+    Hello: [Hello()],
+    Claimed: [Claimed(), Claimed(buried=True)],
+    ClaimRefused: [ClaimRefused()],
+    Ready: [Ready()],
+    Reported: [Reported("on_event", "ValueError: x", "trace"), Reported("import", "no file", "", True)],
+    SaidBye: [SaidBye(True), SaidBye(False), SaidBye(True, "ALL_INPUTS_CLOSED")],
+    Exited: [
+        Exited(0), Exited(1), Exited(-9, HAND, 3), Exited(-11), Exited(None), Exited(EXIT_RELOAD),
+        Exited(EXIT_FENCED), Exited(-99),
+    ],
+    SpawnFailed: [SpawnFailed("no room"), SpawnFailed("no such file", True)],
+    Vitals: [
+        Vitals(), Vitals(5), Vitals(0, 99.0), Vitals(0, 0.0, True), Vitals(0, 0.0, True, 0.1),
+        Vitals(0, 0.0, False, 99.0),
+    ],
+    Tick: [Tick()],
+    Stop: [Stop(5.0), Stop(5.0, drain=True)],
+    Abort: [Abort()],
+    Reload: [Reload()],
+}  # fmt: skip
+
+POLICIES = [
+    Policy(),
+    Policy("operator", "always", health_check_timeout_s=1.0),
+    Policy("operator", "never"),
+    Policy("node", "never"),
+    Policy("node", "on-failure", max_restarts=1),
+    Policy("node", "always", has_ports=False),
+    Policy("dynamic", "never"),
+]
+
+
+def path_to(state: State, kind: str = "operator") -> list[Event]:
+    """Events that lead an operator (a dynamic node) from its creation to `state`."""
+    begin: list[Event] = [Hello()] if kind == "dynamic" else [Start(), Hello()]
+    running: list[Event] = [*begin, Claimed(), Ready()]
+    return {
+        State.WAITING: [],
+        State.STARTING: begin,
+        State.RESTORING: [*begin, Claimed()],
+        State.RUNNING: running,
+        State.STOPPING: [*running, Stop(5.0)],
+        State.KILLED: [*running, Abort()],
+        State.BACKOFF: [*running, CRASH, CRASH],
+        State.STOPPED: [Stop(5.0)],
+        State.ENDED: [*running, SaidBye(True), Exited(0)],
+        State.FAILED: [*begin, Claimed(), Reported("import", "no such class", "", True), CRASH],
+    }[state]
+
+
+def led(state: State, policy: Policy | None = None) -> Supervision:
+    child = Supervision("a", policy or Policy())
+    for event in path_to(state, child.policy.kind):
+        child.handle(event, 0.0)
+    assert child.state is state
+    return child
+
+
+def running(policy: Policy | None = None, now_s: float = 0.0) -> Supervision:
+    child = Supervision("a", policy or Policy())
+    again(child, now_s)
+    return child
+
+
+def again(child: Supervision, now_s: float = 0.0) -> None:
+    """From the spawn (or the start) to ready."""
+    if child.state is State.WAITING:
+        child.handle(Hello() if child.policy.kind == "dynamic" else Start(), now_s)
+    if child.state is State.BACKOFF:
+        child.handle(Tick(), child.deadline_s)
+    if child.policy.kind != "dynamic":
+        child.handle(Hello(), now_s)
+    child.handle(Claimed(), now_s)
+    child.handle(Ready(), now_s)
+    assert child.state is State.RUNNING
+
+
+def only(actions: list[Action], kind: type) -> Action:
+    found = [action for action in actions if isinstance(action, kind)]
+    assert len(found) == 1, actions
+    return found[0]
+
+
+def has(actions: list[Action], kind: type) -> bool:
+    return any(isinstance(action, kind) for action in actions)
+
+
+# ---- the table
+
+
+def test_the_table_has_the_rows_that_can_happen_and_no_others() -> None:
+    names = {event.__name__: event for event in EVENTS}
+    legal = {(state, names[name]) for state, text in LEGAL.items() for name in text.split()}
+    assert set(TABLE) == legal
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.__name__)
+def test_every_event_in_every_state_is_handled_or_raises_without_effect(state: State, kind: type) -> None:
+    for event in SAMPLES[kind]:
+        child = led(state)
+        before = repr(child)
+        if (state, kind) in TABLE:
+            try:
+                child.handle(event, 1.0)
+            except IllegalEvent:
+                assert repr(child) == before
+                # what the row is there for: a dynamic node, a node without ports
+                assert (state, kind) in {(State.WAITING, Hello), (State.RUNNING, Hello)} or (
+                    state is State.STARTING and kind is Hello
+                )
+            else:
+                assert child.state in TABLE[state, kind].to
+        else:
+            with pytest.raises(IllegalEvent, match=f"{kind.__name__} cannot happen while {state.value}"):
+                child.handle(event, 1.0)
+            assert repr(child) == before
+
+
+def test_every_state_in_the_table_can_be_reached_from_every_row_that_names_it() -> None:
+    """No row promises a state that no policy and no sample leads to."""
+    seen: dict[tuple[State, type], set[State]] = {pair: set() for pair in TABLE}
+    chance = random.Random(1)
+    for _ in range(100_000):
+        if all(seen[pair] == row.to for pair, row in TABLE.items()):
+            break
+        child = Supervision("a", chance.choice(POLICIES))
+        now_s = 0.0
+        for _ in range(25):
+            now_s += chance.choice((0.0, 0.1, 1.0, 40.0))
+            possible = [kind for state, kind in TABLE if state is child.state and kind is not Abort]
+            event = chance.choice(SAMPLES[Abort if chance.random() < 0.05 else chance.choice(possible)])
+            before = child.state
+            try:
+                child.handle(event, now_s)
+            except IllegalEvent:
+                continue
+            seen[before, type(event)].add(child.state)
+    for (state, kind), row in TABLE.items():
+        assert seen[state, kind] == row.to, f"{state.value} + {kind.__name__}"
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_any_sequence_of_events_keeps_the_promises_between_machine_and_loop(seed: int) -> None:
+    """One process at a time; each life claimed once; each death followed by a claim, an end or a touch."""
+    chance = random.Random(seed)
+    child = Supervision("a", POLICIES[seed % len(POLICIES)])
+    dynamic = child.policy.kind == "dynamic"
+    process = False
+    claims: list[int] = []
+    now_s = 0.0
+    for _ in range(60):
+        now_s += chance.choice((0.0, 0.05, 0.5, 3.0))
+        event = chance.choice(SAMPLES[chance.choice(EVENTS)])
+        before, life = child.state, child.life
+        try:
+            actions = child.handle(event, now_s)
+        except IllegalEvent:
+            continue
+        if isinstance(event, Exited | SpawnFailed):
+            assert before in ALIVE
+            process = False
+            settled = [a for a in actions if isinstance(a, Claim | End | Touch)]
+            assert len(settled) == 1, actions
+        for action in actions:
+            if isinstance(action, Spawn):
+                assert not process
+                assert action.life == life + 1
+                process = True
+            elif isinstance(action, Claim):
+                assert action.life == child.life
+                claims.append(action.life)
+                process = True
+            elif isinstance(action, Signal | Welcome | SendStop | SendReload):
+                assert process
+        if dynamic and child.state not in ALIVE:
+            process = False
+        if before in DONE:
+            assert child.state is before
+            assert not has(actions, Spawn)
+        assert (child.state in ALIVE) == process
+        assert (child.deadline_s < NEVER) <= (child.state not in DONE)
+    assert claims == list(range(1, len(claims) + 1))
+
+
+# ---- lives
+
+
+def test_a_life_is_spawned_and_claimed_side_by_side_then_welcomed_then_ready() -> None:
+    child = Supervision("a", Policy())
+    assert child.handle(Start(), 0.0) == [Spawn(1), Claim(1)]
+    assert child.handle(Hello(), 0.1) == []
+    assert child.handle(Claimed(), 0.2) == [Welcome()]
+    assert child.state is State.RESTORING
+    assert child.handle(Ready(), 0.3) == []
+    assert child.state is State.RUNNING
+    assert child.since_s == 0.3
+
+
+def test_the_claim_may_be_answered_before_the_child_says_hello() -> None:
+    child = Supervision("a", Policy())
+    child.handle(Start(), 0.0)
+    assert child.handle(Claimed(), 0.0) == []
+    assert child.handle(Hello(), 0.0) == [Welcome()]
+
+
+def test_a_second_hello_of_the_same_life_is_illegal() -> None:
+    child = led(State.STARTING)
+    with pytest.raises(IllegalEvent):
+        child.handle(Hello(), 0.0)
+
+
+def test_an_operator_killed_from_outside_is_restarted_at_once_and_its_message_is_not_blamed() -> None:
+    child = running()
+    actions = child.handle(KILLED_OUTSIDE, 5.0)
+    assert actions[1:] == [Spawn(2), Claim(2, "SIGKILL", False, HAND, "SIGKILL")]
+    assert actions[0] == Tell("a died (SIGKILL): restarting it")
+    assert child.state is State.STARTING
+    assert child.restarts == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "event", "cause", "counts"),
+    [
+        ([], Exited(1, HAND), "exit code 1", True),
+        ([], Exited(0, HAND), "exit code 0", True),
+        ([], Exited(-11, HAND), "SIGSEGV", True),
+        ([], Exited(-15, HAND), "SIGTERM", True),
+        ([], Exited(-9, HAND), "SIGKILL", False),
+        ([], Exited(-99, HAND), "signal 99", True),
+        ([], Exited(EXIT_FENCED, HAND), "it was fenced", False),
+        ([], Exited(EXIT_RELOAD, HAND), "reloaded", False),
+        ([Reported("on_event", "ValueError: x", "t")], Exited(1, HAND), "on_event: ValueError: x", True),
+        ([Vitals(0, 2.5)], Exited(-9, HAND), "hung: one handler call took longer than 2 s", True),
+        ([Vitals(0, 0.0, True, 0.1)], Exited(-9, HAND), "was stopped while it held the write lock", False),
+        ([Vitals(0, 0.0, False, 4.0)], Exited(-9, HAND), "held the write lock for more than 3 s", False),
+    ],
+)
+def test_which_deaths_count_towards_max_attempts(
+    before: list[Event], event: Event, cause: str, counts: bool
+) -> None:
+    child = running(Policy(health_check_timeout_s=2.0))
+    for earlier in before:
+        child.handle(earlier, 1.0)
+    claim = only(child.handle(event, 1.0), Claim)
+    assert isinstance(claim, Claim)
+    assert (claim.cause, claim.counts, claim.hand) == (cause, counts, HAND)
+
+
+def test_the_error_and_the_trace_of_a_crash_reach_the_claim() -> None:
+    child = running()
+    child.handle(Reported("on_event", "ValueError: x", "the trace"), 0.0)
+    claim = only(child.handle(CRASH, 0.0), Claim)
+    assert isinstance(claim, Claim)
+    assert (claim.error, claim.trace) == ("ValueError: x", "the trace")
+
+
+def test_a_death_is_claimed_once_even_when_the_next_life_dies_before_it_began() -> None:
+    child = running()
+    first = only(child.handle(CRASH, 0.0), Claim)
+    assert isinstance(first, Claim) and first.hand == HAND
+    child.handle(Exited(-9, None, 0), 0.0)
+    second = only(child.handle(Tick(), 1.0), Claim)
+    assert isinstance(second, Claim) and second.hand is None
+
+
+def test_a_node_whose_end_was_committed_before_it_died_ends_instead_of_living_again() -> None:
+    child = running()
+    child.handle(KILLED_OUTSIDE, 0.0)
+    actions = child.handle(ClaimRefused(), 0.0)
+    assert actions == [Refuse("this node has ended"), Signal(SIGKILL)]
+    assert child.handle(Exited(-9), 0.0) == [End(failed=False)]
+    assert child.state is State.ENDED
+
+
+def test_a_reload_begins_a_new_life_without_costing_budget() -> None:
+    child = running(Policy(max_restarts=1))
+    for life in range(2, 9):
+        assert child.handle(Reload(), 0.0) == [SendReload()]
+        assert only(child.handle(Exited(EXIT_RELOAD), 0.0), Spawn) == Spawn(life)
+        again(child)
+    assert child.budget.streak == 0
+
+
+def test_only_operators_can_be_reloaded() -> None:
+    with pytest.raises(IllegalEvent):
+        running(Policy("node")).handle(Reload(), 0.0)
+
+
+def test_a_reload_during_back_off_tries_at_once() -> None:
+    child = led(State.BACKOFF)
+    assert has(child.handle(Reload(), 0.0), Spawn)
+
+
+# ---- ends
+
+
+def test_an_operator_that_said_bye_has_ended() -> None:
+    child = running(Policy(restart_policy="always"))
+    child.handle(SaidBye(True, "STOP"), 1.0)
+    assert child.handle(Exited(0), 1.0) == [End(failed=False)]
+    assert (child.state, child.reason) == (State.ENDED, "STOP")
+
+
+def test_a_custom_node_that_exits_0_has_ended_with_or_without_a_word() -> None:
+    for words in ([], [SaidBye(False)]):
+        child = running(Policy("node", "on-failure"))
+        for word in words:
+            child.handle(word, 0.0)
+        assert child.handle(Exited(0), 0.0) == [End(failed=False)]
+        assert child.state is State.ENDED
+
+
+def test_a_custom_node_under_always_lives_again_unless_all_its_inputs_have_ended() -> None:
+    child = running(Policy("node", "always"))
+    claim = only(child.handle(Exited(0, HAND), 0.0), Claim)
+    assert isinstance(claim, Claim) and not claim.counts
+    again(child)
+    child.handle(SaidBye(True, "ALL_INPUTS_CLOSED"), 0.0)
+    child.handle(Exited(0), 0.0)
+    assert child.state is State.ENDED
+
+
+def test_a_custom_node_that_fails_is_not_restarted_by_default() -> None:
+    child = running(Policy("node", "never"))
+    actions = child.handle(Exited(3), 0.0)
+    assert actions[0] == End(failed=True, error="exit code 3")
+    assert (child.state, child.reason) == (State.FAILED, "exit code 3")
+
+
+def test_a_node_without_inputs_and_outputs_need_not_say_hello_but_may() -> None:
+    child = Supervision("a", Policy("node", "never", has_ports=False))
+    child.handle(Start(), 0.0)
+    child.handle(Claimed(), 0.0)
+    assert child.state is State.RUNNING
+    assert child.handle(Hello(), 50.0) == [Welcome()]
+    assert child.handle(Ready(), 50.0) == []
+    assert child.handle(Tick(), 99.0) == []
+
+
+def test_a_permanent_failure_fails_a_node_that_was_never_ready_at_once() -> None:
+    child = led(State.RESTORING)
+    child.handle(Reported("import", "no such file", "", True), 0.0)
+    assert has(child.handle(Exited(1), 0.0), End)
+    assert (child.state, child.reason) == (State.FAILED, "import: no such file")
+
+
+def test_a_permanent_failure_later_costs_budget_because_somebody_may_be_editing() -> None:
+    child = running()
+    child.handle(KILLED_OUTSIDE, 0.0)
+    child.handle(Reported("import", "SyntaxError", "", True), 0.0)
+    child.handle(Exited(1), 0.0)
+    assert child.state is State.BACKOFF
+
+
+def test_a_program_that_is_missing_fails_its_node_at_once() -> None:
+    child = Supervision("a", Policy("node", "always"))
+    child.handle(Start(), 0.0)
+    actions = child.handle(SpawnFailed("a: no such file: /x", True), 0.0)
+    assert actions[0] == End(failed=True, error="a: no such file: /x")
+
+
+# ---- budget and back-off
+
+
+def test_the_budget_is_a_function_of_restarts_now_and_window() -> None:
+    budget = Budget(3, 60.0, 0.1, 0.15)
+    assert [budget.spend(0.0), budget.spend(1.0), budget.spend(2.0)] == [0.0, 0.1, 0.15]
+    assert budget.spend(3.0) is None
+    assert budget.spend(60.5) == 0.15, "the first has left the window"
+    budget.reset()
+    assert budget.spend(61.0) == 0.0
+
+
+def test_a_budget_without_limit_waits_ever_longer_and_keeps_nothing() -> None:
+    budget = Budget(0, 60.0, 0.1, 30.0)
+    waits = [budget.spend(0.0) for _ in range(5000)]
+    assert waits[:5] == [0.0, 0.1, 0.2, 0.4, 0.8]
+    assert waits[-1] == 30.0
+    assert budget.spent_s == []
+
+
+def test_a_crash_loop_backs_off_and_then_fails_for_good() -> None:
+    child = running()
+    waits = []
+    while child.state is not State.FAILED:
+        child.handle(Reported("on_event", "ValueError: x"), 0.0)
+        actions = child.handle(CRASH, 10.0)
+        if child.state is State.BACKOFF:
+            assert actions[0] == Touch()
+            waits.append(round(child.deadline_s - 10.0, 3))
+            assert child.handle(Tick(), child.deadline_s - 0.01) == []
+        if child.state is not State.FAILED:
+            again(child, 10.0)
+    assert waits == [0.1, 0.2, 0.4, 0.8]
+    assert child.restarts == 5
+    assert child.reason == "failed 6 times without progress; the last cause: on_event: ValueError: x"
+    assert only(actions, End) == End(failed=True, error=child.reason)
+
+
+def test_a_death_during_back_off_is_claimed_by_the_life_that_follows() -> None:
+    child = led(State.BACKOFF)
+    claim = only(child.handle(Tick(), child.deadline_s), Claim)
+    assert claim == Claim(3, "exit code 1", True, HAND, "exit code 1")
+
+
+@pytest.mark.parametrize("how", ["seen while alive", "seen in the pulse of the dead", "buried"])
+def test_progress_resets_budget_and_back_off(how: str) -> None:
+    child = running()
+    for _ in range(50):
+        if how == "seen while alive":
+            child.handle(Vitals(commits=1), 0.0)
+        commits = 1 if how == "seen in the pulse of the dead" else 0
+        child.handle(Exited(1, HAND, commits), 0.0)
+        if child.state is State.BACKOFF:
+            child.handle(Tick(), child.deadline_s)
+        child.handle(Hello(), 0.0)
+        child.handle(Claimed(buried=how == "buried"), 0.0)
+        child.handle(Ready(), 0.0)
+        assert child.state is State.RUNNING
+    assert child.budget.streak <= 1
+
+
+def test_kills_while_idle_cost_budget_too() -> None:
+    child = running()
+    while child.state is not State.FAILED:
+        child.handle(KILLED_OUTSIDE, 0.0)
+        if child.state is not State.FAILED:
+            again(child)
+    assert child.restarts == 5
+
+
+def test_a_fence_costs_budget_so_that_it_cannot_go_on_for_ever() -> None:
+    child = running()
+    child.handle(Exited(EXIT_FENCED), 0.0)
+    assert child.budget.streak == 1
+
+
+# ---- hangs
+
+
+def test_a_child_that_is_not_ready_in_time_is_killed_and_the_reason_says_what_was_missing() -> None:
+    silent: list[Event] = [Start(), Claimed()]
+    for events, missing in ((silent, "never said hello"), (path_to(State.RESTORING), "not ready")):
+        child = Supervision("a", Policy(start_timeout_s=3.0))
+        for event in events:
+            child.handle(event, 1.0)
+        assert child.deadline_s == 4.0
+        assert child.handle(Tick(), 3.9) == []
+        actions = child.handle(Tick(), 4.0)
+        assert actions[-1] == Signal(SIGKILL)
+        child.handle(Exited(-9), 4.0)
+        assert missing in child.reason
+
+
+def test_a_slow_store_is_not_the_fault_of_the_child() -> None:
+    child = Supervision("a", Policy(start_timeout_s=3.0))
+    child.handle(Start(), 0.0)
+    child.handle(Hello(), 0.0)
+    assert child.handle(Tick(), 1000.0) == []
+    child.handle(Claimed(), 1000.0)
+    assert child.deadline_s == 1003.0
+
+
+def test_a_handler_without_a_health_check_timeout_may_take_for_ever() -> None:
+    assert running().handle(Vitals(0, 1e9), 0.0) == []
+
+
+def test_a_stopped_child_is_killed_after_a_moment_unless_it_goes_on_in_time() -> None:
+    child = running()
+    assert child.handle(Vitals(stopped=True), 0.0) == []
+    assert child.handle(Vitals(), STOPPED_S_MAX) == []
+    assert child.handle(Vitals(stopped=True), 10.0) == []
+    assert child.handle(Vitals(stopped=True), 10.0 + STOPPED_S_MAX)[-1] == Signal(SIGKILL)
+
+
+def test_who_holds_the_write_lock_for_a_moment_is_left_alone() -> None:
+    assert running().handle(Vitals(lock_s=LOCK_S_MAX), 0.0) == []
+
+
+def test_what_arrives_after_our_kill_changes_nothing() -> None:
+    child = led(State.KILLED)
+    for event in (Hello(), Claimed(), Ready(), Vitals(0, 99.0), Tick(), Reported("import", "x"), Abort()):
+        child.handle(event, 0.0)
+        assert child.state is State.KILLED
+
+
+# ---- stop
+
+
+def test_the_stop_ladder() -> None:
+    child = running()
+    assert child.handle(Stop(5.0), 10.0) == [SendStop(5.0)]
+    assert child.handle(Stop(5.0), 11.0) == [], "asked twice"
+    assert child.handle(Tick(), 14.9) == []
+    assert child.handle(Tick(), 15.0) == [Signal(SIGTERM)]
+    assert child.handle(Tick(), 15.0 + TERM_S) == [Signal(SIGKILL)]
+    assert child.handle(Exited(-9), 17.0) == [Touch()]
+    assert (child.state, child.reason) == (State.STOPPED, "did not stop in time")
+
+
+def test_an_operator_that_stops_keeps_its_outputs_open_for_a_resume() -> None:
+    child = running()
+    child.handle(Stop(5.0), 0.0)
+    child.handle(SaidBye(False), 0.0)
+    assert child.handle(Exited(0), 0.0) == [Touch()]
+    assert (child.state, child.reason) == (State.STOPPED, "")
+
+
+def test_an_operator_that_ends_while_it_is_being_stopped_has_ended() -> None:
+    child = running()
+    child.handle(Stop(5.0), 0.0)
+    child.handle(SaidBye(True), 0.0)
+    assert child.handle(Exited(0), 0.0) == [End(failed=False)]
+    assert child.state is State.ENDED
+
+
+def test_a_crash_while_stopping_is_no_failure_of_the_run() -> None:
+    child = led(State.STOPPING)
+    child.handle(Exited(1, HAND), 0.0)
+    assert child.state is State.STOPPED
+
+
+def test_a_child_that_is_not_running_yet_gets_sigterm_at_once() -> None:
+    for state in (State.STARTING, State.RESTORING):
+        assert led(state).handle(Stop(5.0), 0.0) == [Signal(SIGTERM)]
+    silent = Supervision("a", Policy("node", has_ports=False))
+    silent.handle(Start(), 0.0)
+    silent.handle(Claimed(), 0.0)
+    assert silent.handle(Stop(5.0), 0.0) == [Signal(SIGTERM)], "nobody there to read the event"
+
+
+def test_a_late_hello_of_a_stopping_child_is_refused() -> None:
+    child = Supervision("a", Policy())
+    child.handle(Start(), 0.0)
+    child.handle(Stop(5.0), 0.0)
+    assert child.handle(Hello(), 0.0) == [Refuse("the run is stopping")]
+
+
+def test_draining_a_node_ends_it() -> None:
+    child = running()
+    child.handle(Stop(5.0, drain=True), 0.0)
+    child.handle(SaidBye(False), 0.0)
+    assert child.handle(Exited(0), 0.0) == [End(failed=False)]
+    assert child.state is State.ENDED
+
+
+def test_the_second_signal_kills_at_once() -> None:
+    for state in (State.STARTING, State.RESTORING, State.RUNNING, State.STOPPING):
+        child = led(state)
+        assert child.handle(Abort(), 0.0) == [Signal(SIGKILL)]
+        child.handle(Exited(-9), 0.0)
+        assert child.state is State.STOPPED
+
+
+def test_a_node_that_waits_for_its_next_life_stops_without_one() -> None:
+    for event in (Stop(5.0), Abort()):
+        child = led(State.BACKOFF)
+        child.handle(event, 0.0)
+        assert child.state is State.STOPPED
+
+
+# ---- dynamic nodes
+
+
+def test_a_dynamic_node_is_never_spawned_and_its_hello_makes_the_claim() -> None:
+    child = Supervision("a", Policy("dynamic", "never"))
+    assert child.handle(Start(), 0.0) == []
+    assert child.handle(Hello(), 0.0) == [Claim(1)]
+    assert child.handle(Claimed(), 0.0) == [Welcome()]
+    child.handle(Ready(), 0.0)
+    assert child.deadline_s == NEVER
+
+
+def test_a_dynamic_node_that_is_gone_is_waited_for_whatever_its_policy() -> None:
+    child = running(Policy("dynamic", "never"))
+    actions = child.handle(Exited(None, HAND), 0.0)
+    assert actions[0] == Touch()
+    assert child.state is State.WAITING
+    assert child.handle(Hello(), 0.0) == [Claim(2, "it is gone", False, HAND)]
+
+
+def test_a_dynamic_node_that_said_it_is_done_has_ended() -> None:
+    child = running(Policy("dynamic", "never"))
+    child.handle(SaidBye(True), 0.0)
+    assert child.handle(Exited(None), 0.0) == [End(failed=False)]
+
+
+def test_a_dynamic_node_gets_the_stop_event_and_no_signal() -> None:
+    child = running(Policy("dynamic", "never"))
+    assert child.handle(Stop(5.0), 0.0) == [SendStop(5.0)]
+    assert child.handle(Tick(), 5.0) == [Touch()]
+    assert (child.state, child.reason) == (State.STOPPED, "it did not stop in time")
+
+
+def test_only_a_dynamic_node_may_come_uninvited() -> None:
+    with pytest.raises(IllegalEvent):
+        led(State.WAITING).handle(Hello(), 0.0)
