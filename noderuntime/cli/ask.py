@@ -45,8 +45,9 @@ def ask_runtime(
 class StoreClient:
     """Requests to the store process of a run, each repeated until it is answered.
 
-    The store may be killed and respawned at any time; it keeps the number of each client's last request, so that a
-    repeated one counts once. `lost` is asked between repetitions: a text, when waiting any longer is vain.
+    The store may be killed and respawned at any time; it keeps the number of each client's last request, so
+    that a repeated one counts once. `lost` is asked between repetitions: a text, when waiting any longer is
+    vain.
     """
 
     def __init__(

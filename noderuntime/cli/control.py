@@ -26,7 +26,10 @@ def ps(options: Namespace) -> int:
     if options.json:
         output.result_json([_json_run(run) for run in runs])
     elif runs:
-        rows = [(run.name, run.state, run.pid if run.running else "-", _age(run, now), run.file) for run in runs]
+        rows = [
+            (run.name, run.state, run.pid if run.running else "-", _ago(now - run.started), run.file)
+            for run in runs
+        ]
         output.result_table(("NAME", "STATE", "PID", "STARTED", "FILE"), rows)
     else:
         interrupted = 0 if options.all else len(known_runs())
@@ -109,7 +112,8 @@ def _ask(run: KnownRun, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _processes(run: KnownRun) -> list[int]:
-    """Descriptors that become readable when the run's own processes have ended. They are ours: the lock is held."""
+    """Descriptors that become readable when the run's own processes have ended. They are ours: the lock is
+    held."""
     found = []
     for pid in (run.pid, run.guard):
         try:
@@ -131,8 +135,8 @@ def _wait(run: KnownRun, processes: list[int]) -> None:
             output.tell(f"waiting for {run.name} to stop ...")
 
 
-def _age(run: KnownRun, now: float) -> str:
-    return f"{duration(now - run.started)} ago"
+def _ago(seconds: float) -> str:
+    return f"{duration(seconds)} ago"
 
 
 def _json_run(run: KnownRun) -> dict[str, Any]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import heapq
 import json
+import logging
+import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from noderuntime.cli import output
 from noderuntime.cli.choose import LoggedRun, choose_logs
-from noderuntime.cli.output import CommandError
+from noderuntime.cli.console import Prefixes, log_text
+from noderuntime.cli.text import harmless, is_frame
+from noderuntime.observer import LogRecord
 
 POLL_S = 0.1
 READ_BYTES = 1 << 20
@@ -24,18 +28,21 @@ def logs(options: Namespace) -> int:
     """Carry out `logs`."""
     run, node = choose_logs(options.run, options.node)
     tail = Tail(run.log_dir, node)
-    show = _show_json if options.json else _Pretty(run)
+    show: Callable[[Record], None] = output.result_json if options.json else _Pretty(run)
     while True:
-        ended = not (options.follow and run.is_running())  # looked at before reading: nothing is written after it
+        # looked at before reading: once it has ended, nothing more is written
+        ended = not (options.follow and run.is_running())
         for record in tail.records():
             show(record)
+        sys.stdout.flush()
         if ended:
             return output.OK
         time.sleep(POLL_S)
 
 
 class Tail:
-    """The records of one run, or of one of its nodes, in the order of their times; again: those that are new."""
+    """The records of one run, or of one of its nodes, in the order of their times; again: those that are
+    new."""
 
     def __init__(self, folder: Path, node: str = "") -> None:
         self._folder = folder
@@ -86,13 +93,33 @@ def _time(record: Record) -> float:
     return at if isinstance(at, int | float) else 0.0
 
 
-def _show_json(record: Record) -> None:
-    output.result_json(record)
-
-
 class _Pretty:
+    """Records as the console of the run shows them; frames, which are pictures and no lines, are left out."""
+
     def __init__(self, run: LoggedRun) -> None:
-        self._run = run
+        self._prefixes = Prefixes(run.nodes())
+        self._coloured = output.wants_colour(sys.stdout)
+        self._terminal = sys.stdout.isatty()
 
     def __call__(self, record: Record) -> None:
-        output.result(str(record))
+        text, node = record["text"], str(record.get("node", ""))
+        if is_frame(text):
+            return
+        if record.get("stream") == "log":
+            text = log_text(_log_record(record, node), self._coloured)
+        prefix = self._prefixes.of(node, self._coloured)
+        for line in text.split("\n"):
+            output.result(prefix + (harmless(line) if self._terminal else line))
+
+
+def _log_record(record: Record, node: str) -> LogRecord:
+    level, fields = record.get("level"), record.get("fields")
+    if isinstance(level, str):
+        level = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
+    return LogRecord(
+        _time(record),
+        node,
+        level if isinstance(level, int) else logging.INFO,
+        record["text"],
+        fields if isinstance(fields, dict) else {},
+    )

@@ -1,7 +1,7 @@
 """`state ls|get|set|rm`: the shared KVS and the private state of nodes, of live and of interrupted runs.
 
-A live run's store is asked. For an interrupted one a store is started for this one request, under the run's lock, so
-that nobody can resume or clean the run meanwhile.
+A live run's store is asked. For an interrupted one a store is started for this one request, under the run's
+lock, so that nobody can resume or clean the run meanwhile.
 """
 
 from __future__ import annotations
