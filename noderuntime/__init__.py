@@ -77,7 +77,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __version__ = "0.1.0"
-__all__ = sorted([*_HOME_OF, "merges"])  # noqa: PLE0605
+__all__ = sorted([*_HOME_OF, "merges"])
 
 
 def __getattr__(name: str) -> Any:

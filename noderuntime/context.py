@@ -18,6 +18,7 @@ from noderuntime.space import keys, records, shared
 from noderuntime.space.commit import Output, Staged
 from noderuntime.space.records import encode_message
 from noderuntime.space.shared import Merge, SharedWrite, check_value, ttl_to_ns
+from noderuntime.space.space import scan
 from noderuntime.state import MemoryState
 
 _MISSING: Final = object()
@@ -77,7 +78,9 @@ class OperatorContext:
         else:
             staged.outputs.append((known, record, number))
 
-    __call__ = send_output
+    def __call__(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
+        """The same as `send_output`."""
+        self.send_output(output, value, metadata)
 
     def save_state(self, key: str, value: bytes) -> None:
         """Keep `value` under `key` in the private state."""
@@ -112,8 +115,6 @@ class OperatorContext:
 
     def state(self) -> dict[str, bytes]:
         """All of the private state, as a copy."""
-        from noderuntime.space.space import scan
-
         prefix = self._private_prefix
         with self._space.read() as txn:
             found = {key[len(prefix) :]: value[records.PRIVATE_BYTES :] for key, value in scan(txn, prefix)}

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 QUEUE_SIZE = 1000
 QUEUE_BYTES = 64 * 1024 * 1024
+QUEUE_MESSAGES_MIN = 2
 
 Kind = Literal["operator", "node", "dynamic"]
 RestartPolicy = Literal["never", "on-failure", "always"]
@@ -73,6 +74,11 @@ class InputSpec:
     @property
     def is_timer(self) -> bool:
         return self.period_ns > 0
+
+    @property
+    def queue_messages_min(self) -> int:
+        """How many messages are admitted whatever their size: the default in bytes must not stop large messages."""
+        return QUEUE_MESSAGES_MIN if self.queue_bytes == QUEUE_BYTES else 1
 
     @property
     def drop_oldest(self) -> bool:

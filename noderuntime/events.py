@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from typing import Any
 
-_UTC = dt.timezone.utc
+_UTC = dt.UTC
 
 _INPUT = ("type", "id", "value", "metadata", "source", "timestamp", "uid", "attempt")
 _TICK = ("type", "id", "value", "metadata", "source", "timestamp", "attempt")
@@ -29,6 +29,16 @@ class Event(Mapping[str, Any]):
                  "_type", "_value")  # fmt: skip
 
     _keys: tuple[str, ...]
+    _type: str
+    _id: str
+    _value: Any
+    _metadata: dict[str, Any]
+    _source: str
+    _sent_ns: int
+    _number: int
+    _attempt: int
+    _error: str
+    _revision: int
 
     type = property(attrgetter("_type"))
     id = property(attrgetter("_id"))
@@ -41,8 +51,7 @@ class Event(Mapping[str, Any]):
 
     @property
     def timestamp(self) -> dt.datetime:
-        moment: dt.datetime = utc(self._sent_ns)
-        return moment
+        return utc(self._sent_ns)
 
     @property
     def uid(self) -> str:
@@ -102,8 +111,10 @@ def notice(kind: str, id: str, error: str | None = None) -> Event:
     event = Event()
     event._type = kind
     event._id = id
-    event._error = error
-    event._keys = _CLOSED if error is None else _NODE
+    event._keys = _CLOSED
+    if error is not None:
+        event._error = error
+        event._keys = _NODE
     return event
 
 

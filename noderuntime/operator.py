@@ -27,9 +27,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 import msgpack
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from noderuntime.events import Event
     from noderuntime.merges import Merge
 
@@ -109,9 +106,6 @@ class Context(Protocol):
 
     def send_output(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
         """Send `value` to the receivers of `output`. Raises UnknownOutput, TypeError, ValueTooLarge."""
-
-    def allocate(self, shape: int | tuple[int, ...], dtype: str | np.dtype[Any] = "uint8") -> NDArray[Any]:
-        """A writable array to fill and hand to `send_output`, which then need not copy it."""
 
     def save_state(self, key: str, value: bytes) -> None:
         """Keep `value` under `key` in the private state; it comes back through `restore_state`."""

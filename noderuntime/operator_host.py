@@ -123,7 +123,8 @@ class OperatorHost:
                 raise OperatorError("init", f"{code['name']} has neither on_event nor produce")
             if not self.produces and not self.member.inputs:
                 raise OperatorError(
-                    "init", f"{code['name']} has no inputs in the dataflow file and is no Source: it would never be called"
+                    "init",
+                    f"{code['name']} has no inputs in the dataflow file and is no Source: it would never be called",
                 )
             where = "restore_state"
             own = own_state(state)
@@ -210,7 +211,7 @@ class OperatorHost:
         words[pulse.PHASE] = pulse.HANDLING
         try:
             if message is not None:
-                key, input, record = message
+                _, input, record = message
                 staged.ack = message
                 staged.attempts = lives > 0
                 if input.cell >= 0:
@@ -369,7 +370,9 @@ class OperatorHost:
     def _check_code(self) -> subprocess.Popen[str]:
         """Import the code as it is now in a process of its own: what does not import must not replace what runs."""
         arguments = [sys.executable, "-m", "noderuntime.operator_host", "--check", json.dumps(self.member.wiring.code)]
-        return subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
 
     def _look_after_reload(self) -> None:
         assert self.reload is not None

@@ -18,7 +18,7 @@ def store_nodes(dataflow: Dataflow) -> list[dict[str, Any]]:
         {
             "id": node.id,
             "kind": wiring_kind(node),
-            "inputs": [[spec.name, spec.node] for spec in node.inputs],
+            "inputs": [[spec.name, "" if spec.is_timer else spec.source] for spec in node.inputs],
             "outputs": list(node.outputs),
         }
         for node in dataflow.nodes
@@ -52,12 +52,9 @@ def _wiring(
     receivers: Mapping[tuple[str, str], list[tuple[NodeSpec, InputSpec]]],
 ) -> Wiring:
     mine = numbers[node.id]
-    around = {node.id}
-    around.update(spec.node for spec in node.inputs if not spec.is_timer)
     outputs = []
     for output in node.outputs:
         fed = receivers.get((node.id, output), [])
-        around.update(receiver.id for receiver, _ in fed)
         outputs.append(
             OutputWiring(
                 output,
@@ -69,6 +66,7 @@ def _wiring(
                         queue_size=spec.queue_size,
                         queue_bytes=spec.queue_bytes,
                         drop_oldest=spec.drop_oldest,
+                        messages_min=spec.queue_messages_min,
                     )
                     for receiver, spec in fed
                 ),
@@ -92,6 +90,7 @@ def _wiring(
                 queue_size=spec.queue_size,
                 queue_bytes=spec.queue_bytes,
                 drop_oldest=spec.drop_oldest,
+                messages_min=spec.queue_messages_min,
                 period_ns=spec.period_ns,
                 timeout_ns=round((spec.input_timeout_s or 0.0) * NANOSECONDS),
             )
@@ -100,5 +99,4 @@ def _wiring(
         outputs=tuple(outputs),
         config=dict(node.config),
         code=code,
-        names={numbers[neighbour]["number"]: neighbour for neighbour in sorted(around)},
     )

@@ -5,8 +5,8 @@
     command    = ask answer          ; the command line and the runtime
     client     = request reply       ; anybody and the store process
 
-Sockets: the runtime binds a ROUTER (`runtime.sock`), each child and each command connects one DEALER. The store binds a
-ROUTER (`store.sock`); its clients (the runtime, commands, nodes without LMDB) connect one DEALER each.
+Sockets: the runtime binds a ROUTER (`runtime.sock`); each child and each command connects one DEALER. The store binds
+a ROUTER (`store.sock`); its clients (the runtime, commands, nodes without LMDB) do the same.
 
 A message is one frame: MessagePack of the array [type, field, ...], fields in the order in which they stand below.
 `decode` accepts exactly that: a known type, the right number of fields, each of its declared type, no byte behind it.
@@ -37,7 +37,7 @@ EXIT_RELOAD = 76  # the new code imports: begin a new life with it
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """child -> runtime, first: who I am. `kind`: operator | node | dynamic | store. `life`: $NODERUNTIME_LIFE, 0 for dynamic."""
+    """child -> runtime, first: who I am. `kind`: operator | node | dynamic. `life`: $NODERUNTIME_LIFE, or 0."""
 
     version: int
     node: str
@@ -68,7 +68,7 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class RestoreState:
-    """runtime -> operator: last committed private state, in one or several parts; `by_reference`: read it in the space."""
+    """runtime -> operator: last committed private state, in parts; `by_reference`: too large, read it in the space."""
 
     state: dict[str, Any]
     by_reference: bool
@@ -93,7 +93,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """child -> runtime, before an exit that an error caused. `where`: import | init | restore_state | on_event | produce.
+    """child -> runtime, before an exit for an error. `where`: import | init | restore_state | on_event | produce.
 
     `permanent`: the same would happen again at once (a file that is missing, a class that is not there).
     """
@@ -127,7 +127,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """runtime -> operator: try the new code; end with exit code RELOAD when it imports, so that a new life takes over."""
+    """runtime -> operator: try the new code; if it imports, end with EXIT_RELOAD, so that a new life takes over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """store -> client: the answer to request `number`. `error`: "" or the name of an error class; then `result` has its facts."""
+    """store -> client: the answer to request `number`. `error`: "" or an error class's name, `text` for a person."""
 
     number: int
     result: dict[str, Any]

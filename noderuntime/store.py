@@ -105,7 +105,7 @@ class Store:
                 if number == request.number:
                     return self._complete(txn, request, result)
                 if number > request.number:
-                    raise ProtocolError(f"request {request.number} of {request.client} is older than its last, {number}")
+                    raise ProtocolError(f"request {request.number} of {request.client}: its last is {number}")
             result = change(txn, request.arguments)
             txn.put(key, msgpack.packb([request.number, result]))
             return self._complete(txn, request, result)
@@ -121,7 +121,8 @@ class Store:
     def _vertex(self, arguments: Arguments, field: str = "node") -> Vertex:
         vertex = self.graph.get(arguments[field])
         if vertex is None:
-            raise NotRunning(f"there is no node {arguments[field]!r} in this run", f"Its nodes: {', '.join(self.graph)}")
+            known = ", ".join(self.graph)
+            raise NotRunning(f"this run has no node {arguments[field]!r}", f"Its nodes: {known}")
         return vertex
 
     # --- the runtime ------------------------------------------------------------------------------------------------

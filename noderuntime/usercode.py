@@ -32,7 +32,8 @@ def load(path: str, module: str, name: str) -> Any:
     if found is None:
         classes = [n for n, value in vars(loaded).items() if callable(value) and not n.startswith("_")]
         known = ", ".join(classes[:10]) or "nothing that could be one"
-        raise OperatorError("import", f"{where} has no {name!r}; it has: {known}. Write it as {where}:NAME in the dataflow file")
+        hint = f"Write it as {where}:NAME in the dataflow file"
+        raise OperatorError("import", f"{where} has no {name!r}; it has: {known}. {hint}")
     if not callable(found):
         raise OperatorError("import", f"{name!r} in {where} is {type(found).__name__}, not a class with on_event")
     return found

@@ -22,7 +22,7 @@ from noderuntime.space.space import Space, scan
 
 @dataclass(frozen=True, slots=True)
 class Vertex:
-    """One node of the dataflow as the space knows it. `inputs`: name -> (number, source "node/output", "" for a timer)."""
+    """One node as the space knows it. `inputs`: name -> (number, source "node/output", "" for a timer)."""
 
     id: str
     number: int
@@ -48,7 +48,8 @@ def register(txn: Any, wanted: list[dict[str, Any]]) -> Graph:
             free += 1
         if free > keys.NODES_MAX:
             raise StoreError(f"a space holds at most {keys.NODES_MAX} nodes")
-        inputs = _numbered({name: number for name, (number, _) in old.inputs.items()}, [name for name, _ in item["inputs"]])
+        old_inputs = {name: number for name, (number, _) in old.inputs.items()}
+        inputs = _numbered(old_inputs, [name for name, _ in item["inputs"]])
         graph[old.id] = Vertex(
             old.id,
             old.number,
@@ -175,7 +176,7 @@ def _bury(
 
 
 def end(txn: Any, space: Space, graph: Graph, vertex: Vertex, *, failed: str | None) -> None:
-    """End a node that did not do it itself: fence it, close its outputs and its mailbox. Ending twice changes nothing."""
+    """End a node that did not do it itself: fence it, close its outputs and its mailbox. Twice is once."""
     record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
     if record.status != records.LIVE:
         return

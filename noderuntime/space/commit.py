@@ -125,7 +125,7 @@ class Commits:
             self.inputs[entry.name] = Input(wiring.number, entry, cell)
         self.links = Links(
             self.name,
-            [(item.node, item.mailbox, item.queue_key) for output in self.outputs.values() for item in output.receivers],
+            [(to.node, to.mailbox, to.queue_key) for output in self.outputs.values() for to in output.receivers],
             [(item.wiring.sender, item.mailbox, item.queue_key) for item in self.inputs.values()],
         )
         self._pack_record = struct.Struct(f"<IBxxxQ{len(self.cells)}Q").pack
@@ -177,9 +177,8 @@ class Commits:
                             queue[QUEUED] += 1
                             queue[BYTES] += len(record)
                             if receiver.drop_oldest:
-                                drop_oldest(
-                                    txn, receiver.mailbox, queue, receiver.size, receiver.size_bytes, receiver.messages_min
-                                )
+                                limits = receiver.size, receiver.size_bytes, receiver.messages_min
+                                drop_oldest(txn, receiver.mailbox, queue, *limits)
                 if staged.ack is not None:
                     self._acknowledge(txn, staged, queues)
                 if staged.private:
@@ -200,12 +199,12 @@ class Commits:
                 return 0
             if private:
                 stamp = records.PRIVATE.pack(sequence)
-                for key, value in private.items():
-                    if value is None:
+                for key, kept in private.items():
+                    if kept is None:
                         txn.delete(self._private_prefix + key)
                     else:
-                        txn.put(self._private_prefix + key, stamp + value)
-                        written += len(value)
+                        txn.put(self._private_prefix + key, stamp + kept)
+                        written += len(kept)
             for queue_key, queue in queues.items():
                 txn.put(queue_key, QUEUE.pack(*queue))
             record = self._pack_record(self._incarnation, status, self._number + 1, *cells)

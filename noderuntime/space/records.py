@@ -7,6 +7,7 @@ values.py; from there on it is a notice, whose body is MessagePack [id, error].
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import msgpack
@@ -24,13 +25,13 @@ pack_message = MESSAGE.pack
 MESSAGE_BYTES = MESSAGE.size
 
 
-def encode_message(value: Any, metadata: dict[str, Any] | None, number: int, sent_ns: int) -> bytes:
+def encode_message(value: Any, metadata: Mapping[str, Any] | None, number: int, sent_ns: int) -> bytes:
     """The record of a message. Raises TypeError for what cannot travel."""
     kind, head, body = values.encode(value)
     if metadata:
-        if type(metadata) is not dict:
+        if not isinstance(metadata, Mapping):
             raise TypeError(f"metadata is a dict, not {type(metadata).__name__}")
-        packed = values.pack(metadata)
+        packed = values.pack(dict(metadata))
         return b"".join((pack_message(kind, 0, len(head), len(packed), number, sent_ns), packed, head, body))
     if head:
         return b"".join((pack_message(kind, 0, len(head), 0, number, sent_ns), head, body))
@@ -91,7 +92,8 @@ class NodeRecord:
         return cls(incarnation, status, commit, cells)
 
     def pack(self) -> bytes:
-        return NODE_HEAD.pack(self.incarnation, self.status, self.commit) + struct.pack(f"<{len(self.cells)}Q", *self.cells)
+        head = NODE_HEAD.pack(self.incarnation, self.status, self.commit)
+        return head + struct.pack(f"<{len(self.cells)}Q", *self.cells)
 
 
 # --- private and shared values --------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ class Merge(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SharedWrite:
-    """One staged write of the shared KVS. `key` is UTF-8; neither `value` nor `merge`: a deletion. `ttl_ns` 0: for ever."""
+    """One staged write. `key` is UTF-8; neither `value` nor `merge`: a deletion. `ttl_ns` 0: for ever."""
 
     key: bytes
     value: bytes | None = None

@@ -113,8 +113,9 @@ class Space:
     def used_share(self, txn: Any) -> float:
         """The share of the space that live pages take, as `txn` sees it. O(1)."""
         stat = txn.stat()
-        pages: int = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-        return pages / self.pages_max
+        pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        share: float = pages / self.pages_max
+        return share
 
     def used_bytes(self) -> int:
         stat = self.env.stat()
@@ -167,8 +168,8 @@ def open_space(folder: Path) -> Space:
     """Open the space that the store process has made. Raises StoreError when there is none."""
     lock_word = _map_lock_word(folder / "lock.mdb")
     try:
-        # the size in force is the one in the meta page, which is larger than this
-        env = lmdb.open(str(folder), map_size=SIZE_BYTES_MIN, max_readers=READERS_MAX, **_options(create=False))
+        # 0: the size in force is the one that the store process has written into the meta page
+        env = lmdb.open(str(folder), map_size=0, max_readers=READERS_MAX, **_options(create=False))
     except lmdb.Error as error:
         lock_word.release()
         raise StoreError(f"no space at {folder}: {error}. Is the run still there? See `noderuntime ps -a`.") from error
