@@ -6,7 +6,9 @@ Each command lives in a module of its own, imported when it is called, so that `
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -20,14 +22,28 @@ from noderuntime.errors import DataflowError, NodeRuntimeError, NotRunning
 if TYPE_CHECKING:
     from argparse import Namespace
 
+_NOT_OUR_BUGS = {
+    errno.EACCES, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EPERM,
+    errno.EROFS,
+}  # fmt: skip
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command line (default: that of this process) and return its exit code. Raises nothing."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names and values may hold what the locale cannot say
+            stream.reconfigure(errors="backslashreplace")
+    return answered(lambda: _dispatch(arguments), arguments)
+
+
+def answered(work: Callable[[], int], arguments: Sequence[str]) -> int:
+    """The exit code of `work`; when it raises, the user is told in a few words what, and gets the code for it."""
     try:
-        code = _dispatch(arguments)
-        sys.stdout.flush()
-        return code
+        try:
+            return work()
+        finally:
+            sys.stdout.flush()
     except SystemExit as end:  # argparse, after --help
         return end.code if isinstance(end.code, int) else output.OK
     except UsageError as error:
@@ -44,6 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return output.PIPE_CLOSED
     except KeyboardInterrupt:
         return output.INTERRUPTED
+    except OSError as error:
+        if error.errno not in _NOT_OUR_BUGS:
+            output.complain(_internal(error, arguments))
+            return output.INTERNAL
+        output.complain(f"{error.strerror}{f': {error.filename}' if error.filename else ''}")
+        _forget_stdout()  # what is left in its buffer may be what could not be written
+        return output.FAILED
     except Exception as error:
         output.complain(_internal(error, arguments))
         return output.INTERNAL
@@ -81,7 +104,7 @@ def _forget_stdout() -> None:
         os.close(nowhere)
 
 
-def _internal(error: Exception, arguments: list[str]) -> str:
+def _internal(error: Exception, arguments: Sequence[str]) -> str:
     """A bug of ours: a short text, and the traceback in a file rather than in the user's face."""
     import tempfile
     import traceback

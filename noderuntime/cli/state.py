@@ -58,10 +58,8 @@ def _get(store: StoreClient, options: Namespace) -> int:
 
 
 def _set(store: StoreClient, options: Namespace) -> int:
-    if options.value == "-":
-        value = sys.stdin.buffer.read()
-    else:
-        value = options.value.encode(errors="surrogateescape")
+    text = options.value
+    value = sys.stdin.buffer.read() if text == "-" else text.encode(errors="surrogateescape")
     result = store.request("state_set", {"scope": options.scope, "key": options.key, "value": value})
     if options.json:
         output.result_json({"key": options.key, "revision": result["revision"]})

@@ -57,6 +57,7 @@ class Writer:
     ) -> None:
         out.flush()
         err.flush()
+        self._encoding = out.encoding or "utf-8"
         self._out = out.fileno()
         self._err = err.fileno()
         self._one_screen = live and err.isatty()
@@ -170,7 +171,7 @@ class Writer:
         return size.columns or 80, size.lines or 24
 
     def _write(self, descriptor: int, text: str) -> None:
-        left = memoryview(text.encode(errors="replace"))
+        left = memoryview(text.encode(self._encoding, "replace"))
         while left and descriptor not in self._gone:
             try:
                 left = left[os.write(descriptor, left) :]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from cli_world import World
 
 from noderuntime import cli
 from noderuntime.cli import control, main, output
@@ -53,6 +57,20 @@ def test_a_bug_of_ours_says_so_and_where_its_traceback_went(
     assert str(report) in said
     assert "Traceback" in report.read_text()
     assert "noderuntime ps" in report.read_text()
+
+
+def test_a_full_disk_is_no_bug_of_ours(world: World, tmp_path: Path) -> None:
+    line = f"{sys.executable} -m noderuntime ps -a --json > /dev/full"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+
+
+def test_names_that_the_locale_cannot_say_are_escaped(world: World) -> None:
+    world.run("größe")
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    line = [sys.executable, "-m", "noderuntime", "ps"]
+    done = subprocess.run(line, capture_output=True, text=True, check=True, env=env)
+    assert r"gr\xf6\xdfe" in done.stdout
 
 
 def test_no_arguments_show_the_help_and_are_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
