@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def answered(work: Callable[[], int], arguments: Sequence[str]) -> int:
-    """The exit code of `work`; when it raises, the user is told in a few words what, and gets the code for it."""
+    """The exit code of `work`; when it raises, the user is told in a few words what, and gets the code for
+    it."""
     try:
         try:
             return work()

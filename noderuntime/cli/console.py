@@ -120,10 +120,10 @@ class Console:
         self._out_terminal, self._err_terminal = out.isatty(), err.isatty()
         self._live = self._out_terminal and os.environ.get("TERM") != "dumb"
         self._out_colour, self._err_colour = output.wants_colour(out), output.wants_colour(err)
-        self._out, self._err = out, err
+        self._out = out
         self._waiting = Waiting()
         self._frames: dict[str, Sequence[str]] = {}
-        self._crashed: set[str] = set()
+        self._crashes: dict[str, list[str]] = {}
         self._writer = Writer(out, err, self._picture, live=self._live, broken=broken)
 
     @property
@@ -174,18 +174,23 @@ class Console:
                 self._say("", line)
 
     def crash(self, node: str, where: str, error: str, trace: str) -> None:
-        told = trace.strip().splitlines()
         head = f"failed in {where}: {error}" if where not in {"spawn", "import"} else f"failed: {error}"
-        self._say(node, f"\x1b[{output.RED}m{harmless(head)}\x1b[0m" if self._err_colour else head)
-        for line in told:
-            self._say(node, f"  {line}")
+        if self._err_colour:
+            head = f"\x1b[{output.RED}m{harmless(head)}\x1b[0m"
+        self._crashes[node] = [head, *(f"  {line}" for line in trace.strip("\n").splitlines())]
+        for line in self._crashes[node]:
+            self._say(node, line)
 
     def summary(self, rows: Sequence[SummaryRow]) -> None:
         self._waiting.set(())
         self._writer.settle()
         if self._quiet and all(row.state != "failed" for row in rows):
             return
-        for line in summary_table(rows, output.columns(self._err), self._err_colour):
+        for row in rows:  # whoever looks only at the end still finds the cause
+            if row.state == "failed":
+                for line in self._crashes.get(row.node, ()):
+                    self._say(row.node, line)
+        for line in summary_table(rows, self._err_colour):
             self._writer.write(line, err=True)
 
     def _frame(self, node: str, rows: Sequence[str]) -> None:
@@ -302,11 +307,11 @@ def log_text(record: LogRecord, coloured: bool = False) -> str:
     return f"{name} {record.text}  {fields}" if fields else f"{name} {record.text}"
 
 
-def summary_table(rows: Sequence[SummaryRow], columns: int, coloured: bool) -> list[str]:
-    """What became of each node."""
+def summary_table(rows: Sequence[SummaryRow], coloured: bool) -> list[str]:
+    """What became of each node. Not cropped: a reason at the right edge is what matters most."""
     head = ("node", "state", "restarts", "messages", "reason")
     cells = [(row.node, row.state, row.restarts, row.messages, _one_line(row.reason)) for row in rows]
-    lines = table(head, cells, columns)
+    lines = table(head, cells)
     if not coloured:
         return lines
     shown = [f"\x1b[{output.BOLD}m{lines[0]}\x1b[0m"]

@@ -85,7 +85,7 @@ def test_without_a_terminal_nothing_is_coloured_and_frames_are_lines(files: tupl
     console.start()
     console.line("a", "stdout", f"{FRAME}\x1b[1mcpu\x1b[0m 3 %\rmem 4 %")
     console.crash("a", "on_event", "ValueError: no", "Traceback\n  File x\nValueError: no\n")
-    console.summary(ROWS)
+    console.summary(ROWS)  # of other nodes
     console.close()
     assert read(files[0]) == ["a           │ cpu 3 %", "a           │ mem 4 %"]
     assert read(files[1]) == [
@@ -128,6 +128,20 @@ def test_quiet_still_tells_what_failed(files: tuple[TextIO, TextIO]) -> None:
     console.summary(ROWS)
     console.close()
     assert "failed" in "".join(read(files[1]))
+
+
+def test_the_end_names_cause_and_traceback_of_what_failed(files: tuple[TextIO, TextIO]) -> None:
+    console = Console(["sum"], *files)
+    console.start()
+    console.crash("sum", "on_event", "ValueError: no", "Traceback\nValueError: no")
+    console.line("sum", "stderr", "something else")
+    console.summary(ROWS)
+    console.close()
+    assert read(files[1])[-6:-3] == [
+        "sum         │ failed in on_event: ValueError: no",
+        "sum         │   Traceback",
+        "sum         │   ValueError: no",
+    ]
 
 
 def test_json_is_one_object_a_line_all_on_stdout(files: tuple[TextIO, TextIO]) -> None:
@@ -272,7 +286,7 @@ def test_nothing_is_written_before_the_start(files: tuple[TextIO, TextIO]) -> No
 
 def test_a_summary_colours_the_state_even_of_a_node_that_is_named_like_one() -> None:
     rows = [SummaryRow("failed", "failed", 0, 0, "")]
-    assert summary_table(rows, 0, coloured=True)[1].startswith("failed  \x1b[31mfailed\x1b[0m")
+    assert summary_table(rows, coloured=True)[1].startswith("failed  \x1b[31mfailed\x1b[0m")
 
 
 def test_log_records_show_their_fields() -> None:

@@ -1,0 +1,88 @@
+"""`run`: load the dataflow, split off the runtime below its guard, and show what happens.
+
+The process that was launched becomes the guard; the runtime, with the console in it, is its child. With -d
+both are children of a process that returns as soon as the run is up.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+from noderuntime.cli import answered, output
+from noderuntime.cli.console import Console, JsonConsole
+from noderuntime.cli.detached import detach
+from noderuntime.cli.output import UsageError
+from noderuntime.dataflow import Dataflow
+from noderuntime.loader import check_files, load
+from noderuntime.observer import Observer, RunOptions
+
+
+def run(options: Namespace) -> int:
+    """Run a dataflow. Returns the exit code of the run; with -d, 0 as soon as it is up."""
+    name = run_name(options.name, options.file)
+    overrides = dict(options.env)
+    dataflow = load(options.file, overrides=overrides)
+    for warning in check_files(dataflow):
+        output.warn(warning)
+    if not options.detach:
+        return _guarded(lambda: _shown(dataflow, options, name))
+    return detach(name, lambda observer: _guarded(lambda: _runtime(dataflow, observer, options, name)))
+
+
+def run_name(given: str | None, file: str) -> str:
+    """The name of the run: what was given, else the file's name without its ending. UsageError when it is
+    none."""
+    name = Path(file).stem if given is None else given
+    if not name or not name.isprintable() or name != name.strip():
+        raise UsageError(
+            f"{name[:60]!r} cannot be the name of a run: it needs printable characters, and no space at its ends; "
+            "give one with --name",
+            "noderuntime run",
+        )
+    return name
+
+
+def _shown(dataflow: Dataflow, options: Namespace, name: str) -> int:
+    """The runtime, with a console that shows it."""
+    kind = JsonConsole if options.log_format == "json" else Console
+    console = kind([node.id for node in dataflow.nodes], quiet=options.quiet, broken=_nobody_reads)
+    console.start()
+    try:
+        code = _runtime(dataflow, console, options, name)
+    finally:
+        console.close()
+    return output.PIPE_CLOSED if console.out_is_gone and code == output.TERMINATED else code
+
+
+def _nobody_reads() -> None:
+    """Whoever read our stdout is gone (`run ... | head`): stop in order, as for SIGTERM."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _runtime(dataflow: Dataflow, observer: Observer, options: Namespace, name: str) -> int:
+    from noderuntime import runtime  # with ZeroMQ: only after the guard has split off
+
+    return runtime.run(
+        dataflow,
+        RunOptions(
+            name=name,
+            environ=os.environ,
+            extra_env=dict(options.env),
+            fresh=options.fresh,
+            stop_after_s=options.stop_after,
+            abort_on_failure=options.abort_on_failure,
+            terminal=observer.terminal,
+        ),
+        observer,
+    )
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    from noderuntime import guard
+
+    return guard.run(lambda: answered(work, sys.argv[1:]))
