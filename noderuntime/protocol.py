@@ -10,7 +10,8 @@ a ROUTER (`store.sock`); its clients (the runtime, commands, nodes without LMDB)
 
 A message is one frame: MessagePack of the array [type, field, ...], fields in the order in which they stand below.
 `decode` accepts exactly that: a known type, the right number of fields, each of its declared type, no byte behind it.
-Anything else raises ProtocolError and nothing else. The version is checked once, at hello. At most FRAME_BYTES_MAX bytes.
+Anything else raises ProtocolError and nothing else. The version is checked at hello; a frame has at most
+FRAME_BYTES_MAX bytes.
 
 Requests carry (client, number); a client numbers its requests upwards and repeats one until it is answered. The store
 keeps the result of the last number of each client, so a request repeated after the store was killed counts once.

@@ -1,0 +1,591 @@
+"""`Node`: what a custom node's program uses. It runs its own loop; the runtime only starts it and watches it. Floor 5.
+
+Delivery is at least once: an event is acknowledged when the thread or task that took it asks for the next one. What is
+sent is committed at once when nothing was sent in the last millisecond, else together with what comes within that
+millisecond; in any case before the node waits, acknowledges, reads the shared store or ends.
+
+A service thread owns the control channel and commits what waits. ZeroMQ sockets belong to one thread at a time; the
+space may be used from any, one at a time (`_lock`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import select
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, Self
+
+from noderuntime import doorbell, pulse
+from noderuntime.channel import Dealer
+from noderuntime.errors import Fenced, NodeRuntimeError, NotRunning, StateNotAvailable, UnknownOutput, ValueTooLarge
+from noderuntime.events import Event, input_event, notice, tick_event
+from noderuntime.member import ROOM_CHECK_S, Member
+from noderuntime.protocol import EXIT_FENCED, VERSION, Bye, Hello, Ready, Refused, Stop, Welcome
+from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir, home
+from noderuntime.space import records
+from noderuntime.space.commit import Input, Staged
+from noderuntime.space.keys import parse_message
+from noderuntime.space.mailbox import Message, messages_after
+from noderuntime.space.shared import Merge
+from noderuntime.state import MemoryState
+from noderuntime.wiring import Wiring
+
+HOLD_NS: Final = 1_000_000
+GROUP_MAX: Final = 64
+WELCOME_S: Final = 60.0
+SLOW_CHECK_S: Final = 5.0
+IDLE_TURNS_MAX: Final = 20
+SWITCH_INTERVAL_S: Final = 0.0005
+
+_NOTHING: Final = object()
+
+Holder = object  # a thread's id, or an asyncio task: who took an event
+
+
+class _Hand:
+    """An event that was taken and is not acknowledged: what its acknowledgement stages, and its slot in the pulse."""
+
+    __slots__ = ("key", "slot", "staged")
+
+    def __init__(self, staged: Staged, key: bytes | None, slot: int) -> None:
+        self.staged = staged
+        self.key = key
+        self.slot = slot
+
+
+class Node:
+    """This process as a node of a running dataflow. Iterate over it, or call `next`.
+
+    Without arguments, the node that the runtime started this program as. `Node("id", run="NAME")` joins a run as its
+    dynamic node `id`. Raises NotRunning when there is no such run, or when it refuses.
+    """
+
+    def __init__(self, node_id: str | None = None, run: str | None = None) -> None:
+        run_dir, name, dynamic = _find(node_id, run)
+        try:
+            dealer = Dealer(run_dir.runtime_socket)
+        except OSError:
+            raise NotRunning(f"there is no run {run or str(run_dir.root)!r}") from None
+        welcome = _greet(dealer, name, dynamic)
+        wiring = Wiring.from_plain(welcome.wiring)
+        self._member = member = Member(run_dir, wiring, welcome.incarnation, welcome.attempts, fresh_work=True)
+        self._dealer = dealer
+        self._kvs = MemoryState(member.space, wiring.number)
+        self._config = MappingProxyType(wiring.config)
+        self._outputs = member.commits.outputs
+        self._lock = threading.RLock()
+        self._staged: list[Staged] = []
+        self._committed_ns = 0
+        self._fetched: deque[Message] = deque()
+        self._hands: dict[Holder, _Hand] = {}
+        self._unacknowledged: set[bytes] = set()  # keys that are in hand, or whose acknowledgement is staged
+        self._free_slots = list(range(pulse.HANDS_MAX - 1, -1, -1))
+        self._fetch_max = 1 if any(item.wiring.drop_oldest for item in member.inputs.values()) else GROUP_MAX
+        self._timers = [item for item in member.inputs.values() if item.wiring.period_ns]
+        self._watched = [item for item in member.inputs.values() if item.wiring.timeout_ns]
+        self._cells = {
+            cell: member.commits.cells[cell]
+            for item in (*self._timers, *self._watched)
+            for cell in (item.cell, item.cell + 1)
+        }
+        self._recovered: deque[Message] = deque()  # a message that waits behind its INPUT_RECOVERED
+        self._waiters = 0
+        self._async_waiters: set[asyncio.Future[None]] = set()
+        self._stop: Stop | None = None
+        self._ended = False  # STOP was handed out
+        self._closed = False
+        self._armed = False
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
+        dealer.send(Ready(welcome.incarnation))
+        member.set_phase(pulse.WAITING)
+        self._service = threading.Thread(target=self._serve, name="noderuntime", daemon=True)
+        self._service.start()
+        atexit.register(self._at_exit)
+
+    # --- facts ------------------------------------------------------------------------------------------------------
+
+    @property
+    def node_id(self) -> str:
+        """The id of this node in the dataflow file."""
+        return self._member.wiring.node
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """`config:` of this node in the dataflow file; empty when it has none."""
+        return self._config
+
+    @property
+    def incarnation(self) -> int:
+        """Which life of this node this is, from 1."""
+        return self._member.incarnation
+
+    @property
+    def is_restart(self) -> bool:
+        """Whether there was a life before this one."""
+        return self.incarnation > 1
+
+    # --- events -----------------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Event]:
+        """All events to come; ends behind the STOP event."""
+        while (event := self.next()) is not None:
+            yield event
+
+    def next(self, timeout: float | None = None) -> Event | None:
+        """The next event; None when the stream has ended. Acknowledges the one that this thread took before.
+
+        Raises TimeoutError when none comes within `timeout` seconds.
+        """
+        holder = threading.get_ident()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        event: Event | None = self._take(holder)
+        while event is _NOTHING:
+            pause_s = self._pause_s()
+            if deadline is not None:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise TimeoutError(f"no event for {self.node_id!r} within {timeout} seconds")
+                pause_s = min(pause_s, left_s)
+            self._wait(pause_s)
+            event = self._take(holder)
+        return event
+
+    def try_next(self) -> Event | None:
+        """The next event, or None when there is none now, or none any more."""
+        event: Event | None = self._take(threading.get_ident())
+        return None if event is _NOTHING else event
+
+    async def next_async(self) -> Event | None:
+        """The next event; None when the stream has ended. Acknowledges the one that this task took before."""
+        holder = asyncio.current_task()
+        event: Event | None = self._take(holder)
+        while event is _NOTHING:
+            await self._wait_async(self._pause_s())
+            event = self._take(holder)
+        return event
+
+    def _take(self, holder: Holder) -> Any:
+        """Acknowledge what `holder` has in hand, and take the next event: Event, None at the end, or _NOTHING."""
+        with self._lock:
+            self._check_open()
+            self._acknowledge(holder)
+            found = self._next_locked(holder)
+            if found is not _NOTHING and found is not None and (self._waiters or self._async_waiters):
+                doorbell.ring(self._member.bell)  # senders ring once for many messages: pass it on
+        if self._staged and (found is _NOTHING or found is None or self._is_due()):
+            self._drain()
+            if found is _NOTHING:
+                with self._lock:
+                    found = self._next_locked(holder)
+        return found
+
+    def _next_locked(self, holder: Holder) -> Any:
+        member = self._member
+        if self._ended:
+            return None
+        if self._stop is not None:
+            return self._last(self._stop.id)
+        event = self._due_locked(holder)
+        if event is not None:
+            return event
+        message = self._fetch_locked()
+        if message is not None:
+            return self._hand_out(holder, message)
+        if member.all_closed and not self._hands_full():
+            return self._last("ALL_INPUTS_CLOSED")
+        return _NOTHING
+
+    def _hands_full(self) -> bool:
+        """Whether other threads still hold messages: then the stream has not ended yet for them."""
+        return any(hand.key is not None for hand in self._hands.values())
+
+    def _last(self, id: str) -> Event:
+        self._ended = True
+        doorbell.ring(self._member.bell)  # the other threads are to see the end too
+        return notice("STOP", id)
+
+    def _fetch_locked(self) -> Message | None:
+        if self._recovered:
+            return self._recovered.popleft()
+        if not self._fetched and self._member.mailboxes:
+            limit = self._fetch_max
+            self._fetched.extend(
+                messages_after(self._member.space, self._member.mailboxes, self._unacknowledged, limit)
+            )
+        return self._fetched.popleft() if self._fetched else None
+
+    def _hand_out(self, holder: Holder, message: Message) -> Event:
+        member = self._member
+        key, record = message
+        input = member.input_of(key)
+        staged = Staged()
+        if record[0] < records.NOTICE_MIN and input.cell >= 0:
+            if self._cells[input.cell + 1]:
+                self._recovered.append(message)
+                self._cells[input.cell + 1] = 0
+                staged.cells = {input.cell + 1: 0}
+                self._hands[holder] = _Hand(staged, None, -1)
+                return notice("INPUT_RECOVERED", input.name)
+            now_ns = _boot_ns()
+            self._cells[input.cell] = now_ns
+            staged.cells = {input.cell: now_ns, input.cell + 1: 0}
+        lives = member.attempts.get(key, 0)
+        staged.ack = (key, input, record)
+        staged.attempts = lives > 0
+        slot = self._free_slots.pop() if self._free_slots else -1
+        if slot >= 0:
+            _, _, sequence, index = parse_message(key)
+            member.page.take(slot, input.number, sequence, index)
+        self._hands[holder] = _Hand(staged, key, slot)
+        self._unacknowledged.add(key)
+        member.set_phase(pulse.HANDLING)
+        kind, value, metadata, number, sent_ns = records.decode_message(record)
+        if kind < records.NOTICE_MIN:
+            return input_event(input.name, value, metadata, input.wiring.source, sent_ns, number, lives + 1)
+        if kind == records.INPUT_CLOSED:
+            member.closed.add(input.name)
+            return notice("INPUT_CLOSED", input.name)
+        return notice(records.NOTICE_TYPES[kind], value[0], value[1] or "")
+
+    def _due_locked(self, holder: Holder) -> Event | None:
+        """A tick or a timeout that is due. Ticks that were missed are one."""
+        wall_ns, boot_ns = self._member.space.clock
+        for item in self._timers:
+            period_ns = item.wiring.period_ns
+            number = (_boot_ns() - boot_ns) // period_ns
+            if number > self._cells[item.cell]:
+                self._hold_cell(holder, item.cell, number)
+                return tick_event(item.name, item.wiring.source, wall_ns + number * period_ns)
+        for item in self._watched:
+            if self._timeout_in_ns(item) <= 0 and not self._fetched and not self._recovered:
+                message = self._fetch_locked()
+                if message is not None:
+                    self._fetched.appendleft(message)
+                    continue
+                self._hold_cell(holder, item.cell + 1, 1)
+                return notice("INPUT_CLOSED", item.name)
+        return None
+
+    def _hold_cell(self, holder: Holder, cell: int, value: int) -> None:
+        self._cells[cell] = value
+        staged = Staged()
+        staged.cells = {cell: value}
+        self._hands[holder] = _Hand(staged, None, -1)
+
+    def _timeout_in_ns(self, item: Input) -> int:
+        last, timed_out = self._cells[item.cell], self._cells[item.cell + 1]
+        if not last or timed_out or item.name in self._member.closed:
+            return 1 << 62
+        return last + item.wiring.timeout_ns - _boot_ns()
+
+    def _acknowledge(self, holder: Holder) -> None:
+        hand = self._hands.pop(holder, None)
+        if hand is None:
+            return
+        if hand.slot >= 0:
+            self._member.page.release(hand.slot)
+            self._free_slots.append(hand.slot)
+        self._member.page.words[pulse.HANDLED] += 1
+        self._staged.append(hand.staged)
+        self._arm()
+
+    # --- waiting ----------------------------------------------------------------------------------------------------
+
+    def _pause_s(self) -> float:
+        boot_ns = self._member.space.clock[1]
+        pause_ns = int(SLOW_CHECK_S * 1e9)
+        for item in self._timers:
+            period_ns = item.wiring.period_ns
+            pause_ns = min(pause_ns, period_ns - (_boot_ns() - boot_ns) % period_ns)
+        for item in self._watched:
+            pause_ns = min(pause_ns, max(0, self._timeout_in_ns(item)))
+        return pause_ns / 1e9
+
+    def _wait(self, pause_s: float) -> None:
+        """Sleep until the bell rings, or `pause_s` is over."""
+        member = self._member
+        with self._lock:
+            self._waiters += 1
+            if not self._hands:
+                member.page.words[pulse.PHASE] = pulse.WAITING
+        try:
+            poller = select.poll()
+            poller.register(member.bell, select.POLLIN)
+            rung = poller.poll(pause_s * 1000)
+        finally:
+            with self._lock:
+                self._waiters -= 1
+        if rung:
+            doorbell.drain(member.bell)
+        elif pause_s >= SLOW_CHECK_S:
+            member.publish()
+
+    async def _wait_async(self, pause_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+        if not self._async_waiters:
+            loop.add_reader(self._member.bell, self._rung_async)
+        self._async_waiters.add(woken)
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(woken, pause_s)
+        finally:
+            self._async_waiters.discard(woken)
+            if not self._async_waiters:
+                loop.remove_reader(self._member.bell)
+
+    def _rung_async(self) -> None:
+        doorbell.drain(self._member.bell)
+        if self._waiters:
+            doorbell.ring(self._member.bell)
+        for woken in self._async_waiters:
+            if not woken.done():
+                woken.set_result(None)
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    def send_output(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
+        """Send `value` to the receivers of `output`; waits while a receiver's queue, or the space, is full.
+
+        Raises UnknownOutput, TypeError for what cannot travel, ValueTooLarge. Once the run is being stopped, what
+        nobody has room for is given up.
+        """
+        with self._lock:
+            self._check_open()
+            known = self._outputs.get(output)
+            if known is None:
+                raise UnknownOutput(self.node_id, output, sorted(self._outputs))
+            number = known.sent + 1
+            record = records.encode_message(value, metadata, number, time.time_ns())
+            limit = self._member.space.message_bytes_max
+            if len(record) > limit:
+                raise ValueTooLarge(f"a message of {self.node_id}/{output}", len(record), limit)
+            known.sent = number
+            staged = Staged()
+            staged.outputs = [(known, record, number)]
+            self._staged.append(staged)
+            due = self._is_due()
+            if not due:
+                self._arm()
+        if due:
+            self._drain()
+
+    def flush(self) -> None:
+        """What was sent is committed when this returns."""
+        self._check_open()
+        self._drain()
+
+    def _is_due(self) -> bool:
+        return len(self._staged) >= GROUP_MAX or time.monotonic_ns() - self._committed_ns > HOLD_NS
+
+    def _arm(self) -> None:
+        """Let the service thread commit what stays staged for a millisecond."""
+        if not self._armed:
+            self._armed = True
+            os.eventfd_write(self._wake, 1)
+
+    def _drain(self) -> None:
+        """Commit everything that is staged, waiting for room as long as it has to."""
+        member = self._member
+        while True:
+            with self._lock:
+                if self._commit_locked():
+                    return
+                if self._stop is not None or self._closed:
+                    self._give_up()
+                    return
+                member.set_phase(pulse.WAITING_FOR_ROOM)
+            poller = select.poll()
+            poller.register(member.bell, select.POLLIN)
+            if poller.poll(ROOM_CHECK_S * 1000):
+                doorbell.drain(member.bell)
+                if self._waiters or self._async_waiters:
+                    doorbell.ring(member.bell)
+                    time.sleep(ROOM_CHECK_S / 50)  # they drain it; this thread must not ring itself awake
+
+    def _commit_locked(self) -> bool:
+        """Commit what there is room for; whether that was all."""
+        staged = self._staged
+        while staged:
+            try:
+                done = self._member.commit(staged)
+            except Fenced as fenced:
+                _end_fenced(fenced)
+            for item in staged[:done]:
+                if item.ack is not None:
+                    self._unacknowledged.discard(item.ack[0])
+                    self._member.attempts.pop(item.ack[0], None)
+            del staged[:done]
+            if not done:
+                return False
+        self._committed_ns = time.monotonic_ns()
+        return True
+
+    def _give_up(self) -> None:
+        """The run is being stopped, and nobody has room: acknowledgements still pass, what is sent does not."""
+        for item in self._staged:
+            item.outputs = None
+        self._commit_locked()
+        self._staged.clear()
+
+    # --- the shared store, immediately ------------------------------------------------------------------------------
+
+    @property
+    def kvs(self) -> MemoryState:
+        """The shared KVS: compare-and-set, several reads of one moment, and more."""
+        self._check_open()
+        self._drain()
+        return self._kvs
+
+    def kvs_read(self, key: str, default: bytes | None = None) -> bytes | None:
+        """The shared value of `key`, or `default`."""
+        if self._staged:
+            self._drain()
+        entry = self._kvs.get(key)
+        return default if entry is None else entry.value
+
+    def kvs_write(self, key: str, value: bytes, ttl: float | None = None) -> None:
+        """Write to the shared KVS; the value is gone `ttl` seconds from now, if given."""
+        self.kvs.set(key, value, ttl)
+
+    def kvs_delete(self, key: str) -> None:
+        """Delete a shared key; one that is not there is no error."""
+        self.kvs.delete(key)
+
+    def kvs_merge(self, key: str, merge: Merge) -> None:
+        """Combine a shared value with `merge` (see noderuntime.merges)."""
+        self.kvs.merge(key, merge)
+
+    def save_state(self, key: str, value: bytes) -> None:
+        """Custom nodes have no private state: raises StateNotAvailable."""
+        raise StateNotAvailable(self.node_id, "save_state")
+
+    def load_state(self, key: str, default: bytes | None = None) -> bytes | None:
+        """Custom nodes have no private state: raises StateNotAvailable."""
+        raise StateNotAvailable(self.node_id, "load_state")
+
+    # --- the service thread -----------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        poller = select.poll()
+        poller.register(self._dealer.fd, select.POLLIN)
+        poller.register(self._wake, select.POLLIN)
+        idle_turns = 0
+        self._control()
+        while not self._closed:
+            poller.poll(1.0 if self._armed else None)
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wake)
+            self._control()
+            if self._armed:
+                with self._lock:
+                    if self._closed:
+                        break
+                    if self._staged:
+                        idle_turns = 0
+                        if time.monotonic_ns() - self._committed_ns > HOLD_NS:
+                            self._commit_locked()
+                    else:
+                        idle_turns += 1
+                        if idle_turns > IDLE_TURNS_MAX:
+                            self._armed = False
+
+    def _control(self) -> None:
+        while (message := self._dealer.receive_nowait()) is not None:
+            if isinstance(message, Stop):
+                self._stop = message
+                doorbell.ring(self._member.bell)
+            elif isinstance(message, Refused):
+                _end_fenced(Fenced(message.why))
+
+    # --- ending -----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Acknowledge what was taken, commit what was sent, and leave. A second call does nothing."""
+        self._close(finished=True)
+
+    def _close(self, finished: bool) -> None:
+        if self._closed:
+            return
+        if finished:
+            with self._lock:
+                for holder in list(self._hands):
+                    self._acknowledge(holder)
+        self._drain()
+        with self._lock:
+            self._closed = True
+        os.eventfd_write(self._wake, 1)
+        self._service.join()
+        atexit.unregister(self._at_exit)
+        if finished:
+            self._dealer.send(Bye(self._stop is None, ""))
+        self._dealer.close()
+        os.close(self._wake)
+        self._member.close()
+
+    def _at_exit(self) -> None:
+        """The program ends without close(): what it sent counts; the event in its hand is not acknowledged."""
+        failed = hasattr(sys, "last_value")
+        self._hands.clear()
+        self._close(finished=not failed)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise NodeRuntimeError(f"node {self._member.wiring.node!r} is closed: it takes and sends nothing any more")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close(finished=kind is None)
+
+
+def _find(node_id: str | None, run: str | None) -> tuple[RunDir, str, bool]:
+    """Where the run is, which node this is, and whether it joins as a dynamic one."""
+    environ = os.environ
+    if node_id is None or (run is None and environ.get(ENV_NODE) == node_id):
+        if ENV_RUN_DIR not in environ or ENV_NODE not in environ:
+            raise NotRunning(
+                "this program is a node of a dataflow, and was started without one",
+                "Start the dataflow with `noderuntime run FILE`, or join one with Node('id', run='NAME').",
+            )
+        return RunDir(Path(environ[ENV_RUN_DIR])), environ[ENV_NODE], False
+    if run is None:
+        raise TypeError("Node(id, run=NAME): the name of the run is missing; `noderuntime ps` lists them")
+    return RunDir.of(run, home(environ, os.getuid())), node_id, True
+
+
+def _greet(dealer: Dealer, name: str, dynamic: bool) -> Welcome:
+    life = 0 if dynamic else int(os.environ.get(ENV_LIFE, "0"))
+    dealer.send(Hello(VERSION, name, "dynamic" if dynamic else "node", os.getpid(), life))
+    answer = dealer.receive(WELCOME_S)
+    if isinstance(answer, Welcome):
+        return answer
+    dealer.close(0)
+    if isinstance(answer, Refused):
+        if dynamic:
+            raise NotRunning(f"node {name!r} may not join: {answer.why}", "")
+        _end_fenced(Fenced(answer.why))
+    raise NotRunning(f"the runtime did not answer node {name!r} within {WELCOME_S:.0f} seconds")
+
+
+def _end_fenced(fenced: Fenced) -> Any:
+    """This life is over: another one has the node now. End at once, touching nothing."""
+    print(f"noderuntime: {fenced}; this process ends", file=sys.stderr, flush=True)
+    os._exit(EXIT_FENCED)
+
+
+def _boot_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
