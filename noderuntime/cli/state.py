@@ -109,7 +109,8 @@ def _store(run: KnownRun) -> Iterator[StoreClient]:
             yield client
         return
     with run.hold() as lock:
-        arguments = [sys.executable, "-m", "noderuntime.store", str(run.paths.root)]
+        # size 0: the one that the space already has
+        arguments = [sys.executable, "-m", "noderuntime.store", str(run.paths.root), "--size", "0"]
         # it holds the lock too: should we be killed, nobody else opens the space while it still does
         process = subprocess.Popen(arguments, pass_fds=[lock], stdin=subprocess.DEVNULL)
         try:
