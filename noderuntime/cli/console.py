@@ -288,10 +288,38 @@ class JsonConsole:
         self._writer.write(json.dumps(told, ensure_ascii=False, default=str))
 
 
+class Detached:
+    """The Observer of a run that nobody watches: what nodes say goes to the log files anyway.
+
+    Until the run has started stderr is still the user's terminal, so that what keeps it from starting is
+    shown. Afterwards the guard has closed it.
+    """
+
+    def waiting(self, nodes: Sequence[str]) -> None:
+        """Nobody waits any more once the nodes have been spawned."""
+
+    def started(self) -> None:
+        """The guard lets the launched process go."""
+
+    def line(self, node: str, stream: str, text: str) -> None:
+        """It is in the log files."""
+
+    def log(self, record: LogRecord) -> None:
+        """It is in the log files."""
+
+    def status(self, text: str) -> None:
+        output.tell(text)
+
+    def crash(self, node: str, where: str, error: str, trace: str) -> None:
+        output.tell(f"{node}: failed in {where}: {error}")
+
+    def summary(self, rows: Sequence[SummaryRow]) -> None:
+        """Nobody reads it."""
+
+
 def log_fields(record: LogRecord) -> Mapping[str, Any]:
-    """A record as JSON has it."""
-    level = logging.getLevelName(record.level).lower()
-    return {"level": level, "text": record.text, "fields": dict(record.fields)}
+    """A record as JSON has it, here and in the log files; `level` is Python's logging level."""
+    return {"text": record.text, "level": record.level, "fields": dict(record.fields)}
 
 
 def log_text(record: LogRecord, coloured: bool = False) -> str:

@@ -6,13 +6,14 @@ import os
 import select
 import time
 from argparse import Namespace
-from pathlib import Path
 from typing import Any
 
 from noderuntime.cli import output
-from noderuntime.cli.choose import KnownRun, choose, find, known_runs
+from noderuntime.cli.choose import RUNNING, choose, find, is_running, known_runs
 from noderuntime.cli.output import CommandError, UsageError
 from noderuntime.cli.text import duration
+from noderuntime.runs import Run
+from noderuntime.runs import clean as remove
 
 PATIENCE_S = 2.0
 
@@ -21,13 +22,13 @@ def ps(options: Namespace) -> int:
     """List runs; with a RUN, its nodes."""
     if options.run is not None:
         return _ps_nodes(choose(options.run), options.json)
-    runs = [run for run in known_runs() if run.running or options.all]
+    runs = [run for run in known_runs() if options.all or run.state == RUNNING]
     now = time.time()
     if options.json:
         output.result_json([_json_run(run) for run in runs])
     elif runs:
         rows = [
-            (run.name, run.state, run.pid if run.running else "-", _ago(now - run.started), run.file)
+            (run.name, run.state, _pid(run) or "-", _ago(now - run.file.started), run.file.file)
             for run in runs
         ]
         output.result_table(("NAME", "STATE", "PID", "STARTED", "FILE"), rows)
@@ -43,7 +44,7 @@ def stop(options: Namespace) -> int:
     run = choose(options.run)
     processes = _processes(run)
     try:
-        if run.is_running():
+        if is_running(run):
             _ask(run, "stop", {"drain": options.drain})
             _wait(run, processes)
     finally:
@@ -68,23 +69,23 @@ def clean(options: Namespace) -> int:
     """Remove what interrupted runs left behind, and print what was removed. Never touches a running one."""
     if options.run is not None:
         run = find(options.run)
-        if run.running:
+        if run.state == RUNNING:
             raise CommandError(f"{run.name!r} is running; stop it first: `noderuntime stop {run.name}`")
         runs = [run]
     else:
-        runs = [run for run in known_runs() if not run.running]
-    removed = [run for run in runs if run.remove()]
+        runs = [run for run in known_runs() if run.state != RUNNING]
+    removed = [run for run in runs if remove(run)]
     if options.json:
-        output.result_json([{"name": run.name, "path": str(run.paths.root)} for run in removed])
+        output.result_json([{"name": run.name, "path": str(run.run_dir.root)} for run in removed])
     else:
         for run in removed:
-            output.result(f"removed {run.name} ({run.paths.root})")
+            output.result(f"removed {run.name} ({run.run_dir.root})")
         if not removed:
             output.tell("nothing to remove")
     return output.OK
 
 
-def _ps_nodes(run: KnownRun, as_json: bool) -> int:
+def _ps_nodes(run: Run, as_json: bool) -> int:
     status = _ask(run, "status", {})
     if as_json:
         output.result_json(status)
@@ -105,17 +106,17 @@ def _ps_nodes(run: KnownRun, as_json: bool) -> int:
     return output.OK
 
 
-def _ask(run: KnownRun, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _ask(run: Run, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
     from noderuntime.cli.ask import ask_runtime  # ZeroMQ, which a plain `ps` does without
 
-    return ask_runtime(run.name, run.paths.runtime_socket, what, arguments)
+    return ask_runtime(run.name, run.run_dir.runtime_socket, what, arguments)
 
 
-def _processes(run: KnownRun) -> list[int]:
+def _processes(run: Run) -> list[int]:
     """Descriptors that become readable when the run's own processes have ended. They are ours: the lock is
     held."""
     found = []
-    for pid in (run.pid, run.guard):
+    for pid in (run.file.pid, run.file.guard):
         try:
             found.append(os.pidfd_open(pid))
         except (OSError, ValueError):
@@ -123,7 +124,7 @@ def _processes(run: KnownRun) -> list[int]:
     return found
 
 
-def _wait(run: KnownRun, processes: list[int]) -> None:
+def _wait(run: Run, processes: list[int]) -> None:
     began = time.monotonic()
     said = False
     left = set(processes)
@@ -135,17 +136,21 @@ def _wait(run: KnownRun, processes: list[int]) -> None:
             output.tell(f"waiting for {run.name} to stop ...")
 
 
+def _pid(run: Run) -> int | None:
+    return run.file.pid if run.state == RUNNING else None
+
+
 def _ago(seconds: float) -> str:
     return f"{duration(seconds)} ago"
 
 
-def _json_run(run: KnownRun) -> dict[str, Any]:
+def _json_run(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "state": run.state,
-        "pid": run.pid if run.running else None,
-        "started": run.started,
-        "file": run.file,
-        "run_dir": str(run.paths.root),
-        "log_dir": str(run.log_dir) if run.log_dir != Path() else None,
+        "pid": _pid(run),
+        "started": run.file.started,
+        "file": run.file.file,
+        "run_dir": str(run.run_dir.root),
+        "log_dir": run.file.log_dir,
     }

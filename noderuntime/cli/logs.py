@@ -114,8 +114,6 @@ class _Pretty:
 
 def _log_record(record: Record, node: str) -> LogRecord:
     level, fields = record.get("level"), record.get("fields")
-    if isinstance(level, str):
-        level = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
     return LogRecord(
         _time(record),
         node,

@@ -11,11 +11,12 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from noderuntime import guard
 from noderuntime.cli import answered, output
-from noderuntime.cli.console import Console, JsonConsole
-from noderuntime.cli.detached import detach
+from noderuntime.cli.console import Console, Detached, JsonConsole
 from noderuntime.cli.output import UsageError
 from noderuntime.dataflow import Dataflow
 from noderuntime.loader import check_files, load
@@ -30,8 +31,12 @@ def run(options: Namespace) -> int:
     for warning in check_files(dataflow):
         output.warn(warning)
     if not options.detach:
-        return _guarded(lambda: _shown(dataflow, options, name))
-    return detach(name, lambda observer: _guarded(lambda: _runtime(dataflow, observer, options, name)))
+        return guard.run_guarded(lambda: _answered(lambda: _shown(dataflow, options, name)))
+    work = partial(_runtime, dataflow, Detached(), options, name)
+    code = guard.run_guarded(lambda: _answered(work), detach=True)
+    if code == output.OK:
+        output.result(name)
+    return code
 
 
 def run_name(given: str | None, file: str) -> str:
@@ -53,7 +58,7 @@ def _shown(dataflow: Dataflow, options: Namespace, name: str) -> int:
     console = kind([node.id for node in dataflow.nodes], quiet=options.quiet, broken=_nobody_reads)
     console.start()
     try:
-        code = _runtime(dataflow, console, options, name)
+        code = _runtime(dataflow, console, options, name, console.terminal)
     finally:
         console.close()
     return output.PIPE_CLOSED if console.out_is_gone and code == output.TERMINATED else code
@@ -64,7 +69,9 @@ def _nobody_reads() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _runtime(dataflow: Dataflow, observer: Observer, options: Namespace, name: str) -> int:
+def _runtime(
+    dataflow: Dataflow, observer: Observer, options: Namespace, name: str, terminal: str = ""
+) -> int:
     from noderuntime import runtime  # with ZeroMQ: only after the guard has split off
 
     return runtime.run(
@@ -76,13 +83,11 @@ def _runtime(dataflow: Dataflow, observer: Observer, options: Namespace, name: s
             fresh=options.fresh,
             stop_after_s=options.stop_after,
             abort_on_failure=options.abort_on_failure,
-            terminal=observer.terminal,
+            terminal=terminal,
         ),
         observer,
     )
 
 
-def _guarded(work: Callable[[], int]) -> int:
-    from noderuntime import guard
-
-    return guard.run(lambda: answered(work, sys.argv[1:]))
+def _answered(work: Callable[[], int]) -> int:
+    return answered(work, sys.argv[1:])

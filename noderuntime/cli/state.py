@@ -16,9 +16,10 @@ from typing import Any
 
 from noderuntime.cli import output
 from noderuntime.cli.ask import StoreClient
-from noderuntime.cli.choose import KnownRun, choose
+from noderuntime.cli.choose import RUNNING, choose, hold
 from noderuntime.cli.output import CommandError
 from noderuntime.cli.text import plain
+from noderuntime.runs import Run
 
 STORE_ENDS_WITHIN_S = 5.0
 
@@ -102,19 +103,21 @@ def json_value(value: bytes) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _store(run: KnownRun) -> Iterator[StoreClient]:
+def _store(run: Run) -> Iterator[StoreClient]:
     """A client of the run's store; for an interrupted run, of one that lives only for this."""
-    if run.running:
-        with StoreClient(run.name, run.paths.store_socket) as client:
+    if run.state == RUNNING:
+        with StoreClient(run.name, run.run_dir.store_socket) as client:
             yield client
         return
-    with run.hold() as lock:
+    if not run.trusted:
+        raise CommandError(f"the machine was restarted since {run.name!r} was interrupted: its space is not trusted")
+    with hold(run) as lock:
         # size 0: the one that the space already has
-        arguments = [sys.executable, "-m", "noderuntime.store", str(run.paths.root), "--size", "0"]
+        arguments = [sys.executable, "-m", "noderuntime.store", str(run.run_dir.root), "--size", "0"]
         # it holds the lock too: should we be killed, nobody else opens the space while it still does
         process = subprocess.Popen(arguments, pass_fds=[lock], stdin=subprocess.DEVNULL)
         try:
-            with StoreClient(run.name, run.paths.store_socket, lost=lambda: _ended(process)) as client:
+            with StoreClient(run.name, run.run_dir.store_socket, lost=lambda: _ended(process)) as client:
                 yield client
                 client.request("quit", {})
             process.wait(STORE_ENDS_WITHIN_S)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from noderuntime import runs
 from noderuntime.channel import Router
 from noderuntime.protocol import Answer, Ask, Reply, Request
 from noderuntime.rundir import RunDir
@@ -34,9 +35,9 @@ class FakeRun:
                     "guard": os.getppid(),
                     "file": f"/flows/{name}.yml",
                     "started": started,
-                    "boot_id": "b",
+                    "boot_id": runs.boot_id(),
                     "log_dir": str(self.logs),
-                    "epoch": "e",
+                    "epoch": 1,
                 }
             )
         )

@@ -52,7 +52,7 @@ def test_log_records_show_level_and_fields_and_frames_are_left_out(world: World,
     run = world.run("flow")
     run.log(
         "a",
-        {"time": 1.0, "stream": "log", "level": "warning", "text": "careful", "fields": {"n": 3}},
+        {"time": 1.0, "stream": "log", "level": 30, "text": "careful", "fields": {"n": 3}},
         {"time": 2.0, "text": "\x1b[2Jpicture"},
         {"time": 3.0, "stream": "log", "level": 40, "text": "bad", "fields": {}},
     )

@@ -162,7 +162,7 @@ def test_json_is_one_object_a_line_all_on_stdout(files: tuple[TextIO, TextIO]) -
     ]  # fmt: skip
     assert said[2] == {"time": 5.0, "node": "a", "stream": "stdout", "text": "one"}
     assert said[4] == {
-        "time": 4.0, "node": "a", "stream": "log", "level": "warning", "text": "careful", "fields": {"n": 3},
+        "time": 4.0, "node": "a", "stream": "log", "level": 30, "text": "careful", "fields": {"n": 3},
     }  # fmt: skip
     assert said[6]["trace"] == "trace"
     assert said[7]["nodes"][0] == {

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from noderuntime import runs
 from noderuntime.channel import Dealer
 from noderuntime.cli import main
 from noderuntime.protocol import VERSION, Reply, Request
@@ -30,7 +31,7 @@ def lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDir]:
     paths = RunDir.of("lost", tmp_path / "runs")
     paths.root.mkdir(parents=True)
     said = {"format": 1, "name": "lost", "pid": 1, "guard": 1, "file": "f.yml", "started": time.time(),
-            "boot_id": "", "log_dir": str(tmp_path), "epoch": "e"}  # fmt: skip
+            "boot_id": runs.boot_id(), "log_dir": str(tmp_path), "epoch": 1}  # fmt: skip
     paths.run_file.write_text(json.dumps(said))
     paths.lock.touch()
     store = subprocess.Popen([sys.executable, "-m", "noderuntime.store", str(paths.root), "--size", "16000000"])
