@@ -92,7 +92,9 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _code_of(error: NodeRuntimeError) -> int:
-    if isinstance(error, DataflowError):
+    from noderuntime.runs import RunRefused
+
+    if isinstance(error, DataflowError | RunRefused):
         return output.USAGE
     return output.NO_SUCH_RUN if isinstance(error, NotRunning) else output.FAILED
 

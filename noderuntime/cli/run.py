@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
@@ -40,8 +41,7 @@ def run(options: Namespace) -> int:
 
 
 def run_name(given: str | None, file: str) -> str:
-    """The name of the run: what was given, else the file's name without its ending. UsageError when it is
-    none."""
+    """The name of the run: what was given, else the file's name without its ending. Raises UsageError."""
     name = Path(file).stem if given is None else given
     if not name or not name.isprintable() or name != name.strip():
         raise UsageError(
@@ -54,19 +54,22 @@ def run_name(given: str | None, file: str) -> str:
 
 def _shown(dataflow: Dataflow, options: Namespace, name: str) -> int:
     """The runtime, with a console that shows it."""
+    over = threading.Event()
+
+    def broken() -> None:
+        """Whoever read our stdout is gone (`run ... | head`): stop in order, as for SIGTERM."""
+        if not over.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
     kind = JsonConsole if options.log_format == "json" else Console
-    console = kind([node.id for node in dataflow.nodes], quiet=options.quiet, broken=_nobody_reads)
+    console = kind([node.id for node in dataflow.nodes], quiet=options.quiet, broken=broken)
     console.start()
     try:
         code = _runtime(dataflow, console, options, name, console.terminal)
     finally:
+        over.set()
         console.close()
     return output.PIPE_CLOSED if console.out_is_gone and code == output.TERMINATED else code
-
-
-def _nobody_reads() -> None:
-    """Whoever read our stdout is gone (`run ... | head`): stop in order, as for SIGTERM."""
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _runtime(
