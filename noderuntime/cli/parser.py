@@ -31,6 +31,9 @@ class Parser(argparse.ArgumentParser):
         options.setdefault("allow_abbrev", False)
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
 
+    def option_names(self) -> list[str]:
+        return [name for action in self._actions for name in action.option_strings]
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, self.prog)
 
@@ -63,8 +66,20 @@ def assignment(text: str) -> tuple[str, str]:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of one call. Raises UsageError; `--help` and `--version` print and raise SystemExit(0)."""
     _check_command(arguments)
-    parser, _ = build()
-    return parser.parse_args(list(arguments))
+    parser, parsers = build()
+    options, left = parser.parse_known_args(list(arguments))
+    if left:
+        raise _not_understood(left[0], parsers.get(options.command, parser))
+    return options
+
+
+def _not_understood(argument: str, parser: Parser) -> UsageError:
+    if not argument.startswith("-"):
+        return UsageError(f"{argument!r} is one argument too many", parser.prog)
+    option = argument.partition("=")[0]
+    near = nearest(option, parser.option_names()) if option.startswith("--") else None
+    hint = f"; did you mean {near}?" if near else ""
+    return UsageError(f"there is no option {option!r}{hint}", parser.prog)
 
 
 def _check_command(arguments: Sequence[str]) -> None:
@@ -146,7 +161,9 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     _json(logs)
 
     reload = parsers["reload"]
-    reload.add_argument("names", metavar="[RUN] NODE", nargs="+")
+    reload.usage = "noderuntime reload [-h] [RUN] NODE"
+    about = "RUN may be left out when there is just one"
+    reload.add_argument("names", metavar="[RUN] NODE", nargs="+", help=about)
 
     clean = parsers["clean"]
     clean.add_argument("run", metavar="RUN", nargs="?", help="only this one (default: all interrupted runs)")

@@ -63,6 +63,8 @@ def _shown(dataflow: Dataflow, options: Namespace, name: str) -> int:
 
     kind = JsonConsole if options.log_format == "json" else Console
     console = kind([node.id for node in dataflow.nodes], quiet=options.quiet, broken=broken)
+    # the runtime is no process group of the terminal's foreground; `stty tostop` must not stop it when it writes
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     console.start()
     try:
         code = _runtime(dataflow, console, options, name, console.terminal)

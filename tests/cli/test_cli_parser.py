@@ -34,6 +34,17 @@ def test_an_unknown_state_operation_suggests_the_nearest() -> None:
         parse(["state", "gte", "shared", "k"])
 
 
+def test_an_unknown_option_suggests_the_nearest_and_names_the_command() -> None:
+    with pytest.raises(UsageError, match="no option '--stop-afer'; did you mean --stop-after") as error:
+        parse(["run", "a.yml", "--stop-afer=3s"])
+    assert error.value.program == "noderuntime run"
+
+
+def test_one_argument_too_many_is_named() -> None:
+    with pytest.raises(UsageError, match="is one argument too many"):
+        parse(["validate", "a.yml", "b.yml"])
+
+
 @pytest.mark.parametrize(
     "line",
     ["run", "run a b", "run a --nope", "run a --stop-after soon", "run a --env NOVALUE", "state ls",
