@@ -212,8 +212,9 @@ class Console:
             return (), [self._prefixes.of("", self._err_colour) + line] if line else []
         frames = self._frames
         rows: list[str] = []
-        for node in sorted(frames, key=lambda node: self._order.get(node, len(self._order))):
-            if len(frames) > 1:
+        shown = [node for node, picture in frames.items() if picture]
+        for node in sorted(shown, key=lambda node: self._order.get(node, len(self._order))):
+            if len(shown) > 1:
                 rows.append(f"── {node} " + "─" * max(0, 40 - len(node)))
             rows += frames[node]
         spinner = self._waiting.row(now_s)

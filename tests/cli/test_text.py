@@ -57,7 +57,8 @@ def test_colours_take_no_columns_when_cropped() -> None:
 def test_a_frame_is_known_by_its_first_bytes_and_split_into_rows() -> None:
     assert is_frame("\x1b[2Jcpu\r mem")
     assert not is_frame("cpu \x1b[2J")
-    assert frame_rows("\x1b[2J\x1b[Hcpu\r mem") == ["cpu", " mem"]
+    assert frame_rows("\x1b[2J\x1b[Hcpu\r mem\r") == ["cpu", " mem"]
+    assert frame_rows("\x1b[2J") == []
 
 
 def test_tables_align_and_put_numbers_right() -> None:
