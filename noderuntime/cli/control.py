@@ -98,11 +98,12 @@ def _ps_nodes(run: Run, as_json: bool) -> int:
             node["pid"] or "-",
             node["restarts"],
             node["messages"],
-            node["reason"] or node.get("phase", ""),
+            node["phase"] or "-",
+            node["reason"],
         )
         for node in status["nodes"]
     ]
-    output.result_table(("NODE", "KIND", "STATE", "PID", "RESTARTS", "MESSAGES", "REASON"), rows)
+    output.result_table(("NODE", "KIND", "STATE", "PID", "RESTARTS", "MESSAGES", "PHASE", "REASON"), rows)
     return output.OK
 
 

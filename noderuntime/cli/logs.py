@@ -19,7 +19,7 @@ from noderuntime.cli.text import harmless, is_frame
 from noderuntime.observer import LogRecord
 
 POLL_S = 0.1
-READ_BYTES = 1 << 20
+RUNTIME_LOG = "runtime.log"  # what the runtime itself had to say, in the same form
 
 Record = dict[str, Any]
 
@@ -50,7 +50,7 @@ class Tail:
         self._files: dict[Path, LogFile] = {}
 
     def records(self) -> Iterator[Record]:
-        for path in sorted(self._folder.glob("*.jsonl")):
+        for path in [*sorted(self._folder.glob("*.jsonl")), self._folder / RUNTIME_LOG]:
             if path not in self._files:
                 self._files[path] = LogFile(path)
         found = heapq.merge(*(file.records() for file in self._files.values()), key=_time)

@@ -63,6 +63,17 @@ def test_log_records_show_level_and_fields_and_frames_are_left_out(world: World,
     ]
 
 
+def test_what_the_runtime_said_stands_between_the_lines_of_the_nodes(world: World, capsys: Capture) -> None:
+    run = world.run("flow")
+    run.log("a", {"time": 1.0, "text": "one"}, {"time": 3.0, "text": "three"})
+    told = {"time": 2.0, "node": "", "stream": "log", "text": "a restarted", "level": 20, "fields": {}}
+    (run.logs / "runtime.log").write_text(json.dumps(told) + "\n")
+    assert main(["logs"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "noderuntime │ INFO a restarted"
+    assert main(["logs", "flow", "a"]) == 0
+    assert "restarted" not in capsys.readouterr().out
+
+
 def test_lines_that_are_no_records_are_passed_over(world: World, capsys: Capture) -> None:
     run = world.run("flow")
     (run.logs / "a.jsonl").write_bytes(b'\xff\n{"time": 1}\n[]\n{"node": "a", "text": "good"}\n{"te')
