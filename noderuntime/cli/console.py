@@ -326,7 +326,11 @@ def log_fields(record: LogRecord) -> Mapping[str, Any]:
 def log_text(record: LogRecord, coloured: bool = False) -> str:
     """A record as people read it: level, text, and the fields behind it."""
     name = logging.getLevelName(record.level)
-    fields = " ".join(f"{key}={value}" for key, value in record.fields.items())
+    fields = " ".join(
+        f"{key}={value}"
+        for key, value in record.fields.items()
+        if (key, value) != ("logger", record.node)  # `ctx.log` itself, which says nothing new
+    )
     if coloured:
         colour = output.RED if record.level >= logging.ERROR else output.YELLOW
         if record.level < logging.WARNING:

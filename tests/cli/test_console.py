@@ -290,5 +290,5 @@ def test_a_summary_colours_the_state_even_of_a_node_that_is_named_like_one() -> 
 
 
 def test_log_records_show_their_fields() -> None:
-    record = LogRecord(0.0, "a", 40, "no room", {"used": 3, "size": 4})
+    record = LogRecord(0.0, "a", 40, "no room", {"logger": "a", "used": 3, "size": 4})
     assert log_text(record) == "ERROR no room  used=3 size=4"
