@@ -255,6 +255,18 @@ def test_a_reader_that_went_away_is_told_once_and_writing_goes_on_silently() -> 
     assert told == [True]
 
 
+def test_a_full_disk_below_stdout_is_told_on_stderr_and_harms_nobody(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as out, (tmp_path / "err").open("w+") as err:
+        console = Console(["a"], out, err)
+        console.start()
+        console.line("a", "stdout", "one")
+        console.line("a", "stdout", "two")
+        console.close()
+        assert not console.out_is_gone
+        (told,) = read(err)
+    assert "No space left on device" in told
+
+
 def test_a_reader_that_does_not_read_holds_nobody_up_and_learns_how_much_it_missed() -> None:
     reader, writer = os.pipe()
     with open(writer, "w") as out, open(reader) as stuck:
