@@ -626,6 +626,8 @@ class Supervision:
 
     def _on_spawn_failed(self, event: Event, now_s: float) -> list[Action]:
         assert isinstance(event, SpawnFailed)
+        if self.policy.kind == "dynamic":
+            raise IllegalEvent(self.state, event)
         if self._leave is not None:
             return self._leave_now(self._leave)
         return self._after(Death(event.error, False, permanent=event.permanent), now_s)
@@ -700,7 +702,8 @@ class Row:
 
 def _table() -> dict[tuple[State, type], Row]:
     s, m = State, Supervision
-    next_life = (s.STARTING, s.BACKOFF, s.FAILED, s.WAITING)
+    unspawned = (s.STARTING, s.BACKOFF, s.FAILED)
+    next_life = (*unspawned, s.WAITING)
     table: dict[tuple[State, type], Row] = {}
 
     def row(
@@ -717,9 +720,11 @@ def _table() -> dict[tuple[State, type], Row]:
     row(s.STARTING, Hello, m._on_hello, s.STARTING, s.RESTORING)
     row(s.STARTING, Claimed, m._on_claimed, s.STARTING, s.RESTORING, s.RUNNING)
     row(s.STARTING, ClaimRefused, m._on_claim_refused, s.KILLED, s.ENDED)
-    row(s.STARTING, SpawnFailed, m._on_spawn_failed, *next_life)
+    row(s.STARTING, SpawnFailed, m._on_spawn_failed, *unspawned)
     row(s.RESTORING, Ready, m._on_ready, s.RUNNING)
-    row(s.RUNNING, Hello, m._on_hello, s.RUNNING)  # of a node without inputs and outputs, which need not
+    # a node without inputs and outputs runs once it is claimed: its hello, or its missing program, may come later
+    row(s.RUNNING, Hello, m._on_hello, s.RUNNING)
+    row(s.RUNNING, SpawnFailed, m._on_spawn_failed, *unspawned)
     row(s.RUNNING, Ready, m._on_nothing, s.RUNNING)
     row(s.RUNNING, SaidBye, m._on_bye, s.RUNNING)
     row(s.RUNNING, Tick, m._on_nothing, s.RUNNING)
@@ -755,7 +760,7 @@ def _table() -> dict[tuple[State, type], Row]:
     row(s.STOPPING, Exited, m._on_exit, s.STOPPED, s.ENDED)
     row(s.STOPPING, SpawnFailed, m._on_spawn_failed, s.STOPPED, s.ENDED)
     row(s.KILLED, Exited, m._on_exit, s.STOPPED, s.ENDED, *next_life)
-    row(s.KILLED, SpawnFailed, m._on_spawn_failed, s.STOPPED, s.ENDED, *next_life)
+    row(s.KILLED, SpawnFailed, m._on_spawn_failed, s.STOPPED, s.ENDED, *unspawned)
 
     row(s.BACKOFF, Tick, m._on_backoff_tick, s.BACKOFF, s.STARTING)
     row(s.BACKOFF, Reload, m._on_backoff_reload, s.STARTING)

@@ -61,7 +61,7 @@ LEGAL: dict[State, str] = {
     State.WAITING: "Start Hello Tick Stop Abort",
     State.STARTING: "Hello Claimed ClaimRefused Reported Exited SpawnFailed Vitals Tick Stop Abort",
     State.RESTORING: "Ready Reported Exited Vitals Tick Stop Abort",
-    State.RUNNING: "Hello Ready Reported SaidBye Exited Vitals Tick Stop Abort Reload",
+    State.RUNNING: "Hello Ready Reported SaidBye Exited SpawnFailed Vitals Tick Stop Abort Reload",
     State.STOPPING: ANY_BUT_START_AND_RELOAD,
     State.KILLED: ANY_BUT_START_AND_RELOAD,
     State.BACKOFF: "Claimed ClaimRefused Tick Stop Abort Reload",
