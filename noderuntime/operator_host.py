@@ -14,8 +14,10 @@ import contextlib
 import json
 import logging
 import os
+import select
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -48,7 +50,7 @@ from noderuntime.protocol import (
 )
 from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
 from noderuntime.space import records
-from noderuntime.space.commit import Input, Staged
+from noderuntime.space.commit import Inapplicable, Input, Staged
 from noderuntime.space.keys import parse_message
 from noderuntime.space.segments import Dropped
 from noderuntime.usercode import describe, load, user_trace
@@ -61,6 +63,14 @@ HELPER_IDLE_TURNS_MAX = 50
 SLOW_CHECK_S = 5.0
 WELCOME_S = 60.0
 WAIT_WARNING_S = 10.0
+
+
+_LOG_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+def _plain(value: Any) -> Any:
+    """What `extra=` holds, as something that MessagePack can carry."""
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
 
 
 class LogHandler(logging.Handler):
@@ -77,7 +87,8 @@ class LogHandler(logging.Handler):
             text = record.getMessage()
             if record.exc_info:
                 text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
-            self._waiting.append(Log(record.created, record.levelno, text, {"logger": record.name}))
+            extra = {name: _plain(value) for name, value in vars(record).items() if name not in _LOG_ATTRIBUTES}
+            self._waiting.append(Log(record.created, record.levelno, text, {"logger": record.name, **extra}))
             if threading.get_ident() == self._thread:
                 self.pass_on()
         except Exception:
@@ -105,7 +116,7 @@ class OperatorHost:
         self.stop: Stop | None = None
         self.ended = False  # the last commit closed the outputs
         self.stop_all = False
-        self.reload: subprocess.Popen[str] | None = None
+        self.reload: CodeCheck | None = None
         self.exit_code: int | None = None  # set: leave between two events
         self.position: Any = None
         self.produces = False
@@ -149,9 +160,12 @@ class OperatorHost:
     def run(self) -> int:
         """Handle events until the end; returns the exit code."""
         self.control()
-        while self.exit_code is None:
+        while True:
             if self.stop is not None:
+                self.exit_code = None
                 self._finish(self.stop)
+                break
+            if self.exit_code is not None:
                 break
             worked = self._tick()
             if self.produces:
@@ -254,7 +268,10 @@ class OperatorHost:
     def _flush(self) -> None:
         """Commit the group; waits for room as long as it has to, unless the run is being stopped."""
         while self.group:
-            self._commit()
+            try:
+                self._commit()
+            except Inapplicable as failed:
+                self._fail_staged(failed)
             if self.group:
                 self._wait_for_room()
                 if self.stop is not None:
@@ -270,6 +287,16 @@ class OperatorHost:
             done = self.member.commit(self.group)
             del self.group[:done]
 
+    def _fail_staged(self, failed: Inapplicable) -> None:
+        """A handler has returned, and what it staged cannot be committed: its event fails, those before it do not."""
+        bad = self.group[failed.at]
+        del self.group[failed.at :]
+        if bad.ack is not None:
+            key, input, _ = bad.ack
+            _, _, sequence, index = parse_message(key)
+            self.member.page.take(0, input.number, sequence, index)
+        self._fail("on_event", failed.error)
+
     def commit_what_waits(self) -> None:
         """For the helper thread: a handler takes long, so commit the events that were finished before it."""
         if self.group and time.monotonic_ns() - self.group_since_ns > GROUP_NS:
@@ -277,6 +304,8 @@ class OperatorHost:
                 self._commit()
             except Fenced:
                 os._exit(EXIT_FENCED)
+            except Inapplicable:
+                return  # the loop will meet it too, and can say so
             self.group_since_ns = time.monotonic_ns()
 
     def _arm_helper(self) -> None:
@@ -399,15 +428,15 @@ class OperatorHost:
         for fd, _ in rung:
             if fd == self.member.bell:
                 doorbell.drain(fd)
-            else:
+            elif fd == self.dealer.fd:
                 self.control()
+            elif self.reload is not None:
+                self._reload_checked(self.reload)
         if not rung and pause_s > 0:
             self.control()
             if pause_s >= SLOW_CHECK_S:
                 self.member.publish()
         self.log.pass_on()
-        if self.reload is not None:
-            self._look_after_reload()
 
     def control(self) -> None:
         """Take what the runtime has sent."""
@@ -415,28 +444,19 @@ class OperatorHost:
             if isinstance(message, Stop):
                 self.stop = message
             elif isinstance(message, Reload) and self.reload is None:
-                self.reload = self._check_code()
+                self.reload = CodeCheck(self.member.wiring.code)
+                self._poller.register(self.reload.pidfd, select.POLLIN)
             elif isinstance(message, Refused):
                 raise Fenced(message.why)
 
-    def _check_code(self) -> subprocess.Popen[str]:
-        """Import the code as it is now in a process of its own: what does not import must not replace what runs."""
-        arguments = [sys.executable, "-m", "noderuntime.operator_host", "--check", json.dumps(self.member.wiring.code)]
-        return subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-
-    def _look_after_reload(self) -> None:
-        assert self.reload is not None
-        if self.reload.poll() is None:
-            return
-        _, trace = self.reload.communicate()
-        if self.reload.returncode == 0:
+    def _reload_checked(self, check: CodeCheck) -> None:
+        self._poller.unregister(check.pidfd)
+        self.reload = None
+        trace = check.result()
+        if trace is None:
             self.exit_code = EXIT_RELOAD
         else:
-            lines = trace.strip().splitlines() or ["the new code ended its process"]
-            self.dealer.send(ReloadFailed(lines[-1], trace.strip()))
-        self.reload = None
+            self.dealer.send(ReloadFailed(trace.splitlines()[-1], trace))
 
     def _finish(self, stop: Stop) -> None:
         """The STOP event. When all inputs have ended, so does this node: its outputs close in the same commit."""
@@ -446,6 +466,27 @@ class OperatorHost:
             self.ended = self.stop_all = False
             self.group[-1].ends = False
         self._flush()
+
+
+class CodeCheck:
+    """Imports an operator's code in a process of its own: what does not import must not replace what runs."""
+
+    def __init__(self, code: dict[str, str]) -> None:
+        self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        arguments = [sys.executable, "-m", "noderuntime.operator_host", "--check", json.dumps(code)]
+        self._process = subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._errors
+        )
+        self.pidfd = os.pidfd_open(self._process.pid)  # readable once it has ended
+
+    def result(self) -> str | None:
+        """None when the code imports, else the traceback. Call it when it has ended."""
+        code = self._process.wait()
+        os.close(self.pidfd)
+        with self._errors:
+            self._errors.seek(0)
+            trace = self._errors.read().strip()
+        return None if code == 0 else trace or f"importing it ended its process with exit code {code}"
 
 
 class Helper(threading.Thread):
