@@ -7,16 +7,14 @@ event, and of those before it in the same group.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from noderuntime.errors import NodeRuntimeError, UnknownOutput, ValueTooLarge
+from noderuntime.errors import NodeRuntimeError, UnknownOutput
 from noderuntime.member import Member
 from noderuntime.space import keys, records, shared
 from noderuntime.space.commit import Output, Staged
-from noderuntime.space.records import encode_message
 from noderuntime.space.shared import Merge, SharedWrite, check_value, ttl_to_ns
 from noderuntime.space.space import scan
 from noderuntime.state import MemoryState
@@ -33,13 +31,12 @@ class OperatorContext:
         self.incarnation = member.incarnation
         self.is_restart = member.incarnation > 1
         self.log = log
-        self.kvs = MemoryState(member.space, member.wiring.number)
+        self.kvs = MemoryState(member.space, member.wiring.number, member.commits.check)
         self.staged: Staged | None = None  # None: no event in hand
         self._member = member
         self._space = member.space
         self._outputs: dict[str, Output] = member.commits.outputs
         self._private_prefix = keys.private_prefix(member.wiring.number)
-        self._message_bytes_max = member.space.message_bytes_max
         # of the events of this group that are not committed yet
         self._private: dict[bytes, bytes | None] = {}
         self._shared: dict[bytes, bytes | None] = {}
@@ -68,15 +65,7 @@ class OperatorContext:
         known = self._outputs.get(output)
         if known is None:
             raise UnknownOutput(self.node_id, output, sorted(self._outputs))
-        number = known.sent + 1
-        record = encode_message(value, metadata, number, time.time_ns())
-        if len(record) > self._message_bytes_max:
-            raise ValueTooLarge(f"a message of {self.node_id}/{output}", len(record), self._message_bytes_max)
-        known.sent = number
-        if staged.outputs is None:
-            staged.outputs = [(known, record, number)]
-        else:
-            staged.outputs.append((known, record, number))
+        known.stage(staged, value, metadata, self._space)
 
     def __call__(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
         """The same as `send_output`."""
@@ -149,7 +138,7 @@ class OperatorContext:
         """Combine a shared value with `merge` inside the commit. Raises TypeError for what it cannot work on."""
         if not hasattr(merge, "apply"):
             raise TypeError(f"kvs_merge takes one of noderuntime.merges, not {type(merge).__name__}")
-        merged = merge.apply(self.kvs_read(key))
+        merged = check_value(f"the value of {key!r}", merge.apply(self.kvs_read(key)))
         self._stage("kvs_merge", SharedWrite(keys.user_key(key), merge=merge), merged)
 
     def _stage(self, call: str, write: SharedWrite, result: bytes | None) -> None:

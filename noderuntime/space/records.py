@@ -66,6 +66,8 @@ EMPTY_QUEUE = (0, 0, 0, 0, 0, 0)
 
 CLOSED = 1  # the receiver has ended: later messages are discarded and counted
 SOURCE_ENDED = 2  # the sender has closed this input: INPUT_CLOSED is in the queue or was taken
+SOURCE_FAILED = 4  # it failed, or was cut off by one that failed: `--resume` makes it live again
+EAGER = 8  # several threads wait for messages: ring for each commit, not only when the queue was empty
 
 # --- nodes ----------------------------------------------------------------------------------------------------------
 
@@ -74,8 +76,18 @@ LIVE, ENDED, FAILED = range(3)
 STATUSES = ("live", "ended", "failed")
 
 
+def output_cell(number: int) -> int:
+    """The cell that counts the messages of an output. Cells are interleaved, so that none moves when one is added."""
+    return 3 * number
+
+
+def input_cell(number: int) -> int:
+    """The first of the two cells of an input: tick number, or time of the last arrival and whether it timed out."""
+    return 3 * number + 1
+
+
 class NodeRecord:
-    """incarnation, status, commit number, and cells: one counter per output, then two per timer or watched input."""
+    """incarnation, status, commit number, and cells: see output_cell and input_cell."""
 
     __slots__ = ("cells", "commit", "incarnation", "status")
 
