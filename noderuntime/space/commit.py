@@ -110,7 +110,10 @@ class Output:
         for a large payload; nothing is staged then.
         """
         number = self.sent + 1
-        record, segment = records.encode_message(value, metadata, number, time.time_ns(), payloads)
+        try:
+            record, segment = records.encode_message(value, metadata, number, time.time_ns(), payloads)
+        except ValueTooLarge as error:
+            raise ValueTooLarge(f"a message to {self.name!r}", error.size_bytes, error.limit_bytes) from None
         size = staged.size + len(record) * self.copies
         if size > payloads.event_bytes_max:
             if segment is not None:
