@@ -103,7 +103,7 @@ class NurseryKeeper:
             self._notes.tell(f"the fork server {'was stopped' if stopped else 'hangs'}: killing it")
             os.kill(self._nursery.pid, signal.SIGKILL)
             self._stopped_since_s = self._busy_since_s = NEVER
-        self._nursery.flush()
+        self._nursery.keep_spares()
 
     def _restart(self, now_s: float) -> None:
         if not self.due_s:

@@ -6,7 +6,7 @@ a fork of it is clean. `Nursery` is the runtime's end. There is always a *spare*
     runtime    one end of a socket pair, the spare's gate  --SCM_RIGHTS-->  nursery
     nursery    fork; the one in between forks the spare and exits, so that the spare becomes the runtime's own
                (which is a subreaper): its exit status arrives there, and it survives the nursery
-    spare      waits until the runtime is its parent; PR_SET_PDEATHSIG, setsid; its pid --gate--> runtime
+    spare      waits until the runtime is its parent; PR_SET_PDEATHSIG, setsid; its pid --gate--> runtime; warms up
     runtime    opens a pidfd (the spare is its own and not reaped: the number is right)
 
 and a spawn is one message:
@@ -52,6 +52,7 @@ import msgpack
 from noderuntime import process
 
 PRELOAD = ("noderuntime.operator_host", "noderuntime.store")
+WARM = ("noderuntime.channel",)  # modules whose warm_up() each spare calls while it waits
 ADOPTION_POLL_S = 0.0002
 ASKED_MAX = 5
 
@@ -79,7 +80,7 @@ class Order:
 # ---- the nursery's own process
 
 
-def serve(fd: int, runtime: int) -> int:
+def serve(fd: int, runtime: int, warm: Sequence[str]) -> int:
     """Make spares until the other end closes."""
     orders = socket.socket(fileno=fd)
     gc.collect()
@@ -89,7 +90,7 @@ def serve(fd: int, runtime: int) -> int:
         if not body:
             return 0
         for gate in fds:
-            _make(gate, orders, runtime)
+            _make(gate, orders, runtime, warm)
             os.close(gate)
 
 
@@ -103,7 +104,7 @@ def _receive(sock: socket.socket, fds_max: int) -> tuple[bytes, list[int]]:
     return body, list(fds)
 
 
-def _make(gate: int, orders: socket.socket, runtime: int) -> None:
+def _make(gate: int, orders: socket.socket, runtime: int, warm: Sequence[str]) -> None:
     try:
         between = _fork()
     except OSError as error:
@@ -117,7 +118,7 @@ def _make(gate: int, orders: socket.socket, runtime: int) -> None:
         if _fork():
             os._exit(0)
         orders.close()
-        _wait_at_gate(gate, between, runtime)
+        _wait_at_gate(gate, between, runtime, warm)
     except OSError as error:
         _complain(gate, error)
     finally:
@@ -136,7 +137,7 @@ def _complain(gate: int, error: OSError) -> None:
         os.write(gate, f"!{error.errno}:{error.strerror}".encode())
 
 
-def _wait_at_gate(gate: int, between: int, runtime: int) -> NoReturn:
+def _wait_at_gate(gate: int, between: int, runtime: int, warm: Sequence[str]) -> NoReturn:
     """The spare: become the runtime's own, and wait for an order."""
     while os.getppid() == between:
         time.sleep(ADOPTION_POLL_S)
@@ -144,6 +145,8 @@ def _wait_at_gate(gate: int, between: int, runtime: int) -> NoReturn:
     os.setsid()
     process.set_name("nr-spare")
     os.write(gate, _PID.pack(os.getpid()))
+    for name in warm:
+        importlib.import_module(name).warm_up()
     sock = socket.socket(fileno=gate)
     body, fds = _receive(sock, _ORDER_FDS)
     sock.detach()
@@ -250,7 +253,7 @@ class Nursery:
         self.pidfd = -1
         self.started_s = 0.0
         self._start()
-        self._keep_spares()
+        self.keep_spares()
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -305,13 +308,18 @@ class Nursery:
         spawning = Spawning(order, stdio, request)
         self._waiting.append(spawning)
         self._hand_out()
-        self._keep_spares()
+        if self._waiting:
+            self.keep_spares()
         return spawning
 
     # ---- spares
 
-    def _keep_spares(self) -> None:
-        """As many as orders wait, and one more."""
+    def keep_spares(self) -> None:
+        """Ask for as many as orders wait, and one more.
+
+        Call it now and then: after a spawn the next spare is not made at once, where it would take the processor from
+        the child that has just begun.
+        """
         try:
             while len(self._spares) < len(self._waiting) + 1:
                 self._ask(Spare())
@@ -399,7 +407,8 @@ class Nursery:
             elif gate in self._spares:
                 self._listen_to_spare(self._spares[gate])
         found.extend(self._hand_out())
-        self._keep_spares()
+        if self._waiting:
+            self.keep_spares()
         return found
 
     def _listen_to_spare(self, spare: Spare) -> None:
@@ -498,4 +507,4 @@ def main() -> NoReturn:
     process.set_name("nr-nursery")
     for name in preload:
         importlib.import_module(name)
-    sys.exit(serve(int(fd), int(runtime)))
+    sys.exit(serve(int(fd), int(runtime), [name for name in WARM if name in sys.modules]))

@@ -2,7 +2,7 @@
 
 One `Supervision` per node. Events go in, actions come out, time is an argument:
 
-    child.handle(Exited(-9), now_s=5.0) == [Tell(...), Spawn(2), Claim(2, "SIGKILL", False)]
+    child.handle(Exited(-9), now_s=5.0) == [Spawn(2), Claim(2, "SIGKILL", False), Tell(...)]
 
 Rules
 -----
@@ -642,7 +642,7 @@ class Supervision:
             return [Touch(), Tell(f"{self.node} is gone; waiting for it to connect again")]
         if death.free:
             self._death = death
-            return [Tell(f"{self.node} {death.cause}"), *self._begin(now_s)]
+            return [*self._begin(now_s), Tell(f"{self.node} {death.cause}")]
         if self.policy.restart_policy == "never" or (death.permanent and not self.was_ready):
             return self._fail(death.cause)
         wait_s = self.budget.spend(now_s)
@@ -651,7 +651,7 @@ class Supervision:
             return self._fail(f"failed {times} times without progress; the last cause: {death.cause}")
         self._death = death
         if wait_s == 0:
-            return [Tell(f"{self.node} died ({death.cause}): restarting it"), *self._begin(now_s)]
+            return [*self._begin(now_s), Tell(f"{self.node} died ({death.cause}): restarting it")]
         self.state = State.BACKOFF
         self.deadline_s = now_s + wait_s
         return [Touch(), Tell(f"{self.node} died ({death.cause}): restarting it in {wait_s:g} s")]

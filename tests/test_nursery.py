@@ -257,6 +257,7 @@ def test_a_spare_that_was_killed_while_it_waited_is_replaced(parent: Parent) -> 
 
 
 def wait_for_spare(parent: Parent) -> None:
+    parent.nursery.keep_spares()
     while parent.nursery.busy:
         assert select.select([parent.nursery.fd], [], [], WAIT_S)[0]
         parent.nursery.advance()

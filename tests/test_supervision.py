@@ -287,8 +287,8 @@ def test_a_second_hello_of_the_same_life_is_illegal() -> None:
 def test_an_operator_killed_from_outside_is_restarted_at_once_and_its_message_is_not_blamed() -> None:
     child = running()
     actions = child.handle(KILLED_OUTSIDE, 5.0)
-    assert actions[1:] == [Spawn(2), Claim(2, "SIGKILL", False, HANDS)]
-    assert actions[0] == Tell("a died (SIGKILL): restarting it")
+    assert actions[:2] == [Spawn(2), Claim(2, "SIGKILL", False, HANDS)]
+    assert actions[2] == Tell("a died (SIGKILL): restarting it")
     assert child.state is State.STARTING
     assert child.restarts == 1
 
