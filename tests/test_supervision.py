@@ -604,6 +604,12 @@ def test_a_child_that_is_not_running_yet_gets_sigterm_at_once() -> None:
     assert silent.handle(Stop(5.0), 0.0) == [Signal(SIGTERM)], "nobody there to read the event"
 
 
+def test_a_custom_node_without_inputs_has_a_short_grace_because_it_may_never_ask_for_an_event() -> None:
+    child = running(Policy("node", has_inputs=False))
+    assert child.handle(Stop(5.0), 0.0) == [SendStop(1.0)]
+    assert child.handle(Tick(), 1.0) == [Signal(SIGTERM)]
+
+
 def test_a_late_hello_of_a_stopping_child_is_refused() -> None:
     child = Supervision("a", Policy())
     child.handle(Start(), 0.0)
