@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from bench import floor
-from bench.measure import Row, Rounds, Section, over_rounds, p50, p99, ratio_over_rounds, times, us
+from bench.measure import Rounds, Row, Section, over_rounds, p50, p99, ratio_over_rounds, times, us
 from bench.systems import dora, interleave, ours, result, scratch, tell
 
 PAUSE_S = 0.003

@@ -130,10 +130,12 @@ def dora(file: str | Path, folder: Path, **extra: object) -> Iterator[Run]:
     """`dora run FILE`: a daemon for this one dataflow, without a coordinator. It writes next to the file, so copy."""
     here = folder / "dora"
     shutil.copytree(BENCH / "dora", here)
+    if Path(file).is_absolute():
+        shutil.copy(file, here)
     env = environment(folder, extra)
     env["PATH"] = f"{PEERS}:{env['PATH']}"
     env["NO_COLOR"] = "1"
-    with running([str(PEERS / "dora"), "run", str(here / file)], here, env, folder / "log") as run:
+    with running([str(PEERS / "dora"), "run", str(here / Path(file).name)], here, env, folder / "log") as run:
         yield run
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from operators import VALUE, leave
+from measured import VALUE, leave
 
 from noderuntime import Node
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from operators import VALUE
+from measured import VALUE
 
 from noderuntime import Node
 
@@ -14,6 +14,7 @@ def main() -> None:
     pause_s = float(os.environ["BENCH_PAUSE_S"])
     now_ns = time.monotonic_ns
     with Node() as node:
+        time.sleep(1.0)  # until all others run
         for number in range(int(os.environ["BENCH_COUNT"])):
             if pause_s:
                 time.sleep(pause_s)
