@@ -46,6 +46,8 @@ WAITING_SHOWN_S = 0.3
 QUIT_S_MAX = 30.0
 GIVE_UP_S = 3.0
 KILL_S = 5.0
+RESERVED_DESCRIPTORS = 8
+DESCRIPTORS, DESCRIPTORS_PER_NODE, DESCRIPTORS_MAX = 64, 14, 65536
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 OK, FAILED = 0, 1
@@ -66,13 +68,20 @@ def run(dataflow: Dataflow, options: RunOptions, observer: Observer) -> int:
         size_bytes=dataflow.state.size_bytes,
         file=dataflow.file or "FILE",
     )
+    reserve: list[int] = []
     try:
-        runtime = Runtime(dataflow, options, observer, held)
-    except OSError as error:
-        held.release()
-        raise NodeRuntimeError(f"the run cannot begin: {error}") from error
-    except BaseException:
-        held.release()
+        # where descriptors run out, cleaning up needs some too
+        reserve.extend(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(RESERVED_DESCRIPTORS))
+        runtime = Runtime(dataflow, options, observer, held, reserve)
+    except BaseException as error:
+        _close_all(reserve)
+        process.kill_descendants(KILL_S)
+        if held.fresh:
+            held.remove()
+        else:
+            held.release()
+        if isinstance(error, OSError):
+            raise NodeRuntimeError(f"the run cannot begin: {error.strerror or error}") from error
         raise
     return runtime.run()
 
@@ -80,14 +89,17 @@ def run(dataflow: Dataflow, options: RunOptions, observer: Observer) -> int:
 class Runtime:
     """One run, from its directory to its summary."""
 
-    def __init__(self, dataflow: Dataflow, options: RunOptions, observer: Observer, held: Held) -> None:
+    def __init__(
+        self, dataflow: Dataflow, options: RunOptions, observer: Observer, held: Held, reserve: list[int]
+    ) -> None:
         self._dataflow = dataflow
         self._options = options
         self._observer = observer
         self._held = held
+        self._reserve = reserve
         self._run_dir = held.run_dir
         process.become_subreaper()
-        _raise_descriptor_limit()
+        _raise_descriptor_limit(len(dataflow.nodes))
         file = str(Path(dataflow.folder, Path(dataflow.file).name))
         log_dir = runs.new_log_folder(options.name, options.environ)
         self._notes = Notes(observer, RunLogs(log_dir))
@@ -124,6 +136,7 @@ class Runtime:
         self._lock_watch: LockWatch | None = None
         self._began_s = time.monotonic()
         self._phase = "opening"
+        self._keeps_state = not held.fresh  # whether there is anything to be resumed
         self._shown_waiting: list[str] = []
         self._stop_at_s = NEVER
         self._next_look_s = 0.0
@@ -146,6 +159,8 @@ class Runtime:
                     self._turn()
                 except GaveUp as error:
                     self._give_up(str(error))
+                except OSError as error:  # descriptors or memory ran out where we cannot do without
+                    self._give_up(f"the runtime cannot go on: {error.strerror or error}")
         finally:
             self._end()
         failed = self._gave_up or self._crew.failed
@@ -153,12 +168,13 @@ class Runtime:
 
     def _turn(self) -> None:
         now_s = time.monotonic()
-        due_s = min(self._next_look_s, self._crew.deadline_s(), self._stop_at_s, self._give_up_at_s)
+        helpers_due_s = min(self._nursery.due_s, self._store.due_s)
+        due_s = min(self._next_look_s, helpers_due_s, self._crew.deadline_s(), self._stop_at_s, self._give_up_at_s)
         self._loop.pause(getattr(self._observer, "congested", False))
         self._loop.turn(due_s - now_s)
         now_s = time.monotonic()
         self._crew.tick(now_s)
-        if now_s >= self._next_look_s:
+        if now_s >= min(self._next_look_s, self._nursery.due_s, self._store.due_s):
             self._next_look_s = now_s + LOOK_S
             self._look(now_s)
         if now_s >= self._stop_at_s:
@@ -242,6 +258,7 @@ class Runtime:
         except OSError as error:
             raise GaveUp(f"the run cannot begin: {error}") from error
         self._phase = "running"
+        self._keeps_state = True
         if self._crew.done:
             self._notes.tell("nothing is left to do: every node has ended")
         if not self._stopping:
@@ -334,12 +351,12 @@ class Runtime:
             self._phase = "over"
             return
         self._gave_up = why
-        self._notes.tell(f"{why}; the run ends, and its state is kept")
+        self._notes.tell(f"{why}; the run ends{', and its state is kept' if self._keeps_state else ''}")
         self._give_up_at_s = time.monotonic() + GIVE_UP_S
-        if self._crew.children:
-            self._crew.abort()
-        else:
+        if self._phase == "opening":
             self._phase = "over"
+        else:
+            self._crew.abort()
 
     def _finish(self) -> None:
         """Every node is done: last figures, then the store may go."""
@@ -367,6 +384,7 @@ class Runtime:
 
     def _end(self) -> None:
         """Leave nothing behind: no process, no socket, and no space unless the run is to be resumed."""
+        _close_all(self._reserve)
         signal.set_wakeup_fd(-1)
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
@@ -389,8 +407,7 @@ class Runtime:
         os.close(self._signalled)
         self._observer.summary(self._rows)
         self._notes.close()
-        never_began = self._held.fresh and not self._crew.children
-        if self._phase == "over" and (not self._gave_up or never_began):
+        if not self._keeps_state or (self._phase == "over" and not self._gave_up):
             self._held.remove()
         else:
             self._held.release()
@@ -398,6 +415,11 @@ class Runtime:
 
 def _noted(number: int, frame: FrameType | None) -> None:
     """The wake-up descriptor tells the loop."""
+
+
+def _close_all(fds: list[int]) -> None:
+    while fds:
+        os.close(fds.pop())
 
 
 def _farewell(name: str, file: str) -> str:
@@ -416,10 +438,18 @@ def _messages(figures: dict[str, Any]) -> int:
     return sum(figures.get("outputs", {}).values())
 
 
-def _raise_descriptor_limit() -> None:
-    """Each child costs some descriptors, and the usual soft limit is low."""
+def _raise_descriptor_limit(nodes: int) -> None:
+    """Each child costs some descriptors, and the usual soft limit is low. Where the hard one is, too, say so now:
+    ZeroMQ ends its process when it cannot accept a connection."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+    wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
     if soft < wanted:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    needed = DESCRIPTORS + DESCRIPTORS_PER_NODE * nodes
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        raise NodeRuntimeError(
+            f"this process may open {soft} files, too few for {nodes} nodes, which need about {needed}. "
+            f"Raise the limit: `ulimit -n {needed}`."
+        )
