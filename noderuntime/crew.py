@@ -361,10 +361,13 @@ class Crew:
             text = error.strerror or str(error)
             self.feed(child, su.SpawnFailed(f"{child.spec.code.path} cannot be executed: {text}", permanent))
 
-    def drain(self) -> None:
-        """Take all messages that have come. Whoever asks for status and the like is served later."""
+    def drain(self) -> bool:
+        """Take all messages that have come; whether there were any."""
+        taken = False
         while (found := self._router.receive_nowait()) is not None:
+            taken = True
             self.on_message(*found)
+        return taken
 
     on_message: Callable[[bytes, Message], None]  # set by the runtime: commands go elsewhere
 

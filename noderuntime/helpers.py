@@ -164,7 +164,7 @@ class StoreKeeper:
             why = "was stopped"
         elif lock_s > LOCK_S_MAX:
             why = f"held a lock of the space for more than {LOCK_S_MAX:g} s"
-        elif self._link.advance(now_s) is None:
+        elif self._link.hangs(now_s):
             why = "does not answer"
         if why:
             self.kill(why)

@@ -14,9 +14,9 @@ class Loop:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._callbacks: dict[int, Callable[[], object]] = {}
 
-    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+    def watch(self, fd: int, callback: Callable[[], object]) -> None:
         """Call back whenever `fd` is readable, or its other end has closed."""
         self._epoll.register(fd, select.EPOLLIN)
         self._callbacks[fd] = callback

@@ -155,7 +155,6 @@ class Runtime:
         now_s = time.monotonic()
         due_s = min(self._next_look_s, self._crew.deadline_s(), self._stop_at_s, self._give_up_at_s)
         self._loop.turn(due_s - now_s)
-        self._crew.drain()  # the socket's descriptor is edge-triggered
         now_s = time.monotonic()
         self._crew.tick(now_s)
         if now_s >= self._next_look_s:
@@ -170,7 +169,10 @@ class Runtime:
             self._stop()
         if now_s >= self._give_up_at_s:
             self._phase = "over"
-        self._advance(now_s)
+        # both sockets' descriptors are edge-triggered, and sending consumes edges: until nothing is left
+        while self._crew.drain() | self._link.advance(now_s):
+            pass
+        self._advance()
         self._notes.flush()
 
     def _look(self, now_s: float) -> None:
@@ -189,12 +191,11 @@ class Runtime:
             self._crew.reap_orphans()
         self._show_waiting(now_s)
 
-    def _advance(self, now_s: float) -> None:
-        """Requests that wait are sent at once, and a phase that is over is followed by the next."""
-        if self._link.advance(now_s) is None:
-            self._store.kill("does not answer")
+    def _advance(self) -> None:
+        """A phase that is over is followed by the next."""
         if self._phase == "running" and self._crew.done and self._link.idle:
             self._finish()
+            self._link.advance(time.monotonic())
         elif self._phase == "quitting" and self._store.has_ended:
             self._phase = "over"
 

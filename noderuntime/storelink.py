@@ -85,11 +85,14 @@ class StoreLink:
         for pending in self._pending:
             pending.asked_s = pending.sent_s = 0.0
 
-    def receive(self) -> None:
-        """Take what the store has answered."""
+    def receive(self) -> bool:
+        """Take what the store has answered; whether there was anything."""
+        taken = False
         while self._dealer is not None and (message := self._dealer.receive_nowait()) is not None:
+            taken = True
             if isinstance(message, Reply):
                 self._answered(message)
+        return taken
 
     def _answered(self, reply: Reply) -> None:
         if not self._pending or self._pending[0].number != reply.number:
@@ -107,19 +110,14 @@ class StoreLink:
         else:
             pending.then(reply.result)
 
-    def advance(self, now_s: float) -> float | None:
-        """Send what is due. The time when to call again at the latest; None when the store hangs."""
+    def advance(self, now_s: float) -> bool:
+        """Send what is due, and take what has come; whether there was anything. Call it some times a second."""
         if self._pause_until_s < 0:
             self._pause_until_s = now_s + NO_ROOM_PAUSE_S
-        if self._dealer is None or not self._pending:
-            return now_s + REPEAT_S
-        if now_s < self._pause_until_s:
-            return self._pause_until_s
+        if self._dealer is None or not self._pending or now_s < self._pause_until_s:
+            return self.receive()
         pending = self._pending[0]
-        if not pending.asked_s:
-            pending.asked_s = now_s
-        if now_s - pending.asked_s > pending.timeout_s:
-            return None
+        pending.asked_s = pending.asked_s or now_s
         if now_s - pending.sent_s >= REPEAT_S:
             if not pending.number:
                 self._number += 1
@@ -127,8 +125,14 @@ class StoreLink:
             pending.sent_s = now_s
             request = Request(VERSION, self._client, pending.number, pending.operation, dict(pending.arguments))
             self._dealer.send(request, 0)
-            self.receive()
-        return now_s + REPEAT_S
+        return self.receive()
+
+    def hangs(self, now_s: float) -> bool:
+        """Whether the store has not answered for too long."""
+        if self._dealer is None or not self._pending:
+            return False
+        pending = self._pending[0]
+        return pending.asked_s > 0 and now_s - pending.asked_s > pending.timeout_s
 
     def close(self) -> None:
         self.disconnect()

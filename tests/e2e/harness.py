@@ -21,6 +21,7 @@ from noderuntime.protocol import VERSION, Answer, Ask
 from noderuntime.rundir import RunDir
 
 WAIT_S = 30.0
+MARK = "TEST_RUN_HOME"  # in the environment of all processes of a run, the forked ones too
 RUNNER = Path(__file__).parent / "runner.py"
 
 # what most dataflows here are made of
@@ -140,7 +141,7 @@ def processes_of(home: Path) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             env = process.environment_of(int(entry.name))
-            if env.get("NODERUNTIME_HOME") == str(home) and is_alive(int(entry.name)):
+            if env.get(MARK) == str(home) and is_alive(int(entry.name)):
                 found.append(int(entry.name))
     return found
 
@@ -157,7 +158,7 @@ class Running:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "NODERUNTIME_HOME": str(folder.home), **env},
+            env={**os.environ, "NODERUNTIME_HOME": str(folder.home), MARK: str(folder.home), **env},
             text=True,
         )
         self.errors: list[str] = []
@@ -222,7 +223,8 @@ class Running:
 
     def wait_running(self, *nodes: str) -> None:
         """Until these nodes (all by default) are running."""
-        self.wait_for("started")
+        if not any(told[0] == "started" for told in self.said):
+            self.wait_for("started")
         wait_until(
             lambda: all(row["state"] == "running" for id, row in self.status().items() if not nodes or id in nodes),
             "all nodes to be running",
