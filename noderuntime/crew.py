@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 from noderuntime import doorbell, process
@@ -222,7 +223,11 @@ class Crew:
             buried = result.get("buried", "")
             if buried:
                 attempts = child.spec.max_attempts
-                self.notes.tell(f"{child.id} failed {attempts} times on {buried}: it is a dead letter now")
+                times = "once" if attempts == 1 else f"{attempts} times"
+                self.notes.tell(
+                    f"{child.id} failed {times} on {buried}: a dead letter now, the flow goes on; "
+                    f"see `noderuntime dead-letters show --run {quote(self._options.name)} {child.id}`"
+                )
             self.feed(child, su.Claimed(bool(buried)))
 
         arguments = {

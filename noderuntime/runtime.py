@@ -19,11 +19,12 @@ import os
 import resource
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from noderuntime import control, guard, process, runs
+from noderuntime import control, guard, process, results, runs
 from noderuntime.channel import Router
 from noderuntime.children import preload_of
 from noderuntime.crew import Crew
@@ -34,12 +35,12 @@ from noderuntime.lockwatch import Holding, LockWatch
 from noderuntime.logs import Notes, RunLogs
 from noderuntime.loop import Loop
 from noderuntime.nursery import Order
-from noderuntime.observer import Observer, RunOptions, SummaryRow
+from noderuntime.observer import Observer, RunOptions
 from noderuntime.plan import plan
 from noderuntime.protocol import Ask, Message
 from noderuntime.runs import Held, RunFile
 from noderuntime.storelink import StoreLink
-from noderuntime.supervision import NEVER, State
+from noderuntime.supervision import NEVER
 
 LOOK_S = 0.1
 WAITING_SHOWN_S = 0.3
@@ -49,7 +50,6 @@ KILL_S = 5.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 OK, FAILED = 0, 1
-SUMMARY_STATES = {State.ENDED: "finished", State.STOPPED: "stopped", State.FAILED: "failed"}
 
 
 def run(dataflow: Dataflow, options: RunOptions, observer: Observer) -> int:
@@ -131,7 +131,8 @@ class Runtime:
         self._stopping = False
         self._code = OK  # of a signal that asked to stop
         self._gave_up = ""
-        self._rows: list[SummaryRow] = []
+        self._figures: results.Figures = {}
+        self._letters: list[dict[str, Any]] = []
         self._signals, self._signalled = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._old_handlers: dict[int, Any] = {}
 
@@ -335,33 +336,27 @@ class Runtime:
             self._phase = "over"
 
     def _finish(self) -> None:
-        """Every node is done: last figures, then the store may go."""
+        """Every node is done: last figures, the dead letters, then the store may go."""
         self._phase = "quitting"
-        self._link.request("figures", {}, self._summarize, lambda error, text: self._summarize({}))
-        self._store.may_end = True
-        self._link.request("quit", {}, lambda _: None, lambda error, text: None, QUIT_S_MAX)
+        self._link.request("figures", {}, self._last_figures, lambda error, text: self._last_figures({}))
 
-    def _summarize(self, figures: dict[str, Any]) -> None:
-        nodes = figures.get("nodes", {})
-        for child in self._crew.children.values():
-            state = child.machine.state
-            self._rows.append(
-                SummaryRow(
-                    node=child.id,
-                    state=SUMMARY_STATES.get(state, state.value),
-                    restarts=child.machine.restarts,
-                    messages=_messages(nodes.get(child.id, {})) or child.handled(),
-                    reason=child.machine.reason,
-                )
-            )
+    def _last_figures(self, result: dict[str, Any]) -> None:
+        self._figures = result.get("nodes", {})
+        for node in results.dead_letters(self._figures):
+            arguments = {"node": node, "uids": []}
+            self._link.request("letters_show", arguments, self._keep_letters, lambda error, text: None)
+        self._link.request("quit", {}, lambda _: None, lambda error, text: None, QUIT_S_MAX)
+        self._store.may_end = True
+
+    def _keep_letters(self, result: dict[str, Any]) -> None:
+        self._letters.extend(result["letters"])
 
     def _end(self) -> None:
         """Leave nothing behind: no process, no socket, and no space unless the run is to be resumed."""
         signal.set_wakeup_fd(-1)
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
-        if not self._rows:
-            self._summarize({})
+        rows = results.rows(self._crew.children.values(), self._figures)
         self._crew.close()
         self._store.close()
         self._link.close()
@@ -377,13 +372,27 @@ class Runtime:
         self._loop.close()
         os.close(self._signals)
         os.close(self._signalled)
-        self._observer.summary(self._rows)
+        keep = self._has_to_be_kept()
+        for hint in results.hints(self._file.name, self._file.file, rows, self._figures, keep):
+            self._notes.tell(hint)
+        if self._letters:
+            results.keep_letters(Path(self._file.log_dir), self._letters)
+        self._observer.summary(rows)
         self._notes.close()
-        never_began = self._held.fresh and not self._crew.children
-        if self._phase == "over" and (not self._gave_up or never_began):
-            self._held.remove()
-        else:
+        if keep:
+            if self._crew.failed and not self._gave_up:
+                replace(self._file, ended="failed").write(self._run_dir)
             self._held.release()
+        else:
+            self._held.remove()
+
+    def _has_to_be_kept(self) -> bool:
+        """Whether the space stays, for `--resume`: of a run that was cut short, or in which a node failed for good."""
+        if self._phase != "over":
+            return True
+        if self._gave_up:
+            return not self._held.fresh or bool(self._crew.children)  # else there was never anything
+        return bool(self._crew.failed) and results.made_progress(self._figures)
 
 
 def _noted(number: int, frame: FrameType | None) -> None:
@@ -396,14 +405,6 @@ def _farewell(name: str, file: str) -> str:
         f"noderuntime: the runtime of {name!r} was killed. All its processes were ended, its state is kept.\n"
         f"  Continue with `noderuntime run {file}{named} --resume`, or remove it with `noderuntime clean {name}`."
     )
-
-
-def _messages(figures: dict[str, Any]) -> int:
-    """Messages that a node took; those that it sent when it has no inputs."""
-    inputs = figures.get("inputs", {})
-    if inputs:
-        return sum(item.get("taken", 0) for item in inputs.values())
-    return sum(figures.get("outputs", {}).values())
 
 
 def _raise_descriptor_limit() -> None:

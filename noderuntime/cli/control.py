@@ -12,10 +12,12 @@ from noderuntime.cli import output
 from noderuntime.cli.choose import RUNNING, choose, find, is_running, known_runs
 from noderuntime.cli.output import CommandError, UsageError
 from noderuntime.cli.text import duration
+from noderuntime.errors import NotRunning
 from noderuntime.runs import Run
 from noderuntime.runs import clean as remove
 
 PATIENCE_S = 2.0
+STORE_PATIENCE_S = 1.0
 
 
 def ps(options: Namespace) -> int:
@@ -34,7 +36,7 @@ def ps(options: Namespace) -> int:
         output.result_table(("NAME", "STATE", "PID", "STARTED", "FILE"), rows)
     else:
         interrupted = 0 if options.all else len(known_runs())
-        also = f"; {interrupted} interrupted, see `noderuntime ps -a`" if interrupted else ""
+        also = f"; {interrupted} interrupted or failed, see `noderuntime ps -a`" if interrupted else ""
         output.tell(f"no runs{'' if options.all else ' are running'}{also}")
     return output.OK
 
@@ -66,7 +68,7 @@ def reload(options: Namespace) -> int:
 
 
 def clean(options: Namespace) -> int:
-    """Remove what interrupted runs left behind, and print what was removed. Never touches a running one."""
+    """Remove what interrupted and failed runs left behind, and print what was removed. Never touches a running one."""
     if options.run is not None:
         run = find(options.run)
         if run.state == RUNNING:
@@ -87,6 +89,9 @@ def clean(options: Namespace) -> int:
 
 def _ps_nodes(run: Run, as_json: bool) -> int:
     status = _ask(run, "status", {})
+    letters = _dead_letters(run)
+    for node in status["nodes"]:
+        node["dead_letters"] = None if letters is None else letters.get(node["id"], 0)
     if as_json:
         output.result_json(status)
         return output.OK
@@ -99,12 +104,32 @@ def _ps_nodes(run: Run, as_json: bool) -> int:
             node["restarts"],
             node["messages"],
             node["phase"] or "-",
-            node["reason"],
+            _reason(node),
         )
         for node in status["nodes"]
     ]
     output.result_table(("NODE", "KIND", "STATE", "PID", "RESTARTS", "MESSAGES", "PHASE", "REASON"), rows)
     return output.OK
+
+
+def _reason(node: dict[str, Any]) -> str:
+    count = node["dead_letters"]
+    letters = f"{count} dead letter{'' if count == 1 else 's'}" if count else ""
+    return "; ".join(filter(None, [node["reason"], letters]))
+
+
+def _dead_letters(run: Run) -> dict[str, int] | None:
+    """How many dead letters the nodes have; None when the store, which alone knows, does not answer just now."""
+    from noderuntime.cli.ask import StoreClient
+
+    if not run.run_dir.store_socket.exists():
+        return None
+    try:
+        with StoreClient(run.name, run.run_dir.store_socket, within_s=STORE_PATIENCE_S) as store:
+            nodes = store.request("figures", {})["nodes"]
+    except (CommandError, NotRunning):
+        return None
+    return {id: figures["dead_letters"] for id, figures in nodes.items()}
 
 
 def _ask(run: Run, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
