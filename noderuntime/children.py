@@ -223,12 +223,12 @@ class Child:
         self.exit_status = None
         self._handled_seen = -1
 
-    def _has_pulse(self) -> bool:
+    def has_pulse(self) -> bool:
         return self.incarnation > 0 and self.page.words[INCARNATION] == self.incarnation
 
     def remains(self) -> tuple[Hands, int]:
         """What the life that has just ended had in hand, and how often it had committed."""
-        if not self._has_pulse():
+        if not self.has_pulse():
             return (), 0
         pulse = self.page.read()
         self.handled_before += pulse.handled
@@ -236,12 +236,12 @@ class Child:
 
     def handled(self) -> int:
         """Events handled in all lives."""
-        now = self.page.words[HANDLED] if self.alive and self._has_pulse() else 0
+        now = self.page.words[HANDLED] if self.alive and self.has_pulse() else 0
         return self.handled_before + now
 
     def glance(self, now_s: float) -> Glance | None:
         """None before this life has begun to write its pulse."""
-        if not self._has_pulse():
+        if not self.has_pulse():
             return None
         words = self.page.words
         handled = words[HANDLED]

@@ -59,6 +59,11 @@ class NurseryKeeper:
         return self._nursery.pid
 
     @property
+    def is_well(self) -> bool:
+        """Whether it lives, as far as is known."""
+        return not self._died
+
+    @property
     def busy(self) -> bool:
         """Whether a child may exist whose pid is not known yet."""
         return self._nursery.busy

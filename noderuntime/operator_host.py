@@ -11,10 +11,9 @@ it meanwhile.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
-import subprocess
+import select
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from typing import Any
 
 from noderuntime import doorbell, pulse
 from noderuntime.channel import Dealer
+from noderuntime.codecheck import CodeCheck
 from noderuntime.context import OperatorContext
 from noderuntime.errors import Fenced, NodeRuntimeError, OperatorError, StoreFull
 from noderuntime.events import Event, input_event, notice, tick_event
@@ -105,7 +105,8 @@ class OperatorHost:
         self.stop: Stop | None = None
         self.ended = False  # the last commit closed the outputs
         self.stop_all = False
-        self.reload: subprocess.Popen[str] | None = None
+        self.reload: CodeCheck | None = None
+        self.reload_again = False  # asked for once more, while the code was being checked
         self.exit_code: int | None = None  # set: leave between two events
         self.position: Any = None
         self.produces = False
@@ -414,29 +415,32 @@ class OperatorHost:
         while (message := self.dealer.receive_nowait()) is not None:
             if isinstance(message, Stop):
                 self.stop = message
-            elif isinstance(message, Reload) and self.reload is None:
-                self.reload = self._check_code()
+            elif isinstance(message, Reload):
+                if self.reload is None:
+                    self._begin_reload()
+                else:
+                    self.reload_again = True
             elif isinstance(message, Refused):
                 raise Fenced(message.why)
 
-    def _check_code(self) -> subprocess.Popen[str]:
-        """Import the code as it is now in a process of its own: what does not import must not replace what runs."""
-        arguments = [sys.executable, "-m", "noderuntime.operator_host", "--check", json.dumps(self.member.wiring.code)]
-        return subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+    def _begin_reload(self) -> None:
+        self.reload = CodeCheck(self.member.wiring.code)
+        self.reload_again = False
+        self._poller.register(self.reload.fd, select.POLLIN)
 
     def _look_after_reload(self) -> None:
         assert self.reload is not None
-        if self.reload.poll() is None:
+        if not self.reload.is_over:
             return
-        _, trace = self.reload.communicate()
-        if self.reload.returncode == 0:
+        self._poller.unregister(self.reload.fd)
+        failure = self.reload.result()
+        self.reload = None
+        if self.reload_again:  # it has changed again meanwhile
+            self._begin_reload()
+        elif failure is None:
             self.exit_code = EXIT_RELOAD
         else:
-            lines = trace.strip().splitlines() or ["the new code ended its process"]
-            self.dealer.send(ReloadFailed(lines[-1], trace.strip()))
-        self.reload = None
+            self.dealer.send(ReloadFailed(*failure))
 
     def _finish(self, stop: Stop) -> None:
         """The STOP event. When all inputs have ended, so does this node: its outputs close in the same commit."""
@@ -542,16 +546,3 @@ def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
     log.pass_on()
     host.close()
     return code
-
-
-def _check(code: dict[str, str]) -> int:
-    try:
-        load(code["path"], code["module"], code["name"])
-    except OperatorError as error:
-        print(error.trace or error.error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_check(json.loads(sys.argv[2])) if sys.argv[1:2] == ["--check"] else main())

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import secrets
 import signal
 import time
 from dataclasses import replace
@@ -26,7 +27,9 @@ from typing import Any
 
 from noderuntime import control, guard, process, results, runs
 from noderuntime.channel import Router
+from noderuntime.chaos import Chaos
 from noderuntime.children import preload_of
+from noderuntime.codewatch import CodeWatch
 from noderuntime.crew import Crew
 from noderuntime.dataflow import Dataflow
 from noderuntime.errors import NodeRuntimeError
@@ -121,6 +124,14 @@ class Runtime:
             time.monotonic, self._stop_asked_by,
         )  # fmt: skip
         self._crew.on_message = self._on_message
+        self._chaos: Chaos | None = None
+        if options.chaos_s is not None:
+            seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
+            self._chaos = Chaos(
+                self._crew, self._store, self._nursery, self._link, self._notes, dataflow, options.chaos_s, seed,
+                time.monotonic,
+            )  # fmt: skip
+        self._code_watch = CodeWatch(self._crew, self._notes, dataflow) if options.watch else None
         self._lock_watch: LockWatch | None = None
         self._began_s = time.monotonic()
         self._phase = "opening"
@@ -149,18 +160,24 @@ class Runtime:
                     self._give_up(str(error))
         finally:
             self._end()
-        failed = self._gave_up or self._crew.failed
+        unlucky = self._chaos is not None and not self._chaos.report.is_good
+        failed = self._gave_up or self._crew.failed or unlucky
         return self._code or (FAILED if failed else OK)
 
     def _turn(self) -> None:
         now_s = time.monotonic()
-        due_s = min(self._next_look_s, self._crew.deadline_s(), self._stop_at_s, self._give_up_at_s)
+        look_s = min(self._next_look_s, self._store.due_s, self._nursery.due_s)
+        due_s = min(look_s, self._crew.deadline_s(), self._stop_at_s, self._give_up_at_s)
+        if self._chaos is not None:
+            due_s = min(due_s, self._chaos.deadline_s())
         self._loop.turn(due_s - now_s)
         now_s = time.monotonic()
         self._crew.tick(now_s)
-        if now_s >= self._next_look_s:
+        if now_s >= look_s:
             self._next_look_s = now_s + LOOK_S
             self._look(now_s)
+        if self._chaos is not None:
+            self._chaos.turn(now_s)
         if now_s >= self._stop_at_s:
             self._stop_at_s = NEVER
             self._notes.tell(f"stopping after {self._options.stop_after_s:g} s")
@@ -190,6 +207,8 @@ class Runtime:
         self._crew.look(now_s, holdings)
         if not self._nursery.busy:
             self._crew.reap_orphans()
+        if self._code_watch is not None and not self._stopping:
+            self._code_watch.look(now_s)
         self._show_waiting(now_s)
 
     def _advance(self) -> None:
@@ -248,6 +267,8 @@ class Runtime:
             self._notes.tell("nothing is left to do: every node has ended")
         if not self._stopping:
             self._crew.start()
+            if self._chaos is not None:
+                self._chaos.start()
             if self._options.stop_after_s is not None:
                 self._stop_at_s = time.monotonic() + self._options.stop_after_s
         self._observer.started()
@@ -320,6 +341,8 @@ class Runtime:
         if self._phase == "opening":
             self._phase = "over"
             return
+        if self._chaos is not None and not drain:
+            self._chaos.stop()
         self._crew.stop(self._options.grace_s, drain)
 
     def _give_up(self, why: str) -> None:
@@ -338,6 +361,8 @@ class Runtime:
     def _finish(self) -> None:
         """Every node is done: last figures, the dead letters, then the store may go."""
         self._phase = "quitting"
+        if self._chaos is not None:
+            self._chaos.stop()
         self._link.request("figures", {}, self._last_figures, lambda error, text: self._last_figures({}))
 
     def _last_figures(self, result: dict[str, Any]) -> None:
@@ -372,6 +397,9 @@ class Runtime:
         self._loop.close()
         os.close(self._signals)
         os.close(self._signalled)
+        if self._chaos is not None:
+            report = self._chaos.finish(self._figures)
+            self._notes.report(report.lines(), report.facts())
         keep = self._has_to_be_kept()
         for hint in results.hints(self._file.name, self._file.file, rows, self._figures, keep):
             self._notes.tell(hint)

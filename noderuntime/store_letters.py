@@ -91,7 +91,7 @@ def head(vertex: Vertex, letter: Letter) -> Result:
 
 
 def shown(message: bytes, space: Space) -> Result:
-    """`value` and `metadata` of a message as JSON could have them; bytes as base64, what is large or foreign as text."""
+    """`value` and `metadata` of a message, as JSON has them; bytes as base64, what is large or foreign as text."""
     if records.message_bytes(message) > VALUE_BYTES_MAX and not message[1]:
         return {"metadata": {}, "value": f"{records.message_bytes(message)} bytes, too many to be shown"}
     try:

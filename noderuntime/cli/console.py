@@ -181,6 +181,10 @@ class Console:
         for line in self._crashes[node]:
             self._say(node, line)
 
+    def report(self, lines: Sequence[str], facts: Mapping[str, Any]) -> None:
+        for line in lines:
+            self._say("", line)
+
     def summary(self, rows: Sequence[SummaryRow]) -> None:
         self._waiting.set(())
         self._writer.settle()
@@ -226,7 +230,7 @@ class JsonConsole:
     `stream`.
 
     `stream` is stdout | stderr (then `text`), log (`level`, `text`, `fields`), status (`text`), waiting
-    (`nodes`), started, crash (`where`, `error`, `trace`) or summary (`nodes`: the rows).
+    (`nodes`), started, crash (`where`, `error`, `trace`), chaos (the report) or summary (`nodes`: the rows).
     """
 
     terminal = ""
@@ -280,6 +284,9 @@ class JsonConsole:
     def crash(self, node: str, where: str, error: str, trace: str) -> None:
         self._put(node, "crash", where=where, error=error, trace=trace)
 
+    def report(self, lines: Sequence[str], facts: Mapping[str, Any]) -> None:
+        self._put("", "chaos", **facts)
+
     def summary(self, rows: Sequence[SummaryRow]) -> None:
         if not self._quiet or any(row.state == "failed" for row in rows):
             self._put("", "summary", nodes=[asdict(row) for row in rows])
@@ -313,6 +320,9 @@ class Detached:
 
     def crash(self, node: str, where: str, error: str, trace: str) -> None:
         output.tell(f"{node}: failed in {where}: {error}")
+
+    def report(self, lines: Sequence[str], facts: Mapping[str, Any]) -> None:
+        """It is in the log files."""
 
     def summary(self, rows: Sequence[SummaryRow]) -> None:
         """Nobody reads it."""
