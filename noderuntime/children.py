@@ -187,6 +187,8 @@ class Child:
     bell: int
     neighbours: list[Child] = field(default_factory=list)
     handled_before: int = 0  # events of earlier lives
+    reloads_failed: int = 0  # changed code that did not import
+    reload_error: str = ""  # of the last one, with its traceback
     proc: Proc | None = None
     identity: bytes | None = None  # of its connection
     peer: int = 0  # the pid that said hello; a shell script's Python is not the process that was spawned

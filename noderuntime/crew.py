@@ -279,6 +279,8 @@ class Crew:
             case Log():
                 self.notes.record(LogRecord(message.time, child.id, message.level, message.text, message.fields))
             case ReloadFailed():
+                child.reloads_failed += 1
+                child.reload_error = message.trace or message.error
                 self.notes.crash(child.id, "reload", f"{message.error} (the old code goes on)", message.trace)
             case Failed():
                 self.notes.crash(child.id, message.where, message.error, message.trace)

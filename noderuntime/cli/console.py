@@ -29,6 +29,7 @@ PREFIX_COLUMNS_MAX = 24
 OURS = "noderuntime"
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 WAIT_SAID_AFTER_S = 2.0
+CRASH_HEADS = {"spawn": "failed", "import": "failed", "reload": "not reloaded"}
 WAIT_SAID_EVERY_S = 10.0
 
 
@@ -174,7 +175,7 @@ class Console:
                 self._say("", line)
 
     def crash(self, node: str, where: str, error: str, trace: str) -> None:
-        head = f"failed in {where}: {error}" if where not in {"spawn", "import"} else f"failed: {error}"
+        head = f"{CRASH_HEADS.get(where, f'failed in {where}')}: {error}"
         if self._err_colour:
             head = f"\x1b[{output.RED}m{harmless(head)}\x1b[0m"
         self._crashes[node] = [head, *(f"  {line}" for line in trace.strip("\n").splitlines())]

@@ -6,6 +6,7 @@ import os
 import select
 import time
 from argparse import Namespace
+from collections import Counter
 from typing import Any
 
 from noderuntime.cli import output
@@ -18,6 +19,9 @@ from noderuntime.runs import clean as remove
 
 PATIENCE_S = 2.0
 STORE_PATIENCE_S = 1.0
+RELOADED_WITHIN_S = 40.0  # the import is given 30
+RELOAD_POLL_S = 0.02
+SETTLED = frozenset({"running", "backoff", "failed", "ended", "stopped"})
 
 
 def ps(options: Namespace) -> int:
@@ -35,8 +39,9 @@ def ps(options: Namespace) -> int:
         ]
         output.result_table(("NAME", "STATE", "PID", "STARTED", "FILE"), rows)
     else:
-        interrupted = 0 if options.all else len(known_runs())
-        also = f"; {interrupted} interrupted or failed, see `noderuntime ps -a`" if interrupted else ""
+        states = Counter() if options.all else Counter(run.state for run in known_runs())
+        others = ", ".join(f"{count} {state}" for state, count in sorted(states.items(), reverse=True))
+        also = f"; {others}, see `noderuntime ps -a`" if others else ""
         output.tell(f"no runs{'' if options.all else ' are running'}{also}")
     return output.OK
 
@@ -62,8 +67,23 @@ def reload(options: Namespace) -> int:
         raise UsageError(f"at most RUN and NODE, not {len(options.names)} names", "noderuntime reload")
     *run_name, node = options.names
     run = choose(run_name[0] if run_name else None)
+    before = _node(run, node)
     _ask(run, "reload", {"node": node})
-    output.tell(f"{node} of {run.name} reloads; a failure to do so is shown in `noderuntime logs {run.name}`")
+    until_s = time.monotonic() + RELOADED_WITHIN_S
+    while time.monotonic() < until_s:
+        now = _node(run, node)
+        if now["reloads_failed"] > before["reloads_failed"]:
+            raise CommandError(f"the changed code does not import, the old goes on\n{now['reload_error']}")
+        if now["restarts"] > before["restarts"] and now["state"] in SETTLED:
+            break
+        time.sleep(RELOAD_POLL_S)
+    else:
+        output.tell(f"{node} has not taken over its new code yet; see `noderuntime ps {run.name}`")
+        return output.OK
+    if now["state"] != "running":
+        then = "; it is tried again, and mended code takes over at once" if now["state"] == "backoff" else ""
+        raise CommandError(f"the changed code of {node} imports, but then {now['reason']} ({now['state']}{then})")
+    output.tell(f"{node} runs its new code, with its state restored (process {now['pid']})")
     return output.OK
 
 
@@ -85,6 +105,15 @@ def clean(options: Namespace) -> int:
         if not removed:
             output.tell("nothing to remove")
     return output.OK
+
+
+def _node(run: Run, node: str) -> dict[str, Any]:
+    """A node's status; an empty one when the run has no such node, which `reload` itself is told better."""
+    for found in _ask(run, "status", {})["nodes"]:
+        if found["id"] == node:
+            status: dict[str, Any] = found
+            return status
+    return {"reloads_failed": 0, "restarts": 0, "state": "", "reason": "", "pid": 0}
 
 
 def _ps_nodes(run: Run, as_json: bool) -> int:
