@@ -13,6 +13,7 @@ from shlex import quote
 from typing import Any
 
 from noderuntime.children import Child
+from noderuntime.dataflow import Dataflow
 from noderuntime.observer import SummaryRow
 from noderuntime.rundir import letters_file
 from noderuntime.supervision import State
@@ -38,6 +39,11 @@ def rows(children: Iterable[Child], figures: Figures) -> list[SummaryRow]:
             )
         )
     return found
+
+
+def rows_of_none(dataflow: Dataflow, state: str) -> list[SummaryRow]:
+    """The rows of a run that ended before it had any children."""
+    return [SummaryRow(spec.id, state, 0, 0, "") for spec in dataflow.nodes]
 
 
 def messages(figures: Figures) -> int:

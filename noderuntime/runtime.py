@@ -170,6 +170,7 @@ class Runtime:
         due_s = min(look_s, self._crew.deadline_s(), self._stop_at_s, self._give_up_at_s)
         if self._chaos is not None:
             due_s = min(due_s, self._chaos.deadline_s())
+        self._loop.pause(getattr(self._observer, "congested", False))
         self._loop.turn(due_s - now_s)
         now_s = time.monotonic()
         self._crew.tick(now_s)
@@ -256,12 +257,10 @@ class Runtime:
 
     def _opened(self, result: dict[str, Any]) -> None:
         """The space is there: bells, pulses, children."""
-        self._lock_watch = LockWatch(self._run_dir.space / "lock.mdb")
-        wirings = plan(self._dataflow, self._options.name, result["numbers"])
-        ended = set(result["ended"])
-        for spec in self._dataflow.nodes:
-            self._crew.add(spec, wirings[spec.id], spec.id in ended)
-        self._crew.connect()
+        try:
+            self._lay_out(result)
+        except OSError as error:
+            raise GaveUp(f"the run cannot begin: {error}") from error
         self._phase = "running"
         if self._crew.done:
             self._notes.tell("nothing is left to do: every node has ended")
@@ -273,6 +272,14 @@ class Runtime:
                 self._stop_at_s = time.monotonic() + self._options.stop_after_s
         self._observer.started()
         guard.started()
+
+    def _lay_out(self, result: dict[str, Any]) -> None:
+        self._lock_watch = LockWatch(self._run_dir.space / "lock.mdb")
+        wirings = plan(self._dataflow, self._options.name, result["numbers"])
+        ended = set(result["ended"])
+        for spec in self._dataflow.nodes:
+            self._crew.add(spec, wirings[spec.id], spec.id in ended)
+        self._crew.connect()
 
     def _not_opened(self, error: str, text: str) -> None:
         raise GaveUp(text)
@@ -382,6 +389,8 @@ class Runtime:
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
         rows = results.rows(self._crew.children.values(), self._figures)
+        if not rows:
+            rows = results.rows_of_none(self._dataflow, "failed" if self._gave_up else "stopped")
         self._crew.close()
         self._store.close()
         self._link.close()
