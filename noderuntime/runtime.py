@@ -166,15 +166,15 @@ class Runtime:
 
     def _turn(self) -> None:
         now_s = time.monotonic()
-        look_s = min(self._next_look_s, self._store.due_s, self._nursery.due_s)
-        due_s = min(look_s, self._crew.deadline_s(), self._stop_at_s, self._give_up_at_s)
+        helpers_due_s = min(self._nursery.due_s, self._store.due_s)
+        due_s = min(self._next_look_s, helpers_due_s, self._crew.deadline_s(), self._stop_at_s, self._give_up_at_s)
         if self._chaos is not None:
             due_s = min(due_s, self._chaos.deadline_s())
         self._loop.pause(getattr(self._observer, "congested", False))
         self._loop.turn(due_s - now_s)
         now_s = time.monotonic()
         self._crew.tick(now_s)
-        if now_s >= look_s:
+        if now_s >= min(self._next_look_s, self._nursery.due_s, self._store.due_s):
             self._next_look_s = now_s + LOOK_S
             self._look(now_s)
         if self._chaos is not None:
