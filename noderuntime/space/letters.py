@@ -74,12 +74,12 @@ def replay(txn: Any, space: Space, vertex: Vertex, uids: Collection[str]) -> int
         raise StoreError(f"{vertex.id} has ended and takes no more messages; its dead letters stay where they are")
     sequence = space.base + txn.id()
     for index, letter in enumerate(found):
-        if letter.input not in vertex.inputs:
+        input, source = vertex.inputs.get(letter.input, (0, ""))
+        if source != letter.uid.rpartition("#")[0]:
             raise StoreError(
-                f"{letter.uid} came in by {letter.input!r}, an input that {vertex.id} does not have any more; "
+                f"{letter.uid} came in by {letter.input!r}, and {vertex.id} has no such input any more; "
                 f"`noderuntime dead-letters drop {vertex.id} {letter.uid}` removes it"
             )
-        input = vertex.inputs[letter.input][0]
         txn.put(keys.message(vertex.number, input, sequence, index), letter.message)
         queue_key = keys.queue(vertex.number, input)
         queue = queue_of(txn, queue_key)
