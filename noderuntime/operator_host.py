@@ -11,14 +11,10 @@ it meanwhile.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import select
-import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -29,6 +25,7 @@ from typing import Any, cast
 
 from noderuntime import doorbell, pulse
 from noderuntime.channel import Dealer
+from noderuntime.codecheck import CodeCheck
 from noderuntime.context import OperatorContext
 from noderuntime.errors import Fenced, NodeRuntimeError, OperatorError, StoreFull
 from noderuntime.events import Event, input_event, notice, tick_event
@@ -65,8 +62,6 @@ GROUP_NS = 1_000_000
 HELPER_S = 0.001
 HELPER_IDLE_TURNS_MAX = 50
 SLOW_CHECK_S = 5.0
-RELOAD_S_MAX = 60
-TRACE_BYTES_MAX = 100_000
 LOG_CHARACTERS_MAX = 100_000
 WELCOME_S = 60.0
 WAIT_WARNING_S = 10.0
@@ -144,6 +139,7 @@ class OperatorHost:
         self._ahead: deque[Message] = deque()  # read, not yet handled
         self._reads_ahead = not any(item.wiring.drop_oldest for item in member.inputs.values())
         self._reload: CodeCheck | None = None
+        self._reload_again = False  # asked for once more, while the code was being checked
         self._poller = member.poller(dealer.fd)
         self._timers = [item for item in member.inputs.values() if item.wiring.period_ns]
         self._watched = [item for item in member.inputs.values() if item.wiring.timeout_ns]
@@ -511,20 +507,29 @@ class OperatorHost:
         while (message := self.dealer.receive_nowait()) is not None:
             if isinstance(message, Stop):
                 self.stop = message
-            elif isinstance(message, Reload) and self._reload is None:
-                self._reload = CodeCheck(self.member.wiring.code)
-                self._poller.register(self._reload.pidfd, select.POLLIN)
+            elif isinstance(message, Reload):
+                if self._reload is None:
+                    self._begin_reload()
+                else:
+                    self._reload_again = True
             elif isinstance(message, Refused):
                 raise Fenced(message.why)
+
+    def _begin_reload(self) -> None:
+        self._reload_again = False
+        self._reload = CodeCheck(self.member.wiring.code)
+        self._poller.register(self._reload.pidfd, select.POLLIN)
 
     def _reload_checked(self, check: CodeCheck) -> None:
         self._poller.unregister(check.pidfd)
         self._reload = None
-        trace = check.result()
-        if trace is None:
+        failure = check.result()
+        if self._reload_again:  # it has changed again meanwhile
+            self._begin_reload()
+        elif failure is None:
             self.exit_code = EXIT_RELOAD
         else:
-            self.dealer.send(ReloadFailed(trace.splitlines()[-1], trace))
+            self.dealer.send(ReloadFailed(*failure))
             self.control()  # a send may eat the edge
 
     def _finish(self, stop: Stop) -> None:
@@ -535,34 +540,6 @@ class OperatorHost:
             self.ended = self.stop_all = False
             self.group[-1].ends = False
         self._flush()
-
-
-class CodeCheck:
-    """Imports an operator's code in a process of its own: what does not import must not replace what runs.
-
-    Its `pidfd` is readable once it has ended; it is ended when the import takes longer than RELOAD_S_MAX.
-    """
-
-    def __init__(self, code: dict[str, str]) -> None:
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (no pipe: nobody reads it before the end)
-        arguments = [sys.executable, "-m", "noderuntime.operator_host", "--check", json.dumps(code), str(RELOAD_S_MAX)]
-        self._process = subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._said
-        )
-        self.pidfd = os.pidfd_open(self._process.pid)
-
-    def kill(self) -> None:
-        self._process.kill()
-        self.result()
-
-    def result(self) -> str | None:
-        """None when the code imports, else the traceback. Call it when it has ended."""
-        code = self._process.wait()
-        os.close(self.pidfd)
-        with self._said:
-            self._said.seek(0)
-            trace = self._said.read(TRACE_BYTES_MAX).decode(errors="replace").strip()
-        return None if code == 0 else trace or f"the import of the new code ended its process ({code})"
 
 
 class Helper(threading.Thread):
@@ -659,21 +636,5 @@ def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
         dealer.send(Failed("commit", describe(error), "".join(traceback.format_exception(error)), False))
         return 1
     log.pass_on()
-    member.close()
+    host.close()
     return code
-
-
-def _check(code: dict[str, str]) -> int:
-    try:
-        load(code["path"], code["module"], code["name"])
-    except OperatorError as error:
-        print(error.trace or error.error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["--check"]:
-        signal.alarm(int(sys.argv[3]))
-        sys.exit(_check(json.loads(sys.argv[2])))
-    sys.exit(main())
