@@ -75,19 +75,20 @@ class Member:
         """The input that a message key belongs to."""
         return self.inputs[key[3] << 8 | key[4]]
 
-    def commit(self, group: Sequence[Staged]) -> int:
-        """Commit as many of `group`, from its front, as there is room for, and ring who has to know."""
+    def commit(self, waiting: list[Staged]) -> list[Staged]:
+        """Commit as many of `waiting` as there is room for, and ring who has to know. Takes from its front what it returns."""
         commits = self.commits
+        group = waiting.copy()
         words = self.page.words
         phase = words[pulse.PHASE]
         words[pulse.PHASE] = pulse.COMMITTING
-        done = commits.commit(group, self.space.now_ns())
-        words[pulse.COMMITS] += 1 if done else 0
-        self.let_go(group[:done])
+        del group[commits.commit(waiting, self.space.now_ns()) :]
+        words[pulse.COMMITS] += 1 if group else 0
+        self.let_go(group)
         for number in commits.rings:
             doorbell.ring(self._bells[number])
         words[pulse.PHASE] = phase
-        return done
+        return group
 
     @property
     def pool(self) -> SegmentPool:

@@ -18,6 +18,7 @@ import select
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -448,11 +449,10 @@ class Node:
                 done = self._member.commit(staged)
             except Fenced as fenced:
                 _end_fenced(fenced)
-            for item in staged[:done]:
+            for item in done:
                 if item.ack is not None:
                     self._unacknowledged.discard(item.ack[0])
                     self._member.attempts.pop(item.ack[0], None)
-            del staged[:done]
             if not done:
                 return False
         self._committed_ns = time.monotonic_ns()
@@ -505,6 +505,14 @@ class Node:
     # --- the service thread -----------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
+        try:
+            self._look_after()
+        except BaseException:
+            # without this thread nothing would be committed in time, and no STOP be heard
+            traceback.print_exc()
+            os._exit(1)
+
+    def _look_after(self) -> None:
         poller = select.poll()
         poller.register(self._dealer.fd, select.POLLIN)
         poller.register(self._wake, select.POLLIN)

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -284,8 +285,7 @@ class OperatorHost:
 
     def _commit(self) -> None:
         with self.committing:
-            done = self.member.commit(self.group)
-            del self.group[:done]
+            self.member.commit(self.group)
 
     def _fail_staged(self, failed: Inapplicable) -> None:
         """A handler has returned, and what it staged cannot be committed: its event fails, those before it do not."""
@@ -515,6 +515,14 @@ class Helper(threading.Thread):
         self.join()
 
     def run(self) -> None:
+        try:
+            self._look()
+        except BaseException:
+            # nothing would notice that this thread is gone; the next life can go on
+            traceback.print_exc()
+            os._exit(1)
+
+    def _look(self) -> None:
         idle_turns = 0
         while not self._stopped:
             if idle_turns > HELPER_IDLE_TURNS_MAX:

@@ -77,7 +77,7 @@ class Real:
             return
         finally:
             self.ctx.staged = None
-        assert self.member.commit([staged]) == 1
+        assert self.member.commit([staged]) == [staged]
         self.ctx.committed()
 
     def sent(self) -> list[Any]:

@@ -150,10 +150,12 @@ def claim(
             txn.put(keys.attempts(key), records.ATTEMPTS.pack(lives, failures))
     if cause:
         tell(txn, links(graph, vertex), records.NODE_RESTARTED, cause, sequence, now_ns)
-    attempts = [
-        [*keys.parse_message(key)[1:], records.ATTEMPTS.unpack(value)[0]]
-        for key, value in scan(txn, keys.attempts_prefix(vertex.number))
-    ]
+    attempts = []
+    for key, value in list(scan(txn, keys.attempts_prefix(vertex.number))):
+        if txn.get(keys.message_of_attempts(key)) is None:  # it was dropped by its sender
+            txn.delete(key)
+        else:
+            attempts.append([*keys.parse_message(key)[1:], records.ATTEMPTS.unpack(value)[0]])
     return {"incarnation": record.incarnation, "attempts": attempts, "buried": buried}
 
 

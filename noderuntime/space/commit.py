@@ -153,11 +153,14 @@ class Commits:
         )
         self._pack_record = struct.Struct(f"<IBxxxQ{len(self.cells)}Q").pack
 
-    def commit(self, group: Sequence[Staged], now_ns: int) -> int:
-        """Commit as many events from the front of `group` as there is room for; how many, 0 included.
+    def commit(self, waiting: list[Staged], now_ns: int) -> int:
+        """Commit as many events from the front of `waiting` as there is room for, and take them away; how many, 0 included.
 
-        After it, `rings` holds the nodes to ring. Raises Fenced when this life is over.
+        After it, `rings` holds the nodes to ring. Raises Fenced when this life is over. After any other exception (a
+        signal handler's, say) nobody knows whether the commit took place. It may be tried again all the same: one that
+        did take place is found out by its number, which fences this life.
         """
+        group: Sequence[Staged] = waiting
         self.rings = rings = set()
         self.waits_for = ""
         space = self.space
@@ -253,9 +256,11 @@ class Commits:
         except BaseException:
             txn.abort()
             raise
-        self._record = record
+        # the record last: an exception in between must not leave them to be committed twice
+        del waiting[:done]
         self._number += 1
         self.cells = cells
+        self._record = record
         if written > _LOOK_BYTES:
             self._look_in = 0
         if crowded:

@@ -69,6 +69,10 @@ def attempts(message_key: bytes) -> bytes:
     return b"a" + message_key[1:]
 
 
+def message_of_attempts(attempts_key: bytes) -> bytes:
+    return b"m" + attempts_key[1:]
+
+
 def attempts_prefix(node: int) -> bytes:
     return _NODE.pack(b"a", node)
 
