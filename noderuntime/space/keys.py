@@ -69,10 +69,6 @@ def attempts(message_key: bytes) -> bytes:
     return b"a" + message_key[1:]
 
 
-def message_of_attempts(attempts_key: bytes) -> bytes:
-    return b"m" + attempts_key[1:]
-
-
 def attempts_prefix(node: int) -> bytes:
     return _NODE.pack(b"a", node)
 
@@ -127,4 +123,5 @@ def shared(user: bytes) -> bytes:
 
 
 def request(client: str) -> bytes:
-    return b"r" + client.encode()[: LMDB_KEY_BYTES_MAX - 1]
+    """Raises KeyTooLong."""
+    return b"r" + user_key(client)
