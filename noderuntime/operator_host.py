@@ -439,8 +439,8 @@ class OperatorHost:
             return
         self._reload = None
         with said:
-            said.seek(0)
-            trace = said.read(TRACE_BYTES_MAX).decode(errors="replace").strip()
+            said.seek(max(0, said.seek(0, os.SEEK_END) - TRACE_BYTES_MAX))
+            trace = said.read().decode(errors="replace").strip()
         if check.returncode == 0:
             self.exit_code = EXIT_RELOAD
             return
