@@ -115,7 +115,11 @@ BAD = {
     "has no such class": ("x = 1", "import", True, "has no 'Op'"),
     "raises in init": ("class Op:\n    def __init__(self): raise ValueError('mine')", "init", False, "mine"),
     "needs arguments": (
-        "class Op:\n    def __init__(self, a, b): ...\n    def on_event(s, e, c): ...",
+        """
+class Op:
+    def __init__(self, a, b): ...
+    def on_event(s, e, c): ...
+""",
         "init",
         False,
         "Op",
@@ -123,7 +127,11 @@ BAD = {
     "has no on_event": ("class Op: ...", "init", True, "neither on_event nor produce"),
     "exits in init": ("class Op:\n    def __init__(self): raise SystemExit(0)", "init", False, "SystemExit"),
     "sends in init": (
-        "class Op:\n    def __init__(self, ctx): ctx.send_output('out', 1)\n    def on_event(s, e, c): ...",
+        """
+class Op:
+    def __init__(self, ctx): ctx.send_output('out', 1)
+    def on_event(s, e, c): ...
+""",
         "init",
         False,
         "no event in hand",
@@ -305,7 +313,14 @@ def test_a_failure_shows_the_users_frames_and_commits_the_events_before_it(run: 
     ],
 )
 def test_what_an_operator_does_wrongly_is_an_error_in_its_own_code(run: Make, call: str, error: str) -> None:
-    r = run(between(), op=f"class Op:\n    def on_event(self, event, ctx):\n        {call}")
+    r = run(
+        between(),
+        op=f"""
+class Op:
+    def on_event(self, event, ctx):
+        {call}
+""",
+    )
     child = r.begun("op")
     r.send("a", 1)
     assert child.wait() == 1
@@ -346,8 +361,13 @@ def test_reads_see_what_is_staged_and_only_a_commit_makes_it_seen_by_others(run:
 def test_staged_writes_go_with_a_failed_event_and_immediate_ones_stay(run: Make) -> None:
     r = run(
         between(),
-        op="class Op:\n    def on_event(self, event, ctx):\n        ctx.kvs_write('staged', b'1')\n"
-        "        ctx.kvs.set('immediate', b'2')\n        raise ValueError",
+        op="""
+class Op:
+    def on_event(self, event, ctx):
+        ctx.kvs_write('staged', b'1')
+        ctx.kvs.set('immediate', b'2')
+        raise ValueError
+""",
     )
     child = r.begun("op")
     r.send("a", 1)
@@ -558,7 +578,14 @@ def test_an_operator_that_is_stopped_while_it_waits_for_room_commits_nothing_mor
 
 
 def test_a_stop_is_heard_by_an_operator_that_logs(run: Make) -> None:
-    r = run(between(), op="class Op:\n    def on_event(self, event, ctx):\n        ctx.log.info('got %s', event.id)\n")
+    r = run(
+        between(),
+        op="""
+class Op:
+    def on_event(self, event, ctx):
+        ctx.log.info('got %s', event.id)
+""",
+    )
     child = r.begun("op")
     for _ in range(20):
         r.send("a", 1)
@@ -597,7 +624,11 @@ def test_new_code_takes_over_between_two_events(run: Make) -> None:
 def test_new_code_that_does_not_import_is_reported_and_the_old_goes_on(run: Make) -> None:
     r = run(between("op.py:Sum"), op=SUM)
     child = r.begun("op")
-    (r.folder / "op.py").write_text("import sys\nprint('x' * 200_000, file=sys.stderr)\nraise ValueError('not yet')\n")
+    (r.folder / "op.py").write_text("""
+import sys
+print('x' * 200_000, file=sys.stderr)
+raise ValueError('not yet')
+""")
     child.send(Reload())
     failed = child.expect(ReloadFailed)
     assert failed.error == "ValueError: not yet"
@@ -616,7 +647,14 @@ def test_a_process_of_an_old_life_commits_nothing_and_ends(run: Make) -> None:
 
 
 def test_immediate_writes_of_an_old_life_are_fenced_too(run: Make) -> None:
-    r = run(between(), op="class Op:\n    def on_event(self, event, ctx):\n        ctx.kvs.set('k', b'v')")
+    r = run(
+        between(),
+        op="""
+class Op:
+    def on_event(self, event, ctx):
+        ctx.kvs.set('k', b'v')
+""",
+    )
     child = r.begun("op")
     r.claim("op")
     r.send("a", 1)
