@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -57,10 +58,6 @@ class Forker:
         return True
 
     def close(self) -> None:
-        for pid in self.begun:
-            self.listen()
-            if pid not in self.ended:
-                os.kill(pid, signal.SIGKILL)
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.close()
         self.process.wait(WAIT_S)
@@ -74,6 +71,10 @@ class Child:
         self.run = run
         self.node = node
         self.pid = pid
+        try:
+            self._pidfd = os.pidfd_open(pid)  # signals must not reach whoever gets its pid later
+        except ProcessLookupError:
+            self._pidfd = -1
         self.output = output
         self.identity = b""
         self.hello: Hello | None = None
@@ -90,8 +91,20 @@ class Child:
         self.run.listen()
         return code
 
+    def signal(self, number: signal.Signals) -> None:
+        """Nothing happens when it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._pidfd >= 0:
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def close(self) -> None:
+        self.signal(signal.SIGKILL)
+        wait_until(lambda: self.code is not None)
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         assert self.wait() == -signal.SIGKILL
 
     def has_said(self, kind: type[M]) -> list[M]:
@@ -229,9 +242,7 @@ class Run(Net):
 
     def close(self) -> None:
         for child in self.children:
-            if child.code is None:
-                os.kill(child.pid, signal.SIGKILL)
-                wait_until(lambda child=child: child.code is not None)
+            child.close()
         self.router.close(0)
         for bell in self.bells.values():
             os.close(bell)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 from itertools import pairwise
@@ -452,9 +451,9 @@ def test_an_input_that_falls_silent_closes_and_recovers_before_its_next_message(
     child = r.begun("op")
     r.send("a", 1)
     assert r.take("c", 2) == [["INPUT", "in", 1], ["INPUT_CLOSED", "in", None]]
-    os.kill(child.pid, signal.SIGSTOP)  # so that both wait when it looks
+    child.signal(signal.SIGSTOP)  # so that both wait when it looks
     r.send("a", 2, 3)
-    os.kill(child.pid, signal.SIGCONT)
+    child.signal(signal.SIGCONT)
     assert r.take("c", 3) == [["INPUT_RECOVERED", "in", None], ["INPUT", "in", 2], ["INPUT", "in", 3]]
 
 
