@@ -568,6 +568,14 @@ class Helper(threading.Thread):
         self.join()
 
     def run(self) -> None:
+        try:
+            self._look()
+        except BaseException:
+            # nothing would notice that this thread is gone; the next life can go on
+            traceback.print_exc()
+            os._exit(1)
+
+    def _look(self) -> None:
         idle_turns = 0
         while not self._stopped:
             if idle_turns > HELPER_IDLE_TURNS_MAX:

@@ -6,9 +6,9 @@ write transaction. Inside the write lock it only compares and puts; all encoding
 Order matters in one place: an event is admitted (every backpressure receiver has room) before anything of it is put,
 so that what is not admitted has left no trace and can be tried again later, with the handler not run again.
 
-An exception from outside (a signal handler's, say) can arrive just behind LMDB's commit, before we have noted it. The
-next call then finds the node record that this one was about to note, and takes the commit for done: it is never made
-twice.
+An exception from outside (a signal handler's, say) can arrive behind LMDB's commit, before it is noted here or by the
+caller. So each event remembers the node record that its commit was to leave behind: when that is what the next call
+finds in the space, the event is done, and is not committed twice.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ class Staged:
     size: int = 0  # bytes of all copies of the outputs
     cells: dict[int, int] | None = None
     ends: bool = False  # the last event of this node: close its outputs and its mailbox
+    tried: bytes | None = None  # the node record of the last commit that was tried with it
 
 
 class Receiver:
@@ -165,7 +166,7 @@ class Commits:
         self._look_bytes = min(_LOOK_BYTES, space.size_bytes // 256)
         self._share = 0.0
         self._group_max = _GROUP_MAX
-        self._tried: tuple[bytes, int, list[int]] | None = None  # record, events and cells of a commit under way
+        self._tried = b""  # the node record of the last commit that was tried
         with space.read() as txn:
             record = txn.get(self._node_key)
         if record is None or records.NodeRecord.parse(record).incarnation != incarnation:
@@ -220,17 +221,23 @@ class Commits:
 
         Fewer than all, and `waits_for` is "": call again at once. Raises Fenced when this life is over.
         """
-        self.rings = rings = set()
+        rings: set[int] = set()
+        self.rings = rings
         self.waits_for = ""
         space = self.space
         txn = space.begin()
         try:
             found = txn.get(self._node_key)
             if found != self._record:
-                if self._tried is None or found != self._tried[0]:
+                if found != self._tried:
                     raise Fenced(f"incarnation {self._incarnation} of {self.name} has been replaced")
+                parsed = records.NodeRecord.parse(found)
+                self._record, self._number, self.cells = found, parsed.commit, parsed.cells
+            if group[0].tried is not None and group[0].tried == found:
                 txn.abort()
-                return self._note_tried(self._tried)
+                # whom it should have rung is unknown by now
+                rings.update(node for node, _, _ in (*self.links.receivers, *self.links.inputs) if node >= 0)
+                return sum(staged.tried == found for staged in group)
             self._look_in -= 1
             if self._look_in <= 0 or self._share > _LOOK_SHARE:
                 self._share = space.used_share(txn)
@@ -328,7 +335,9 @@ class Commits:
                 txn.put(queue_key, QUEUE.pack(*queue))
             record = self._pack_record(self._incarnation, status, self._number + 1, *cells)
             txn.put(self._node_key, record)
-            self._tried = record, done, cells
+            self._tried = record
+            for staged in group[:done]:
+                staged.tried = record
             crowded = space.has_waiters()
             txn.commit()
         except lmdb.Error as error:
@@ -353,13 +362,6 @@ class Commits:
             self._group_max *= 2
         if crowded:
             yield_lock()
-        return done
-
-    def _note_tried(self, tried: tuple[bytes, int, list[int]]) -> int:
-        """The last commit was made, though an exception kept us from noting it. Whom it should have rung is unknown."""
-        self._record, done, self.cells = tried
-        self._number += 1
-        self.rings.update(node for node, _, _ in (*self.links.receivers, *self.links.inputs) if node >= 0)
         return done
 
     def _restrain(self, txn: Any, group: Sequence[Staged], now_ns: int) -> Sequence[Staged]:
