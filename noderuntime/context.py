@@ -7,11 +7,11 @@ event, and of those before it in the same group.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from noderuntime.errors import NodeRuntimeError, UnknownOutput
+from noderuntime.errors import NodeRuntimeError, StoreFull, UnknownOutput
 from noderuntime.member import Member
 from noderuntime.space import keys, records, shared
 from noderuntime.space.commit import Output, Staged
@@ -19,7 +19,14 @@ from noderuntime.space.shared import Merge, SharedWrite, check_value, ttl_to_ns
 from noderuntime.space.space import scan
 from noderuntime.state import MemoryState
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 _MISSING: Final = object()
+
+
+def _no_room(full: StoreFull) -> None:
+    raise full
 
 
 class OperatorContext:
@@ -33,6 +40,7 @@ class OperatorContext:
         self.log = log
         self.kvs = MemoryState(member.space, member.wiring.number, member.commits.check)
         self.staged: Staged | None = None  # None: no event in hand
+        self.wait_for_room: Callable[[StoreFull], None] = _no_room
         self._member = member
         self._space = member.space
         self._outputs: dict[str, Output] = member.commits.outputs
@@ -65,7 +73,19 @@ class OperatorContext:
         known = self._outputs.get(output)
         if known is None:
             raise UnknownOutput(self.node_id, output, sorted(self._outputs))
-        known.stage(staged, value, metadata, self._space)
+        while True:
+            try:
+                return known.stage(staged, value, metadata, self._member)
+            except StoreFull as full:
+                self.wait_for_room(full)
+
+    def allocate(self, shape: int | tuple[int, ...], dtype: Any = "uint8") -> NDArray[Any]:
+        """A writable array in a payload segment: fill it and hand it to `send_output`, which then copies nothing."""
+        while True:
+            try:
+                return self._member.pool.allocate(shape, dtype)
+            except StoreFull as full:
+                self.wait_for_room(full)
 
     def __call__(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
         """The same as `send_output`."""

@@ -23,10 +23,10 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from noderuntime import doorbell, pulse
 from noderuntime.channel import Dealer
@@ -39,9 +39,15 @@ from noderuntime.space import records
 from noderuntime.space.commit import Input, Staged
 from noderuntime.space.keys import parse_message
 from noderuntime.space.mailbox import Message
+from noderuntime.space.segments import Dropped
 from noderuntime.space.shared import Merge
 from noderuntime.state import MemoryState
 from noderuntime.wiring import Wiring
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 HOLD_NS: Final = 1_000_000
 GROUP_MAX: Final = 64
@@ -268,7 +274,7 @@ class Node:
             self._fetched.extend(self._member.next_messages(self._fetch_max, self._unacknowledged))
         return self._fetched.popleft() if self._fetched else None
 
-    def _hand_out(self, holder: Holder, message: Message) -> Event:
+    def _hand_out(self, holder: Holder, message: Message) -> Any:
         member = self._member
         key, record = message
         input = member.input_of(key)
@@ -283,6 +289,10 @@ class Node:
             now_ns = _boot_ns()
             self._cells[input.cell] = now_ns
             staged.cells = {input.cell: now_ns, input.cell + 1: 0}
+        try:
+            decoded = member.decode(key, record)
+        except Dropped:
+            return self._next_locked(holder)
         lives = member.attempts.get(key, 0)
         staged.ack = (key, input, record)
         staged.attempts = lives > 0
@@ -293,7 +303,7 @@ class Node:
         self._hands[holder] = _Hand(staged, key, slot)
         self._unacknowledged.add(key)
         member.set_phase(pulse.HANDLING)
-        kind, value, metadata, number, sent_ns = records.decode_message(record)
+        kind, value, metadata, number, sent_ns = decoded
         if kind < records.NOTICE_MIN:
             return input_event(input.name, value, metadata, input.wiring.source, sent_ns, number, lives + 1)
         if kind == records.INPUT_CLOSED:
@@ -433,13 +443,31 @@ class Node:
             if known is None:
                 raise UnknownOutput(self.node_id, output, sorted(self._outputs))
             staged = Staged()
-            known.stage(staged, value, metadata, self._member.space)
+            self._with_room(lambda: known.stage(staged, value, metadata, self._member))
             self._staged.append(staged)
             due = self._is_due()
             if not due:
                 self._arm()
         if due:
             self._drain()
+
+    def allocate(self, shape: int | tuple[int, ...], dtype: Any = "uint8") -> NDArray[Any]:
+        """A writable array in a payload segment: fill it and hand it to `send_output`, which then copies nothing."""
+        with self._lock:
+            self._check_open()
+            return self._with_room(lambda: self._member.pool.allocate(shape, dtype))
+
+    def _with_room(self, make: Callable[[], T]) -> T:
+        """What `make` makes, once there is room for its payload. Once the run is being stopped, StoreFull."""
+        while True:
+            try:
+                return make()
+            except StoreFull:
+                if self._stop is not None:
+                    raise
+                self._commit_locked()
+                self._member.set_phase(pulse.WAITING_FOR_ROOM)
+                time.sleep(ROOM_CHECK_S)
 
     def flush(self) -> None:
         """What was sent is committed when this returns."""
@@ -509,6 +537,7 @@ class Node:
         of it comes again in the next one.
         """
         self._gave_up = True
+        self._member.let_go(self._staged)
         self._staged.clear()
 
     # --- the shared store, immediately ------------------------------------------------------------------------------

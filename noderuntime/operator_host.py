@@ -3,8 +3,9 @@
     hello -> welcome, restore_state -> load, make, restore -> ready -> *(ticks, messages, commit) -> bye
 
 Events that wait are handled in groups, which commit as one transaction: GROUP_EVENTS_MAX of them, or as many as are
-handled in GROUP_NS. With nothing waiting, a group is one event, and its latency is that of its commit.
-If an event fails, those before it in its group are committed first.
+handled in GROUP_NS. With nothing waiting, a group is one event, and its latency is that of its commit. If an event
+fails, those before it in its group are committed first. If a handler takes long, a helper thread commits those before
+it meanwhile.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import contextlib
 import json
 import logging
 import os
+import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,12 +24,12 @@ import time
 import traceback
 from collections import deque
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from noderuntime import doorbell, pulse
 from noderuntime.channel import Dealer
 from noderuntime.context import OperatorContext
-from noderuntime.errors import Fenced, NodeRuntimeError, OperatorError
+from noderuntime.errors import Fenced, NodeRuntimeError, OperatorError, StoreFull
 from noderuntime.events import Event, input_event, notice, tick_event
 from noderuntime.member import ROOM_CHECK_S, Member
 from noderuntime.operator import POSITION_KEY, Status, make, own_state, position_of, status_of, turn
@@ -49,21 +52,31 @@ from noderuntime.protocol import (
 )
 from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
 from noderuntime.space import records
-from noderuntime.space.commit import Input, Staged
+from noderuntime.space.commit import Inapplicable, Input, Staged
 from noderuntime.space.keys import parse_message
 from noderuntime.space.mailbox import Message
+from noderuntime.space.segments import Dropped
 from noderuntime.usercode import describe, load, user_trace
 from noderuntime.wiring import Wiring
 
 GROUP_EVENTS_MAX = 64
 GROUP_NS = 1_000_000
+HELPER_S = 0.001
+HELPER_IDLE_TURNS_MAX = 50
 SLOW_CHECK_S = 5.0
-RELOAD_CHECK_S = 0.05
-RELOAD_S_MAX = 60.0
+RELOAD_S_MAX = 60
 TRACE_BYTES_MAX = 100_000
 LOG_CHARACTERS_MAX = 100_000
 WELCOME_S = 60.0
 WAIT_WARNING_S = 10.0
+
+
+_LOG_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+def _plain(value: Any) -> Any:
+    """What `extra=` holds, as something that MessagePack can carry."""
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
 
 
 class LogHandler(logging.Handler):
@@ -82,7 +95,8 @@ class LogHandler(logging.Handler):
             if record.exc_info:
                 text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
             text = text[:LOG_CHARACTERS_MAX].encode(errors="replace").decode()
-            self._waiting.append(Log(record.created, record.levelno, text, {"logger": record.name}))
+            extra = {name: _plain(value) for name, value in vars(record).items() if name not in _LOG_ATTRIBUTES}
+            self._waiting.append(Log(record.created, record.levelno, text, {"logger": record.name, **extra}))
             if threading.get_ident() == self._thread:
                 self.pass_on()
         except Exception:
@@ -106,6 +120,9 @@ class OperatorHost:
         self.ctx = OperatorContext(member, member.wiring.config, logging.getLogger(member.wiring.node))
         self.operator: Any = None
         self.group: list[Staged] = []
+        self.group_since_ns = 0  # when the handling of the first event of the group began
+        self.helper: Helper | None = None
+        self.committing = threading.Lock()
         self.stop: Stop | None = None
         self.ended = False  # the last commit closed the outputs
         self.stop_all = False
@@ -117,11 +134,12 @@ class OperatorHost:
         self._cells = member.commits.cells.copy()  # with what is staged
         self._ahead: deque[Message] = deque()  # read, not yet handled
         self._reads_ahead = not any(item.wiring.drop_oldest for item in member.inputs.values())
-        self._reload: tuple[subprocess.Popen[bytes], IO[bytes], float] | None = None
+        self._reload: CodeCheck | None = None
         self._poller = member.poller(dealer.fd)
         self._timers = [item for item in member.inputs.values() if item.wiring.period_ns]
         self._watched = [item for item in member.inputs.values() if item.wiring.timeout_ns]
         self._waiting_since = 0.0
+        self.ctx.wait_for_room = self._wait_for_payload_room
         self._published = time.monotonic()
 
     # --- beginning --------------------------------------------------------------------------------------------------
@@ -162,13 +180,16 @@ class OperatorHost:
             return self._run()
         finally:
             if self._reload is not None:
-                self._reload[0].kill()
+                self._reload.kill()
 
     def _run(self) -> int:
         self.control()
-        while not self._over:
+        while True:
             if self.stop is not None:
+                self.exit_code = None
                 self._finish(self.stop)
+                break
+            if self._over:
                 break
             worked = self._tick()
             if self._over:
@@ -198,7 +219,10 @@ class OperatorHost:
             ahead.extend(self.member.next_messages(GROUP_EVENTS_MAX))
             if not ahead:
                 return False
-        deadline = time.monotonic_ns() + GROUP_NS
+        self.group_since_ns = time.monotonic_ns()
+        deadline = self.group_since_ns + GROUP_NS
+        if len(ahead) > 1:
+            self._arm_helper()
         while ahead:
             self._message(*ahead.popleft())
             if self._over or time.monotonic_ns() > deadline:
@@ -220,8 +244,9 @@ class OperatorHost:
         self._handle(None, message=(key, input, record), lives=lives)
         self.member.page.release(0)
 
-    def _event_of(self, input: Input, record: bytes, lives: int) -> Event:
-        kind, value, metadata, number, sent_ns = records.decode_message(record)
+    def _event_of(self, message: tuple[bytes, Input, bytes], lives: int) -> Event:
+        key, input, record = message
+        kind, value, metadata, number, sent_ns = self.member.decode(key, record)
         if kind < records.NOTICE_MIN:
             return input_event(input.name, value, metadata, input.wiring.source, sent_ns, number, lives + 1)
         if kind == records.INPUT_CLOSED:
@@ -245,16 +270,19 @@ class OperatorHost:
         words[pulse.PHASE] = pulse.HANDLING
         try:
             if message is not None:
-                _, input, record = message
+                _, input, _ = message
                 staged.ack = message
                 staged.attempts = lives > 0
                 if input.cell >= 0:
                     cells = {input.cell: _boot_ns(), input.cell + 1: 0}
-                event = self._event_of(input, record, lives)
+                event = self._event_of(message, lives)
             returned = self.operator.on_event(event, self.ctx) if hasattr(self.operator, "on_event") else None
             status = status_of(returned)
         except Fenced:
             raise
+        except Dropped:
+            self.ctx.staged = None
+            return
         except BaseException as error:
             self._fail("on_event", error)
         if cells is not None:
@@ -279,9 +307,10 @@ class OperatorHost:
     def _flush(self) -> None:
         """Commit the group; waits for room as long as it has to, unless this life is to end."""
         while self.group:
-            self.words[pulse.PHASE] = pulse.COMMITTING
-            done = self.member.commit(self.group)
-            del self.group[:done]
+            try:
+                self._commit()
+            except Inapplicable as failed:
+                self._fail_staged(failed)
             if self.group and self.member.commits.waits_for:
                 self._wait_for_room()
                 if self.stop is not None or self.exit_code is not None:
@@ -289,9 +318,58 @@ class OperatorHost:
                     # so it must not commit anything from here on, what it would do at the STOP event included.
                     self.gave_up = True
                     self.ended = self.stop_all = False
+                    self.member.let_go(self.group)
                     self.group.clear()
         self._waiting_since = 0.0
         self.ctx.committed()
+
+    def _commit(self) -> None:
+        with self.committing:
+            done = self.member.commit(self.group)
+            del self.group[:done]
+
+    def _fail_staged(self, failed: Inapplicable) -> None:
+        """A handler has returned, and what it staged cannot be committed: its event fails, those before it do not."""
+        bad = self.group[failed.at]
+        del self.group[failed.at :]
+        if bad.ack is not None:
+            key, input, _ = bad.ack
+            _, _, sequence, index = parse_message(key)
+            self.member.page.take(0, input.number, sequence, index)
+        self._fail("on_event", failed.error)
+
+    def commit_what_waits(self) -> None:
+        """For the helper thread: a handler takes long, so commit the events that were finished before it."""
+        if self.group and not self.gave_up and time.monotonic_ns() - self.group_since_ns > GROUP_NS:
+            try:
+                self._commit()
+            except Fenced:
+                os._exit(EXIT_FENCED)
+            except Inapplicable:
+                return  # the loop will meet it too, and can say so
+            self.group_since_ns = time.monotonic_ns()
+
+    def _arm_helper(self) -> None:
+        if self.helper is None:
+            self.helper = Helper(self)
+        self.helper.arm()
+
+    def close(self) -> None:
+        """Let go of the space; no commit is under way afterwards."""
+        if self.helper is not None:
+            self.helper.stop()
+        self.member.close()
+
+    def _wait_for_payload_room(self, full: StoreFull) -> None:
+        """A handler sends something large, and there is no room: let the others have what was finished before it."""
+        staged = self.ctx.staged
+        self._flush()
+        self.ctx.staged = staged
+        self.member.commits.waits_for = f"room in the space ({full.why})"
+        if self.stop is not None:
+            raise full
+        self._wait_for_room()
+        self.words[pulse.PHASE] = pulse.HANDLING
 
     def _wait_for_room(self) -> None:
         now = time.monotonic()
@@ -349,8 +427,6 @@ class OperatorHost:
             pause_s = min(pause_s, max(0, self._timeout_in_ns(item)) / 1e9)
         if self.produces:
             pause_s = min(pause_s, max(0.0, self.idle_until - time.monotonic()))
-        if self._reload is not None:
-            pause_s = min(pause_s, RELOAD_CHECK_S)
         return pause_s
 
     # --- sources ----------------------------------------------------------------------------------------------------
@@ -359,7 +435,9 @@ class OperatorHost:
         """Let a Source produce a group; whether it did."""
         if time.monotonic() < self.idle_until:
             return False
-        deadline = time.monotonic_ns() + GROUP_NS
+        self.group_since_ns = time.monotonic_ns()
+        deadline = self.group_since_ns + GROUP_NS
+        self._arm_helper()
         while True:
             staged = self.ctx.begin()
             self.words[pulse.SINCE_NS] = time.monotonic_ns()
@@ -402,16 +480,16 @@ class OperatorHost:
         for fd, _ in rung:
             if fd == self.member.bell:
                 doorbell.drain(fd)
-            else:
+            elif fd == self.dealer.fd:
                 self.control()
+            elif self._reload is not None:
+                self._reload_checked(self._reload)
         if not rung and pause_s > 0:
             self.control()
             now = time.monotonic()
             if now - self._published >= SLOW_CHECK_S:
                 self._published = now
                 self.member.publish()
-        if self._reload is not None:
-            self._look_after_reload()
 
     def control(self) -> None:
         """Take what the runtime has sent."""
@@ -419,34 +497,20 @@ class OperatorHost:
             if isinstance(message, Stop):
                 self.stop = message
             elif isinstance(message, Reload) and self._reload is None:
-                self._check_code()
+                self._reload = CodeCheck(self.member.wiring.code)
+                self._poller.register(self._reload.pidfd, select.POLLIN)
             elif isinstance(message, Refused):
                 raise Fenced(message.why)
 
-    def _check_code(self) -> None:
-        """Import the code as it is now in a process of its own: what does not import must not replace what runs."""
-        arguments = [sys.executable, "-m", "noderuntime.operator_host", "--check", json.dumps(self.member.wiring.code)]
-        said = tempfile.TemporaryFile()  # noqa: SIM115  (no pipe: nobody reads it before the end)
-        check = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said)
-        self._reload = check, said, time.monotonic() + RELOAD_S_MAX
-
-    def _look_after_reload(self) -> None:
-        assert self._reload is not None
-        check, said, deadline = self._reload
-        if check.poll() is None:
-            if time.monotonic() > deadline:
-                check.kill()
-            return
+    def _reload_checked(self, check: CodeCheck) -> None:
+        self._poller.unregister(check.pidfd)
         self._reload = None
-        with said:
-            said.seek(max(0, said.seek(0, os.SEEK_END) - TRACE_BYTES_MAX))
-            trace = said.read().decode(errors="replace").strip()
-        if check.returncode == 0:
+        trace = check.result()
+        if trace is None:
             self.exit_code = EXIT_RELOAD
-            return
-        lines = trace.splitlines() or [f"the import of the new code ended its process ({check.returncode})"]
-        self.dealer.send(ReloadFailed(lines[-1], trace))
-        self.control()  # a send may eat the edge
+        else:
+            self.dealer.send(ReloadFailed(trace.splitlines()[-1], trace))
+            self.control()  # a send may eat the edge
 
     def _finish(self, stop: Stop) -> None:
         """The STOP event. When all inputs have ended, so does this node: its outputs close in the same commit."""
@@ -456,6 +520,72 @@ class OperatorHost:
             self.ended = self.stop_all = False
             self.group[-1].ends = False
         self._flush()
+
+
+class CodeCheck:
+    """Imports an operator's code in a process of its own: what does not import must not replace what runs.
+
+    Its `pidfd` is readable once it has ended; it is ended when the import takes longer than RELOAD_S_MAX.
+    """
+
+    def __init__(self, code: dict[str, str]) -> None:
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (no pipe: nobody reads it before the end)
+        arguments = [sys.executable, "-m", "noderuntime.operator_host", "--check", json.dumps(code), str(RELOAD_S_MAX)]
+        self._process = subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._said
+        )
+        self.pidfd = os.pidfd_open(self._process.pid)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self.result()
+
+    def result(self) -> str | None:
+        """None when the code imports, else the traceback. Call it when it has ended."""
+        code = self._process.wait()
+        os.close(self.pidfd)
+        with self._said:
+            self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - TRACE_BYTES_MAX))
+            trace = self._said.read().decode(errors="replace").strip()
+        return None if code == 0 else trace or f"the import of the new code ended its process ({code})"
+
+
+class Helper(threading.Thread):
+    """Looks every HELPER_S, while groups are being handled, whether finished events wait behind a slow handler.
+
+    Waking it for each group would cost a switch of threads per group; so it stays awake while there is a backlog.
+    """
+
+    def __init__(self, host: OperatorHost) -> None:
+        super().__init__(name="noderuntime-commits", daemon=True)
+        self._host = host
+        self._armed = threading.Event()
+        self._used = False
+        self._stopped = False
+        self.start()
+
+    def arm(self) -> None:
+        self._used = True
+        if not self._armed.is_set():
+            self._armed.set()
+
+    def stop(self) -> None:
+        """Returns when the thread has ended."""
+        self._stopped = True
+        self._armed.set()
+        self.join()
+
+    def run(self) -> None:
+        idle_turns = 0
+        while not self._stopped:
+            if idle_turns > HELPER_IDLE_TURNS_MAX:
+                idle_turns = 0
+                self._armed.clear()
+                self._armed.wait()
+            time.sleep(HELPER_S)
+            idle_turns = 0 if self._used or self._host.group else idle_turns + 1
+            self._used = False
+            self._host.commit_what_waits()
 
 
 def _boot_ns() -> int:
@@ -528,4 +658,7 @@ def _check(code: dict[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_check(json.loads(sys.argv[2])) if sys.argv[1:2] == ["--check"] else main())
+    if sys.argv[1:2] == ["--check"]:
+        signal.alarm(int(sys.argv[3]))
+        sys.exit(_check(json.loads(sys.argv[2])))
+    sys.exit(main())

@@ -14,6 +14,7 @@ from noderuntime.protocol import VERSION, Request
 from noderuntime.space import keys, records, shared
 from noderuntime.space.commit import Commits, Staged
 from noderuntime.space.mailbox import next_messages, queue_of
+from noderuntime.space.segments import SegmentPool
 from noderuntime.space.space import Space, create, scan
 from noderuntime.store import Store
 
@@ -33,6 +34,19 @@ def dataflow_of(nodes: Nodes, folder: Path) -> Any:
     listed = [{"id": id, **({} if "operator" in spec else {"path": "dynamic"}), **spec} for id, spec in nodes.items()]
     text = json.dumps({"nodes": listed}).encode()
     return parse(text, file="dataflow.yml", folder=str(folder), env={})
+
+
+class Place:
+    """Where the large payloads of a node go."""
+
+    def __init__(self, commits: Commits) -> None:
+        self.message_bytes_max = commits.space.message_bytes_max
+        self.event_bytes_max = commits.space.event_bytes_max
+        self.commits = commits
+
+    @property
+    def pool(self) -> SegmentPool:
+        return SegmentPool(self.commits.space, self.commits.space.folder.parent / "segments", self.commits.node)
 
 
 class Net:
@@ -145,7 +159,7 @@ def staged(
     """What one event changes: `sends` are (output, value), `ack` is (key, record)."""
     event = Staged()
     for output, value in sends:
-        commits.outputs[output].stage(event, value, None, commits.space)
+        commits.outputs[output].stage(event, value, None, Place(commits))
     if ack is not None:
         key, record = ack
         event.ack = key, next(i for i in commits.inputs.values() if key.startswith(i.mailbox)), record

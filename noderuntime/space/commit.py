@@ -21,11 +21,23 @@ from typing import Any
 
 import lmdb
 
-from noderuntime.errors import Fenced, ValueTooLarge
+from noderuntime.errors import Fenced, StoreError, ValueTooLarge
 from noderuntime.space import keys, records, shared
 from noderuntime.space.ending import Links, close
 from noderuntime.space.mailbox import drop_oldest, is_full, is_low, queue_of
-from noderuntime.space.records import BYTES, CLOSED, DISCARDED, EAGER, FLAGS, QUEUE, QUEUED, TAKEN
+from noderuntime.space.records import (
+    BYTES,
+    CLOSED,
+    DISCARDED,
+    EAGER,
+    FLAGS,
+    QUEUE,
+    QUEUED,
+    TAKEN,
+    message_bytes,
+    reference_of,
+)
+from noderuntime.space.segments import Segment, adjust, register
 from noderuntime.space.space import MARK_DRAIN, MARK_NEW_WORK, MARK_SINGLE, Space, is_no_room, yield_lock
 from noderuntime.wiring import InputWiring, OutputWiring, ReceiverWiring, Wiring
 
@@ -33,6 +45,18 @@ _LOOK_EVERY = 16  # commits between two looks at how full the space is, while it
 _LOOK_SHARE = 0.5
 _LOOK_BYTES = 256 * 1024
 _GROUP_MAX = 64
+
+
+Sent = tuple["Output", bytes, int, Segment | None]  # an output, and a message's record, number and segment
+
+
+class Inapplicable(Exception):
+    """A shared write of event `at` of the group cannot be applied: another node has put there what it cannot merge."""
+
+    def __init__(self, at: int, error: Exception) -> None:
+        self.at = at
+        self.error = error
+        super().__init__(str(error))
 
 
 class Staged:
@@ -45,7 +69,7 @@ class Staged:
         self.attempts = False  # the message has an attempts record, which goes with it
         self.private: dict[bytes, bytes | None] | None = None
         self.shared: list[shared.SharedWrite] | None = None
-        self.outputs: list[tuple[Output, bytes, int]] | None = None  # record and number of each message
+        self.outputs: list[Sent] | None = None
         self.size = 0  # bytes of all copies of the outputs
         self.cells: dict[int, int] | None = None
         self.ends = False  # the last event of this node: close its outputs and its mailbox
@@ -77,26 +101,32 @@ class Output:
         self.cell = records.output_cell(wiring.number)
         self.sent = sent
         self.receivers = [Receiver(receiver) for receiver in wiring.receivers]
+        self.waiting_receivers = [receiver for receiver in self.receivers if not receiver.drop_oldest]
         self.copies = len(self.receivers)
 
-    def stage(self, staged: Staged, value: Any, metadata: Mapping[str, Any] | None, space: Space) -> None:
-        """Add a message to what `staged` sends. Raises TypeError, ValueTooLarge; nothing is staged then."""
+    def stage(
+        self, staged: Staged, value: Any, metadata: Mapping[str, Any] | None, payloads: records.Payloads
+    ) -> None:
+        """Add a message to what `staged` sends. Raises TypeError, ValueTooLarge, and StoreFull when there is no room
+        for a large payload; nothing is staged then.
+        """
         number = self.sent + 1
-        record = records.encode_message(value, metadata, number, time.time_ns())
-        size = len(record)
-        if size > space.message_bytes_max:
-            raise ValueTooLarge(f"a message to {self.name!r}", size, space.message_bytes_max)
-        size = staged.size + size * self.copies
-        if size > space.event_bytes_max:
+        try:
+            record, segment = records.encode_message(value, metadata, number, time.time_ns(), payloads)
+        except ValueTooLarge as error:
+            raise ValueTooLarge(f"a message to {self.name!r}", error.size_bytes, error.limit_bytes) from None
+        size = staged.size + len(record) * self.copies
+        if size > payloads.event_bytes_max:
+            if segment is not None:
+                payloads.pool.done(segment)
             what = f"with this message to {self.name!r}, what one event sends"
-            raise ValueTooLarge(what, size, space.event_bytes_max)
+            raise ValueTooLarge(what, size, payloads.event_bytes_max)
         self.sent = number
         staged.size = size
         if staged.outputs is None:
-            staged.outputs = [(self, record, number)]
+            staged.outputs = [(self, record, number, segment)]
         else:
-            staged.outputs.append((self, record, number))
-        self.waiting_receivers = [receiver for receiver in self.receivers if not receiver.drop_oldest]
+            staged.outputs.append((self, record, number, segment))
 
 
 class Input:
@@ -189,6 +219,8 @@ class Commits:
         rings: set[int] = set()
         self.rings = rings
         self.waits_for = ""
+        if not group:  # another thread was first
+            return 0
         space = self.space
         txn = space.begin()
         try:
@@ -224,8 +256,10 @@ class Commits:
                     if not self._admits(txn, outputs, queues):
                         self.waits_for = "a receiver whose queue is full"
                         break
-                    for output, record, number in outputs:
+                    for output, record, number, segment in outputs:
                         cells[output.cell] = number
+                        first = index
+                        size = len(record) if segment is None else message_bytes(record)
                         for receiver in output.receivers:
                             queue = queues.get(receiver.queue_key)
                             if queue is None:
@@ -242,17 +276,22 @@ class Commits:
                             if not queue[QUEUED]:
                                 rings.add(receiver.node)
                             queue[QUEUED] += 1
-                            queue[BYTES] += len(record)
+                            queue[BYTES] += size
                             if receiver.drop_oldest:
                                 limits = receiver.size, receiver.size_bytes, receiver.messages_min
                                 drop_oldest(txn, receiver.mailbox, queue, *limits)
+                        if segment is not None:
+                            register(txn, segment, index - first)
                 if staged.ack is not None:
                     self._acknowledge(txn, staged, queues)
                 if staged.private:
                     private.update(staged.private)
                 if staged.shared:
-                    for write in staged.shared:
-                        shared.write(txn, write, sequence, now_ns, self.node)
+                    try:
+                        for write in staged.shared:
+                            shared.write(txn, write, sequence, now_ns, self.node)
+                    except (TypeError, StoreError) as error:
+                        raise Inapplicable(done, error) from error
                 if staged.cells:
                     for cell, value in staged.cells.items():
                         cells[cell] = value
@@ -323,7 +362,7 @@ class Commits:
         drain through those behind it, and no more than one event of each node can be on its way like that.
         """
         growth = 0 if staged.ack is None else -len(staged.ack[2])
-        receivers = {to.queue_key for output, _, _ in staged.outputs or () for to in output.waiting_receivers}
+        receivers = {to.queue_key for output, _, _, _ in staged.outputs or () for to in output.waiting_receivers}
         queues = [queue_of(txn, key) for key in receivers]
         if any(queue[QUEUED] and not queue[FLAGS] & CLOSED for queue in queues):
             growth += staged.size
@@ -335,9 +374,9 @@ class Commits:
         return growth > 0
 
     def _admits(
-        self, txn: Any, outputs: list[tuple[Output, bytes, int]], queues: dict[bytes, list[int]]
+        self, txn: Any, outputs: list[Sent], queues: dict[bytes, list[int]]
     ) -> bool:
-        for output, _, _ in outputs:
+        for output, _, _, _ in outputs:
             for receiver in output.waiting_receivers:
                 queue = queues.get(receiver.queue_key)
                 if queue is None:
@@ -364,7 +403,9 @@ class Commits:
         if present:
             was_low = is_low(queue, wiring.queue_size, wiring.queue_bytes)
             queue[QUEUED] -= 1
-            queue[BYTES] -= len(record)
+            queue[BYTES] -= message_bytes(record)
+            if record[1]:
+                adjust(txn, reference_of(record), -1)
             if not was_low and is_low(queue, wiring.queue_size, wiring.queue_bytes):
                 self.rings.add(wiring.sender)
         else:  # dropped while it was in hand: it took effect after all

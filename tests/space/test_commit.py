@@ -8,7 +8,7 @@ from kit import CHAIN, MB, Make, Net, Nodes, commit, send, staged, take
 from noderuntime.errors import Fenced, ValueTooLarge
 from noderuntime.merges import Add, Union
 from noderuntime.space import records
-from noderuntime.space.commit import Commits
+from noderuntime.space.commit import Commits, Inapplicable
 from noderuntime.space.shared import SharedWrite
 
 
@@ -72,7 +72,7 @@ def test_merges_apply_to_what_is_there_at_the_commit(chain: Net) -> None:
 
 def test_a_merge_that_cannot_work_leaves_nothing_of_the_group(chain: Net) -> None:
     a = chain.begin("a")
-    with pytest.raises(TypeError):
+    with pytest.raises(Inapplicable):
         commit(
             a, staged(a, ("out", 1)), staged(a, shared=[SharedWrite(b"n", b"\xa1x"), SharedWrite(b"n", merge=Add(1))])
         )
@@ -81,7 +81,7 @@ def test_a_merge_that_cannot_work_leaves_nothing_of_the_group(chain: Net) -> Non
 
 def test_a_merge_may_not_make_a_value_larger_than_values_may_be(chain: Net) -> None:
     a = chain.begin("a")
-    with pytest.raises(ValueTooLarge):
+    with pytest.raises(Inapplicable):
         commit(a, staged(a, shared=[SharedWrite(b"n", merge=Union({b"x" * 1_000_000}))]))
     assert chain.shared() == {}
 
@@ -149,6 +149,13 @@ def test_a_commit_that_the_caller_did_not_note_is_not_made_twice(chain: Net) -> 
     assert commit(a, *group) == 2
     assert commit(a, group[2]) == 1
     assert chain.queued("b", "in") == [1, 2, 3]
+
+
+def test_committing_nothing_does_nothing(chain: Net) -> None:
+    a = chain.begin("a")
+    before = chain.space.env.info()["last_txnid"]
+    assert commit(a) == 0 and a.waits_for == ""
+    assert chain.space.env.info()["last_txnid"] == before
 
 
 def test_a_commit_that_was_not_made_is_made_by_the_next_call(chain: Net, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,10 +292,10 @@ def test_a_message_or_an_event_that_the_space_could_hardly_hold_is_refused(make:
     net = make(CHAIN, 1 * MB)
     a = net.begin("a")
     with pytest.raises(ValueTooLarge, match="a message to 'out'"):
-        staged(a, ("out", b"x" * (MB // 8)))
+        staged(a, ("out", b"x" * (MB // 8 + 1)))
     with pytest.raises(ValueTooLarge, match="what one event sends"):
-        staged(a, *[("out", b"x" * (MB // 10))] * 3)
-    assert a.outputs["out"].sent == 2
+        staged(a, *[("out", b"x" * 60_000)] * 5)
+    assert a.outputs["out"].sent == 4
 
 
 # --- who is rung ----------------------------------------------------------------------------------------------------

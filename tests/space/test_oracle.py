@@ -272,7 +272,7 @@ class Game:
             group.append(event)
             sized = [
                 (output.name, value, len(record))
-                for (_, value), (output, record, _) in zip(sends, event.outputs or [], strict=True)
+                for (_, value), (output, record, _, _) in zip(sends, event.outputs or [], strict=True)
             ]
             if blocked or not model.fits(node, sized):
                 if taken is not None:

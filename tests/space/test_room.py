@@ -161,7 +161,7 @@ def test_a_group_that_does_not_fit_into_the_map_is_committed_in_parts(make: Make
     wide = {"source": "a/out", "queue_size": 100_000, "queue_bytes": "1GB"}
     net = make({"a": {"outputs": ["out"]}, "b": {"inputs": {"in": wide}}, "c": {"inputs": {"in": wide}}}, 2 * MB)
     a = net.begin("a")
-    group = [staged(a, ("out", bytes(100_000))) for _ in range(12)]
+    group = [staged(a, ("out", bytes(60_000))) for _ in range(20)]
     done = tries = 0
     while done < len(group) and tries < 30:
         done += commit(a, *group[done:])
@@ -169,7 +169,7 @@ def test_a_group_that_does_not_fit_into_the_map_is_committed_in_parts(make: Make
         if done and a.waits_for:
             break
     assert done >= 5, (done, a.waits_for)
-    assert net.queued("b", "in") == [bytes(100_000)] * done
+    assert net.queued("b", "in") == [bytes(60_000)] * done
 
 
 def test_a_full_space_is_whole_and_recovers_when_drained(net: Net) -> None:
