@@ -304,6 +304,8 @@ class Runtime:
                 self._code = self._code or 128 + number
                 self._notes.tell("stopping at once")
                 self._stopping = True
+                if self._phase == "quitting":
+                    self._phase = "over"
                 self._crew.abort()
             else:
                 self._code = 128 + number
@@ -361,6 +363,7 @@ class Runtime:
     def _finish(self) -> None:
         """Every node is done: last figures, then the store may go."""
         self._phase = "quitting"
+        self._give_up_at_s = time.monotonic() + QUIT_S_MAX
         self._link.request("figures", {}, self._summarize, lambda error, text: self._summarize({}))
         self._store.may_end = True
         self._link.request("quit", {}, lambda _: None, lambda error, text: None, QUIT_S_MAX)
