@@ -65,6 +65,12 @@ def parse_message(key: bytes) -> tuple[int, int, int, int]:
     return number, input, sequence, index
 
 
+def message_place(key: bytes) -> tuple[int, int]:
+    """(sequence, index) of a message's key."""
+    sequence, index = _PLACE.unpack_from(key, MAILBOX_PREFIX_BYTES)
+    return sequence, index
+
+
 def attempts(message_key: bytes) -> bytes:
     return b"a" + message_key[1:]
 
