@@ -333,8 +333,9 @@ class OperatorHost:
 
     def _commit(self) -> None:
         with self.committing:
-            done = self.member.commit(self.group)
-            del self.group[:done]
+            if self.group:  # else the other thread was faster
+                done = self.member.commit(self.group)
+                del self.group[:done]
 
     def _fail_staged(self, failed: Inapplicable) -> None:
         """A handler has returned, and what it staged cannot be committed: its event fails, those before it do not."""
