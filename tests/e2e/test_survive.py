@@ -402,11 +402,23 @@ def test_chaos_kills_and_reports_that_nothing_was_lost(place: Folder) -> None:
     assert running.rows()["fragile"]["restarts"] == 0
 
 
-def test_the_demo_ends_by_itself_with_a_verdict(place: Folder) -> None:
-    said = call_outside("demo", "--stop-after", "3s")
-    assert "kill 1: counted on after " in said
-    assert "survived: " in said and "messages lost 0, repeated 0" in said
-    assert "noderuntime run --chaos 1s FILE" in said
+def test_the_demo_shows_kills_and_ends_with_a_verdict(place: Folder) -> None:
+    line = [sys.executable, "-m", "noderuntime", "demo", "--stop-after", "1h"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout
+        first, second = demo.stdout.readline(), demo.stdout.readline()
+        demo.send_signal(signal.SIGINT)
+        out, err = demo.communicate(timeout=60)
+    assert "│ kill 1: counted on after " in first and "│ kill 2: " in second
+    assert demo.returncode == 130
+    *_, verdict, counts = out.splitlines()
+    assert "│ survived: " in verdict and counts.endswith("messages lost 0, repeated 0")
+    assert "noderuntime run --chaos 1s FILE" in err
+    assert list((place.home / "runs").iterdir()) == []
+
+
+def test_the_demo_ends_by_itself(place: Folder) -> None:
+    assert "counter  stopped" in call_outside("demo", "--stop-after", "1s")
     assert list((place.home / "runs").iterdir()) == []
 
 
