@@ -218,6 +218,8 @@ class Crew:
                 return  # that life is over
             if result.get("ended"):
                 self.feed(child, su.ClaimRefused())
+                if result.get("stop_all"):  # killed between the commit of that event and saying so
+                    self._stop_all(child.id)
                 return
             child.claim = result
             buried = result.get("buried", "")

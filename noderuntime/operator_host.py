@@ -302,7 +302,7 @@ class OperatorHost:
         self.words[pulse.HANDLED] += 1
         if ends or (status is not None and status is not Status.CONTINUE):
             staged.ends = self.ended = True
-            self.stop_all = status is Status.STOP_ALL
+            staged.stops_all = self.stop_all = status is Status.STOP_ALL
         self.group.append(staged)
 
     def _fail(self, where: str, error: BaseException) -> None:

@@ -73,6 +73,7 @@ class Staged:
     size: int = 0  # bytes of all copies of the outputs
     cells: dict[int, int] | None = None
     ends: bool = False  # the last event of this node: close its outputs and its mailbox
+    stops_all: bool = False  # and of the run
     tried: bytes | None = None  # the node record of the last commit that was tried with it
 
 
@@ -318,6 +319,8 @@ class Commits:
                 if staged.ends:
                     self._settle(txn, queues)
                     status = records.ENDED
+                    if staged.stops_all:
+                        txn.put(keys.STOP_ALL, self.name.encode())
                     close(txn, self.links, queues, rings, sequence, index, now_ns)
             if not done:
                 txn.abort()

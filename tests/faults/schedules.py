@@ -68,7 +68,7 @@ def schedule(seed: int) -> Schedule:
                 point, hit = rng.choice(often), rng.choice([1, 2, 3, rng.randint(1, 20), rng.randint(1, 120)])
             faults.append(fault(rng, id, point, hit))
     for who, points, most, chance in (("store", STORE, 4, 0.4), ("nursery", NURSERY, 8, 0.15), ("runtime", RUNTIME, 12, 0.15),
-                                      ("child", ("become",), 4, 0.1)):  # fmt: skip
+                                      ("spare", ("become", "ordered"), 2, 0.1)):  # fmt: skip
         if rng.random() < chance:
             for _ in range(rng.choice([1, 1, 2])):
                 faults.append({"who": who, "point": rng.choice(points), "hit": rng.randint(1, most), "action": "kill"})

@@ -40,7 +40,7 @@ class Stage:
         shutil.copy(HERE / "cast.py", self.root)
         self.faults = list(faults)
         self.env = {
-            "PYTHONPATH": str(HERE / "inject"), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": f"{HERE / 'inject'}:{HERE.parent.parent}", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1", "FAULTS": json.dumps(self.faults), "FAULTS_DIR": str(self.root / "fired"),
             **env,
         }  # fmt: skip

@@ -231,27 +231,27 @@ def store(module: ModuleType) -> None:
 
 
 def nursery(module: ModuleType) -> None:
-    real_serve, real_call, real_become = module.serve, module._call, module._become
+    real_serve, real_call, real_wait = module.serve, module._call, module._wait_at_gate
 
     def serve(*arguments: object) -> object:
         global role
         role = "nursery"
         return real_serve(*arguments)
 
-    def become(*arguments: object) -> object:
+    def wait_at_gate(*arguments: object) -> object:
         global role
-        role = "child"
+        role = "spare"
         hits.clear()
         point("become")
-        return real_become(*arguments)
+        return real_wait(*arguments)
 
     def call(order: object) -> object:
-        global role, PLAN, FOLDER
+        global role
         role = ""
-        PLAN, FOLDER = json.loads(order["env"].get("FAULTS", "[]")), order["env"].get("FAULTS_DIR", "")
+        point("called")
         return real_call(order)
 
-    module.serve, module._become, module._call = serve, become, call
+    module.serve, module._wait_at_gate, module._call = serve, wait_at_gate, call
     around(module, "_make", "make", "made")
     around(module, "_receive", "", "ordered")
 
