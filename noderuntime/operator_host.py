@@ -338,7 +338,7 @@ class OperatorHost:
 
     def _commit(self) -> None:
         with self.committing:
-            if self.group:  # the helper thread may have been faster
+            if self.group:  # else the other thread was faster
                 done = self.member.commit(self.group)
                 del self.group[:done]
 

@@ -121,7 +121,7 @@ class Model:
             if queue.source_ended:
                 continue
             queue.source_ended, queue.source_failed = True, cut_off
-            if queue.closed:
+            if queue.closed and self.status[queue.node] != "failed":
                 continue
             if failed is not None and queue.node not in told:
                 told.add(queue.node)
