@@ -333,6 +333,8 @@ class OperatorHost:
 
     def _commit(self) -> None:
         with self.committing:
+            if not self.group:
+                return  # the other thread was faster
             done = self.member.commit(self.group)
             del self.group[:done]
 
