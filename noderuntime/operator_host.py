@@ -644,7 +644,7 @@ def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
         dealer.send(Failed("commit", describe(error), "".join(traceback.format_exception(error)), False))
         return 1
     log.pass_on()
-    member.close()
+    host.close()
     return code
 
 
