@@ -360,7 +360,7 @@ class Runtime:
                     node=child.id,
                     state=SUMMARY_STATES.get(state, state.value),
                     restarts=child.machine.restarts,
-                    messages=_messages(nodes.get(child.id, {})) or child.handled(),
+                    messages=_messages(nodes[child.id]) if child.id in nodes else child.handled(),
                     reason=child.machine.reason,
                 )
             )
@@ -409,11 +409,9 @@ def _farewell(name: str, file: str) -> str:
 
 
 def _messages(figures: dict[str, Any]) -> int:
-    """Messages that a node took; those that it sent when it has no inputs."""
-    inputs = figures.get("inputs", {})
-    if inputs:
-        return sum(item.get("taken", 0) for item in inputs.values())
-    return sum(figures.get("outputs", {}).values())
+    """Messages that a node took; those that it sent when it took none."""
+    taken = sum(item.get("taken", 0) for item in figures.get("inputs", {}).values())
+    return int(taken or sum(figures.get("outputs", {}).values()))
 
 
 def _raise_descriptor_limit() -> None:
