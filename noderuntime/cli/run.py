@@ -26,9 +26,8 @@ from noderuntime.observer import Observer, RunOptions
 
 def run(options: Namespace) -> int:
     """Run a dataflow. Returns the exit code of the run; with -d, 0 as soon as it is up."""
+    dataflow = load(options.file, overrides=dict(options.env))
     name = run_name(options.name, options.file)
-    overrides = dict(options.env)
-    dataflow = load(options.file, overrides=overrides)
     for warning in check_files(dataflow):
         output.warn(warning)
     if not options.detach:
