@@ -55,12 +55,6 @@ def test_what_is_wrong_is_a_usage_error(line: str) -> None:
         parse(line.split())
 
 
-def test_options_that_come_with_later_versions_are_refused_rather_than_ignored() -> None:
-    for option in ("--watch", "--resume", "--chaos=1s"):
-        with pytest.raises(UsageError):
-            parse(["run", "a.yml", option])
-
-
 def test_run_understands_its_options() -> None:
     line = "run a.yml -d --name x --stop-after 10s --env A=b=c --env D= --quiet --fresh"
     options = parse(line.split(" "))
