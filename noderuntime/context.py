@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from noderuntime.errors import NodeRuntimeError, UnknownOutput, ValueTooLarge
+from noderuntime.errors import NodeRuntimeError, StoreFull, UnknownOutput
 from noderuntime.member import Member
 from noderuntime.space import keys, records, shared
 from noderuntime.space.commit import Output, Staged
@@ -21,7 +21,14 @@ from noderuntime.space.shared import Merge, SharedWrite, check_value, ttl_to_ns
 from noderuntime.space.space import scan
 from noderuntime.state import MemoryState
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 _MISSING: Final = object()
+
+
+def _no_room(full: StoreFull) -> None:
+    raise full
 
 
 class OperatorContext:
@@ -35,11 +42,11 @@ class OperatorContext:
         self.log = log
         self.kvs = MemoryState(member.space, member.wiring.number)
         self.staged: Staged | None = None  # None: no event in hand
+        self.wait_for_room: Callable[[StoreFull], None] = _no_room
         self._member = member
         self._space = member.space
         self._outputs: dict[str, Output] = member.commits.outputs
         self._private_prefix = keys.private_prefix(member.wiring.number)
-        self._message_bytes_max = member.space.message_bytes_max
         # of the events of this group that are not committed yet
         self._private: dict[bytes, bytes | None] = {}
         self._shared: dict[bytes, bytes | None] = {}
@@ -69,14 +76,25 @@ class OperatorContext:
         if known is None:
             raise UnknownOutput(self.node_id, output, sorted(self._outputs))
         number = known.sent + 1
-        record = encode_message(value, metadata, number, time.time_ns())
-        if len(record) > self._message_bytes_max:
-            raise ValueTooLarge(f"a message of {self.node_id}/{output}", len(record), self._message_bytes_max)
+        while True:
+            try:
+                record, segment = encode_message(value, metadata, number, time.time_ns(), self._member)
+                break
+            except StoreFull as full:
+                self.wait_for_room(full)
         known.sent = number
         if staged.outputs is None:
-            staged.outputs = [(known, record, number)]
+            staged.outputs = [(known, record, number, segment)]
         else:
-            staged.outputs.append((known, record, number))
+            staged.outputs.append((known, record, number, segment))
+
+    def allocate(self, shape: int | tuple[int, ...], dtype: Any = "uint8") -> NDArray[Any]:
+        """A writable array in a payload segment: fill it and hand it to `send_output`, which then copies nothing."""
+        while True:
+            try:
+                return self._member.pool.allocate(shape, dtype)
+            except StoreFull as full:
+                self.wait_for_room(full)
 
     def __call__(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
         """The same as `send_output`."""

@@ -9,12 +9,14 @@ import os
 import select
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from noderuntime import doorbell, pulse
 from noderuntime.rundir import RunDir
 from noderuntime.space import keys, records
 from noderuntime.space.commit import Commits, Input, Staged
 from noderuntime.space.mailbox import Message, next_messages, queue_of
+from noderuntime.space.segments import SegmentPool, SegmentViews
 from noderuntime.space.space import open_space
 from noderuntime.wiring import Wiring
 
@@ -30,9 +32,13 @@ class Member:
         self.wiring = wiring
         self.incarnation = incarnation
         self.space = open_space(run_dir.space)
+        self.message_bytes_max = self.space.message_bytes_max
         self.commits = Commits(self.space, wiring, incarnation, fresh_work=fresh_work)
         self.page = pulse.PulsePage(run_dir.pulse(wiring.number))
         self.page.begin(incarnation)
+        self._folder = run_dir.segments
+        self._pool: SegmentPool | None = None  # most nodes send nothing large
+        self._views: SegmentViews | None = None
         self.bell = doorbell.open_bell(run_dir.bell(wiring.number))
         numbers = {receiver.node for output in wiring.outputs for receiver in output.receivers}
         numbers |= {item.sender for item in wiring.inputs if item.sender >= 0}
@@ -77,10 +83,37 @@ class Member:
         words[pulse.PHASE] = pulse.COMMITTING
         done = commits.commit(group, self.space.now_ns())
         words[pulse.COMMITS] += 1 if done else 0
+        self.let_go(group[:done])
         for number in commits.rings:
             doorbell.ring(self._bells[number])
         words[pulse.PHASE] = phase
         return done
+
+    @property
+    def pool(self) -> SegmentPool:
+        """The segments that this node sends large payloads in."""
+        if self._pool is None:
+            self._pool = SegmentPool(self.space, self._folder, self.wiring.number)
+        return self._pool
+
+    def decode(self, key: bytes, record: bytes) -> tuple[int, Any, dict[str, Any], int, int]:
+        """As records.decode_message; the body may lie in a segment. Raises Dropped."""
+        if not record[1]:
+            return records.decode_message(record)
+        if self._views is None:
+            self._views = SegmentViews(self.space, self._folder)
+        return records.decode_message(record, self._views.lease(key, records.reference_of(record)))
+
+    def let_go(self, group: Sequence[Staged]) -> None:
+        """These events are committed, or given up: their segments are counted in the space, or free."""
+        if self._pool is not None:
+            for staged in group:
+                for _, _, _, segment in staged.outputs or ():
+                    if segment is not None:
+                        self._pool.done(segment)
+            self._pool.work_off()
+        if self._views is not None:
+            self._views.work_off()
 
     def set_phase(self, phase: int) -> None:
         words = self.page.words
@@ -100,6 +133,8 @@ class Member:
 
     def close(self) -> None:
         self.page.words[pulse.PHASE] = pulse.ENDED
+        if self._pool is not None:
+            self._pool.close()
         self.space.close()
         for bell in {self.bell, *self._bells.values()}:
             os.close(bell)

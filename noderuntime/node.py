@@ -19,14 +19,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from noderuntime import doorbell, pulse
 from noderuntime.channel import Dealer
-from noderuntime.errors import Fenced, NodeRuntimeError, NotRunning, StateNotAvailable, UnknownOutput, ValueTooLarge
+from noderuntime.errors import Fenced, NodeRuntimeError, NotRunning, StateNotAvailable, StoreFull, UnknownOutput
 from noderuntime.events import Event, input_event, notice, tick_event
 from noderuntime.member import ROOM_CHECK_S, Member
 from noderuntime.protocol import EXIT_FENCED, VERSION, Bye, Hello, Ready, Refused, Stop, Welcome
@@ -35,9 +35,15 @@ from noderuntime.space import records
 from noderuntime.space.commit import Input, Staged
 from noderuntime.space.keys import parse_message
 from noderuntime.space.mailbox import Message, messages_after
+from noderuntime.space.segments import Dropped
 from noderuntime.space.shared import Merge
 from noderuntime.state import MemoryState
 from noderuntime.wiring import Wiring
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 HOLD_NS: Final = 1_000_000
 GROUP_MAX: Final = 64
@@ -224,7 +230,7 @@ class Node:
             )
         return self._fetched.popleft() if self._fetched else None
 
-    def _hand_out(self, holder: Holder, message: Message) -> Event:
+    def _hand_out(self, holder: Holder, message: Message) -> Any:
         member = self._member
         key, record = message
         input = member.input_of(key)
@@ -239,6 +245,10 @@ class Node:
             now_ns = _boot_ns()
             self._cells[input.cell] = now_ns
             staged.cells = {input.cell: now_ns, input.cell + 1: 0}
+        try:
+            decoded = member.decode(key, record)
+        except Dropped:
+            return self._next_locked(holder)
         lives = member.attempts.get(key, 0)
         staged.ack = (key, input, record)
         staged.attempts = lives > 0
@@ -249,7 +259,7 @@ class Node:
         self._hands[holder] = _Hand(staged, key, slot)
         self._unacknowledged.add(key)
         member.set_phase(pulse.HANDLING)
-        kind, value, metadata, number, sent_ns = records.decode_message(record)
+        kind, value, metadata, number, sent_ns = decoded
         if kind < records.NOTICE_MIN:
             return input_event(input.name, value, metadata, input.wiring.source, sent_ns, number, lives + 1)
         if kind == records.INPUT_CLOSED:
@@ -366,19 +376,36 @@ class Node:
             if known is None:
                 raise UnknownOutput(self.node_id, output, sorted(self._outputs))
             number = known.sent + 1
-            record = records.encode_message(value, metadata, number, time.time_ns())
-            limit = self._member.space.message_bytes_max
-            if len(record) > limit:
-                raise ValueTooLarge(f"a message of {self.node_id}/{output}", len(record), limit)
+            record, segment = self._with_room(
+                lambda: records.encode_message(value, metadata, number, time.time_ns(), self._member)
+            )
             known.sent = number
             staged = Staged()
-            staged.outputs = [(known, record, number)]
+            staged.outputs = [(known, record, number, segment)]
             self._staged.append(staged)
             due = self._is_due()
             if not due:
                 self._arm()
         if due:
             self._drain()
+
+    def allocate(self, shape: int | tuple[int, ...], dtype: Any = "uint8") -> NDArray[Any]:
+        """A writable array in a payload segment: fill it and hand it to `send_output`, which then copies nothing."""
+        with self._lock:
+            self._check_open()
+            return self._with_room(lambda: self._member.pool.allocate(shape, dtype))
+
+    def _with_room(self, make: Callable[[], T]) -> T:
+        """What `make` makes, once there is room for its payload. Once the run is being stopped, StoreFull."""
+        while True:
+            try:
+                return make()
+            except StoreFull:
+                if self._stop is not None:
+                    raise
+                self._commit_locked()
+                self._member.set_phase(pulse.WAITING_FOR_ROOM)
+                time.sleep(ROOM_CHECK_S)
 
     def flush(self) -> None:
         """What was sent is committed when this returns."""
@@ -433,6 +460,7 @@ class Node:
 
     def _give_up(self) -> None:
         """The run is being stopped, and nobody has room: acknowledgements still pass, what is sent does not."""
+        self._member.let_go(self._staged)
         for item in self._staged:
             item.outputs = None
         self._commit_locked()

@@ -3,8 +3,9 @@
     hello -> welcome, restore_state -> load, make, restore -> ready -> *(ticks, messages, commit) -> bye
 
 Events that wait are handled in groups, which commit as one transaction: GROUP_EVENTS_MAX of them, or as many as are
-handled in GROUP_NS. With nothing waiting, a group is one event, and its latency is that of its commit.
-If an event fails, those before it in its group are committed first.
+handled in GROUP_NS. With nothing waiting, a group is one event, and its latency is that of its commit. If an event
+fails, those before it in its group are committed first. If a handler takes long, a helper thread commits those before
+it meanwhile.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import contextlib
 import json
 import logging
 import os
+import select
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -24,7 +27,7 @@ from typing import Any
 from noderuntime import doorbell, pulse
 from noderuntime.channel import Dealer
 from noderuntime.context import OperatorContext
-from noderuntime.errors import Fenced, NodeRuntimeError, OperatorError
+from noderuntime.errors import Fenced, NodeRuntimeError, OperatorError, StoreFull
 from noderuntime.events import Event, input_event, notice, tick_event
 from noderuntime.member import ROOM_CHECK_S, Member
 from noderuntime.operator import POSITION_KEY, Status, make, own_state, position_of, status_of, turn
@@ -47,16 +50,27 @@ from noderuntime.protocol import (
 )
 from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
 from noderuntime.space import records
-from noderuntime.space.commit import Input, Staged
+from noderuntime.space.commit import Inapplicable, Input, Staged
 from noderuntime.space.keys import parse_message
+from noderuntime.space.segments import Dropped
 from noderuntime.usercode import describe, load, user_trace
 from noderuntime.wiring import Wiring
 
 GROUP_EVENTS_MAX = 64
 GROUP_NS = 1_000_000
+HELPER_S = 0.001
+HELPER_IDLE_TURNS_MAX = 50
 SLOW_CHECK_S = 5.0
 WELCOME_S = 60.0
 WAIT_WARNING_S = 10.0
+
+
+_LOG_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+def _plain(value: Any) -> Any:
+    """What `extra=` holds, as something that MessagePack can carry."""
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
 
 
 class LogHandler(logging.Handler):
@@ -73,7 +87,8 @@ class LogHandler(logging.Handler):
             text = record.getMessage()
             if record.exc_info:
                 text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
-            self._waiting.append(Log(record.created, record.levelno, text, {"logger": record.name}))
+            extra = {name: _plain(value) for name, value in vars(record).items() if name not in _LOG_ATTRIBUTES}
+            self._waiting.append(Log(record.created, record.levelno, text, {"logger": record.name, **extra}))
             if threading.get_ident() == self._thread:
                 self.pass_on()
         except Exception:
@@ -96,18 +111,22 @@ class OperatorHost:
         self.ctx = OperatorContext(member, member.wiring.config, logging.getLogger(member.wiring.node))
         self.operator: Any = None
         self.group: list[Staged] = []
+        self.group_since_ns = 0  # when the handling of the first event of the group began
+        self.helper: Helper | None = None
         self.stop: Stop | None = None
         self.ended = False  # the last commit closed the outputs
         self.stop_all = False
-        self.reload: subprocess.Popen[str] | None = None
+        self.reload: CodeCheck | None = None
         self.exit_code: int | None = None  # set: leave between two events
         self.position: Any = None
         self.produces = False
         self.idle_until = 0.0
+        self.committing = threading.Lock()
         self._poller = member.poller(dealer.fd)
         self._timers = [item for item in member.inputs.values() if item.wiring.period_ns]
         self._watched = [item for item in member.inputs.values() if item.wiring.timeout_ns]
         self._waiting_since = 0.0
+        self.ctx.wait_for_room = self._wait_for_payload_room
 
     # --- beginning --------------------------------------------------------------------------------------------------
 
@@ -141,9 +160,12 @@ class OperatorHost:
     def run(self) -> int:
         """Handle events until the end; returns the exit code."""
         self.control()
-        while self.exit_code is None:
+        while True:
             if self.stop is not None:
+                self.exit_code = None
                 self._finish(self.stop)
+                break
+            if self.exit_code is not None:
                 break
             worked = self._tick()
             if self.produces:
@@ -167,7 +189,10 @@ class OperatorHost:
         messages = self.member.next_messages(GROUP_EVENTS_MAX)
         if not messages:
             return False
-        deadline = time.monotonic_ns() + GROUP_NS
+        self.group_since_ns = time.monotonic_ns()
+        deadline = self.group_since_ns + GROUP_NS
+        if len(messages) > 1:
+            self._arm_helper()
         for key, record in messages:
             self._message(key, record)
             if self.ended or self.stop_all or time.monotonic_ns() > deadline:
@@ -185,8 +210,9 @@ class OperatorHost:
         self._handle(None, message=(key, input, record), lives=lives)
         self.member.page.release(0)
 
-    def _event_of(self, input: Input, record: bytes, lives: int) -> Event:
-        kind, value, metadata, number, sent_ns = records.decode_message(record)
+    def _event_of(self, message: tuple[bytes, Input, bytes], lives: int) -> Event:
+        key, input, record = message
+        kind, value, metadata, number, sent_ns = self.member.decode(key, record)
         if kind < records.NOTICE_MIN:
             return input_event(input.name, value, metadata, input.wiring.source, sent_ns, number, lives + 1)
         if kind == records.INPUT_CLOSED:
@@ -211,14 +237,17 @@ class OperatorHost:
         words[pulse.PHASE] = pulse.HANDLING
         try:
             if message is not None:
-                _, input, record = message
+                _, input, _ = message
                 staged.ack = message
                 staged.attempts = lives > 0
                 if input.cell >= 0:
                     staged.cells = {input.cell: _boot_ns(), input.cell + 1: 0}
-                event = self._event_of(input, record, lives)
+                event = self._event_of(message, lives)
             returned = self.operator.on_event(event, self.ctx) if hasattr(self.operator, "on_event") else None
             status = status_of(returned)
+        except Dropped:
+            self.ctx.staged = None
+            return
         except BaseException as error:
             self._fail("on_event", error)
         self.ctx.staged = None
@@ -239,17 +268,56 @@ class OperatorHost:
     def _flush(self) -> None:
         """Commit the group; waits for room as long as it has to, unless the run is being stopped."""
         while self.group:
-            self.words[pulse.PHASE] = pulse.COMMITTING
-            done = self.member.commit(self.group)
-            del self.group[:done]
+            try:
+                self._commit()
+            except Inapplicable as failed:
+                self._fail_staged(failed)
             if self.group:
                 self._wait_for_room()
                 if self.stop is not None:
                     # nobody takes anything any more; uncommitted is undone, and will be handled after --resume
                     self.ended = self.stop_all = False
+                    self.member.let_go(self.group)
                     self.group.clear()
         self._waiting_since = 0.0
         self.ctx.committed()
+
+    def _commit(self) -> None:
+        with self.committing:
+            done = self.member.commit(self.group)
+            del self.group[:done]
+
+    def _fail_staged(self, failed: Inapplicable) -> None:
+        """A handler has returned, and what it staged cannot be committed: its event fails, those before it do not."""
+        bad = self.group[failed.at]
+        del self.group[failed.at :]
+        if bad.ack is not None:
+            key, input, _ = bad.ack
+            _, _, sequence, index = parse_message(key)
+            self.member.page.take(0, input.number, sequence, index)
+        self._fail("on_event", failed.error)
+
+    def commit_what_waits(self) -> None:
+        """For the helper thread: a handler takes long, so commit the events that were finished before it."""
+        if self.group and time.monotonic_ns() - self.group_since_ns > GROUP_NS:
+            try:
+                self._commit()
+            except Fenced:
+                os._exit(EXIT_FENCED)
+            except Inapplicable:
+                return  # the loop will meet it too, and can say so
+            self.group_since_ns = time.monotonic_ns()
+
+    def _arm_helper(self) -> None:
+        if self.helper is None:
+            self.helper = Helper(self)
+        self.helper.arm()
+
+    def close(self) -> None:
+        """Let go of the space; no commit is under way afterwards."""
+        if self.helper is not None:
+            self.helper.stop()
+        self.member.close()
 
     def _wait_for_room(self) -> None:
         now = time.monotonic()
@@ -264,6 +332,17 @@ class OperatorHost:
                 )
         self.member.set_phase(pulse.WAITING_FOR_ROOM)
         self._wait(ROOM_CHECK_S)
+
+    def _wait_for_payload_room(self, full: StoreFull) -> None:
+        """A handler sends something large, and there is no room: let the others have what was finished before it."""
+        staged = self.ctx.staged
+        self._flush()
+        self.ctx.staged = staged
+        self.member.commits.waits_for = f"room in the space ({full.why})"
+        if self.stop is not None:
+            raise full
+        self._wait_for_room()
+        self.words[pulse.PHASE] = pulse.HANDLING
 
     # --- timers and timeouts ----------------------------------------------------------------------------------------
 
@@ -313,7 +392,9 @@ class OperatorHost:
         """Let a Source produce a group; whether it did."""
         if time.monotonic() < self.idle_until:
             return False
-        deadline = time.monotonic_ns() + GROUP_NS
+        self.group_since_ns = time.monotonic_ns()
+        deadline = self.group_since_ns + GROUP_NS
+        self._arm_helper()
         while True:
             staged = self.ctx.begin()
             self.words[pulse.SINCE_NS] = time.monotonic_ns()
@@ -347,15 +428,15 @@ class OperatorHost:
         for fd, _ in rung:
             if fd == self.member.bell:
                 doorbell.drain(fd)
-            else:
+            elif fd == self.dealer.fd:
                 self.control()
+            elif self.reload is not None:
+                self._reload_checked(self.reload)
         if not rung and pause_s > 0:
             self.control()
             if pause_s >= SLOW_CHECK_S:
                 self.member.publish()
         self.log.pass_on()
-        if self.reload is not None:
-            self._look_after_reload()
 
     def control(self) -> None:
         """Take what the runtime has sent."""
@@ -363,28 +444,19 @@ class OperatorHost:
             if isinstance(message, Stop):
                 self.stop = message
             elif isinstance(message, Reload) and self.reload is None:
-                self.reload = self._check_code()
+                self.reload = CodeCheck(self.member.wiring.code)
+                self._poller.register(self.reload.pidfd, select.POLLIN)
             elif isinstance(message, Refused):
                 raise Fenced(message.why)
 
-    def _check_code(self) -> subprocess.Popen[str]:
-        """Import the code as it is now in a process of its own: what does not import must not replace what runs."""
-        arguments = [sys.executable, "-m", "noderuntime.operator_host", "--check", json.dumps(self.member.wiring.code)]
-        return subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-
-    def _look_after_reload(self) -> None:
-        assert self.reload is not None
-        if self.reload.poll() is None:
-            return
-        _, trace = self.reload.communicate()
-        if self.reload.returncode == 0:
+    def _reload_checked(self, check: CodeCheck) -> None:
+        self._poller.unregister(check.pidfd)
+        self.reload = None
+        trace = check.result()
+        if trace is None:
             self.exit_code = EXIT_RELOAD
         else:
-            lines = trace.strip().splitlines() or ["the new code ended its process"]
-            self.dealer.send(ReloadFailed(lines[-1], trace.strip()))
-        self.reload = None
+            self.dealer.send(ReloadFailed(trace.splitlines()[-1], trace))
 
     def _finish(self, stop: Stop) -> None:
         """The STOP event. When all inputs have ended, so does this node: its outputs close in the same commit."""
@@ -394,6 +466,65 @@ class OperatorHost:
             self.ended = self.stop_all = False
             self.group[-1].ends = False
         self._flush()
+
+
+class CodeCheck:
+    """Imports an operator's code in a process of its own: what does not import must not replace what runs."""
+
+    def __init__(self, code: dict[str, str]) -> None:
+        self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        arguments = [sys.executable, "-m", "noderuntime.operator_host", "--check", json.dumps(code)]
+        self._process = subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._errors
+        )
+        self.pidfd = os.pidfd_open(self._process.pid)  # readable once it has ended
+
+    def result(self) -> str | None:
+        """None when the code imports, else the traceback. Call it when it has ended."""
+        code = self._process.wait()
+        os.close(self.pidfd)
+        with self._errors:
+            self._errors.seek(0)
+            trace = self._errors.read().strip()
+        return None if code == 0 else trace or f"importing it ended its process with exit code {code}"
+
+
+class Helper(threading.Thread):
+    """Looks every HELPER_S, while groups are being handled, whether finished events wait behind a slow handler.
+
+    Waking it for each group would cost a switch of threads per group; so it stays awake while there is a backlog.
+    """
+
+    def __init__(self, host: OperatorHost) -> None:
+        super().__init__(name="noderuntime-commits", daemon=True)
+        self._host = host
+        self._armed = threading.Event()
+        self._used = False
+        self._stopped = False
+        self.start()
+
+    def arm(self) -> None:
+        self._used = True
+        if not self._armed.is_set():
+            self._armed.set()
+
+    def stop(self) -> None:
+        """Returns when the thread has ended."""
+        self._stopped = True
+        self._armed.set()
+        self.join()
+
+    def run(self) -> None:
+        idle_turns = 0
+        while not self._stopped:
+            if idle_turns > HELPER_IDLE_TURNS_MAX:
+                idle_turns = 0
+                self._armed.clear()
+                self._armed.wait()
+            time.sleep(HELPER_S)
+            idle_turns = 0 if self._used or self._host.group else idle_turns + 1
+            self._used = False
+            self._host.commit_what_waits()
 
 
 def _boot_ns() -> int:
@@ -450,7 +581,7 @@ def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
         dealer.send(Failed("commit", str(error), "", False))
         return 1
     log.pass_on()
-    member.close()
+    host.close()
     return code
 
 

@@ -7,6 +7,7 @@
         space/data.mdb lock.mdb     the space
         bell/NUMBER                 doorbells, one FIFO per node
         pulse/NUMBER                pulses, one page per node
+        segments/OWNER-NUMBER       payloads of large messages
     STATE/NAME/                     on disk; STATE = ~/.local/state/noderuntime, or $NODERUNTIME_HOME/state
         logs/STAMP/NODE.jsonl       one JSON object a line: time, node, stream (stdout|stderr|log), text, level, fields
         snapshots/
@@ -73,6 +74,10 @@ class RunDir:
 
     def bell(self, number: int) -> Path:
         return self.root / "bell" / str(number)
+
+    @property
+    def segments(self) -> Path:
+        return self.root / "segments"
 
     def pulse(self, number: int) -> Path:
         return self.root / "pulse" / str(number)

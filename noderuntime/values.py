@@ -2,7 +2,7 @@
 
 A value travels as (kind, head, body): the head describes the body and is short, the body is the bulk. None, bool, int,
 float, str, list, dict with text keys and datetime are MessagePack; bytes-like, numpy arrays and Arrow data go as they
-lie in memory. Nothing is ever pickled. Everything is copied when it is encoded, so a buffer may be reused at once.
+lie in memory. Nothing is ever pickled. A body may be a view of the value: whoever stages it copies it at once.
 
 numpy and pyarrow are imported only when such a value is met: an operator that uses neither does not pay for them.
 """
@@ -16,7 +16,8 @@ from typing import Any
 
 import msgpack
 
-MSGPACK, BYTES, NDARRAY, ARROW = range(4)
+MSGPACK, BYTES, NDARRAY, ARROW, VIEW = range(5)
+"""VIEW: sent as bytearray or memoryview, received as a read-only memoryview; `bytes` stay bytes."""
 NESTING_MAX = 100
 
 _NAIVE_DATETIME = 1  # MessagePack extension: a datetime without a zone, as ISO text
@@ -24,7 +25,7 @@ _PLAIN = frozenset({type(None), bool, int, float, str, bytes, dt.datetime})
 _EXACT = {list: list, dict: dict, str: str, int: int, float: float}
 
 
-def encode(value: Any) -> tuple[int, bytes, bytes]:
+def encode(value: Any) -> tuple[int, bytes, bytes | memoryview]:
     """(kind, head, body) of a value. Raises TypeError, naming the type, for what cannot travel."""
     kind = type(value)
     if kind is bytes:
@@ -32,7 +33,8 @@ def encode(value: Any) -> tuple[int, bytes, bytes]:
     if kind in _PLAIN or kind is list or kind is dict:
         return MSGPACK, b"", pack(value)
     if kind is bytearray or kind is memoryview:
-        return BYTES, b"", bytes(value) if kind is bytearray else value.tobytes()
+        view = memoryview(value)
+        return VIEW, b"", view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray):
         return _encode_array(value)
@@ -41,12 +43,14 @@ def encode(value: Any) -> tuple[int, bytes, bytes]:
     return MSGPACK, b"", pack(value)
 
 
-def decode(kind: int, head: bytes, body: bytes | memoryview) -> Any:
-    """The value again. Arrays are read-only views of `body`."""
+def decode(kind: int, head: bytes, body: Any) -> Any:
+    """The value again, from any buffer. Arrays and memoryviews are read-only views of `body`."""
     if kind == MSGPACK:
         return unpack(body)
     if kind == BYTES:
         return body if type(body) is bytes else bytes(body)
+    if kind == VIEW:
+        return memoryview(body).toreadonly()
     if kind == NDARRAY:
         import numpy
 
@@ -154,14 +158,17 @@ def _tuples(described: Any) -> Any:
     return fields
 
 
-def _encode_array(array: Any) -> tuple[int, bytes, bytes]:
+def _encode_array(array: Any) -> tuple[int, bytes, bytes | memoryview]:
+    import numpy
+
     if array.dtype.hasobject:
         raise TypeError(f"numpy.ndarray of dtype {array.dtype}: arrays of Python objects cannot travel")
     described = array.dtype.str if array.dtype.names is None else array.dtype.descr
-    return NDARRAY, _pack([described, list(array.shape)]), array.tobytes()
+    bare = numpy.ascontiguousarray(array).reshape(-1).view(numpy.uint8)
+    return NDARRAY, _pack([described, list(array.shape)]), bare.data
 
 
-def _encode_arrow(value: Any) -> tuple[int, bytes, bytes]:
+def _encode_arrow(value: Any) -> tuple[int, bytes, bytes | memoryview]:
     import pyarrow
 
     if isinstance(value, pyarrow.Table):
@@ -175,7 +182,7 @@ def _encode_arrow(value: Any) -> tuple[int, bytes, bytes]:
     sink = pyarrow.BufferOutputStream()
     with pyarrow.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return ARROW, head, sink.getvalue().to_pybytes()
+    return ARROW, head, memoryview(sink.getvalue())
 
 
 def _decode_arrow(head: bytes, body: bytes | memoryview) -> Any:

@@ -169,7 +169,7 @@ def _bury(
     queue_key = keys.queue(vertex.number, input)
     queue = queue_of(txn, queue_key)
     queue[QUEUED] -= 1
-    queue[BYTES] -= len(message)
+    queue[BYTES] -= records.message_bytes(message)
     txn.put(queue_key, QUEUE.pack(*queue))
     number = records.MESSAGE.unpack_from(message)[4]
     return f"{vertex.inputs[name][1]}#{number}" if name in vertex.inputs else f"{name}#{number}"

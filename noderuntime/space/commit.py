@@ -16,17 +16,40 @@ from typing import Any
 
 import lmdb
 
-from noderuntime.errors import Fenced
+from noderuntime.errors import Fenced, StoreError
 from noderuntime.space import keys, records, shared
 from noderuntime.space.ending import Links, close
 from noderuntime.space.mailbox import drop_oldest, is_full, is_low, queue_of
-from noderuntime.space.records import BYTES, CLOSED, DISCARDED, FLAGS, QUEUE, QUEUED, TAKEN
+from noderuntime.space.records import (
+    BYTES,
+    CLOSED,
+    DISCARDED,
+    FLAGS,
+    QUEUE,
+    QUEUED,
+    TAKEN,
+    message_bytes,
+    reference_of,
+)
+from noderuntime.space.segments import Segment, adjust, register
 from noderuntime.space.space import MARK_DRAIN, MARK_NEW_WORK, MARK_SINGLE, Space, is_no_room, yield_lock
 from noderuntime.wiring import InputWiring, OutputWiring, ReceiverWiring, Wiring
 
 _LOOK_EVERY = 16  # commits between two looks at how full the space is, while it is far from full
 _LOOK_SHARE = 0.5
 _LOOK_BYTES = 256 * 1024
+
+
+Sent = tuple["Output", bytes, int, Segment | None]  # an output, and a message's record, number and segment
+
+
+class Inapplicable(Exception):
+    """A shared write of event `at` of the group cannot be applied: another node has put there what it cannot merge."""
+
+    def __init__(self, at: int, error: Exception) -> None:
+        self.at = at
+        self.error = error
+        super().__init__(str(error))
 
 
 class Staged:
@@ -39,7 +62,7 @@ class Staged:
         self.attempts = False  # the message has an attempts record, which goes with it
         self.private: dict[bytes, bytes | None] | None = None
         self.shared: list[shared.SharedWrite] | None = None
-        self.outputs: list[tuple[Output, bytes, int]] | None = None  # record and number of each message
+        self.outputs: list[Sent] | None = None
         self.cells: dict[int, int] | None = None
         self.ends = False  # the last event of this node: close its outputs and its mailbox
 
@@ -160,8 +183,10 @@ class Commits:
                 if outputs:
                     if not self._admits(txn, outputs, queues):
                         break
-                    for output, record, number in outputs:
+                    for output, record, number, segment in outputs:
                         cells[output.cell] = number
+                        first = index
+                        size = len(record) if segment is None else message_bytes(record)
                         for receiver in output.receivers:
                             queue = queues.get(receiver.queue_key)
                             if queue is None:
@@ -175,17 +200,22 @@ class Commits:
                             if not queue[QUEUED]:
                                 rings.add(receiver.node)
                             queue[QUEUED] += 1
-                            queue[BYTES] += len(record)
+                            queue[BYTES] += size
                             if receiver.drop_oldest:
                                 limits = receiver.size, receiver.size_bytes, receiver.messages_min
                                 drop_oldest(txn, receiver.mailbox, queue, *limits)
+                        if segment is not None:
+                            register(txn, segment, index - first)
                 if staged.ack is not None:
                     self._acknowledge(txn, staged, queues)
                 if staged.private:
                     private.update(staged.private)
                 if staged.shared:
-                    for write in staged.shared:
-                        shared.write(txn, write, sequence, now_ns, self.node)
+                    try:
+                        for write in staged.shared:
+                            shared.write(txn, write, sequence, now_ns, self.node)
+                    except (TypeError, StoreError) as error:
+                        raise Inapplicable(done, error) from error
                 if staged.cells:
                     for cell, value in staged.cells.items():
                         cells[cell] = value
@@ -242,9 +272,9 @@ class Commits:
         return group[:1] if self._share > MARK_SINGLE else group
 
     def _admits(
-        self, txn: Any, outputs: list[tuple[Output, bytes, int]], queues: dict[bytes, list[int]]
+        self, txn: Any, outputs: list[Sent], queues: dict[bytes, list[int]]
     ) -> bool:
-        for output, _, _ in outputs:
+        for output, _, _, _ in outputs:
             for receiver in output.waiting_receivers:
                 queue = queues.get(receiver.queue_key)
                 if queue is None:
@@ -271,7 +301,9 @@ class Commits:
         if present:
             was_low = is_low(queue, wiring.queue_size, wiring.queue_bytes)
             queue[QUEUED] -= 1
-            queue[BYTES] -= len(record)
+            queue[BYTES] -= message_bytes(record)
+            if record[1]:
+                adjust(txn, reference_of(record), -1)
             if not was_low and is_low(queue, wiring.queue_size, wiring.queue_bytes):
                 self.rings.add(wiring.sender)
         else:  # dropped while it was in hand: it took effect after all

@@ -8,6 +8,7 @@ from typing import Any
 from noderuntime.space import keys, records
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.records import BYTES, CLOSED, DISCARDED, FLAGS, QUEUED, SOURCE_ENDED
+from noderuntime.space.segments import adjust
 
 Link = tuple[int, bytes, bytes]  # number of the node at the other side (-1: a timer), mailbox prefix, queue key
 
@@ -86,6 +87,9 @@ def _empty(txn: Any, mailbox: bytes) -> int:
     cursor = txn.cursor()
     alive = cursor.set_range(mailbox)
     while alive and cursor.key().startswith(mailbox):
-        discarded += cursor.value()[0] < records.NOTICE_MIN
+        record = cursor.value()
+        discarded += record[0] < records.NOTICE_MIN
+        if record[1]:
+            adjust(txn, records.reference_of(record), -1)
         alive = cursor.delete()
     return discarded

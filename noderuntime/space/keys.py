@@ -8,6 +8,7 @@
     d node sequence index              a dead letter
     p node key                         private state
     s key                              shared KVS
+    g node number                      a payload segment of that node: generation, size, references
     r client                           last request of a client, and its result
 
 Numbers are big-endian, so that keys sort as numbers do: node and input 16 bits, sequence 64, index 32. User keys are
@@ -98,6 +99,20 @@ def user_key(key: str) -> bytes:
     if len(encoded) > USER_KEY_BYTES_MAX:
         raise KeyTooLong(key, len(encoded), USER_KEY_BYTES_MAX)
     return encoded
+
+
+SEGMENT_PREFIX = b"g"
+_SEGMENT = struct.Struct(">cHI")
+
+
+def segment(owner: int, number: int) -> bytes:
+    return _SEGMENT.pack(SEGMENT_PREFIX, owner, number)
+
+
+def parse_segment(key: bytes) -> tuple[int, int]:
+    """(owner, number) of a segment's key."""
+    _, owner, number = _SEGMENT.unpack(key)
+    return owner, number
 
 
 SHARED_PREFIX = b"s"

@@ -7,6 +7,7 @@ from heapq import merge
 from typing import Any
 
 from noderuntime.space import keys, records
+from noderuntime.space.segments import adjust
 from noderuntime.space.space import Space, scan
 
 Message = tuple[bytes, bytes]  # key, record
@@ -83,6 +84,8 @@ def drop_oldest(txn: Any, mailbox: bytes, queue: list[int], size: int, size_byte
             alive = cursor.next()
             continue
         queue[records.QUEUED] -= 1
-        queue[records.BYTES] -= len(record)
+        queue[records.BYTES] -= records.message_bytes(record)
+        if record[1]:
+            adjust(txn, records.reference_of(record), -1)
         queue[records.DROPPED] += 1
         alive = cursor.delete()

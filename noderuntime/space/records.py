@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgpack
 
 from noderuntime import values
+from noderuntime.errors import ValueTooLarge
+from noderuntime.space.segments import (
+    REFERENCE_BYTES,
+    THRESHOLD_BYTES,
+    Segment,
+    SegmentPool,
+    referenced_bytes,
+)
 
 # --- messages -------------------------------------------------------------------------------------------------------
 
@@ -20,42 +28,85 @@ NOTICE_MIN = 64
 INPUT_CLOSED, NODE_RESTARTED, NODE_FAILED = range(NOTICE_MIN, NOTICE_MIN + 3)
 NOTICE_TYPES = {INPUT_CLOSED: "INPUT_CLOSED", NODE_RESTARTED: "NODE_RESTARTED", NODE_FAILED: "NODE_FAILED"}
 
-MESSAGE = struct.Struct("<BBHIQq")  # kind, 0, head bytes, metadata bytes, number, sent (ns since the epoch)
+MESSAGE = struct.Struct("<BBHIQq")  # kind, where the body is, head and metadata bytes, number, sent (ns, epoch)
 pack_message = MESSAGE.pack
 MESSAGE_BYTES = MESSAGE.size
+INLINE, SEGMENT = 0, 1
 
 
-def encode_message(value: Any, metadata: Mapping[str, Any] | None, number: int, sent_ns: int) -> bytes:
-    """The record of a message. Raises TypeError for what cannot travel."""
+class Payloads(Protocol):
+    """Where large bodies go: a pool of segments, made when it is first needed, and how large a body may be."""
+
+    message_bytes_max: int
+
+    @property
+    def pool(self) -> SegmentPool: ...
+
+
+def encode_message(
+    value: Any,
+    metadata: Mapping[str, Any] | None,
+    number: int,
+    sent_ns: int,
+    place: Payloads | None = None,
+) -> tuple[bytes, Segment | None]:
+    """The record of a message, and the segment of `place` that its body went to when it is large.
+
+    Raises TypeError for what cannot travel, ValueTooLarge, StoreFull when there is no room for a segment.
+    """
     kind, head, body = values.encode(value)
+    packed = b""
     if metadata:
         if not isinstance(metadata, Mapping):
             raise TypeError(f"metadata is a dict, not {type(metadata).__name__}")
         packed = values.pack(dict(metadata))
-        return b"".join((pack_message(kind, 0, len(head), len(packed), number, sent_ns), packed, head, body))
-    if head:
-        return b"".join((pack_message(kind, 0, len(head), 0, number, sent_ns), head, body))
-    return pack_message(kind, 0, 0, 0, number, sent_ns) + body
+    if place is not None and len(body) >= THRESHOLD_BYTES:
+        if len(body) > place.message_bytes_max:
+            raise ValueTooLarge("the message", len(body), place.message_bytes_max)
+        pool = place.pool
+        segment = pool.segment_of(value) if kind == values.NDARRAY else None
+        if segment is None:
+            segment = pool.fill(body)
+        start = pack_message(kind, SEGMENT, len(head), len(packed), number, sent_ns)
+        return b"".join((start, packed, head, segment.reference(len(body)))), segment
+    start = pack_message(kind, INLINE, len(head), len(packed), number, sent_ns)
+    if packed or head:
+        return b"".join((start, packed, head, body)), None
+    return start + body, None
 
 
-def decode_message(record: bytes) -> tuple[int, Any, dict[str, Any], int, int]:
-    """(kind, value, metadata, number, sent_ns); for a notice the value is [id, error]."""
+def decode_message(record: bytes, outside: Any = None) -> tuple[int, Any, dict[str, Any], int, int]:
+    """(kind, value, metadata, number, sent_ns); for a notice the value is [id, error].
+
+    `outside` is the body, as a buffer, when it lies in a segment.
+    """
     kind, _, head_bytes, metadata_bytes, number, sent_ns = MESSAGE.unpack_from(record)
-    body = MESSAGE_BYTES + metadata_bytes + head_bytes
+    start = MESSAGE_BYTES + metadata_bytes + head_bytes
     view = memoryview(record)
+    body = view[start:] if outside is None else outside
     if kind == values.MSGPACK or kind >= NOTICE_MIN:
-        value = values.unpack(view[body:])
+        value = values.unpack(body)
     elif kind == values.BYTES:
-        value = record[body:]
+        value = bytes(body)
     else:
-        value = values.decode(kind, record[body - head_bytes : body], view[body:])
+        value = values.decode(kind, record[start - head_bytes : start], body)
     metadata = values.unpack(view[MESSAGE_BYTES : MESSAGE_BYTES + metadata_bytes]) if metadata_bytes else {}
     return kind, value, metadata, number, sent_ns
 
 
+def reference_of(record: bytes) -> bytes:
+    """The segment reference of a message whose body lies in a segment (record[1] == SEGMENT)."""
+    return record[-REFERENCE_BYTES:]
+
+
+def message_bytes(record: bytes) -> int:
+    """What a message counts in its queue: its record, and its body in a segment."""
+    return len(record) + referenced_bytes(record[-REFERENCE_BYTES:]) if record[1] else len(record)
+
+
 def encode_notice(kind: int, id: str, error: str | None, sent_ns: int) -> bytes:
     body: bytes = msgpack.packb([id, error])
-    return pack_message(kind, 0, 0, 0, 0, sent_ns) + body
+    return pack_message(kind, INLINE, 0, 0, 0, sent_ns) + body
 
 
 # --- queues ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,315 @@
+"""Payload segments: large messages lie in files on shared memory, and the space counts who refers to them.
+
+A segment is a file `segments/OWNER-NUMBER` in the run directory: preallocated, never truncated, written by its
+owner alone. A message carries a reference (owner, number, generation, length); how many messages refer to a segment is
+counted in the transactions that send, acknowledge, drop and discard them. Leases are kernel flocks, not records, so a
+death releases them:
+
+- The owner takes LOCK_EX, *then* checks that nothing refers to the segment, fills it, lets go, *then* commits
+  the message. So whatever is visible is complete and unlocked. A process of an old life that still fills keeps the new
+  one out by its lock.
+- A receiver takes LOCK_SH, *then* checks that its message still exists (else it was dropped in hand, and the segment
+  may hold something else by now). It keeps the lock for as long as any view of the data lives: acknowledged or not.
+
+Rejected: reference counts alone. A receiver that still reads what it has acknowledged would see it overwritten.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noderuntime.errors import StoreFull
+from noderuntime.space import keys
+from noderuntime.space.space import MARK_NEW_WORK, Space, scan
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SEGMENT_BYTES_MIN = 64 * 1024
+THRESHOLD_BYTES = 64 * 1024  # smaller bodies travel in the message itself
+
+_REFERENCE = struct.Struct("<HIQQ")  # owner, number, generation, length
+_RECORD = struct.Struct("<QQQ")  # generation, size, references
+REFERENCE_BYTES = _REFERENCE.size
+
+
+class Dropped(Exception):
+    """The message was dropped while it was in hand: there is nothing to handle any more."""
+
+
+def adjust(txn: Any, reference: bytes, change: int) -> None:
+    """Count `change` more references, by messages, to the segment in `reference`."""
+    owner, number, generation, _ = _REFERENCE.unpack_from(reference)
+    key = keys.segment(owner, number)
+    record = txn.get(key)
+    _, size, references = _RECORD.unpack(record) if record else (0, 0, 0)
+    txn.put(key, _RECORD.pack(generation, size, references + change))
+
+
+def register(txn: Any, segment: Segment, references: int) -> None:
+    """Count the references of a message that is being sent, and keep the segment's generation and size."""
+    key = keys.segment(segment.owner, segment.number)
+    record = txn.get(key)
+    known = _RECORD.unpack(record)[2] if record else 0
+    txn.put(key, _RECORD.pack(segment.generation, segment.size, known + references))
+
+
+def referenced(txn: Any) -> Iterator[tuple[int, int, int, int]]:
+    """(owner, number, generation, references) of every segment that messages refer to: what a cut has to keep."""
+    for key, record in scan(txn, keys.SEGMENT_PREFIX):
+        generation, _, references = _RECORD.unpack(record)
+        if references:
+            owner, number = keys.parse_segment(key)
+            yield owner, number, generation, references
+
+
+def referenced_bytes(reference: bytes) -> int:
+    """The length of what `reference` points to."""
+    length: int = _REFERENCE.unpack(reference)[3]
+    return length
+
+
+def segment_path(folder: Path, owner: int, number: int) -> Path:
+    return folder / f"{owner}-{number}"
+
+
+def size_class(length: int) -> int:
+    """The size of the segment for `length` bytes: the next power of two, or three quarters of it where that will do."""
+    whole = max(SEGMENT_BYTES_MIN, 1 << (length - 1).bit_length())
+    return whole * 3 // 4 if length <= whole * 3 // 4 and whole > SEGMENT_BYTES_MIN else whole
+
+
+class Segment:
+    """One segment of this node. `filling`: LOCK_EX is held; `users`: arrays and staged messages that need it."""
+
+    __slots__ = ("fd", "filling", "generation", "map", "number", "owner", "size", "users")
+
+    def __init__(self, owner: int, number: int, fd: int, size: int) -> None:
+        self.owner = owner
+        self.number = number
+        self.fd = fd
+        self.size = size
+        self.map = mmap.mmap(fd, size)
+        self.generation = 0
+        self.filling = False
+        self.users = 0
+
+    def reference(self, length: int) -> bytes:
+        return _REFERENCE.pack(self.owner, self.number, self.generation, length)
+
+    def seal(self) -> None:
+        """It is filled: from here on receivers may take it, once the message is committed."""
+        if self.filling:
+            self.filling = False
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
+
+
+class SegmentPool:
+    """The segments that this node owns and reuses. Adopts what an earlier life has left.
+
+    Safe from several threads. Finalizers of arrays only append to a list: they run at any moment, in any thread.
+    """
+
+    def __init__(self, space: Space, folder: Path, owner: int) -> None:
+        self._space = space
+        self._folder = folder
+        self._owner = owner
+        self._lock = threading.RLock()
+        self._segments: dict[int, list[Segment]] = {}  # by size, least recently used first
+        self._numbers = 0
+        self._total_bytes = 0
+        self._allocated: dict[int, Segment] = {}  # address of the data -> segment, for arrays of `allocate`
+        self._released: deque[tuple[Segment, int]] = deque()
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for path in sorted(folder.glob(f"{owner}-*")):
+            number = int(path.name.partition("-")[2])
+            self._numbers = max(self._numbers, number + 1)
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            size = os.fstat(fd).st_size
+            if size < SEGMENT_BYTES_MIN:  # its maker died before it was allocated, so nothing refers to it
+                os.close(fd)
+                path.unlink()
+                continue
+            self._add(Segment(owner, number, fd, size))
+
+    def _add(self, segment: Segment) -> None:
+        self._segments.setdefault(segment.size, []).append(segment)
+        self._total_bytes += segment.size
+
+    def take(self, length: int) -> Segment:
+        """A segment for `length` bytes, locked for filling; nothing refers to it. Raises StoreFull.
+
+        The caller fills it, seals it, and calls `done` once the message is committed or given up.
+        """
+        self.work_off()
+        size = size_class(length)
+        pool = self._segments.get(size, [])
+        with self._lock, self._space.read() as txn:
+            for at, segment in enumerate(pool):
+                if self._is_free(txn, segment):
+                    pool.append(pool.pop(at))
+                    segment.users = 1
+                    return segment
+        with self._lock:
+            segment = self._create(size)
+            segment.users = 1
+        return segment
+
+    def _is_free(self, txn: Any, segment: Segment) -> bool:
+        if segment.users:
+            return False
+        try:
+            fcntl.flock(segment.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False  # a receiver still reads it, or a process of an old life fills it
+        record = txn.get(keys.segment(segment.owner, segment.number))
+        generation, _, references = _RECORD.unpack(record) if record else (0, 0, 0)
+        if references:
+            fcntl.flock(segment.fd, fcntl.LOCK_UN)
+            return False
+        segment.generation = max(segment.generation, generation) + 1
+        segment.filling = True
+        return True
+
+    def _create(self, size: int) -> Segment:
+        space = self._space
+        used = space.used_bytes() + self._total_bytes
+        if used + size > space.size_bytes * MARK_NEW_WORK:
+            raise StoreFull(space.size_bytes, used, f"no room for a payload of {size} bytes beside {used} in use")
+        number = self._numbers
+        path = segment_path(self._folder, self._owner, number)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, size)
+        except OSError as error:
+            os.close(fd)
+            path.unlink()
+            raise StoreFull(space.size_bytes, used, f"no memory for a payload of {size} bytes: {error}") from error
+        self._numbers += 1
+        segment = Segment(self._owner, number, fd, size)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        segment.generation = 1
+        segment.filling = True
+        self._add(segment)
+        return segment
+
+    def fill(self, body: bytes | memoryview) -> Segment:
+        """A segment that holds a copy of `body`, sealed. Raises StoreFull."""
+        segment = self.take(len(body))
+        segment.map[: len(body)] = body
+        segment.seal()
+        return segment
+
+    def done(self, segment: Segment) -> None:
+        """The message is committed, or given up: what remains is counted in the space."""
+        with self._lock:
+            segment.seal()
+            segment.users -= 1
+
+    def allocate(self, shape: int | tuple[int, ...], dtype: Any = "uint8") -> NDArray[Any]:
+        """A writable array in a segment of its own. Sending it copies nothing. Raises StoreFull."""
+        import numpy as np
+
+        kind = np.dtype(dtype)
+        if kind.hasobject:
+            raise TypeError(f"allocate: arrays of dtype {kind} cannot travel")
+        count = int(np.prod(shape, dtype=np.int64)) if isinstance(shape, tuple) else int(shape)
+        length = max(1, count * kind.itemsize)
+        segment = self.take(length)
+        root: np.ndarray[Any, Any] = np.frombuffer(segment.map, dtype=np.uint8, count=length)
+        address = int(root.ctypes.data)
+        self._allocated[address] = segment
+        weakref.finalize(root, self._released.append, (segment, address)).atexit = False
+        array: NDArray[Any] = root[: count * kind.itemsize].view(kind).reshape(shape)
+        return array
+
+    def segment_of(self, array: NDArray[Any]) -> Segment | None:
+        """The segment whose beginning `array` is, when it came from `allocate`; it is sealed, and needed once more."""
+        segment = self._allocated.get(int(array.ctypes.data))
+        if segment is None or not array.flags.c_contiguous or array.nbytes > segment.size:
+            return None
+        array.flags.writeable = False
+        segment.seal()
+        segment.users += 1
+        return segment
+
+    def work_off(self) -> None:
+        """Take back what finalizers have released."""
+        with self._lock:
+            while self._released:
+                segment, address = self._released.popleft()
+                self._allocated.pop(address, None)
+                self.done(segment)
+
+    def close(self) -> None:
+        for pool in self._segments.values():
+            for segment in pool:
+                os.close(segment.fd)
+
+
+class _Mapped:
+    """A segment of another node, mapped read-only; LOCK_SH is held while there are leases."""
+
+    __slots__ = ("fd", "leases", "map")
+
+    def __init__(self, path: Path) -> None:
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.map = mmap.mmap(self.fd, 0, prot=mmap.PROT_READ)
+        self.leases = 0
+
+    def release(self) -> None:
+        self.leases -= 1
+        if not self.leases:
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
+
+
+class SegmentViews:
+    """What this process reads of others' segments: read-only views, valid for as long as anybody keeps them."""
+
+    def __init__(self, space: Space, folder: Path) -> None:
+        self._space = space
+        self._folder = folder
+        self._lock = threading.RLock()
+        self._mapped: dict[tuple[int, int], _Mapped] = {}
+        self._released: deque[_Mapped] = deque()
+
+    def lease(self, key: bytes, reference: bytes) -> NDArray[np.uint8]:
+        """The bytes that the message under `key` refers to, as a read-only array. Raises Dropped."""
+        import numpy as np
+
+        self.work_off()
+        owner, number, _, length = _REFERENCE.unpack_from(reference)
+        with self._lock:
+            mapped = self._mapped.get((owner, number))
+            if mapped is None:
+                mapped = self._mapped[owner, number] = _Mapped(segment_path(self._folder, owner, number))
+            if not mapped.leases:
+                try:
+                    fcntl.flock(mapped.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise Dropped from None  # its owner fills it anew, so nothing refers to it any more
+            mapped.leases += 1
+            with self._space.read() as txn:
+                exists = txn.get(key) is not None
+            if not exists:
+                mapped.release()
+                raise Dropped
+        root: NDArray[np.uint8] = np.frombuffer(mapped.map, dtype=np.uint8, count=length)
+        weakref.finalize(root, self._released.append, mapped).atexit = False
+        return root
+
+    def work_off(self) -> None:
+        """Give back the leases whose views are gone. Finalizers run at any moment, so they only append to a list."""
+        with self._lock:
+            while self._released:
+                self._released.popleft().release()
