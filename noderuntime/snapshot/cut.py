@@ -8,11 +8,18 @@ of before the next commit.
 As long as the walk lasts, pages that writers replace cannot be used again, and the space grows. So the walk writes to
 local files and does nothing else, it stops when the space has grown above a mark (`SpaceTooFull`: try again later), and
 the growth is reported.
+
+Payload segments that messages of the cut refer to are locked (shared) inside the write lock, so that their owners do
+not use them again before they are copied. In a snapshot they are records like all others, behind them in order: the key
+is SEGMENT_PREFIX, owner, number, generation and offset, the value up to SEGMENT_CHUNK bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,12 +30,20 @@ from typing import Any, Self
 from noderuntime.errors import StoreError
 from noderuntime.snapshot.format import GONE, PART_BYTES, RECORDS, KeyIndex, Part, PartWriter
 from noderuntime.space import claims, records
+from noderuntime.space.segments import REFERENCE, referenced, segment_path
 from noderuntime.space.space import Space
 
 GROWTH_MARK = 0.85  # share of the space that its pages, pinned ones included, may reach during a walk
 _LOOK_EVERY_KEYS = 2048
 
+SEGMENT_PREFIX = b"\xff"  # behind all prefixes of the space
+SEGMENT_CHUNK = 1 << 20
+SEGMENT_KEY = struct.Struct(">cHIQQ")
+_LEASE_TRIES = 200
+_LEASE_PAUSE_S = 0.0001
+
 _REQUEST = b"r"[0]
+_MESSAGE = b"m"[0]
 _STAMPED = frozenset(b"ps")
 _WRITTEN_ONCE = frozenset(b"mc")  # what stands under these keys never changes: messages, the log of changes
 
@@ -54,13 +69,43 @@ class Walked:
     pinned_s: float = 0.0
 
 
+class SegmentBusy(StoreError):
+    """A segment could not be locked for the cut; whoever holds it will let go. Tried again later."""
+
+
+class _Lease:
+    """A segment that the cut refers to, locked against its reuse."""
+
+    def __init__(self, folder: Path, owner: int, number: int, generation: int) -> None:
+        self.owner = owner
+        self.number = number
+        self.generation = generation
+        self.fd = os.open(segment_path(folder, owner, number), os.O_RDONLY | os.O_CLOEXEC)
+        for _ in range(_LEASE_TRIES):
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:  # its owner takes every lock for a moment, to see whether it is free
+                time.sleep(_LEASE_PAUSE_S)
+        os.close(self.fd)
+        raise SegmentBusy(f"the snapshot was put off: payload {owner}-{number} is locked by another process")
+
+    def chunks(self, length: int) -> Iterator[tuple[bytes, int, int]]:
+        """(key, offset, size) of what there is to copy."""
+        for offset in range(0, length, SEGMENT_CHUNK):
+            key = SEGMENT_KEY.pack(SEGMENT_PREFIX, self.owner, self.number, self.generation, offset)
+            yield key, offset, min(SEGMENT_CHUNK, length - offset)
+
+
 class Cut:
     """The read transaction of a cut and what it says. Close it as soon as possible: it pins pages."""
 
-    def __init__(self, space: Space, txn: Any, txn_id: int) -> None:
+    def __init__(self, space: Space, txn: Any, txn_id: int, leases: list[_Lease]) -> None:
         self.space = space
         self.txn = txn
         self.txn_id = txn_id
+        self._leases = leases
+        self._lengths: dict[tuple[int, int], int] = {}
         self.sequence = space.base + txn_id
         self.clock_ns = space.now_ns()
         self._opened_s = time.monotonic()
@@ -111,25 +156,44 @@ class Cut:
             kind = key[0]
             if kind == _REQUEST:  # what a client of this store was answered means nothing to the next store
                 continue
+            if kind == _MESSAGE and value[1]:
+                self._note_length(value)
             add_key(key)
             while old is not None and old < key:
                 spool.add_gone(old)
                 old = next(old_keys, None)
-            is_new = old != key
-            if not is_new:
-                old = next(old_keys, None)
-            if is_new:
+            if old != key:
                 add(key, value)
-            elif kind in _STAMPED:  # both begin with the sequence of the commit that wrote them
+                continue
+            old = next(old_keys, None)
+            if kind in _STAMPED:  # they begin with the sequence of the commit that wrote them
                 if sequence_of(value)[0] > newer_than:
                     add(key, value)
             elif kind not in _WRITTEN_ONCE:
                 add(key, value)
+        for lease in self._leases:
+            for key, offset, size in lease.chunks(self._length(lease)):
+                add_key(key)
+                while old is not None and old < key:
+                    spool.add_gone(old)
+                    old = next(old_keys, None)
+                if old == key:
+                    old = next(old_keys, None)
+                else:
+                    add(key, os.pread(lease.fd, size, offset))
         while old is not None:
             spool.add_gone(old)
             old = next(old_keys, None)
         index.finish()
         return index
+
+    def _note_length(self, message: bytes) -> None:
+        owner, number, _, length = REFERENCE.unpack(records.reference_of(message))
+        self._lengths[owner, number] = max(length, self._lengths.get((owner, number), 0))
+
+    def _length(self, lease: _Lease) -> int:
+        """How much of a segment is in use; all of it when only a dead letter refers to it."""
+        return self._lengths.get((lease.owner, lease.number)) or os.fstat(lease.fd).st_size
 
     def _look(self) -> None:
         share = self.space.env.info()["last_pgno"] / self.space.pages_max
@@ -138,6 +202,8 @@ class Cut:
 
     def close(self) -> None:
         self.txn.abort()
+        for lease in self._leases:
+            os.close(lease.fd)
 
     def __enter__(self) -> Self:
         return self
@@ -148,16 +214,25 @@ class Cut:
         self.close()
 
 
-def open_cut(space: Space) -> Cut:
-    """Take the write lock, open the read transaction of a cut inside it, and release the lock.
+def open_cut(space: Space, segments: Path | None = None) -> Cut:
+    """Take the write lock, open the read transaction and lock the segments inside it, and release the lock.
 
-    Files beside the space that messages of the cut refer to belong to it as well: they are to be locked here, inside
-    the write lock, and written as parts by `Cut.walk`.
+    `segments`: the folder of payload segments. Raises SegmentBusy.
     """
+    leases: list[_Lease] = []
     lock = space.begin()
     try:
         txn = space.env.begin()
-        return Cut(space, txn, txn.id())
+        try:
+            if segments is not None:
+                for owner, number, generation, _ in referenced(txn):
+                    leases.append(_Lease(segments, owner, number, generation))
+            return Cut(space, txn, txn.id(), leases)
+        except BaseException:
+            txn.abort()
+            for lease in leases:
+                os.close(lease.fd)
+            raise
     finally:
         lock.abort()
 

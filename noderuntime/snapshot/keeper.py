@@ -54,8 +54,8 @@ class Keeper:
         number = self._next_number
         parent = self.last if self.last is not None and self.backend.may_build_on(self.last) else None
         since, known = (parent.cut, self._index) if parent else (None, None)
-        with open_cut(self.space) as cut:
-            walked = cut.walk(self.backend.spool, f"{number:010d}-{self.writer}", since, known)
+        with open_cut(self.space, self.space.folder.parent / "segments") as cut:
+            walked = cut.walk(self.backend.spool, f"{number:010d}-{secrets.token_hex(4)}", since, known)
             manifest = self._manifest(cut, walked, number, parent, why)
         self.last, self._index = None, None  # until it is published: after a failure the next one is a full one
         published = self.backend.save(manifest, walked)

@@ -7,10 +7,12 @@ clock goes on from where it was (timers count from it), and what counts from the
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import zlib
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ import msgpack
 
 from noderuntime.errors import SnapshotCorrupt
 from noderuntime.snapshot.backend import Backend, Listed
+from noderuntime.snapshot.cut import SEGMENT_KEY, SEGMENT_PREFIX
 from noderuntime.snapshot.format import Manifest
 from noderuntime.space import claims, keys, records
+from noderuntime.space.segments import segment_path, sizes
 from noderuntime.space.space import Space, create
 
 _OWN_FACTS = {keys.fact(name) for name in ("format", "base", "boot", "wall_ns", "boot_ns")}
@@ -65,29 +69,76 @@ def _restore(backend: Backend, item: Listed, folder: Path, size_bytes: int, boot
     if manifest is None:
         raise SnapshotCorrupt(str(item.number), item.problem)
     building = folder.with_name(f"{folder.name}.restoring")
+    segments = _Segments(folder.with_name("segments"))
     shutil.rmtree(building, ignore_errors=True)
     building.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         space = create(building, size_bytes, boot_id)
         try:
-            _apply(space, backend, item.number)
-            _check(space, manifest)
+            _apply(space, segments, backend, item.number)
+            _check(space, segments, manifest)
             _translate(space, manifest)
+            segments.finish(space)
         finally:
             space.close()
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
+        segments.discard()
         raise
     building.rename(folder)
     return manifest
 
 
-def _apply(space: Space, backend: Backend, number: int) -> None:
+class _Segments:
+    """The payload segments of a snapshot on their way back into files. Made only when there are some."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.live: set[bytes] = set()
+        shutil.rmtree(folder, ignore_errors=True)  # of a restore that was cut off
+
+    def apply(self, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            self.live.discard(key)
+            return
+        self.live.add(key)
+        _, owner, number, _, offset = SEGMENT_KEY.unpack(key)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        fd = os.open(segment_path(self.folder, owner, number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(fd, value, offset)
+        finally:
+            os.close(fd)
+
+    def finish(self, space: Space) -> None:
+        """Give the files their sizes, and remove those that nothing refers to any more."""
+        wanted = {SEGMENT_KEY.unpack(key)[1:3] for key in self.live}
+        with space.read() as txn:
+            for owner, number, size in sizes(txn):
+                path = segment_path(self.folder, owner, number)
+                if (owner, number) in wanted:
+                    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                    try:
+                        os.posix_fallocate(fd, 0, size)
+                    finally:
+                        os.close(fd)
+                else:
+                    path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _apply(space: Space, segments: _Segments, backend: Backend, number: int) -> None:
     batch: list[tuple[bytes, bytes | None]] = []
     size = 0
     for items in backend.read(number):
-        batch += items
-        size += sum(len(key) + len(value or b"") for key, value in items)
+        for key, value in items:
+            if key[:1] == SEGMENT_PREFIX:
+                segments.apply(key, value)
+            elif key not in _OWN_FACTS:
+                batch.append((key, value))
+                size += len(key) + len(value or b"")
         if size >= _BATCH_BYTES:
             _write(space, batch)
             batch, size = [], 0
@@ -97,19 +148,17 @@ def _apply(space: Space, backend: Backend, number: int) -> None:
 def _write(space: Space, batch: list[tuple[bytes, bytes | None]]) -> None:
     with space.write() as txn:
         for key, value in batch:
-            if key in _OWN_FACTS:
-                continue
             if value is None:
                 txn.delete(key)
             else:
                 txn.put(key, value)
 
 
-def _check(space: Space, manifest: Manifest) -> None:
+def _check(space: Space, segments: _Segments, manifest: Manifest) -> None:
     """All parts were whole; was it all of the parts?"""
     count = crc = 0
     with space.read() as txn:
-        for key in txn.cursor().iternext(values=False):
+        for key in chain(txn.cursor().iternext(values=False), sorted(segments.live)):
             count += 1
             crc = zlib.crc32(key, crc)
     if (count, crc) != (manifest.keys, manifest.keys_crc):

@@ -7,7 +7,7 @@ import contextlib
 import email.utils
 import hashlib
 import hmac
-import os
+import logging
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -29,6 +29,7 @@ def s3_server() -> Iterator[Options]:
     """moto's server with one bucket; the options that a dataflow would give."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -52,11 +53,9 @@ def azure_server() -> Iterator[Options]:
     """Azurite with one container; the options that a dataflow would give."""
     if not AZURITE.exists():
         raise RuntimeError(f"there is no {AZURITE}: `make .venv/.azurite` installs it (it needs npm)")
-    command = [str(AZURITE), "--blobHost", "127.0.0.1", "--blobPort", "0", "--inMemoryPersistence", "--silent",
-               "--disableTelemetry", "--skipApiVersionCheck", "--debug", "/dev/null"]  # fmt: skip
-    env = {**os.environ, "NO_UPDATE_NOTIFIER": "1"}
-    command = [item for item in command if item not in ("--silent", "--debug", "/dev/null")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env) as process:
+    command = [str(AZURITE), "--blobHost", "127.0.0.1", "--blobPort", "0", "--inMemoryPersistence",
+               "--disableTelemetry", "--skipApiVersionCheck"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
             line = next((line for line in process.stdout if "listens on" in line), "")
@@ -66,7 +65,7 @@ def azure_server() -> Iterator[Options]:
             _make_container(endpoint)
             yield {"endpoint": endpoint, "account_name": AZURE_ACCOUNT, "account_key": AZURE_KEY}
         finally:
-            process.terminate()
+            process.kill()  # it would wait for connections that our client keeps alive
             process.wait()
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from snapshot.spaces import BOOT, content, keeper, make_space, read_all, save
 
 from noderuntime.errors import SnapshotCorrupt, StoreError
 from noderuntime.snapshot.backend import NoBackend, SnapshotConflict, SnapshotUnavailable, open_backend
 from noderuntime.snapshot.restore import restore_newest
 from noderuntime.space.space import Space, open_space
 
-from snapshot.spaces import BOOT, content, keeper, make_space, read_all, save
 from .servers import BUCKET, azure_server, s3_server
 
 SIZE = 64 << 20

@@ -44,7 +44,7 @@ def put_shared(space: Space, key: str, value: bytes) -> None:
 def put_message(space: Space, node: int, input: int, value: Any, index: int = 0) -> bytes:
     with space.write() as txn:
         key = keys.message(node, input, space.base + txn.id(), index)
-        txn.put(key, records.encode_message(value, None, 1, space.now_ns()))
+        txn.put(key, records.encode_message(value, None, 1, space.now_ns())[0])
     return key
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from noderuntime import values
 from noderuntime.snapshot import cut as cuts
 from noderuntime.snapshot.blobs import BlobBackend
 from noderuntime.snapshot.cut import SpaceTooFull, open_cut
 from noderuntime.snapshot.directory import DirectoryBlobs
 from noderuntime.snapshot.restore import restore_newest
 from noderuntime.space import claims, keys, records
+from noderuntime.space.segments import Segment, SegmentPool, SegmentViews, adjust, register
 from noderuntime.space.space import Space, open_space
 
 from .spaces import BOOT, content, delete, keeper, make_space, put_message, put_shared, read_all, save
@@ -225,3 +227,55 @@ def test_a_run_whose_nodes_have_all_ended_is_marked_as_finished(space: Space, ba
         for vertex in graph.values():
             claims.end(txn, space, graph, vertex, failed=None)
     assert mine.take("end").manifest.finished
+
+
+def test_payload_segments_of_messages_in_flight_come_back(
+    space: Space, backend: BlobBackend, tmp_path: Path
+) -> None:
+    body = random.Random(1).randbytes(2_500_000)
+    pool = SegmentPool(space, tmp_path / "segments", 0)
+    key, segment = _send(space, pool, body)
+    mine = keeper(space, backend)
+    first = mine.take("asked").manifest
+    _send(space, pool, b"x" * 100_000)
+    second = mine.take("asked").manifest
+    assert second.size_bytes < 200_000 < first.size_bytes
+    folder = tmp_path / "machine-2" / "space"
+    other = restored(backend, folder)
+    with other.read() as txn:
+        message = txn.get(key)
+    views = SegmentViews(other, tmp_path / "machine-2" / "segments")
+    assert views.lease(key, records.reference_of(message)).tobytes() == body
+    adopted = SegmentPool(other, tmp_path / "machine-2" / "segments", 0)
+    assert adopted.take(len(body)).number != segment.number
+    adopted.close()
+    pool.close()
+    other.close()
+
+
+def test_a_segment_that_nothing_refers_to_any_more_is_not_restored(
+    space: Space, backend: BlobBackend, tmp_path: Path
+) -> None:
+    pool = SegmentPool(space, tmp_path / "segments", 0)
+    key, _ = _send(space, pool, b"y" * 100_000)
+    mine = keeper(space, backend)
+    mine.take("asked")
+    with space.write() as txn:
+        adjust(txn, records.reference_of(txn.get(key)), -1)
+        txn.delete(key)
+    mine.take("asked")
+    other = restored(backend, tmp_path / "machine-2" / "space")
+    assert not list((tmp_path / "machine-2" / "segments").glob("*"))
+    pool.close()
+    other.close()
+
+
+def _send(space: Space, pool: SegmentPool, body: bytes) -> tuple[bytes, Segment]:
+    segment = pool.fill(body)
+    with space.write() as txn:
+        key = keys.message(1, 0, space.base + txn.id(), 0)
+        head = records.pack_message(values.BYTES, records.SEGMENT, 0, 0, 1, 0)
+        txn.put(key, head + segment.reference(len(body)))
+        register(txn, segment, 1)
+    pool.done(segment)
+    return key, segment
