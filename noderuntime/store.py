@@ -13,7 +13,7 @@ one that is repeated after a kill counts once:
     end        node, failed, error -> {}
     touch      -> {}                                    takes the write lock once: see below
     figures    -> nodes, used_bytes, size_bytes, readers
-    state_ls   scope, prefix -> keys                    scope: "shared" or a node id
+    state_ls   scope, prefix -> keys, more              scope: "shared" or a node id; more: there are too many for one
     state_get  scope, key -> value, revision
     state_set  scope, key, value -> revision
     state_rm   scope, key -> removed
@@ -29,9 +29,10 @@ import argparse
 import contextlib
 import os
 import signal
+import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ from noderuntime.space.space import MARK_NEW_WORK, Space, create, scan
 INLINE_BYTES_MAX = 256 * 1024  # of private state in a claim's result; larger states are read in the space
 HOUSEKEEPING_S = 1.0
 RESERVE_BYTES = 4 << 20
-KEYS_LISTED_MAX = 100_000
+LISTING_BYTES_MAX = 8 << 20
 
 Arguments = dict[str, Any]
 Result = dict[str, Any]
@@ -65,7 +66,6 @@ class Store:
             "open": self.open,
             "claim": self.claim,
             "end": self.end,
-            "touch": self.touch,
             "state_set": self.state_set,
             "state_rm": self.state_rm,
         }
@@ -84,7 +84,7 @@ class Store:
             return Reply(request.number, result, "", "")
         except NodeRuntimeError as error:
             return Reply(request.number, {}, type(error).__name__, str(error))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, struct.error) as error:
             text = f"{request.operation}: wrong arguments ({type(error).__name__}: {error})"
             return Reply(request.number, {}, "ProtocolError", text)
 
@@ -93,22 +93,26 @@ class Store:
         if query is not None:
             with self.space.read() as txn:
                 return query(txn, request.arguments)
+        if request.operation == "touch":
+            return self.touch()
         change = self.changes.get(request.operation)
         if change is None:
-            known = ", ".join(sorted([*self.queries, *self.changes, "quit"]))
+            known = ", ".join(sorted([*self.queries, *self.changes, "touch", "quit"]))
             raise ProtocolError(f"unknown operation {request.operation!r}; the store knows {known}")
         key = keys.request(request.client)
         with self.space.write() as txn:
             last = txn.get(key)
-            if last is not None:
-                number, result = msgpack.unpackb(last, strict_map_key=False)
-                if number == request.number:
-                    return self._complete(txn, request, result)
-                if number > request.number:
-                    raise ProtocolError(f"request {request.number} of {request.client}: its last is {number}")
-            result = change(txn, request.arguments)
-            txn.put(key, msgpack.packb([request.number, result]))
-            return self._complete(txn, request, result)
+            number, result = msgpack.unpackb(last, strict_map_key=False) if last is not None else (0, {})
+            if last is not None and number > request.number:
+                raise ProtocolError(f"request {request.number} of {request.client}: its last is {number}")
+            if last is None or number < request.number:
+                result = change(txn, request.arguments)
+                txn.put(key, msgpack.packb([request.number, result]))
+            result = self._complete(txn, request, result)
+        if request.operation == "open":  # not before it is committed
+            with self.space.read() as txn:
+                self.graph = claims.load(txn)
+        return result
 
     def _complete(self, txn: Any, request: Request, result: Result) -> Result:
         """A claim's result with the state, which is read in the claim's own transaction and never kept with it."""
@@ -128,7 +132,7 @@ class Store:
     # --- the runtime ------------------------------------------------------------------------------------------------
 
     def open(self, txn: Any, arguments: Arguments) -> Result:
-        self.graph = graph = claims.register(txn, arguments["nodes"])
+        graph = claims.register(txn, arguments["nodes"])
         txn.put(keys.fact("fingerprint"), msgpack.packb(arguments["fingerprint"]))
         if arguments["resume"]:
             claims.reopen(txn, graph)
@@ -167,8 +171,10 @@ class Store:
         claims.end(txn, self.space, self.graph, self._vertex(arguments), failed=error)
         return {}
 
-    def touch(self, txn: Any, arguments: Arguments) -> Result:
-        self.space.env.reader_check()
+    def touch(self) -> Result:
+        """Nothing is written, so that it works in a full space."""
+        with self.space.write():
+            self.space.env.reader_check()
         return {}
 
     def figures(self, txn: Any, arguments: Arguments) -> Result:
@@ -183,20 +189,24 @@ class Store:
 
     def state_ls(self, txn: Any, arguments: Arguments) -> Result:
         prefix = arguments.get("prefix", "").encode()
-        found: list[list[Any]] = []
+        listed: Iterator[tuple[bytes, int, int]]
         if arguments["scope"] == "shared":
-            for key, entry in shared.entries(txn, prefix, self.space.now_ns()):
-                found.append([key.decode(), len(entry.value), entry.revision])
-                if len(found) >= KEYS_LISTED_MAX:
-                    break
-            return {"keys": found}
-        own = keys.private_prefix(self._vertex(arguments, "scope").number)
-        for key, value in scan(txn, own + prefix):
-            (sequence,) = records.PRIVATE.unpack_from(value)
-            found.append([key[len(own) :].decode(), len(value) - records.PRIVATE_BYTES, sequence])
-            if len(found) >= KEYS_LISTED_MAX:
-                break
-        return {"keys": found}
+            entries = shared.entries(txn, prefix, self.space.now_ns())
+            listed = ((key, len(entry.value), entry.revision) for key, entry in entries)
+        else:
+            own = keys.private_prefix(self._vertex(arguments, "scope").number)
+            listed = (
+                (key[len(own) :], len(value) - records.PRIVATE_BYTES, *records.PRIVATE.unpack_from(value))
+                for key, value in scan(txn, own + prefix)
+            )
+        found: list[list[Any]] = []
+        room = LISTING_BYTES_MAX
+        for key, size, revision in listed:
+            room -= len(key) + 24
+            if room < 0:
+                return {"keys": found, "more": True}
+            found.append([key.decode(), size, revision])
+        return {"keys": found, "more": False}
 
     def state_get(self, txn: Any, arguments: Arguments) -> Result:
         key = keys.user_key(arguments["key"])

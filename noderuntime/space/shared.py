@@ -77,15 +77,27 @@ def entries(txn: Any, prefix: bytes, now_ns: int) -> Iterator[tuple[bytes, Share
 def write(txn: Any, item: SharedWrite, revision: int, now_ns: int, origin: int) -> None:
     """Apply one write. A merge takes the value in force; the ttl counts from now."""
     key = b"s" + item.key
-    value = item.value
-    if item.merge is not None:
-        current = read(txn, item.key, now_ns)
-        value = item.merge.apply(None if current is None else current.value)
+    value = item.value if item.merge is None else _merged(txn, item, now_ns)
     if value is None:
         txn.delete(key)
         return
     expires_ns = now_ns + item.ttl_ns if item.ttl_ns else 0
     txn.put(key, records.SHARED.pack(revision, now_ns, expires_ns, origin) + value)
+
+
+def growth(txn: Any, item: SharedWrite, now_ns: int) -> int:
+    """By how many bytes a write would make the shared KVS larger."""
+    old = txn.get(b"s" + item.key)
+    value = item.value if item.merge is None else _merged(txn, item, now_ns)
+    before = 0 if old is None else len(item.key) + len(old) - records.SHARED_BYTES
+    return (0 if value is None else len(item.key) + len(value)) - before
+
+
+def _merged(txn: Any, item: SharedWrite, now_ns: int) -> bytes:
+    assert item.merge is not None
+    current = read(txn, item.key, now_ns)
+    value = item.merge.apply(None if current is None else current.value)
+    return check_value(f"the value of {item.key.decode()!r}", value)
 
 
 def purge(txn: Any, now_ns: int) -> int:

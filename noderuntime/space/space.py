@@ -26,6 +26,7 @@ READERS_MAX = 4000
 SIZE_BYTES_MIN = 1 << 20
 VALUE_BYTES_MAX = 1_000_000  # of one private or shared value
 MESSAGE_SHARE = 8  # one message may take an eighth of the space
+EVENT_SHARE = 4  # and all copies of what one event sends, a quarter: more might never find room at once
 
 # Three marks on the pages in use, as shares of the size. Above the first, new work is refused: Sources, custom nodes'
 # sends, writes from outside. Above the second, operators commit one event at a time. What is above the third is for
@@ -58,6 +59,7 @@ class Space:
         self.page_bytes: int = env.stat()["psize"]
         self.pages_max = self.size_bytes // self.page_bytes
         self.message_bytes_max = self.size_bytes // MESSAGE_SHARE
+        self.event_bytes_max = self.size_bytes // EVENT_SHARE
         facts = self.facts()
         if facts.get("format") != FORMAT:
             raise StoreError(
@@ -144,23 +146,28 @@ def scan(txn: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def create(folder: Path, size_bytes: int, boot_id: str) -> Space:
-    """Make the space, or open the one that is there."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    env = lmdb.open(
-        str(folder), map_size=max(size_bytes, SIZE_BYTES_MIN), max_readers=READERS_MAX, **_options(create=True)
-    )
-    with env.begin(write=True) as txn:
-        if txn.get(keys.fact("format")) is None:
-            facts = {
-                "format": FORMAT,
-                "base": 0,
-                "boot": boot_id,
-                "wall_ns": time.time_ns(),
-                "boot_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
-            }
-            for name, value in facts.items():
-                txn.put(keys.fact(name), msgpack.packb(value))
-    env.close()
+    """Make the space, or open the one that is there. Raises StoreError when that cannot be done."""
+    facts = {
+        "format": FORMAT,
+        "base": 0,
+        "boot": boot_id,
+        "wall_ns": time.time_ns(),
+        "boot_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+    }
+    size_bytes = max(size_bytes, SIZE_BYTES_MIN)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with lmdb.open(
+            str(folder), map_size=size_bytes, max_readers=READERS_MAX, **_options(create=True)
+        ) as env, env.begin(write=True) as txn:
+            if txn.get(keys.fact("format")) is None:
+                for name, value in facts.items():
+                    txn.put(keys.fact(name), msgpack.packb(value))
+    except (OSError, OverflowError, lmdb.Error) as error:
+        raise StoreError(
+            f"a space of {size_bytes} bytes cannot be made at {folder}: {error}. Free some memory there, "
+            "set a smaller `state: {size: ...}`, or choose another place with $NODERUNTIME_HOME."
+        ) from error
     return open_space(folder)
 
 

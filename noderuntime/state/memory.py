@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -54,12 +54,14 @@ class View:
 class MemoryState:
     """The shared KVS in the space. Readers block nobody; expired keys are never returned. Safe from several threads.
 
-    Errors: KeyTooLong, ValueTooLarge, StoreFull, TypeError for what is not bytes.
+    Errors: KeyTooLong, ValueTooLarge, StoreFull, TypeError for what is not bytes. `check` is called in each write
+    transaction before anything is written, and may refuse by raising: a process whose life is over writes nothing.
     """
 
-    def __init__(self, space: Space, origin: int) -> None:
+    def __init__(self, space: Space, origin: int, check: Callable[[Any], None]) -> None:
         self._space = space
         self._origin = origin
+        self._check = check
 
     def get(self, key: str) -> Entry | None:
         """The entry of `key`, or None when there is none in force."""
@@ -97,6 +99,7 @@ class MemoryState:
         """Delete `key`; whether it was there."""
         encoded = keys.user_key(key)
         with self._space.write() as txn:
+            self._check(txn)
             present = shared.read(txn, encoded, self._space.now_ns()) is not None
             txn.delete(keys.shared(encoded))
         return present
@@ -108,6 +111,7 @@ class MemoryState:
     def _write(self, key: str, write: SharedWrite, expect: int | None) -> int:
         space = self._space
         with space.write() as txn:
+            self._check(txn)
             now_ns = space.now_ns()
             if expect is not None:
                 found = shared.read(txn, write.key, now_ns)
