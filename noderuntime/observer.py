@@ -22,13 +22,15 @@ class RunOptions:
 
     `environ` is the environment that children inherit and in which $NODERUNTIME_HOME and $HOME are looked up;
     `extra_env` (from --env) wins over what the dataflow file says. `terminal` is "COLUMNSxLINES" when the run
-    is shown on a terminal, else "". `grace_s`: from the STOP event to SIGTERM at a stop.
+    is shown on a terminal, else "". `grace_s`: from the STOP event to SIGTERM at a stop. `from_snapshot`: resume
+    from this one, and not from a space that is kept.
     """
 
     name: str
     environ: Mapping[str, str]
     extra_env: Mapping[str, str] = field(default_factory=dict)
     resume: bool = False
+    from_snapshot: int | None = None
     fresh: bool = False
     stop_after_s: float | None = None
     abort_on_failure: bool = False

@@ -1,7 +1,7 @@
 """The runtime: one loop that carries out what supervision decides. Floor 4.
 
     run = hold the name, lay out the run directory, nursery, store, `open`, bells and pulses, children;
-          turn the loop until every node is done; figures, `quit`, summary
+          turn the loop until every node is done; figures, the last snapshot, `quit`, summary
 
 It decides nothing by itself, never opens the space, and never waits for the store: a child that is stopped inside LMDB
 can hold a lock of the space, and must not freeze the one process that can notice and kill it. The store, too, is a
@@ -37,6 +37,7 @@ from noderuntime.nursery import Order
 from noderuntime.observer import Observer, RunOptions, SummaryRow
 from noderuntime.plan import plan
 from noderuntime.protocol import Ask, Message
+from noderuntime.run_snapshots import RunSnapshots
 from noderuntime.runs import Held, RunFile
 from noderuntime.storelink import StoreLink
 from noderuntime.supervision import NEVER, State
@@ -44,6 +45,7 @@ from noderuntime.supervision import NEVER, State
 LOOK_S = 0.1
 WAITING_SHOWN_S = 0.3
 QUIT_S_MAX = 30.0
+OPEN_S_MAX = 3600.0  # a large snapshot may have to be fetched
 GIVE_UP_S = 3.0
 KILL_S = 5.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -63,6 +65,7 @@ def run(dataflow: Dataflow, options: RunOptions, observer: Observer) -> int:
         options.environ,
         resume=options.resume,
         fresh=options.fresh,
+        from_snapshot=options.from_snapshot is not None,
         size_bytes=dataflow.state.size_bytes,
         file=dataflow.file or "FILE",
     )
@@ -103,6 +106,7 @@ class Runtime:
         )
         self._file.write(self._run_dir)
         guard.announce(self._run_dir.root, _farewell(options.name, file))
+        self._snapshots = RunSnapshots(dataflow, options, self._run_dir, self._notes)
         self._loop = Loop()
         self._router = Router(self._run_dir.runtime_socket)
         self._link = StoreLink(self._loop, self._run_dir, f"runtime-{held.epoch}")
@@ -113,6 +117,7 @@ class Runtime:
             "--size", str(held.size_bytes),
             "--purge-interval", str(dataflow.state.purge_interval_s),
             "--history", str(dataflow.state.history),
+            *self._snapshots.store_arguments(held.fresh),
         ]  # fmt: skip
         order = Order("nr-store", env, dataflow.folder or "/", entry=STORE_ENTRY, arguments=arguments)
         self._store = StoreKeeper(self._nursery, self._link, self._notes, order, time.monotonic)
@@ -190,12 +195,17 @@ class Runtime:
         self._crew.look(now_s, holdings)
         if not self._nursery.busy:
             self._crew.reap_orphans()
+        if self._phase == "saving":
+            self._snapshots.look(self._link)
         self._show_waiting(now_s)
 
     def _advance(self) -> None:
         """A phase that is over is followed by the next."""
         if self._phase == "running" and self._crew.done and self._link.idle:
             self._finish()
+            self._link.advance(time.monotonic())
+        elif self._phase == "saving" and self._snapshots.over:
+            self._quit()
             self._link.advance(time.monotonic())
         elif self._phase == "quitting" and self._store.has_ended:
             self._phase = "over"
@@ -231,12 +241,13 @@ class Runtime:
             "nodes": nodes,
             "fingerprint": self._dataflow.fingerprint(),
             "fresh": self._held.fresh,
-            "resume": not self._held.fresh,
+            "resume": self._options.resume,
         }
-        self._link.request("open", arguments, self._opened, self._not_opened)
+        self._link.request("open", arguments, self._opened, self._not_opened, OPEN_S_MAX)
 
     def _opened(self, result: dict[str, Any]) -> None:
         """The space is there: bells, pulses, children."""
+        self._snapshots.opened(result, self._held.fresh)
         try:
             self._lay_out(result)
         except OSError as error:
@@ -244,6 +255,7 @@ class Runtime:
         self._phase = "running"
         if self._crew.done:
             self._notes.tell("nothing is left to do: every node has ended")
+            self._snapshots.over = True  # the one that says so is there
         if not self._stopping:
             self._crew.start()
             if self._options.stop_after_s is not None:
@@ -288,6 +300,7 @@ class Runtime:
                 self._notes.tell("stopping at once")
                 self._stopping = True
                 self._crew.abort()
+                self._snapshots.give_up()
             else:
                 self._code = 128 + number
                 self._notes.tell(f"{signal.Signals(number).name}: stopping (once more: at once)")
@@ -342,9 +355,13 @@ class Runtime:
             self._phase = "over"
 
     def _finish(self) -> None:
-        """Every node is done: last figures, then the store may go."""
-        self._phase = "quitting"
+        """Every node is done: last figures and the last snapshot, then the store may go."""
+        self._phase = "saving"
         self._link.request("figures", {}, self._summarize, lambda error, text: self._summarize({}))
+        self._snapshots.take_last(self._link)
+
+    def _quit(self) -> None:
+        self._phase = "quitting"
         self._store.may_end = True
         self._link.request("quit", {}, lambda _: None, lambda error, text: None, QUIT_S_MAX)
 
@@ -387,10 +404,16 @@ class Runtime:
         self._loop.close()
         os.close(self._signals)
         os.close(self._signalled)
+        never_began = self._held.fresh and not self._crew.children
+        remove = self._phase == "over" and (not self._gave_up or never_began)
+        if self._snapshots.problem:
+            finished = all(child.machine.state is State.ENDED for child in self._crew.children.values())
+            remove = remove and finished
+            kept = "" if finished else ". The state is kept in memory; `--resume` continues from it"
+            self._notes.tell(f"there is no last snapshot: {self._snapshots.problem}{kept}")
         self._observer.summary(self._rows)
         self._notes.close()
-        never_began = self._held.fresh and not self._crew.children
-        if self._phase == "over" and (not self._gave_up or never_began):
+        if remove:
             self._held.remove()
         else:
             self._held.release()

@@ -21,7 +21,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "reload": ("control", "reload", "let an operator of a run take over its changed code"),
     "clean": ("control", "clean", "remove what interrupted runs left behind"),
     "state": ("state", "state", "read and write the state of a run"),
+    "snapshot": ("snapshot", "snapshot", "take, list and check the snapshots of a run"),
 }
+
+OPERATIONS = {"state": ("ls", "get", "set", "rm"), "snapshot": ("take", "ls", "verify")}
 
 
 class Parser(argparse.ArgumentParser):
@@ -94,20 +97,20 @@ def _check_command(arguments: Sequence[str]) -> None:
             if argument.endswith((".yml", ".yaml")):
                 hint = f"did you mean `noderuntime run {argument}`?"
             raise UsageError(f"there is no command {argument!r}; {hint}")
-        if argument == "state":
-            _check_state_command(arguments[arguments.index(argument) + 1 :])
+        if argument in OPERATIONS:
+            _check_operation(argument, arguments[arguments.index(argument) + 1 :])
         return
 
 
-def _check_state_command(arguments: Sequence[str]) -> None:
-    known = ("ls", "get", "set", "rm")
+def _check_operation(command: str, arguments: Sequence[str]) -> None:
+    known = OPERATIONS[command]
     for argument in arguments:
         if argument.startswith("-"):
             continue
         if argument not in known:
             near = nearest(argument, known)
-            hint = f"did you mean `state {near}`?" if near else f"there are: {', '.join(known)}"
-            raise UsageError(f"there is no `state {argument}`; {hint}", "noderuntime state")
+            hint = f"did you mean `{command} {near}`?" if near else f"there are: {', '.join(known)}"
+            raise UsageError(f"there is no `{command} {argument}`; {hint}", f"noderuntime {command}")
         return
 
 
@@ -126,6 +129,11 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     run.add_argument("-d", "--detach", action="store_true", help="return when it is up, and print its name")
     run.add_argument("--name", help="name of the run (default: the file's name without its ending)")
     run.add_argument("--stop-after", type=seconds, metavar="TIME", help="stop after that long, such as 10s")
+    run.add_argument("--resume", action="store_true", help="continue the last run of this name where it was")
+    run.add_argument(
+        "--from", dest="from_snapshot", type=int, metavar="SNAPSHOT",
+        help="continue from this snapshot (see `snapshot ls`)",
+    )  # fmt: skip
     run.add_argument("--fresh", action="store_true", help="forget what an interrupted run of this name left")
     _env(run, "a variable for all nodes, and for $K in the file; may be repeated")
     run.add_argument("--abort-on-failure", action="store_true", help="stop when a node fails for good")
@@ -170,6 +178,7 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     _json(clean)
 
     _build_state(parsers["state"])
+    _build_snapshot(parsers["snapshot"])
     return top, parsers
 
 
@@ -190,6 +199,21 @@ def _build_state(state: Parser) -> None:
             operation.add_argument("key", metavar="KEY")
         if name == "set":
             operation.add_argument("value", metavar="VALUE", help="text, stored as UTF-8; - reads stdin")
+        _json(operation)
+
+
+def _build_snapshot(snapshot: Parser) -> None:
+    operations = snapshot.add_subparsers(
+        dest="operation", metavar="OPERATION", required=True, parser_class=Parser
+    )
+    for name, about in (
+        ("take", "take one now, and wait until it is safe"), ("ls", "list them, the newest first"),
+        ("verify", "read them, every byte, and say which are good"),
+    ):  # fmt: skip
+        operation = operations.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        operation.add_argument("--run", metavar="RUN", help="may be left out when there is just one")
+        if name == "verify":
+            operation.add_argument("snapshot", metavar="SNAPSHOT", nargs="?", type=int, help="only this one")
         _json(operation)
 
 

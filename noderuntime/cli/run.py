@@ -85,6 +85,8 @@ def _runtime(
             name=name,
             environ=os.environ,
             extra_env=dict(options.env),
+            resume=options.resume or options.from_snapshot is not None,
+            from_snapshot=options.from_snapshot,
             fresh=options.fresh,
             stop_after_s=options.stop_after,
             abort_on_failure=options.abort_on_failure,

@@ -31,6 +31,7 @@ from noderuntime.snapshot.format import (
 
 CHAIN_MAX = 24  # incremental snapshots on top of a full one
 CHAIN_SHARE = 0.5  # and what they may take together, as a share of the full one
+FULL_BYTES_MIN = 64 * 1024  # below that a full one costs no more
 
 _MANIFEST = re.compile(r"(\d{10})\.json")
 _LEFTOVER = re.compile(r"(\d{10})(-[0-9a-f]+-\d+\.part|\.json\.\d+\.tmp)")
@@ -157,7 +158,7 @@ class BlobBackend:
                 return False
             grown += link.size_bytes if link.chain else 0
         full = chain[0]
-        return full is not None and grown <= CHAIN_SHARE * full.size_bytes
+        return full is not None and FULL_BYTES_MIN <= full.size_bytes and grown <= CHAIN_SHARE * full.size_bytes
 
     # --- writing ----------------------------------------------------------------------------------------------------
 

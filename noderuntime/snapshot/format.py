@@ -112,9 +112,15 @@ def parse_manifest(name: str, stored: bytes) -> Manifest:
         raise SnapshotCorrupt(name, "its manifest is altered: the checksum differs")
     if version != FORMAT:
         raise SnapshotCorrupt(name, f"it has format {version!r}, and this noderuntime reads {FORMAT}")
-    parts = tuple(Part(**part) for part in plain.pop("parts"))
-    chain = tuple(plain.pop("chain"))
-    return Manifest(**plain, parts=parts, chain=chain, sha256=claimed)
+    try:
+        parts = tuple(Part(**part) for part in plain.pop("parts"))
+        chain = tuple(plain.pop("chain"))
+        manifest = Manifest(**plain, parts=parts, chain=chain, sha256=claimed)
+    except (KeyError, TypeError):
+        raise SnapshotCorrupt(name, "its manifest does not have the fields of its format") from None
+    if manifest.pack() != stored:  # white space is no part of the checksum
+        raise SnapshotCorrupt(name, "its manifest is altered")
+    return manifest
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def restore_newest(
     skipped: list[str] = []
     for item in listed:
         try:
-            return Restored(_restore(backend, item, folder, size_bytes, boot_id), tuple(skipped))
+            return Restored(_restore(backend, item, folder, size_bytes, boot_id, skipped), tuple(skipped))
         except SnapshotCorrupt as error:
             skipped.append(f"snapshot {item.number}: {error.what}")
     if not listed:
@@ -64,7 +64,9 @@ def restore_newest(
     )
 
 
-def _restore(backend: Backend, item: Listed, folder: Path, size_bytes: int, boot_id: str) -> Manifest:
+def _restore(
+    backend: Backend, item: Listed, folder: Path, size_bytes: int, boot_id: str, skipped: list[str]
+) -> Manifest:
     manifest = item.manifest
     if manifest is None:
         raise SnapshotCorrupt(str(item.number), item.problem)
@@ -77,7 +79,7 @@ def _restore(backend: Backend, item: Listed, folder: Path, size_bytes: int, boot
         try:
             _apply(space, segments, backend, item.number)
             _check(space, segments, manifest)
-            _translate(space, manifest)
+            _translate(space, manifest, skipped)
             segments.finish(space)
         finally:
             space.close()
@@ -165,7 +167,7 @@ def _check(space: Space, segments: _Segments, manifest: Manifest) -> None:
         raise SnapshotCorrupt(str(manifest.number), f"it gives {count} keys instead of {manifest.keys}, or other ones")
 
 
-def _translate(space: Space, manifest: Manifest) -> None:
+def _translate(space: Space, manifest: Manifest, skipped: list[str]) -> None:
     boot_now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     # the clock must not go back behind the cut, even if this machine's wall clock does
     elapsed_ns = max(time.time_ns(), manifest.clock_ns) - manifest.wall_ns
@@ -174,6 +176,8 @@ def _translate(space: Space, manifest: Manifest) -> None:
         txn.put(keys.fact("wall_ns"), msgpack.packb(manifest.wall_ns))
         txn.put(keys.fact("boot_ns"), msgpack.packb(boot_now_ns - elapsed_ns))
         _restart_timeouts(txn, boot_now_ns)
+        about = {"number": manifest.number, "created_ns": manifest.created_ns, "skipped": skipped}
+        txn.put(keys.fact("resumed"), msgpack.packb(about))
 
 
 def _restart_timeouts(txn: Any, boot_now_ns: int) -> None:

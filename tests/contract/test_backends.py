@@ -239,11 +239,6 @@ def test_in_a_directory_any_damage_to_any_file_is_noticed_and_the_snapshot_befor
         restored = restore_newest(place.open(), folder, SIZE, BOOT)
         path.write_bytes(before)
         assert restored is not None
-        if path.read_bytes() != before or restored.manifest.number == second.number:
-            # a flipped bit in the manifest's white space changes nothing
-            assert how == "a flipped bit"
-            assert path.suffix == ".json"
-            continue
         other = open_space(folder)
         assert content(other) == held
         other.close()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import replace
 
 import pytest
@@ -47,20 +46,15 @@ def test_a_manifest_comes_back_as_it_was() -> None:
     assert again.sha256
 
 
-@given(at=st.integers(0, len(MANIFEST.pack()) - 2), bit=st.integers(0, 7))
+@given(at=st.integers(0, len(MANIFEST.pack()) - 1), bit=st.integers(0, 7))
 def test_any_bit_that_flips_in_a_manifest_is_noticed(at: int, bit: int) -> None:
     stored = bytearray(MANIFEST.pack())
     stored[at] ^= 1 << bit
-    try:
-        same = json.loads(stored) == json.loads(MANIFEST.pack())
-    except ValueError:
-        same = False
-    if not same:
-        with pytest.raises(SnapshotCorrupt):
-            parse_manifest("3", bytes(stored))
+    with pytest.raises(SnapshotCorrupt):
+        parse_manifest("3", bytes(stored))
 
 
-@given(length=st.integers(0, len(MANIFEST.pack()) - 2))
+@given(length=st.integers(0, len(MANIFEST.pack()) - 1))
 def test_a_truncated_manifest_is_noticed(length: int) -> None:
     with pytest.raises(SnapshotCorrupt):
         parse_manifest("3", MANIFEST.pack()[:length])
