@@ -262,8 +262,7 @@ class Store:
     def housekeeping(self, purge: bool) -> None:
         """What has to be done now and then. Never raises for want of room: there will be a next time."""
         self.space.env.reader_check()
-        with contextlib.suppress(OSError):
-            self._reserve()
+        self._reserve()
         if purge:
             with contextlib.suppress(StoreError), self.space.write() as txn:
                 shared.purge(txn, self.space.now_ns())
@@ -273,12 +272,19 @@ class Store:
         last_page = self.space.env.info()["last_pgno"]
         end = min((last_page + 1) * self.space.page_bytes + RESERVE_BYTES, self.space.size_bytes)
         path = self.space.folder / "data.mdb"
-        if path.stat().st_blocks * 512 < end:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                os.posix_fallocate(fd, 0, end)
-            finally:
-                os.close(fd)
+        start = path.stat().st_blocks * 512
+        if start >= end:
+            return
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            while end > start:
+                try:
+                    os.posix_fallocate(fd, 0, end)
+                    return
+                except OSError:  # as much as there is
+                    end = (start + end) // 2 // self.space.page_bytes * self.space.page_bytes
+        finally:
+            os.close(fd)
 
 
 class Refusing:

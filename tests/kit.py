@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,9 @@ class Net:
 
     def close(self) -> None:
         self.space.close()
+
+
+Make = Callable[..., Net]
 
 
 class StoreRefused(Exception):

@@ -28,9 +28,10 @@ VALUE_BYTES_MAX = 1_000_000  # of one private or shared value
 MESSAGE_SHARE = 8  # one message may take an eighth of the space
 EVENT_SHARE = 4  # and all copies of what one event sends, a quarter: more might never find room at once
 
-# Three marks on the pages in use, as shares of the size. Above the first, new work is refused: Sources, custom nodes'
-# sends, writes from outside. Above the second, operators commit one event at a time. What is above the third is for
-# acknowledgements alone: copy-on-write needs pages even to delete, and a full LMDB could never drain.
+# Three marks on the pages in use, as shares of the size, or of what the file system has room for, if that is less.
+# Above the first, new work is refused: Sources, sends of custom nodes without inputs, writes from outside. Above the
+# second, operators commit one event at a time. What is above the third is for events that do not grow the space, such
+# as acknowledgements: copy-on-write needs pages even to delete, and a full LMDB could never drain.
 MARK_NEW_WORK, MARK_SINGLE, MARK_DRAIN = 0.70, 0.80, 0.88
 
 _WAITERS = 0x80000000
@@ -68,6 +69,7 @@ class Space:
             )
         self.base: int = facts["base"]
         self.clock: tuple[int, int] = (facts["wall_ns"], facts["boot_ns"])
+        self._data = os.open(folder / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)  # (LMDB's fcntl locks are on lock.mdb)
 
     def facts(self) -> dict[str, Any]:
         with self.env.begin() as txn:
@@ -116,7 +118,9 @@ class Space:
         """The share of the space that live pages take, as `txn` sees it. O(1)."""
         stat = txn.stat()
         pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-        share: float = pages / self.pages_max
+        around = os.fstatvfs(self._data)
+        room = os.fstat(self._data).st_blocks * 512 + around.f_bavail * around.f_frsize
+        share: float = pages / max(1, min(self.pages_max, room // self.page_bytes))
         return share
 
     def used_bytes(self) -> int:
@@ -126,6 +130,7 @@ class Space:
 
     def close(self) -> None:
         self.env.close()
+        os.close(self._data)
         self._lock_word.release()
 
 
@@ -180,7 +185,12 @@ def open_space(folder: Path) -> Space:
     except lmdb.Error as error:
         lock_word.release()
         raise StoreError(f"no space at {folder}: {error}. Is the run still there? See `noderuntime ps -a`.") from error
-    return Space(folder, env, lock_word)
+    try:
+        return Space(folder, env, lock_word)
+    except BaseException:
+        env.close()
+        lock_word.release()
+        raise
 
 
 def _options(create: bool) -> dict[str, Any]:

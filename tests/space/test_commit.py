@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
 import pytest
-from kit import CHAIN, MB, Net, Nodes, commit, send, staged, take
+from kit import CHAIN, MB, Make, Net, Nodes, commit, send, staged, take
 
 from noderuntime.errors import Fenced, ValueTooLarge
 from noderuntime.merges import Add, Union
 from noderuntime.space import records
 from noderuntime.space.commit import Commits, Inapplicable
 from noderuntime.space.shared import SharedWrite
-
-Make = Callable[..., Net]
-
-
-@pytest.fixture
-def make(shm: Path) -> Iterator[Make]:
-    made: list[Net] = []
-
-    def build(nodes: Nodes, size_bytes: int = 16 * MB) -> Net:
-        made.append(Net(shm / str(len(made)), nodes, size_bytes))
-        return made[-1]
-
-    yield build
-    for net in made:
-        net.close()
 
 
 @pytest.fixture
