@@ -13,7 +13,7 @@ FLOORS: dict[str, int] = {
     "errors": 0, "identifiers": 0,
     "protocol": 1, "supervision": 1, "wiring": 1, "rundir": 1, "values": 1, "merges": 1, "graph": 1, "observer": 1,
     "dataflow": 1,
-    "events": 1, "operator": 1, "keyed": 1,
+    "events": 1, "operator": 1, "keyed": 1, "keyed_operator": 1, "keyed_values": 1, "sources": 1,
     "dataflow_file": 1, "dataflow_links": 1, "dataflow_names": 1, "yaml_fields": 1, "yaml_nodes": 1, "yaml_tree": 1,
     "plan": 1, "graph_layout": 1, "loader": 2,
     "space": 2, "doorbell": 2, "pulse": 2, "channel": 2, "process": 2, "runs": 2, "state": 2,

@@ -158,7 +158,9 @@ class BlobBackend:
                 return False
             grown += link.size_bytes if link.chain else 0
         full = chain[0]
-        return full is not None and FULL_BYTES_MIN <= full.size_bytes and grown <= CHAIN_SHARE * full.size_bytes
+        if full is None or full.size_bytes < FULL_BYTES_MIN:
+            return False
+        return grown <= CHAIN_SHARE * full.size_bytes
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
