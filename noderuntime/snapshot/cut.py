@@ -268,9 +268,10 @@ class _Spool:
         return writer
 
     def _end(self, kind: str) -> None:
-        writer, file, path = self._open.pop(kind)
+        writer, file, path = self._open[kind]
         part = writer.finish(path.name)
         file.close()
+        del self._open[kind]
         self.parts.append((part, path))
 
     def close(self) -> None:
