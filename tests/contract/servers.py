@@ -8,6 +8,7 @@ import email.utils
 import hashlib
 import hmac
 import logging
+import os
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -52,10 +53,11 @@ def s3_server() -> Iterator[Options]:
 def azure_server() -> Iterator[Options]:
     """Azurite with one container; the options that a dataflow would give."""
     if not AZURITE.exists():
-        raise RuntimeError(f"there is no {AZURITE}: `make .venv/.azurite` installs it (it needs npm)")
+        raise RuntimeError(f"there is no {AZURITE}: `make .venv/.azurite` installs it")
     command = [str(AZURITE), "--blobHost", "127.0.0.1", "--blobPort", "0", "--inMemoryPersistence",
                "--disableTelemetry", "--skipApiVersionCheck"]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    env = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{ROOT / '.venv' / 'bin'}"}  # where node may be
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env) as process:
         try:
             assert process.stdout is not None
             line = next((line for line in process.stdout if "listens on" in line), "")
