@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 N ?= 200
 AZURITE := 3.35.0
 
-.PHONY: run test test-all check bench clean
+.PHONY: run demo test test-all check bench clean
 .DEFAULT_GOAL := run
 
 .venv/.package: pyproject.toml
@@ -32,6 +32,9 @@ AZURITE := 3.35.0
 
 run: .venv/.package  ## ten seconds of the main job: this machine, measured
 	@$(BIN)/noderuntime run dataflows/host_metrics.yml --stop-after 10s
+
+demo: .venv/.package  ## fifteen seconds of the promise: killed every second, nothing lost
+	@$(BIN)/noderuntime demo
 
 check: .venv/.test
 	@$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from noderuntime.member import Member
 from noderuntime.space import keys, records, shared
 from noderuntime.space.commit import Output, Staged
 from noderuntime.space.shared import Merge, SharedWrite, check_value, ttl_to_ns
-from noderuntime.space.space import scan
+from noderuntime.space.space import VALUE_BYTES_MAX, scan
 from noderuntime.state import MemoryState
 
 if TYPE_CHECKING:
@@ -97,7 +97,10 @@ class OperatorContext:
         if staged is None:
             raise self._too_early("save_state")
         encoded = keys.user_key(key)
-        kept = check_value(f"the state {key!r}", value)
+        if type(value) is bytes and len(value) <= VALUE_BYTES_MAX:
+            kept = value
+        else:
+            kept = check_value(f"the state {key!r}", value)
         if staged.private is None:
             staged.private = {}
         staged.private[encoded] = self._private[encoded] = kept
@@ -146,8 +149,7 @@ class OperatorContext:
         found: Any = self._shared.get(encoded, _MISSING) if self._shared else _MISSING
         if found is _MISSING:
             with self._space.read() as txn:
-                entry = shared.read(txn, encoded, self._space.now_ns())
-            return default if entry is None else entry.value
+                found = shared.read_value(txn, encoded, self._space.now_ns)
         return default if found is None else found
 
     def kvs_delete(self, key: str) -> None:

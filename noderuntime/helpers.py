@@ -59,6 +59,11 @@ class NurseryKeeper:
         return self._nursery.pid
 
     @property
+    def is_well(self) -> bool:
+        """Whether it lives, as far as is known."""
+        return not self._died
+
+    @property
     def pids(self) -> set[int]:
         """Children of the runtime that are the nursery's."""
         return self._nursery.pids

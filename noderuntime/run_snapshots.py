@@ -38,12 +38,13 @@ def settings_of(dataflow: Dataflow, options: RunOptions) -> Settings:
 
 
 class RunSnapshots:
-    """See the head of this module. `over`: the last snapshot is safe, or was given up (then `problem` says why)."""
+    """See the head of this module. `over`: the last one is safe, or there is none (`problem`: why, if one was due)."""
 
     def __init__(self, dataflow: Dataflow, options: RunOptions, run_dir: RunDir, notes: Notes) -> None:
         self.settings = settings_of(dataflow, options)
         self.over = False
         self.problem = ""
+        self.skip_last = False
         self._dataflow = dataflow
         self._options = options
         self._run_dir = run_dir
@@ -88,10 +89,10 @@ class RunSnapshots:
     def take_last(self, link: StoreLink) -> None:
         """Every node is done: ask for the last snapshot."""
         self._began_s = time.monotonic()
-        if not self.settings.enabled:
-            self.over = True
-        if not self.over:
+        if self.settings.enabled and not self.skip_last:
             self._ask(link)
+        else:
+            self.over = True
 
     def _ask(self, link: StoreLink) -> None:
         self._ticket = None

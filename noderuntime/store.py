@@ -17,6 +17,7 @@ one that is repeated after a kill counts once:
     state_get  scope, key -> value, revision
     state_set  scope, key, value -> revision
     state_rm   scope, key -> removed
+    letters_*                                           see store_letters.py
     quit       -> {}                                    ends the process
 
 Those of store_snapshot.py belong to them when the run keeps snapshots.
@@ -40,6 +41,7 @@ from typing import Any
 
 import msgpack
 
+from noderuntime import doorbell
 from noderuntime.channel import Router
 from noderuntime.errors import NodeRuntimeError, NotRunning, ProtocolError, StoreError, StoreFull
 from noderuntime.protocol import VERSION, Reply, Request
@@ -48,8 +50,10 @@ from noderuntime.snapshot.restore import restore_newest
 from noderuntime.snapshot.settings import Settings
 from noderuntime.space import claims, keys, records, shared
 from noderuntime.space.claims import Graph, Vertex
+from noderuntime.space.letters import counts
 from noderuntime.space.reconcile import adapt, reconcile
 from noderuntime.space.space import MARK_NEW_WORK, Space, create, open_space, scan
+from noderuntime.store_letters import LetterOperations
 from noderuntime.store_snapshot import Snapshots, say
 
 INLINE_BYTES_MAX = 256 * 1024  # of private state in a claim's result; larger states are read in the space
@@ -69,17 +73,20 @@ class Store:
         with space.read() as txn:
             self.graph: Graph = claims.load(txn)
         self.outside: dict[str, Callable[[Arguments], Result]] = {}  # neither: they need no transaction of the space
+        self.letters = LetterOperations(space, lambda: self.graph, self._vertex)
         self.changes: dict[str, Callable[[Any, Arguments], Result]] = {
             "open": self.open,
             "claim": self.claim,
             "end": self.end,
             "state_set": self.state_set,
             "state_rm": self.state_rm,
+            **self.letters.changes,
         }
         self.queries: dict[str, Callable[[Any, Arguments], Result]] = {
             "figures": self.figures,
             "state_ls": self.state_ls,
             "state_get": self.state_get,
+            **self.letters.queries,
         }
 
     def handle(self, request: Request) -> Reply:
@@ -88,6 +95,7 @@ class Store:
             if request.version != VERSION:
                 raise ProtocolError(f"protocol version {request.version}; this store speaks {VERSION}")
             result = self._carry_out(request)
+            self._ring()
             return Reply(request.number, result, "", "")
         except NodeRuntimeError as error:
             return Reply(request.number, {}, type(error).__name__, str(error))
@@ -124,6 +132,15 @@ class Store:
                 self.graph = claims.load(txn)
         return result
 
+    def _ring(self) -> None:
+        """Wake the nodes that were given something; one whose bell is not there yet will look when it begins."""
+        while self.letters.rings:
+            path = RunDir(self.space.folder.parent).bell(self.letters.rings.pop())
+            with contextlib.suppress(OSError):
+                bell = doorbell.open_bell(path)
+                doorbell.ring(bell)
+                os.close(bell)
+
     def _complete(self, txn: Any, request: Request, result: Result) -> Result:
         """A claim's result with the state, which is read in the claim's own transaction and never kept with it."""
         if request.operation != "claim" or "incarnation" not in result:
@@ -148,6 +165,7 @@ class Store:
         adapt(txn, old, graph)
         resumed = txn.get(keys.fact("resumed"))
         txn.put(keys.fact("fingerprint"), msgpack.packb(arguments["fingerprint"]))
+        txn.delete(keys.STOP_ALL)
         if arguments["resume"]:
             claims.reopen(txn, graph)
         states = {vertex.id: claims.status(txn, vertex) for vertex in graph.values()}
@@ -194,8 +212,14 @@ class Store:
         return {}
 
     def figures(self, txn: Any, arguments: Arguments) -> Result:
+        nodes = claims.figures(txn, self.graph)
+        for id, figures in nodes.items():
+            dead = counts(txn, self.graph[id].number)
+            for name, item in figures["inputs"].items():
+                item["dead"] = dead.get(name, 0)
+            figures["dead_letters"] = sum(dead.values())
         return {
-            "nodes": claims.figures(txn, self.graph),
+            "nodes": nodes,
             "used_bytes": self.space.used_bytes(),
             "size_bytes": self.space.size_bytes,
             "readers": self.space.env.info()["num_readers"],

@@ -94,4 +94,8 @@ def _empty(txn: Any, mailbox: bytes) -> int:
         if record[1]:
             adjust(txn, records.reference_of(record), -1)
         alive = cursor.delete()
+    attempts = keys.attempts(mailbox)
+    alive = cursor.set_range(attempts)
+    while alive and cursor.key().startswith(attempts):
+        alive = cursor.delete()
     return discarded

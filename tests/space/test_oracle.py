@@ -332,7 +332,7 @@ class Game:
         places = [list(keys.parse_message(message[0])[1:]) for *_, message in hands]
         result = self.net.claim(node, cause, counts, places, ATTEMPTS_MAX)
         if not live:
-            assert result == {"ended": True}
+            assert result == {"ended": True, "stop_all": False}
             return f"{node} cannot be claimed"
         model.incarnation[node] = model.incarnation.get(node, 0) + 1
         assert result["incarnation"] == model.incarnation[node]
