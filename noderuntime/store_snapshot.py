@@ -59,6 +59,7 @@ class Snapshots:
         self._failed_ticket = -1
         self._wanted: tuple[int, str] | None = None  # ticket and reason of what was asked for meanwhile
         self._conflict = False
+        self._ending = False
         self._look_first = settings.enabled and not resumed
         self._due_s = time.monotonic() + (0.0 if self._look_first else settings.every_s)
         self.operations: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -84,11 +85,17 @@ class Snapshots:
         if self._wanted is not None:
             ticket, why = self._wanted
             self._wanted = None
-            self._start(why, ticket)
+            if why == END or not self._holds(ticket):
+                self._start(why, ticket)
         elif time.monotonic() >= self._due_s and self.settings.enabled and not self._conflict:
             self._due_s = time.monotonic() + self.settings.every_s
             if self._look_first or self._changed():
                 self._start(START if self._look_first else PERIODIC, self._now())
+
+    def _holds(self, ticket: int) -> bool:
+        """Whether what was committed then is safe; and, once the run ends, that the last snapshot says so."""
+        last = self._last.manifest if self._last is not None else None
+        return last is not None and last.cut >= ticket and (last.why == END or not self._ending)
 
     def _changed(self) -> bool:
         last: int = self._space.env.info()["last_txnid"]
@@ -153,16 +160,17 @@ class Snapshots:
         if not self.settings.enabled:
             raise StoreError("this run keeps no snapshots: its dataflow says `snapshots: {to: none}`")
         ticket = self._now()
-        self._wanted = (ticket, str(arguments.get("why", "asked")))
+        why = str(arguments.get("why", "asked"))
+        self._ending = self._ending or why == END
+        self._wanted = (ticket, why)
         self.tick()
         return {"ticket": ticket}
 
     def status(self, arguments: dict[str, Any]) -> dict[str, Any]:
         ticket = int(arguments["ticket"])
         self.tick()
-        last = self._last
-        if last is not None and last.manifest.cut >= ticket:
-            return {"state": "done", "error": "", "snapshot": described(last)}
+        if self._last is not None and self._holds(ticket):
+            return {"state": "done", "error": "", "snapshot": described(self._last)}
         if self._thread is not None or self._wanted is not None:
             return {"state": "running", "error": "", "snapshot": {}}
         if self._failed_ticket >= ticket:

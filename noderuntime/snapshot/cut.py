@@ -34,12 +34,12 @@ from noderuntime.space.segments import REFERENCE, referenced, segment_path
 from noderuntime.space.space import Space
 
 GROWTH_MARK = 0.85  # share of the space that its pages, pinned ones included, may reach during a walk
-_LOOK_EVERY_KEYS = 2048
+_LOOK_EVERY = 4096  # keys, or kilobytes
 
 SEGMENT_PREFIX = b"\xff"  # behind all prefixes of the space
 SEGMENT_CHUNK = 1 << 20
 SEGMENT_KEY = struct.Struct(">cHIQQ")
-_LEASE_TRIES = 200
+_LEASE_TRIES = 50
 _LEASE_PAUSE_S = 0.0001
 
 _REQUEST = b"r"[0]
@@ -149,10 +149,10 @@ class Cut:
         sequence_of = records.PRIVATE.unpack_from
         look_in = 1
         for key, value in self.txn.cursor():
-            look_in -= 1
-            if not look_in:
+            look_in -= 1 + (len(value) >> 10)
+            if look_in <= 0:
                 self._look()
-                look_in = _LOOK_EVERY_KEYS
+                look_in = _LOOK_EVERY
             kind = key[0]
             if kind == _REQUEST:  # what a client of this store was answered means nothing to the next store
                 continue

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -278,3 +281,96 @@ def test_a_store_that_is_killed_while_the_last_snapshot_is_taken_takes_it_again(
     assert not is_alive(store)
     assert programs.start(resume=True).finish() == 0
     assert results(programs) == RUNNING_SUM
+
+
+# --- the command
+
+
+def command(folder: Folder, *arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "noderuntime", "snapshot", *arguments],
+        env={**os.environ, "NODERUNTIME_HOME": str(folder.home)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_snapshots_are_taken_listed_and_verified_on_command(programs: Folder) -> None:
+    running = programs.start(flow("numbers", "running", "60s"), env=SLOW)
+    wait_until(lambda: len(results(programs)) > 3, "some results")
+    code, out, _ = command(programs, "take", "--json")
+    assert code == 0
+    taken = json.loads(out)
+    assert (taken["number"], taken["kind"]) == (1, "full")
+    (listed,) = json.loads(command(programs, "ls", "--json")[1])
+    assert (listed["snapshot"], listed["why"], listed["finished"], listed["problem"]) == (1, "asked", False, "")
+    assert listed["counts"]["source"]["outputs"]["out"] > 0
+    assert command(programs, "verify")[0] == 0
+    running.process.send_signal(signal.SIGINT)
+    running.finish()
+    assert command(programs, "take")[0] == 3
+    code, out, _ = command(programs, "ls", "--run", "flow")
+    assert "can be resumed" in out
+    path = next((programs.home / "state" / "flow" / "snapshots").glob("0000000001-*.part"))
+    path.write_bytes(path.read_bytes().replace(b"running", b"runnign") + b"x")
+    code, out, _ = command(programs, "verify")
+    assert code == 1
+    assert "damaged: part" in out
+    assert out.count("good") == 1
+
+
+def test_asking_for_snapshots_of_a_run_that_never_was_names_the_nearest(programs: Folder) -> None:
+    assert programs.start(flow("words", "joined")).finish() == 0
+    code, _, err = command(programs, "ls", "--run", "flo")
+    assert code == 3
+    assert "'flow'" in err
+
+
+def test_where_nothing_is_kept_taking_one_says_so(programs: Folder) -> None:
+    running = programs.start(flow("numbers", "running", to="none"), env=SLOW)
+    running.wait_running()
+    code, _, err = command(programs, "take")
+    assert code == 1
+    assert "to: none" in err
+    running.process.send_signal(signal.SIGINT)
+    running.finish()
+
+
+def test_a_program_that_fails_every_now_and_then_with_snapshots_each_second_never_has_wrong_sums(
+    programs: Folder,
+) -> None:
+    """The sink is a custom node, neither idempotent nor atomic: it may see a sum twice, and never a wrong one."""
+    programs.write(
+        printing_py="""
+from noderuntime import Node
+with Node() as node, open("seen.txt", "a") as file:
+    for event in node:
+        if event["type"] == "INPUT":
+            print(event["value"], file=file, flush=True)
+"""
+    )
+    dataflow = """
+nodes:
+  - id: source
+    operator: {python: programs.py:numbers, outputs: [out]}
+  - id: work
+    operator: {python: programs.py:Failing, inputs: {in: source/out}, outputs: [out]}
+    max_attempts: 0
+    max_restarts: 0
+  - {id: sink, path: printing.py, inputs: {in: work/out}, restart_policy: on-failure}
+snapshots: {every: 1s}
+"""
+    seen = programs.folder / "seen.txt"
+
+    def lines() -> list[str]:
+        return seen.read_text().split() if seen.exists() else []
+
+    def hurt(running: Running, dice: random.Random) -> bool:
+        wait_for_snapshots(programs, 0)
+        wait_until(lambda: len(lines()) > 20 or not is_up(running), "some sums")
+        lose_machine(programs, running)
+        return False
+
+    to_the_end(programs, dataflow, {"PAUSE": "0.03"}, hurt, 5)
+    assert set(lines()) == set(RUNNING_SUM)
