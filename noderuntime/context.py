@@ -149,8 +149,7 @@ class OperatorContext:
         found: Any = self._shared.get(encoded, _MISSING) if self._shared else _MISSING
         if found is _MISSING:
             with self._space.read() as txn:
-                entry = shared.read(txn, encoded, self._space.now_ns())
-            return default if entry is None else entry.value
+                found = shared.read_value(txn, encoded, self._space.now_ns)
         return default if found is None else found
 
     def kvs_delete(self, key: str) -> None:

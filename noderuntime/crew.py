@@ -218,6 +218,8 @@ class Crew:
                 return  # that life is over
             if result.get("ended"):
                 self.feed(child, su.ClaimRefused())
+                if result.get("stop_all"):  # killed between the commit of that event and saying so
+                    self._stop_all(child.id)
                 return
             child.claim = result
             buried = result.get("buried", "")
@@ -365,8 +367,8 @@ class Crew:
         self._procs.discard(proc)
         if child.proc is proc:
             permanent = isinstance(error, FileNotFoundError | PermissionError) or error.errno == 8  # ENOEXEC
-            text = error.strerror or str(error)
-            self.feed(child, su.SpawnFailed(f"{child.spec.code.path} cannot be executed: {text}", permanent))
+            what = f"{child.spec.code.path} cannot be executed" if proc.pid else "it could not be started"
+            self.feed(child, su.SpawnFailed(f"{what}: {error.strerror or error}", permanent))
 
     def drain(self) -> bool:
         """Take all messages that have come; whether there were any."""
@@ -457,7 +459,8 @@ class Crew:
     def stop(self, grace_s: float, drain: bool) -> None:
         """Stop all nodes; with `drain` only those that nobody feeds, and let the others end by themselves."""
         for child in self.children.values():
-            if not drain or all(spec.is_timer for spec in child.spec.inputs):
+            never_came = child.spec.kind == "dynamic" and not child.alive
+            if not drain or never_came or all(spec.is_timer for spec in child.spec.inputs):
                 self.feed(child, su.Stop(grace_s, drain))
 
     def abort(self) -> None:

@@ -271,9 +271,12 @@ class OperatorHost:
         what: Event | tuple[bytes, Input, bytes],
         cells: dict[int, int] | None = None,
         lives: int = 0,
-        ends: bool = False,
+        ends: bool | None = None,
     ) -> None:
-        """Run the handler for an event, or for a message (key, input, record), and stage what it changes."""
+        """Run the handler for an event, or for a message (key, input, record), and stage what it changes.
+
+        `ends` tells whether it is the last event of this node; by default the handler's Status decides.
+        """
         ctx = self.ctx
         staged = ctx.staged = Staged()
         try:
@@ -300,9 +303,11 @@ class OperatorHost:
                 self._cells[cell] = number
         ctx.staged = None
         self.words[pulse.HANDLED] += 1
-        if ends or (status is not None and status is not Status.CONTINUE):
+        if ends is None and status is not None and status is not Status.CONTINUE:
+            ends = True
+            staged.stops_all = self.stop_all = status is Status.STOP_ALL
+        if ends:
             staged.ends = self.ended = True
-            self.stop_all = status is Status.STOP_ALL
         self.group.append(staged)
 
     def _fail(self, where: str, error: BaseException) -> None:
@@ -333,10 +338,9 @@ class OperatorHost:
 
     def _commit(self) -> None:
         with self.committing:
-            if not self.group:
-                return  # the other thread was faster
-            done = self.member.commit(self.group)
-            del self.group[:done]
+            if self.group:  # else the other thread was faster
+                done = self.member.commit(self.group)
+                del self.group[:done]
 
     def _fail_staged(self, failed: Inapplicable) -> None:
         """A handler has returned, and what it staged cannot be committed: its event fails, those before it do not."""
@@ -536,11 +540,7 @@ class OperatorHost:
 
     def _finish(self, stop: Stop) -> None:
         """The STOP event. When all inputs have ended, so does this node: its outputs close in the same commit."""
-        ends = stop.id == "ALL_INPUTS_CLOSED"
-        self._handle(notice("STOP", stop.id), ends=ends)
-        if not ends:
-            self.ended = self.stop_all = False
-            self.group[-1].ends = False
+        self._handle(notice("STOP", stop.id), ends=stop.id == "ALL_INPUTS_CLOSED")
         self._flush()
 
 

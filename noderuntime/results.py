@@ -87,6 +87,9 @@ def hints(run: str, file: str, found: Sequence[SummaryRow], figures: Figures, ke
     resume = f"`noderuntime run {quote(file)}{named} --resume`"
     lines.append(f"the state and the messages of the run are kept; with the cause mended, {resume} goes on with them")
     for row in failed:
+        discarded = sum(item.get("discarded", 0) for item in figures.get(row.node, {}).get("inputs", {}).values())
+        if discarded:
+            lines.append(f"{discarded} messages that came for {row.node} after it had failed were discarded")
         if "restore_state:" in row.reason:
             which = f"--run {quote(run)} {row.node}"
             lines.append(

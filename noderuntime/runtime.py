@@ -327,6 +327,8 @@ class Runtime:
                 self._code = self._code or 128 + number
                 self._notes.tell("stopping at once")
                 self._stopping = True
+                if self._phase == "quitting":
+                    self._phase = "over"
                 self._crew.abort()
             else:
                 self._code = 128 + number
@@ -386,6 +388,7 @@ class Runtime:
     def _finish(self) -> None:
         """Every node is done: last figures, the dead letters, then the store may go."""
         self._phase = "quitting"
+        self._give_up_at_s = time.monotonic() + QUIT_S_MAX
         if self._chaos is not None:
             self._chaos.stop()
         self._link.request("figures", {}, self._last_figures, lambda error, text: self._last_figures({}))

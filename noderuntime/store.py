@@ -151,6 +151,7 @@ class Store:
     def open(self, txn: Any, arguments: Arguments) -> Result:
         graph = claims.register(txn, arguments["nodes"])
         txn.put(keys.fact("fingerprint"), msgpack.packb(arguments["fingerprint"]))
+        txn.delete(keys.STOP_ALL)
         if arguments["resume"]:
             claims.reopen(txn, graph)
         states = {vertex.id: claims.status(txn, vertex) for vertex in graph.values()}

@@ -117,7 +117,7 @@ def claim(
     attempts_max: int,
     trace: str,
 ) -> dict[str, Any]:
-    """Begin a new life: {"incarnation", "attempts", "buried"}, or {"ended": True} for a node that has ended or failed.
+    """Begin a new life: {"incarnation", "attempts", "buried"}, or {"ended": True, "stop_all": bool} when it has ended.
 
     Raises the number, which fences the old process; counts the attempt on each message that the old life had in hand
     (`counts`: as a failure too), and moves one that has failed `attempts_max` times (0: never) to the dead letters;
@@ -125,7 +125,7 @@ def claim(
     """
     record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
     if record.status != records.LIVE:
-        return {"ended": True}
+        return {"ended": True, "stop_all": txn.get(keys.STOP_ALL) == vertex.id.encode()}
     record.incarnation += 1
     txn.put(keys.node(vertex.number), record.pack())
     sequence = space.base + txn.id()

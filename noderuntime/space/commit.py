@@ -73,6 +73,7 @@ class Staged:
     size: int = 0  # bytes of all copies of the outputs
     cells: dict[int, int] | None = None
     ends: bool = False  # the last event of this node: close its outputs and its mailbox
+    stops_all: bool = False  # and of the run
     tried: bytes | None = None  # the node record of the last commit that was tried with it
 
 
@@ -224,6 +225,8 @@ class Commits:
         rings: set[int] = set()
         self.rings = rings
         self.waits_for = ""
+        if not group:  # another thread was first
+            return 0
         space = self.space
         txn = space.begin()
         try:
@@ -318,6 +321,8 @@ class Commits:
                 if staged.ends:
                     self._settle(txn, queues)
                     status = records.ENDED
+                    if staged.stops_all:
+                        txn.put(keys.STOP_ALL, self.name.encode())
                     close(txn, self.links, queues, rings, sequence, index, now_ns)
             if not done:
                 txn.abort()

@@ -42,6 +42,9 @@ def fact(name: str) -> bytes:
     return b"M" + name.encode()
 
 
+STOP_ALL = fact("stop_all")  # there once an operator has asked for the end of the run, in the commit of that event
+
+
 def node(number: int) -> bytes:
     return _NODE.pack(b"n", number)
 

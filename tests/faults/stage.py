@@ -75,12 +75,13 @@ class Stage:
                 return {node["id"]: node for node in answer.result["nodes"]}
         return None
 
-    def complete(self, flow: Flow, rng: random.Random | None = None, every_s: float = 0.05, kills: int = 25) -> None:
+    def complete(self, flow: Flow, rng: random.Random | None = None, every_s: float = 0.05, kills: int = 25, within_s: float = RUN_S_MAX) -> int:
         """Wait until all nodes but the keeper have ended; a runtime that dies is resumed.
 
-        With `rng`, about every `every_s` some process of the run is killed from outside, `kills` times in all.
+        With `rng`, about every `every_s` some process of the run is killed from outside, `kills` times at most. Returns how many were.
         """
-        deadline_s = time.monotonic() + RUN_S_MAX
+        left = kills
+        deadline_s = time.monotonic() + within_s
         next_kill_s = time.monotonic() + 0.5
         while True:
             assert self.running is not None
@@ -89,15 +90,15 @@ class Stage:
             if code is not None:
                 self._resume(code)
                 continue
-            if rng is not None and kills and time.monotonic() > next_kill_s:
-                kills -= self.kill_somebody(rng)
+            if rng is not None and left and time.monotonic() > next_kill_s:
+                left -= self.kill_somebody(rng)
                 next_kill_s = time.monotonic() + rng.expovariate(1 / every_s)
             status = self.ask()
             if status is not None:
                 states = {node["state"] for id, node in status.items() if id != "keeper"}
                 assert "failed" not in states, f"{status}; {self.told()}"
                 if states == {"ended"}:
-                    return
+                    return kills - left
             time.sleep(0.01)
 
     def _resume(self, code: int) -> None:

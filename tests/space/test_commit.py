@@ -151,6 +151,13 @@ def test_a_commit_that_the_caller_did_not_note_is_not_made_twice(chain: Net) -> 
     assert chain.queued("b", "in") == [1, 2, 3]
 
 
+def test_committing_nothing_does_nothing(chain: Net) -> None:
+    a = chain.begin("a")
+    before = chain.space.env.info()["last_txnid"]
+    assert commit(a) == 0 and a.waits_for == ""
+    assert chain.space.env.info()["last_txnid"] == before
+
+
 def test_a_commit_that_was_not_made_is_made_by_the_next_call(chain: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     a = chain.begin("a")
 
@@ -353,7 +360,7 @@ def test_a_node_that_ends_discards_what_waits_and_what_comes(chain: Net) -> None
     assert chain.queued("b", "in") == []
     send(a, 900, 901)
     figures = chain.figures("b")["inputs"]["in"]
-    assert figures == {"queued": 0, "bytes": 0, "taken": 1, "dropped": 0, "discarded": 901}
+    assert figures == {"queued": 0, "bytes": 0, "taken": 1, "dropped": 0, "discarded": 901, "dead": 0}
 
 
 def test_a_full_queue_whose_receiver_ended_blocks_nobody(make: Make) -> None:
