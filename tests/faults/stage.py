@@ -116,6 +116,17 @@ class Stage:
     def environ(self) -> dict[str, str]:
         return {**os.environ, "NODERUNTIME_HOME": str(self.folder.home)}
 
+    def pid(self, node: str) -> int:
+        """Of a node that runs now; else 0."""
+        found = (self.ask() or {}).get(node, {})
+        return int(found["pid"]) if found.get("state") == "running" else 0
+
+    def kill(self, node: str, number: int = signal.SIGKILL) -> int:
+        """Signal the process of a node, once it runs. Returns its pid."""
+        pid = int(wait_until(lambda: self.pid(node), f"{node} to run"))
+        os.kill(pid, number)
+        return pid
+
     def kill_somebody(self, rng: random.Random) -> bool:
         """SIGKILL to a child of the runtime, whichever. False when there was none to be killed."""
         file = runs.RunFile.read(self.folder.run_dir())
