@@ -132,6 +132,8 @@ class Model:
             if failed is None:
                 queue.discarded += len(queue.messages)
                 queue.waiting.clear()
+        if failed is None:
+            self.attempts = {at: tries for at, tries in self.attempts.items() if at[0] != node}
         self.status[node] = "ended" if failed is None else "failed"
 
     def tell(self, node: str, cause: str) -> None:
