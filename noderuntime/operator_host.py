@@ -657,7 +657,3 @@ def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
     log.pass_on()
     host.close()
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())
