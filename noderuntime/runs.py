@@ -256,12 +256,19 @@ class Held:
 
 
 def hold(
-    name: str, environ: Mapping[str, str], *, resume: bool, fresh: bool, size_bytes: int | None, file: str = "FILE"
+    name: str,
+    environ: Mapping[str, str],
+    *,
+    resume: bool,
+    fresh: bool,
+    size_bytes: int | None,
+    file: str = "FILE",
+    from_snapshot: bool = False,
 ) -> Held:
     """Take the run of that name, as the table of the contract says.
 
     A run of that name that is running, or was interrupted and is neither resumed nor started afresh, is
-    refused.
+    refused. With `from_snapshot` a space that was kept is given up for an older snapshot.
     """
     there = find_run(name, environ)
     notices = []
@@ -287,10 +294,9 @@ def hold(
                 f"and starts anew, `noderuntime clean {name}` removes it.",
             )
         if old is not None and not trusted:
-            notices.append("there was an interrupted run of this name, but the machine was restarted: starting anew")
-        keep = old is not None and trusted and resume and not fresh
-        if resume and old is None:
-            notices.append("there is nothing to resume: starting anew")
+            so = "looking for its last snapshot" if resume else "starting anew"
+            notices.append(f"there was an interrupted run of this name, but the machine was restarted: {so}")
+        keep = old is not None and trusted and resume and not fresh and not from_snapshot
         if not keep:
             _empty(run_dir)
     except BaseException:

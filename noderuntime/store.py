@@ -7,7 +7,7 @@ no LMDB at hand. It may be killed at any time: the space stays, and children go 
 Operations (Request.operation; arguments -> result). Writing ones commit together with the record of the request, so
 one that is repeated after a kill counts once:
 
-    open       nodes, fingerprint, fresh, resume -> numbers, ended, failed
+    open       nodes, fingerprint, fresh, resume -> numbers, ended, failed, dropped, resumed
     claim      node, cause, counts, hands, max_attempts, trace -> incarnation, state, by_reference, attempts, buried
                | ended
     end        node, failed, error -> {}
@@ -19,6 +19,8 @@ one that is repeated after a kill counts once:
     state_rm   scope, key -> removed
     letters_*                                           see store_letters.py
     quit       -> {}                                    ends the process
+
+Those of store_snapshot.py belong to them when the run keeps snapshots.
 
 Why `touch`: LMDB can be killed between writing its meta page and publishing the transaction's id. Then no reader sees
 that commit until somebody takes the write lock; so somebody does, after every death, before neighbours are rung.
@@ -44,11 +46,15 @@ from noderuntime.channel import Router
 from noderuntime.errors import NodeRuntimeError, NotRunning, ProtocolError, StoreError, StoreFull
 from noderuntime.protocol import VERSION, Reply, Request
 from noderuntime.rundir import RunDir
+from noderuntime.snapshot.restore import restore_newest
+from noderuntime.snapshot.settings import Settings
 from noderuntime.space import claims, keys, records, shared
 from noderuntime.space.claims import Graph, Vertex
 from noderuntime.space.letters import counts
-from noderuntime.space.space import MARK_NEW_WORK, Space, create, scan
+from noderuntime.space.reconcile import adapt, reconcile
+from noderuntime.space.space import MARK_NEW_WORK, Space, create, open_space, scan
 from noderuntime.store_letters import LetterOperations
+from noderuntime.store_snapshot import Snapshots, say
 
 INLINE_BYTES_MAX = 256 * 1024  # of private state in a claim's result; larger states are read in the space
 HOUSEKEEPING_S = 1.0
@@ -66,6 +72,7 @@ class Store:
         self.space = space
         with space.read() as txn:
             self.graph: Graph = claims.load(txn)
+        self.outside: dict[str, Callable[[Arguments], Result]] = {}  # neither: they need no transaction of the space
         self.letters = LetterOperations(space, lambda: self.graph, self._vertex)
         self.changes: dict[str, Callable[[Any, Arguments], Result]] = {
             "open": self.open,
@@ -97,6 +104,9 @@ class Store:
             return Reply(request.number, {}, "ProtocolError", text)
 
     def _carry_out(self, request: Request) -> Result:
+        outside = self.outside.get(request.operation)
+        if outside is not None:
+            return outside(request.arguments)
         query = self.queries.get(request.operation)
         if query is not None:
             with self.space.read() as txn:
@@ -149,7 +159,11 @@ class Store:
     # --- the runtime ------------------------------------------------------------------------------------------------
 
     def open(self, txn: Any, arguments: Arguments) -> Result:
+        old = claims.load(txn)
+        dropped = reconcile(txn, arguments["nodes"])
         graph = claims.register(txn, arguments["nodes"])
+        adapt(txn, old, graph)
+        resumed = txn.get(keys.fact("resumed"))
         txn.put(keys.fact("fingerprint"), msgpack.packb(arguments["fingerprint"]))
         txn.delete(keys.STOP_ALL)
         if arguments["resume"]:
@@ -167,6 +181,8 @@ class Store:
             "numbers": numbers,
             "ended": [id for id, status in states.items() if status == records.ENDED],
             "failed": [id for id, status in states.items() if status == records.FAILED],
+            "dropped": dropped,
+            "resumed": msgpack.unpackb(resumed) if resumed else {},
         }
 
     def claim(self, txn: Any, arguments: Arguments) -> Result:
@@ -295,7 +311,20 @@ class Store:
             os.close(fd)
 
 
-def serve(store: Store, router: Router, purge_interval_s: float) -> int:
+class Refusing:
+    """In the place of a Store that cannot be: answers every request with the reason."""
+
+    def __init__(self, error: NodeRuntimeError) -> None:
+        self._error = error
+
+    def handle(self, request: Request) -> Reply:
+        return Reply(request.number, {}, type(self._error).__name__, str(self._error))
+
+    def housekeeping(self, purge: bool) -> None:
+        pass
+
+
+def serve(store: Store | Refusing, router: Router, purge_interval_s: float, snapshots: Snapshots | None = None) -> int:
     """Answer until `quit` comes."""
     next_purge = time.monotonic() + purge_interval_s
     next_housekeeping = time.monotonic()
@@ -306,7 +335,11 @@ def serve(store: Store, router: Router, purge_interval_s: float) -> int:
             if now >= next_purge:
                 next_purge = now + purge_interval_s
             next_housekeeping = now + HOUSEKEEPING_S
-        found = router.receive(max(0.0, next_housekeeping - time.monotonic()))
+        due = next_housekeeping
+        if snapshots is not None:
+            snapshots.tick()
+            due = min(due, snapshots.due_s)
+        found = router.receive(max(0.0, due - time.monotonic()))
         while found is not None:
             identity, message = found
             if isinstance(message, Request):
@@ -324,19 +357,48 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=1_000_000_000)
     parser.add_argument("--purge-interval", type=float, default=60.0)
     parser.add_argument("--history", type=int, default=10_000)
+    parser.add_argument("--snapshots", type=Path, help="settings of the snapshots, see snapshot/settings.py")
+    parser.add_argument("--resume", action="store_true", help="when there is no space, make it from a snapshot")
+    parser.add_argument("--from", dest="from_snapshot", type=int, help="from this one")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     run_dir = RunDir(options.run_dir)
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    settings = Settings.read(options.snapshots) if options.snapshots else None
+    snapshots = None
+    space = None
+    store: Store | Refusing
     try:
-        space = create(run_dir.space, options.size, boot_id)
+        resumed = _make_space(run_dir, options, settings)
+        space = open_space(run_dir.space)
+        store = Store(space)
+        if settings is not None:
+            snapshots = Snapshots(space, settings, resumed, say)
+            store.outside.update(snapshots.operations)
     except NodeRuntimeError as error:
-        print(error, file=sys.stderr)
-        return 2
+        store = Refusing(error)
     with Router(run_dir.store_socket) as router:
-        code = serve(Store(space), router, options.purge_interval)
-    space.close()
+        code = serve(store, router, options.purge_interval, snapshots)
+    if snapshots is not None:
+        snapshots.close()
+    if space is not None:
+        space.close()
     return code
+
+
+def _make_space(run_dir: RunDir, options: argparse.Namespace, settings: Settings | None) -> bool:
+    """Make the space when it is not there: from a snapshot if that was asked for. Whether its history goes on."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    is_there = (run_dir.space / "data.mdb").exists()
+    restored = None
+    if not is_there and options.resume and settings is not None:
+        backend = settings.open()
+        try:
+            restored = restore_newest(backend, run_dir.space, options.size, boot_id, options.from_snapshot)
+        finally:
+            backend.close()
+    space = create(run_dir.space, options.size, boot_id)
+    space.close()
+    return is_there or restored is not None
 
 
 if __name__ == "__main__":
