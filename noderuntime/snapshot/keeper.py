@@ -47,6 +47,9 @@ class Keeper:
         self.last: Manifest | None = None  # of ours: what an incremental one can build on
         self._index: KeyIndex | None = None
         self._next_number = 0
+        if str(backend.spool) != backend.place:  # what a save that was killed has left on its way
+            for left in backend.spool.glob("*.part"):
+                left.unlink(missing_ok=True)
 
     def take(self, why: str) -> Taken:
         """Copy, publish and prune. Raises StoreError: SpaceTooFull, SnapshotConflict, SnapshotUnavailable."""
