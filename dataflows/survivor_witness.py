@@ -107,8 +107,9 @@ def rows(seen: Witness, columns: int, colour: bool) -> list[str]:
 
 def verdict(seen: Witness) -> list[str]:
     word = "survived" if seen.is_good else "NOT AS PROMISED"
+    kills = f"{seen.kills} kill{'' if seen.kills == 1 else 's'}"
     return [
-        f"{word}: {seen.kills} kills with kill -9, counted on after {back_text(seen.back_s)}",
+        f"{word}: {kills} with kill -9, counted on after {back_text(seen.back_s)}",
         f"count {seen.count:,}, messages lost {seen.lost}, repeated {seen.repeated}",
     ]
 

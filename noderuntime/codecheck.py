@@ -47,8 +47,8 @@ class CodeCheck:
         code = self._process.wait()
         os.close(self.pidfd)
         with self._said:
-            self._said.seek(0)
-            trace = self._said.read(TRACE_BYTES_MAX).decode(errors="replace").strip()
+            self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - TRACE_BYTES_MAX))
+            trace = self._said.read().decode(errors="replace").strip()
         if code == 0:
             return None
         if code == -signal.SIGALRM:

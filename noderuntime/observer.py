@@ -57,7 +57,7 @@ class LogRecord:
 class SummaryRow:
     """What became of one node. `state`: finished | stopped | failed | waiting.
 
-    `messages`: those that it took; those that it sent when it has no inputs.
+    `messages`: those that it took; those that it sent when it took none.
     """
 
     node: str

@@ -144,6 +144,7 @@ class OperatorHost:
         self._timers = [item for item in member.inputs.values() if item.wiring.period_ns]
         self._watched = [item for item in member.inputs.values() if item.wiring.timeout_ns]
         self._waiting_since = 0.0
+        self._rung = False  # the bell has rung, and is not drained yet
         self.ctx.wait_for_room = self._wait_for_payload_room
         self._published = time.monotonic()
 
@@ -271,9 +272,12 @@ class OperatorHost:
         what: Event | tuple[bytes, Input, bytes],
         cells: dict[int, int] | None = None,
         lives: int = 0,
-        ends: bool = False,
+        ends: bool | None = None,
     ) -> None:
-        """Run the handler for an event, or for a message (key, input, record), and stage what it changes."""
+        """Run the handler for an event, or for a message (key, input, record), and stage what it changes.
+
+        `ends` tells whether it is the last event of this node; by default the handler's Status decides.
+        """
         ctx = self.ctx
         staged = ctx.staged = Staged()
         try:
@@ -300,9 +304,11 @@ class OperatorHost:
                 self._cells[cell] = number
         ctx.staged = None
         self.words[pulse.HANDLED] += 1
-        if ends or (status is not None and status is not Status.CONTINUE):
-            staged.ends = self.ended = True
+        if ends is None and status is not None and status is not Status.CONTINUE:
+            ends = True
             staged.stops_all = self.stop_all = status is Status.STOP_ALL
+        if ends:
+            staged.ends = self.ended = True
         self.group.append(staged)
 
     def _fail(self, where: str, error: BaseException) -> None:
@@ -333,8 +339,9 @@ class OperatorHost:
 
     def _commit(self) -> None:
         with self.committing:
-            done = self.member.commit(self.group)
-            del self.group[:done]
+            if self.group:  # else the other thread was faster
+                done = self.member.commit(self.group)
+                del self.group[:done]
 
     def _fail_staged(self, failed: Inapplicable) -> None:
         """A handler has returned, and what it staged cannot be committed: its event fails, those before it do not."""
@@ -477,8 +484,16 @@ class OperatorHost:
     # --- waiting and control ----------------------------------------------------------------------------------------
 
     def _wait(self, pause_s: float) -> None:
-        """Sleep until the bell rings, control speaks, or `pause_s` is over. With 0 it only looks."""
+        """Sleep until the bell rings, control speaks, or `pause_s` is over. With 0 it only looks.
+
+        The bell that woke us is drained at the next call, when what it rang for has been handled, and then it looks
+        once more instead of sleeping: a ring meanwhile is not lost, and the drain is not in the way of the message.
+        """
         self.log.pass_on()
+        if self._rung:
+            self._rung = False
+            doorbell.drain(self.member.bell)
+            return
         if pause_s > 0:
             if self.log.has_sent:  # that may have eaten the edge of what the runtime has sent
                 self.log.has_sent = False
@@ -490,7 +505,7 @@ class OperatorHost:
         rung = self._poller.poll(pause_s * 1000)
         for fd, _ in rung:
             if fd == self.member.bell:
-                doorbell.drain(fd)
+                self._rung = True
             elif fd == self.dealer.fd:
                 self.control()
             elif self._reload is not None:
@@ -534,11 +549,7 @@ class OperatorHost:
 
     def _finish(self, stop: Stop) -> None:
         """The STOP event. When all inputs have ended, so does this node: its outputs close in the same commit."""
-        ends = stop.id == "ALL_INPUTS_CLOSED"
-        self._handle(notice("STOP", stop.id), ends=ends)
-        if not ends:
-            self.ended = self.stop_all = False
-            self.group[-1].ends = False
+        self._handle(notice("STOP", stop.id), ends=stop.id == "ALL_INPUTS_CLOSED")
         self._flush()
 
 

@@ -34,14 +34,14 @@ ENV_TERMINAL = "NODERUNTIME_TERMINAL"  # "COLUMNSxLINES" when the run is shown o
 def home(env: Mapping[str, str], uid: int) -> Path:
     """The folder of all runs of this user."""
     given = env.get(ENV_HOME)
-    return Path(given) / "runs" if given else Path(f"/dev/shm/noderuntime-{uid}")
+    return Path(given).absolute() / "runs" if given else Path(f"/dev/shm/noderuntime-{uid}")
 
 
 def state_home(env: Mapping[str, str]) -> Path:
     """The folder of logs and default snapshots of all runs of this user."""
     given = env.get(ENV_HOME)
     if given:
-        return Path(given) / "state"
+        return Path(given).absolute() / "state"
     return Path(env.get("XDG_STATE_HOME") or Path(env.get("HOME", "/tmp")) / ".local/state") / "noderuntime"
 
 

@@ -13,6 +13,7 @@ small.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -112,8 +113,14 @@ def homes(environ: Mapping[str, str]) -> list[Path]:
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder that only this user may enter. Raises RunRefused when somebody else has made it already."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make a folder that only this user may enter. Raises RunRefused when there cannot be one."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno not in {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}:
+            raise
+        hint = f"Set ${ENV_HOME} to a folder of yours."
+        raise RunRefused("", f"{folder} cannot be made: {error.strerror}", hint) from None
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise RunRefused(

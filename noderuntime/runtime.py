@@ -34,7 +34,7 @@ from noderuntime.crew import Crew
 from noderuntime.dataflow import Dataflow
 from noderuntime.errors import NodeRuntimeError
 from noderuntime.helpers import STORE_ENTRY, GaveUp, NurseryKeeper, StoreKeeper
-from noderuntime.lockwatch import Holding, LockWatch
+from noderuntime.lockwatch import Holding, LockWatch, Pinning
 from noderuntime.logs import Notes, RunLogs
 from noderuntime.loop import Loop
 from noderuntime.nursery import Order
@@ -217,7 +217,9 @@ class Runtime:
     def _look(self, now_s: float) -> None:
         """Some times a second: who hangs, who is stopped, who holds a lock?"""
         holdings: list[tuple[int, Holding]] = []
+        pinnings: list[Pinning] = []
         if self._lock_watch is not None:
+            pinnings = self._lock_watch.look_at_readers(now_s)
             for holding in self._lock_watch.look(now_s):
                 holdings.append((process.process_of_thread(holding.thread) or 0, holding))
         stopped = self._crew.stopped
@@ -225,7 +227,7 @@ class Runtime:
         lock_s = max((held.held_s for pid, held in holdings if pid == store_pid), default=0.0)
         self._nursery.look(now_s, self._nursery.pid in stopped)
         self._store.look(now_s, store_pid in stopped, lock_s)
-        self._crew.look(now_s, holdings)
+        self._crew.look(now_s, holdings, pinnings)
         if not self._nursery.busy:
             self._crew.reap_orphans()
         if self._phase == "saving":
@@ -337,6 +339,8 @@ class Runtime:
                 self._code = self._code or 128 + number
                 self._notes.tell("stopping at once")
                 self._stopping = True
+                if self._phase == "quitting":
+                    self._phase = "over"
                 self._crew.abort()
                 self._snapshots.give_up()
             else:
@@ -410,6 +414,7 @@ class Runtime:
 
     def _quit(self) -> None:
         self._phase = "quitting"
+        self._give_up_at_s = time.monotonic() + QUIT_S_MAX
         self._link.request("quit", {}, lambda _: None, lambda error, text: None, QUIT_S_MAX)
         self._store.may_end = True
 

@@ -40,6 +40,14 @@ def test_a_failure_says_what_is_kept_and_how_to_go_on() -> None:
     assert "--name other --resume" in named
 
 
+def test_what_came_for_a_failed_node_and_was_discarded_is_told() -> None:
+    nodes = figures(0)
+    nodes["sums"]["inputs"]["n"]["discarded"] = 7
+    _, told, _ = results.hints("f", "f.yml", [FAILED], nodes, kept=True)
+    assert told.startswith("7 messages that came for sums")
+    assert not any("discarded" in line for line in results.hints("f", "f.yml", [FINE], nodes, True))
+
+
 def test_a_failure_of_which_nothing_is_kept_promises_nothing() -> None:
     assert results.hints("flow", "flow.yml", [FAILED], figures(0), kept=False) == []
 

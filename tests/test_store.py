@@ -53,7 +53,7 @@ def test_figures_tell_what_waits_and_what_was_sent(net: Net) -> None:
     figures = net.ask("figures")
     assert figures["nodes"]["a"]["outputs"] == {"out": 2}
     waiting = figures["nodes"]["b"]["inputs"]["in"]
-    assert waiting == {"queued": 2, "bytes": 64, "taken": 0, "dropped": 0, "discarded": 0}
+    assert waiting == {"queued": 2, "bytes": 64, "taken": 0, "dropped": 0, "discarded": 0, "dead": 0}
     assert 0 < figures["used_bytes"] < figures["size_bytes"] == 16 * MB
     assert figures["readers"] >= 0
 

@@ -26,13 +26,12 @@ from noderuntime.observer import Observer, RunOptions
 
 def run(options: Namespace) -> int:
     """Run a dataflow. Returns the exit code of the run; with -d, 0 as soon as it is up."""
+    dataflow = load(options.file, overrides=dict(options.env))
     name = run_name(options.name, options.file)
     if options.chaos == 0:
         raise UsageError("--chaos 0s would be one kill after the other; give a time such as 1s", "noderuntime run")
     if options.seed is not None and options.chaos is None:
         raise UsageError("--seed says which kills to repeat; it needs --chaos TIME", "noderuntime run")
-    overrides = dict(options.env)
-    dataflow = load(options.file, overrides=overrides)
     for warning in check_files(dataflow):
         output.warn(warning)
     if not options.detach:

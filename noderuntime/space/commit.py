@@ -225,6 +225,8 @@ class Commits:
         rings: set[int] = set()
         self.rings = rings
         self.waits_for = ""
+        if not group:  # another thread was first
+            return 0
         space = self.space
         txn = space.begin()
         try:

@@ -21,6 +21,7 @@ import mmap
 import os
 import struct
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 SEGMENT_BYTES_MIN = 64 * 1024
 THRESHOLD_BYTES = 64 * 1024  # smaller bodies travel in the message itself
+PROBE_S = 0.0002  # between two tries to lock a segment that its owner holds
 
 REFERENCE = struct.Struct("<HIQQ")  # owner, number, generation, length
 _RECORD = struct.Struct("<QQQ")  # generation, size, references
@@ -286,6 +288,14 @@ class _Mapped:
             fcntl.flock(self.fd, fcntl.LOCK_UN)
 
 
+def _lock_shared(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 class SegmentViews:
     """What this process reads of others' segments: read-only views, valid for as long as anybody keeps them."""
 
@@ -306,20 +316,22 @@ class SegmentViews:
             mapped = self._mapped.get((owner, number))
             if mapped is None:
                 mapped = self._mapped[owner, number] = _Mapped(segment_path(self._folder, owner, number))
-            if not mapped.leases:
-                try:
-                    fcntl.flock(mapped.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise Dropped from None  # its owner fills it anew, so nothing refers to it any more
+            while not mapped.leases and not _lock_shared(mapped.fd):
+                # its owner fills it anew, so nothing refers to it; or only looks for one that is free
+                if not self._exists(key):
+                    raise Dropped
+                time.sleep(PROBE_S)
             mapped.leases += 1
-            with self._space.read() as txn:
-                exists = txn.get(key) is not None
-            if not exists:
+            if not self._exists(key):
                 mapped.release()
                 raise Dropped
         root: NDArray[np.uint8] = np.frombuffer(mapped.map, dtype=np.uint8, count=length)
         weakref.finalize(root, self._released.append, mapped).atexit = False
         return root
+
+    def _exists(self, key: bytes) -> bool:
+        with self._space.read() as txn:
+            return txn.get(key) is not None
 
     def work_off(self) -> None:
         """Give back the leases whose views are gone. Finalizers run at any moment, so they only append to a list."""

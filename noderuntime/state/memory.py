@@ -82,7 +82,8 @@ class MemoryState:
     def snapshot(self) -> Iterator[View]:
         """Several reads of one moment: `with kvs.snapshot() as view: view.get(a), view.get(b)`.
 
-        Keep it short: as long as it is open, the memory of everything written meanwhile cannot be reused.
+        Keep it short: as long as it is open, the memory of everything written meanwhile cannot be reused. A process
+        that keeps one open for a second while others write is killed.
         """
         with self._space.read() as txn:
             yield View(txn, self._space.now_ns())

@@ -256,6 +256,17 @@ def test_resuming_makes_those_live_again_whom_a_failure_cut_off(chain: Net) -> N
     assert take(chain, chain.begin("c")) == 3
 
 
+def test_the_end_of_a_sender_waits_behind_the_queue_that_a_failed_node_keeps(chain: Net) -> None:
+    a = chain.begin("a")
+    send(a, 1)
+    chain.end("b", error="broken")
+    send(a, 2)
+    commit(a, staged(a, ends=True))
+    assert chain.queued("b", "in") == [1, ("INPUT_CLOSED", "", None)]
+    chain.open(CHAIN, resume=True)
+    assert chain.queued("b", "in") == [1, ("INPUT_CLOSED", "", None)]
+
+
 def test_resuming_leaves_those_ended_who_ended_by_themselves(chain: Net) -> None:
     a = chain.begin("a")
     commit(a, staged(a, ends=True))

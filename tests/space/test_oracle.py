@@ -121,7 +121,7 @@ class Model:
             if queue.source_ended:
                 continue
             queue.source_ended, queue.source_failed = True, cut_off
-            if queue.closed:
+            if queue.closed and self.status[queue.node] != "failed":
                 continue
             if failed is not None and queue.node not in told:
                 told.add(queue.node)
@@ -132,6 +132,8 @@ class Model:
             if failed is None:
                 queue.discarded += len(queue.messages)
                 queue.waiting.clear()
+        if failed is None:
+            self.attempts = {at: tries for at, tries in self.attempts.items() if at[0] != node}
         self.status[node] = "ended" if failed is None else "failed"
 
     def tell(self, node: str, cause: str) -> None:
