@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgpack
 
 from noderuntime.errors import StoreError
 from noderuntime.snapshot.backend import Backend
-from noderuntime.snapshot.cut import Cut, Walked, open_cut
+from noderuntime.snapshot.cut import Cut, SpaceTooFull, Walked, open_cut
 from noderuntime.snapshot.format import KeyIndex, Manifest
 from noderuntime.space import keys
 from noderuntime.space.space import Space
@@ -45,6 +47,9 @@ class Keeper:
         self.last: Manifest | None = None  # of ours: what an incremental one can build on
         self._index: KeyIndex | None = None
         self._next_number = 0
+        if str(backend.spool) != backend.place:  # what a save that was killed has left on its way
+            for left in backend.spool.glob("*.part"):
+                left.unlink(missing_ok=True)
 
     def take(self, why: str) -> Taken:
         """Copy, publish and prune. Raises StoreError: SpaceTooFull, SnapshotConflict, SnapshotUnavailable."""
@@ -54,9 +59,16 @@ class Keeper:
         number = self._next_number
         parent = self.last if self.last is not None and self.backend.may_build_on(self.last) else None
         since, known = (parent.cut, self._index) if parent else (None, None)
-        with open_cut(self.space, self.space.folder.parent / "segments") as cut:
-            walked = cut.walk(self.backend.spool, f"{number:010d}-{secrets.token_hex(4)}", since, known)
-            manifest = self._manifest(cut, walked, number, parent, why)
+        prefix = f"{number:010d}-{secrets.token_hex(4)}"
+        segments = self.space.folder.parent / "segments"
+        try:
+            with open_cut(self.space, segments) as cut:
+                walked = cut.walk(self.backend.spool, prefix, since, known)
+                manifest = self._manifest(cut, walked, number, parent, why)
+        except SpaceTooFull:
+            with open_cut(self.space, segments) as cut, cut.copied(self._room()):
+                walked = cut.walk(self.backend.spool, prefix, since, known)
+                manifest = self._manifest(cut, walked, number, parent, why)
         self.last, self._index = None, None  # until it is published: after a failure the next one is a full one
         published = self.backend.save(manifest, walked)
         self.last, self._index = published, walked.index
@@ -67,6 +79,13 @@ class Keeper:
         except StoreError as error:
             problem = f"older snapshots could not be removed: {error}"
         return Taken(published, cut.txn_id, walked.pinned_s, time.monotonic() - began_s, problem)
+
+    def _room(self) -> Path:
+        """Where there is room for a copy of the space: beside it, in memory, else where snapshots are made."""
+        beside = self.space.folder.parent
+        room = os.statvfs(beside)
+        needed = 2 * self.space.used_bytes()
+        return beside if room.f_bavail * room.f_frsize > needed else self.backend.spool
 
     def _manifest(self, cut: Cut, walked: Walked, number: int, parent: Manifest | None, why: str) -> Manifest:
         fingerprint = cut.txn.get(keys.fact("fingerprint"))
