@@ -19,7 +19,7 @@ from noderuntime.space.commit import Output, Staged
 from noderuntime.space.records import encode_message
 from noderuntime.space.shared import Merge, SharedWrite, check_value, ttl_to_ns
 from noderuntime.space.space import scan
-from noderuntime.state import MemoryState
+from noderuntime.state.memory import NodeState
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +40,7 @@ class OperatorContext:
         self.incarnation = member.incarnation
         self.is_restart = member.incarnation > 1
         self.log = log
-        self.kvs = MemoryState(member.space, member.wiring.number)
+        self.kvs = NodeState(member.space, member.wiring.number, member.bells.ring, member.watch)
         self.staged: Staged | None = None  # None: no event in hand
         self.wait_for_room: Callable[[StoreFull], None] = _no_room
         self._member = member
@@ -168,6 +168,7 @@ class OperatorContext:
         if not hasattr(merge, "apply"):
             raise TypeError(f"kvs_merge takes one of noderuntime.merges, not {type(merge).__name__}")
         merged = merge.apply(self.kvs_read(key))
+        check_value(f"the merged value of {key!r}", merged)
         self._stage("kvs_merge", SharedWrite(keys.user_key(key), merge=merge), merged)
 
     def _stage(self, call: str, write: SharedWrite, result: bytes | None) -> None:

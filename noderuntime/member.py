@@ -18,6 +18,7 @@ from noderuntime.space.commit import Commits, Input, Staged
 from noderuntime.space.mailbox import Message, next_messages, queue_of
 from noderuntime.space.segments import SegmentPool, SegmentViews
 from noderuntime.space.space import open_space
+from noderuntime.space.watching import Subscription
 from noderuntime.wiring import Wiring
 
 ROOM_CHECK_S = 0.05  # room in the space (not in a queue) rings no bell
@@ -40,12 +41,8 @@ class Member:
         self._pool: SegmentPool | None = None  # most nodes send nothing large
         self._views: SegmentViews | None = None
         self.bell = doorbell.open_bell(run_dir.bell(wiring.number))
-        numbers = {receiver.node for output in wiring.outputs for receiver in output.receivers}
-        numbers |= {item.sender for item in wiring.inputs if item.sender >= 0}
-        self._bells = {
-            number: self.bell if number == wiring.number else doorbell.open_bell(run_dir.bell(number))
-            for number in numbers
-        }
+        self.bells = doorbell.Bells(run_dir, {wiring.number: self.bell})
+        self.watch = Subscription(self.space, wiring.number)
         self.inputs = {item.number: item for item in self.commits.inputs.values()}
         self.mailboxes = [item.mailbox for item in self.inputs.values() if not item.wiring.period_ns]
         self.attempts = {
@@ -84,8 +81,7 @@ class Member:
         done = commits.commit(group, self.space.now_ns())
         words[pulse.COMMITS] += 1 if done else 0
         self.let_go(group[:done])
-        for number in commits.rings:
-            doorbell.ring(self._bells[number])
+        self.bells.ring(commits.rings)
         words[pulse.PHASE] = phase
         return done
 
@@ -136,6 +132,6 @@ class Member:
         if self._pool is not None:
             self._pool.close()
         self.space.close()
-        for bell in {self.bell, *self._bells.values()}:
-            os.close(bell)
+        self.bells.close()
+        os.close(self.bell)
         self.page.close()

@@ -37,7 +37,8 @@ from noderuntime.space.keys import parse_message
 from noderuntime.space.mailbox import Message, messages_after
 from noderuntime.space.segments import Dropped
 from noderuntime.space.shared import Merge
-from noderuntime.state import MemoryState
+from noderuntime.state import State
+from noderuntime.state.memory import NodeState
 from noderuntime.wiring import Wiring
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Node:
         wiring = Wiring.from_plain(welcome.wiring)
         self._member = member = Member(run_dir, wiring, welcome.incarnation, welcome.attempts, fresh_work=True)
         self._dealer = dealer
-        self._kvs = MemoryState(member.space, wiring.number)
+        self._kvs = NodeState(member.space, wiring.number, member.bells.ring, member.watch)
         self._config = MappingProxyType(wiring.config)
         self._outputs = member.commits.outputs
         self._lock = threading.RLock()
@@ -469,7 +470,7 @@ class Node:
     # --- the shared store, immediately ------------------------------------------------------------------------------
 
     @property
-    def kvs(self) -> MemoryState:
+    def kvs(self) -> State:
         """The shared KVS: compare-and-set, several reads of one moment, and more."""
         self._check_open()
         self._drain()

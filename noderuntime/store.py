@@ -13,10 +13,7 @@ one that is repeated after a kill counts once:
     end        node, failed, error -> {}
     touch      -> {}                                    takes the write lock once: see below
     figures    -> nodes, used_bytes, size_bytes, readers
-    state_ls   scope, prefix -> keys                    scope: "shared" or a node id
-    state_get  scope, key -> value, revision
-    state_set  scope, key, value -> revision
-    state_rm   scope, key -> removed
+    state_*, kvs_*, node_*                              see store_state.py, store_nodes.py and docs/store-api.md
     quit       -> {}                                    ends the process
 
 Why `touch`: LMDB can be killed between writing its meta page and publishing the transaction's id. Then no reader sees
@@ -28,6 +25,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import select
 import signal
 import sys
 import time
@@ -37,18 +35,22 @@ from typing import Any
 
 import msgpack
 
+from noderuntime import doorbell
 from noderuntime.channel import Router
-from noderuntime.errors import NodeRuntimeError, NotRunning, ProtocolError, StoreError, StoreFull
+from noderuntime.errors import NodeRuntimeError, ProtocolError, StoreError
 from noderuntime.protocol import VERSION, Reply, Request
 from noderuntime.rundir import RunDir
-from noderuntime.space import claims, keys, records, shared
+from noderuntime.space import claims, keys, records, watching
 from noderuntime.space.claims import Graph, Vertex
-from noderuntime.space.space import MARK_NEW_WORK, Space, create, scan
+from noderuntime.space.shared import ttl_to_ns
+from noderuntime.space.space import Space, create
+from noderuntime.store_state import PURGE_STEP, StateOperations, check_limits, vertex_of
+from noderuntime.store_waits import Waits, WatchKeys
 
 INLINE_BYTES_MAX = 256 * 1024  # of private state in a claim's result; larger states are read in the space
 HOUSEKEEPING_S = 1.0
 RESERVE_BYTES = 4 << 20
-KEYS_LISTED_MAX = 100_000
+DEATHS = ("claim", "end", "touch")
 
 Arguments = dict[str, Any]
 Result = dict[str, Any]
@@ -61,28 +63,31 @@ class Store:
         self.space = space
         with space.read() as txn:
             self.graph: Graph = claims.load(txn)
+        self.state = StateOperations(space, lambda id: vertex_of(self.graph, id))
         self.changes: dict[str, Callable[[Any, Arguments], Result]] = {
             "open": self.open,
             "claim": self.claim,
             "end": self.end,
             "touch": self.touch,
-            "state_set": self.state_set,
-            "state_rm": self.state_rm,
+            **self.state.changes,
         }
         self.queries: dict[str, Callable[[Any, Arguments], Result]] = {
             "figures": self.figures,
-            "state_ls": self.state_ls,
-            "state_get": self.state_get,
+            **self.state.queries,
         }
 
-    def handle(self, request: Request) -> Reply:
-        """Carry out one request. Errors of ours become replies that name their class."""
+    def handle(self, request: Request, identity: bytes, waits: Waits) -> Reply | None:
+        """Carry out one request. Errors of ours become replies that name their class. None: `waits` will answer."""
         try:
             if request.version != VERSION:
                 raise ProtocolError(f"protocol version {request.version}; this store speaks {VERSION}")
+            if request.operation in waits.operations:
+                waits.take(identity, request)
+                return None
             result = self._carry_out(request)
             return Reply(request.number, result, "", "")
         except NodeRuntimeError as error:
+            self.state.rings.clear()
             return Reply(request.number, {}, type(error).__name__, str(error))
         except (KeyError, TypeError, ValueError) as error:
             text = f"{request.operation}: wrong arguments ({type(error).__name__}: {error})"
@@ -107,6 +112,9 @@ class Store:
                 if number > request.number:
                     raise ProtocolError(f"request {request.number} of {request.client}: its last is {number}")
             result = change(txn, request.arguments)
+            if request.operation in DEATHS:
+                # who was killed between commit and ring has not rung those who watch what it wrote
+                self.state.rings |= watching.watching(txn)
             txn.put(key, msgpack.packb([request.number, result]))
             return self._complete(txn, request, result)
 
@@ -118,12 +126,8 @@ class Store:
         by_reference = sum(len(key) + len(value) for key, value in state.items()) > INLINE_BYTES_MAX
         return {**result, "state": {} if by_reference else state, "by_reference": by_reference}
 
-    def _vertex(self, arguments: Arguments, field: str = "node") -> Vertex:
-        vertex = self.graph.get(arguments[field])
-        if vertex is None:
-            known = ", ".join(self.graph)
-            raise NotRunning(f"this run has no node {arguments[field]!r}", f"Its nodes: {known}")
-        return vertex
+    def _vertex(self, arguments: Arguments) -> Vertex:
+        return vertex_of(self.graph, arguments["node"])
 
     # --- the runtime ------------------------------------------------------------------------------------------------
 
@@ -132,6 +136,7 @@ class Store:
         txn.put(keys.fact("fingerprint"), msgpack.packb(arguments["fingerprint"]))
         if arguments["resume"]:
             claims.reopen(txn, graph)
+            self.space.advance_clock(txn)
         states = {vertex.id: claims.status(txn, vertex) for vertex in graph.values()}
         numbers = {
             vertex.id: {
@@ -164,6 +169,7 @@ class Store:
     def end(self, txn: Any, arguments: Arguments) -> Result:
         self.space.env.reader_check()
         error = arguments["error"] if arguments["failed"] else None
+        watching.forget(txn, self._vertex(arguments).number)
         claims.end(txn, self.space, self.graph, self._vertex(arguments), failed=error)
         return {}
 
@@ -179,68 +185,18 @@ class Store:
             "readers": self.space.env.info()["num_readers"],
         }
 
-    # --- state, for the command line --------------------------------------------------------------------------------
-
-    def state_ls(self, txn: Any, arguments: Arguments) -> Result:
-        prefix = arguments.get("prefix", "").encode()
-        found: list[list[Any]] = []
-        if arguments["scope"] == "shared":
-            for key, entry in shared.entries(txn, prefix, self.space.now_ns()):
-                found.append([key.decode(), len(entry.value), entry.revision])
-                if len(found) >= KEYS_LISTED_MAX:
-                    break
-            return {"keys": found}
-        own = keys.private_prefix(self._vertex(arguments, "scope").number)
-        for key, value in scan(txn, own + prefix):
-            (sequence,) = records.PRIVATE.unpack_from(value)
-            found.append([key[len(own) :].decode(), len(value) - records.PRIVATE_BYTES, sequence])
-            if len(found) >= KEYS_LISTED_MAX:
-                break
-        return {"keys": found}
-
-    def state_get(self, txn: Any, arguments: Arguments) -> Result:
-        key = keys.user_key(arguments["key"])
-        if arguments["scope"] == "shared":
-            entry = shared.read(txn, key, self.space.now_ns())
-            return {"value": entry and entry.value, "revision": entry.revision if entry else 0}
-        value = txn.get(keys.private_prefix(self._vertex(arguments, "scope").number) + key)
-        if value is None:
-            return {"value": None, "revision": 0}
-        (sequence,) = records.PRIVATE.unpack_from(value)
-        return {"value": value[records.PRIVATE_BYTES :], "revision": sequence}
-
-    def state_set(self, txn: Any, arguments: Arguments) -> Result:
-        key = keys.user_key(arguments["key"])
-        value = shared.check_value(f"the value of {arguments['key']!r}", arguments["value"])
-        sequence = self.space.base + txn.id()
-        self._refuse_when_full(txn)
-        if arguments["scope"] == "shared":
-            shared.write(txn, shared.SharedWrite(key, value), sequence, self.space.now_ns(), 0)
-        else:
-            own = keys.private_prefix(self._vertex(arguments, "scope").number)
-            txn.put(own + key, records.PRIVATE.pack(sequence) + value)
-        return {"revision": sequence}
-
-    def state_rm(self, txn: Any, arguments: Arguments) -> Result:
-        key = keys.user_key(arguments["key"])
-        if arguments["scope"] == "shared":
-            return {"removed": txn.delete(keys.shared(key))}
-        return {"removed": txn.delete(keys.private_prefix(self._vertex(arguments, "scope").number) + key)}
-
-    def _refuse_when_full(self, txn: Any) -> None:
-        if self.space.used_share(txn) > MARK_NEW_WORK:
-            raise StoreFull(self.space.size_bytes, self.space.used_bytes())
-
     # --- housekeeping -----------------------------------------------------------------------------------------------
 
-    def housekeeping(self, purge: bool) -> None:
+    def housekeeping(self) -> None:
         """What has to be done now and then. Never raises for want of room: there will be a next time."""
         self.space.env.reader_check()
         with contextlib.suppress(OSError):
             self._reserve()
-        if purge:
-            with contextlib.suppress(StoreError), self.space.write() as txn:
-                shared.purge(txn, self.space.now_ns())
+
+    def purge(self) -> bool:
+        """A bounded step of turning what has expired into deletions; whether there is more."""
+        with self.space.write() as txn:
+            return self.state.purge(txn) == PURGE_STEP
 
     def _reserve(self) -> None:
         """Keep some memory behind the last page allocated: in a tmpfs that others fill up, deleting needs pages too."""
@@ -255,26 +211,73 @@ class Store:
                 os.close(fd)
 
 
-def serve(store: Store, router: Router, purge_interval_s: float) -> int:
-    """Answer until `quit` comes."""
-    next_purge = time.monotonic() + purge_interval_s
-    next_housekeeping = time.monotonic()
-    while True:
-        now = time.monotonic()
-        if now >= next_housekeeping:
-            store.housekeeping(purge=now >= next_purge)
+class Service:
+    """The loop: answers requests, rings bells, and does what has to be done now and then."""
+
+    def __init__(self, store: Store, router: Router, run_dir: RunDir, purge_interval_s: float) -> None:
+        self.store = store
+        self.waits = Waits(self._send)
+        self._router = router
+        self._purge_interval_s = purge_interval_s
+        self._watch = WatchKeys(store.space, store.state.watch)
+        self.waits.operations["kvs_watch"] = self._watch
+        doorbell.create(run_dir.bell(watching.STORE))
+        self._bell = doorbell.open_bell(run_dir.bell(watching.STORE))
+        self._bells = doorbell.Bells(run_dir, {watching.STORE: self._bell})
+
+    def run(self) -> int:
+        """Answer until `quit` comes."""
+        poller = select.poll()
+        poller.register(self._router.fd, select.POLLIN)
+        poller.register(self._bell, select.POLLIN)
+        next_purge = time.monotonic() + self._purge_interval_s
+        next_housekeeping = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if now >= next_housekeeping:
+                self.store.housekeeping()
+                self._watch.tidy()
+                next_housekeeping = now + HOUSEKEEPING_S
             if now >= next_purge:
-                next_purge = now + purge_interval_s
-            next_housekeeping = now + HOUSEKEEPING_S
-        found = router.receive(max(0.0, next_housekeeping - time.monotonic()))
-        while found is not None:
+                next_purge = now if self._purge() else now + self._purge_interval_s
+            doorbell.drain(self._bell)
+            self.waits.look()
+            self._bells.ring(self.store.state.taken_rings())
+            if not self._answer():
+                return 0
+            due = min(next_housekeeping, next_purge, self.waits.next_deadline)
+            poller.poll(max(0.0, due - time.monotonic()) * 1000)
+
+    def _answer(self) -> bool:
+        """Take all requests that are there; False once `quit` has come."""
+        while (found := self._router.receive_nowait()) is not None:
             identity, message = found
-            if isinstance(message, Request):
-                if message.operation == "quit":
-                    router.send(identity, Reply(message.number, {}, "", ""))
-                    return 0
-                router.send(identity, store.handle(message))
-            found = router.receive_nowait()
+            if not isinstance(message, Request):
+                continue
+            if message.operation == "quit":
+                self._send(identity, Reply(message.number, {}, "", ""))
+                return False
+            reply = self.store.handle(message, identity, self.waits)
+            self._bells.ring(self.store.state.taken_rings())
+            if reply is not None:
+                self._send(identity, reply)
+        return True
+
+    def _send(self, identity: bytes, reply: Reply) -> None:
+        try:
+            self._router.send(identity, reply)
+        except ProtocolError as error:  # more than a frame holds
+            self._router.send(identity, Reply(reply.number, {}, "ProtocolError", f"the result is too large: {error}"))
+
+    def _purge(self) -> bool:
+        try:
+            return self.store.purge()
+        except StoreError:  # no room: there will be a next time
+            return False
+
+    def close(self) -> None:
+        self._bells.close()
+        os.close(self._bell)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -284,6 +287,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=1_000_000_000)
     parser.add_argument("--purge-interval", type=float, default=60.0)
     parser.add_argument("--history", type=int, default=10_000)
+    parser.add_argument("--ttl", type=float)
     options = parser.parse_args(argv)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     run_dir = RunDir(options.run_dir)
@@ -294,7 +298,11 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     with Router(run_dir.store_socket) as router:
-        code = serve(Store(space), router, options.purge_interval)
+        with space.write() as txn:
+            check_limits(txn, options.history, ttl_to_ns(options.ttl))
+        service = Service(Store(space), router, run_dir, options.purge_interval)
+        code = service.run()
+        service.close()
     space.close()
     return code
 

@@ -12,13 +12,13 @@ PACKAGE = Path(__file__).parent.parent / "noderuntime"
 FLOORS: dict[str, int] = {
     "errors": 0, "identifiers": 0,
     "protocol": 1, "supervision": 1, "wiring": 1, "rundir": 1, "values": 1, "merges": 1, "graph": 1, "observer": 1,
-    "dataflow": 1,
+    "dataflow": 1, "cells": 1,
     "events": 1, "operator": 1, "keyed": 1,
     "dataflow_file": 1, "dataflow_links": 1, "dataflow_names": 1, "yaml_fields": 1, "yaml_nodes": 1, "yaml_tree": 1,
     "plan": 1, "graph_layout": 1, "loader": 2,
     "space": 2, "doorbell": 2, "pulse": 2, "channel": 2, "process": 2, "runs": 2, "state": 2,
     "member": 3, "usercode": 3, "nursery": 3, "guard": 3, "logs": 3,
-    "context": 4,
+    "context": 4, "store_state": 4, "store_waits": 4,
     "store": 5, "operator_host": 5, "node": 5, "runtime": 5, "testing": 5,
     "__init__": 6, "cli": 7, "__main__": 8,
 }  # fmt: skip

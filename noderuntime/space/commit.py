@@ -33,6 +33,7 @@ from noderuntime.space.records import (
 )
 from noderuntime.space.segments import Segment, adjust, register
 from noderuntime.space.space import MARK_DRAIN, MARK_NEW_WORK, MARK_SINGLE, Space, is_no_room, yield_lock
+from noderuntime.space.watching import Cursor, Watchers
 from noderuntime.wiring import InputWiring, OutputWiring, ReceiverWiring, Wiring
 
 _LOOK_EVERY = 16  # commits between two looks at how full the space is, while it is far from full
@@ -46,13 +47,14 @@ Sent = tuple["Output", bytes, int, Segment | None]  # an output, and a message's
 class Staged:
     """What one event is to change. `ack` is (message key, its input, its record) or None."""
 
-    __slots__ = ("ack", "attempts", "cells", "ends", "outputs", "private", "shared")
+    __slots__ = ("ack", "attempts", "cells", "cursor", "ends", "outputs", "private", "shared")
 
     def __init__(self) -> None:
         self.ack: tuple[bytes, Input, bytes] | None = None
         self.attempts = False  # the message has an attempts record, which goes with it
         self.private: dict[bytes, bytes | None] | None = None
         self.shared: list[shared.SharedWrite] | None = None
+        self.cursor: Cursor | None = None  # how far the watch of this node has come with this event
         self.outputs: list[Sent] | None = None
         self.cells: dict[int, int] | None = None
         self.ends = False  # the last event of this node: close its outputs and its mailbox
@@ -115,6 +117,8 @@ class Commits:
         self.waits_for = ""  # why the last commit was not complete
         self._node_key = keys.node(wiring.number)
         self._private_prefix = keys.private_prefix(wiring.number)
+        self._origin = space.origin | wiring.number
+        self._watchers = Watchers()
         self._look_in = 0
         self._share = 0.0
         with space.read() as txn:
@@ -168,6 +172,8 @@ class Commits:
             private: dict[bytes, bytes | None] = {}
             place = keys.place
             status = records.LIVE
+            changes: shared.Changes | None = None
+            cursor: Cursor | None = None
             done = index = written = 0
             for staged in group:
                 outputs = staged.outputs
@@ -202,8 +208,12 @@ class Commits:
                 if staged.private:
                     private.update(staged.private)
                 if staged.shared:
+                    if changes is None:
+                        changes = shared.Changes(txn, sequence, now_ns, self._origin)
                     for write in staged.shared:
-                        shared.write(txn, write, sequence, now_ns, self.node)
+                        changes.write(write)
+                if staged.cursor:
+                    cursor = staged.cursor
                 if staged.cells:
                     for cell, value in staged.cells.items():
                         cells[cell] = value
@@ -223,6 +233,12 @@ class Commits:
                     else:
                         txn.put(self._private_prefix + key, stamp + kept)
                         written += len(kept)
+            if changes is not None:
+                changes.finish()
+                if changes.generation:
+                    rings |= self._watchers.of(txn, changes)
+            if cursor is not None:
+                txn.put(keys.watch_cursor(self.node), place(*cursor))
             for queue_key, queue in queues.items():
                 txn.put(queue_key, QUEUE.pack(*queue))
             record = self._pack_record(self._incarnation, status, self._number + 1, *cells)
