@@ -28,7 +28,7 @@ QUEUE_FRAMES_MAX = 10_000  # per peer and direction; a sender above it waits (De
 SEND_TIMEOUT_S = 1.0
 LINGER_S = 1.0
 RECONNECT_FIRST_MS = 5
-RECONNECT_MAX_MS = 200
+RECONNECT_MAX_MS = 40
 
 
 class _Channel:

@@ -27,14 +27,12 @@ from noderuntime.dataflow import (
     Spawn,
     StateSpec,
 )
-from noderuntime.dataflow_links import Advice, check_links
+from noderuntime.dataflow_links import ERRORS_MAX, Advice, check_links
 from noderuntime.dataflow_names import operator_code, source_of
 from noderuntime.errors import DataflowError
 from noderuntime.identifiers import RESERVED, id_problem
 from noderuntime.yaml_nodes import Fields, Scalar, Tree, fail, plain_value
 from noderuntime.yaml_tree import read as read_tree
-
-ERRORS_MAX = 10
 
 _TOP = ("env", "nodes", "state", "snapshots")
 _NODE = (
@@ -111,6 +109,10 @@ def _raise(errors: list[DataflowError], file: str) -> NoReturn:
     ) from None
 
 
+class _Told(DataflowError):
+    """What is missing was misspelt, and that has been told: one complaint is enough."""
+
+
 class _Reader:
     """Reads the tree; keeps the errors so that several can be told at once."""
 
@@ -146,6 +148,8 @@ class _Reader:
     def keep(self, call: Callable[[], T], default: D) -> T | D:
         try:
             return call()
+        except _Told:
+            return default
         except DataflowError as error:
             self.errors.append(error)
             return default
@@ -156,16 +160,18 @@ class _Reader:
             return default
         return self.keep(lambda: reader(tree, f"`{name}` of {where}"), default)
 
-    def unknown(self, fields: Fields, known: tuple[str, ...], where: str) -> None:
+    def unknown(self, fields: Fields, known: tuple[str, ...], where: str) -> set[str]:
+        """Complains about unknown fields; returns the known ones that they were probably meant to be."""
+        meant = set()
         for name, (key, _) in fields.fields.items():
-            if name not in known:
-                otherwise = _ELSEWHERE.get(
-                    name, "Known are " + ", ".join(f"`{field}`" for field in known) + "."
-                )
-                hint = otherwise if name in _ELSEWHERE else read.did_you_mean(name, known, otherwise)
-                self.errors.append(fail(key.place, f"unknown field `{name[:60]}` in {where}", hint))
-            if len(self.errors) > ERRORS_MAX:
-                return
+            if name in known or len(self.errors) > ERRORS_MAX:
+                continue
+            near = read.near(name, known)
+            hint = _ELSEWHERE.get(name) or (f"Did you mean `{near}`?" if near else f"Known are {_listed(known)}.")
+            self.errors.append(fail(key.place, f"unknown field `{name[:60]}` in {where}", hint))
+            if near:
+                meant.add(near)
+        return meant
 
     # -- nodes
 
@@ -181,9 +187,7 @@ class _Reader:
             if node is None:
                 continue
             if node.id in made:
-                what = (
-                    f"a second node with the id {node.id!r}; the first is in line {made[node.id].place.line}"
-                )
+                what = f"a second node with the id {node.id!r}; the first is in line {made[node.id].place.line}"
                 self.errors.append(fail(node.place, what, "Give each node an id of its own."))
             made[node.id] = node
         return list(made.values())
@@ -192,13 +196,14 @@ class _Reader:
         fields = read.mapping(tree, f"node number {index}", "Write `- id: NAME` with its other fields below.")
         found = fields.get("id")
         if found is None:
-            self.unknown(fields, _NODE, f"node number {index}")
+            if "id" in self.unknown(fields, _NODE, f"node number {index}"):
+                raise _Told("`id` is misspelt")
             raise fail(fields.place, f"node number {index} has no `id`", "Write `id: NAME`.")
         node_id = self.identifier(found, f"the id of node number {index}", reserved=True)
         where = f"node {node_id!r}"
         no_env: dict[str, str] = {}
-        self.unknown(fields, _NODE, where)
-        kind, code, operator = self.code(fields, where)
+        meant = self.unknown(fields, _NODE, where)
+        kind, code, operator = self.code(fields, where, meant)
         spec = NodeSpec(
             id=node_id,
             kind=kind,
@@ -216,9 +221,7 @@ class _Reader:
             return self.take(fields, name, where, lambda tree, label: read.whole(tree, label, 0), default)
 
         def seconds(name: str, default: float, zero: bool = False) -> float:
-            return self.take(
-                fields, name, where, lambda tree, label: read.duration_s(tree, label, zero), default
-            )
+            return self.take(fields, name, where, lambda tree, label: read.duration_s(tree, label, zero), default)
 
         policy: RestartPolicy = "on-failure" if spec.kind == "operator" else "never"
         delay_s = seconds("restart_delay", spec.restart_delay_s, zero=True)
@@ -228,14 +231,10 @@ class _Reader:
             what = f"`max_restart_delay` of {where} is shorter than its `restart_delay`"
             self.errors.append(fail(written.place, what, f"Make it {delay_s:g}s or longer."))
         spawn: Spawn = "fork" if spec.kind == "operator" else "exec"
-        wanted = self.take(
-            fields, "spawn", where, lambda tree, label: read.choice(tree, label, _SPAWNS), spawn
-        )
+        wanted = self.take(fields, "spawn", where, lambda tree, label: read.choice(tree, label, _SPAWNS), spawn)
         if wanted == "fork" and spec.kind != "operator":
             what = f"`spawn: fork` of {where}, which is no operator"
-            self.errors.append(
-                fail(fields.fields["spawn"][0].place, what, "Remove it: custom nodes are executed.")
-            )
+            self.errors.append(fail(fields.fields["spawn"][0].place, what, "Remove it: custom nodes are executed."))
         health = fields.get("health_check_timeout")
         return replace(
             spec,
@@ -256,7 +255,7 @@ class _Reader:
             spawn=wanted,
         )
 
-    def code(self, fields: Fields, where: str) -> tuple[Kind, Code, Fields | None]:
+    def code(self, fields: Fields, where: str, meant: set[str]) -> tuple[Kind, Code, Fields | None]:
         operator, path = fields.get("operator"), fields.get("path")
         if operator is not None and path is not None:
             hint = "Keep `operator:` for an operator, `path:` for a custom node."
@@ -268,8 +267,11 @@ class _Reader:
                 hint = "An operator gets its settings from `config:`, as ctx.config."
                 self.errors.append(fail(args[0].place, f"`args` of {where}, which is an operator", hint))
             inner = read.mapping(operator, f"`operator` of {where}", "Write `python: FILE.py` below it.")
-            self.unknown(inner, _OPERATOR, f"`operator` of {where}")
+            if self.unknown(inner, _OPERATOR, f"`operator` of {where}") & {"python", "module"}:
+                return "operator", Code(), inner
             return "operator", self.keep(lambda: operator_code(inner, where), Code()), inner
+        if path is None and meant & {"operator", "path"}:
+            raise _Told("`path` or `operator` is misspelt")
         if path is None:
             hint = "Write `operator:` with `python: FILE.py`, or `path: FILE` for a custom node."
             at = fields.fields.get("operator") or fields.fields.get("path") or fields.fields["id"]
@@ -340,23 +342,32 @@ class _Reader:
 
     def input(self, node_id: str, name: str, key: Scalar, tree: Tree) -> InputSpec:
         where = f"input {name!r} of node {node_id!r}"
-        short = isinstance(tree, Scalar)
-        long = Fields({}, False, tree.place)
-        source: Tree | None = tree
-        if not short:
+        source: Tree = tree
+        long: Fields | None = None
+        if not isinstance(tree, Scalar):
             long = read.mapping(tree, where, "Write node/output, or {source: node/output, queue_size: 10}.")
-            self.unknown(long, _INPUT, where)
-            source = long.get("source")
-            if source is None:
+            meant = self.unknown(long, _INPUT, where)
+            found = long.get("source")
+            if found is None and "source" in meant:
+                raise _Told("`source` is misspelt")
+            if found is None:
                 raise fail(tree.place, f"{where} has no `source`", "Write `source: node/output`.")
-        written = read.text(source, f"the source of {where}") if source is not None else ""
-        assert source is not None
+            source = found
+        written = read.text(source, f"the source of {where}")
         spec = source_of(name, written, source.place, where)
-        spec = replace(
+        if long is not None:
+            spec = self.queue(long, where, spec)
+        self.advice[node_id, name] = _advice(name, written, key, long)
+        return spec
+
+    def queue(self, long: Fields, where: str, spec: InputSpec) -> InputSpec:
+        if spec.is_timer and long.get("input_timeout") is not None:
+            at = long.fields["input_timeout"][0].place
+            hint = "A timer never falls silent: remove it."
+            self.errors.append(fail(at, f"`input_timeout` of the timer {where}", hint))
+        return replace(
             spec,
-            queue_size=self.take(
-                long, "queue_size", where, lambda t, label: read.whole(t, label, 1), spec.queue_size
-            ),
+            queue_size=self.take(long, "queue_size", where, lambda t, label: read.whole(t, label, 1), spec.queue_size),
             queue_bytes=self.take(long, "queue_bytes", where, read.size_bytes, spec.queue_bytes),
             queue_policy=self.take(
                 long,
@@ -367,21 +378,12 @@ class _Reader:
             ),
             input_timeout_s=self.take(long, "input_timeout", where, read.duration_s, spec.input_timeout_s),
         )
-        if spec.is_timer and spec.input_timeout_s is not None:
-            hint = "A timer never falls silent: remove it."
-            self.errors.append(
-                fail(long.fields["input_timeout"][0].place, f"`input_timeout` of the timer {where}", hint)
-            )
-        self.advice[node_id, name] = _advice(name, written, key, None if short else long)
-        return spec
 
     # -- sections
 
     def env(self, tree: Tree, label: str) -> dict[str, str]:
         made = {}
-        for name, (key, value) in read.mapping(
-            tree, label, "Write `NAME: value` lines below it."
-        ).fields.items():
+        for name, (key, value) in read.mapping(tree, label, "Write `NAME: value` lines below it.").fields.items():
             if not name or "=" in name or "\0" in name:
                 raise fail(key.place, f"{name[:60]!r} in {label} cannot be the name of a variable")
             made[name] = read.as_written(value, f"`{name[:60]}` in {label}")
@@ -399,14 +401,10 @@ class _Reader:
             kind=kind,
             size_bytes=self.take(fields, "size", where, read.size_bytes, default.size_bytes),
             ttl_s=self.take(fields, "ttl", where, read.duration_s, default.ttl_s),
-            purge_interval_s=self.take(
-                fields, "purge_interval", where, read.duration_s, default.purge_interval_s
-            ),
+            purge_interval_s=self.take(fields, "purge_interval", where, read.duration_s, default.purge_interval_s),
             seed_file=seed_file,
             seed_command=seed_command,
-            history=self.take(
-                fields, "history", where, lambda t, text: read.whole(t, text, 0), default.history
-            ),
+            history=self.take(fields, "history", where, lambda t, text: read.whole(t, text, 0), default.history),
             options=self.keep(lambda: _rest(fields, _STATE), {}),
             place=fields.place,
         )
@@ -437,6 +435,10 @@ class _Reader:
             options=self.take(fields, "options", where, read.plain_mapping, {}),
             place=fields.place,
         )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _order(place: Place) -> tuple[int, int]:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TypeAlias
 
 from noderuntime.dataflow import InputSpec, NodeSpec
 from noderuntime.errors import DataflowError
-from noderuntime.identifiers import nearest
 from noderuntime.yaml_fields import near
 from noderuntime.yaml_nodes import fail
 
+ERRORS_MAX = 10
 Advice: TypeAlias = dict[tuple[str, str], str]  # (node, input) -> how to make it drop_oldest
 
 
 def check_links(nodes: Sequence[NodeSpec], advice: Mapping[tuple[str, str], str]) -> list[DataflowError]:
     """The errors of all inputs; cycles are sought only where all sources exist."""
     by_id = {node.id: node for node in nodes}
-    errors = [
-        error
-        for node in nodes
-        for spec in node.inputs
-        if not spec.is_timer and (error := _missing(node, spec, by_id)) is not None
-    ]
+    problems = (_missing(node, spec, by_id) for node in nodes for spec in node.inputs if not spec.is_timer)
+    errors = list(islice((problem for problem in problems if problem is not None), ERRORS_MAX))
     if errors:
         return errors
     cycle = find_cycle(nodes)
@@ -78,7 +75,7 @@ def _missing(node: NodeSpec, spec: InputSpec, by_id: Mapping[str, NodeSpec]) -> 
         return fail(spec.place, f"{where} comes from the node {spec.node!r}, which does not exist", hint)
     if spec.output in source.outputs:
         return None
-    meant = nearest(spec.output[:200], source.outputs[:100])
+    meant = near(spec.output, source.outputs)
     if not source.outputs:
         hint = f"{source.id!r} declares no outputs: give it `outputs: [{spec.output}]`."
     elif meant:

@@ -159,9 +159,7 @@ def _node(node: NodeSpec, box: Box) -> str:
     for row, output in enumerate(node.outputs):
         y = _port_y(row)
         drawn.append(f'<circle class="port out" cx="{box.width:.0f}" cy="{y:.0f}" r="4"/>')
-        drawn.append(
-            f'<text class="name end" x="{box.width - 14:.0f}" y="{y + 4:.0f}">{escape(_short(output))}</text>'
-        )
+        drawn.append(f'<text class="name end" x="{box.width - 14:.0f}" y="{y + 4:.0f}">{escape(_short(output))}</text>')
     return "\n".join([*drawn, "</g>"])
 
 
@@ -238,9 +236,9 @@ def _mermaid_text(text: str) -> str:
 
 _STYLE = """
 :root{color-scheme:light dark;--bg:#f6f7f9;--dot:#dfe3e9;--card:#fff;--line:#d5dae2;--ink:#1b2230;--dim:#677285;
---operator:#7c3aed;--node:#0d9488;--dynamic:#d97706;--timer:#7b8698;--shadow:0 1px 2px #1b223014,0 6px 18px #1b223012}
+--operator:#7c3aed;--node:#0d9488;--dynamic:#d97706;--timer:#7b8698}
 @media(prefers-color-scheme:dark){:root{--bg:#11141a;--dot:#212733;--card:#1a1f29;--line:#323a49;--ink:#e8ecf3;
---dim:#93a0b5;--operator:#a78bfa;--node:#2dd4bf;--dynamic:#fbbf24;--timer:#8794a9;--shadow:0 6px 18px #0006}}
+--dim:#93a0b5;--operator:#a78bfa;--node:#2dd4bf;--dynamic:#fbbf24;--timer:#8794a9}}
 *{box-sizing:border-box}
 body{margin:0;min-height:100vh;display:flex;flex-direction:column;color:var(--ink);
 font:14px/1.4 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;

@@ -112,15 +112,15 @@ def _turn_back_edges(boxes: Sequence[Box], lines: Sequence[Line]) -> None:
         walk = [(root, iter(out[root]))]
         while walk:
             here, rest = walk[-1]
-            line = next(rest, None)
-            if line is None:
+            step = next(rest, None)
+            if step is None:
                 state[here] = done
                 walk.pop()
-            elif state[line.end] == open_:
-                line.back = True
-            elif state[line.end] == fresh:
-                state[line.end] = open_
-                walk.append((line.end, iter(out[line.end])))
+            elif state[step.end] == open_:
+                step.back = True
+            elif state[step.end] == fresh:
+                state[step.end] = open_
+                walk.append((step.end, iter(out[step.end])))
 
 
 def _columns(boxes: Sequence[Box], lines: Sequence[Line]) -> None:
@@ -145,9 +145,7 @@ def _connect(
     boxes: Sequence[Box], lines: Sequence[Line], slots: list[_Slot], columns: list[list[_Slot]]
 ) -> list[list[tuple[int, _Slot]]]:
     """Gives passing lines their slots; returns for each line the columns that it passes."""
-    passes = sum(
-        max(0, boxes[line.end].column - boxes[line.start].column - 1) for line in lines if not line.back
-    )
+    passes = sum(max(0, boxes[line.end].column - boxes[line.start].column - 1) for line in lines if not line.back)
     ways: list[list[tuple[int, _Slot]]] = []
     for line in lines:
         way: list[tuple[int, _Slot]] = []

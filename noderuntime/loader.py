@@ -55,9 +55,7 @@ def check_files(dataflow: Dataflow) -> list[str]:
             warnings.append(f"{_where(dataflow, node.code.place)}: {warning}")
     seed = dataflow.state.seed_file
     if seed and not Path(dataflow.folder, seed).is_file():
-        errors.append(
-            _error(dataflow, dataflow.state.place, f"there is no seed file {seed!r}", dataflow.folder)
-        )
+        errors.append(_error(dataflow, dataflow.state.place, f"there is no seed file {seed!r}", dataflow.folder))
     if errors:
         first, *others = errors
         raise DataflowError(
@@ -86,39 +84,32 @@ def command(dataflow: Dataflow, node: NodeSpec) -> list[str]:
 
 
 def _read(path: Path) -> bytes:
+    hint = "Name a dataflow file, such as dataflow.yml."
     try:
-        # Not blocking: opening a FIFO that nobody writes to must not hang.
+        # Not blocking: to open a FIFO that nobody writes to must not hang.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                what = "this is a folder" if stat.S_ISDIR(mode) else "this is no regular file"
+                raise DataflowError(what, file=str(path), hint=hint)
+            return os.read(descriptor, TEXT_BYTES_MAX + 1)
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            kind = "a folder" if path.is_dir() else "no regular file"
-            raise DataflowError(
-                f"this is {kind}", file=str(path), hint="Name a dataflow file, such as dataflow.yml."
-            )
-        try:
-            return file.read(TEXT_BYTES_MAX + 1)
-        except OSError as error:
-            raise _unreadable(path, error) from None
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> DataflowError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return DataflowError(
-            "there is no such file", file=str(path), hint=_near_file(path, (".yml", ".yaml"))
-        )
+        return DataflowError("there is no such file", file=str(path), hint=_near_file(path, (".yml", ".yaml")))
     said = error.strerror if isinstance(error, OSError) else str(error)
-    return DataflowError(
-        f"the file cannot be read: {said}", file=str(path), hint="Check its name and its permissions."
-    )
+    return DataflowError(f"the file cannot be read: {said}", file=str(path), hint="Check its name and its permissions.")
 
 
 def _near_file(path: Path, suffixes: tuple[str, ...] = ()) -> str:
     try:
-        names = sorted(
-            item.name for item in path.parent.iterdir() if not suffixes or item.suffix in suffixes
-        )[:200]
+        names = sorted(item.name for item in path.parent.iterdir() if not suffixes or item.suffix in suffixes)[:200]
     except OSError:
         return f"There is no folder {str(path.parent)!r} either."
     near = nearest(path.name[:200], names)
@@ -145,9 +136,7 @@ def _node_problem(dataflow: Dataflow, node: NodeSpec) -> DataflowError | None:
         hint = f"{near} Paths are relative to the folder of the dataflow file, {dataflow.folder!r}."
         return _error(dataflow, node.code.place, f"{label} does not exist", hint)
     except OSError as error:
-        return _error(
-            dataflow, node.code.place, f"{label} cannot be read: {error.strerror}", "Check the path."
-        )
+        return _error(dataflow, node.code.place, f"{label} cannot be read: {error.strerror}", "Check the path.")
     if stat.S_ISDIR(mode):
         return _error(dataflow, node.code.place, f"{label} is a folder", "Name a file in it.")
     if not os.access(path, os.R_OK) and (node.kind == "operator" or path.suffix == ".py"):
@@ -167,10 +156,7 @@ def _node_warning(dataflow: Dataflow, node: NodeSpec) -> str:
         )
     if node.code.module:
         top = node.code.module.partition(".")[0]
-        if (
-            top not in sys.builtin_module_names
-            and PathFinder.find_spec(top, [dataflow.folder, *sys.path]) is None
-        ):
+        if top not in sys.builtin_module_names and PathFinder.find_spec(top, [dataflow.folder, *sys.path]) is None:
             return f"no module {top!r} is found for node {node.id!r}. Install it, or set PYTHONPATH."
     return ""
 

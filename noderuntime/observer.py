@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 STDOUT, STDERR = "stdout", "stderr"
 
-GRACE_S = 10.0
+GRACE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,10 @@ class LogRecord:
 
 @dataclass(frozen=True, slots=True)
 class SummaryRow:
-    """What became of one node. `state`: finished | stopped | failed | waiting. `messages`: events handled."""
+    """What became of one node. `state`: finished | stopped | failed | waiting.
+
+    `messages`: those that it took; those that it sent when it has no inputs.
+    """
 
     node: str
     state: str

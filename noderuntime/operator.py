@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 import msgpack
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from noderuntime.events import Event
     from noderuntime.merges import Merge
 
@@ -106,6 +108,9 @@ class Context(Protocol):
 
     def send_output(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
         """Send `value` to the receivers of `output`. Raises UnknownOutput, TypeError, ValueTooLarge."""
+
+    def allocate(self, shape: int | tuple[int, ...], dtype: Any = "uint8") -> NDArray[Any]:
+        """A writable array in shared memory: fill it and hand it to `send_output`, which then copies nothing."""
 
     def save_state(self, key: str, value: bytes) -> None:
         """Keep `value` under `key` in the private state; it comes back through `restore_state`."""

@@ -14,8 +14,10 @@ import contextlib
 import json
 import logging
 import os
+import select
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -26,7 +28,7 @@ from noderuntime import doorbell, pulse
 from noderuntime.channel import Dealer
 from noderuntime.context import OperatorContext
 from noderuntime.errors import Fenced, NodeRuntimeError, OperatorError, StoreFull
-from noderuntime.events import Event, input_event, notice, tick_event
+from noderuntime.events import Event, input_event, kvs_update, notice, tick_event
 from noderuntime.member import ROOM_CHECK_S, Member
 from noderuntime.operator import POSITION_KEY, Status, make, own_state, position_of, status_of, turn
 from noderuntime.protocol import (
@@ -48,9 +50,10 @@ from noderuntime.protocol import (
 )
 from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
 from noderuntime.space import records
-from noderuntime.space.commit import Input, Staged
+from noderuntime.space.commit import Inapplicable, Input, Staged
 from noderuntime.space.keys import parse_message
 from noderuntime.space.segments import Dropped
+from noderuntime.space.watching import Cursor
 from noderuntime.usercode import describe, load, user_trace
 from noderuntime.wiring import Wiring
 
@@ -61,6 +64,14 @@ HELPER_IDLE_TURNS_MAX = 50
 SLOW_CHECK_S = 5.0
 WELCOME_S = 60.0
 WAIT_WARNING_S = 10.0
+
+
+_LOG_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+def _plain(value: Any) -> Any:
+    """What `extra=` holds, as something that MessagePack can carry."""
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
 
 
 class LogHandler(logging.Handler):
@@ -77,7 +88,8 @@ class LogHandler(logging.Handler):
             text = record.getMessage()
             if record.exc_info:
                 text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
-            self._waiting.append(Log(record.created, record.levelno, text, {"logger": record.name}))
+            extra = {name: _plain(value) for name, value in vars(record).items() if name not in _LOG_ATTRIBUTES}
+            self._waiting.append(Log(record.created, record.levelno, text, {"logger": record.name, **extra}))
             if threading.get_ident() == self._thread:
                 self.pass_on()
         except Exception:
@@ -105,7 +117,7 @@ class OperatorHost:
         self.stop: Stop | None = None
         self.ended = False  # the last commit closed the outputs
         self.stop_all = False
-        self.reload: subprocess.Popen[str] | None = None
+        self.reload: CodeCheck | None = None
         self.exit_code: int | None = None  # set: leave between two events
         self.position: Any = None
         self.produces = False
@@ -149,11 +161,14 @@ class OperatorHost:
     def run(self) -> int:
         """Handle events until the end; returns the exit code."""
         self.control()
-        while self.exit_code is None:
+        while True:
             if self.stop is not None:
+                self.exit_code = None
                 self._finish(self.stop)
                 break
-            worked = self._tick()
+            if self.exit_code is not None:
+                break
+            worked = self._tick() | self._update()
             if self.produces:
                 worked |= self._produce()
             else:
@@ -186,6 +201,17 @@ class OperatorHost:
         self._flush()
         return True
 
+    def _update(self) -> bool:
+        """Hand out what has changed of the watched keys; whether there was anything."""
+        updates = self.member.watch.read(GROUP_EVENTS_MAX)
+        self.group_since_ns = time.monotonic_ns()
+        for item in updates:
+            self._handle(kvs_update(item.key, item.value, item.revision), cursor=(item.revision, item.nth))
+            if self.ended or self.stop_all:
+                break
+        self._flush()
+        return bool(updates)
+
     def _message(self, key: bytes, record: bytes) -> None:
         input = self.member.input_of(key)
         _, _, sequence, index = parse_message(key)
@@ -213,11 +239,13 @@ class OperatorHost:
         lives: int = 0,
         cells: dict[int, int] | None = None,
         ends: bool = False,
+        cursor: Cursor | None = None,
     ) -> None:
         """Run the handler for one event and stage what it changes. With `message`, the event is made of it."""
         staged = self.ctx.begin()
         staged.cells = cells
         staged.ends = ends
+        staged.cursor = cursor
         words = self.words
         words[pulse.SINCE_NS] = time.monotonic_ns()
         words[pulse.PHASE] = pulse.HANDLING
@@ -254,7 +282,10 @@ class OperatorHost:
     def _flush(self) -> None:
         """Commit the group; waits for room as long as it has to, unless the run is being stopped."""
         while self.group:
-            self._commit()
+            try:
+                self._commit()
+            except Inapplicable as failed:
+                self._fail_staged(failed)
             if self.group:
                 self._wait_for_room()
                 if self.stop is not None:
@@ -270,6 +301,16 @@ class OperatorHost:
             done = self.member.commit(self.group)
             del self.group[:done]
 
+    def _fail_staged(self, failed: Inapplicable) -> None:
+        """A handler has returned, and what it staged cannot be committed: its event fails, those before it do not."""
+        bad = self.group[failed.at]
+        del self.group[failed.at :]
+        if bad.ack is not None:
+            key, input, _ = bad.ack
+            _, _, sequence, index = parse_message(key)
+            self.member.page.take(0, input.number, sequence, index)
+        self._fail("on_event", failed.error)
+
     def commit_what_waits(self) -> None:
         """For the helper thread: a handler takes long, so commit the events that were finished before it."""
         if self.group and time.monotonic_ns() - self.group_since_ns > GROUP_NS:
@@ -277,12 +318,20 @@ class OperatorHost:
                 self._commit()
             except Fenced:
                 os._exit(EXIT_FENCED)
+            except Inapplicable:
+                return  # the loop will meet it too, and can say so
             self.group_since_ns = time.monotonic_ns()
 
     def _arm_helper(self) -> None:
         if self.helper is None:
             self.helper = Helper(self)
         self.helper.arm()
+
+    def close(self) -> None:
+        """Let go of the space; no commit is under way afterwards."""
+        if self.helper is not None:
+            self.helper.stop()
+        self.member.close()
 
     def _wait_for_room(self) -> None:
         now = time.monotonic()
@@ -393,15 +442,15 @@ class OperatorHost:
         for fd, _ in rung:
             if fd == self.member.bell:
                 doorbell.drain(fd)
-            else:
+            elif fd == self.dealer.fd:
                 self.control()
+            elif self.reload is not None:
+                self._reload_checked(self.reload)
         if not rung and pause_s > 0:
             self.control()
             if pause_s >= SLOW_CHECK_S:
                 self.member.publish()
         self.log.pass_on()
-        if self.reload is not None:
-            self._look_after_reload()
 
     def control(self) -> None:
         """Take what the runtime has sent."""
@@ -409,28 +458,19 @@ class OperatorHost:
             if isinstance(message, Stop):
                 self.stop = message
             elif isinstance(message, Reload) and self.reload is None:
-                self.reload = self._check_code()
+                self.reload = CodeCheck(self.member.wiring.code)
+                self._poller.register(self.reload.pidfd, select.POLLIN)
             elif isinstance(message, Refused):
                 raise Fenced(message.why)
 
-    def _check_code(self) -> subprocess.Popen[str]:
-        """Import the code as it is now in a process of its own: what does not import must not replace what runs."""
-        arguments = [sys.executable, "-m", "noderuntime.operator_host", "--check", json.dumps(self.member.wiring.code)]
-        return subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-
-    def _look_after_reload(self) -> None:
-        assert self.reload is not None
-        if self.reload.poll() is None:
-            return
-        _, trace = self.reload.communicate()
-        if self.reload.returncode == 0:
+    def _reload_checked(self, check: CodeCheck) -> None:
+        self._poller.unregister(check.pidfd)
+        self.reload = None
+        trace = check.result()
+        if trace is None:
             self.exit_code = EXIT_RELOAD
         else:
-            lines = trace.strip().splitlines() or ["the new code ended its process"]
-            self.dealer.send(ReloadFailed(lines[-1], trace.strip()))
-        self.reload = None
+            self.dealer.send(ReloadFailed(trace.splitlines()[-1], trace))
 
     def _finish(self, stop: Stop) -> None:
         """The STOP event. When all inputs have ended, so does this node: its outputs close in the same commit."""
@@ -440,6 +480,27 @@ class OperatorHost:
             self.ended = self.stop_all = False
             self.group[-1].ends = False
         self._flush()
+
+
+class CodeCheck:
+    """Imports an operator's code in a process of its own: what does not import must not replace what runs."""
+
+    def __init__(self, code: dict[str, str]) -> None:
+        self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        arguments = [sys.executable, "-m", "noderuntime.operator_host", "--check", json.dumps(code)]
+        self._process = subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._errors
+        )
+        self.pidfd = os.pidfd_open(self._process.pid)  # readable once it has ended
+
+    def result(self) -> str | None:
+        """None when the code imports, else the traceback. Call it when it has ended."""
+        code = self._process.wait()
+        os.close(self.pidfd)
+        with self._errors:
+            self._errors.seek(0)
+            trace = self._errors.read().strip()
+        return None if code == 0 else trace or f"importing it ended its process with exit code {code}"
 
 
 class Helper(threading.Thread):
@@ -453,6 +514,7 @@ class Helper(threading.Thread):
         self._host = host
         self._armed = threading.Event()
         self._used = False
+        self._stopped = False
         self.start()
 
     def arm(self) -> None:
@@ -460,9 +522,15 @@ class Helper(threading.Thread):
         if not self._armed.is_set():
             self._armed.set()
 
+    def stop(self) -> None:
+        """Returns when the thread has ended."""
+        self._stopped = True
+        self._armed.set()
+        self.join()
+
     def run(self) -> None:
         idle_turns = 0
-        while True:
+        while not self._stopped:
             if idle_turns > HELPER_IDLE_TURNS_MAX:
                 idle_turns = 0
                 self._armed.clear()
@@ -527,7 +595,7 @@ def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
         dealer.send(Failed("commit", str(error), "", False))
         return 1
     log.pass_on()
-    member.close()
+    host.close()
     return code
 
 

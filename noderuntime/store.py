@@ -44,7 +44,7 @@ from noderuntime.space import claims, keys, records, watching
 from noderuntime.space.claims import Graph, Vertex
 from noderuntime.space.shared import ttl_to_ns
 from noderuntime.space.space import Space, create
-from noderuntime.store_state import PURGE_STEP, StateOperations, check_limits, vertex_of
+from noderuntime.store_state import PURGE_STEP, StateOperations, set_limits, vertex_of
 from noderuntime.store_waits import Waits, WatchKeys
 
 INLINE_BYTES_MAX = 256 * 1024  # of private state in a claim's result; larger states are read in the space
@@ -76,14 +76,11 @@ class Store:
             **self.state.queries,
         }
 
-    def handle(self, request: Request, identity: bytes, waits: Waits) -> Reply | None:
-        """Carry out one request. Errors of ours become replies that name their class. None: `waits` will answer."""
+    def handle(self, request: Request) -> Reply:
+        """Carry out one request. Errors of ours become replies that name their class."""
         try:
             if request.version != VERSION:
                 raise ProtocolError(f"protocol version {request.version}; this store speaks {VERSION}")
-            if request.operation in waits.operations:
-                waits.take(identity, request)
-                return None
             result = self._carry_out(request)
             return Reply(request.number, result, "", "")
         except NodeRuntimeError as error:
@@ -257,10 +254,12 @@ class Service:
             if message.operation == "quit":
                 self._send(identity, Reply(message.number, {}, "", ""))
                 return False
-            reply = self.store.handle(message, identity, self.waits)
+            if message.operation in self.waits.operations and message.version == VERSION:
+                self.waits.take(identity, message)
+                continue
+            reply = self.store.handle(message)
             self._bells.ring(self.store.state.taken_rings())
-            if reply is not None:
-                self._send(identity, reply)
+            self._send(identity, reply)
         return True
 
     def _send(self, identity: bytes, reply: Reply) -> None:
@@ -286,7 +285,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--size", type=int, default=1_000_000_000)
     parser.add_argument("--purge-interval", type=float, default=60.0)
-    parser.add_argument("--history", type=int, default=10_000)
+    parser.add_argument("--history", type=int, help="changes kept; default: as before")
     parser.add_argument("--ttl", type=float)
     options = parser.parse_args(argv)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -299,7 +298,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     with Router(run_dir.store_socket) as router:
         with space.write() as txn:
-            check_limits(txn, options.history, ttl_to_ns(options.ttl))
+            set_limits(txn, options.history, ttl_to_ns(options.ttl))
         service = Service(Store(space), router, run_dir, options.purge_interval)
         code = service.run()
         service.close()

@@ -275,9 +275,8 @@ def _plain(entry: SharedValue) -> list[Any]:
     return [entry.value, entry.revision, entry.written_ns, entry.expires_ns, origin_text(entry.origin)]
 
 
-def check_limits(txn: Any, history: int, ttl_ns: int) -> None:
-    """Write the limits of the shared KVS, unless they stand already."""
-    found = shared.head(txn)
-    if (found.history, found.ttl_ns) != (history, ttl_ns) or txn.get(keys.HEAD) is None:
+def set_limits(txn: Any, history: int | None, ttl_ns: int) -> None:
+    """Set the limits of the shared KVS; without a `history` those of before stay."""
+    if history is not None:
         shared.prepare(txn, history, ttl_ns)
 

@@ -62,6 +62,15 @@ class Waits:
 
     def take(self, identity: bytes, request: Request) -> None:
         """Answer a request at once, or park it."""
+        try:
+            self._take(identity, request)
+        except NodeRuntimeError as error:
+            self._answer(identity, Reply(request.number, {}, type(error).__name__, str(error)))
+        except (KeyError, TypeError, ValueError) as error:
+            text = f"{request.operation}: wrong arguments ({type(error).__name__}: {error})"
+            self._answer(identity, Reply(request.number, {}, "ProtocolError", text))
+
+    def _take(self, identity: bytes, request: Request) -> None:
         arguments = {name: value for name, value in request.arguments.items() if name != "_match"}
         seconds = arguments.get("wait", 0)
         if type(seconds) not in (int, float) or not 0 <= seconds <= WAIT_S_MAX:
@@ -72,11 +81,13 @@ class Waits:
         if seconds:
             operation.begin(arguments)
         parked = _Parked(identity, request.number, operation, arguments, time.monotonic() + seconds)
-        if not self._try(parked):
-            if seconds:
-                self._parked[request.client, request.number] = parked
-            else:
-                self._answer(identity, Reply(request.number, operation.nothing(arguments), "", ""))
+        result = operation.look(arguments)
+        if result is not None:
+            self._answer(identity, Reply(request.number, result, "", ""))
+        elif seconds:
+            self._parked[request.client, request.number] = parked
+        else:
+            self._answer(identity, Reply(request.number, operation.nothing(arguments), "", ""))
 
     def look(self) -> None:
         """Something may have happened: answer those who waited for it, and those whose time is over."""
@@ -93,10 +104,6 @@ class Waits:
             result = parked.operation.look(parked.arguments)
         except NodeRuntimeError as error:
             self._answer(parked.identity, Reply(parked.number, {}, type(error).__name__, str(error)))
-            return True
-        except (KeyError, TypeError, ValueError) as error:
-            text = f"wrong arguments ({type(error).__name__}: {error})"
-            self._answer(parked.identity, Reply(parked.number, {}, "ProtocolError", text))
             return True
         if result is None:
             return False

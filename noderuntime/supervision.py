@@ -2,7 +2,7 @@
 
 One `Supervision` per node. Events go in, actions come out, time is an argument:
 
-    child.handle(Exited(-9, None, 0), now_s=5.0) == [Tell(...), Spawn(2), Claim(2, "SIGKILL", False, None)]
+    child.handle(Exited(-9), now_s=5.0) == [Tell(...), Spawn(2), Claim(2, "SIGKILL", False)]
 
 Rules
 -----
@@ -20,7 +20,7 @@ Rules
 6.  The budget counts new lives since the last committed event: more than `max_restarts` of them within
     `restart_window` -> FAILED. The first is immediate, then `restart_delay` doubles up to
     `max_restart_delay`. A committed event, and a buried message, reset both. A reload costs nothing.
-7.  A death counts towards `max_attempts` of the message in hand when it is an exception, an exit, a signal
+7.  A death counts towards `max_attempts` of the messages in hand when it is an exception, an exit, a signal
     other than SIGKILL from outside, or our own kill of a hung handler. Nothing else does: a kill from
     outside, being stopped, the lock, a slow start, a reload or a fence never bury a message.
 8.  A failure that says it is permanent (the file does not import, there is no such class, the program is
@@ -60,7 +60,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from signal import SIGKILL, SIGTERM, Signals
 from typing import get_args
 
 from noderuntime.protocol import EXIT_FENCED, EXIT_RELOAD
@@ -69,6 +68,13 @@ STOPPED_S_MAX = 0.5
 LOCK_S_MAX = 3.0
 TERM_S = 2.0
 NEVER = math.inf
+
+SIGKILL, SIGTERM = 9, 15  # Linux's numbers, here because pure modules import nothing of the system
+SIGNAL_NAMES = {
+    1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 5: "SIGTRAP", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE",
+    9: "SIGKILL", 10: "SIGUSR1", 11: "SIGSEGV", 12: "SIGUSR2", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM",
+    24: "SIGXCPU", 25: "SIGXFSZ", 31: "SIGSYS",
+}  # fmt: skip
 
 
 class State(Enum):
@@ -89,7 +95,7 @@ class State(Enum):
 ALIVE = frozenset({State.STARTING, State.RESTORING, State.RUNNING, State.STOPPING, State.KILLED})
 DONE = frozenset({State.STOPPED, State.ENDED, State.FAILED})
 
-Hand = tuple[int, int, int]  # input number, sequence, index: a message's place in the mailbox
+Hands = tuple[tuple[int, int, int], ...]  # input number, sequence, index: messages' places in the mailbox
 
 
 class IllegalEvent(Exception):
@@ -162,7 +168,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The store answered the claim of this life. `buried`: the message in hand became a dead letter."""
+    """The store answered the claim of this life. `buried`: a message in hand became a dead letter."""
 
     buried: bool = False
 
@@ -200,11 +206,11 @@ class Exited:
     """The child was reaped. `status`: exit code, or minus the signal; None when nobody can know (dynamic
     nodes).
 
-    `hand`: the message that this life had in hand, from its pulse; `commits`: events committed in this life.
+    `hands`: the messages that this life had in hand, from its pulse; `commits` made in this life.
     """
 
     status: int | None
-    hand: Hand | None = None
+    hands: Hands = ()
     commits: int = 0
 
 
@@ -277,8 +283,7 @@ class Claim:
     life: int
     cause: str = ""
     counts: bool = False
-    hand: Hand | None = None
-    error: str = ""
+    hands: Hands = ()
     trace: str = ""
 
 
@@ -310,7 +315,7 @@ class SendReload:
 class Signal:
     """Signal the process group. When the process is not known yet: as soon as it is."""
 
-    number: Signals
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,8 +347,7 @@ class Death:
 
     cause: str
     counts: bool
-    hand: Hand | None = None
-    error: str = ""
+    hands: Hands = ()
     trace: str = ""
     free: bool = False
     permanent: bool = False
@@ -361,6 +365,7 @@ class Supervision:
     reason: str = ""  # why it is where it is, for people; "" = nothing to say
     deadline_s: float = NEVER  # when `Tick` is due
     since_s: float = 0.0  # of this state
+    left_in_hand: Hands = ()  # by the last life under an earlier runtime, which was killed
 
     budget: Budget = field(init=False)
     was_ready: bool = field(init=False, default=False)
@@ -380,6 +385,11 @@ class Supervision:
         self.budget = Budget(
             policy.max_restarts, policy.restart_window_s, policy.restart_delay_s, policy.max_restart_delay_s
         )
+
+    @property
+    def has_last_words(self) -> bool:
+        """Whether this life has said why it ends."""
+        return self._report is not None or self._bye is not None
 
     def handle(self, event: Event, now_s: float) -> list[Action]:
         """Take an event, change state, and say what has to be done, in order.
@@ -410,9 +420,9 @@ class Supervision:
         self._stopped_since_s = NEVER
         death, self._death = self._death, None
         claim = (
-            Claim(self.life, death.cause, death.counts, death.hand, death.error, death.trace)
+            Claim(self.life, death.cause, death.counts, death.hands, death.trace)
             if death
-            else Claim(self.life)
+            else Claim(self.life, hands=self.left_in_hand)
         )
         return [claim] if self.policy.kind == "dynamic" else [Spawn(self.life), claim]
 
@@ -594,32 +604,33 @@ class Supervision:
         return bye is not None and bye.ended
 
     def _death_of(self, event: Exited) -> Death:
-        hand, report, status = event.hand, self._report, event.status
+        hands, report, status = event.hands, self._report, event.status
         if self._our_kill is not None:
-            return Death(self._our_kill.cause, self._our_kill.counts, hand, self._our_kill.cause)
+            return Death(self._our_kill.cause, self._our_kill.counts, hands)
         if report is not None:
             text = f"{report.where}: {report.error}"
-            return Death(text, True, hand, report.error, report.trace, permanent=report.permanent)
+            return Death(text, True, hands, report.trace, permanent=report.permanent)
         if status is None:
-            return Death("it is gone", False, hand)
+            return Death("it is gone", False, hands)
         if status == EXIT_RELOAD:
-            return Death("reloaded", False, hand, free=True)
+            return Death("reloaded", False, hands, free=True)
         if status == EXIT_FENCED:
-            return Death("it was fenced", False, hand)
+            return Death("it was fenced", False, hands)
         if status < 0:
-            name = _signal_name(-status)
-            return Death(name, -status != SIGKILL, hand, name)
+            return Death(SIGNAL_NAMES.get(-status, f"signal {-status}"), -status != SIGKILL, hands)
         if status == 0:
             # a custom node under `always` did nothing wrong; an operator must not leave without a word
             wrong = self.policy.kind == "operator" and self._bye is None
-            return Death("exit code 0", wrong, hand, "exit code 0")
-        return Death(f"exit code {status}", True, hand, f"exit code {status}")
+            return Death("exit code 0", wrong, hands)
+        return Death(f"exit code {status}", True, hands)
 
     def _on_spawn_failed(self, event: Event, now_s: float) -> list[Action]:
         assert isinstance(event, SpawnFailed)
+        if self.policy.kind == "dynamic":
+            raise IllegalEvent(self.state, event)
         if self._leave is not None:
             return self._leave_now(self._leave)
-        return self._after(Death(event.error, False, None, event.error, permanent=event.permanent), now_s)
+        return self._after(Death(event.error, False, permanent=event.permanent), now_s)
 
     def _after(self, death: Death, now_s: float) -> list[Action]:
         """A life ended that should not have: what now?"""
@@ -681,13 +692,6 @@ class Supervision:
         return []
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row of the table."""
@@ -698,7 +702,8 @@ class Row:
 
 def _table() -> dict[tuple[State, type], Row]:
     s, m = State, Supervision
-    next_life = (s.STARTING, s.BACKOFF, s.FAILED, s.WAITING)
+    unspawned = (s.STARTING, s.BACKOFF, s.FAILED)
+    next_life = (*unspawned, s.WAITING)
     table: dict[tuple[State, type], Row] = {}
 
     def row(
@@ -715,9 +720,11 @@ def _table() -> dict[tuple[State, type], Row]:
     row(s.STARTING, Hello, m._on_hello, s.STARTING, s.RESTORING)
     row(s.STARTING, Claimed, m._on_claimed, s.STARTING, s.RESTORING, s.RUNNING)
     row(s.STARTING, ClaimRefused, m._on_claim_refused, s.KILLED, s.ENDED)
-    row(s.STARTING, SpawnFailed, m._on_spawn_failed, *next_life)
+    row(s.STARTING, SpawnFailed, m._on_spawn_failed, *unspawned)
     row(s.RESTORING, Ready, m._on_ready, s.RUNNING)
-    row(s.RUNNING, Hello, m._on_hello, s.RUNNING)  # of a node without inputs and outputs, which need not
+    # a node without inputs and outputs runs once it is claimed: its hello, or its missing program, may come later
+    row(s.RUNNING, Hello, m._on_hello, s.RUNNING)
+    row(s.RUNNING, SpawnFailed, m._on_spawn_failed, *unspawned)
     row(s.RUNNING, Ready, m._on_nothing, s.RUNNING)
     row(s.RUNNING, SaidBye, m._on_bye, s.RUNNING)
     row(s.RUNNING, Tick, m._on_nothing, s.RUNNING)
@@ -753,7 +760,7 @@ def _table() -> dict[tuple[State, type], Row]:
     row(s.STOPPING, Exited, m._on_exit, s.STOPPED, s.ENDED)
     row(s.STOPPING, SpawnFailed, m._on_spawn_failed, s.STOPPED, s.ENDED)
     row(s.KILLED, Exited, m._on_exit, s.STOPPED, s.ENDED, *next_life)
-    row(s.KILLED, SpawnFailed, m._on_spawn_failed, s.STOPPED, s.ENDED, *next_life)
+    row(s.KILLED, SpawnFailed, m._on_spawn_failed, s.STOPPED, s.ENDED, *unspawned)
 
     row(s.BACKOFF, Tick, m._on_backoff_tick, s.BACKOFF, s.STARTING)
     row(s.BACKOFF, Reload, m._on_backoff_reload, s.STARTING)

@@ -19,8 +19,12 @@ _USERS = (str(Path(_OURS) / "operators"), str(Path(_OURS) / "dataflows"))
 def load(path: str, module: str, name: str) -> Any:
     """The class or function `name` of the file `path`, or of the importable `module`.
 
-    The file's folder is put on sys.path. Raises OperatorError with the user's part of the traceback.
+    The file's folder, for a module the working directory, is put on sys.path. Raises OperatorError with the user's
+    part of the traceback.
     """
+    folder = str(Path(path).parent.resolve() if path else Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     try:
         loaded = _load_file(Path(path)) if path else importlib.import_module(module)
     except BaseException as error:
@@ -40,9 +44,6 @@ def load(path: str, module: str, name: str) -> Any:
 
 
 def _load_file(path: Path) -> ModuleType:
-    folder = str(path.parent.resolve())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     # under its own name when that is free, so that dataclasses, logging and tracebacks look as anywhere else

@@ -9,6 +9,8 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Sequence
+from heapq import nlargest
+from itertools import islice, takewhile
 from typing import Any, TypeVar
 
 from noderuntime.dataflow import Place
@@ -20,7 +22,9 @@ DURATION_S_MAX = 100 * 365 * 86_400
 SIZE_BYTES_MAX = 1 << 60
 WHOLE_MAX = 1 << 53
 _UNIT_TEXT_MAX = 60
-_KNOWN_MAX = 500  # names compared with a wrong one: enough to help, and quick
+_KNOWN_MAX = 1000  # names compared with a wrong one, and their length: enough to help, and quick
+_CANDIDATES_MAX = 50
+_NAME_MAX = 60
 
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(us|µs|ms|s|min|m|h|d)")
@@ -33,15 +37,17 @@ T = TypeVar("T", bound=str)
 
 
 def near(name: str, known: Iterable[str]) -> str | None:
-    """The known name nearest to this one, in bounded time."""
-    candidates = [item for _, item in zip(range(_KNOWN_MAX), known, strict=False)]
-    return nearest(name[:200], candidates)
+    """The known name nearest to this one, in bounded time: what begins or ends alike is compared thoroughly."""
+    if len(name) > _NAME_MAX:
+        return None
 
+    def alike(other: str) -> int:
+        ends = zip(reversed(name), reversed(other), strict=False)
+        both = (zip(name, other, strict=False), ends)
+        return sum(1 for pairs in both for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
-def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
-    """A hint that proposes the nearest known name, or says `otherwise`."""
-    found = near(name, known)
-    return f"Did you mean `{found}`?" if found else otherwise
+    short = (other for other in islice(known, _KNOWN_MAX) if len(other) <= _NAME_MAX)
+    return nearest(name, nlargest(_CANDIDATES_MAX, short, key=alike))
 
 
 def _wrong(tree: Tree, label: str, wanted: str, hint: str = "") -> DataflowError:
@@ -50,9 +56,7 @@ def _wrong(tree: Tree, label: str, wanted: str, hint: str = "") -> DataflowError
 
 def mapping(tree: Tree, label: str, hint: str = "") -> Fields:
     if not isinstance(tree, Fields):
-        raise _wrong(
-            tree, label, "a mapping", hint or "Write `name: value` lines below it, or {name: value}."
-        )
+        raise _wrong(tree, label, "a mapping", hint or "Write `name: value` lines below it, or {name: value}.")
     return tree
 
 
@@ -85,9 +89,7 @@ def as_written(tree: Tree, label: str) -> str:
 
 def _plain_text(value: str, place: Place, label: str, empty: bool) -> str:
     if "\0" in value:
-        raise fail(
-            place, f"{label} holds a NUL character", "No file name, argument or variable can hold one."
-        )
+        raise fail(place, f"{label} holds a NUL character", "No file name, argument or variable can hold one.")
     if not value and not empty:
         raise fail(place, f"{label} must not be empty")
     return value

@@ -50,9 +50,9 @@ from noderuntime.supervision import (
     Welcome,
 )
 
-HAND = (1, 77, 0)
-KILLED_OUTSIDE = Exited(-9, HAND, 0)
-CRASH = Exited(1, HAND, 0)
+HANDS = ((1, 77, 0),)
+KILLED_OUTSIDE = Exited(-9, HANDS, 0)
+CRASH = Exited(1, HANDS, 0)
 
 ANY_BUT_START_AND_RELOAD = (
     "Hello Claimed ClaimRefused Ready Reported SaidBye Exited SpawnFailed Vitals Tick Stop Abort"
@@ -61,7 +61,7 @@ LEGAL: dict[State, str] = {
     State.WAITING: "Start Hello Tick Stop Abort",
     State.STARTING: "Hello Claimed ClaimRefused Reported Exited SpawnFailed Vitals Tick Stop Abort",
     State.RESTORING: "Ready Reported Exited Vitals Tick Stop Abort",
-    State.RUNNING: "Hello Ready Reported SaidBye Exited Vitals Tick Stop Abort Reload",
+    State.RUNNING: "Hello Ready Reported SaidBye Exited SpawnFailed Vitals Tick Stop Abort Reload",
     State.STOPPING: ANY_BUT_START_AND_RELOAD,
     State.KILLED: ANY_BUT_START_AND_RELOAD,
     State.BACKOFF: "Claimed ClaimRefused Tick Stop Abort Reload",
@@ -79,7 +79,7 @@ SAMPLES: dict[type, list[Event]] = {
     Reported: [Reported("on_event", "ValueError: x", "trace"), Reported("import", "no file", "", True)],
     SaidBye: [SaidBye(True), SaidBye(False), SaidBye(True, "ALL_INPUTS_CLOSED")],
     Exited: [
-        Exited(0), Exited(1), Exited(-9, HAND, 3), Exited(-11), Exited(None), Exited(EXIT_RELOAD),
+        Exited(0), Exited(1), Exited(-9, HANDS, 3), Exited(-11), Exited(None), Exited(EXIT_RELOAD),
         Exited(EXIT_FENCED), Exited(-99),
     ],
     SpawnFailed: [SpawnFailed("no room"), SpawnFailed("no such file", True)],
@@ -287,7 +287,7 @@ def test_a_second_hello_of_the_same_life_is_illegal() -> None:
 def test_an_operator_killed_from_outside_is_restarted_at_once_and_its_message_is_not_blamed() -> None:
     child = running()
     actions = child.handle(KILLED_OUTSIDE, 5.0)
-    assert actions[1:] == [Spawn(2), Claim(2, "SIGKILL", False, HAND, "SIGKILL")]
+    assert actions[1:] == [Spawn(2), Claim(2, "SIGKILL", False, HANDS)]
     assert actions[0] == Tell("a died (SIGKILL): restarting it")
     assert child.state is State.STARTING
     assert child.restarts == 1
@@ -296,18 +296,18 @@ def test_an_operator_killed_from_outside_is_restarted_at_once_and_its_message_is
 @pytest.mark.parametrize(
     ("before", "event", "cause", "counts"),
     [
-        ([], Exited(1, HAND), "exit code 1", True),
-        ([], Exited(0, HAND), "exit code 0", True),
-        ([], Exited(-11, HAND), "SIGSEGV", True),
-        ([], Exited(-15, HAND), "SIGTERM", True),
-        ([], Exited(-9, HAND), "SIGKILL", False),
-        ([], Exited(-99, HAND), "signal 99", True),
-        ([], Exited(EXIT_FENCED, HAND), "it was fenced", False),
-        ([], Exited(EXIT_RELOAD, HAND), "reloaded", False),
-        ([Reported("on_event", "ValueError: x", "t")], Exited(1, HAND), "on_event: ValueError: x", True),
-        ([Vitals(0, 2.5)], Exited(-9, HAND), "hung: one handler call took longer than 2 s", True),
-        ([Vitals(0, 0.0, True, 0.1)], Exited(-9, HAND), "was stopped while it held the write lock", False),
-        ([Vitals(0, 0.0, False, 4.0)], Exited(-9, HAND), "held the write lock for more than 3 s", False),
+        ([], Exited(1, HANDS), "exit code 1", True),
+        ([], Exited(0, HANDS), "exit code 0", True),
+        ([], Exited(-11, HANDS), "SIGSEGV", True),
+        ([], Exited(-15, HANDS), "SIGTERM", True),
+        ([], Exited(-9, HANDS), "SIGKILL", False),
+        ([], Exited(-99, HANDS), "signal 99", True),
+        ([], Exited(EXIT_FENCED, HANDS), "it was fenced", False),
+        ([], Exited(EXIT_RELOAD, HANDS), "reloaded", False),
+        ([Reported("on_event", "ValueError: x", "t")], Exited(1, HANDS), "on_event: ValueError: x", True),
+        ([Vitals(0, 2.5)], Exited(-9, HANDS), "hung: one handler call took longer than 2 s", True),
+        ([Vitals(0, 0.0, True, 0.1)], Exited(-9, HANDS), "was stopped while it held the write lock", False),
+        ([Vitals(0, 0.0, False, 4.0)], Exited(-9, HANDS), "held the write lock for more than 3 s", False),
     ],
 )
 def test_which_deaths_count_towards_max_attempts(
@@ -318,7 +318,7 @@ def test_which_deaths_count_towards_max_attempts(
         child.handle(earlier, 1.0)
     claim = only(child.handle(event, 1.0), Claim)
     assert isinstance(claim, Claim)
-    assert (claim.cause, claim.counts, claim.hand) == (cause, counts, HAND)
+    assert (claim.cause, claim.counts, claim.hands) == (cause, counts, HANDS)
 
 
 def test_the_error_and_the_trace_of_a_crash_reach_the_claim() -> None:
@@ -326,16 +326,16 @@ def test_the_error_and_the_trace_of_a_crash_reach_the_claim() -> None:
     child.handle(Reported("on_event", "ValueError: x", "the trace"), 0.0)
     claim = only(child.handle(CRASH, 0.0), Claim)
     assert isinstance(claim, Claim)
-    assert (claim.error, claim.trace) == ("ValueError: x", "the trace")
+    assert (claim.cause, claim.trace) == ("on_event: ValueError: x", "the trace")
 
 
 def test_a_death_is_claimed_once_even_when_the_next_life_dies_before_it_began() -> None:
     child = running()
     first = only(child.handle(CRASH, 0.0), Claim)
-    assert isinstance(first, Claim) and first.hand == HAND
-    child.handle(Exited(-9, None, 0), 0.0)
+    assert isinstance(first, Claim) and first.hands == HANDS
+    child.handle(Exited(-9), 0.0)
     second = only(child.handle(Tick(), 1.0), Claim)
-    assert isinstance(second, Claim) and second.hand is None
+    assert isinstance(second, Claim) and second.hands == ()
 
 
 def test_a_node_whose_end_was_committed_before_it_died_ends_instead_of_living_again() -> None:
@@ -387,7 +387,7 @@ def test_a_custom_node_that_exits_0_has_ended_with_or_without_a_word() -> None:
 
 def test_a_custom_node_under_always_lives_again_unless_all_its_inputs_have_ended() -> None:
     child = running(Policy("node", "always"))
-    claim = only(child.handle(Exited(0, HAND), 0.0), Claim)
+    claim = only(child.handle(Exited(0, HANDS), 0.0), Claim)
     assert isinstance(claim, Claim) and not claim.counts
     again(child)
     child.handle(SaidBye(True, "ALL_INPUTS_CLOSED"), 0.0)
@@ -475,7 +475,7 @@ def test_a_crash_loop_backs_off_and_then_fails_for_good() -> None:
 def test_a_death_during_back_off_is_claimed_by_the_life_that_follows() -> None:
     child = led(State.BACKOFF)
     claim = only(child.handle(Tick(), child.deadline_s), Claim)
-    assert claim == Claim(3, "exit code 1", True, HAND, "exit code 1")
+    assert claim == Claim(3, "exit code 1", True, HANDS)
 
 
 @pytest.mark.parametrize("how", ["seen while alive", "seen in the pulse of the dead", "buried"])
@@ -485,7 +485,7 @@ def test_progress_resets_budget_and_back_off(how: str) -> None:
         if how == "seen while alive":
             child.handle(Vitals(commits=1), 0.0)
         commits = 1 if how == "seen in the pulse of the dead" else 0
-        child.handle(Exited(1, HAND, commits), 0.0)
+        child.handle(Exited(1, HANDS, commits), 0.0)
         if child.state is State.BACKOFF:
             child.handle(Tick(), child.deadline_s)
         child.handle(Hello(), 0.0)
@@ -591,7 +591,7 @@ def test_an_operator_that_ends_while_it_is_being_stopped_has_ended() -> None:
 
 def test_a_crash_while_stopping_is_no_failure_of_the_run() -> None:
     child = led(State.STOPPING)
-    child.handle(Exited(1, HAND), 0.0)
+    child.handle(Exited(1, HANDS), 0.0)
     assert child.state is State.STOPPED
 
 
@@ -648,10 +648,10 @@ def test_a_dynamic_node_is_never_spawned_and_its_hello_makes_the_claim() -> None
 
 def test_a_dynamic_node_that_is_gone_is_waited_for_whatever_its_policy() -> None:
     child = running(Policy("dynamic", "never"))
-    actions = child.handle(Exited(None, HAND), 0.0)
+    actions = child.handle(Exited(None, HANDS), 0.0)
     assert actions[0] == Touch()
     assert child.state is State.WAITING
-    assert child.handle(Hello(), 0.0) == [Claim(2, "it is gone", False, HAND)]
+    assert child.handle(Hello(), 0.0) == [Claim(2, "it is gone", False, HANDS)]
 
 
 def test_a_dynamic_node_that_said_it_is_done_has_ended() -> None:

@@ -6,12 +6,15 @@ Each command lives in a module of its own, imported when it is called, so that `
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from noderuntime import __version__
 from noderuntime.cli import output
 from noderuntime.cli.output import CommandError, UsageError
 from noderuntime.errors import DataflowError, NodeRuntimeError, NotRunning
@@ -19,14 +22,29 @@ from noderuntime.errors import DataflowError, NodeRuntimeError, NotRunning
 if TYPE_CHECKING:
     from argparse import Namespace
 
+_NOT_OUR_BUGS = {
+    errno.EACCES, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EPERM,
+    errno.EROFS,
+}  # fmt: skip
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command line (default: that of this process) and return its exit code. Raises nothing."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names and values may hold what the locale cannot say
+            stream.reconfigure(errors="backslashreplace")
+    return answered(lambda: _dispatch(arguments), arguments)
+
+
+def answered(work: Callable[[], int], arguments: Sequence[str]) -> int:
+    """The exit code of `work`; when it raises, the user is told in a few words what, and gets the code for
+    it."""
     try:
-        code = _dispatch(arguments)
-        sys.stdout.flush()
-        return code
+        try:
+            return work()
+        finally:
+            sys.stdout.flush()
     except SystemExit as end:  # argparse, after --help
         return end.code if isinstance(end.code, int) else output.OK
     except UsageError as error:
@@ -43,6 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return output.PIPE_CLOSED
     except KeyboardInterrupt:
         return output.INTERRUPTED
+    except OSError as error:
+        if error.errno not in _NOT_OUR_BUGS:
+            output.complain(_internal(error, arguments))
+            return output.INTERNAL
+        output.complain(f"{error.strerror}{f': {error.filename}' if error.filename else ''}")
+        _forget_stdout()  # what is left in its buffer may be what could not be written
+        return output.FAILED
     except Exception as error:
         output.complain(_internal(error, arguments))
         return output.INTERNAL
@@ -56,9 +81,7 @@ def _dispatch(arguments: list[str]) -> int:
         return output.USAGE
     options = parser.parse(arguments)
     if options.version:
-        from importlib.metadata import version
-
-        output.result(f"noderuntime {version('noderuntime')}")
+        output.result(f"noderuntime {__version__}")
         return output.OK
     if options.command is None:
         raise UsageError("a command is missing")
@@ -69,7 +92,9 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _code_of(error: NodeRuntimeError) -> int:
-    if isinstance(error, DataflowError):
+    from noderuntime.runs import RunRefused
+
+    if isinstance(error, DataflowError | RunRefused):
         return output.USAGE
     return output.NO_SUCH_RUN if isinstance(error, NotRunning) else output.FAILED
 
@@ -82,7 +107,7 @@ def _forget_stdout() -> None:
         os.close(nowhere)
 
 
-def _internal(error: Exception, arguments: list[str]) -> str:
+def _internal(error: Exception, arguments: Sequence[str]) -> str:
     """A bug of ours: a short text, and the traceback in a file rather than in the user's face."""
     import tempfile
     import traceback

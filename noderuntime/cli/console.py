@@ -120,10 +120,10 @@ class Console:
         self._out_terminal, self._err_terminal = out.isatty(), err.isatty()
         self._live = self._out_terminal and os.environ.get("TERM") != "dumb"
         self._out_colour, self._err_colour = output.wants_colour(out), output.wants_colour(err)
-        self._out, self._err = out, err
+        self._out = out
         self._waiting = Waiting()
         self._frames: dict[str, Sequence[str]] = {}
-        self._crashed: set[str] = set()
+        self._crashes: dict[str, list[str]] = {}
         self._writer = Writer(out, err, self._picture, live=self._live, broken=broken)
 
     @property
@@ -174,18 +174,23 @@ class Console:
                 self._say("", line)
 
     def crash(self, node: str, where: str, error: str, trace: str) -> None:
-        told = trace.strip().splitlines()
         head = f"failed in {where}: {error}" if where not in {"spawn", "import"} else f"failed: {error}"
-        self._say(node, f"\x1b[{output.RED}m{harmless(head)}\x1b[0m" if self._err_colour else head)
-        for line in told:
-            self._say(node, f"  {line}")
+        if self._err_colour:
+            head = f"\x1b[{output.RED}m{harmless(head)}\x1b[0m"
+        self._crashes[node] = [head, *(f"  {line}" for line in trace.strip("\n").splitlines())]
+        for line in self._crashes[node]:
+            self._say(node, line)
 
     def summary(self, rows: Sequence[SummaryRow]) -> None:
         self._waiting.set(())
         self._writer.settle()
         if self._quiet and all(row.state != "failed" for row in rows):
             return
-        for line in summary_table(rows, output.columns(self._err), self._err_colour):
+        for row in rows:  # whoever looks only at the end still finds the cause
+            if row.state == "failed":
+                for line in self._crashes.get(row.node, ()):
+                    self._say(row.node, line)
+        for line in summary_table(rows, self._err_colour):
             self._writer.write(line, err=True)
 
     def _frame(self, node: str, rows: Sequence[str]) -> None:
@@ -207,8 +212,9 @@ class Console:
             return (), [self._prefixes.of("", self._err_colour) + line] if line else []
         frames = self._frames
         rows: list[str] = []
-        for node in sorted(frames, key=lambda node: self._order.get(node, len(self._order))):
-            if len(frames) > 1:
+        shown = [node for node, picture in frames.items() if picture]
+        for node in sorted(shown, key=lambda node: self._order.get(node, len(self._order))):
+            if len(shown) > 1:
                 rows.append(f"── {node} " + "─" * max(0, 40 - len(node)))
             rows += frames[node]
         spinner = self._waiting.row(now_s)
@@ -283,16 +289,48 @@ class JsonConsole:
         self._writer.write(json.dumps(told, ensure_ascii=False, default=str))
 
 
+class Detached:
+    """The Observer of a run that nobody watches: what nodes say goes to the log files anyway.
+
+    Until the run has started stderr is still the user's terminal, so that what keeps it from starting is
+    shown. Afterwards the guard has closed it.
+    """
+
+    def waiting(self, nodes: Sequence[str]) -> None:
+        """Nobody waits any more once the nodes have been spawned."""
+
+    def started(self) -> None:
+        """The guard lets the launched process go."""
+
+    def line(self, node: str, stream: str, text: str) -> None:
+        """It is in the log files."""
+
+    def log(self, record: LogRecord) -> None:
+        """It is in the log files."""
+
+    def status(self, text: str) -> None:
+        output.tell(text)
+
+    def crash(self, node: str, where: str, error: str, trace: str) -> None:
+        output.tell(f"{node}: failed in {where}: {error}")
+
+    def summary(self, rows: Sequence[SummaryRow]) -> None:
+        """Nobody reads it."""
+
+
 def log_fields(record: LogRecord) -> Mapping[str, Any]:
-    """A record as JSON has it."""
-    level = logging.getLevelName(record.level).lower()
-    return {"level": level, "text": record.text, "fields": dict(record.fields)}
+    """A record as JSON has it, here and in the log files; `level` is Python's logging level."""
+    return {"text": record.text, "level": record.level, "fields": dict(record.fields)}
 
 
 def log_text(record: LogRecord, coloured: bool = False) -> str:
     """A record as people read it: level, text, and the fields behind it."""
     name = logging.getLevelName(record.level)
-    fields = " ".join(f"{key}={value}" for key, value in record.fields.items())
+    fields = " ".join(
+        f"{key}={value}"
+        for key, value in record.fields.items()
+        if (key, value) != ("logger", record.node)  # `ctx.log` itself, which says nothing new
+    )
     if coloured:
         colour = output.RED if record.level >= logging.ERROR else output.YELLOW
         if record.level < logging.WARNING:
@@ -302,11 +340,11 @@ def log_text(record: LogRecord, coloured: bool = False) -> str:
     return f"{name} {record.text}  {fields}" if fields else f"{name} {record.text}"
 
 
-def summary_table(rows: Sequence[SummaryRow], columns: int, coloured: bool) -> list[str]:
-    """What became of each node."""
+def summary_table(rows: Sequence[SummaryRow], coloured: bool) -> list[str]:
+    """What became of each node. Not cropped: a reason at the right edge is what matters most."""
     head = ("node", "state", "restarts", "messages", "reason")
     cells = [(row.node, row.state, row.restarts, row.messages, _one_line(row.reason)) for row in rows]
-    lines = table(head, cells, columns)
+    lines = table(head, cells)
     if not coloured:
         return lines
     shown = [f"\x1b[{output.BOLD}m{lines[0]}\x1b[0m"]

@@ -6,6 +6,7 @@ terminal, and never with NO_COLOR.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -86,8 +87,9 @@ def result_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def tell(text: str) -> None:
-    """Something that is not the result: stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Something that is not the result: stderr. Nobody to hear it is no reason to fail."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def complain(text: str) -> None:

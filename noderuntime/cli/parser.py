@@ -31,6 +31,9 @@ class Parser(argparse.ArgumentParser):
         options.setdefault("allow_abbrev", False)
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
 
+    def option_names(self) -> list[str]:
+        return [name for action in self._actions for name in action.option_strings]
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, self.prog)
 
@@ -63,8 +66,20 @@ def assignment(text: str) -> tuple[str, str]:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of one call. Raises UsageError; `--help` and `--version` print and raise SystemExit(0)."""
     _check_command(arguments)
-    parser, _ = build()
-    return parser.parse_args(list(arguments))
+    parser, parsers = build()
+    options, left = parser.parse_known_args(list(arguments))
+    if left:
+        raise _not_understood(left[0], parsers.get(options.command, parser))
+    return options
+
+
+def _not_understood(argument: str, parser: Parser) -> UsageError:
+    if not argument.startswith("-"):
+        return UsageError(f"{argument!r} is one argument too many", parser.prog)
+    option = argument.partition("=")[0]
+    near = nearest(option, parser.option_names()) if option.startswith("--") else None
+    hint = f"; did you mean {near}?" if near else ""
+    return UsageError(f"there is no option {option!r}{hint}", parser.prog)
 
 
 def _check_command(arguments: Sequence[str]) -> None:
@@ -112,19 +127,19 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     run.add_argument("--name", help="name of the run (default: the file's name without its ending)")
     run.add_argument("--stop-after", type=seconds, metavar="TIME", help="stop after that long, such as 10s")
     run.add_argument("--fresh", action="store_true", help="forget what an interrupted run of this name left")
-    run.add_argument(
-        "--env", type=assignment, action="append", default=[], metavar="K=V",
-        help="a variable for all nodes, and for $K in the file; may be repeated",
-    )  # fmt: skip
+    _env(run, "a variable for all nodes, and for $K in the file; may be repeated")
     run.add_argument("--abort-on-failure", action="store_true", help="stop when a node fails for good")
     run.add_argument("--log-format", choices=("pretty", "json"), default="pretty", help="default: pretty")
     run.add_argument("--quiet", action="store_true", help="only what nodes print, warnings and errors")
 
-    parsers["validate"].add_argument("file", metavar="FILE")
-    _json(parsers["validate"])
+    validate = parsers["validate"]
+    validate.add_argument("file", metavar="FILE", help="the dataflow file")
+    _env(validate, "a variable for $K in the file; may be repeated")
+    _json(validate)
 
     graph = parsers["graph"]
-    graph.add_argument("file", metavar="FILE")
+    graph.add_argument("file", metavar="FILE", help="the dataflow file")
+    _env(graph, "a variable for $K in the file; may be repeated")
     form = graph.add_mutually_exclusive_group()
     form.add_argument("--mermaid", action="store_true", help="Mermaid text on stdout (the default)")
     form.add_argument("--html", metavar="OUT", help="write one self-contained HTML page; - for stdout")
@@ -146,7 +161,9 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     _json(logs)
 
     reload = parsers["reload"]
-    reload.add_argument("names", metavar="[RUN] NODE", nargs="+")
+    reload.usage = "noderuntime reload [-h] [RUN] NODE"
+    about = "RUN may be left out when there is just one"
+    reload.add_argument("names", metavar="[RUN] NODE", nargs="+", help=about)
 
     clean = parsers["clean"]
     clean.add_argument("run", metavar="RUN", nargs="?", help="only this one (default: all interrupted runs)")
@@ -178,6 +195,10 @@ def _build_state(state: Parser) -> None:
 
 def _run_argument(parser: Parser) -> None:
     parser.add_argument("run", metavar="RUN", nargs="?", help="may be left out when there is just one")
+
+
+def _env(parser: Parser, about: str) -> None:
+    parser.add_argument("--env", type=assignment, action="append", default=[], metavar="K=V", help=about)
 
 
 def _json(parser: Parser) -> None:

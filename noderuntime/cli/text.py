@@ -22,8 +22,9 @@ def is_frame(line: str) -> bool:
 
 
 def frame_rows(line: str) -> list[str]:
-    """The rows of a frame, plain or coloured."""
-    return [row.rstrip("\n") for row in line.removeprefix(FRAME_START).removeprefix("\x1b[H").split("\r")]
+    """The rows of a frame, plain or coloured; none for an empty one, which takes the picture away."""
+    picture = line.removeprefix(FRAME_START).removeprefix("\x1b[H").removesuffix("\r")
+    return picture.split("\r") if picture else []
 
 
 def harmless(text: str) -> str:

@@ -57,6 +57,7 @@ class Writer:
     ) -> None:
         out.flush()
         err.flush()
+        self._encoding = out.encoding or "utf-8"
         self._out = out.fileno()
         self._err = err.fileno()
         self._one_screen = live and err.isatty()
@@ -72,13 +73,14 @@ class Writer:
         self._closing = False
         self._repaint = False
         self._showing = True
-        self._gone: set[int] = set()
+        self._gone: set[int] = set()  # descriptors that take no more
+        self._nobody_reads = False
         self._thread: threading.Thread | None = None
 
     @property
     def out_is_gone(self) -> bool:
         """Whether whoever read stdout has gone away."""
-        return self._out in self._gone
+        return self._nobody_reads
 
     @property
     def congested(self) -> bool:
@@ -170,7 +172,7 @@ class Writer:
         return size.columns or 80, size.lines or 24
 
     def _write(self, descriptor: int, text: str) -> None:
-        left = memoryview(text.encode(errors="replace"))
+        left = memoryview(text.encode(self._encoding, "replace"))
         while left and descriptor not in self._gone:
             try:
                 left = left[os.write(descriptor, left) :]
@@ -179,4 +181,7 @@ class Writer:
             except OSError as error:
                 self._gone.add(descriptor)
                 if descriptor == self._out and error.errno == errno.EPIPE:
+                    self._nobody_reads = True
                     self._broken()
+                elif descriptor == self._out:
+                    self.write(f"(stdout takes no more: {error.strerror}; the log files have everything)", err=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 import lmdb
 
-from noderuntime.errors import Fenced
+from noderuntime.errors import Fenced, StoreError
 from noderuntime.space import keys, records, shared
 from noderuntime.space.ending import Links, close
 from noderuntime.space.mailbox import drop_oldest, is_full, is_low, queue_of
@@ -42,6 +42,15 @@ _LOOK_BYTES = 256 * 1024
 
 
 Sent = tuple["Output", bytes, int, Segment | None]  # an output, and a message's record, number and segment
+
+
+class Inapplicable(Exception):
+    """A shared write of event `at` of the group cannot be applied: another node has put there what it cannot merge."""
+
+    def __init__(self, at: int, error: Exception) -> None:
+        self.at = at
+        self.error = error
+        super().__init__(str(error))
 
 
 class Staged:
@@ -210,8 +219,11 @@ class Commits:
                 if staged.shared:
                     if changes is None:
                         changes = shared.Changes(txn, sequence, now_ns, self._origin)
-                    for write in staged.shared:
-                        changes.write(write)
+                    try:
+                        for write in staged.shared:
+                            changes.write(write)
+                    except (TypeError, StoreError) as error:
+                        raise Inapplicable(done, error) from error
                 if staged.cursor:
                     cursor = staged.cursor
                 if staged.cells:

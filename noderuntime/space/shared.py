@@ -299,9 +299,8 @@ class Changes:
             cell = cells.EMPTY if record is None else _stored(record).cell
             default_ns = self._now_ns + self._ttl_ns if self._ttl_ns else 0
             self._stamp += 1
-            self._put_cell(
-                key, record, cells.merged(cell, item.merge, stamp, self._origin, self._now_ns, default_ns)
-            )
+            cell = cells.merged(cell, item.merge, stamp, self._origin, self._now_ns, default_ns)
+            self._put_cell(key, record, cell)
             return
         value = item.value
         if record is not None:
@@ -377,6 +376,8 @@ class Changes:
             self._digest -= int.from_bytes(contributed, "little")
         now_ns = self._now_ns
         value = cells.visible(cell, now_ns)
+        if value is not None and len(value) > VALUE_BYTES_MAX:
+            raise ValueTooLarge(f"the merged value of {key.decode()!r}", len(value), VALUE_BYTES_MAX)
         expiries = cells.alive(cell, now_ns)
         changes_ns = cells.changes_ns(expiries)
         added = contribution(key, value)

@@ -327,6 +327,7 @@ class GuestWatch(base.Watch):
     def __init__(self, guest: Guest, prefix: bytes) -> None:
         self._guest = guest
         self._closed = False
+        self._in_use = threading.Lock()  # by whoever waits for the next change
         self._waiting: list[Update] = []
         self._number, self._bell = _take_number(guest.run_dir)
         with guest.space.write() as txn:
@@ -336,9 +337,14 @@ class GuestWatch(base.Watch):
         guest.watches.add(self)
 
     def next(self, timeout: float | None = None) -> Update | None:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._in_use:
+            return self._next(None if timeout is None else time.monotonic() + timeout)
+
+    def _next(self, deadline: float | None) -> Update | None:
         while not self._closed:
             doorbell.drain(self._bell)
+            if self._closed:  # its ring may be among those that were just drained
+                break
             if not self._waiting:
                 found = self._subscription.read(PURGE_STEP)
                 self._waiting = [Update(item.key, item.value, item.revision) for item in reversed(found)]
@@ -357,11 +363,12 @@ class GuestWatch(base.Watch):
             return
         self._closed = True
         doorbell.ring(self._bell)
-        with self._guest.space.write() as txn:
-            watching.forget(txn, self._number)
-        self._guest.run_dir.bell(self._number).unlink(missing_ok=True)
-        self._guest.watches.discard(self)
-        os.close(self._bell)
+        with self._in_use:
+            with self._guest.space.write() as txn:
+                watching.forget(txn, self._number)
+            self._guest.run_dir.bell(self._number).unlink(missing_ok=True)
+            self._guest.watches.discard(self)
+            os.close(self._bell)
 
 
 def _take_number(run_dir: RunDir) -> tuple[int, int]:

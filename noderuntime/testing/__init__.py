@@ -16,12 +16,13 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from noderuntime import values
-from noderuntime.errors import KeyTooLong, NodeRuntimeError, OperatorError, UnknownOutput, ValueTooLarge
+from noderuntime.errors import NodeRuntimeError, OperatorError, RevisionConflict, UnknownOutput
 from noderuntime.events import Event, input_event, notice, tick_event
 from noderuntime.operator import (
     POSITION_KEY,
@@ -34,15 +35,16 @@ from noderuntime.operator import (
     status_of,
     turn,
 )
+from noderuntime.space.keys import user_key
+from noderuntime.space.records import decode_message, encode_message
+from noderuntime.space.shared import check_value, ttl_to_ns
+from noderuntime.state import Entry
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from noderuntime.merges import Merge
 
-KEY_BYTES_MAX: Final = 508
-VALUE_BYTES_MAX: Final = 1_000_000
 PRODUCE_CALLS_MAX: Final = 100_000
 
 _START = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
@@ -58,28 +60,37 @@ class Sent:
     uid: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    value: bytes
+    revision: int
+    written: dt.datetime
+    expires: dt.datetime | None
+
+
 class SharedKVS(MutableMapping[str, bytes]):
     """The shared KVS of one or several Harnesses: `h.kvs["limit"] = b"5"`; `Harness(Other, kvs=h.kvs)`."""
 
     def __init__(self, given: Mapping[str, bytes] | None = None) -> None:
         self.now = _START
-        self._entries: dict[str, tuple[bytes, dt.datetime | None]] = {}
+        self.revision = 0
+        self._kept: dict[str, _Kept] = {}
         self.update(given or {})
 
     def __getitem__(self, key: str) -> bytes:
-        value, expiry = self._entries[key]
-        if expiry is not None and expiry <= self.now:
+        kept = self._kept[key]
+        if self._expired(kept):
             raise KeyError(key)
-        return value
+        return kept.value
 
     def __setitem__(self, key: str, value: bytes) -> None:
         self.write(key, value)
 
     def __delitem__(self, key: str) -> None:
-        del self._entries[key]
+        del self._kept[key]
 
     def __iter__(self) -> Iterator[str]:
-        return (key for key, (_, expiry) in self._entries.items() if expiry is None or expiry > self.now)
+        return iter(sorted(key for key, kept in self._kept.items() if not self._expired(kept)))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -87,63 +98,92 @@ class SharedKVS(MutableMapping[str, bytes]):
     def __repr__(self) -> str:
         return f"SharedKVS({dict(self)!r})"
 
-    def write(self, key: str, value: bytes, ttl_s: float | None = None) -> None:
-        """Set `key`, for `ttl_s` seconds of the Harness's time if given. Raises as a real write does."""
-        expiry = None if ttl_s is None else self.now + dt.timedelta(seconds=ttl_s)
-        self._entries[_checked_key(key)] = (_checked_value(key, value), expiry)
+    def _expired(self, kept: _Kept) -> bool:
+        return kept.expires is not None and kept.expires <= self.now
 
-    def delete(self, key: str) -> None:
-        """Delete `key`, if it is there."""
-        self._entries.pop(key, None)
+    def write(self, key: str, value: bytes, ttl: float | None = None) -> int:
+        """Set `key`, for `ttl` seconds of the Harness's time if given; returns its revision."""
+        user_key(key)
+        ttl_ns = ttl_to_ns(ttl)
+        expires = self.now + dt.timedelta(microseconds=ttl_ns / 1000) if ttl_ns else None
+        copied = check_value(f"the value of {key!r}", value)
+        self.revision += 1
+        self._kept[key] = _Kept(copied, self.revision, self.now, expires)
+        return self.revision
 
-    def merge(self, key: str, merge: Merge) -> None:
-        """Combine `key` with `merge`; a time to live goes on."""
-        value, expiry = (self[key], self._entries[key][1]) if key in self else (None, None)
-        self._entries[_checked_key(key)] = (_checked_value(key, merge.apply(value)), expiry)
+    def delete(self, key: str) -> bool:
+        """Delete `key`; whether it was there."""
+        present = key in self
+        self._kept.pop(key, None)
+        return present
+
+    def merge(self, key: str, merge: Merge) -> int:
+        """Combine `key` with `merge`; returns its revision."""
+        expires = self._kept[key].expires if key in self else None
+        revision = self.write(key, merge.apply(self.get(key)))
+        self._kept[key] = replace(self._kept[key], expires=expires)  # a time to live goes on
+        return revision
+
+    def entry(self, key: str) -> Entry | None:
+        """Value, revision and times of `key`, None when it is not there."""
+        user_key(key)
+        if key not in self:
+            return None
+        kept = self._kept[key]
+        ttl = None if kept.expires is None else (kept.expires - self.now).total_seconds()
+        return Entry(kept.value, kept.revision, kept.written, ttl, f"{0:012x}/0")
 
 
-def _checked_key(key: object) -> str:
-    if not isinstance(key, str):
-        raise TypeError(f"a key is a str, not {type(key).__name__}")
-    size = len(key.encode())
-    if size > KEY_BYTES_MAX:
-        raise KeyTooLong(key, size, KEY_BYTES_MAX)
-    return key
+class HarnessState:
+    """`ctx.kvs` of a Harness: what is called takes effect at once. See noderuntime.state.MemoryState."""
 
+    def __init__(self, kvs: SharedKVS) -> None:
+        self._kvs = kvs
+        self.get = kvs.entry
+        self.delete = kvs.delete
+        self.merge = kvs.merge
 
-def _checked_value(key: str, value: object) -> bytes:
-    if not isinstance(value, bytes | bytearray | memoryview):
-        raise TypeError(f"the value of key {key[:40]!r} must be bytes, not {type(value).__name__}")
-    copied = bytes(value)
-    if len(copied) > VALUE_BYTES_MAX:
-        raise ValueTooLarge(f"the value of key {key[:40]!r}", len(copied), VALUE_BYTES_MAX)
-    return copied
+    def get_or(self, key: str, default: bytes) -> bytes:
+        found = self._kvs.entry(key)
+        return default if found is None else found.value
+
+    def get_root(self) -> dict[str, Entry]:
+        entries = {key: self._kvs.entry(key) for key in self._kvs}
+        return {key: entry for key, entry in entries.items() if entry is not None}
+
+    @contextmanager
+    def snapshot(self) -> Iterator[HarnessState]:
+        yield self  # nobody else writes meanwhile
+
+    def set(self, key: str, value: bytes, ttl: float | None = None, expect: int | None = None) -> int:
+        found = self._kvs.entry(key)
+        revision = found.revision if found else 0
+        if expect is not None and revision != expect:
+            raise RevisionConflict(key, expect, revision)
+        return self._kvs.write(key, value, ttl)
 
 
 @dataclass(slots=True)
 class _Staged:
-    """What one event wants to change."""
+    """What one event wants to change. Messages are records, as they would lie in a mailbox."""
 
-    messages: list[tuple[str, Any, dict[str, Any]]] = field(default_factory=list)
+    messages: list[tuple[str, bytes]] = field(default_factory=list)
     private: dict[str, bytes | None] = field(default_factory=dict)
-    shared: dict[str, list[Callable[[SharedKVS], None]]] = field(default_factory=dict)
+    shared: dict[str, list[Callable[[SharedKVS], object]]] = field(default_factory=dict)
 
 
 class HarnessContext:
-    """The `ctx` of a Harness."""
+    """The `ctx` of a Harness: see noderuntime.operator.Context."""
 
     def __init__(self, harness: Harness, incarnation: int) -> None:
         self.node_id = harness.node_id
-        self.config = harness.config
+        self.config = MappingProxyType(dict(harness.config))
         self.incarnation = incarnation
         self.is_restart = incarnation > 1
-        self.log = logging.getLogger(f"noderuntime.{harness.node_id}")
+        self.log = logging.getLogger(harness.node_id)
+        self.kvs = HarnessState(harness.kvs)
         self._harness = harness
         self._staged: _Staged | None = None  # None: no event in hand, nothing may be staged
-
-    @property
-    def kvs(self) -> SharedKVS:
-        return self._harness.kvs
 
     def begin(self) -> _Staged:
         """From here on what is called belongs to one event."""
@@ -155,7 +195,10 @@ class HarnessContext:
 
     def _staging(self, call: str) -> _Staged:
         if self._staged is None:
-            raise NodeRuntimeError(f"{call}: only with an event in hand, not in __init__ or restore_state")
+            raise NodeRuntimeError(
+                f"{call}: there is no event in hand. Sending and writing belong to on_event or produce; "
+                "__init__ and restore_state can only read."
+            )
         return self._staged
 
     def __call__(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
@@ -166,49 +209,56 @@ class HarnessContext:
         known = self._harness.declared
         if known is not None and output not in known:
             raise UnknownOutput(self.node_id, output, known)
-        travelled = values.decode(*values.encode(value))
-        staged.messages.append((output, travelled, values.unpack(values.pack(dict(metadata or {})))))
+        record, _ = encode_message(value, metadata, 0, 0)
+        staged.messages.append((output, record))
 
-    def allocate(self, shape: int | tuple[int, ...], dtype: str | np.dtype[Any] = "uint8") -> NDArray[Any]:
+    def allocate(self, shape: int | tuple[int, ...], dtype: Any = "uint8") -> NDArray[Any]:
         import numpy
 
-        return numpy.zeros(shape, dtype)
+        return numpy.empty(shape, dtype)
 
     def save_state(self, key: str, value: bytes) -> None:
-        self._staging("save_state").private[_checked_key(key)] = _checked_value(key, value)
+        user_key(key)
+        self._staging("save_state").private[key] = check_value(f"the state {key!r}", value)
 
     def delete_state(self, key: str) -> None:
-        self._staging("delete_state").private[_checked_key(key)] = None
+        user_key(key)
+        self._staging("delete_state").private[key] = None
 
     def load_state(self, key: str, default: bytes | None = None) -> bytes | None:
+        user_key(key)
         staged = self._staged_private()
         value = staged[key] if key in staged else self._harness.state.get(key)
         return default if value is None else value
 
     def state(self) -> dict[str, bytes]:
         merged = {**self._harness.state, **self._staged_private()}
-        return {key: value for key, value in merged.items() if value is not None}
+        return {key: value for key, value in sorted(merged.items()) if value is not None}
 
     def _staged_private(self) -> dict[str, bytes | None]:
         return self._staged.private if self._staged else {}
 
     def kvs_write(self, key: str, value: bytes, ttl: float | None = None) -> None:
-        key, value = _checked_key(key), _checked_value(key, value)
-        self._stage_shared("kvs_write", key, lambda kvs: kvs.write(key, value, ttl))
+        copied = check_value(f"the value of {key!r}", value)
+        ttl_to_ns(ttl)
+        self._stage_shared("kvs_write", key, lambda kvs: kvs.write(key, copied, ttl))
 
     def kvs_read(self, key: str, default: bytes | None = None) -> bytes | None:
+        user_key(key)
         return self._preview(key).get(key, default)
 
     def kvs_delete(self, key: str) -> None:
-        self._stage_shared("kvs_delete", _checked_key(key), lambda kvs: kvs.delete(key))
+        self._stage_shared("kvs_delete", key, lambda kvs: kvs.delete(key))
 
     def kvs_merge(self, key: str, merge: Merge) -> None:
         if not hasattr(merge, "apply"):
-            raise TypeError(f"kvs_merge: {merge!r:.80} is no merge; use one of noderuntime.merges")
-        self._preview(_checked_key(key)).merge(key, merge)  # raises now what the commit would raise
+            raise TypeError(f"kvs_merge takes one of noderuntime.merges, not {type(merge).__name__}")
+        user_key(key)
+        self._preview(key).merge(key, merge)  # raises now what the commit would raise
         self._stage_shared("kvs_merge", key, lambda kvs: kvs.merge(key, merge))
 
-    def _stage_shared(self, call: str, key: str, step: Callable[[SharedKVS], None]) -> None:
+    def _stage_shared(self, call: str, key: str, step: Callable[[SharedKVS], object]) -> None:
+        user_key(key)
         self._staging(call).shared.setdefault(key, []).append(step)
 
     def _preview(self, key: str) -> SharedKVS:
@@ -267,14 +317,11 @@ class Harness:
         """A message arrives at `input`. The first `crashes` lives die between handler and commit."""
         source = f"test/{input}"
         number = self._next(source)
-        carried = values.encode(value)
-        packed = values.pack(dict(metadata or {}))
-        sent_ns = _nanoseconds(self.now)
+        record, _ = encode_message(value, metadata, number, _nanoseconds(self.now))
 
         def event(attempt: int) -> Event:
-            return input_event(
-                input, values.decode(*carried), values.unpack(packed), source, sent_ns, number, attempt
-            )
+            _, carried, its_metadata, number, sent_ns = decode_message(record)
+            return input_event(input, carried, its_metadata, source, sent_ns, number, attempt)
 
         return self._deliver(event, crashes)
 
@@ -418,9 +465,10 @@ class Harness:
         for steps in staged.shared.values():
             for step in steps:
                 step(self.kvs)
-        for output, sent, metadata in staged.messages:
+        for output, record in staged.messages:
+            _, value, metadata, _, _ = decode_message(record)
             uid = f"{self.node_id}/{output}#{self._next(output)}"
-            self.sent.append(Sent(output, sent, metadata, uid))
+            self.sent.append(Sent(output, value, metadata, uid))
 
     def _next(self, counted: str) -> int:
         self._numbers[counted] = self._numbers.get(counted, 0) + 1

@@ -85,7 +85,7 @@ def test_without_a_terminal_nothing_is_coloured_and_frames_are_lines(files: tupl
     console.start()
     console.line("a", "stdout", f"{FRAME}\x1b[1mcpu\x1b[0m 3 %\rmem 4 %")
     console.crash("a", "on_event", "ValueError: no", "Traceback\n  File x\nValueError: no\n")
-    console.summary(ROWS)
+    console.summary(ROWS)  # of other nodes
     console.close()
     assert read(files[0]) == ["a           │ cpu 3 %", "a           │ mem 4 %"]
     assert read(files[1]) == [
@@ -130,6 +130,20 @@ def test_quiet_still_tells_what_failed(files: tuple[TextIO, TextIO]) -> None:
     assert "failed" in "".join(read(files[1]))
 
 
+def test_the_end_names_cause_and_traceback_of_what_failed(files: tuple[TextIO, TextIO]) -> None:
+    console = Console(["sum"], *files)
+    console.start()
+    console.crash("sum", "on_event", "ValueError: no", "Traceback\nValueError: no")
+    console.line("sum", "stderr", "something else")
+    console.summary(ROWS)
+    console.close()
+    assert read(files[1])[-6:-3] == [
+        "sum         │ failed in on_event: ValueError: no",
+        "sum         │   Traceback",
+        "sum         │   ValueError: no",
+    ]
+
+
 def test_json_is_one_object_a_line_all_on_stdout(files: tuple[TextIO, TextIO]) -> None:
     console = JsonConsole(["a"], *files, clock=lambda: 5.0)
     console.start()
@@ -148,7 +162,7 @@ def test_json_is_one_object_a_line_all_on_stdout(files: tuple[TextIO, TextIO]) -
     ]  # fmt: skip
     assert said[2] == {"time": 5.0, "node": "a", "stream": "stdout", "text": "one"}
     assert said[4] == {
-        "time": 4.0, "node": "a", "stream": "log", "level": "warning", "text": "careful", "fields": {"n": 3},
+        "time": 4.0, "node": "a", "stream": "log", "level": 30, "text": "careful", "fields": {"n": 3},
     }  # fmt: skip
     assert said[6]["trace"] == "trace"
     assert said[7]["nodes"][0] == {
@@ -241,6 +255,18 @@ def test_a_reader_that_went_away_is_told_once_and_writing_goes_on_silently() -> 
     assert told == [True]
 
 
+def test_a_full_disk_below_stdout_is_told_on_stderr_and_harms_nobody(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as out, (tmp_path / "err").open("w+") as err:
+        console = Console(["a"], out, err)
+        console.start()
+        console.line("a", "stdout", "one")
+        console.line("a", "stdout", "two")
+        console.close()
+        assert not console.out_is_gone
+        (told,) = read(err)
+    assert "No space left on device" in told
+
+
 def test_a_reader_that_does_not_read_holds_nobody_up_and_learns_how_much_it_missed() -> None:
     reader, writer = os.pipe()
     with open(writer, "w") as out, open(reader) as stuck:
@@ -272,8 +298,9 @@ def test_nothing_is_written_before_the_start(files: tuple[TextIO, TextIO]) -> No
 
 def test_a_summary_colours_the_state_even_of_a_node_that_is_named_like_one() -> None:
     rows = [SummaryRow("failed", "failed", 0, 0, "")]
-    assert summary_table(rows, 0, coloured=True)[1].startswith("failed  \x1b[31mfailed\x1b[0m")
+    assert summary_table(rows, coloured=True)[1].startswith("failed  \x1b[31mfailed\x1b[0m")
 
 
 def test_log_records_show_their_fields() -> None:
-    assert log_text(LogRecord(0.0, "a", 40, "no room", {"used": 3, "size": 4})) == "ERROR no room  used=3 size=4"
+    record = LogRecord(0.0, "a", 40, "no room", {"logger": "a", "used": 3, "size": 4})
+    assert log_text(record) == "ERROR no room  used=3 size=4"

@@ -16,8 +16,8 @@ def test_colours_pass_and_are_closed() -> None:
 @pytest.mark.parametrize(
     "evil",
     [
-        "\x1b[2J", "\x1b[H", "\x1b[?1049h", "\x1b]0;title\x07", "\x1b]8;;http://x\x1b\\", "\x1bc", "\x07", "\x9b2J",
-        "\x1b(B",
+        "\x1b[2J", "\x1b[H", "\x1b[?1049h", "\x1b]0;title\x07", "\x1b]8;;http://x\x1b\\", "\x1bc", "\x07",
+        "\x9b2J", "\x1b(B",
     ],
 )  # fmt: skip
 def test_what_would_change_the_terminal_does_not_pass(evil: str) -> None:
@@ -57,7 +57,8 @@ def test_colours_take_no_columns_when_cropped() -> None:
 def test_a_frame_is_known_by_its_first_bytes_and_split_into_rows() -> None:
     assert is_frame("\x1b[2Jcpu\r mem")
     assert not is_frame("cpu \x1b[2J")
-    assert frame_rows("\x1b[2J\x1b[Hcpu\r mem") == ["cpu", " mem"]
+    assert frame_rows("\x1b[2J\x1b[Hcpu\r mem\r") == ["cpu", " mem"]
+    assert frame_rows("\x1b[2J") == []
 
 
 def test_tables_align_and_put_numbers_right() -> None:

@@ -1,0 +1,1 @@
+"""Dataflows to start from. `noderuntime run` takes the YAML files; the programs of their nodes lie beside them."""

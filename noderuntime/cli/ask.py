@@ -1,0 +1,104 @@
+"""Asking a live run: its runtime (status, stop, reload) and its store (reading and writing state)."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from noderuntime.channel import Dealer
+from noderuntime.cli.output import CommandError
+from noderuntime.errors import NotRunning
+from noderuntime.protocol import VERSION, Answer, Ask, Reply, Request
+
+RUNTIME_ANSWERS_WITHIN_S = 10.0
+STORE_ANSWERS_WITHIN_S = 15.0
+REPEAT_S = 0.5
+
+
+def ask_runtime(
+    run: str, socket: Path, what: str, arguments: dict[str, Any], within_s: float = RUNTIME_ANSWERS_WITHIN_S
+) -> dict[str, Any]:
+    """What the runtime of `run` answers. CommandError with its own words when it says no, or says nothing."""
+    try:
+        dealer = Dealer(socket)
+    except OSError:
+        raise NotRunning(f"the run {run!r} is not running") from None
+    with dealer:
+        dealer.send(Ask(VERSION, what, arguments))
+        until_s = time.monotonic() + within_s
+        while (left_s := until_s - time.monotonic()) > 0:
+            answer = dealer.receive(left_s)
+            if isinstance(answer, Answer):
+                if answer.error:
+                    raise CommandError(answer.error)
+                return answer.result
+        dealer.close(0)
+    raise CommandError(
+        f"the runtime of {run!r} has not answered for {within_s:g} seconds; `noderuntime ps` shows its pid"
+    )
+
+
+class StoreClient:
+    """Requests to the store process of a run, each repeated until it is answered.
+
+    The store may be killed and respawned at any time; it keeps the number of each client's last request, so
+    that a repeated one counts once. `lost` is asked between repetitions: a text, when waiting any longer is
+    vain.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        socket: Path,
+        within_s: float = STORE_ANSWERS_WITHIN_S,
+        lost: Callable[[], str] = lambda: "",
+    ) -> None:
+        self._run = run
+        self._within_s = within_s
+        self._lost = lost
+        self._client = f"command-{secrets.token_hex(8)}"
+        self._number = 0
+        try:
+            self._dealer = Dealer(socket)
+        except OSError:
+            raise NotRunning(f"the run {run!r} is gone") from None
+
+    def request(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The result of one operation. CommandError when it is refused, or not answered in time."""
+        self._number += 1
+        request = Request(VERSION, self._client, self._number, operation, arguments)
+        until_s = time.monotonic() + self._within_s
+        while (now_s := time.monotonic()) < until_s:
+            self._dealer.send(request, timeout_s=0)
+            reply = self._reply(min(now_s + REPEAT_S, until_s))
+            if reply is not None:
+                if reply.error:
+                    raise CommandError(reply.text or f"{reply.error}: {reply.result}")
+                return reply.result
+            if lost := self._lost():
+                raise CommandError(lost)
+        raise CommandError(
+            f"the store of {self._run!r} has not answered for {self._within_s:g} seconds; try again"
+        )
+
+    def _reply(self, until_s: float) -> Reply | None:
+        while (left_s := until_s - time.monotonic()) > 0:
+            message = self._dealer.receive(left_s)
+            if isinstance(message, Reply) and message.number == self._number:
+                return message
+        return None
+
+    def close(self) -> None:
+        self._dealer.close(0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,148 @@
+"""Which run is meant: by its name, or the only one there is."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from noderuntime import runs
+from noderuntime.cli.output import CommandError
+from noderuntime.errors import NotRunning
+from noderuntime.identifiers import nearest
+from noderuntime.rundir import state_home
+from noderuntime.runs import Run
+
+RUNNING = "running"
+
+
+def known_runs() -> list[Run]:
+    """The runs of this user that have a folder: running and interrupted ones, by name."""
+    return runs.list_runs(os.environ)
+
+
+def find(name: str) -> Run:
+    """The run of that name. NotRunning, with the nearest name, when there is none."""
+    found = runs.find_run(name, os.environ)
+    if found is not None:
+        return found
+    near = nearest(name, [run.name for run in known_runs()])
+    raise NotRunning(f"there is no run {name!r}", f"Did you mean {near!r}?" if near else "See `noderuntime ps -a`.")
+
+
+def choose(name: str | None, interrupted: bool = False) -> Run:
+    """The run of that name, or the only one that is running (then the name may be None).
+
+    With `interrupted`, an interrupted run will do; without a name, when it is the only one and none is
+    running.
+    """
+    if name is not None:
+        run = find(name)
+        if run.state != RUNNING and not interrupted:
+            raise NotRunning(f"the run {name!r} is interrupted, not running")
+        return run
+    known = known_runs()
+    candidates = [run for run in known if run.state == RUNNING] or (known if interrupted else [])
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        raise _several(candidates)
+    raise NotRunning("no run is running")
+
+
+def is_running(run: Run) -> bool:
+    """Whether that very run, and not one that began later under its name, is running now."""
+    now = runs.find_run(run.name, os.environ)
+    return now is not None and now.state == RUNNING and now.file.pid == run.file.pid
+
+
+@contextlib.contextmanager
+def hold(run: Run) -> Iterator[int]:
+    """Keep an interrupted run from being resumed or removed. Gives the descriptor of its lock."""
+    try:
+        lock = os.open(run.run_dir.lock, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        raise NotRunning(f"the run {run.name!r} is gone") from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CommandError(f"somebody else uses the run {run.name!r} just now; try again") from None
+        if not run.run_dir.lock.exists():  # removed between our open and our lock
+            raise NotRunning(f"the run {run.name!r} is gone")
+        yield lock
+    finally:
+        os.close(lock)
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRun:
+    """A run whose logs are kept; it may have ended long ago (then `run` is None)."""
+
+    name: str
+    log_dir: Path
+    run: Run | None
+
+    def is_running(self) -> bool:
+        return self.run is not None and is_running(self.run)
+
+    def nodes(self) -> list[str]:
+        """The nodes that have left logs, by name."""
+        return sorted(path.name.removesuffix(".jsonl") for path in self.log_dir.glob("*.jsonl"))
+
+
+def choose_logs(name: str | None, node: str | None) -> tuple[LoggedRun, str]:
+    """The run whose logs are meant, and the node ("" for all).
+
+    A single name that is no run's is a node of the only running run, or of the one that ran last.
+    """
+    if name is None:
+        return _latest(), ""
+    found = _logged(name)
+    if found is not None:
+        return found, node or ""
+    if node is None:
+        with contextlib.suppress(NotRunning):
+            latest = _latest()
+            if name in latest.nodes():
+                return latest, name
+    known = {run.name for run in known_runs()} | {folder.name for folder in _folders(state_home(os.environ))}
+    near = nearest(name, known)
+    raise NotRunning(f"there are no logs of a run {name!r}", f"Did you mean {near!r}?" if near else "")
+
+
+def _logged(name: str) -> LoggedRun | None:
+    """The logs of the run of that name: of the one that is there, else of the last one that was."""
+    run = runs.find_run(name, os.environ)
+    if run is not None and Path(run.file.log_dir).is_dir():
+        return LoggedRun(name, Path(run.file.log_dir), run)
+    folders = runs.log_folders(name, os.environ)
+    return LoggedRun(name, folders[0], None) if folders else None
+
+
+def _latest() -> LoggedRun:
+    """The logs of the only running run; when none is running, of the one that began last."""
+    running = [run for run in known_runs() if run.state == RUNNING]
+    if len(running) > 1:
+        raise _several(running)
+    if running:
+        return LoggedRun(running[0].name, Path(running[0].file.log_dir), running[0])
+    folders = [kept for folder in _folders(state_home(os.environ)) for kept in _folders(folder / "logs")]
+    if not folders:
+        raise NotRunning("no run has left any logs", "")
+    last = max(folders, key=lambda folder: folder.name)  # the names are stamps that sort by time
+    return LoggedRun(last.parent.parent.name, last, None)
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        return [path for path in parent.iterdir() if path.is_dir()]
+    except OSError:
+        return []
+
+
+def _several(running: list[Run]) -> NotRunning:
+    return NotRunning("several runs are there; name one of them", f"There are: {', '.join(r.name for r in running)}.")

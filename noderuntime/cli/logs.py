@@ -1,0 +1,123 @@
+"""`logs`: what the nodes of a run printed and logged, from the JSON lines that the runtime keeps per node."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import logging
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from noderuntime.cli import output
+from noderuntime.cli.choose import LoggedRun, choose_logs
+from noderuntime.cli.console import Prefixes, log_text
+from noderuntime.cli.text import harmless, is_frame
+from noderuntime.observer import LogRecord
+
+POLL_S = 0.1
+RUNTIME_LOG = "runtime.log"  # what the runtime itself had to say, in the same form
+
+Record = dict[str, Any]
+
+
+def logs(options: Namespace) -> int:
+    """Carry out `logs`."""
+    run, node = choose_logs(options.run, options.node)
+    tail = Tail(run.log_dir, node)
+    show: Callable[[Record], None] = output.result_json if options.json else _Pretty(run)
+    while True:
+        # looked at before reading: once it has ended, nothing more is written
+        ended = not (options.follow and run.is_running())
+        for record in tail.records():
+            show(record)
+        sys.stdout.flush()
+        if ended:
+            return output.OK
+        time.sleep(POLL_S)
+
+
+class Tail:
+    """The records of one run, or of one of its nodes, in the order of their times; again: those that are
+    new."""
+
+    def __init__(self, folder: Path, node: str = "") -> None:
+        self._folder = folder
+        self._node = node
+        self._files: dict[Path, LogFile] = {}
+
+    def records(self) -> Iterator[Record]:
+        for path in [*sorted(self._folder.glob("*.jsonl")), self._folder / RUNTIME_LOG]:
+            if path not in self._files:
+                self._files[path] = LogFile(path)
+        found = heapq.merge(*(file.records() for file in self._files.values()), key=_time)
+        return (record for record in found if not self._node or record.get("node") == self._node)
+
+
+class LogFile:
+    """One file of JSON lines, read on from where the last reading ended. What is no record is passed over."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = 0
+
+    def records(self) -> Iterator[Record]:
+        """The complete lines from here on, to the present end."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._at)
+                for line in file:
+                    if not line.endswith(b"\n"):  # still being written
+                        return
+                    self._at += len(line)
+                    if (record := parse(line)) is not None:
+                        yield record
+        except FileNotFoundError:
+            return
+
+
+def parse(line: bytes) -> Record | None:
+    """One line of a log file; None when it is no record, as after a full disk."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("text"), str) else None
+
+
+def _time(record: Record) -> float:
+    at = record.get("time")
+    return at if isinstance(at, int | float) else 0.0
+
+
+class _Pretty:
+    """Records as the console of the run shows them; frames, which are pictures and no lines, are left out."""
+
+    def __init__(self, run: LoggedRun) -> None:
+        self._prefixes = Prefixes(run.nodes())
+        self._coloured = output.wants_colour(sys.stdout)
+        self._terminal = sys.stdout.isatty()
+
+    def __call__(self, record: Record) -> None:
+        text, node = record["text"], str(record.get("node", ""))
+        if is_frame(text):
+            return
+        if record.get("stream") == "log":
+            text = log_text(_log_record(record, node), self._coloured)
+        prefix = self._prefixes.of(node, self._coloured)
+        for line in text.split("\n"):
+            output.result(prefix + (harmless(line) if self._terminal else line))
+
+
+def _log_record(record: Record, node: str) -> LogRecord:
+    level, fields = record.get("level"), record.get("fields")
+    return LogRecord(
+        _time(record),
+        node,
+        level if isinstance(level, int) else logging.INFO,
+        record["text"],
+        fields if isinstance(fields, dict) else {},
+    )

@@ -1,0 +1,98 @@
+"""`run`: load the dataflow, split off the runtime below its guard, and show what happens.
+
+The process that was launched becomes the guard; the runtime, with the console in it, is its child. With -d
+both are children of a process that returns as soon as the run is up.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from noderuntime import guard
+from noderuntime.cli import answered, output
+from noderuntime.cli.console import Console, Detached, JsonConsole
+from noderuntime.cli.output import UsageError
+from noderuntime.dataflow import Dataflow
+from noderuntime.loader import check_files, load
+from noderuntime.observer import Observer, RunOptions
+
+
+def run(options: Namespace) -> int:
+    """Run a dataflow. Returns the exit code of the run; with -d, 0 as soon as it is up."""
+    name = run_name(options.name, options.file)
+    overrides = dict(options.env)
+    dataflow = load(options.file, overrides=overrides)
+    for warning in check_files(dataflow):
+        output.warn(warning)
+    if not options.detach:
+        return guard.run_guarded(lambda: _answered(lambda: _shown(dataflow, options, name)))
+    work = partial(_runtime, dataflow, Detached(), options, name)
+    code = guard.run_guarded(lambda: _answered(work), detach=True)
+    if code == output.OK:
+        output.result(name)
+    return code
+
+
+def run_name(given: str | None, file: str) -> str:
+    """The name of the run: what was given, else the file's name without its ending. Raises UsageError."""
+    name = Path(file).stem if given is None else given
+    if not name or not name.isprintable() or name != name.strip():
+        raise UsageError(
+            f"{name[:60]!r} cannot be the name of a run: it needs printable characters, and no space at its ends; "
+            "give one with --name",
+            "noderuntime run",
+        )
+    return name
+
+
+def _shown(dataflow: Dataflow, options: Namespace, name: str) -> int:
+    """The runtime, with a console that shows it."""
+    over = threading.Event()
+
+    def broken() -> None:
+        """Whoever read our stdout is gone (`run ... | head`): stop in order, as for SIGTERM."""
+        if not over.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    kind = JsonConsole if options.log_format == "json" else Console
+    console = kind([node.id for node in dataflow.nodes], quiet=options.quiet, broken=broken)
+    # the runtime is no process group of the terminal's foreground; `stty tostop` must not stop it when it writes
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    console.start()
+    try:
+        code = _runtime(dataflow, console, options, name, console.terminal)
+    finally:
+        over.set()
+        console.close()
+    return output.PIPE_CLOSED if console.out_is_gone and code == output.TERMINATED else code
+
+
+def _runtime(
+    dataflow: Dataflow, observer: Observer, options: Namespace, name: str, terminal: str = ""
+) -> int:
+    from noderuntime import runtime  # with ZeroMQ: only after the guard has split off
+
+    return runtime.run(
+        dataflow,
+        RunOptions(
+            name=name,
+            environ=os.environ,
+            extra_env=dict(options.env),
+            fresh=options.fresh,
+            stop_after_s=options.stop_after,
+            abort_on_failure=options.abort_on_failure,
+            terminal=terminal,
+        ),
+        observer,
+    )
+
+
+def _answered(work: Callable[[], int]) -> int:
+    return answered(work, sys.argv[1:])

@@ -1,0 +1,61 @@
+"""What commands may ask of a live run: status, stop, reload. Floor 4."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from noderuntime import supervision as su
+from noderuntime.children import Child
+from noderuntime.crew import Crew
+from noderuntime.identifiers import nearest
+from noderuntime.protocol import VERSION, Answer, Ask
+from noderuntime.pulse import PHASES
+from noderuntime.supervision import IllegalEvent
+
+
+def answer(ask: Ask, crew: Crew, facts: dict[str, Any], stop: Callable[[bool], None], now_s: float) -> Answer:
+    """Do what is asked. `facts` are the run's own part of the status; `stop(drain)` begins the end of the run."""
+    if ask.version != VERSION:
+        return Answer({}, f"this runtime speaks version {VERSION} of the protocol, not {ask.version}")
+    if ask.what == "status":
+        return Answer({**facts, "nodes": [node_status(child, now_s) for child in crew.children.values()]}, "")
+    if ask.what == "stop":
+        stop(bool(ask.arguments.get("drain")))
+        return Answer({}, "")
+    if ask.what == "reload":
+        return _reload(crew, str(ask.arguments.get("node")))
+    return Answer({}, f"a runtime can be asked for status, stop and reload, not for {ask.what[:40]!r}")
+
+
+def node_status(child: Child, now_s: float) -> dict[str, Any]:
+    """One node, as `ps` shows it."""
+    machine = child.machine
+    glance = child.glance(now_s) if child.alive else None
+    return {
+        "id": child.id,
+        "kind": child.spec.kind,
+        "state": machine.state.value,
+        "pid": child.pid if child.alive else 0,
+        "restarts": machine.restarts,
+        "incarnation": child.incarnation,
+        "messages": child.handled(),
+        "reason": machine.reason,
+        "phase": PHASES[glance.phase] if glance is not None and glance.phase < len(PHASES) else "",
+        "since_s": round(max(0.0, now_s - machine.since_s), 3),
+    }
+
+
+def _reload(crew: Crew, node: str) -> Answer:
+    child = crew.children.get(node)
+    if child is None:
+        near = nearest(node, crew.children)
+        hint = f"did you mean {near!r}?" if near else f"its nodes are: {', '.join(crew.children)}"
+        return Answer({}, f"the run has no node {node!r}; {hint}")
+    if child.spec.kind != "operator":
+        return Answer({}, f"{node!r} is a custom node; only operators can be reloaded. Stop and run it again.")
+    try:
+        crew.feed(child, su.Reload())
+    except IllegalEvent:
+        return Answer({}, f"{node!r} is {child.machine.state.value}; only a running operator can be reloaded")
+    return Answer({}, "")

@@ -1,0 +1,492 @@
+"""All nodes of a run: what children say and how they die becomes events, and actions are carried out. Floor 4."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from noderuntime import doorbell, process
+from noderuntime import supervision as su
+from noderuntime.channel import Router
+from noderuntime.children import Child, Proc, kill_strays, order_of, policy_of
+from noderuntime.dataflow import Dataflow, NodeSpec
+from noderuntime.errors import DataflowError
+from noderuntime.helpers import GaveUp, NurseryKeeper
+from noderuntime.lockwatch import Holding
+from noderuntime.logs import Notes
+from noderuntime.loop import Loop
+from noderuntime.observer import LogRecord, RunOptions
+from noderuntime.protocol import (
+    FRAME_BYTES_MAX,
+    VERSION,
+    Bye,
+    Failed,
+    Hello,
+    Log,
+    Message,
+    Ready,
+    Refused,
+    Reload,
+    ReloadFailed,
+    RestoreState,
+    Stop,
+    StopAll,
+    Welcome,
+)
+from noderuntime.pulse import PulsePage
+from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, ENV_TERMINAL, RunDir
+from noderuntime.storelink import StoreLink
+from noderuntime.supervision import DONE, NEVER, IllegalEvent, State, Supervision
+from noderuntime.wiring import Wiring
+
+LAST_WORDS_S = 0.1
+RESTORE_PART_BYTES = FRAME_BYTES_MAX // 2
+UNFINISHED = frozenset({State.WAITING, State.STARTING, State.RESTORING})
+
+
+@dataclass(slots=True)
+class Voice:
+    """One life of one node, as the Owner of its Proc."""
+
+    crew: Crew
+    child: Child
+
+    def said(self, stream: str, line: str) -> None:
+        self.crew.notes.line(self.child.id, stream, line)
+
+    def exited(self, proc: Proc, status: int) -> None:
+        self.crew.exited(self.child, proc, status)
+
+    def not_spawned(self, proc: Proc, error: OSError) -> None:
+        self.crew.not_spawned(self.child, proc, error)
+
+
+class Crew:
+    """The nodes. `clock` gives monotonic seconds; `stop_all` is called when an operator returns STOP_ALL."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        router: Router,
+        link: StoreLink,
+        nursery: NurseryKeeper,
+        notes: Notes,
+        dataflow: Dataflow,
+        options: RunOptions,
+        run_dir: RunDir,
+        clock: Callable[[], float],
+        stop_all: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._router = router
+        self._link = link
+        self._nursery = nursery
+        self.notes = notes
+        self._dataflow = dataflow
+        self._options = options
+        self._run_dir = run_dir
+        self._clock = clock
+        self._stop_all = stop_all
+        self.children: dict[str, Child] = {}
+        self.stopped: set[int] = set()  # pids of children of ours that are stopped now
+        self.refused = 0  # messages that came out of turn
+        self._identities: dict[bytes, Child] = {}
+        self._events: deque[tuple[Child, su.Event, bool]] = deque()
+        self._procs: set[Proc] = set()
+        self._handling = False
+
+    # ---- making it
+
+    def add(self, spec: NodeSpec, wiring: Wiring, ended: bool) -> None:
+        """A node, with its bell and its pulse."""
+        bell_path = self._run_dir.bell(wiring.number)
+        doorbell.create(bell_path)
+        pulse_path = self._run_dir.pulse(wiring.number)
+        pulse_path.parent.mkdir(mode=0o700, exist_ok=True)
+        page = PulsePage(pulse_path)
+        machine = Supervision(
+            spec.id,
+            policy_of(spec),
+            state=State.ENDED if ended else State.WAITING,
+            # under a runtime that was killed; what was handled since is gone, and counts nothing
+            left_in_hand=page.read().hands,
+        )
+        self.children[spec.id] = Child(spec, machine, wiring, page, doorbell.open_bell(bell_path))
+
+    def connect(self) -> None:
+        """All nodes are there: who is whose neighbour?"""
+        for child in self.children.values():
+            around = {spec.node for spec in child.spec.inputs if spec.node}
+            around |= {
+                receiver.id
+                for output in child.spec.outputs
+                for receiver, _ in self._dataflow.receivers(child.id, output)
+            }
+            child.neighbours = [self.children[id] for id in sorted(around - {child.id})]
+
+    def start(self) -> None:
+        for child in self.children.values():
+            if child.machine.state is State.WAITING:
+                self.feed(child, su.Start())
+
+    # ---- events and actions
+
+    def feed(self, child: Child, event: su.Event, trusted: bool = True) -> None:
+        """Hand an event to a node's supervision, and carry out what it says. Events that this causes come after it.
+
+        What comes from a child (not `trusted`) and out of turn is counted and dropped.
+        """
+        self._events.append((child, event, trusted))
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            while self._events:
+                child, event, trusted = self._events.popleft()
+                try:
+                    actions = child.machine.handle(event, self._clock())
+                except IllegalEvent:
+                    if trusted:
+                        raise
+                    self.refused += 1
+                    continue
+                for action in actions:
+                    self._do(child, action)
+        finally:
+            self._handling = False
+
+    def _do(self, child: Child, action: su.Action) -> None:
+        match action:
+            case su.Spawn(life):
+                self._spawn(child, life)
+            case su.Claim():
+                self._claim(child, action)
+            case su.Welcome():
+                self._welcome(child)
+            case su.Refuse(why):
+                self._send(child, Refused(why))
+            case su.SendStop(grace_s):
+                self._send(child, Stop("MANUAL", grace_s))
+            case su.SendReload():
+                self._send(child, Reload())
+            case su.Signal(number):
+                self._signal(child, number)
+            case su.End(failed, error):
+                arguments = {"node": child.id, "failed": failed, "error": error}
+                self._ask("end", arguments, lambda _: child.ring())
+            case su.Touch():
+                self._ask("touch", {}, lambda _: child.ring())
+            case su.Tell(text):
+                self.notes.tell(text)
+
+    def _ask(self, operation: str, arguments: Mapping[str, Any], then: Callable[[dict[str, Any]], None]) -> None:
+        def refused(error: str, text: str) -> None:
+            raise GaveUp(f"the store refused {operation!r}: {text} ({error})")
+
+        self._link.request(operation, arguments, then, refused)
+
+    def _spawn(self, child: Child, life: int) -> None:
+        child.begin_life()
+        child.proc = None
+        try:
+            order = order_of(self._dataflow, child.spec, self._environment(child, life), self._options.extra_env)
+            child.proc = self._nursery.spawn(order, Voice(self, child))
+        except DataflowError as error:
+            self.feed(child, su.SpawnFailed(error.what, permanent=True))
+        except OSError as error:
+            self.feed(child, su.SpawnFailed(f"it could not be started: {error.strerror}"))
+        else:
+            self._procs.add(child.proc)
+
+    def _environment(self, child: Child, life: int) -> dict[str, str]:
+        env = {**self._options.environ, **child.spec.env, **self._options.extra_env, "PYTHONUNBUFFERED": "1"}
+        env.pop(ENV_TERMINAL, None)
+        env |= {ENV_RUN_DIR: str(self._run_dir.root), ENV_NODE: child.id, ENV_LIFE: str(life)}
+        if self._options.terminal:
+            env[ENV_TERMINAL] = self._options.terminal
+        return env
+
+    def _claim(self, child: Child, claim: su.Claim) -> None:
+        def answered(result: dict[str, Any]) -> None:
+            child.ring()
+            if claim.life != child.machine.life:
+                return  # that life is over
+            if result.get("ended"):
+                self.feed(child, su.ClaimRefused())
+                return
+            child.claim = result
+            buried = result.get("buried", "")
+            if buried:
+                attempts = child.spec.max_attempts
+                self.notes.tell(f"{child.id} failed {attempts} times on {buried}: it is a dead letter now")
+            self.feed(child, su.Claimed(bool(buried)))
+
+        arguments = {
+            "node": child.id,
+            "cause": claim.cause,
+            "counts": claim.counts,
+            "hands": [list(hand) for hand in claim.hands],
+            "max_attempts": child.spec.max_attempts,
+            "trace": claim.trace,
+        }
+        self._ask("claim", arguments, answered)
+
+    def _welcome(self, child: Child) -> None:
+        claim = child.claim
+        parts: list[RestoreState] = []
+        if child.spec.kind == "operator":
+            state: dict[str, bytes] = claim.get("state", {})
+            if claim.get("by_reference") or any(len(value) > RESTORE_PART_BYTES for value in state.values()):
+                parts = [RestoreState({}, True)]
+            else:
+                parts = [RestoreState(part, False) for part in split_state(state)]
+        welcome = Welcome(claim["incarnation"], child.wiring.to_plain(), len(parts), claim.get("attempts", []))
+        self._send(child, welcome)
+        for part in parts:
+            self._send(child, part)
+
+    def _send(self, child: Child, message: Message) -> None:
+        if child.identity is not None:
+            self._router.send(child.identity, message)
+
+    def _signal(self, child: Child, number: int) -> None:
+        if child.proc is not None:
+            child.proc.signal(number)
+        elif child.peer_fd >= 0:
+            process.signal_process(child.peer_fd, number)
+
+    # ---- what children say
+
+    def receive(self, identity: bytes, message: Message) -> None:
+        """A message of a child's, or of somebody who says to be one."""
+        if isinstance(message, Hello):
+            self._hello(identity, message)
+            return
+        child = self._identities.get(identity)
+        if child is None:
+            self.refused += 1
+            return
+        match message:
+            case Log():
+                self.notes.record(LogRecord(message.time, child.id, message.level, message.text, message.fields))
+            case ReloadFailed():
+                self.notes.crash(child.id, "reload", f"{message.error} (the old code goes on)", message.trace)
+            case Failed():
+                self.notes.crash(child.id, message.where, message.error, message.trace)
+                if identity == child.identity:
+                    report = su.Reported(message.where, message.error, message.trace, message.permanent)
+                    self.feed(child, report, trusted=False)
+                    self._last_words(child)
+            case Bye() if identity == child.identity:
+                self.feed(child, su.SaidBye(message.ended, message.reason), trusted=False)
+                self._last_words(child)
+                if child.spec.kind == "dynamic":
+                    self._peer_gone(child)
+            case Ready() if identity == child.identity and message.incarnation == child.incarnation:
+                self.feed(child, su.Ready(), trusted=False)
+            case StopAll() if identity == child.identity:
+                self._stop_all(child.id)
+            case _:
+                self.refused += 1
+
+    def _hello(self, identity: bytes, hello: Hello) -> None:
+        why = self._objection(hello)
+        if why:
+            self._router.send(identity, Refused(why))
+            return
+        child = self.children[hello.node]
+        if hello.kind == "dynamic":
+            try:
+                peer_fd = os.pidfd_open(hello.pid)
+            except OSError as error:
+                self._router.send(identity, Refused(f"process {hello.pid} cannot be watched: {error.strerror}"))
+                return
+            child.begin_life()
+            child.peer_fd = peer_fd
+            self._loop.watch(peer_fd, lambda: self._peer_gone(child))
+        self._forget(child)
+        child.identity = identity
+        child.peer = hello.pid
+        self._identities[identity] = child
+        self.feed(child, su.Hello(), trusted=False)
+
+    def _objection(self, hello: Hello) -> str:
+        """Why a hello is refused; "" when it is welcome."""
+        if hello.version != VERSION:
+            return f"it speaks version {hello.version} of the protocol, this runtime version {VERSION}"
+        child = self.children.get(hello.node)
+        if child is None:
+            return f"the run has no node {hello.node!r}; its nodes are: {', '.join(self.children)}"
+        if hello.kind != child.spec.kind:
+            started = "started by hand" if child.spec.kind == "dynamic" else "started by the run itself"
+            return f"{hello.node!r} is {started}, see `path:` in the dataflow file"
+        state = child.machine.state
+        if state in DONE:
+            return f"{hello.node!r} has {state.value if state is not State.STOPPED else 'been stopped'}"
+        if hello.kind == "dynamic":
+            return f"{hello.node!r} is connected already, as process {child.peer}" if child.alive else ""
+        if hello.life != child.machine.life or not child.alive or child.identity is not None:
+            return f"this is an earlier life of {hello.node!r}"
+        return ""
+
+    def _forget(self, child: Child) -> None:
+        """Connections of earlier lives, whose last log records may still have come until now."""
+        for identity in [identity for identity, owner in self._identities.items() if owner is child]:
+            del self._identities[identity]
+
+    # ---- how children die
+
+    def exited(self, child: Child, proc: Proc, status: int) -> None:
+        """A process was reaped. What it said before may still be under way, when it should have said something."""
+        self.stopped.discard(proc.pid)
+        self._procs.discard(proc)
+        if child.proc is not proc:
+            return
+        self.drain()
+        if child.spec.kind == "operator" and status in (0, 1) and not child.machine.has_last_words:
+            child.exit_status = status
+            child.last_words_s = self._clock() + LAST_WORDS_S
+            return
+        self._dead(child, status)
+
+    def not_spawned(self, child: Child, proc: Proc, error: OSError) -> None:
+        """There was no process, or it could not become the node's."""
+        self._procs.discard(proc)
+        if child.proc is proc:
+            permanent = isinstance(error, FileNotFoundError | PermissionError) or error.errno == 8  # ENOEXEC
+            text = error.strerror or str(error)
+            self.feed(child, su.SpawnFailed(f"{child.spec.code.path} cannot be executed: {text}", permanent))
+
+    def drain(self) -> bool:
+        """Take all messages that have come; whether there were any."""
+        taken = False
+        while (found := self._router.receive_nowait()) is not None:
+            taken = True
+            self.on_message(*found)
+        return taken
+
+    on_message: Callable[[bytes, Message], None]  # set by the runtime: commands go elsewhere
+
+    def _last_words(self, child: Child) -> None:
+        if child.exit_status is not None and child.machine.has_last_words:
+            self._dead(child, child.exit_status)
+
+    def _dead(self, child: Child, status: int) -> None:
+        child.exit_status = None
+        hands, commits = child.remains()
+        child.identity = None
+        kill_strays(self.known_pids(), self._run_dir.root, child.id)
+        self.feed(child, su.Exited(status, hands, commits))
+
+    def _peer_gone(self, child: Child) -> None:
+        """A dynamic node's process has ended, or it said goodbye."""
+        if child.peer_fd >= 0:
+            self._loop.close_fd(child.peer_fd)
+            child.peer_fd = -1
+        hands, commits = child.remains()
+        child.identity = None
+        if child.alive:
+            self.feed(child, su.Exited(None, hands, commits))
+
+    def known_pids(self) -> set[int]:
+        """Children of ours that are somebody's."""
+        return {proc.pid for proc in self._procs} | {self._nursery.pid}
+
+    def reap_orphans(self) -> None:
+        """Reap what we have adopted and what has ended: grandchildren whose parents died before them."""
+        if self._nursery.busy:
+            return  # one of them may be a child that has not told its pid yet
+        known = self.known_pids()
+        for pid in process.children_of(os.getpid()):
+            if pid not in known:
+                stat = process.read_stat(pid)
+                if stat is not None and stat.dead:
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitpid(pid, os.WNOHANG)
+
+    # ---- time
+
+    def tick(self, now_s: float) -> None:
+        """Hand out what is due."""
+        for child in self.children.values():
+            if child.exit_status is not None and now_s >= child.last_words_s:
+                self._dead(child, child.exit_status)
+            if now_s >= child.machine.deadline_s:
+                self.feed(child, su.Tick())
+
+    def deadline_s(self) -> float:
+        """When `tick` is due."""
+        due_s = NEVER
+        for child in self.children.values():
+            due_s = min(due_s, child.machine.deadline_s)
+            if child.exit_status is not None:
+                due_s = min(due_s, child.last_words_s)
+        return due_s
+
+    def look(self, now_s: float, holdings: list[tuple[int, Holding]]) -> None:
+        """The vitals of all that live. `holdings`: process -> the lock that it holds."""
+        for child in self.children.values():
+            if not child.alive or child.exit_status is not None:
+                continue
+            pid, peer = child.pid, child.peer
+            stopped = pid in self.stopped
+            if peer and (peer != pid or child.proc is None) and not stopped:
+                stat = process.read_stat(peer)
+                stopped = stat is not None and stat.stopped
+            lock_s = max((held.held_s for owner, held in holdings if owner in (pid, peer)), default=0.0)
+            glance = child.glance(now_s)
+            if glance is not None:
+                self.feed(child, su.Vitals(glance.commits, glance.handling_s, stopped, lock_s))
+            elif stopped or lock_s or child.machine.state is not State.RUNNING:
+                self.feed(child, su.Vitals(0, 0.0, stopped, lock_s))
+
+    # ---- the end
+
+    def stop(self, grace_s: float, drain: bool) -> None:
+        """Stop all nodes; with `drain` only those that nobody feeds, and let the others end by themselves."""
+        for child in self.children.values():
+            if not drain or all(spec.is_timer for spec in child.spec.inputs):
+                self.feed(child, su.Stop(grace_s, drain))
+
+    def abort(self) -> None:
+        for child in self.children.values():
+            self.feed(child, su.Abort())
+
+    @property
+    def done(self) -> bool:
+        return all(child.machine.state in DONE for child in self.children.values())
+
+    @property
+    def failed(self) -> list[Child]:
+        return [child for child in self.children.values() if child.machine.state is State.FAILED]
+
+    def not_ready(self) -> list[str]:
+        """Nodes that have not been ready yet, in this run."""
+        return [
+            child.id
+            for child in self.children.values()
+            if child.machine.state in UNFINISHED and not child.machine.was_ready
+        ]
+
+    def close(self) -> None:
+        for proc in self._procs:
+            proc.close()
+        for child in self.children.values():
+            child.close()
+
+
+def split_state(state: Mapping[str, bytes]) -> list[dict[str, bytes]]:
+    """Parts of a state that fit into a frame each. Pure."""
+    parts: list[dict[str, bytes]] = []
+    size = RESTORE_PART_BYTES + 1
+    for key, value in state.items():
+        size += len(value) + 4 * len(key) + 16
+        if size > RESTORE_PART_BYTES:
+            parts.append({})
+            size = len(value) + 4 * len(key) + 16
+        parts[-1][key] = value
+    return parts

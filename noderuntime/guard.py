@@ -1,0 +1,231 @@
+"""The guard: the process above a run, which sees to it that nothing of the run outlives the runtime. Floor 3.
+
+    launched process = guard (child subreaper)
+        runtime (own process group, own subreaper)
+            nursery, store, operators, custom nodes
+
+The guard forwards signals and exits with the runtime's code. When the runtime is killed, everything below it
+becomes the guard's: it is killed, again and again, until nothing is left, whatever session it hid in; sockets
+are removed, the space stays. When the guard is killed, the runtime ends the run (it watches `guard_pidfd`).
+
+The fork happens before ZeroMQ is imported, while this process has one thread. The runtime is a process group
+of its own, so that Ctrl-C reaches it once, by us, and not twice. Detached, the guard is the leader of a new
+session, and the launched process waits only until the run has started, with its errors still on the terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from noderuntime import process
+from noderuntime.rundir import RunDir
+
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+KILL_S = 10.0
+_STARTED = b"s"
+
+
+@dataclass(slots=True)
+class _Link:
+    """What the runtime's side knows of its guard."""
+
+    pid: int
+    pidfd: int
+    notes: int  # a pipe: JSON lines, told to the guard
+    launcher: int  # a pipe: one byte when the run has started; -1 in the foreground
+
+
+_link: _Link | None = None
+
+
+def guard_pid() -> int:
+    """The pid of the guard above this process; 0 when there is none."""
+    return _link.pid if _link is not None else 0
+
+
+def guard_pidfd() -> int:
+    """Readable when the guard has died; -1 when there is none."""
+    return _link.pidfd if _link is not None else -1
+
+
+def announce(run_dir: Path, farewell: str) -> None:
+    """Tell the guard where the run lives, and what to print should the runtime be killed."""
+    if _link is not None:
+        note = json.dumps({"run_dir": str(run_dir), "farewell": farewell})
+        with contextlib.suppress(OSError):
+            os.write(_link.notes, note.encode() + b"\n")
+
+
+def started() -> None:
+    """The run has started. Detached: let the launched process go, and the terminal with it."""
+    if _link is None or _link.launcher < 0:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    os.close(null)
+    with contextlib.suppress(OSError):
+        os.write(_link.notes, b'{"started": true}\n')
+        os.write(_link.launcher, _STARTED)
+    os.close(_link.launcher)
+    _link.launcher = -1
+
+
+def run_guarded(main: Callable[[], int], *, detach: bool = False) -> int:
+    """Call `main` in a process below a guard, which this process becomes. Returns its exit code.
+
+    Killed by a signal: 128 + its number. With `detach` this process returns as soon as `main` has called
+    `started` (then 0), or has ended before (then its code), and the guard is another one, in a session of its
+    own. Call it while this process has one thread and no ZeroMQ.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if not detach:
+        return _guard(main, -1)
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.close(ours)
+            os.setsid()
+            code = _guard(main, theirs)
+        finally:
+            _leave(code)
+    os.close(theirs)
+    with contextlib.suppress(OSError):
+        if os.read(ours, 1) == _STARTED:
+            os.close(ours)
+            return 0
+    os.close(ours)
+    _, status = os.waitpid(pid, 0)
+    return _exit_code(status)
+
+
+def _guard(main: Callable[[], int], launcher: int) -> int:
+    process.become_subreaper()
+    guard = os.getpid()
+    guard_fd = os.pidfd_open(guard)
+    notes, told = os.pipe()
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+    runtime = os.fork()
+    if runtime == 0:
+        _be_runtime(main, _Link(guard, guard_fd, told, launcher), notes)
+    os.close(told)
+    os.close(guard_fd)
+    if launcher >= 0:
+        os.close(launcher)
+    with contextlib.suppress(OSError):
+        os.setpgid(runtime, runtime)  # both sides do it, whoever is first
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(runtime, number)
+
+    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+    os.set_blocking(notes, False)
+    try:
+        return _watch(runtime, notes, launcher >= 0)
+    finally:
+        os.close(notes)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _be_runtime(main: Callable[[], int], link: _Link, notes: int) -> NoReturn:
+    global _link
+    code = 1
+    try:
+        with contextlib.suppress(OSError):
+            os.setpgid(0, 0)
+        os.close(notes)
+        _link = link
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+        code = main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code & 0xFF)
+
+
+def _watch(runtime: int, notes: int, detached: bool) -> int:
+    """Wait for the runtime, then leave nothing behind."""
+    said = b""
+    released = not detached
+    while True:
+        status = _wait(runtime, 0.2 if not released else None)
+        said += _read_all(notes)
+        if not released and b'"started"' in said:
+            released = True
+            null = os.open(os.devnull, os.O_RDWR)
+            for fd in range(3):
+                os.dup2(null, fd)
+            os.close(null)
+        if status is not None:
+            break
+    left = process.kill_descendants(KILL_S)
+    if left:
+        print(f"noderuntime: these processes cannot be killed: {left}", file=sys.stderr)
+    if os.WIFSIGNALED(status):
+        _bury(said)
+    return _exit_code(status)
+
+
+def _wait(runtime: int, timeout_s: float | None) -> int | None:
+    """The status of the runtime once it has ended; orphans that end meanwhile are reaped."""
+    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        pid, status = os.waitpid(-1, 0 if deadline_s is None else os.WNOHANG)
+        if pid == runtime:
+            return status
+        if pid == 0 and deadline_s is not None:
+            if time.monotonic() >= deadline_s:
+                return None
+            time.sleep(0.02)
+
+
+def _read_all(fd: int) -> bytes:
+    found = b""
+    with contextlib.suppress(BlockingIOError):
+        while part := os.read(fd, 65536):
+            found += part
+    return found
+
+
+def _bury(said: bytes) -> None:
+    """The runtime was killed: remove its sockets, and tell how to go on."""
+    for line in said.splitlines():
+        with contextlib.suppress(ValueError):
+            note = json.loads(line)
+            if "run_dir" in note:
+                run_dir = RunDir(Path(note["run_dir"]))
+                for path in (run_dir.runtime_socket, run_dir.store_socket):
+                    path.unlink(missing_ok=True)
+                print(note["farewell"], file=sys.stderr)
+
+
+def _exit_code(status: int) -> int:
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code

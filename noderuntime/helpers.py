@@ -1,0 +1,204 @@
+"""The two processes of a run that are no nodes, and how they are kept alive. Floor 4.
+
+The nursery makes all others; it may die at any time, and the next one repeats what was under way. The store may die
+at any time too: the space stays, children go on committing, requests are repeated. A helper that dies again and again
+without having done anything ends the run (`GaveUp`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+
+from noderuntime import process
+from noderuntime.children import Lines, Owner, Proc
+from noderuntime.errors import NodeRuntimeError
+from noderuntime.logs import Notes
+from noderuntime.loop import Loop
+from noderuntime.nursery import Nursery, Order, Spawning
+from noderuntime.storelink import StoreLink
+from noderuntime.supervision import LOCK_S_MAX, NEVER, STOPPED_S_MAX, Budget
+
+SPAWN_S_MAX = 10.0
+STORE_ENTRY = "noderuntime.store:main"
+
+
+class GaveUp(NodeRuntimeError):
+    """A helper cannot be kept alive. The space is kept; `noderuntime run FILE --resume` continues from it."""
+
+
+def _budget() -> Budget:
+    return Budget(max_restarts=6, window_s=60.0, delay_s=0.05, max_delay_s=2.0)
+
+
+class NurseryKeeper:
+    """The nursery, respawned when it died, and the spawns that it has under way."""
+
+    def __init__(self, loop: Loop, notes: Notes, env: Mapping[str, str], preload: Sequence[str]) -> None:
+        self._loop = loop
+        self._notes = notes
+        self._budget = _budget()
+        self._lines = Lines()
+        self._spawns: dict[Spawning, Proc] = {}
+        self._stopped_since_s = NEVER
+        self._busy_since_s = NEVER
+        self._died = False
+        self.due_s = NEVER  # when to start it again
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self._said, said = os.pipe()
+        self._closing = [null, said]
+        os.set_blocking(self._said, False)
+        loop.watch(self._said, self._read)
+        self._nursery = Nursery(preload, env, (null, said, said))
+        loop.watch(self._nursery.fd, self.advance)
+        loop.watch(self._nursery.pidfd, self._ended)
+
+    @property
+    def pid(self) -> int:
+        return self._nursery.pid
+
+    @property
+    def busy(self) -> bool:
+        """Whether a child may exist whose pid is not known yet."""
+        return self._nursery.busy
+
+    def spawn(self, order: Order, owner: Owner) -> Proc:
+        """Begin to make a process. Raises OSError when descriptors run out."""
+        proc = Proc(self._loop, self._nursery, order, owner)
+        self._spawns[proc.spawning] = proc
+        return proc
+
+    def advance(self) -> None:
+        """Take news of spawns."""
+        for spawning in self._nursery.advance():
+            self._budget.reset()
+            proc = self._spawns[spawning]
+            if spawning.done:
+                del self._spawns[spawning]
+            proc.progressed()
+
+    def _ended(self) -> None:
+        if process.reap(self._nursery.pid) is None:
+            return
+        self._loop.unwatch(self._nursery.pidfd)
+        self._died = True
+        self.due_s = 0.0
+
+    def look(self, now_s: float, stopped: bool) -> None:
+        """Restart it, or kill it, when that is due."""
+        if self._died:
+            self._restart(now_s)
+            return
+        self._stopped_since_s = min(self._stopped_since_s, now_s) if stopped else NEVER
+        self._busy_since_s = min(self._busy_since_s, now_s) if self.busy else NEVER
+        stopped_s, busy_s = now_s - self._stopped_since_s, now_s - self._busy_since_s
+        if stopped_s >= STOPPED_S_MAX or (busy_s > SPAWN_S_MAX and now_s - self._nursery.started_s > SPAWN_S_MAX):
+            self._notes.tell(f"the fork server {'was stopped' if stopped else 'hangs'}: killing it")
+            os.kill(self._nursery.pid, signal.SIGKILL)
+            self._stopped_since_s = self._busy_since_s = NEVER
+        self._nursery.flush()
+
+    def _restart(self, now_s: float) -> None:
+        if not self.due_s:
+            wait_s = self._budget.spend(now_s)
+            if wait_s is None:
+                raise GaveUp("the fork server dies again and again; what it said stands above")
+            self.due_s = now_s + wait_s
+        if now_s >= self.due_s:
+            self._notes.tell("the fork server died: starting another one")
+            self.due_s = NEVER
+            self._died = False
+            self._nursery.restart()
+            self._loop.watch(self._nursery.pidfd, self._ended)
+
+    def _read(self) -> None:
+        data = os.read(self._said, 65536)
+        for line in self._lines.feed(data):
+            self._notes.helper_line("fork server", line)
+
+    def close(self) -> None:
+        self._loop.unwatch(self._nursery.fd)
+        if not self._died:
+            self._loop.unwatch(self._nursery.pidfd)
+        self._nursery.close()
+        self._loop.close_fd(self._said)
+        for fd in self._closing:
+            os.close(fd)
+
+
+class StoreKeeper:
+    """The store process, respawned when it died; an Owner of its Proc."""
+
+    def __init__(
+        self, nursery: NurseryKeeper, link: StoreLink, notes: Notes, order: Order, clock: Callable[[], float]
+    ) -> None:
+        self._nursery = nursery
+        self._link = link
+        self._notes = notes
+        self._order = order
+        self._clock = clock
+        self._budget = _budget()
+        self._proc: Proc | None = None
+        self._stopped_since_s = NEVER
+        self._last_line = ""
+        self.due_s = 0.0  # when to start it
+        self.may_end = False  # `quit` was sent
+        self.has_ended = False  # and carried out
+
+    @property
+    def pid(self) -> int:
+        return self._proc.pid if self._proc is not None and not self._proc.reaped else 0
+
+    def look(self, now_s: float, stopped: bool, lock_s: float) -> None:
+        """Start it, or kill it, when that is due."""
+        if now_s >= self.due_s:
+            self.due_s = NEVER
+            self._proc = self._nursery.spawn(self._order, self)
+            self._link.connect()
+        if self._link.answered:
+            self._budget.reset()
+        self._stopped_since_s = min(self._stopped_since_s, now_s) if stopped else NEVER
+        why = ""
+        if now_s - self._stopped_since_s >= STOPPED_S_MAX or (stopped and lock_s > 0):
+            why = "was stopped"
+        elif lock_s > LOCK_S_MAX:
+            why = f"held a lock of the space for more than {LOCK_S_MAX:g} s"
+        elif self._link.hangs(now_s):
+            why = "does not answer"
+        if why:
+            self.kill(why)
+
+    def kill(self, why: str) -> None:
+        """Kill it; it is started again."""
+        if self.pid:
+            self._notes.tell(f"the store {why}: killing it")
+            process.signal_group(self.pid, signal.SIGKILL)
+        self._link.forgive()
+
+    def said(self, stream: str, line: str) -> None:
+        self._last_line = line
+        self._notes.helper_line("store", line)
+
+    def exited(self, proc: Proc, status: int) -> None:
+        self._again(f"exit code {status}" if status >= 0 else signal.Signals(-status).name)
+
+    def not_spawned(self, proc: Proc, error: OSError) -> None:
+        self._again(str(error))
+
+    def _again(self, cause: str) -> None:
+        self._link.disconnect()
+        self._stopped_since_s = NEVER
+        if self.may_end:
+            self.has_ended = True
+            return
+        now_s = self._clock()
+        wait_s = self._budget.spend(now_s)
+        if wait_s is None:
+            raise GaveUp(f"the store process cannot be kept alive ({cause}): {self._last_line or 'it said nothing'}")
+        self._notes.tell(f"the store died ({cause}): starting it again")
+        self.due_s = now_s + wait_s
+
+    def close(self) -> None:
+        if self._proc is not None:
+            self._proc.close()

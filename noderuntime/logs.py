@@ -1,0 +1,145 @@
+"""What nodes print and log, kept as JSON lines: one file per node; and told to whoever watches. Floor 3.
+
+    {"time": 1700000000.123, "node": "a", "stream": "stdout", "text": "...", "level": 20, "fields": {}}
+
+`stream` is stdout, stderr or log; `level` is Python's logging level. A disk that is full, or descriptors that
+ran out, do not stop a run: lines that cannot be written are counted, and the run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from noderuntime.observer import LogRecord, Observer
+
+RETRY_S = 1.0
+FRAME = "\x1b[2J"  # a line that begins so paints a picture on a terminal: nothing to keep
+
+
+class RunLogs:
+    """The log files of one run, in `folder`. `lost` counts lines that could not be written, `problem` says why.
+
+    The node "" is the runtime itself; what it has to say stands in `runtime.log`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lost = 0
+        self.problem = ""
+        self._files: dict[str, int] = {}
+        self._waiting: dict[str, list[bytes]] = {}
+        self._retry_s = 0.0
+
+    def write(
+        self,
+        node: str,
+        stream: str,
+        text: str,
+        *,
+        at_s: float | None = None,
+        level: int = 20,
+        fields: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep one line, until `flush`. `at_s`: seconds since the epoch, default now."""
+        record = {
+            "time": round(time.time() if at_s is None else at_s, 6),
+            "node": node,
+            "stream": stream,
+            "text": text,
+            "level": level,
+            "fields": fields or {},
+        }
+        line = json.dumps(record, default=repr, ensure_ascii=False).encode(errors="replace") + b"\n"
+        self._waiting.setdefault(node, []).append(line)
+
+    def flush(self) -> None:
+        """Write what waits. Never raises; while the disk is full it tries again only now and then."""
+        waiting, self._waiting = self._waiting, {}
+        now_s = time.monotonic()
+        for node, lines in waiting.items():
+            if now_s < self._retry_s:
+                self.lost += len(lines)
+                continue
+            try:
+                self._append(node, b"".join(lines))
+            except OSError as error:
+                self.lost += len(lines)
+                self.problem = error.strerror or type(error).__name__
+                self._retry_s = now_s + RETRY_S
+
+    def _path(self, node: str) -> Path:
+        return self.folder / (f"{node}.jsonl" if node else "runtime.log")
+
+    def _append(self, node: str, data: bytes) -> None:
+        fd = self._files.get(node)
+        if fd is None:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+            fd = self._files[node] = os.open(self._path(node), flags, 0o600)
+        written = os.write(fd, data)
+        if written < len(data):
+            # the disk became full in the middle of a line: leave no half line for the readers
+            kept = data[:written].rfind(b"\n") + 1
+            size = os.fstat(fd).st_size
+            os.ftruncate(fd, size - written + kept)
+            raise OSError(28, "No space left on device")
+
+    def close(self) -> None:
+        self.flush()
+        for fd in self._files.values():
+            os.close(fd)
+        self._files.clear()
+
+
+class Notes:
+    """Tells the observer, and keeps it in the logs."""
+
+    def __init__(self, observer: Observer, logs: RunLogs) -> None:
+        self.observer = observer
+        self.logs = logs
+        self._lost = 0
+
+    def line(self, node: str, stream: str, text: str) -> None:
+        """A node printed."""
+        self.observer.line(node, stream, text)
+        if not text.startswith(FRAME):
+            self.logs.write(node, stream, text)
+
+    def helper_line(self, helper: str, text: str) -> None:
+        """The store or the nursery printed, which they only do when something is wrong."""
+        self.tell(f"{helper}: {text}")
+
+    def record(self, record: LogRecord) -> None:
+        """A node logged."""
+        self.observer.log(record)
+        self.logs.write(
+            record.node, "log", record.text, at_s=record.time, level=record.level, fields=record.fields
+        )
+
+    def tell(self, text: str) -> None:
+        """The runtime has something to say."""
+        self.observer.status(text)
+        self.logs.write("", "log", text)
+
+    def crash(self, node: str, where: str, error: str, trace: str) -> None:
+        """User code of a node failed."""
+        self.observer.crash(node, where, error, trace)
+        self.logs.write(node, "log", f"{where}: {error}\n{trace}".rstrip(), level=40, fields={"where": where})
+
+    def flush(self) -> None:
+        """Write the logs; say so when that does not work."""
+        self.logs.flush()
+        if self.logs.lost and not self._lost:
+            self._lost = self.logs.lost
+            self.observer.status(
+                f"logs cannot be written to {self.logs.folder} ({self.logs.problem}): the run goes on without"
+            )
+
+    def close(self) -> None:
+        self.logs.close()
+        if self.logs.lost:
+            self.observer.status(f"{self.logs.lost} lines of logs were lost ({self.logs.problem})")

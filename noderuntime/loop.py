@@ -1,0 +1,42 @@
+"""The turn of the runtime's loop: descriptors with callbacks, over epoll. Floor 2."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable
+
+EVENTS_MAX = 256
+
+
+class Loop:
+    """Level-triggered: a callback that leaves something unread is called again in the next turn."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[], object]] = {}
+
+    def watch(self, fd: int, callback: Callable[[], object]) -> None:
+        """Call back whenever `fd` is readable, or its other end has closed."""
+        self._epoll.register(fd, select.EPOLLIN)
+        self._callbacks[fd] = callback
+
+    def unwatch(self, fd: int) -> None:
+        """Before the descriptor is closed. One that is not watched is no error."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def close_fd(self, fd: int) -> None:
+        """Unwatch and close."""
+        self.unwatch(fd)
+        os.close(fd)
+
+    def turn(self, timeout_s: float) -> None:
+        """Wait at most so long, and call back for what is ready."""
+        for fd, _ in self._epoll.poll(max(0.0, timeout_s), EVENTS_MAX):
+            callback = self._callbacks.get(fd)  # an earlier callback of this turn may have taken it away
+            if callback is not None:
+                callback()
+
+    def close(self) -> None:
+        self._epoll.close()

@@ -1,0 +1,193 @@
+"""Processes: who they are, whose they are, and how they end. Floor 2. Linux only: /proc, pidfds, prctl.
+
+A process is killed through its pidfd or while it is an unreaped child of ours, so that a number that was
+given to somebody else meanwhile is never hit. Process groups are killed before their leader is reaped, for
+the same reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None, use_errno=True)
+
+KILL_ROUND_S = 0.005
+
+
+def _prctl(option: int, argument: int) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def become_subreaper() -> None:
+    """Orphans below this process become its children, not those of init."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent: int) -> None:
+    """Be killed when `parent` ends. It may have ended already: then end now."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def set_name(name: str) -> None:
+    """The name that `ps` and `top` show; 15 bytes of it."""
+    text = ctypes.create_string_buffer(name.encode()[:15])
+    _libc.prctl(_PR_SET_NAME, text, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStat:
+    """The part of /proc/PID/stat that we use. `state` is one letter: R S D T t Z X I."""
+
+    pid: int
+    state: str
+    parent: int
+    group: int
+    session: int
+    start_ticks: int
+
+    @property
+    def stopped(self) -> bool:
+        return self.state == "T"
+
+    @property
+    def dead(self) -> bool:
+        return self.state in "ZX"
+
+
+def read_stat(pid: int) -> ProcessStat | None:
+    """What /proc says of a process or thread; None when there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes().decode(errors="replace")
+    except OSError:
+        return None
+    # the name stands in parentheses and may hold anything, parentheses too
+    fields = text[text.rindex(")") + 2 :].split()
+    return ProcessStat(pid, fields[0], int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
+
+
+def process_of_thread(tid: int) -> int | None:
+    """The process that a thread belongs to."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(f"/proc/{tid}/status").read_text(errors="replace").splitlines():
+            if line.startswith("Tgid:"):
+                return int(line[5:])
+    return None
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """The environment that a process was started with (exec, not fork); empty when it cannot be read."""
+    with contextlib.suppress(OSError):
+        pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return {
+            key.decode(errors="replace"): value.decode(errors="replace")
+            for key, found, value in (pair.partition(b"=") for pair in pairs)
+            if found
+        }
+    return {}
+
+
+def children_of(pid: int) -> list[int]:
+    """The children of a process, zombies included."""
+    found: list[int] = []
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found.extend(int(child) for child in (task / "children").read_text().split())
+    except OSError:
+        return found
+    if not found and not Path(f"/proc/{pid}/task/{pid}/children").exists():
+        # a kernel without CONFIG_PROC_CHILDREN
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                stat = read_stat(int(entry.name))
+                if stat is not None and stat.parent == pid:
+                    found.append(stat.pid)
+    return found
+
+
+def descendants_of(pid: int) -> list[int]:
+    """All processes below one, parents before their children."""
+    found: list[int] = []
+    level = children_of(pid)
+    while level:
+        found.extend(level)
+        level = [child for parent in level for child in children_of(parent)]
+    return found
+
+
+def signal_group(leader: int, number: int) -> None:
+    """Signal the group of a child of ours that is not reaped yet. One that is gone is no error."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, number)
+
+
+def signal_process(pidfd: int, number: int) -> None:
+    """Signal a process by its pidfd. One that is gone is no error."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        signal.pidfd_send_signal(pidfd, number)
+
+
+def kill_descendants(timeout_s: float) -> list[int]:
+    """SIGKILL everything below this process until nothing is left; returns what is left at the end.
+
+    This process must be a subreaper, so that orphans turn up as its children whatever session they are in.
+    Children are reaped on the way, without regard to who else would like their status.
+    """
+    me = os.getpid()
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        for pid in descendants_of(me):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        reap_all()
+        left = [pid for pid in descendants_of(me) if not _is_dead(pid)]
+        if not left or time.monotonic() > deadline_s:
+            return left
+        time.sleep(KILL_ROUND_S)
+
+
+def _is_dead(pid: int) -> bool:
+    stat = read_stat(pid)
+    return stat is None or stat.dead
+
+
+def reap_all() -> dict[int, int]:
+    """Reap every child that has ended: pid -> exit code, or minus the signal."""
+    found: dict[int, int] = {}
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            found[pid] = os.waitstatus_to_exitcode(status)
+    return found
+
+
+def reap(pid: int) -> int | None:
+    """Reap one child that has ended, after what is left of its process group was killed.
+
+    Its exit code, or minus the signal; None while it lives. A child that somebody else has reaped counts as
+    killed.
+    """
+    try:
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return -signal.SIGKILL
+    if ended is None:
+        return None
+    signal_group(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)

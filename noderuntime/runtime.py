@@ -1,0 +1,415 @@
+"""The runtime: one loop that carries out what supervision decides. Floor 4.
+
+    run = hold the name, lay out the run directory, nursery, store, `open`, bells and pulses, children;
+          turn the loop until every node is done; figures, `quit`, summary
+
+It decides nothing by itself, never opens the space, and never waits for the store: a child that is stopped inside LMDB
+can hold a lock of the space, and must not freeze the one process that can notice and kill it. The store, too, is a
+child that may die at any time; requests to it are repeated until they are answered.
+
+Order that matters. What a child has said is read before its death is handled: its last words may explain it. What the
+store has done about a death (claim, end, touch) comes before neighbours are rung: a last commit may become visible
+only then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from noderuntime import control, guard, process, runs
+from noderuntime.channel import Router
+from noderuntime.children import preload_of
+from noderuntime.crew import Crew
+from noderuntime.dataflow import Dataflow
+from noderuntime.errors import NodeRuntimeError
+from noderuntime.helpers import STORE_ENTRY, GaveUp, NurseryKeeper, StoreKeeper
+from noderuntime.lockwatch import Holding, LockWatch
+from noderuntime.logs import Notes, RunLogs
+from noderuntime.loop import Loop
+from noderuntime.nursery import Order
+from noderuntime.observer import Observer, RunOptions, SummaryRow
+from noderuntime.plan import plan
+from noderuntime.protocol import Ask, Message
+from noderuntime.runs import Held, RunFile
+from noderuntime.storelink import StoreLink
+from noderuntime.supervision import NEVER, State
+
+LOOK_S = 0.1
+WAITING_SHOWN_S = 0.3
+QUIT_S_MAX = 30.0
+GIVE_UP_S = 3.0
+KILL_S = 5.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+OK, FAILED = 0, 1
+SUMMARY_STATES = {State.ENDED: "finished", State.STOPPED: "stopped", State.FAILED: "failed"}
+
+
+def run(dataflow: Dataflow, options: RunOptions, observer: Observer) -> int:
+    """Run a dataflow to its end, in this process and its main thread; returns the exit code.
+
+    Best below a guard (`guard.run_guarded`). Raises RunRefused when the name is taken by a run that is running or was
+    interrupted, and other NodeRuntimeErrors when nothing could be started.
+    """
+    held = runs.hold(
+        options.name,
+        options.environ,
+        resume=options.resume,
+        fresh=options.fresh,
+        size_bytes=dataflow.state.size_bytes,
+        file=dataflow.file or "FILE",
+    )
+    try:
+        runtime = Runtime(dataflow, options, observer, held)
+    except OSError as error:
+        held.release()
+        raise NodeRuntimeError(f"the run cannot begin: {error}") from error
+    except BaseException:
+        held.release()
+        raise
+    return runtime.run()
+
+
+class Runtime:
+    """One run, from its directory to its summary."""
+
+    def __init__(self, dataflow: Dataflow, options: RunOptions, observer: Observer, held: Held) -> None:
+        self._dataflow = dataflow
+        self._options = options
+        self._observer = observer
+        self._held = held
+        self._run_dir = held.run_dir
+        process.become_subreaper()
+        _raise_descriptor_limit()
+        file = str(Path(dataflow.folder, Path(dataflow.file).name))
+        log_dir = runs.new_log_folder(options.name, options.environ)
+        self._notes = Notes(observer, RunLogs(log_dir))
+        self._file = RunFile(
+            name=options.name,
+            pid=os.getpid(),
+            guard=guard.guard_pid(),
+            file=file,
+            started=time.time(),
+            boot_id=runs.boot_id(),
+            log_dir=str(log_dir),
+            epoch=held.epoch,
+        )
+        self._file.write(self._run_dir)
+        guard.announce(self._run_dir.root, _farewell(options.name, file))
+        self._loop = Loop()
+        self._router = Router(self._run_dir.runtime_socket)
+        self._link = StoreLink(self._loop, self._run_dir, f"runtime-{held.epoch}")
+        env = {key: value for key, value in options.environ.items() if not key.startswith("NODERUNTIME_")}
+        self._nursery = NurseryKeeper(self._loop, self._notes, env, preload_of(dataflow))
+        arguments = [
+            str(self._run_dir.root),
+            "--size", str(held.size_bytes),
+            "--purge-interval", str(dataflow.state.purge_interval_s),
+            "--history", str(dataflow.state.history),
+        ]  # fmt: skip
+        order = Order("nr-store", env, dataflow.folder or "/", entry=STORE_ENTRY, arguments=arguments)
+        self._store = StoreKeeper(self._nursery, self._link, self._notes, order, time.monotonic)
+        self._crew = Crew(
+            self._loop, self._router, self._link, self._nursery, self._notes, dataflow, options, self._run_dir,
+            time.monotonic, self._stop_asked_by,
+        )  # fmt: skip
+        self._crew.on_message = self._on_message
+        self._lock_watch: LockWatch | None = None
+        self._began_s = time.monotonic()
+        self._phase = "opening"
+        self._shown_waiting: list[str] = []
+        self._stop_at_s = NEVER
+        self._next_look_s = 0.0
+        self._give_up_at_s = NEVER
+        self._stopping = False
+        self._code = OK  # of a signal that asked to stop
+        self._gave_up = ""
+        self._rows: list[SummaryRow] = []
+        self._signals, self._signalled = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._old_handlers: dict[int, Any] = {}
+
+    # ---- the loop
+
+    def run(self) -> int:
+        """From the start to the end of the run; returns its exit code."""
+        self._begin()
+        try:
+            while self._phase != "over":
+                try:
+                    self._turn()
+                except GaveUp as error:
+                    self._give_up(str(error))
+        finally:
+            self._end()
+        failed = self._gave_up or self._crew.failed
+        return self._code or (FAILED if failed else OK)
+
+    def _turn(self) -> None:
+        now_s = time.monotonic()
+        due_s = min(self._next_look_s, self._crew.deadline_s(), self._stop_at_s, self._give_up_at_s)
+        self._loop.turn(due_s - now_s)
+        now_s = time.monotonic()
+        self._crew.tick(now_s)
+        if now_s >= self._next_look_s:
+            self._next_look_s = now_s + LOOK_S
+            self._look(now_s)
+        if now_s >= self._stop_at_s:
+            self._stop_at_s = NEVER
+            self._notes.tell(f"stopping after {self._options.stop_after_s:g} s")
+            self._stop()
+        if self._crew.failed and self._options.abort_on_failure and not self._stopping:
+            self._notes.tell("stopping the run, because a node failed")
+            self._stop()
+        if now_s >= self._give_up_at_s:
+            self._phase = "over"
+        # both sockets' descriptors are edge-triggered, and sending consumes edges: until nothing is left
+        while self._crew.drain() | self._link.advance(now_s):
+            pass
+        self._advance()
+        self._notes.flush()
+
+    def _look(self, now_s: float) -> None:
+        """Some times a second: who hangs, who is stopped, who holds a lock?"""
+        holdings: list[tuple[int, Holding]] = []
+        if self._lock_watch is not None:
+            for holding in self._lock_watch.look(now_s):
+                holdings.append((process.process_of_thread(holding.thread) or 0, holding))
+        stopped = self._crew.stopped
+        store_pid = self._store.pid
+        lock_s = max((held.held_s for pid, held in holdings if pid == store_pid), default=0.0)
+        self._nursery.look(now_s, self._nursery.pid in stopped)
+        self._store.look(now_s, store_pid in stopped, lock_s)
+        self._crew.look(now_s, holdings)
+        if not self._nursery.busy:
+            self._crew.reap_orphans()
+        self._show_waiting(now_s)
+
+    def _advance(self) -> None:
+        """A phase that is over is followed by the next."""
+        if self._phase == "running" and self._crew.done and self._link.idle:
+            self._finish()
+            self._link.advance(time.monotonic())
+        elif self._phase == "quitting" and self._store.has_ended:
+            self._phase = "over"
+
+    def _show_waiting(self, now_s: float) -> None:
+        waiting = self._crew.not_ready() if self._phase == "running" and not self._stopping else []
+        if waiting != self._shown_waiting and (now_s - self._began_s > WAITING_SHOWN_S or not waiting):
+            self._shown_waiting = waiting
+            self._observer.waiting(waiting)
+
+    # ---- the beginning
+
+    def _begin(self) -> None:
+        self._loop.watch(self._router.fd, self._crew.drain)
+        self._loop.watch(self._signals, self._on_signals)
+        if guard.guard_pidfd() >= 0:
+            self._loop.watch(guard.guard_pidfd(), self._guard_died)
+        signal.set_wakeup_fd(self._signalled, warn_on_full_buffer=False)
+        for number in (*SIGNALS, signal.SIGCHLD):
+            self._old_handlers[number] = signal.signal(number, _noted)
+        if self._held.notice:
+            self._notes.tell(self._held.notice)
+        nodes = [
+            {
+                "id": spec.id,
+                "kind": "operator" if spec.kind == "operator" else "node",
+                "inputs": [[item.name, "" if item.is_timer else item.source] for item in spec.inputs],
+                "outputs": list(spec.outputs),
+            }
+            for spec in self._dataflow.nodes
+        ]
+        arguments = {
+            "nodes": nodes,
+            "fingerprint": self._dataflow.fingerprint(),
+            "fresh": self._held.fresh,
+            "resume": not self._held.fresh,
+        }
+        self._link.request("open", arguments, self._opened, self._not_opened)
+
+    def _opened(self, result: dict[str, Any]) -> None:
+        """The space is there: bells, pulses, children."""
+        self._lock_watch = LockWatch(self._run_dir.space / "lock.mdb")
+        wirings = plan(self._dataflow, self._options.name, result["numbers"])
+        ended = set(result["ended"])
+        for spec in self._dataflow.nodes:
+            self._crew.add(spec, wirings[spec.id], spec.id in ended)
+        self._crew.connect()
+        self._phase = "running"
+        if self._crew.done:
+            self._notes.tell("nothing is left to do: every node has ended")
+        if not self._stopping:
+            self._crew.start()
+            if self._options.stop_after_s is not None:
+                self._stop_at_s = time.monotonic() + self._options.stop_after_s
+        self._observer.started()
+        guard.started()
+
+    def _not_opened(self, error: str, text: str) -> None:
+        raise GaveUp(text)
+
+    # ---- what comes from outside
+
+    def _on_message(self, identity: bytes, message: Message) -> None:
+        if isinstance(message, Ask):
+            facts = {
+                "run": self._file.name,
+                "pid": self._file.pid,
+                "file": self._file.file,
+                "started": self._file.started,
+                "state": "stopping" if self._stopping else "running",
+            }
+            self._router.send(
+                identity, control.answer(message, self._crew, facts, self._stop_asked, time.monotonic())
+            )
+        else:
+            self._crew.receive(identity, message)
+
+    def _on_signals(self) -> None:
+        for number in os.read(self._signals, 4096):
+            if number == signal.SIGCHLD:
+                self._children_changed()
+            elif self._stopping or number == signal.SIGQUIT:
+                self._code = self._code or 128 + number
+                self._notes.tell("stopping at once")
+                self._stopping = True
+                self._crew.abort()
+            else:
+                self._code = 128 + number
+                self._notes.tell(f"{signal.Signals(number).name}: stopping (once more: at once)")
+                self._stop()
+
+    def _children_changed(self) -> None:
+        """A child was stopped, goes on, or has ended (which its pidfd tells, unless it is an orphan)."""
+        with contextlib.suppress(ChildProcessError):
+            while (found := os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)) is not None:
+                if found.si_code == os.CLD_STOPPED:
+                    self._crew.stopped.add(found.si_pid)
+                else:
+                    self._crew.stopped.discard(found.si_pid)
+        self._crew.reap_orphans()
+
+    def _guard_died(self) -> None:
+        """Nobody would clean up after us: end at once. The space stays, as if we had been killed too."""
+        self._loop.unwatch(guard.guard_pidfd())
+        self._gave_up = "the guard process was killed"
+        self._notes.tell("the guard process was killed: ending the run; `--resume` continues it")
+        self._phase = "over"
+
+    def _stop_asked_by(self, node: str) -> None:
+        if not self._stopping:
+            self._notes.tell(f"{node} asked to stop the run")
+            self._stop()
+
+    def _stop_asked(self, drain: bool) -> None:
+        self._notes.tell("draining: sources stop, the others end when they have nothing left" if drain else "stopping")
+        self._stop(drain)
+
+    # ---- the end
+
+    def _stop(self, drain: bool = False) -> None:
+        self._stopping = self._stopping or not drain
+        if self._phase == "opening":
+            self._phase = "over"
+            return
+        self._crew.stop(self._options.grace_s, drain)
+
+    def _give_up(self, why: str) -> None:
+        """The run cannot go on, and its space is kept."""
+        if self._gave_up:
+            self._phase = "over"
+            return
+        self._gave_up = why
+        self._notes.tell(f"{why}; the run ends, and its state is kept")
+        self._give_up_at_s = time.monotonic() + GIVE_UP_S
+        if self._crew.children:
+            self._crew.abort()
+        else:
+            self._phase = "over"
+
+    def _finish(self) -> None:
+        """Every node is done: last figures, then the store may go."""
+        self._phase = "quitting"
+        self._link.request("figures", {}, self._summarize, lambda error, text: self._summarize({}))
+        self._store.may_end = True
+        self._link.request("quit", {}, lambda _: None, lambda error, text: None, QUIT_S_MAX)
+
+    def _summarize(self, figures: dict[str, Any]) -> None:
+        nodes = figures.get("nodes", {})
+        for child in self._crew.children.values():
+            state = child.machine.state
+            self._rows.append(
+                SummaryRow(
+                    node=child.id,
+                    state=SUMMARY_STATES.get(state, state.value),
+                    restarts=child.machine.restarts,
+                    messages=_messages(nodes.get(child.id, {})) or child.handled(),
+                    reason=child.machine.reason,
+                )
+            )
+
+    def _end(self) -> None:
+        """Leave nothing behind: no process, no socket, and no space unless the run is to be resumed."""
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+        if not self._rows:
+            self._summarize({})
+        self._crew.close()
+        self._store.close()
+        self._link.close()
+        self._nursery.close()
+        left = process.kill_descendants(KILL_S)
+        if left:
+            self._notes.tell(f"these processes cannot be killed: {left}")
+        self._router.close(0)
+        if self._lock_watch is not None:
+            self._lock_watch.close()
+        for path in (self._run_dir.runtime_socket, self._run_dir.store_socket):
+            path.unlink(missing_ok=True)
+        self._loop.close()
+        os.close(self._signals)
+        os.close(self._signalled)
+        self._observer.summary(self._rows)
+        self._notes.close()
+        never_began = self._held.fresh and not self._crew.children
+        if self._phase == "over" and (not self._gave_up or never_began):
+            self._held.remove()
+        else:
+            self._held.release()
+
+
+def _noted(number: int, frame: FrameType | None) -> None:
+    """The wake-up descriptor tells the loop."""
+
+
+def _farewell(name: str, file: str) -> str:
+    named = "" if Path(file).stem == name else f" --name {name}"
+    return (
+        f"noderuntime: the runtime of {name!r} was killed. All its processes were ended, its state is kept.\n"
+        f"  Continue with `noderuntime run {file}{named} --resume`, or remove it with `noderuntime clean {name}`."
+    )
+
+
+def _messages(figures: dict[str, Any]) -> int:
+    """Messages that a node took; those that it sent when it has no inputs."""
+    inputs = figures.get("inputs", {})
+    if inputs:
+        return sum(item.get("taken", 0) for item in inputs.values())
+    return sum(figures.get("outputs", {}).values())
+
+
+def _raise_descriptor_limit() -> None:
+    """Each child costs some descriptors, and the usual soft limit is low."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+    if soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,139 @@
+"""The runtime's end of the store: one request after the other, none of them waited for. Floor 3.
+
+Requests go out one at a time, in order. The store keeps only the last number of a client, and so a request that is
+repeated, because the store was killed or is slow, counts once. Whoever asks gives a callback for the reply.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from noderuntime.channel import Dealer
+from noderuntime.loop import Loop
+from noderuntime.protocol import VERSION, Reply, Request
+from noderuntime.rundir import RunDir
+
+REPEAT_S = 1.0
+ANSWER_S_MAX = 10.0
+NO_ROOM_PAUSE_S = 0.2
+
+Then = Callable[[dict[str, Any]], None]
+Otherwise = Callable[[str, str], None]
+
+
+@dataclass(slots=True)
+class _Pending:
+    operation: str
+    arguments: Mapping[str, Any]
+    then: Then
+    otherwise: Otherwise
+    timeout_s: float
+    number: int = 0
+    asked_s: float = 0.0  # first, of this store process
+    sent_s: float = 0.0
+
+
+class StoreLink:
+    """`otherwise` of a request gets (name of the error class, text). An operation that found no room is asked again,
+    with a new number, for as long as it takes."""
+
+    def __init__(self, loop: Loop, run_dir: RunDir, client: str) -> None:
+        self._loop = loop
+        self._run_dir = run_dir
+        self._client = client
+        self._dealer: Dealer | None = None
+        self._pending: deque[_Pending] = deque()
+        self._number = 0
+        self._pause_until_s = 0.0
+        self.answered = 0  # replies of the present store process
+
+    def request(
+        self,
+        operation: str,
+        arguments: Mapping[str, Any],
+        then: Then,
+        otherwise: Otherwise,
+        timeout_s: float = ANSWER_S_MAX,
+    ) -> None:
+        """Ask, after what was asked before."""
+        self._pending.append(_Pending(operation, arguments, then, otherwise, timeout_s))
+
+    @property
+    def idle(self) -> bool:
+        return not self._pending
+
+    def connect(self) -> None:
+        """A store process was started: a new connection, on which nothing of the old one is under way."""
+        self.disconnect()
+        self._dealer = Dealer(self._run_dir.store_socket)
+        self._loop.watch(self._dealer.fd, self.receive)
+        self.answered = 0
+
+    def disconnect(self) -> None:
+        """The store process has ended. What was not answered stays pending."""
+        if self._dealer is not None:
+            self._loop.unwatch(self._dealer.fd)
+            self._dealer.close(0)
+            self._dealer = None
+        self.forgive()
+
+    def forgive(self) -> None:
+        """Wait for the present request anew: the store was killed for its sake."""
+        for pending in self._pending:
+            pending.asked_s = pending.sent_s = 0.0
+
+    def receive(self) -> bool:
+        """Take what the store has answered; whether there was anything."""
+        taken = False
+        while self._dealer is not None and (message := self._dealer.receive_nowait()) is not None:
+            taken = True
+            if isinstance(message, Reply):
+                self._answered(message)
+        return taken
+
+    def _answered(self, reply: Reply) -> None:
+        if not self._pending or self._pending[0].number != reply.number:
+            return  # a second answer to a request that was repeated
+        self.answered += 1
+        pending = self._pending[0]
+        if reply.error == "StoreFull":
+            pending.number = 0
+            pending.asked_s = pending.sent_s = 0.0
+            self._pause_until_s = -1.0  # until `advance` knows what time it is
+            return
+        self._pending.popleft()
+        if reply.error:
+            pending.otherwise(reply.error, reply.text)
+        else:
+            pending.then(reply.result)
+
+    def advance(self, now_s: float) -> bool:
+        """Send what is due, and take what has come; whether there was anything. Call it some times a second."""
+        if self._pause_until_s < 0:
+            self._pause_until_s = now_s + NO_ROOM_PAUSE_S
+        if self._dealer is None or not self._pending or now_s < self._pause_until_s:
+            return self.receive()
+        pending = self._pending[0]
+        pending.asked_s = pending.asked_s or now_s
+        if now_s - pending.sent_s >= REPEAT_S:
+            if not pending.number:
+                self._number += 1
+                pending.number = self._number
+            pending.sent_s = now_s
+            request = Request(VERSION, self._client, pending.number, pending.operation, dict(pending.arguments))
+            self._dealer.send(request, 0)
+        return self.receive()
+
+    def hangs(self, now_s: float) -> bool:
+        """Whether the store has not answered for too long."""
+        if self._dealer is None or not self._pending:
+            return False
+        pending = self._pending[0]
+        return pending.asked_s > 0 and now_s - pending.asked_s > pending.timeout_s
+
+    def close(self) -> None:
+        self.disconnect()
+        self._pending.clear()

@@ -1,0 +1,131 @@
+"""ps, stop, reload, clean: which run is meant, and what happens to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from cli_world import World
+
+from noderuntime.cli import main
+from noderuntime.protocol import Answer, Ask
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_ps_lists_running_runs_and_counts_interrupted_ones(world: World, capsys: Capture) -> None:
+    assert main(["ps"]) == 0
+    assert capsys.readouterr().err == "no runs are running\n"
+    world.run("lost", running=False)
+    assert main(["ps"]) == 0
+    assert "1 interrupted, see `noderuntime ps -a`" in capsys.readouterr().err
+    world.run("live", started=0)
+    assert main(["ps"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].split() == ["NAME", "STATE", "PID", "STARTED", "FILE"]
+    assert out.splitlines()[1].split()[:3] == ["live", "running", str(os.getpid())]
+    assert "lost" not in out
+
+
+def test_ps_a_shows_interrupted_runs_too(world: World, capsys: Capture) -> None:
+    world.run("lost", running=False)
+    world.run("live")
+    assert main(["ps", "-a", "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)
+    assert [(run["name"], run["state"]) for run in runs] == [("live", "running"), ("lost", "interrupted")]
+    assert runs[1]["pid"] is None
+
+
+def test_a_run_directory_that_is_just_beginning_is_passed_over(world: World, capsys: Capture) -> None:
+    run = world.run("half")
+    run.paths.run_file.write_text("{")
+    assert main(["ps", "-a", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_ps_of_a_run_shows_its_nodes(world: World, capsys: Capture) -> None:
+    node = {
+        "id": "sums", "kind": "operator", "state": "running", "pid": 7, "restarts": 2, "incarnation": 3,
+        "messages": 40, "reason": "", "phase": "waiting", "since_s": 1.0,
+    }  # fmt: skip
+    world.runtime(world.run("flow"), lambda ask: Answer({"run": "flow", "nodes": [node]}, ""))
+    assert main(["ps", "flow"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == [
+        "sums", "operator", "running", "7", "2", "40", "waiting",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["stop", "reload", "logs", "state"])
+def test_an_unknown_run_is_exit_code_3_with_the_nearest_name(
+    command: str, world: World, capsys: Capture
+) -> None:
+    world.run("metrics")
+    line = {"reload": ["reload", "metrisc", "n"], "state": ["state", "ls", "--run", "metrisc", "shared"]}
+    assert main(line.get(command, [command, "metrisc"])) == 3
+    assert "Did you mean 'metrics'?" in capsys.readouterr().err
+
+
+def test_without_a_name_several_runs_are_listed(world: World, capsys: Capture) -> None:
+    world.run("a")
+    world.run("b")
+    assert main(["stop"]) == 3
+    assert "There are: a, b." in capsys.readouterr().err
+
+
+def test_an_interrupted_run_cannot_be_stopped(world: World, capsys: Capture) -> None:
+    world.run("lost", running=False)
+    assert main(["stop", "lost"]) == 3
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_stop_waits_until_the_processes_of_the_run_are_gone(world: World, capsys: Capture) -> None:
+    run = world.run("flow")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as runtime:
+        said = json.loads(run.paths.run_file.read_text())
+        run.paths.run_file.write_text(json.dumps({**said, "pid": runtime.pid, "guard": runtime.pid}))
+
+        def answer(ask: Ask) -> Answer:
+            assert runtime.stdin
+            runtime.stdin.close()  # the runtime ends a little later, by itself
+            return Answer({}, "")
+
+        server = world.runtime(run, answer)
+        assert main(["stop", "--drain"]) == 0
+        assert runtime.wait(0) is not None, "stop came back before the runtime had ended"
+    assert [(ask.what, ask.arguments) for ask in server.heard] == [("stop", {"drain": True})]
+    assert "flow has stopped" in capsys.readouterr().err
+
+
+def test_reload_passes_on_what_the_runtime_says(world: World, capsys: Capture) -> None:
+    def answer(ask: Ask) -> Answer:
+        return Answer({}, "" if ask.arguments == {"node": "sums"} else f"no node {ask.arguments['node']!r}")
+
+    world.runtime(world.run("flow"), answer)
+    assert main(["reload", "sums"]) == 0
+    assert main(["reload", "flow", "sums"]) == 0
+    assert main(["reload", "flow", "smus"]) == 1
+    assert "error: no node 'smus'" in capsys.readouterr().err
+    assert main(["reload", "a", "b", "c"]) == 2
+
+
+def test_clean_removes_interrupted_runs_and_never_a_running_one(world: World, capsys: Capture) -> None:
+    live, lost = world.run("live"), world.run("lost", running=False)
+    assert main(["clean"]) == 0
+    assert capsys.readouterr().out == f"removed lost ({lost.paths.root})\n"
+    assert live.paths.root.exists() and not lost.paths.root.exists()
+    assert main(["clean"]) == 0
+    assert "nothing to remove" in capsys.readouterr().err
+
+
+def test_clean_of_a_name_removes_only_that(world: World, capsys: Capture) -> None:
+    world.run("live")
+    one, two = world.run("one", running=False), world.run("two", running=False)
+    assert main(["clean", "live"]) == 1
+    assert "stop it first" in capsys.readouterr().err
+    assert main(["clean", "one", "--json"]) == 0
+    assert [run["name"] for run in json.loads(capsys.readouterr().out)] == ["one"]
+    assert two.paths.root.exists() and not one.paths.root.exists()
+    assert main(["clean", "none"]) == 3

@@ -1,0 +1,277 @@
+"""The real command: runs that finish, fail, are stopped, detached, killed; on pipes and on a terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+LINE = [sys.executable, "-m", "noderuntime"]
+WITHIN_S = 20.0
+
+NUMBERS = """\
+import sys
+from noderuntime import Node
+with Node() as node:
+    for number in range(int(sys.argv[1])):
+        node.send_output("n", number)
+    node.flush()
+    print("sent", number)
+    if len(sys.argv) > 2:
+        for event in node:
+            pass
+"""
+SUMS = """\
+from noderuntime import Operator
+
+class Sums(Operator):
+    def __init__(self):
+        self.total = 0
+    def restore_state(self, state):
+        self.total = int(state["total"])
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT":
+            self.total += event["value"]
+            ctx.save_state("total", str(self.total).encode())
+        elif event["type"] == "STOP":
+            print("total", self.total)
+"""
+BROKEN = """\
+class Broken:
+    def on_event(self, event, ctx):
+        return helper(event)
+
+def helper(event):
+    raise ValueError("this is the user's own error")
+"""
+PAINTER = """\
+import os, time
+from noderuntime import Node
+with Node() as node:
+    terminal = os.environ.get("NODERUNTIME_TERMINAL", "")
+    if terminal:
+        print("\\x1b[2J" + f"picture on {terminal}\\rsecond row", flush=True)
+    print("plain line", flush=True)
+"""
+FLOW = """\
+nodes:
+  - id: numbers
+    path: numbers_node.py
+    args: "101 {stay}"
+    outputs: [n]
+  - id: sums
+    operator: {{python: "{operator}", inputs: {{n: numbers/n}}}}
+    max_restarts: 1
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with nodes, and a home of its own for runs; nothing may be left of them at the end."""
+    monkeypatch.setenv("NODERUNTIME_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, text in {
+        "numbers_node.py": NUMBERS, "sums.py": SUMS, "broken.py": BROKEN, "painter.py": PAINTER,
+        "finite.yml": FLOW.format(stay="", operator="sums.py:Sums"),
+        "endless.yml": FLOW.format(stay="stay", operator="sums.py:Sums"),
+        "broken.yml": FLOW.format(stay="", operator="broken.py:Broken"),
+        "painter.yml": "nodes: [{id: painter, path: painter.py}]\n",
+    }.items():  # fmt: skip
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    call("stop")
+    left = processes_of(tmp_path)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left, "processes of a run were left"
+
+
+def call(*arguments: str, code: int | None = None) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*LINE, *arguments], capture_output=True, text=True, check=False, timeout=60)
+    if code is not None:
+        assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Processes, other than this one, whose environment has the folder as home of runs."""
+    found = []
+    wanted = f"NODERUNTIME_HOME={folder}/home\0".encode()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if wanted in (entry / "environ").read_bytes() and (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until_s = time.monotonic() + WITHIN_S
+    while not condition():
+        assert time.monotonic() < until_s, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_a_run_that_finishes_shows_its_lines_and_ends_with_its_table(place: Path) -> None:
+    done = call("run", "finite.yml", code=0)
+    assert "numbers     │ sent 100\n" in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+    table = [line.split() for line in done.stderr.splitlines()[-3:]]
+    assert table[0] == ["node", "state", "restarts", "messages", "reason"]
+    assert table[1][:3] == ["numbers", "finished", "0"]
+    assert table[2][:2] == ["sums", "finished"] and int(table[2][3]) >= 101
+    assert "interrupted" not in call("ps", "-a", code=0).stdout
+
+
+def test_the_error_of_an_operator_is_shown_without_frames_of_ours(place: Path) -> None:
+    done = call("run", "broken.yml", code=1)
+    assert "ValueError: this is the user's own error" in done.stderr
+    assert 'broken.py", line 6, in helper' in done.stderr
+    assert "operator_host" not in done.stderr and "noderuntime/" not in done.stderr.replace("noderuntime │", "")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("sums     failed") and "ValueError" in last
+
+
+def test_stop_after_ends_an_endless_run_with_code_0(place: Path) -> None:
+    done = call("run", "endless.yml", "--stop-after", "1s", "--log-format", "json", code=0)
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert said[-1]["stream"] == "summary"
+    assert ("sums", "stdout", "total 5050") in [(item["node"], item["stream"], item.get("text")) for item in said]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_the_run_in_order(number: signal.Signals, code: int, place: Path) -> None:
+    with subprocess.Popen([*LINE, "run", "endless.yml"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout
+        assert b"sent 100" in run.stdout.readline()
+        wait_for(lambda: "5050" in call("state", "get", "sums", "total").stdout)
+        run.send_signal(number)
+        out, err = run.communicate(timeout=WITHIN_S)
+    assert run.returncode == code, err
+    assert b"total 5050" in out
+    assert b"Traceback" not in err
+
+
+def test_a_reader_that_goes_away_ends_the_run_without_a_traceback(place: Path) -> None:
+    line = f"{' '.join(LINE)} run endless.yml | head -n 1; exit ${{PIPESTATUS[0]}}"
+    # the line after the first one, at the stop, is the one that finds nobody
+    with subprocess.Popen(["bash", "-c", line], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as shell:
+        assert shell.stdout
+        assert b"sent 100" in shell.stdout.readline()
+        wait_for(lambda: "running" in call("ps").stdout)
+        call("stop", code=0)
+        _, err = shell.communicate(timeout=WITHIN_S)
+    assert b"Traceback" not in err and b"Broken" not in err
+
+
+def test_a_detached_run_is_seen_asked_changed_and_stopped(place: Path) -> None:
+    assert call("run", "-d", "endless.yml", "--name", "mine", code=0).stdout == "mine\n"
+    (run,) = json.loads(call("ps", "--json", code=0).stdout)
+    assert (run["name"], run["state"]) == ("mine", "running")
+    wait_for(lambda: "5050" in call("state", "get", "sums", "total").stdout)
+    nodes = json.loads(call("ps", "mine", "--json", code=0).stdout)["nodes"]
+    assert {node["id"] for node in nodes} == {"numbers", "sums"}
+    call("state", "set", "shared", "greeting", "hello", code=0)
+    assert call("state", "get", "--run", "mine", "shared", "greeting", code=0).stdout == "hello\n"
+    assert "greeting" in call("state", "ls", "shared", code=0).stdout
+    assert "sent 100" in call("logs", "mine", "numbers", code=0).stdout
+    again = call("run", "endless.yml", "--name", "mine", code=2)
+    assert "running already" in again.stderr
+    call("reload", "nobody", code=1)
+    call("clean", "mine", code=1)
+    call("stop", code=0)
+    assert processes_of(place) == []
+    assert "total 5050" in call("logs", code=0).stdout
+    call("stop", "mine", code=3)
+
+
+def test_reload_takes_over_the_changed_code_with_the_state(place: Path) -> None:
+    call("run", "-d", "endless.yml", code=0)
+    wait_for(lambda: "5050" in call("state", "get", "sums", "total").stdout)
+    (place / "sums.py").write_text(SUMS.replace('"total", self.total)', '"changed", self.total)'))
+    call("reload", "sums", code=0)
+    wait_for(lambda: json.loads(call("ps", "endless", "--json").stdout)["nodes"][1]["incarnation"] == 2)
+    call("stop", code=0)
+    assert "changed 5050" in call("logs", code=0).stdout
+
+
+def test_following_the_logs_ends_with_the_run(place: Path) -> None:
+    call("run", "-d", "endless.yml", code=0)
+    with subprocess.Popen([*LINE, "logs", "-f"], stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout
+        assert "sent 100" in follower.stdout.readline()
+        call("stop", code=0)
+        out, _ = follower.communicate(timeout=WITHIN_S)
+    assert follower.returncode == 0
+    assert "total 5050" in out
+
+
+def test_a_killed_runtime_leaves_an_interrupted_run_that_can_be_looked_into_and_cleaned(place: Path) -> None:
+    call("run", "-d", "endless.yml", code=0)
+    wait_for(lambda: "5050" in call("state", "get", "sums", "total").stdout)
+    (run,) = json.loads(call("ps", "--json", code=0).stdout)
+    os.kill(run["pid"], signal.SIGKILL)
+    wait_for(lambda: processes_of(place) == [])
+    (run,) = json.loads(call("ps", "-a", "--json", code=0).stdout)
+    assert run["state"] == "interrupted"
+    assert call("state", "get", "sums", "total", code=0).stdout == "5050\n"
+    refused = call("run", "endless.yml", code=2)
+    assert "--fresh" in refused.stderr and "clean" in refused.stderr
+    assert "removed endless" in call("clean", code=0).stdout
+    assert json.loads(call("ps", "-a", "--json", code=0).stdout) == []
+
+
+def test_fresh_forgets_an_interrupted_run(place: Path) -> None:
+    call("run", "-d", "endless.yml", code=0)
+    (run,) = json.loads(call("ps", "--json", code=0).stdout)
+    os.kill(run["pid"], signal.SIGKILL)
+    wait_for(lambda: processes_of(place) == [])
+    call("run", "endless.yml", "--fresh", "--stop-after", "200ms", code=0)
+    assert json.loads(call("ps", "-a", "--json", code=0).stdout) == []
+
+
+def on_terminal(*arguments: str, columns: int = 70) -> tuple[int, str]:
+    """The exit code, and all that was written to a terminal."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 20, columns, 0, 0))
+    environ = {**os.environ, "TERM": "xterm-256color"}
+    with subprocess.Popen([*LINE, *arguments], stdin=slave, stdout=slave, stderr=slave, env=environ) as run:
+        os.close(slave)
+        seen = b""
+        until_s = time.monotonic() + WITHIN_S
+        while time.monotonic() < until_s and select.select([master], [], [], WITHIN_S)[0]:
+            try:
+                piece = os.read(master, 65536)
+            except OSError:  # the last one that had it open is gone
+                break
+            seen += piece
+        os.close(master)
+        return run.wait(WITHIN_S), seen.decode()
+
+
+def test_on_a_terminal_a_frame_is_painted_in_place_with_colour_around_it(place: Path) -> None:
+    code, seen = on_terminal("run", "painter.yml")
+    assert code == 0
+    assert "picture on 70x20\x1b[K" in seen and "second row\x1b[K" in seen
+    assert "\x1b[2J" not in seen
+    assert "plain line" in seen and "\x1b[36mpainter" in seen
+    assert seen.rindex("second row") < seen.rindex("finished")
+
+
+def test_elsewhere_nodes_know_that_there_is_no_terminal(place: Path) -> None:
+    assert call("run", "painter.yml", code=0).stdout == "painter     │ plain line\n"
