@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 N ?= 200
 
-.PHONY: run test test-all check clean
+.PHONY: run test test-all check bench clean
 .DEFAULT_GOAL := run
 
 .venv/.package: pyproject.toml
@@ -35,5 +35,14 @@ test: check
 test-all: .venv/.test
 	@$(BIN)/python -m pytest -q
 
+bench/.venv/.ready: bench/requirements.txt
+	@echo "installing the peers of the benchmarks into bench/.venv" >&2
+	@test -x bench/.venv/bin/python || $(PYTHON) -m venv bench/.venv
+	@bench/.venv/bin/python -m pip --disable-pip-version-check --quiet install -r bench/requirements.txt
+	@touch $@
+
+bench: .venv/.package bench/.venv/.ready  ## ours and peers, side by side; writes bench/RESULTS.md
+	@$(BIN)/python -m bench $(Q)
+
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv bench/.venv bench/results build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -22,13 +22,28 @@ from typing import Self
 import zmq
 
 from noderuntime.errors import ProtocolError
-from noderuntime.protocol import FRAME_BYTES_MAX, Message, decode, encode
+from noderuntime.protocol import FRAME_BYTES_MAX, VERSION, Hello, Message, decode, encode
 
 QUEUE_FRAMES_MAX = 10_000  # per peer and direction; a sender above it waits (Dealer) or drops (Router)
 SEND_TIMEOUT_S = 1.0
 LINGER_S = 1.0
 RECONNECT_FIRST_MS = 5
 RECONNECT_MAX_MS = 40
+
+
+_made_before: list[zmq.Context[zmq.Socket[bytes]]] = []
+
+
+def warm_up() -> None:
+    """Do beforehand what the first channel of this process would take some milliseconds for.
+
+    Not before a fork: a context is threads.
+    """
+    if not _made_before:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        context.socket(zmq.DEALER).close(0)
+        decode(encode(Hello(VERSION, "", "", 0, 0)))
+        _made_before.append(context)
 
 
 class _Channel:
@@ -38,7 +53,7 @@ class _Channel:
         self.path = path
         self.rejected = 0  # frames that were no message of ours
         self._directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._context = _made_before.pop() if _made_before else zmq.Context(io_threads=1)
         self._closed = False
         try:
             self._socket = self._context.socket(kind)

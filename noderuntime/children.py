@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any, Protocol
@@ -97,7 +98,7 @@ class Proc:
                 os.close(fd)
             raise
         for stream, (fd, _) in self._pipes.items():
-            loop.watch(fd, lambda stream=stream: self._read(stream))  # type: ignore[misc]
+            loop.watch(fd, partial(self._read, stream), pausable=True)
 
     def progressed(self) -> None:
         """The nursery has news of our spawn."""
@@ -276,6 +277,7 @@ def policy_of(spec: NodeSpec) -> Policy:
         max_restart_delay_s=spec.max_restart_delay_s,
         start_timeout_s=spec.start_timeout_s,
         health_check_timeout_s=spec.health_check_timeout_s,
+        has_inputs=bool(spec.inputs),
         has_ports=bool(spec.inputs or spec.outputs),
     )
 

@@ -7,7 +7,6 @@ event, and of those before it in the same group.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +15,6 @@ from noderuntime.errors import NodeRuntimeError, StoreFull, UnknownOutput
 from noderuntime.member import Member
 from noderuntime.space import keys, records, shared
 from noderuntime.space.commit import Output, Staged
-from noderuntime.space.records import encode_message
 from noderuntime.space.shared import Merge, SharedWrite, check_value, ttl_to_ns
 from noderuntime.space.space import scan
 from noderuntime.state.memory import NodeState
@@ -40,7 +38,9 @@ class OperatorContext:
         self.incarnation = member.incarnation
         self.is_restart = member.incarnation > 1
         self.log = log
-        self.kvs = NodeState(member.space, member.wiring.number, member.bells.ring, member.watch)
+        self.kvs = NodeState(
+            member.space, member.wiring.number, member.bells.ring, member.watch, member.commits.check
+        )
         self.staged: Staged | None = None  # None: no event in hand
         self.wait_for_room: Callable[[StoreFull], None] = _no_room
         self._member = member
@@ -75,18 +75,11 @@ class OperatorContext:
         known = self._outputs.get(output)
         if known is None:
             raise UnknownOutput(self.node_id, output, sorted(self._outputs))
-        number = known.sent + 1
         while True:
             try:
-                record, segment = encode_message(value, metadata, number, time.time_ns(), self._member)
-                break
+                return known.stage(staged, value, metadata, self._member)
             except StoreFull as full:
                 self.wait_for_room(full)
-        known.sent = number
-        if staged.outputs is None:
-            staged.outputs = [(known, record, number, segment)]
-        else:
-            staged.outputs.append((known, record, number, segment))
 
     def allocate(self, shape: int | tuple[int, ...], dtype: Any = "uint8") -> NDArray[Any]:
         """A writable array in a payload segment: fill it and hand it to `send_output`, which then copies nothing."""
@@ -167,8 +160,7 @@ class OperatorContext:
         """Combine a shared value with `merge` inside the commit. Raises TypeError for what it cannot work on."""
         if not hasattr(merge, "apply"):
             raise TypeError(f"kvs_merge takes one of noderuntime.merges, not {type(merge).__name__}")
-        merged = merge.apply(self.kvs_read(key))
-        check_value(f"the merged value of {key!r}", merged)
+        merged = check_value(f"the value of {key!r}", merge.apply(self.kvs_read(key)))
         self._stage("kvs_merge", SharedWrite(keys.user_key(key), merge=merge), merged)
 
     def _stage(self, call: str, write: SharedWrite, result: bytes | None) -> None:

@@ -394,7 +394,7 @@ class Crew:
 
     def known_pids(self) -> set[int]:
         """Children of ours that are somebody's."""
-        return {proc.pid for proc in self._procs} | {self._nursery.pid}
+        return {proc.pid for proc in self._procs} | self._nursery.pids
 
     def reap_orphans(self) -> None:
         """Reap what we have adopted and what has ended: grandchildren whose parents died before them."""

@@ -55,6 +55,8 @@ class Event(Mapping[str, Any]):
 
     @property
     def uid(self) -> str:
+        if not self._number:
+            raise AttributeError("a tick has no uid")
         return f"{self._source}#{self._number}"
 
     def __getitem__(self, key: str) -> Any:

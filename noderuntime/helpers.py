@@ -59,6 +59,11 @@ class NurseryKeeper:
         return self._nursery.pid
 
     @property
+    def pids(self) -> set[int]:
+        """Children of the runtime that are the nursery's."""
+        return self._nursery.pids
+
+    @property
     def busy(self) -> bool:
         """Whether a child may exist whose pid is not known yet."""
         return self._nursery.busy
@@ -67,6 +72,7 @@ class NurseryKeeper:
         """Begin to make a process. Raises OSError when descriptors run out."""
         proc = Proc(self._loop, self._nursery, order, owner)
         self._spawns[proc.spawning] = proc
+        proc.progressed()
         return proc
 
     def advance(self) -> None:
@@ -97,7 +103,7 @@ class NurseryKeeper:
             self._notes.tell(f"the fork server {'was stopped' if stopped else 'hangs'}: killing it")
             os.kill(self._nursery.pid, signal.SIGKILL)
             self._stopped_since_s = self._busy_since_s = NEVER
-        self._nursery.flush()
+        self._nursery.keep_spares()
 
     def _restart(self, now_s: float) -> None:
         if not self.due_s:

@@ -15,16 +15,35 @@ class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], object]] = {}
+        self._pausable: set[int] = set()
+        self._paused = False
 
-    def watch(self, fd: int, callback: Callable[[], object]) -> None:
+    def watch(self, fd: int, callback: Callable[[], object], *, pausable: bool = False) -> None:
         """Call back whenever `fd` is readable, or its other end has closed."""
-        self._epoll.register(fd, select.EPOLLIN)
         self._callbacks[fd] = callback
+        if pausable:
+            self._pausable.add(fd)
+        if not (pausable and self._paused):
+            self._epoll.register(fd, select.EPOLLIN)
+
+    def pause(self, paused: bool) -> None:
+        """Leave what is `pausable` unread, or go on with it."""
+        if paused is self._paused:
+            return
+        self._paused = paused
+        for fd in self._pausable:
+            if paused:
+                self._epoll.unregister(fd)
+            else:
+                self._epoll.register(fd, select.EPOLLIN)
 
     def unwatch(self, fd: int) -> None:
         """Before the descriptor is closed. One that is not watched is no error."""
-        if self._callbacks.pop(fd, None) is not None:
+        if self._callbacks.pop(fd, None) is None:
+            return
+        if not (fd in self._pausable and self._paused):
             self._epoll.unregister(fd)
+        self._pausable.discard(fd)
 
     def close_fd(self, fd: int) -> None:
         """Unwatch and close."""

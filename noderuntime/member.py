@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 from noderuntime import doorbell, pulse
@@ -28,13 +28,14 @@ class Member:
     """One life of one node. `attempts`: the claim's list of messages that earlier lives ended with."""
 
     def __init__(
-        self, run_dir: RunDir, wiring: Wiring, incarnation: int, attempts: Sequence[Sequence[int]], fresh_work: bool
+        self, run_dir: RunDir, wiring: Wiring, incarnation: int, attempts: Sequence[Sequence[int]] = ()
     ) -> None:
         self.wiring = wiring
         self.incarnation = incarnation
         self.space = open_space(run_dir.space)
         self.message_bytes_max = self.space.message_bytes_max
-        self.commits = Commits(self.space, wiring, incarnation, fresh_work=fresh_work)
+        self.event_bytes_max = self.space.event_bytes_max
+        self.commits = Commits(self.space, wiring, incarnation)
         self.page = pulse.PulsePage(run_dir.pulse(wiring.number))
         self.page.begin(incarnation)
         self._folder = run_dir.segments
@@ -57,7 +58,7 @@ class Member:
                 item.name
                 for item in self.inputs.values()
                 if queue_of(txn, item.queue_key)[records.FLAGS] & records.SOURCE_ENDED
-                and not next_messages(self.space, [item.mailbox], 1)
+                and not self.has_messages(item)
             }
 
     @property
@@ -65,8 +66,13 @@ class Member:
         """Whether this node has inputs other than timers, and all of them have ended."""
         return bool(self.mailboxes) and len(self.closed) == len(self.mailboxes)
 
-    def next_messages(self, limit: int) -> list[Message]:
-        return next_messages(self.space, self.mailboxes, limit) if self.mailboxes else []
+    def next_messages(self, limit: int, taken: Container[bytes] = ()) -> list[Message]:
+        """The oldest messages of all inputs, except those whose keys are in `taken`."""
+        return next_messages(self.space, self.mailboxes, limit, taken) if self.mailboxes else []
+
+    def has_messages(self, item: Input, taken: Container[bytes] = ()) -> bool:
+        """Whether a message of one input waits."""
+        return bool(next_messages(self.space, [item.mailbox], 1, taken))
 
     def input_of(self, key: bytes) -> Input:
         """The input that a message key belongs to."""

@@ -6,6 +6,9 @@ millisecond; in any case before the node waits, acknowledges, reads the shared s
 
 A service thread owns the control channel and commits what waits. ZeroMQ sockets belong to one thread at a time; the
 space may be used from any, one at a time (`_lock`).
+
+Threads and tasks that wait share one bell. Whoever is rung drains it, looks, and if it took something rings again for
+the others; `_drains` counts, so that who has looked before that, and is not waiting yet, looks once more.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import select
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -34,7 +38,7 @@ from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir, home
 from noderuntime.space import records
 from noderuntime.space.commit import Input, Staged
 from noderuntime.space.keys import parse_message
-from noderuntime.space.mailbox import Message, messages_after
+from noderuntime.space.mailbox import Message
 from noderuntime.space.segments import Dropped
 from noderuntime.space.shared import Merge
 from noderuntime.space.watching import Cursor, Update
@@ -56,7 +60,7 @@ SWITCH_INTERVAL_S: Final = 0.0005
 
 _NOTHING: Final = object()
 
-Holder = object  # a thread's id, or an asyncio task: who took an event
+Holder = threading.Thread | asyncio.Task[Any] | None  # who took an event
 
 
 class _Hand:
@@ -96,12 +100,20 @@ class Node:
             raise NotRunning(f"there is no run {run or str(run_dir.root)!r}") from None
         welcome = _greet(dealer, name, dynamic)
         wiring = Wiring.from_plain(welcome.wiring)
-        self._member = member = Member(run_dir, wiring, welcome.incarnation, welcome.attempts, fresh_work=True)
+        try:
+            self._member = member = Member(run_dir, wiring, welcome.incarnation, welcome.attempts)
+        except Fenced as fenced:
+            _end_fenced(fenced)
+        except BaseException:
+            dealer.close(0)
+            raise
         self._dealer = dealer
-        self._kvs = NodeState(member.space, wiring.number, member.bells.ring, member.watch)
+        self._kvs = NodeState(member.space, wiring.number, member.bells.ring, member.watch, member.commits.check)
         self._config = MappingProxyType(wiring.config)
         self._outputs = member.commits.outputs
         self._lock = threading.RLock()
+        self._left = threading.Condition(self._lock)  # a waiting thread has left
+        self._pid = os.getpid()
         self._staged: list[Staged] = []
         self._committed_ns = 0
         self._fetched: deque[Message] = deque()
@@ -120,10 +132,15 @@ class Node:
         self._updates: deque[Update] = deque()  # of watched keys, read and not handed out
         self._taken: deque[_Taken] = deque()  # handed out, oldest first: the cursor stays behind the first not done
         self._update_last = False  # updates and messages take turns
-        self._waiters = 0
-        self._async_waiters: set[asyncio.Future[None]] = set()
+        self._waiters = 0  # threads that wait for the bell
+        self._sleepers: dict[asyncio.AbstractEventLoop, set[asyncio.Future[None]]] = {}  # and tasks
+        self._drains = 0  # how often the bell was drained
+        self._eager = False
+        self._published = time.monotonic()
         self._stop: Stop | None = None
+        self._gave_up = False  # what was sent could not be committed, so nothing that comes after it may be
         self._ended = False  # STOP was handed out
+        self._closing = False
         self._closed = False
         self._armed = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -168,48 +185,74 @@ class Node:
 
         Raises TimeoutError when none comes within `timeout` seconds.
         """
-        holder = threading.get_ident()
+        holder = threading.current_thread()
         deadline = None if timeout is None else time.monotonic() + timeout
-        event: Event | None = self._take(holder)
-        while event is _NOTHING:
+        self._check_open()
+        while not self._closing:
+            drains = self._drains
+            event: Event | None = self._take(holder)
+            if event is not _NOTHING:
+                return event
             pause_s = self._pause_s()
             if deadline is not None:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     raise TimeoutError(f"no event for {self.node_id!r} within {timeout} seconds")
                 pause_s = min(pause_s, left_s)
-            self._wait(pause_s)
-            event = self._take(holder)
-        return event
+            self._wait(pause_s, drains)
+        return None
 
     def try_next(self) -> Event | None:
         """The next event, or None when there is none now, or none any more."""
-        event: Event | None = self._take(threading.get_ident())
+        self._check_open()
+        event: Event | None = self._take(threading.current_thread())
         return None if event is _NOTHING else event
 
     async def next_async(self) -> Event | None:
         """The next event; None when the stream has ended. Acknowledges the one that this task took before."""
         holder = asyncio.current_task()
-        event: Event | None = self._take(holder)
-        while event is _NOTHING:
-            await self._wait_async(self._pause_s())
-            event = self._take(holder)
-        return event
+        self._check_open()
+        while not self._closing:
+            drains = self._drains
+            event: Event | None = self._take(holder)
+            if event is not _NOTHING:
+                return event
+            await self._wait_async(self._pause_s(), drains)
+        return None
 
     def _take(self, holder: Holder) -> Any:
         """Acknowledge what `holder` has in hand, and take the next event: Event, None at the end, or _NOTHING."""
         with self._lock:
-            self._check_open()
+            if self._closing:
+                return None
             self._acknowledge(holder)
-            found = self._next_locked(holder)
-            if found is not _NOTHING and found is not None and (self._waiters or self._async_waiters):
-                doorbell.ring(self._member.bell)  # senders ring once for many messages: pass it on
+            for other in [task for task in self._hands if isinstance(task, asyncio.Task) and _went_well(task)]:
+                self._acknowledge(other)
+            found = self._look_locked(holder)
         if self._staged and (found is _NOTHING or found is None or self._is_due()):
             self._drain()
             if found is _NOTHING:
                 with self._lock:
-                    found = self._next_locked(holder)
+                    found = None if self._closing else self._look_locked(holder)
+        if found is _NOTHING and self._hands and not self._eager:
+            with self._lock, contextlib.suppress(StoreFull):
+                if not self._closing:
+                    self._become_eager()
+                    found = self._look_locked(holder)
         return found
+
+    def _look_locked(self, holder: Holder) -> Any:
+        found = self._next_locked(holder)
+        if found is not _NOTHING and (self._waiters or self._sleepers):
+            doorbell.ring(self._member.bell)  # senders ring once for many messages: pass it on
+        return found
+
+    def _become_eager(self) -> None:
+        try:
+            self._member.commits.be_eager()
+        except Fenced as fenced:
+            _end_fenced(fenced)
+        self._eager = True
 
     def _next_locked(self, holder: Holder) -> Any:
         member = self._member
@@ -229,13 +272,17 @@ class Node:
         event = self._update_locked(holder)
         if event is not None:
             return event
-        if member.all_closed and not self._hands_full():
+        if member.all_closed and not self._others_hold():
             return self._last("ALL_INPUTS_CLOSED")
         return _NOTHING
 
-    def _hands_full(self) -> bool:
-        """Whether other threads still hold messages: then the stream has not ended yet for them."""
-        return any(hand.key is not None for hand in self._hands.values())
+    def _others_hold(self) -> bool:
+        """Whether other threads or tasks are still at messages: then the stream has not ended yet for them."""
+        return any(
+            hand.key is not None and (holder.is_alive() if isinstance(holder, threading.Thread) else not holder.done())
+            for holder, hand in self._hands.items()
+            if holder is not None
+        )
 
     def _last(self, id: str) -> Event:
         self._ended = True
@@ -245,11 +292,8 @@ class Node:
     def _fetch_locked(self) -> Message | None:
         if self._recovered:
             return self._recovered.popleft()
-        if not self._fetched and self._member.mailboxes:
-            limit = self._fetch_max
-            self._fetched.extend(
-                messages_after(self._member.space, self._member.mailboxes, self._unacknowledged, limit)
-            )
+        if not self._fetched:
+            self._fetched.extend(self._member.next_messages(self._fetch_max, self._unacknowledged))
         return self._fetched.popleft() if self._fetched else None
 
     def _hand_out(self, holder: Holder, message: Message) -> Any:
@@ -295,15 +339,11 @@ class Node:
         for item in self._timers:
             period_ns = item.wiring.period_ns
             number = (_boot_ns() - boot_ns) // period_ns
-            if number > self._cells[item.cell]:
+            if number != self._cells[item.cell]:  # less: the period was changed before a resume
                 self._hold_cell(holder, item.cell, number)
                 return tick_event(item.name, item.wiring.source, wall_ns + number * period_ns)
         for item in self._watched:
-            if self._timeout_in_ns(item) <= 0 and not self._fetched and not self._recovered:
-                message = self._fetch_locked()
-                if message is not None:
-                    self._fetched.appendleft(message)
-                    continue
+            if self._timeout_in_ns(item) <= 0 and not self._member.has_messages(item, self._unacknowledged):
                 self._hold_cell(holder, item.cell + 1, 1)
                 return notice("INPUT_CLOSED", item.name)
         return None
@@ -360,10 +400,12 @@ class Node:
             pause_ns = min(pause_ns, max(0, self._timeout_in_ns(item)))
         return pause_ns / 1e9
 
-    def _wait(self, pause_s: float) -> None:
-        """Sleep until the bell rings, or `pause_s` is over."""
+    def _wait(self, pause_s: float, drains: int) -> None:
+        """Sleep until the bell rings, or `pause_s` is over; not at all when it was drained since `drains`."""
         member = self._member
         with self._lock:
+            if self._drains != drains or self._closing:
+                return
             self._waiters += 1
             if not self._hands:
                 member.page.words[pulse.PHASE] = pulse.WAITING
@@ -374,32 +416,57 @@ class Node:
         finally:
             with self._lock:
                 self._waiters -= 1
-        if rung:
-            doorbell.drain(member.bell)
-        elif pause_s >= SLOW_CHECK_S:
-            member.publish()
+                if self._closing:
+                    self._left.notify_all()
+        if not rung:
+            self._check_slowly()
+        elif not self._closing:  # that ring is for all
+            self._drain_bell()
 
-    async def _wait_async(self, pause_s: float) -> None:
+    def _drain_bell(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._drains += 1
+                doorbell.drain(self._member.bell)
+
+    def _check_slowly(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if now - self._published < SLOW_CHECK_S or self._closing:
+                return
+            self._published = now
+            self._member.publish()
+
+    async def _wait_async(self, pause_s: float, drains: int) -> None:
         loop = asyncio.get_running_loop()
         woken: asyncio.Future[None] = loop.create_future()
-        if not self._async_waiters:
-            loop.add_reader(self._member.bell, self._rung_async)
-        self._async_waiters.add(woken)
+        with self._lock:
+            if self._drains != drains or self._closing:
+                return
+            sleepers = self._sleepers.get(loop)
+            if sleepers is None:
+                sleepers = self._sleepers[loop] = set()
+                loop.add_reader(self._member.bell, self._rung_async, sleepers)
+            sleepers.add(woken)
+        timer = loop.call_later(pause_s, _wake, woken)
         try:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(woken, pause_s)
+            await woken
+        except asyncio.CancelledError:
+            if not self._closing:
+                doorbell.ring(self._member.bell)  # it may have been rung for a message that others can take
+            raise
         finally:
-            self._async_waiters.discard(woken)
-            if not self._async_waiters:
-                loop.remove_reader(self._member.bell)
+            timer.cancel()
+            with self._lock:
+                sleepers.discard(woken)
+                if not sleepers and self._sleepers.pop(loop, None) is not None:
+                    loop.remove_reader(self._member.bell)
+        self._check_slowly()
 
-    def _rung_async(self) -> None:
-        doorbell.drain(self._member.bell)
-        if self._waiters:
-            doorbell.ring(self._member.bell)
-        for woken in self._async_waiters:
-            if not woken.done():
-                woken.set_result(None)
+    def _rung_async(self, sleepers: set[asyncio.Future[None]]) -> None:
+        self._drain_bell()
+        for woken in sleepers:
+            _wake(woken)
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
@@ -414,13 +481,8 @@ class Node:
             known = self._outputs.get(output)
             if known is None:
                 raise UnknownOutput(self.node_id, output, sorted(self._outputs))
-            number = known.sent + 1
-            record, segment = self._with_room(
-                lambda: records.encode_message(value, metadata, number, time.time_ns(), self._member)
-            )
-            known.sent = number
             staged = Staged()
-            staged.outputs = [(known, record, number, segment)]
+            self._with_room(lambda: known.stage(staged, value, metadata, self._member))
             self._staged.append(staged)
             due = self._is_due()
             if not due:
@@ -463,25 +525,35 @@ class Node:
     def _drain(self) -> None:
         """Commit everything that is staged, waiting for room as long as it has to."""
         member = self._member
+        waited = False
         while True:
             with self._lock:
-                if self._commit_locked():
+                if self._closed:
                     return
-                if self._stop is not None or self._closed:
+                done = self._commit_locked()
+                if not done and self._stop is not None:
                     self._give_up()
+                    done = True
+                if done:
+                    if waited:
+                        member.set_phase(pulse.HANDLING if self._hands else pulse.WAITING)
                     return
-                member.set_phase(pulse.WAITING_FOR_ROOM)
+                if not waited:
+                    waited = True
+                    member.set_phase(pulse.WAITING_FOR_ROOM)
             poller = select.poll()
             poller.register(member.bell, select.POLLIN)
             if poller.poll(ROOM_CHECK_S * 1000):
-                doorbell.drain(member.bell)
-                if self._waiters or self._async_waiters:
+                self._drain_bell()
+                if self._waiters or self._sleepers:
                     doorbell.ring(member.bell)
                     time.sleep(ROOM_CHECK_S / 50)  # they drain it; this thread must not ring itself awake
 
     def _commit_locked(self) -> bool:
         """Commit what there is room for; whether that was all."""
         staged = self._staged
+        if self._gave_up:
+            staged.clear()
         while staged:
             try:
                 done = self._member.commit(staged)
@@ -498,11 +570,13 @@ class Node:
         return True
 
     def _give_up(self) -> None:
-        """The run is being stopped, and nobody has room: acknowledgements still pass, what is sent does not."""
+        """The run is being stopped, and nobody has room for what was sent.
+
+        Then the event that it follows from must not be acknowledged either, and this life commits nothing more: all
+        of it comes again in the next one.
+        """
+        self._gave_up = True
         self._member.let_go(self._staged)
-        for item in self._staged:
-            item.outputs = None
-        self._commit_locked()
         self._staged.clear()
 
     # --- the shared store, immediately ------------------------------------------------------------------------------
@@ -516,6 +590,7 @@ class Node:
 
     def kvs_read(self, key: str, default: bytes | None = None) -> bytes | None:
         """The shared value of `key`, or `default`."""
+        self._check_open()
         if self._staged:
             self._drain()
         entry = self._kvs.get(key)
@@ -544,13 +619,24 @@ class Node:
     # --- the service thread -----------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
+        try:
+            self._serve_loop()
+        except BaseException:
+            # What became of the commit under way is unknown, and nobody else would ever hear of Stop.
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+
+    def _serve_loop(self) -> None:
         poller = select.poll()
         poller.register(self._dealer.fd, select.POLLIN)
         poller.register(self._wake, select.POLLIN)
         idle_turns = 0
+        pause_ms = 1.0
         self._control()
         while not self._closed:
-            poller.poll(1.0 if self._armed else None)
+            poller.poll(pause_ms if self._armed else None)
+            pause_ms = 1.0
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
             self._control()
@@ -560,8 +646,8 @@ class Node:
                         break
                     if self._staged:
                         idle_turns = 0
-                        if time.monotonic_ns() - self._committed_ns > HOLD_NS:
-                            self._commit_locked()
+                        if time.monotonic_ns() - self._committed_ns > HOLD_NS and not self._commit_locked():
+                            pause_ms = ROOM_CHECK_S * 1000
                     else:
                         idle_turns += 1
                         if idle_turns > IDLE_TURNS_MAX:
@@ -582,14 +668,23 @@ class Node:
         self._close(finished=True)
 
     def _close(self, finished: bool) -> None:
-        if self._closed:
-            return
-        if finished:
-            with self._lock:
+        with self._lock:
+            if self._closing:
+                return
+            if finished:
                 for holder in list(self._hands):
                     self._acknowledge(holder)
+            self._closing = True
         self._drain()
         with self._lock:
+            for loop, sleepers in self._sleepers.items():
+                if loop.is_running():
+                    loop.call_soon_threadsafe(self._rung_async, sleepers.copy())
+                loop.remove_reader(self._member.bell)
+            self._sleepers.clear()
+            while self._waiters:
+                doorbell.ring(self._member.bell)
+                self._left.wait()
             self._closed = True
         os.eventfd_write(self._wake, 1)
         self._service.join()
@@ -602,12 +697,14 @@ class Node:
 
     def _at_exit(self) -> None:
         """The program ends without close(): what it sent counts; the event in its hand is not acknowledged."""
+        if os.getpid() != self._pid:
+            return  # a fork of the program: the node is not its
         failed = hasattr(sys, "last_value")
         self._hands.clear()
         self._close(finished=not failed)
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._closing:
             raise NodeRuntimeError(f"node {self._member.wiring.node!r} is closed: it takes and sends nothing any more")
 
     def __enter__(self) -> Self:
@@ -646,6 +743,16 @@ def _greet(dealer: Dealer, name: str, dynamic: bool) -> Welcome:
             raise NotRunning(f"node {name!r} may not join: {answer.why}", "")
         _end_fenced(Fenced(answer.why))
     raise NotRunning(f"the runtime did not answer node {name!r} within {WELCOME_S:.0f} seconds")
+
+
+def _went_well(task: asyncio.Task[Any]) -> bool:
+    """Whether a task has returned. (`task.exception()` would silence asyncio's report of what nobody awaited.)"""
+    return task.done() and not task.cancelled() and getattr(task, "_exception", None) is None
+
+
+def _wake(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
 
 
 def _end_fenced(fenced: Fenced) -> Any:

@@ -1,28 +1,33 @@
 """The nursery: a warm interpreter that makes all children of a run, operators in milliseconds. Floor 3.
 
-`serve` is the nursery's own process: one thread, modules imported, never a ZeroMQ context or the space open,
-so that a fork of it is clean. `Nursery` is the runtime's end. One request makes one process:
+`serve` is the nursery's own process: one thread, modules imported, never a ZeroMQ context or the space open, so that
+a fork of it is clean. `Nursery` is the runtime's end. There is always a *spare*, made before it is needed:
 
-    runtime    memfd with the request, gate, stdin, stdout, stderr  --SCM_RIGHTS-->  nursery
-    nursery    fork; the one in between forks the child and exits, so that the child becomes the runtime's own
+    runtime    one end of a socket pair, the spare's gate  --SCM_RIGHTS-->  nursery
+    nursery    fork; the one in between forks the spare and exits, so that the spare becomes the runtime's own
                (which is a subreaper): its exit status arrives there, and it survives the nursery
-    child      waits until the runtime is its parent; PR_SET_PDEATHSIG, setsid; its pid --gate--> runtime
-    runtime    opens a pidfd (the child is its own and not reaped: the number is right), "go" --gate--> child
-    child      calls its entry point, or execs its program; an error --gate--> runtime; else the gate closes
+    spare      waits until the runtime is its parent; PR_SET_PDEATHSIG, setsid; its pid --gate--> runtime; warms up
+    runtime    opens a pidfd (the spare is its own and not reaped: the number is right)
 
-The gate is a socket pair of one spawn. It keeps the nursery without state: when the nursery dies, the runtime
-closes the gates that are not through and asks the next one again. A child of the dead one then reads the end
-of its gate and exits before it has done anything. So there is exactly one process for one spawn.
+and a spawn is one message:
 
-Rejected: fork from the runtime (it has ZeroMQ's threads); a reply by the nursery (it could die after the fork
-and before the reply); CLONE_PARENT instead of the second fork (glibc would keep the old thread id in the
-child, and LMDB's robust mutex records exactly that).
+    runtime    memfd with the order, stdin, stdout, stderr  --gate-->  spare
+    spare      calls its entry point, or execs its program; an error --gate--> runtime; else the gate closes
+
+The gate keeps the nursery without state: when the nursery dies, the runtime closes the gates at which nobody has
+arrived, and asks the next nursery. A spare of the dead one then reads the end of its gate and exits before it has done
+anything. So there is exactly one process for one spawn.
+
+Rejected: fork from the runtime (it has ZeroMQ's threads); forking when a child is needed (4 ms more, twice that on a
+busy machine); a reply by the nursery (it could die after the fork and before the reply); CLONE_PARENT instead of the
+second fork (glibc would keep the old thread id in the child, and LMDB's robust mutex records exactly that).
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import gc
 import importlib
 import os
@@ -36,6 +41,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,13 +52,13 @@ import msgpack
 from noderuntime import process
 
 PRELOAD = ("noderuntime.operator_host", "noderuntime.store")
+WARM = ("noderuntime.channel",)  # modules whose warm_up() each spare calls while it waits
 ADOPTION_POLL_S = 0.0002
 ASKED_MAX = 5
 
-_GO = b"g"
 _PID = struct.Struct("=q")
 _INT_BYTES = array.array("i").itemsize
-_FDS = 5  # request, gate, stdin, stdout, stderr
+_ORDER_FDS = 4  # the order itself, stdin, stdout, stderr
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,24 +80,23 @@ class Order:
 # ---- the nursery's own process
 
 
-def serve(fd: int, runtime: int) -> int:
-    """Make children until the other end closes."""
+def serve(fd: int, runtime: int, warm: Sequence[str]) -> int:
+    """Make spares until the other end closes."""
     orders = socket.socket(fileno=fd)
     gc.collect()
     gc.freeze()  # or the first collection in each child would copy all pages
     while True:
-        body, fds = _receive(orders)
+        body, fds = _receive(orders, 1)
         if not body:
             return 0
-        if len(fds) == _FDS:
-            _make(fds, orders, runtime)
-        for held in fds:
-            os.close(held)
+        for gate in fds:
+            _make(gate, orders, runtime, warm)
+            os.close(gate)
 
 
-def _receive(orders: socket.socket) -> tuple[bytes, list[int]]:
-    room = socket.CMSG_SPACE(_FDS * _INT_BYTES)
-    body, ancillary, _, _ = orders.recvmsg(16, room, socket.MSG_CMSG_CLOEXEC)
+def _receive(sock: socket.socket, fds_max: int) -> tuple[bytes, list[int]]:
+    room = socket.CMSG_SPACE(fds_max * _INT_BYTES)
+    body, ancillary, _, _ = sock.recvmsg(16, room, socket.MSG_CMSG_CLOEXEC)
     fds = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -99,8 +104,7 @@ def _receive(orders: socket.socket) -> tuple[bytes, list[int]]:
     return body, list(fds)
 
 
-def _make(fds: list[int], orders: socket.socket, runtime: int) -> None:
-    gate = fds[1]
+def _make(gate: int, orders: socket.socket, runtime: int, warm: Sequence[str]) -> None:
     try:
         between = _fork()
     except OSError as error:
@@ -114,7 +118,7 @@ def _make(fds: list[int], orders: socket.socket, runtime: int) -> None:
         if _fork():
             os._exit(0)
         orders.close()
-        _become(fds, between, runtime)
+        _wait_at_gate(gate, between, runtime, warm)
     except OSError as error:
         _complain(gate, error)
     finally:
@@ -133,22 +137,28 @@ def _complain(gate: int, error: OSError) -> None:
         os.write(gate, f"!{error.errno}:{error.strerror}".encode())
 
 
-def _become(fds: list[int], between: int, runtime: int) -> NoReturn:
-    """The child: pass the gate, then be what was ordered."""
-    request, gate, *stdio = fds
+def _wait_at_gate(gate: int, between: int, runtime: int, warm: Sequence[str]) -> NoReturn:
+    """The spare: become the runtime's own, and wait for an order."""
     while os.getppid() == between:
         time.sleep(ADOPTION_POLL_S)
     process.die_with_parent(runtime)
     os.setsid()
+    process.set_name("nr-spare")
+    os.write(gate, _PID.pack(os.getpid()))
+    for name in warm:
+        importlib.import_module(name).warm_up()
+    sock = socket.socket(fileno=gate)
+    body, fds = _receive(sock, _ORDER_FDS)
+    sock.detach()
+    if not body or len(fds) != _ORDER_FDS:
+        os._exit(1)
+    request, *stdio = fds
     for wanted, fd in enumerate(stdio):
         os.dup2(fd, wanted)
         os.close(fd)
     packed = os.pread(request, os.fstat(request).st_size, 0)
     order: dict[str, Any] = msgpack.unpackb(packed, unicode_errors="surrogateescape")
     os.close(request)
-    os.write(gate, _PID.pack(os.getpid()))
-    if os.read(gate, 1) != _GO:
-        os._exit(1)
     os.chdir(order["cwd"])
     if order["argv"]:
         _execute(gate, order)
@@ -196,25 +206,34 @@ def _call(order: dict[str, Any]) -> int:
 
 
 @dataclass(slots=True, eq=False)
+class Spare:
+    """A process that waits for an order. `pid` is 0 until it has arrived at its gate."""
+
+    gate: int = -1
+    theirs: int = -1  # its end of the gate, until the nursery has it
+    pid: int = 0
+    pidfd: int = -1
+    asked: int = 0
+
+
+@dataclass(slots=True, eq=False)
 class Spawning:
-    """A spawn under way. `pid` is known once the child stands at the gate; `done` when it is through, or will
-    never be: then `error` says why. With a pid and an error (a program that cannot be executed) there is a
-    child to be reaped."""
+    """A spawn. `pid` is 0 until there was a spare; `done`: it runs what was ordered, or never will.
+
+    `error` says why not. With a pid and an error (a program that cannot be executed) there is a child to be reaped.
+    """
 
     order: Order
     stdio: tuple[int, int, int]
     request: int
     pid: int = 0
-    pidfd: int = -1  # belongs to the caller once it is known
+    pidfd: int = -1  # the caller's, once it is known
     error: OSError | None = None
     done: bool = False
-    gate: int = -1
-    theirs: int = -1  # the child's end of the gate, until the nursery has it
-    asked: int = 0
 
 
 class Nursery:
-    """The runtime's end: starts the nursery's process, and has it make children.
+    """The runtime's end: starts the nursery's process, keeps a spare, and hands out orders.
 
     The loop polls `fd` and then calls `advance`; it watches `pidfd`, reaps `pid` when it has ended, and calls
     `restart`, which begins another process and repeats what was under way. `stdio` is for the nursery itself.
@@ -224,14 +243,17 @@ class Nursery:
         self._preload = list(preload)
         self._env = {**env, "PYTHONUNBUFFERED": "1"}
         self._stdio = stdio
-        self._under_way: dict[int, Spawning] = {}  # by gate
         self._gates = select.epoll()
+        self._spares: dict[int, Spare] = {}  # by gate
+        self._waiting: deque[Spawning] = deque()  # for a spare
+        self._ordered: dict[int, Spawning] = {}  # by gate: the order is sent
         self._orders: socket.socket | None = None
         self.fd = self._gates.fileno()
         self.pid = 0
         self.pidfd = -1
         self.started_s = 0.0
         self._start()
+        self.keep_spares()
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -240,21 +262,10 @@ class Nursery:
             # -P: a file of the user's called queue.py must not become our queue. The root is for a checkout
             # that is not installed.
             root = str(Path(__file__).parent.parent)
-            code = (
-                "import sys; sys.path.append(sys.argv.pop(1)); from noderuntime.nursery import main; main()"
-            )
+            code = "import sys; sys.path.append(sys.argv.pop(1)); from noderuntime.nursery import main; main()"
             stdin, stdout, stderr = self._stdio
             child = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-c",
-                    code,
-                    root,
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                    *self._preload,
-                ],
+                [sys.executable, "-P", "-c", code, root, str(theirs.fileno()), str(os.getpid()), *self._preload],
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
@@ -272,13 +283,13 @@ class Nursery:
         """The process has ended and was reaped: start another one, and repeat what is under way."""
         self._let_go()
         self._start()
-        for spawning in list(self._under_way.values()):
-            if not spawning.pid:
-                self._ask(spawning)
+        for spare in list(self._spares.values()):
+            if not spare.pid:
+                self._ask(spare)
         self.flush()
 
     def spawn(self, order: Order, stdio: tuple[int, int, int]) -> Spawning:
-        """Have a child made; `stdio` is closed once the child has it. OSError: descriptors ran out."""
+        """Have a child made; `stdio` is closed once the child has it. Raises OSError when descriptors run out."""
         request = os.memfd_create("order", os.MFD_CLOEXEC)
         plain = {
             "name": order.name,
@@ -288,103 +299,166 @@ class Nursery:
             "argv": list(order.argv),
             "arguments": list(order.arguments),
         }
-        spawning = Spawning(order, stdio, request)
         try:
             with open(request, "wb", closefd=False) as file:
                 file.write(msgpack.packb(plain, unicode_errors="surrogateescape"))
-            self._ask(spawning)
         except BaseException:
             os.close(request)
             raise
-        self.flush()
+        spawning = Spawning(order, stdio, request)
+        self._waiting.append(spawning)
+        self._hand_out()
+        if self._waiting:
+            self.keep_spares()
         return spawning
 
-    def _ask(self, spawning: Spawning) -> None:
-        """A fresh gate. Whoever still stands at the old one finds it closed, and exits."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._close_gate(spawning)
-        ours.setblocking(False)
-        spawning.gate, spawning.theirs = ours.detach(), theirs.detach()
-        spawning.asked += 1
-        self._under_way[spawning.gate] = spawning
-        self._gates.register(spawning.gate, select.EPOLLIN)
+    # ---- spares
 
-    def _close_gate(self, spawning: Spawning) -> None:
-        if spawning.gate >= 0:
-            del self._under_way[spawning.gate]
-            os.close(spawning.gate)  # leaves the epoll set by itself
-        if spawning.theirs >= 0:
-            os.close(spawning.theirs)
-        spawning.gate = spawning.theirs = -1
+    def keep_spares(self) -> None:
+        """Ask for as many as orders wait, and one more.
+
+        Call it now and then: after a spawn the next spare is not made at once, where it would take the processor from
+        the child that has just begun.
+        """
+        try:
+            while len(self._spares) < len(self._waiting) + 1:
+                self._ask(Spare())
+        except OSError:
+            if not self._spares:
+                self._refuse(None, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+        self.flush()
+
+    def _ask(self, spare: Spare) -> None:
+        """Have a spare made, with a fresh gate. Whoever may still come to the old one finds it closed, and exits."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._drop(spare)
+        ours.setblocking(False)
+        spare.gate, spare.theirs = ours.detach(), theirs.detach()
+        spare.asked += 1
+        self._spares[spare.gate] = spare
+        self._gates.register(spare.gate, select.EPOLLIN)
+
+    def _drop(self, spare: Spare) -> None:
+        if spare.gate >= 0:
+            del self._spares[spare.gate]
+            os.close(spare.gate)  # leaves the epoll set by itself
+        for fd in (spare.theirs, spare.pidfd):
+            if fd >= 0:
+                os.close(fd)
+        spare.gate = spare.theirs = spare.pidfd = -1
 
     def flush(self) -> None:
-        """Send the orders that the nursery did not take before. Never waits."""
-        for spawning in self._under_way.values():
-            if spawning.theirs < 0:
+        """Ask for the spares that the nursery could not be asked for before. Never waits."""
+        assert self._orders is not None
+        for spare in self._spares.values():
+            if spare.theirs < 0:
                 continue
-            assert self._orders is not None
-            fds = array.array("i", [spawning.request, spawning.theirs, *spawning.stdio])
             try:
+                fds = array.array("i", [spare.theirs])
                 self._orders.sendmsg([b"1"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
             except (BlockingIOError, ConnectionError):
                 return  # it is slow, or gone: the loop will see
-            os.close(spawning.theirs)
-            spawning.theirs = -1
+            os.close(spare.theirs)
+            spare.theirs = -1
 
     @property
     def busy(self) -> bool:
         """Whether a child may exist whose pid is not known yet."""
-        return any(not spawning.pid for spawning in self._under_way.values())
+        return any(not spare.pid for spare in self._spares.values())
+
+    @property
+    def pids(self) -> set[int]:
+        """The nursery's own, and those of the spares."""
+        return {self.pid, *(spare.pid for spare in self._spares.values())}
+
+    def _hand_out(self) -> list[Spawning]:
+        """Give orders to spares that are ready; the spawns that got one, or will never."""
+        served = []
+        while self._waiting and self._waiting[0].done:
+            served.append(self._waiting.popleft())
+        for spare in [spare for spare in self._spares.values() if spare.pid]:
+            if not self._waiting:
+                break
+            spawning = self._waiting[0]
+            fds = array.array("i", [spawning.request, *spawning.stdio])
+            gate = socket.socket(fileno=spare.gate)
+            try:
+                gate.sendmsg([b"1"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+            except OSError:
+                continue  # it was killed while it waited; `advance` will see the end of its gate
+            finally:
+                gate.detach()
+            self._waiting.popleft()
+            spawning.pid, spawning.pidfd = spare.pid, spare.pidfd
+            del self._spares[spare.gate]
+            self._ordered[spare.gate] = spawning
+            self._let_stdio_go(spawning)
+            served.append(spawning)
+        return served
+
+    # ---- news
 
     def advance(self) -> list[Spawning]:
         """Take what came through the gates: the spawns that have a pid since, or are done."""
         found: list[Spawning] = []
         for gate, _ in self._gates.poll(0):
-            spawning = self._under_way.get(gate)
-            if spawning is not None and self._listen(spawning):
-                found.append(spawning)
-        self.flush()
+            if gate in self._ordered:
+                found.extend(self._listen_to_child(gate))
+            elif gate in self._spares:
+                self._listen_to_spare(self._spares[gate])
+        found.extend(self._hand_out())
+        if self._waiting:
+            self.keep_spares()
         return found
 
-    def _listen(self, spawning: Spawning) -> bool:
-        """Whether something is new."""
-        news = False
-        while True:
+    def _listen_to_spare(self, spare: Spare) -> None:
+        said = _read_gate(spare.gate)
+        if said is None:
+            return
+        if len(said) == _PID.size:
+            (spare.pid,) = _PID.unpack(said)
             try:
-                said = os.read(spawning.gate, 4096)
-            except BlockingIOError:
-                return news
-            except ConnectionError:
-                said = b""
-            if len(said) == _PID.size:
-                (pid,) = _PID.unpack(said)
-                try:
-                    spawning.pidfd = os.pidfd_open(pid)
-                    spawning.pid = pid
-                    os.write(spawning.gate, _GO)
-                except ConnectionError:
-                    pass
-                except OSError as error:
-                    spawning.error = error
-                news = True
-            elif said:
-                number, _, text = said[1:].decode(errors="replace").partition(":")
-                spawning.error = OSError(int(number) if number.isdigit() else 0, text)
-            else:
-                if not spawning.pid and spawning.error is None:
-                    if spawning.asked < ASKED_MAX:
-                        self._ask(
-                            spawning
-                        )  # killed before it began; or the nursery was, then restart asks again
-                        return news
-                    spawning.error = OSError(0, "it ended before it began")
-                self._finish(spawning)
-                return True
+                spare.pidfd = os.pidfd_open(spare.pid)
+            except OSError:
+                self._drop(spare)  # it finds its gate closed, and exits
+        elif said:
+            self._refuse(spare, _error_of(said))
+        elif spare.pid or spare.asked >= ASKED_MAX:
+            ever = bool(spare.pid)
+            self._drop(spare)
+            if not ever:
+                self._refuse(None, OSError(0, "it ended before it began"))
+        else:
+            self._ask(spare)  # killed on its way; when the nursery was, `restart` asks again
 
-    def _finish(self, spawning: Spawning) -> None:
-        self._close_gate(spawning)
+    def _refuse(self, spare: Spare | None, error: OSError) -> None:
+        """No process can be made: the order that has waited longest is not carried out."""
+        if spare is not None:
+            self._drop(spare)
+        for spawning in self._waiting:
+            if not spawning.done:
+                spawning.error = error
+                self._finish(spawning)
+                return
+
+    def _listen_to_child(self, gate: int) -> list[Spawning]:
+        spawning = self._ordered[gate]
+        while (said := _read_gate(gate)) is not None:
+            if said:
+                spawning.error = _error_of(said)
+                continue
+            del self._ordered[gate]
+            os.close(gate)
+            spawning.done = True
+            return [spawning]
+        return []
+
+    def _let_stdio_go(self, spawning: Spawning) -> None:
         for fd in (spawning.request, *spawning.stdio):
             os.close(fd)
+
+    def _finish(self, spawning: Spawning) -> None:
+        self._let_stdio_go(spawning)
         spawning.done = True
 
     def _let_go(self) -> None:
@@ -396,11 +470,33 @@ class Nursery:
             self.pidfd = -1
 
     def close(self) -> None:
-        """Let go of everything. The nursery's process ends by itself, and so do children at their gates."""
-        for spawning in list(self._under_way.values()):
+        """Let go of everything. The nursery's process ends by itself, and so do spares at their gates."""
+        for spare in list(self._spares.values()):
+            self._drop(spare)
+        for spawning in self._waiting:
             self._finish(spawning)
+        for gate, spawning in self._ordered.items():
+            os.close(gate)
+            spawning.done = True
+        self._waiting.clear()
+        self._ordered.clear()
         self._let_go()
         self._gates.close()
+
+
+def _read_gate(gate: int) -> bytes | None:
+    """What came; b"" at its end, None when nothing came yet."""
+    try:
+        return os.read(gate, 4096)
+    except BlockingIOError:
+        return None
+    except ConnectionError:
+        return b""
+
+
+def _error_of(said: bytes) -> OSError:
+    number, _, text = said[1:].decode(errors="replace").partition(":")
+    return OSError(int(number), text) if number.isdigit() else OSError(0, text)
 
 
 def main() -> NoReturn:
@@ -411,4 +507,4 @@ def main() -> NoReturn:
     process.set_name("nr-nursery")
     for name in preload:
         importlib.import_module(name)
-    sys.exit(serve(int(fd), int(runtime)))
+    sys.exit(serve(int(fd), int(runtime), [name for name in WARM if name in sys.modules]))

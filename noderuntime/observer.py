@@ -62,7 +62,11 @@ class SummaryRow:
 
 
 class Observer(Protocol):
-    """Whoever shows the run. Texts have no newline at their end; a `trace` has several lines."""
+    """Whoever shows the run. Texts have no newline at their end; a `trace` has several lines.
+
+    It may have a property `congested`, true while text piles up: then what nodes print stays in their pipes for the
+    moment, and they wait.
+    """
 
     def waiting(self, nodes: Sequence[str]) -> None:
         """Start-up takes longer than a moment: these nodes are not ready yet.

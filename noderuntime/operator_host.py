@@ -15,11 +15,13 @@ import json
 import logging
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,7 @@ from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
 from noderuntime.space import records
 from noderuntime.space.commit import Inapplicable, Input, Staged
 from noderuntime.space.keys import parse_message
+from noderuntime.space.mailbox import Message
 from noderuntime.space.segments import Dropped
 from noderuntime.space.watching import Cursor
 from noderuntime.usercode import describe, load, user_trace
@@ -62,6 +65,9 @@ GROUP_NS = 1_000_000
 HELPER_S = 0.001
 HELPER_IDLE_TURNS_MAX = 50
 SLOW_CHECK_S = 5.0
+RELOAD_S_MAX = 60
+TRACE_BYTES_MAX = 100_000
+LOG_CHARACTERS_MAX = 100_000
 WELCOME_S = 60.0
 WAIT_WARNING_S = 10.0
 
@@ -82,12 +88,14 @@ class LogHandler(logging.Handler):
         self._dealer = dealer
         self._thread = threading.get_ident()
         self._waiting: deque[Log] = deque(maxlen=10_000)
+        self.has_sent = False  # since the last look at what the runtime has sent: see channel.py on edges
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = record.getMessage()
             if record.exc_info:
                 text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
+            text = text[:LOG_CHARACTERS_MAX].encode(errors="replace").decode()
             extra = {name: _plain(value) for name, value in vars(record).items() if name not in _LOG_ATTRIBUTES}
             self._waiting.append(Log(record.created, record.levelno, text, {"logger": record.name, **extra}))
             if threading.get_ident() == self._thread:
@@ -98,6 +106,7 @@ class LogHandler(logging.Handler):
     def pass_on(self) -> None:
         """Send what waits. From the thread of the socket only."""
         while self._waiting:
+            self.has_sent = True
             self._dealer.send(self._waiting.popleft())
 
 
@@ -114,20 +123,25 @@ class OperatorHost:
         self.group: list[Staged] = []
         self.group_since_ns = 0  # when the handling of the first event of the group began
         self.helper: Helper | None = None
+        self.committing = threading.Lock()
         self.stop: Stop | None = None
         self.ended = False  # the last commit closed the outputs
         self.stop_all = False
-        self.reload: CodeCheck | None = None
+        self.gave_up = False  # handled events were left uncommitted: nothing that follows from them may be committed
         self.exit_code: int | None = None  # set: leave between two events
         self.position: Any = None
         self.produces = False
         self.idle_until = 0.0
-        self.committing = threading.Lock()
+        self._cells = member.commits.cells.copy()  # with what is staged
+        self._ahead: deque[Message] = deque()  # read, not yet handled
+        self._reads_ahead = not any(item.wiring.drop_oldest for item in member.inputs.values())
+        self._reload: CodeCheck | None = None
         self._poller = member.poller(dealer.fd)
         self._timers = [item for item in member.inputs.values() if item.wiring.period_ns]
         self._watched = [item for item in member.inputs.values() if item.wiring.timeout_ns]
         self._waiting_since = 0.0
         self.ctx.wait_for_room = self._wait_for_payload_room
+        self._published = time.monotonic()
 
     # --- beginning --------------------------------------------------------------------------------------------------
 
@@ -146,6 +160,9 @@ class OperatorHost:
                     "init",
                     f"{code['name']} has no inputs in the dataflow file and is no Source: it would never be called",
                 )
+            if self.produces and self.member.mailboxes:
+                names = ", ".join(item.name for item in self.member.inputs.values())
+                raise OperatorError("init", f"{code['name']} is a Source, which takes no inputs; remove: {names}")
             where = "restore_state"
             own = own_state(state)
             if own and hasattr(self.operator, "restore_state"):
@@ -160,23 +177,32 @@ class OperatorHost:
 
     def run(self) -> int:
         """Handle events until the end; returns the exit code."""
+        try:
+            return self._run()
+        finally:
+            if self._reload is not None:
+                self._reload.kill()
+
+    def _run(self) -> int:
         self.control()
         while True:
             if self.stop is not None:
                 self.exit_code = None
                 self._finish(self.stop)
                 break
-            if self.exit_code is not None:
+            if self._over:
                 break
-            worked = self._tick() | self._update()
-            if self.produces:
-                worked |= self._produce()
-            else:
-                worked |= self._take()
-                if not worked and self.member.all_closed and self.stop is None:
-                    self._finish(Stop("ALL_INPUTS_CLOSED", 0.0))
-                    break
-            if self.ended or self.stop_all:
+            worked = self._tick()
+            if self._over:
+                break
+            worked |= self._update()
+            if self._over:
+                break
+            worked |= self._produce() if self.produces else self._take()
+            if self._over:
+                break
+            if not worked and self.member.all_closed:
+                self._finish(Stop("ALL_INPUTS_CLOSED", 0.0))
                 break
             self._wait(0.0 if worked else self._pause_s())
         if self.stop_all:
@@ -185,20 +211,29 @@ class OperatorHost:
             self.dealer.send(Bye(self.ended, ""))
         return self.exit_code or 0
 
+    @property
+    def _over(self) -> bool:
+        """Whether nothing may be handled any more in this life."""
+        return self.ended or self.stop_all or self.gave_up or self.exit_code is not None
+
     def _take(self) -> bool:
         """Handle the next group of messages; whether there was one."""
-        messages = self.member.next_messages(GROUP_EVENTS_MAX)
-        if not messages:
-            return False
+        ahead = self._ahead
+        if not ahead:
+            ahead.extend(self.member.next_messages(GROUP_EVENTS_MAX))
+            if not ahead:
+                return False
         self.group_since_ns = time.monotonic_ns()
         deadline = self.group_since_ns + GROUP_NS
-        if len(messages) > 1:
+        if len(ahead) > 1:
             self._arm_helper()
-        for key, record in messages:
-            self._message(key, record)
-            if self.ended or self.stop_all or time.monotonic_ns() > deadline:
+        while ahead:
+            self._message(*ahead.popleft())
+            if self._over or time.monotonic_ns() > deadline:
                 break
         self._flush()
+        if not self._reads_ahead:  # what was read may be dropped meanwhile
+            ahead.clear()
         return True
 
     def _update(self) -> bool:
@@ -215,8 +250,10 @@ class OperatorHost:
     def _message(self, key: bytes, record: bytes) -> None:
         input = self.member.input_of(key)
         _, _, sequence, index = parse_message(key)
-        if input.cell >= 0 and record[0] < records.NOTICE_MIN and self.member.commits.cells[input.cell + 1]:
+        if input.cell >= 0 and record[0] < records.NOTICE_MIN and self._cells[input.cell + 1]:
             self._handle(notice("INPUT_RECOVERED", input.name), cells={input.cell + 1: 0})
+            if self._over:
+                return
         self.member.page.take(0, input.number, sequence, index)
         lives = self.member.attempts.pop(key, 0)
         self._handle(None, message=(key, input, record), lives=lives)
@@ -243,7 +280,6 @@ class OperatorHost:
     ) -> None:
         """Run the handler for one event and stage what it changes. With `message`, the event is made of it."""
         staged = self.ctx.begin()
-        staged.cells = cells
         staged.ends = ends
         staged.cursor = cursor
         words = self.words
@@ -255,15 +291,21 @@ class OperatorHost:
                 staged.ack = message
                 staged.attempts = lives > 0
                 if input.cell >= 0:
-                    staged.cells = {input.cell: _boot_ns(), input.cell + 1: 0}
+                    cells = {input.cell: _boot_ns(), input.cell + 1: 0}
                 event = self._event_of(message, lives)
             returned = self.operator.on_event(event, self.ctx) if hasattr(self.operator, "on_event") else None
             status = status_of(returned)
+        except Fenced:
+            raise
         except Dropped:
             self.ctx.staged = None
             return
         except BaseException as error:
             self._fail("on_event", error)
+        if cells is not None:
+            staged.cells = cells
+            for cell, number in cells.items():
+                self._cells[cell] = number
         self.ctx.staged = None
         words[pulse.HANDLED] += 1
         if status is not Status.CONTINUE:
@@ -280,16 +322,18 @@ class OperatorHost:
         raise OperatorError(where, describe(error), user_trace(error)) from None
 
     def _flush(self) -> None:
-        """Commit the group; waits for room as long as it has to, unless the run is being stopped."""
+        """Commit the group; waits for room as long as it has to, unless this life is to end."""
         while self.group:
             try:
                 self._commit()
             except Inapplicable as failed:
                 self._fail_staged(failed)
-            if self.group:
+            if self.group and self.member.commits.waits_for:
                 self._wait_for_room()
-                if self.stop is not None:
-                    # nobody takes anything any more; uncommitted is undone, and will be handled after --resume
+                if self.stop is not None or self.exit_code is not None:
+                    # Uncommitted is undone, and will be handled in the next life. The operator has it in its memory:
+                    # so it must not commit anything from here on, what it would do at the STOP event included.
+                    self.gave_up = True
                     self.ended = self.stop_all = False
                     self.member.let_go(self.group)
                     self.group.clear()
@@ -313,7 +357,7 @@ class OperatorHost:
 
     def commit_what_waits(self) -> None:
         """For the helper thread: a handler takes long, so commit the events that were finished before it."""
-        if self.group and time.monotonic_ns() - self.group_since_ns > GROUP_NS:
+        if self.group and not self.gave_up and time.monotonic_ns() - self.group_since_ns > GROUP_NS:
             try:
                 self._commit()
             except Fenced:
@@ -333,6 +377,17 @@ class OperatorHost:
             self.helper.stop()
         self.member.close()
 
+    def _wait_for_payload_room(self, full: StoreFull) -> None:
+        """A handler sends something large, and there is no room: let the others have what was finished before it."""
+        staged = self.ctx.staged
+        self._flush()
+        self.ctx.staged = staged
+        self.member.commits.waits_for = f"room in the space ({full.why})"
+        if self.stop is not None:
+            raise full
+        self._wait_for_room()
+        self.words[pulse.PHASE] = pulse.HANDLING
+
     def _wait_for_room(self) -> None:
         now = time.monotonic()
         if not self._waiting_since:
@@ -347,17 +402,6 @@ class OperatorHost:
         self.member.set_phase(pulse.WAITING_FOR_ROOM)
         self._wait(ROOM_CHECK_S)
 
-    def _wait_for_payload_room(self, full: StoreFull) -> None:
-        """A handler sends something large, and there is no room: let the others have what was finished before it."""
-        staged = self.ctx.staged
-        self._flush()
-        self.ctx.staged = staged
-        self.member.commits.waits_for = f"room in the space ({full.why})"
-        if self.stop is not None:
-            raise full
-        self._wait_for_room()
-        self.words[pulse.PHASE] = pulse.HANDLING
-
     # --- timers and timeouts ----------------------------------------------------------------------------------------
 
     def _tick(self) -> bool:
@@ -366,15 +410,17 @@ class OperatorHost:
         if self._timers:
             wall_ns, boot_ns = self.member.space.clock
             for item in self._timers:
+                if self._over:
+                    return worked
                 elapsed = _boot_ns() - boot_ns
                 number = elapsed // item.wiring.period_ns
-                if number > self.member.commits.cells[item.cell]:
+                if number != self._cells[item.cell]:  # less: the period was changed before a resume
                     due_ns = wall_ns + number * item.wiring.period_ns
                     self._handle(tick_event(item.name, item.wiring.source, due_ns), cells={item.cell: number})
                     self._flush()
                     worked = True
         for item in self._watched:
-            if self._timeout_in_ns(item) <= 0 and not self.member.next_messages(1):
+            if not self._over and self._timeout_in_ns(item) <= 0 and not self.member.has_messages(item):
                 self._handle(notice("INPUT_CLOSED", item.name), cells={item.cell + 1: 1})
                 self._flush()
                 worked = True
@@ -382,7 +428,7 @@ class OperatorHost:
 
     def _timeout_in_ns(self, item: Input) -> int:
         """Nanoseconds until `item` has been silent for too long; far away when nothing came yet, or it is known."""
-        last, timed_out = self.member.commits.cells[item.cell : item.cell + 2]
+        last, timed_out = self._cells[item.cell : item.cell + 2]
         if not last or timed_out or item.name in self.member.closed:
             return 1 << 62
         return last + item.wiring.timeout_ns - _boot_ns()
@@ -418,6 +464,8 @@ class OperatorHost:
                 if made.position is not None:
                     self.ctx.save_state(POSITION_KEY, made.position)
                     self.position = position_of({POSITION_KEY: made.position})
+            except Fenced:
+                raise
             except BaseException as error:
                 self._fail("produce", error)
             self.ctx.staged = None
@@ -436,41 +484,50 @@ class OperatorHost:
 
     def _wait(self, pause_s: float) -> None:
         """Sleep until the bell rings, control speaks, or `pause_s` is over. With 0 it only looks."""
-        if pause_s > 0 and self.words[pulse.PHASE] != pulse.WAITING_FOR_ROOM:
-            self.words[pulse.PHASE] = pulse.WAITING
+        self.log.pass_on()
+        if pause_s > 0:
+            if self.log.has_sent:  # that may have eaten the edge of what the runtime has sent
+                self.log.has_sent = False
+                self.control()
+                if self.stop is not None:
+                    return
+            if self.words[pulse.PHASE] != pulse.WAITING_FOR_ROOM:
+                self.words[pulse.PHASE] = pulse.WAITING
         rung = self._poller.poll(pause_s * 1000)
         for fd, _ in rung:
             if fd == self.member.bell:
                 doorbell.drain(fd)
             elif fd == self.dealer.fd:
                 self.control()
-            elif self.reload is not None:
-                self._reload_checked(self.reload)
+            elif self._reload is not None:
+                self._reload_checked(self._reload)
         if not rung and pause_s > 0:
             self.control()
-            if pause_s >= SLOW_CHECK_S:
+            now = time.monotonic()
+            if now - self._published >= SLOW_CHECK_S:
+                self._published = now
                 self.member.publish()
-        self.log.pass_on()
 
     def control(self) -> None:
         """Take what the runtime has sent."""
         while (message := self.dealer.receive_nowait()) is not None:
             if isinstance(message, Stop):
                 self.stop = message
-            elif isinstance(message, Reload) and self.reload is None:
-                self.reload = CodeCheck(self.member.wiring.code)
-                self._poller.register(self.reload.pidfd, select.POLLIN)
+            elif isinstance(message, Reload) and self._reload is None:
+                self._reload = CodeCheck(self.member.wiring.code)
+                self._poller.register(self._reload.pidfd, select.POLLIN)
             elif isinstance(message, Refused):
                 raise Fenced(message.why)
 
     def _reload_checked(self, check: CodeCheck) -> None:
         self._poller.unregister(check.pidfd)
-        self.reload = None
+        self._reload = None
         trace = check.result()
         if trace is None:
             self.exit_code = EXIT_RELOAD
         else:
             self.dealer.send(ReloadFailed(trace.splitlines()[-1], trace))
+            self.control()  # a send may eat the edge
 
     def _finish(self, stop: Stop) -> None:
         """The STOP event. When all inputs have ended, so does this node: its outputs close in the same commit."""
@@ -483,24 +540,31 @@ class OperatorHost:
 
 
 class CodeCheck:
-    """Imports an operator's code in a process of its own: what does not import must not replace what runs."""
+    """Imports an operator's code in a process of its own: what does not import must not replace what runs.
+
+    Its `pidfd` is readable once it has ended; it is ended when the import takes longer than RELOAD_S_MAX.
+    """
 
     def __init__(self, code: dict[str, str]) -> None:
-        self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        arguments = [sys.executable, "-m", "noderuntime.operator_host", "--check", json.dumps(code)]
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (no pipe: nobody reads it before the end)
+        arguments = [sys.executable, "-m", "noderuntime.operator_host", "--check", json.dumps(code), str(RELOAD_S_MAX)]
         self._process = subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._errors
+            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._said
         )
-        self.pidfd = os.pidfd_open(self._process.pid)  # readable once it has ended
+        self.pidfd = os.pidfd_open(self._process.pid)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self.result()
 
     def result(self) -> str | None:
         """None when the code imports, else the traceback. Call it when it has ended."""
         code = self._process.wait()
         os.close(self.pidfd)
-        with self._errors:
-            self._errors.seek(0)
-            trace = self._errors.read().strip()
-        return None if code == 0 else trace or f"importing it ended its process with exit code {code}"
+        with self._said:
+            self._said.seek(0)
+            trace = self._said.read(TRACE_BYTES_MAX).decode(errors="replace").strip()
+        return None if code == 0 else trace or f"the import of the new code ended its process ({code})"
 
 
 class Helper(threading.Thread):
@@ -577,8 +641,7 @@ def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
     level = logging.getLevelNamesMapping().get(os.environ.get("LOG_LEVEL", "").upper(), logging.INFO)
     logging.basicConfig(level=level, handlers=[log], force=True)
     try:
-        is_source = not wiring.inputs
-        member = Member(run_dir, wiring, welcome.incarnation, welcome.attempts, fresh_work=is_source)
+        member = Member(run_dir, wiring, welcome.incarnation, welcome.attempts)
         host = OperatorHost(member, dealer, log)
         if by_reference:
             state = host.ctx.state()
@@ -594,8 +657,11 @@ def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
     except NodeRuntimeError as error:
         dealer.send(Failed("commit", str(error), "", False))
         return 1
+    except Exception as error:  # nothing of the user's: what becomes of a commit then is unknown, so this life ends
+        dealer.send(Failed("commit", describe(error), "".join(traceback.format_exception(error)), False))
+        return 1
     log.pass_on()
-    host.close()
+    member.close()
     return code
 
 
@@ -609,4 +675,7 @@ def _check(code: dict[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_check(json.loads(sys.argv[2])) if sys.argv[1:2] == ["--check"] else main())
+    if sys.argv[1:2] == ["--check"]:
+        signal.alarm(int(sys.argv[3]))
+        sys.exit(_check(json.loads(sys.argv[2])))
+    sys.exit(main())

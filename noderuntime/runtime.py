@@ -154,6 +154,7 @@ class Runtime:
     def _turn(self) -> None:
         now_s = time.monotonic()
         due_s = min(self._next_look_s, self._crew.deadline_s(), self._stop_at_s, self._give_up_at_s)
+        self._loop.pause(getattr(self._observer, "congested", False))
         self._loop.turn(due_s - now_s)
         now_s = time.monotonic()
         self._crew.tick(now_s)
@@ -236,12 +237,10 @@ class Runtime:
 
     def _opened(self, result: dict[str, Any]) -> None:
         """The space is there: bells, pulses, children."""
-        self._lock_watch = LockWatch(self._run_dir.space / "lock.mdb")
-        wirings = plan(self._dataflow, self._options.name, result["numbers"])
-        ended = set(result["ended"])
-        for spec in self._dataflow.nodes:
-            self._crew.add(spec, wirings[spec.id], spec.id in ended)
-        self._crew.connect()
+        try:
+            self._lay_out(result)
+        except OSError as error:
+            raise GaveUp(f"the run cannot begin: {error}") from error
         self._phase = "running"
         if self._crew.done:
             self._notes.tell("nothing is left to do: every node has ended")
@@ -251,6 +250,14 @@ class Runtime:
                 self._stop_at_s = time.monotonic() + self._options.stop_after_s
         self._observer.started()
         guard.started()
+
+    def _lay_out(self, result: dict[str, Any]) -> None:
+        self._lock_watch = LockWatch(self._run_dir.space / "lock.mdb")
+        wirings = plan(self._dataflow, self._options.name, result["numbers"])
+        ended = set(result["ended"])
+        for spec in self._dataflow.nodes:
+            self._crew.add(spec, wirings[spec.id], spec.id in ended)
+        self._crew.connect()
 
     def _not_opened(self, error: str, text: str) -> None:
         raise GaveUp(text)
@@ -343,6 +350,9 @@ class Runtime:
 
     def _summarize(self, figures: dict[str, Any]) -> None:
         nodes = figures.get("nodes", {})
+        if not self._crew.children:
+            became = "failed" if self._gave_up else "stopped"
+            self._rows = [SummaryRow(spec.id, became, 0, 0, "") for spec in self._dataflow.nodes]
         for child in self._crew.children.values():
             state = child.machine.state
             self._rows.append(

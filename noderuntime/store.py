@@ -23,10 +23,10 @@ that commit until somebody takes the write lock; so somebody does, after every d
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import select
 import signal
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -68,7 +68,6 @@ class Store:
             "open": self.open,
             "claim": self.claim,
             "end": self.end,
-            "touch": self.touch,
             **self.state.changes,
         }
         self.queries: dict[str, Callable[[Any, Arguments], Result]] = {
@@ -86,7 +85,7 @@ class Store:
         except NodeRuntimeError as error:
             self.state.rings.clear()
             return Reply(request.number, {}, type(error).__name__, str(error))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, struct.error) as error:
             text = f"{request.operation}: wrong arguments ({type(error).__name__}: {error})"
             return Reply(request.number, {}, "ProtocolError", text)
 
@@ -95,25 +94,28 @@ class Store:
         if query is not None:
             with self.space.read() as txn:
                 return query(txn, request.arguments)
+        if request.operation == "touch":
+            return self.touch()
         change = self.changes.get(request.operation)
         if change is None:
-            known = ", ".join(sorted([*self.queries, *self.changes, "quit"]))
+            known = ", ".join(sorted([*self.queries, *self.changes, "touch", "quit"]))
             raise ProtocolError(f"unknown operation {request.operation!r}; the store knows {known}")
         key = keys.request(request.client)
         with self.space.write() as txn:
             last = txn.get(key)
-            if last is not None:
-                number, result = msgpack.unpackb(last, strict_map_key=False)
-                if number == request.number:
-                    return self._complete(txn, request, result)
-                if number > request.number:
-                    raise ProtocolError(f"request {request.number} of {request.client}: its last is {number}")
-            result = change(txn, request.arguments)
-            if request.operation in DEATHS:
-                # who was killed between commit and ring has not rung those who watch what it wrote
-                self.state.rings |= watching.watching(txn)
-            txn.put(key, msgpack.packb([request.number, result]))
-            return self._complete(txn, request, result)
+            number, result = msgpack.unpackb(last, strict_map_key=False) if last is not None else (0, {})
+            if last is not None and number > request.number:
+                raise ProtocolError(f"request {request.number} of {request.client}: its last is {number}")
+            if last is None or number < request.number:
+                result = change(txn, request.arguments)
+                if request.operation in DEATHS:
+                    self._wake_watchers(txn)
+                txn.put(key, msgpack.packb([request.number, result]))
+            result = self._complete(txn, request, result)
+        if request.operation == "open":  # not before it is committed
+            with self.space.read() as txn:
+                self.graph = claims.load(txn)
+        return result
 
     def _complete(self, txn: Any, request: Request, result: Result) -> Result:
         """A claim's result with the state, which is read in the claim's own transaction and never kept with it."""
@@ -129,7 +131,7 @@ class Store:
     # --- the runtime ------------------------------------------------------------------------------------------------
 
     def open(self, txn: Any, arguments: Arguments) -> Result:
-        self.graph = graph = claims.register(txn, arguments["nodes"])
+        graph = claims.register(txn, arguments["nodes"])
         txn.put(keys.fact("fingerprint"), msgpack.packb(arguments["fingerprint"]))
         if arguments["resume"]:
             claims.reopen(txn, graph)
@@ -170,9 +172,16 @@ class Store:
         claims.end(txn, self.space, self.graph, self._vertex(arguments), failed=error)
         return {}
 
-    def touch(self, txn: Any, arguments: Arguments) -> Result:
-        self.space.env.reader_check()
+    def touch(self) -> Result:
+        """Nothing is written, so that it works in a full space."""
+        with self.space.write() as txn:
+            self.space.env.reader_check()
+            self._wake_watchers(txn)
         return {}
+
+    def _wake_watchers(self, txn: Any) -> None:
+        """Who was killed between commit and ring has not rung those who watch what it wrote."""
+        self.state.rings |= watching.watching(txn)
 
     def figures(self, txn: Any, arguments: Arguments) -> Result:
         return {
@@ -187,8 +196,7 @@ class Store:
     def housekeeping(self) -> None:
         """What has to be done now and then. Never raises for want of room: there will be a next time."""
         self.space.env.reader_check()
-        with contextlib.suppress(OSError):
-            self._reserve()
+        self._reserve()
 
     def purge(self) -> bool:
         """A bounded step of turning what has expired into deletions; whether there is more."""
@@ -200,12 +208,19 @@ class Store:
         last_page = self.space.env.info()["last_pgno"]
         end = min((last_page + 1) * self.space.page_bytes + RESERVE_BYTES, self.space.size_bytes)
         path = self.space.folder / "data.mdb"
-        if path.stat().st_blocks * 512 < end:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                os.posix_fallocate(fd, 0, end)
-            finally:
-                os.close(fd)
+        start = path.stat().st_blocks * 512
+        if start >= end:
+            return
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            while end > start:
+                try:
+                    os.posix_fallocate(fd, 0, end)
+                    return
+                except OSError:  # as much as there is
+                    end = (start + end) // 2 // self.space.page_bytes * self.space.page_bytes
+        finally:
+            os.close(fd)
 
 
 class Service:

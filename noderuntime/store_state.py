@@ -6,7 +6,7 @@ returns stands in docs/store-api.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from noderuntime import cells
@@ -22,7 +22,6 @@ from noderuntime.state.diffs import check_diff, diff_of, origin_text
 Arguments = dict[str, Any]
 Result = dict[str, Any]
 
-KEYS_LISTED_MAX: Final = 100_000
 REPLY_BYTES_MAX: Final = 8 << 20  # of values in one reply; the next page has the rest
 UPDATES_MAX: Final = 1000
 PREFIXES_MAX: Final = 20_000
@@ -71,20 +70,24 @@ class StateOperations:
 
     def state_ls(self, txn: Any, arguments: Arguments) -> Result:
         prefix = arguments.get("prefix", "").encode()
-        found: list[list[Any]] = []
+        listed: Iterator[tuple[bytes, int, int]]
         if arguments["scope"] == "shared":
-            for key, entry in shared.entries(txn, prefix, self.space.now_ns()):
-                found.append([key.decode(), len(entry.value), entry.revision])
-                if len(found) >= KEYS_LISTED_MAX:
-                    break
-            return {"keys": found}
-        own = keys.private_prefix(self._vertex(arguments["scope"]).number)
-        for key, value in scan(txn, own + prefix):
-            (sequence,) = records.PRIVATE.unpack_from(value)
-            found.append([key[len(own) :].decode(), len(value) - records.PRIVATE_BYTES, sequence])
-            if len(found) >= KEYS_LISTED_MAX:
-                break
-        return {"keys": found}
+            entries = shared.entries(txn, prefix, self.space.now_ns())
+            listed = ((key, len(entry.value), entry.revision) for key, entry in entries)
+        else:
+            own = keys.private_prefix(self._vertex(arguments["scope"]).number)
+            listed = (
+                (key[len(own) :], len(value) - records.PRIVATE_BYTES, *records.PRIVATE.unpack_from(value))
+                for key, value in scan(txn, own + prefix)
+            )
+        found: list[list[Any]] = []
+        room = REPLY_BYTES_MAX
+        for key, size, revision in listed:
+            room -= len(key) + 24
+            if room < 0:
+                return {"keys": found, "more": True}
+            found.append([key.decode(), size, revision])
+        return {"keys": found, "more": False}
 
     def state_get(self, txn: Any, arguments: Arguments) -> Result:
         key = keys.user_key(arguments["key"])
@@ -202,11 +205,11 @@ class StateOperations:
         for key, entry in shared.entries(txn, prefix, now_ns):
             if key <= after and after:
                 continue
-            if len(found) >= KEYS_LISTED_MAX or size > REPLY_BYTES_MAX:
+            if size > REPLY_BYTES_MAX:
                 more = True
                 break
             found.append([key.decode(), *_plain(entry)])
-            size += len(key) + len(entry.value)
+            size += len(key) + len(entry.value) + 60
         return {"entries": found, "more": more, "version": cells.version_text(shared.digest_now(txn, now_ns))}
 
     def cells(self, txn: Any, arguments: Arguments) -> Result:

@@ -2,7 +2,7 @@
 
 One `Supervision` per node. Events go in, actions come out, time is an argument:
 
-    child.handle(Exited(-9), now_s=5.0) == [Tell(...), Spawn(2), Claim(2, "SIGKILL", False)]
+    child.handle(Exited(-9), now_s=5.0) == [Spawn(2), Claim(2, "SIGKILL", False), Tell(...)]
 
 Rules
 -----
@@ -27,7 +27,8 @@ Rules
     missing) fails a node that was never ready at once. Later it costs budget like any other: somebody may be
     editing the file right now.
 9.  Stop: STOP event, `grace`, SIGTERM, TERM_S, SIGKILL, the last two to the process group. A child that is
-    not running yet cannot get the event: SIGTERM at once. A stopped node keeps its mailbox and outputs; a
+    not running yet cannot get the event: SIGTERM at once. A custom node without inputs may never ask for an event:
+    it has DEAF_GRACE_S. A stopped node keeps its mailbox and outputs; a
     drained one ends. Dynamic nodes are not ours: they get the event, no signal.
 10. After each death the store takes the write lock once: by the claim of the next life, by the end of the
     node, or by `Touch`. Otherwise a last commit may stay invisible.
@@ -67,6 +68,7 @@ from noderuntime.protocol import EXIT_FENCED, EXIT_RELOAD
 STOPPED_S_MAX = 0.5
 LOCK_S_MAX = 3.0
 TERM_S = 2.0
+DEAF_GRACE_S = 1.0
 NEVER = math.inf
 
 SIGKILL, SIGTERM = 9, 15  # Linux's numbers, here because pure modules import nothing of the system
@@ -119,6 +121,7 @@ class Policy:
     max_restart_delay_s: float = 30.0
     start_timeout_s: float = 30.0
     health_check_timeout_s: float | None = None
+    has_inputs: bool = True
     has_ports: bool = True  # any input or output
 
 
@@ -539,8 +542,10 @@ class Supervision:
         running = self.state is State.RUNNING and self._greeted
         self.state = State.STOPPING
         if running:
-            self.deadline_s = now_s + event.grace_s
-            return [SendStop(event.grace_s)]
+            deaf = self.policy.kind == "node" and not self.policy.has_inputs
+            grace_s = min(event.grace_s, DEAF_GRACE_S) if deaf else event.grace_s
+            self.deadline_s = now_s + grace_s
+            return [SendStop(grace_s)]
         return self._terminate(now_s)
 
     def _on_stop_tick(self, event: Event, now_s: float) -> list[Action]:
@@ -642,7 +647,7 @@ class Supervision:
             return [Touch(), Tell(f"{self.node} is gone; waiting for it to connect again")]
         if death.free:
             self._death = death
-            return [Tell(f"{self.node} {death.cause}"), *self._begin(now_s)]
+            return [*self._begin(now_s), Tell(f"{self.node} {death.cause}")]
         if self.policy.restart_policy == "never" or (death.permanent and not self.was_ready):
             return self._fail(death.cause)
         wait_s = self.budget.spend(now_s)
@@ -651,7 +656,7 @@ class Supervision:
             return self._fail(f"failed {times} times without progress; the last cause: {death.cause}")
         self._death = death
         if wait_s == 0:
-            return [Tell(f"{self.node} died ({death.cause}): restarting it"), *self._begin(now_s)]
+            return [*self._begin(now_s), Tell(f"{self.node} died ({death.cause}): restarting it")]
         self.state = State.BACKOFF
         self.deadline_s = now_s + wait_s
         return [Touch(), Tell(f"{self.node} died ({death.cause}): restarting it in {wait_s:g} s")]

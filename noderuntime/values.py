@@ -21,7 +21,7 @@ MSGPACK, BYTES, NDARRAY, ARROW, VIEW = range(5)
 NESTING_MAX = 100
 
 _NAIVE_DATETIME = 1  # MessagePack extension: a datetime without a zone, as ISO text
-_PLAIN = frozenset({type(None), bool, int, float, str, bytes, dt.datetime})
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _EXACT = {list: list, dict: dict, str: str, int: int, float: float}
 
 
@@ -30,7 +30,7 @@ def encode(value: Any) -> tuple[int, bytes, bytes | memoryview]:
     kind = type(value)
     if kind is bytes:
         return BYTES, b"", value
-    if kind in _PLAIN or kind is list or kind is dict:
+    if kind in _PLAIN or kind is dict or kind is list:
         return MSGPACK, b"", pack(value)
     if kind is bytearray or kind is memoryview:
         view = memoryview(value)
@@ -55,7 +55,7 @@ def decode(kind: int, head: bytes, body: Any) -> Any:
         import numpy
 
         described, shape = msgpack.unpackb(head, raw=False)
-        array = numpy.frombuffer(body, dtype=numpy.dtype(_tuples(described))).reshape(shape)
+        array = numpy.ndarray(shape, _dtype(described), body)
         array.flags.writeable = False
         return array
     if kind == ARROW:
@@ -122,6 +122,8 @@ def _plain(value: Any, depth: int) -> Any:
     kind = type(value)
     if kind in _PLAIN:
         return value
+    if kind is dt.datetime:
+        return _moment(value)
     if depth > NESTING_MAX:
         raise TypeError(f"{kind.__name__}: nested more than {NESTING_MAX} deep, or in itself")
     if kind is list:
@@ -140,7 +142,7 @@ def _plain(value: Any, depth: int) -> Any:
     item: Callable[[], Any] | None = getattr(value, "item", None)
     if kind.__module__ == "numpy" and item is not None and getattr(value, "shape", None) == ():
         plain = item()
-        if type(plain) in _PLAIN:
+        if type(plain) in _PLAIN or type(plain) is dt.datetime:
             return plain
     for base, exact in _EXACT.items():
         if isinstance(value, base):
@@ -148,24 +150,58 @@ def _plain(value: Any, depth: int) -> Any:
     raise TypeError(_refusal(kind))
 
 
-def _tuples(described: Any) -> Any:
-    """numpy's description of a structured type wants tuples where MessagePack gives lists."""
-    if isinstance(described, str):
-        return described
-    fields = []
-    for name, inner, *shape in described:
-        fields.append((name, _tuples(inner), *(tuple(part) for part in shape)))
-    return fields
+def _moment(value: dt.datetime) -> dt.datetime:
+    """A datetime with a zone arrives in UTC: at the ends of the calendar there may be no such moment there."""
+    if value.tzinfo is not None and not 1 < value.year < 9999:
+        try:
+            value.astimezone(dt.UTC)
+        except OverflowError:
+            raise TypeError(f"datetime: {value} has no UTC form; send it without a zone, or as text") from None
+    return value
 
 
 def _encode_array(array: Any) -> tuple[int, bytes, bytes | memoryview]:
     import numpy
 
-    if array.dtype.hasobject:
-        raise TypeError(f"numpy.ndarray of dtype {array.dtype}: arrays of Python objects cannot travel")
-    described = array.dtype.str if array.dtype.names is None else array.dtype.descr
+    dtype = array.dtype
+    if dtype.hasobject:
+        raise TypeError(f"numpy.ndarray of dtype {dtype!r}: arrays of Python objects cannot travel")
+    if hasattr(array, "mask"):
+        raise TypeError(_refusal(type(array)) + ". Send its data and its mask")
+    described = dtype.str if dtype.names is None else _describe(dtype)
     bare = numpy.ascontiguousarray(array).reshape(-1).view(numpy.uint8)
     return NDARRAY, _pack([described, list(array.shape)]), bare.data
+
+
+def _describe(dtype: Any) -> Any:
+    """A dtype as text, [inner, shape], or all about its fields. (numpy's own `descr` knows no gaps and no unions.)"""
+    if dtype.subdtype is not None:
+        inner, shape = dtype.subdtype
+        return [_describe(inner), list(shape)]
+    if dtype.names is None:
+        return dtype.str
+    fields = [dtype.fields[name] for name in dtype.names]
+    return {
+        "names": list(dtype.names),
+        "formats": [_describe(field[0]) for field in fields],
+        "offsets": [field[1] for field in fields],
+        "titles": [field[2] if len(field) > 2 else None for field in fields],
+        "itemsize": dtype.itemsize,
+        "aligned": dtype.isalignedstruct,
+    }
+
+
+def _dtype(described: Any) -> Any:
+    import numpy
+
+    if isinstance(described, str):
+        return numpy.dtype(described)
+    if isinstance(described, list):
+        inner, shape = described
+        return numpy.dtype((_dtype(inner), tuple(shape)))
+    aligned: bool = described.pop("aligned")
+    fields: Any = {**described, "formats": [_dtype(part) for part in described["formats"]]}
+    return numpy.dtype(fields, align=aligned)
 
 
 def _encode_arrow(value: Any) -> tuple[int, bytes, bytes | memoryview]:

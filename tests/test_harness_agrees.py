@@ -64,7 +64,7 @@ class Real:
         receiver = ReceiverWiring(sink["number"], sink["inputs"]["in"], 10**6, 10**9, False)
         output = OutputWiring("out", mine["outputs"]["out"], (receiver,))
         wiring = Wiring("run", "operator", mine["number"], "operator", (), (output,))
-        self.member = Member(run_dir, wiring, claimed.result["incarnation"], [], fresh_work=True)
+        self.member = Member(run_dir, wiring, claimed.result["incarnation"])
         self.ctx = OperatorContext(self.member, {}, logging.getLogger("operator"))
 
     def event(self, handler: Handler) -> None:

@@ -196,8 +196,9 @@ def test_a_nursery_killed_at_any_moment_leaves_one_process_for_each_spawn(
     assert len(pids) == 5
     deadline_s = time.monotonic() + WAIT_S
     while True:
+        parent.nursery.advance()
         alive = {pid for pid in process.children_of(os.getpid()) if is_alive(pid)}
-        if alive == pids | {parent.nursery.pid}:
+        if alive == pids | parent.nursery.pids:
             break
         assert time.monotonic() < deadline_s, f"{alive} live, {pids} are known"
         time.sleep(0.01)
@@ -244,3 +245,19 @@ def test_closing_leaves_no_process(parent: Parent) -> None:
         assert time.monotonic() < deadline_s
         time.sleep(0.005)
     parent.nursery = Nursery([], ENV, (parent.null, 2, 2))
+
+
+def test_a_spare_that_was_killed_while_it_waited_is_replaced(parent: Parent) -> None:
+    parent.spawn("report").wait()
+    wait_for_spare(parent)
+    (spare,) = parent.nursery.pids - {parent.nursery.pid}
+    os.kill(spare, signal.SIGKILL)
+    os.waitpid(spare, 0)
+    assert parent.spawn("report").wait() == 7
+
+
+def wait_for_spare(parent: Parent) -> None:
+    parent.nursery.keep_spares()
+    while parent.nursery.busy:
+        assert select.select([parent.nursery.fd], [], [], WAIT_S)[0]
+        parent.nursery.advance()

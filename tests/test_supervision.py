@@ -287,8 +287,8 @@ def test_a_second_hello_of_the_same_life_is_illegal() -> None:
 def test_an_operator_killed_from_outside_is_restarted_at_once_and_its_message_is_not_blamed() -> None:
     child = running()
     actions = child.handle(KILLED_OUTSIDE, 5.0)
-    assert actions[1:] == [Spawn(2), Claim(2, "SIGKILL", False, HANDS)]
-    assert actions[0] == Tell("a died (SIGKILL): restarting it")
+    assert actions[:2] == [Spawn(2), Claim(2, "SIGKILL", False, HANDS)]
+    assert actions[2] == Tell("a died (SIGKILL): restarting it")
     assert child.state is State.STARTING
     assert child.restarts == 1
 
@@ -602,6 +602,12 @@ def test_a_child_that_is_not_running_yet_gets_sigterm_at_once() -> None:
     silent.handle(Start(), 0.0)
     silent.handle(Claimed(), 0.0)
     assert silent.handle(Stop(5.0), 0.0) == [Signal(SIGTERM)], "nobody there to read the event"
+
+
+def test_a_custom_node_without_inputs_has_a_short_grace_because_it_may_never_ask_for_an_event() -> None:
+    child = running(Policy("node", has_inputs=False))
+    assert child.handle(Stop(5.0), 0.0) == [SendStop(1.0)]
+    assert child.handle(Tick(), 1.0) == [Signal(SIGTERM)]
 
 
 def test_a_late_hello_of_a_stopping_child_is_refused() -> None:

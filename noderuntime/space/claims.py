@@ -6,7 +6,6 @@ together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,18 @@ from noderuntime.errors import StoreError
 from noderuntime.space import keys, records
 from noderuntime.space.ending import Links, close, tell
 from noderuntime.space.mailbox import queue_of
-from noderuntime.space.records import BYTES, DISCARDED, DROPPED, FLAGS, QUEUE, QUEUED, SOURCE_ENDED, TAKEN
+from noderuntime.space.records import (
+    BYTES,
+    CLOSED,
+    DISCARDED,
+    DROPPED,
+    FLAGS,
+    QUEUE,
+    QUEUED,
+    SOURCE_ENDED,
+    SOURCE_FAILED,
+    TAKEN,
+)
 from noderuntime.space.space import Space, scan
 
 
@@ -38,28 +48,26 @@ def register(txn: Any, wanted: list[dict[str, Any]]) -> Graph:
 
     What had a number keeps it, so that a changed dataflow finds again what still matches.
     """
-    known = load(txn)
+    # Every number ever given: one that is not used now must not be given to anything else, whose state or messages
+    # would then be those of a stranger. An input that is fed by another output is another input.
+    packed = txn.get(keys.fact("numbers"))
+    given: dict[str, tuple[int, dict[str, int], dict[str, int]]] = msgpack.unpackb(packed) if packed else {}
     graph: Graph = {}
-    free = max((vertex.number for vertex in known.values()), default=-1) + 1
     for item in wanted:
-        old = known.get(item["id"])
-        if old is None:
-            old = Vertex(item["id"], free, {}, {})
-            free += 1
-        if free > keys.NODES_MAX:
+        number, inputs, outputs = given.setdefault(item["id"], (len(given), {}, {}))
+        if number >= keys.NODES_MAX:
             raise StoreError(f"a space holds at most {keys.NODES_MAX} nodes")
-        old_inputs = {name: number for name, (number, _) in old.inputs.items()}
-        inputs = _numbered(old_inputs, [name for name, _ in item["inputs"]])
-        graph[old.id] = Vertex(
-            old.id,
-            old.number,
-            {name: (inputs[name], source) for name, source in item["inputs"]},
-            _numbered(old.outputs, item["outputs"]),
+        graph[item["id"]] = Vertex(
+            item["id"],
+            number,
+            {name: (inputs.setdefault(f"{name} {source}", len(inputs)), source) for name, source in item["inputs"]},
+            {name: outputs.setdefault(name, len(outputs)) for name in item["outputs"]},
         )
-        if txn.get(keys.node(old.number)) is None:
-            txn.put(keys.node(old.number), records.NodeRecord(0, records.LIVE, 0, []).pack())
+        if txn.get(keys.node(number)) is None:
+            txn.put(keys.node(number), records.NodeRecord(0, records.LIVE, 0, []).pack())
     plain = [[v.id, v.number, {n: list(i) for n, i in v.inputs.items()}, v.outputs] for v in graph.values()]
     txn.put(keys.fact("graph"), msgpack.packb(plain))
+    txn.put(keys.fact("numbers"), msgpack.packb(given))
     return graph
 
 
@@ -70,18 +78,6 @@ def load(txn: Any) -> Graph:
         id: Vertex(id, number, {name: (item[0], item[1]) for name, item in inputs.items()}, outputs)
         for id, number, inputs, outputs in (msgpack.unpackb(packed) if packed else [])
     }
-
-
-def _numbered(known: dict[str, int], names: Iterable[str]) -> dict[str, int]:
-    free = max(known.values(), default=-1) + 1
-    numbers: dict[str, int] = {}
-    for name in names:
-        if name in known:
-            numbers[name] = known[name]
-        else:
-            numbers[name] = free
-            free += 1
-    return numbers
 
 
 def status(txn: Any, vertex: Vertex) -> int:
@@ -121,16 +117,15 @@ def claim(
     attempts_max: int,
     trace: str,
 ) -> dict[str, Any]:
-    """Begin a new life: {"incarnation", "attempts", "buried"}, or {"ended": True} for a node that has ended.
+    """Begin a new life: {"incarnation", "attempts", "buried"}, or {"ended": True} for a node that has ended or failed.
 
     Raises the number, which fences the old process; counts the attempt on each message that the old life had in hand
     (`counts`: as a failure too), and moves one that has failed `attempts_max` times (0: never) to the dead letters;
     tells the receivers when there is a `cause`.
     """
     record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
-    if record.status == records.ENDED:
+    if record.status != records.LIVE:
         return {"ended": True}
-    record.status = records.LIVE
     record.incarnation += 1
     txn.put(keys.node(vertex.number), record.pack())
     sequence = space.base + txn.id()
@@ -150,10 +145,13 @@ def claim(
             txn.put(keys.attempts(key), records.ATTEMPTS.pack(lives, failures))
     if cause:
         tell(txn, links(graph, vertex), records.NODE_RESTARTED, cause, sequence, now_ns)
-    attempts = [
-        [*keys.parse_message(key)[1:], records.ATTEMPTS.unpack(value)[0]]
-        for key, value in scan(txn, keys.attempts_prefix(vertex.number))
-    ]
+    attempts = []
+    for key, value in list(scan(txn, keys.attempts_prefix(vertex.number))):
+        place = keys.parse_message(key)
+        if txn.get(keys.message(*place)) is None:  # dropped since
+            txn.delete(key)
+        else:
+            attempts.append([*place[1:], records.ATTEMPTS.unpack(value)[0]])
     return {"incarnation": record.incarnation, "attempts": attempts, "buried": buried}
 
 
@@ -190,16 +188,28 @@ def end(txn: Any, space: Space, graph: Graph, vertex: Vertex, *, failed: str | N
 
 
 def reopen(txn: Any, graph: Graph) -> None:
-    """Make the nodes that had failed, or were cut off by a failed one, live again: what `--resume` begins with."""
+    """Make the nodes that had failed, or were cut off by a failed one, live again: what `--resume` begins with.
+
+    What their receivers have not yet taken of it (NODE_FAILED, INPUT_CLOSED) is taken back.
+    """
+    cut_off = []
     for vertex in graph.values():
+        around = links(graph, vertex)
         record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
-        if record.status == records.FAILED:
+        flags = [queue_of(txn, queue_key)[FLAGS] for _, _, queue_key in around.inputs]
+        ended = record.status == records.ENDED
+        if record.status == records.FAILED or (ended and any(item & SOURCE_FAILED for item in flags)):
             record.status = records.LIVE
             txn.put(keys.node(vertex.number), record.pack())
-            for number, _ in vertex.inputs.values():
-                _clear_flags(txn, keys.queue(vertex.number, number), records.CLOSED)
-            for _, _, queue_key in links(graph, vertex).receivers:
-                _clear_flags(txn, queue_key, SOURCE_ENDED)
+            cut_off.append(around)
+    for around in cut_off:
+        for _, _, queue_key in around.inputs:
+            _clear_flags(txn, queue_key, CLOSED)
+        for _, mailbox, queue_key in around.receivers:
+            _clear_flags(txn, queue_key, SOURCE_ENDED | SOURCE_FAILED)
+            for key, message in list(scan(txn, mailbox)):
+                if message[0] in (records.NODE_FAILED, records.INPUT_CLOSED):
+                    txn.delete(key)
 
 
 def _clear_flags(txn: Any, queue_key: bytes, flags: int) -> None:
@@ -230,7 +240,10 @@ def figures(txn: Any, graph: Graph) -> dict[str, Any]:
                 "discarded": queue[DISCARDED],
             }
         cells = record.cells
-        outputs = {name: cells[number] if number < len(cells) else 0 for name, number in vertex.outputs.items()}
+        outputs = {}
+        for name, number in vertex.outputs.items():
+            cell = records.output_cell(number)
+            outputs[name] = cells[cell] if cell < len(cells) else 0
         found[vertex.id] = {
             "status": records.STATUSES[record.status],
             "incarnation": record.incarnation,

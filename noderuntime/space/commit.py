@@ -5,18 +5,23 @@ write transaction. Inside the write lock it only compares and puts; all encoding
 
 Order matters in one place: an event is admitted (every backpressure receiver has room) before anything of it is put,
 so that what is not admitted has left no trace and can be tried again later, with the handler not run again.
+
+An exception from outside (a signal handler's, say) can arrive just behind LMDB's commit, before we have noted it. The
+next call then finds the node record that this one was about to note, and takes the commit for done: it is never made
+twice.
 """
 
 from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lmdb
 
-from noderuntime.errors import Fenced, StoreError
+from noderuntime.errors import Fenced, StoreError, ValueTooLarge
 from noderuntime.space import keys, records, shared
 from noderuntime.space.ending import Links, close
 from noderuntime.space.mailbox import drop_oldest, is_full, is_low, queue_of
@@ -24,6 +29,7 @@ from noderuntime.space.records import (
     BYTES,
     CLOSED,
     DISCARDED,
+    EAGER,
     FLAGS,
     QUEUE,
     QUEUED,
@@ -39,6 +45,7 @@ from noderuntime.wiring import InputWiring, OutputWiring, ReceiverWiring, Wiring
 _LOOK_EVERY = 16  # commits between two looks at how full the space is, while it is far from full
 _LOOK_SHARE = 0.5
 _LOOK_BYTES = 256 * 1024
+_GROUP_MAX = 64
 
 
 Sent = tuple["Output", bytes, int, Segment | None]  # an output, and a message's record, number and segment
@@ -56,7 +63,7 @@ class Inapplicable(Exception):
 class Staged:
     """What one event is to change. `ack` is (message key, its input, its record) or None."""
 
-    __slots__ = ("ack", "attempts", "cells", "cursor", "ends", "outputs", "private", "shared")
+    __slots__ = ("ack", "attempts", "cells", "cursor", "ends", "outputs", "private", "shared", "size")
 
     def __init__(self) -> None:
         self.ack: tuple[bytes, Input, bytes] | None = None
@@ -65,6 +72,7 @@ class Staged:
         self.shared: list[shared.SharedWrite] | None = None
         self.cursor: Cursor | None = None  # how far the watch of this node has come with this event
         self.outputs: list[Sent] | None = None
+        self.size = 0  # bytes of all copies of the outputs
         self.cells: dict[int, int] | None = None
         self.ends = False  # the last event of this node: close its outputs and its mailbox
 
@@ -87,14 +95,39 @@ class Receiver:
 class Output:
     """One output: its cell in the node record counts its messages; `sent` counts those that are staged as well."""
 
-    __slots__ = ("cell", "name", "receivers", "sent", "waiting_receivers")
+    __slots__ = ("cell", "copies", "name", "receivers", "sent", "waiting_receivers")
 
     def __init__(self, wiring: OutputWiring, sent: int) -> None:
         self.name = wiring.name
-        self.cell = wiring.number
+        self.cell = records.output_cell(wiring.number)
         self.sent = sent
         self.receivers = [Receiver(receiver) for receiver in wiring.receivers]
         self.waiting_receivers = [receiver for receiver in self.receivers if not receiver.drop_oldest]
+        self.copies = len(self.receivers)
+
+    def stage(
+        self, staged: Staged, value: Any, metadata: Mapping[str, Any] | None, payloads: records.Payloads
+    ) -> None:
+        """Add a message to what `staged` sends. Raises TypeError, ValueTooLarge, and StoreFull when there is no room
+        for a large payload; nothing is staged then.
+        """
+        number = self.sent + 1
+        try:
+            record, segment = records.encode_message(value, metadata, number, time.time_ns(), payloads)
+        except ValueTooLarge as error:
+            raise ValueTooLarge(f"a message to {self.name!r}", error.size_bytes, error.limit_bytes) from None
+        size = staged.size + len(record) * self.copies
+        if size > payloads.event_bytes_max:
+            if segment is not None:
+                payloads.pool.done(segment)
+            what = f"with this message to {self.name!r}, what one event sends"
+            raise ValueTooLarge(what, size, payloads.event_bytes_max)
+        self.sent = number
+        staged.size = size
+        if staged.outputs is None:
+            staged.outputs = [(self, record, number, segment)]
+        else:
+            staged.outputs.append((self, record, number, segment))
 
 
 class Input:
@@ -112,24 +145,29 @@ class Input:
 
 
 class Commits:
-    """The write side of one node in one life.
+    """The write side of one node in one life. After a commit:
 
-    `fresh_work`: Sources and custom nodes, whose sends are refused first when the space fills up.
+    `rings` are the numbers of the nodes to ring; `waits_for` tells why there was no room for all ("" when there was).
     """
 
-    def __init__(self, space: Space, wiring: Wiring, incarnation: int, *, fresh_work: bool = False) -> None:
+    def __init__(self, space: Space, wiring: Wiring, incarnation: int) -> None:
         self.space = space
         self.node = wiring.number
         self.name = wiring.node
-        self.fresh_work = fresh_work
-        self.rings: set[int] = set()  # numbers of the nodes to ring after the last commit
-        self.waits_for = ""  # why the last commit was not complete
+        # Who takes no messages brings new ones into the space, and is refused first when it fills up. Everybody else
+        # has to go on, custom nodes included, or what is in their mailboxes could never leave it.
+        self.fresh_work = all(item.period_ns for item in wiring.inputs)
+        self.rings: set[int] = set()
+        self.waits_for = ""
         self._node_key = keys.node(wiring.number)
         self._private_prefix = keys.private_prefix(wiring.number)
         self._origin = space.origin | wiring.number
         self._watchers = Watchers()
         self._look_in = 0
+        self._look_bytes = min(_LOOK_BYTES, space.size_bytes // 256)
         self._share = 0.0
+        self._group_max = _GROUP_MAX
+        self._tried: tuple[bytes, int, list[int]] | None = None  # record, events and cells of a commit under way
         with space.read() as txn:
             record = txn.get(self._node_key)
         if record is None or records.NodeRecord.parse(record).incarnation != incarnation:
@@ -139,16 +177,16 @@ class Commits:
         self._incarnation = incarnation
         self._number = parsed.commit
         self.cells = parsed.cells
-        first_cell = max((output.number + 1 for output in wiring.outputs), default=0)
         self.outputs: dict[str, Output] = {}
         self.inputs: dict[str, Input] = {}
-        cells = first_cell + 2 * max((item.number + 1 for item in wiring.inputs), default=0)
-        self.cells.extend([0] * (cells - len(self.cells)))
+        cells = [records.output_cell(item.number) + 1 for item in wiring.outputs]
+        cells += [records.input_cell(item.number) + 2 for item in wiring.inputs if item.period_ns or item.timeout_ns]
+        self.cells.extend([0] * (max(cells, default=0) - len(self.cells)))
         for item in wiring.outputs:
-            self.outputs[item.name] = Output(item, self.cells[item.number])
+            self.outputs[item.name] = Output(item, self.cells[records.output_cell(item.number)])
         for entry in wiring.inputs:
             watched = entry.period_ns or entry.timeout_ns
-            cell = first_cell + 2 * entry.number if watched else -1
+            cell = records.input_cell(entry.number) if watched else -1
             self.inputs[entry.name] = Input(wiring.number, entry, cell)
         self.links = Links(
             self.name,
@@ -157,26 +195,51 @@ class Commits:
         )
         self._pack_record = struct.Struct(f"<IBxxxQ{len(self.cells)}Q").pack
 
+    def check(self, txn: Any) -> None:
+        """Raise Fenced when this life is over, as the write transaction `txn` sees it."""
+        record = txn.get(self._node_key)
+        if record is None or records.NodeRecord.parse(record).incarnation != self._incarnation:
+            raise Fenced(f"incarnation {self._incarnation} of {self.name} has been replaced")
+
+    def be_eager(self) -> None:
+        """From now on ring this node for every message, not only for the first in an empty queue. Raises StoreFull.
+
+        That one ring is enough for who looks again when done; not for a thread that waits while another one has the
+        first message in hand.
+        """
+        with self.space.write() as txn:
+            self.check(txn)
+            for item in self.inputs.values():
+                queue = queue_of(txn, item.queue_key)
+                queue[FLAGS] |= EAGER
+                txn.put(item.queue_key, QUEUE.pack(*queue))
+
     def commit(self, group: Sequence[Staged], now_ns: int) -> int:
         """Commit as many events from the front of `group` as there is room for; how many, 0 included.
 
-        After it, `rings` holds the nodes to ring. Raises Fenced when this life is over.
+        Fewer than all, and `waits_for` is "": call again at once. Raises Fenced when this life is over.
         """
         self.rings = rings = set()
         self.waits_for = ""
         space = self.space
         txn = space.begin()
         try:
-            if txn.get(self._node_key) != self._record:
-                raise Fenced(f"incarnation {self._incarnation} of {self.name} has been replaced")
+            found = txn.get(self._node_key)
+            if found != self._record:
+                if self._tried is None or found != self._tried[0]:
+                    raise Fenced(f"incarnation {self._incarnation} of {self.name} has been replaced")
+                txn.abort()
+                return self._note_tried(self._tried)
             self._look_in -= 1
             if self._look_in <= 0 or self._share > _LOOK_SHARE:
                 self._share = space.used_share(txn)
                 self._look_in = _LOOK_EVERY
-            if self._share > MARK_NEW_WORK:
-                group = self._restrain(group)
-            sequence = space.base + txn.id()
             queues: dict[bytes, list[int]] = {}
+            if len(group) > self._group_max:
+                group = group[: self._group_max]
+            if self._share > MARK_NEW_WORK:
+                group = self._restrain(txn, group, now_ns)
+            sequence = space.base + txn.id()
             cells = self.cells.copy()
             private: dict[bytes, bytes | None] = {}
             place = keys.place
@@ -188,6 +251,7 @@ class Commits:
                 outputs = staged.outputs
                 if outputs:
                     if not self._admits(txn, outputs, queues):
+                        self.waits_for = "a receiver whose queue is full"
                         break
                     for output, record, number, segment in outputs:
                         cells[output.cell] = number
@@ -197,9 +261,12 @@ class Commits:
                             queue = queues.get(receiver.queue_key)
                             if queue is None:
                                 queue = queues[receiver.queue_key] = queue_of(txn, receiver.queue_key)
-                            if queue[FLAGS] & CLOSED:
-                                queue[DISCARDED] += 1
-                                continue
+                            if queue[FLAGS]:
+                                if queue[FLAGS] & CLOSED:
+                                    queue[DISCARDED] += 1
+                                    continue
+                                if queue[FLAGS] & EAGER:
+                                    rings.add(receiver.node)
                             txn.put(receiver.mailbox + place(sequence, index), record)
                             index += 1
                             written += len(record)
@@ -233,9 +300,8 @@ class Commits:
                 if staged.ends:
                     status = records.ENDED
                     close(txn, self.links, queues, rings, sequence, index, now_ns)
-            if not done and group:
+            if not done:
                 txn.abort()
-                self.waits_for = self.waits_for or "a receiver whose queue is full"
                 return 0
             if private:
                 stamp = records.PRIVATE.pack(sequence)
@@ -255,6 +321,7 @@ class Commits:
                 txn.put(queue_key, QUEUE.pack(*queue))
             record = self._pack_record(self._incarnation, status, self._number + 1, *cells)
             txn.put(self._node_key, record)
+            self._tried = record, done, cells
             crowded = space.has_waiters()
             txn.commit()
         except lmdb.Error as error:
@@ -264,6 +331,7 @@ class Commits:
                 raise
             rings.clear()
             self._look_in = 0
+            self._group_max = max(1, len(group) // 2)  # it may be the group that is too large, not the rest
             self.waits_for = f"room in the space ({error})"
             return 0
         except BaseException:
@@ -272,20 +340,51 @@ class Commits:
         self._record = record
         self._number += 1
         self.cells = cells
-        if written > _LOOK_BYTES:
+        if written > self._look_bytes:
             self._look_in = 0
+        if self._group_max < _GROUP_MAX:
+            self._group_max *= 2
         if crowded:
             yield_lock()
         return done
 
-    def _restrain(self, group: Sequence[Staged]) -> Sequence[Staged]:
-        """What of the group may be tried in a space that fills up; what only drains always may."""
-        if self._share > MARK_DRAIN or self.fresh_work:
-            for count, staged in enumerate(group):
-                if staged.outputs or (self.fresh_work and staged.ack is None and not staged.ends):
-                    self.waits_for = f"room in the space ({self._share:.0%} of {self.space.size_bytes} bytes are used)"
-                    return group[:count]
-        return group[:1] if self._share > MARK_SINGLE else group
+    def _note_tried(self, tried: tuple[bytes, int, list[int]]) -> int:
+        """The last commit was made, though an exception kept us from noting it. Whom it should have rung is unknown."""
+        self._record, done, self.cells = tried
+        self._number += 1
+        self.rings.update(node for node, _, _ in (*self.links.receivers, *self.links.inputs) if node >= 0)
+        self.rings |= self._watchers.all()
+        return done
+
+    def _restrain(self, txn: Any, group: Sequence[Staged], now_ns: int) -> Sequence[Staged]:
+        """What of the group may be tried in a space that fills up."""
+        allowed = len(group) if self._share <= MARK_SINGLE else 1
+        if self.fresh_work:
+            brings = (bool(item.outputs or item.private or item.shared) for item in group)
+            allowed = next((at for at, new in enumerate(brings) if new), allowed)
+        elif self._share > MARK_DRAIN and self._grows(txn, group[0], now_ns):
+            allowed = 0
+        if not allowed:
+            self.waits_for = f"room in the space ({self._share:.0%} of {self.space.size_bytes} bytes are used)"
+        return group[:allowed]
+
+    def _grows(self, txn: Any, staged: Staged, now_ns: int) -> bool:
+        """Whether an event puts more into the space than it takes out.
+
+        Outputs to receivers that have nothing waiting do not count: the last full mailbox of a chain has to be able to
+        drain through those behind it, and no more than one event of each node can be on its way like that.
+        """
+        growth = 0 if staged.ack is None else -len(staged.ack[2])
+        receivers = {to.queue_key for output, _, _, _ in staged.outputs or () for to in output.waiting_receivers}
+        queues = [queue_of(txn, key) for key in receivers]
+        if any(queue[QUEUED] and not queue[FLAGS] & CLOSED for queue in queues):
+            growth += staged.size
+        for key, value in (staged.private or {}).items():
+            old = txn.get(self._private_prefix + key)
+            growth += len(value or b"") - (len(old) - records.PRIVATE_BYTES if old else -len(key))
+        for write in staged.shared or ():
+            growth += shared.growth(txn, write, now_ns)
+        return growth > 0
 
     def _admits(
         self, txn: Any, outputs: list[Sent], queues: dict[bytes, list[int]]

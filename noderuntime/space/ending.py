@@ -7,7 +7,7 @@ from typing import Any
 
 from noderuntime.space import keys, records
 from noderuntime.space.mailbox import queue_of
-from noderuntime.space.records import BYTES, CLOSED, DISCARDED, FLAGS, QUEUED, SOURCE_ENDED
+from noderuntime.space.records import BYTES, CLOSED, DISCARDED, FLAGS, QUEUED, SOURCE_ENDED, SOURCE_FAILED
 from noderuntime.space.segments import adjust
 
 Link = tuple[int, bytes, bytes]  # number of the node at the other side (-1: a timer), mailbox prefix, queue key
@@ -34,16 +34,18 @@ def close(
 ) -> None:
     """INPUT_CLOSED behind the node's last messages; its own mailbox closed and emptied. Closing twice changes nothing.
 
-    With `failed`, NODE_FAILED goes to each receiver first, and the node's own queue is kept for `--resume`. The caller
-    writes `queues` back and rings `rings`.
+    With `failed`, NODE_FAILED goes to each receiver first, and the node's own queue is kept for `--resume`. That, and
+    having an input whose sender failed, marks its receivers: `--resume` makes live again whom a failure has cut off.
+    The caller writes `queues` back and rings `rings`.
     """
+    cut_off = failed is not None or any(_queue(txn, queues, key)[FLAGS] & SOURCE_FAILED for _, _, key in links.inputs)
     closed = records.encode_notice(records.INPUT_CLOSED, "", None, now_ns)
     told: set[int] = set()
     for receiver, mailbox, queue_key in links.receivers:
         queue = _queue(txn, queues, queue_key)
         if queue[FLAGS] & SOURCE_ENDED:
             continue
-        queue[FLAGS] |= SOURCE_ENDED
+        queue[FLAGS] |= SOURCE_ENDED | (SOURCE_FAILED if cut_off else 0)
         if queue[FLAGS] & CLOSED:
             continue
         rings.add(receiver)

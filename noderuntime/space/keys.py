@@ -173,4 +173,5 @@ def shared(user: bytes) -> bytes:
 
 
 def request(client: str) -> bytes:
-    return b"r" + client.encode()[: LMDB_KEY_BYTES_MAX - 1]
+    """Raises KeyTooLong."""
+    return b"r" + user_key(client)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from heapq import merge
 from typing import Any
 
@@ -19,10 +19,13 @@ def _by_place(message: Message) -> bytes:
     return message[0][keys.MAILBOX_PREFIX_BYTES :]
 
 
-def next_messages(space: Space, mailboxes: Sequence[bytes], limit: int) -> list[Message]:
+def next_messages(
+    space: Space, mailboxes: Sequence[bytes], limit: int, taken: Container[bytes] = ()
+) -> list[Message]:
     """Up to `limit` messages, oldest first, in order of sequence and index; copies, at most about BATCH_BYTES_MAX.
 
-    `mailboxes` are the prefixes of the inputs (keys.mailbox). Inputs that wait stay in the space.
+    `mailboxes` are the prefixes of the inputs (keys.mailbox). Messages stay in the space until they are acknowledged;
+    those whose keys are in `taken` are passed over.
     """
     with space.env.begin() as txn:
         if len(mailboxes) == 1:
@@ -32,16 +35,13 @@ def next_messages(space: Space, mailboxes: Sequence[bytes], limit: int) -> list[
         found: list[Message] = []
         size = 0
         for message in stream:
+            if taken and message[0] in taken:
+                continue
             found.append(message)
             size += len(message[1])
             if len(found) >= limit or size > BATCH_BYTES_MAX:
                 break
         return found
-
-
-def messages_after(space: Space, mailboxes: Sequence[bytes], taken: set[bytes], limit: int) -> list[Message]:
-    """The same without the messages whose keys are in `taken`: those that are in hand and not yet acknowledged."""
-    return [item for item in next_messages(space, mailboxes, limit + len(taken)) if item[0] not in taken][:limit]
 
 
 def queue_of(txn: Any, key: bytes) -> list[int]:

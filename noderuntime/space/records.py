@@ -38,6 +38,7 @@ class Payloads(Protocol):
     """Where large bodies go: a pool of segments, made when it is first needed, and how large a body may be."""
 
     message_bytes_max: int
+    event_bytes_max: int
 
     @property
     def pool(self) -> SegmentPool: ...
@@ -62,7 +63,7 @@ def encode_message(
         packed = values.pack(dict(metadata))
     if place is not None and len(body) >= THRESHOLD_BYTES:
         if len(body) > place.message_bytes_max:
-            raise ValueTooLarge("the message", len(body), place.message_bytes_max)
+            raise ValueTooLarge("a message", len(body), place.message_bytes_max)
         pool = place.pool
         segment = pool.segment_of(value) if kind == values.NDARRAY else None
         if segment is None:
@@ -117,6 +118,8 @@ EMPTY_QUEUE = (0, 0, 0, 0, 0, 0)
 
 CLOSED = 1  # the receiver has ended: later messages are discarded and counted
 SOURCE_ENDED = 2  # the sender has closed this input: INPUT_CLOSED is in the queue or was taken
+SOURCE_FAILED = 4  # it failed, or was cut off by one that failed: `--resume` makes it live again
+EAGER = 8  # several threads wait for messages: ring for each commit, not only when the queue was empty
 
 # --- nodes ----------------------------------------------------------------------------------------------------------
 
@@ -125,8 +128,18 @@ LIVE, ENDED, FAILED = range(3)
 STATUSES = ("live", "ended", "failed")
 
 
+def output_cell(number: int) -> int:
+    """The cell that counts the messages of an output. Cells are interleaved, so that none moves when one is added."""
+    return 3 * number
+
+
+def input_cell(number: int) -> int:
+    """The first of the two cells of an input: tick number, or time of the last arrival and whether it timed out."""
+    return 3 * number + 1
+
+
 class NodeRecord:
-    """incarnation, status, commit number, and cells: one counter per output, then two per timer or watched input."""
+    """incarnation, status, commit number, and cells: see output_cell and input_cell."""
 
     __slots__ = ("cells", "commit", "incarnation", "status")
 

@@ -126,6 +126,15 @@ def entries(txn: Any, prefix: bytes, now_ns: int) -> Iterator[tuple[bytes, Share
             yield key[1:], entry
 
 
+def growth(txn: Any, item: SharedWrite, now_ns: int) -> int:
+    """By how many bytes a write would make the values of the shared KVS larger."""
+    old = txn.get(b"s" + item.key)
+    current = None if old is None else _parse(old, now_ns)
+    value = item.value if item.merge is None else item.merge.apply(None if current is None else current.value)
+    before = 0 if current is None else len(item.key) + len(current.value)
+    return (0 if value is None else len(item.key) + len(value)) - before
+
+
 def _parse(record: bytes, now_ns: int) -> SharedValue | None:
     revision, stamp, changes_ns, origin, _, _, flags = SHARED.unpack_from(record)
     if not flags:

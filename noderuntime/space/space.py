@@ -28,10 +28,12 @@ READERS_MAX = 4000
 SIZE_BYTES_MIN = 1 << 20
 VALUE_BYTES_MAX = 1_000_000  # of one private or shared value
 MESSAGE_SHARE = 8  # one message may take an eighth of the space
+EVENT_SHARE = 4  # and all copies of what one event sends, a quarter: more might never find room at once
 
-# Three marks on the pages in use, as shares of the size. Above the first, new work is refused: Sources, custom nodes'
-# sends, writes from outside. Above the second, operators commit one event at a time. What is above the third is for
-# acknowledgements alone: copy-on-write needs pages even to delete, and a full LMDB could never drain.
+# Three marks on the pages in use, as shares of the size, or of what the file system has room for, if that is less.
+# Above the first, new work is refused: Sources, sends of custom nodes without inputs, writes from outside. Above the
+# second, operators commit one event at a time. What is above the third is for events that do not grow the space, such
+# as acknowledgements: copy-on-write needs pages even to delete, and a full LMDB could never drain.
 MARK_NEW_WORK, MARK_SINGLE, MARK_DRAIN = 0.70, 0.80, 0.88
 
 _WAITERS = 0x80000000
@@ -60,6 +62,7 @@ class Space:
         self.page_bytes: int = env.stat()["psize"]
         self.pages_max = self.size_bytes // self.page_bytes
         self.message_bytes_max = self.size_bytes // MESSAGE_SHARE
+        self.event_bytes_max = self.size_bytes // EVENT_SHARE
         facts = self.facts()
         if facts.get("format") != FORMAT:
             raise StoreError(
@@ -70,6 +73,7 @@ class Space:
         self.clock: tuple[int, int] = (facts["wall_ns"], facts["boot_ns"])
         # this store's number among all stores, above the bits that number a node (see noderuntime.cells)
         self.origin: int = facts.get("store", 0) << ORIGIN_BITS
+        self._data = os.open(folder / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)  # (LMDB's fcntl locks are on lock.mdb)
 
     def facts(self) -> dict[str, Any]:
         with self.env.begin() as txn:
@@ -124,7 +128,9 @@ class Space:
         """The share of the space that live pages take, as `txn` sees it. O(1)."""
         stat = txn.stat()
         pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-        share: float = pages / self.pages_max
+        around = os.fstatvfs(self._data)
+        room = os.fstat(self._data).st_blocks * 512 + around.f_bavail * around.f_frsize
+        share: float = pages / max(1, min(self.pages_max, room // self.page_bytes))
         return share
 
     def used_bytes(self) -> int:
@@ -134,6 +140,7 @@ class Space:
 
     def close(self) -> None:
         self.env.close()
+        os.close(self._data)
         self._lock_word.release()
 
 
@@ -154,24 +161,29 @@ def scan(txn: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def create(folder: Path, size_bytes: int, boot_id: str) -> Space:
-    """Make the space, or open the one that is there."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    env = lmdb.open(
-        str(folder), map_size=max(size_bytes, SIZE_BYTES_MIN), max_readers=READERS_MAX, **_options(create=True)
-    )
-    with env.begin(write=True) as txn:
-        if txn.get(keys.fact("format")) is None:
-            facts = {
-                "format": FORMAT,
-                "base": 0,
-                "boot": boot_id,
-                "store": secrets.randbits(STORE_BITS),
-                "wall_ns": time.time_ns(),
-                "boot_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
-            }
-            for name, value in facts.items():
-                txn.put(keys.fact(name), msgpack.packb(value))
-    env.close()
+    """Make the space, or open the one that is there. Raises StoreError when that cannot be done."""
+    facts = {
+        "format": FORMAT,
+        "base": 0,
+        "boot": boot_id,
+        "store": secrets.randbits(STORE_BITS),
+        "wall_ns": time.time_ns(),
+        "boot_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+    }
+    size_bytes = max(size_bytes, SIZE_BYTES_MIN)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with lmdb.open(
+            str(folder), map_size=size_bytes, max_readers=READERS_MAX, **_options(create=True)
+        ) as env, env.begin(write=True) as txn:
+            if txn.get(keys.fact("format")) is None:
+                for name, value in facts.items():
+                    txn.put(keys.fact(name), msgpack.packb(value))
+    except (OSError, OverflowError, lmdb.Error) as error:
+        raise StoreError(
+            f"a space of {size_bytes} bytes cannot be made at {folder}: {error}. Free some memory there, "
+            "set a smaller `state: {size: ...}`, or choose another place with $NODERUNTIME_HOME."
+        ) from error
     return open_space(folder)
 
 
@@ -184,7 +196,12 @@ def open_space(folder: Path) -> Space:
     except lmdb.Error as error:
         lock_word.release()
         raise StoreError(f"no space at {folder}: {error}. Is the run still there? See `noderuntime ps -a`.") from error
-    return Space(folder, env, lock_word)
+    try:
+        return Space(folder, env, lock_word)
+    except BaseException:
+        env.close()
+        lock_word.release()
+        raise
 
 
 def _options(create: bool) -> dict[str, Any]:

@@ -75,6 +75,10 @@ class Watchers:
                 found |= watched.get(key[:length], found)
         return found
 
+    def all(self) -> set[int]:
+        """The numbers of all who watched anything when it was looked up last."""
+        return {node for watched in self._by_length.values() for nodes in watched.values() for node in nodes}
+
     def _load(self, txn: Any) -> None:
         self._by_length = {}
         for key, _ in scan(txn, keys.WATCHED_PREFIX):

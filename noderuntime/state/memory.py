@@ -62,12 +62,20 @@ class MemoryView(base.View):
 class MemoryState(State):
     """The shared KVS of an open space. `origin`: the number of the node that writes.
 
-    `ring` rings the bells of the given watchers after a change. Errors: KeyTooLong, ValueTooLarge, StoreFull,
-    RevisionConflict, HistoryLost; TypeError for what is not bytes.
+    `ring` rings the bells of the given watchers after a change. `check` is called in each write transaction before
+    anything is written, and may refuse by raising: a process whose life is over writes nothing.
+    Errors: KeyTooLong, ValueTooLarge, StoreFull, RevisionConflict, HistoryLost; TypeError for what is not bytes.
     """
 
-    def __init__(self, space: Space, origin: int, ring: Callable[[Iterable[int]], None] | None = None) -> None:
+    def __init__(
+        self,
+        space: Space,
+        origin: int,
+        ring: Callable[[Iterable[int]], None] | None = None,
+        check: Callable[[Any], None] | None = None,
+    ) -> None:
         self._space = space
+        self._check = check
         self._origin = space.origin | origin
         self._ring = ring
         self._watchers = Watchers()
@@ -241,9 +249,11 @@ class MemoryState(State):
     def _change(self, make: Callable[[Any, shared.Changes, int], None], drains: bool = False) -> int:
         """One write transaction; `drains`: it only makes room. Returns its revision."""
         self._check_open()
-        space = self._space
+        space, check = self._space, self._check
         rings: set[int] = set()
         with space.write() as txn:
+            if check is not None:
+                check(txn)
             now_ns = space.now_ns()
             if not drains and space.used_share(txn) > MARK_NEW_WORK:
                 raise StoreFull(space.size_bytes, space.used_bytes())
@@ -273,9 +283,14 @@ class NodeState(MemoryState):
     """The shared KVS as `ctx.kvs` and `node.kvs`: what is watched comes as KVS_UPDATE events."""
 
     def __init__(
-        self, space: Space, number: int, ring: Callable[[Iterable[int]], None], subscription: Subscription
+        self,
+        space: Space,
+        number: int,
+        ring: Callable[[Iterable[int]], None],
+        subscription: Subscription,
+        check: Callable[[Any], None],
     ) -> None:
-        super().__init__(space, number, ring)
+        super().__init__(space, number, ring, check)
         self._subscription = subscription
 
     def watch(self, prefix: str = "") -> base.Watch:

@@ -19,6 +19,8 @@ from noderuntime.observer import LogRecord, RunOptions, SummaryRow
 class Printer:
     """An Observer that writes each call as [name, argument, ...]."""
 
+    congested = False
+
     def _say(self, *what: Any) -> None:
         os.write(1, (json.dumps(what, default=str) + "\n").encode())
 

@@ -443,7 +443,7 @@ def test_reload_takes_over_new_code_with_the_state_and_refuses_code_that_does_no
     folder.write(sums_py="this is no Python")
     assert running.ask("reload", node="sums").error == ""
     running.wait_for("crash", "sums", "reload")
-    folder.write(sums_py=code.replace('"INPUT":\n            self', '"INPUT":\n            self.total += 1000000\n            self'))
+    folder.write(sums_py=code.replace('self.total += event["value"]', 'self.total += event["value"] + 1000000'))
     running.ask("reload", node="sums")
     running.wait_for("status", "sums reloaded")
     assert running.finish() == 0

@@ -1,0 +1,1 @@
+"""Measurements against peers. `make bench` runs all of them; `python -m bench.hop` runs one."""

@@ -1,0 +1,66 @@
+"""Beat and Latency with the stages of each hop noted: where the time goes. See bench/account.py.
+
+The stages are taken by wrapping the functions between them, in these two processes only. All on CLOCK_MONOTONIC.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+from measured import VALUE, Beat, Latency, leave
+
+import noderuntime.doorbell as doorbell
+import noderuntime.member as member
+import noderuntime.space.commit as commit
+
+clock = time.monotonic_ns
+marks: dict[str, int] = {}
+
+
+def mark(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def marked(*args: Any, **kwargs: Any) -> Any:
+        marks[f"{name} begins"] = clock()
+        result = function(*args, **kwargs)
+        marks[f"{name} ends"] = clock()
+        return result
+
+    return marked
+
+
+doorbell.ring = mark("ring", doorbell.ring)
+doorbell.drain = mark("drain", doorbell.drain)
+commit.Commits.commit = mark("commit", commit.Commits.commit)  # type: ignore[method-assign]
+member.Member.next_messages = mark("read", member.Member.next_messages)  # type: ignore[method-assign]
+
+
+class TracedBeat(Beat):
+    """At each tick it keeps the marks of the send before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[dict[str, int]] = []
+
+    def on_event(self, event: Any, ctx: Any) -> Any:
+        self.kept.append(dict(marks))
+        status = super().on_event(event, ctx)
+        if self.left == 0:
+            leave("sender", self.kept)
+        return status
+
+
+class TracedLatency(Latency):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[dict[str, int]] = []
+
+    def on_event(self, event: Any, ctx: Any) -> None:
+        now_ns = clock()
+        if event.type == "INPUT":
+            sent_ns = VALUE.unpack(event.value)[0]
+            self.kept.append(dict(marks) | {"handled": now_ns, "sent": sent_ns})
+        elif event.type == "STOP":
+            leave("receiver", self.kept)

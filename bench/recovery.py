@@ -1,0 +1,143 @@
+"""kill -9 of the node in the middle of three, again and again: how long until it handles events, and what is lost.
+
+A sender numbers its values, 2 ms apart. The victim counts them and sends (number, count) on to a watcher. The time from
+the kill to the first event that the next life handles is taken by the victim itself, on CLOCK_MONOTONIC; silence is
+the gap in what the watcher got meanwhile. Lost are numbers that the watcher never got, repeated are those
+that it got more than once; the state is kept when the count goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.measure import Row, Section, p50, p99, times, us
+from bench.systems import Run, dora, interleave, ours, result, scratch, tell
+
+PAUSE_S = 0.002
+KILLS_OURS = 20
+KILLS_DORA = 6
+LIFE_S = (0.2, 0.3)  # from the first event of a life to its kill
+BACK_S = 30.0
+RUN_S = 60.0
+RECOVERY_MS_MAX = 20
+DORA_TIMES_MIN = 15.0
+
+Start = Callable[..., AbstractContextManager[Run]]
+
+
+def lives(folder: Path) -> list[tuple[int, int]]:
+    """(pid, time of its first event in ns) of each life so far."""
+    file = folder / "lives"
+    if not file.exists():
+        return []
+    whole = file.read_text().rpartition("\n")[0]
+    return [(int(pid), int(ns)) for pid, ns in (line.split() for line in whole.splitlines())]
+
+
+def kill_again_and_again(
+    start: Start, file: str, kills: int, seed: int, **extra: object
+) -> dict[str, Any]:
+    """One round: times from kill to the next life's first event, and what the watcher makes of it."""
+    random_ = random.Random(seed)
+    killed: list[int] = []
+    with scratch() as folder, start(file, folder, BENCH_PAUSE_S=PAUSE_S, **extra) as run:
+        for number in range(kills):
+            run.wait_for("the next life", lambda lived=number: len(lives(folder)) > lived, BACK_S)
+            time.sleep(random_.uniform(*LIFE_S))
+            killed.append(time.monotonic_ns())
+            os.kill(lives(folder)[-1][0], signal.SIGKILL)
+        run.wait_for("the last life", lambda: len(lives(folder)) > kills, BACK_S)
+        time.sleep(LIFE_S[1])
+        (folder / "enough").touch()
+        run.wait(RUN_S)
+        begun = [ns for _, ns in lives(folder)[1 : kills + 1]]
+        back = [first - kill for first, kill in zip(begun, killed, strict=True)]
+        outages = list(zip(killed, begun, strict=True))
+        return {"back_ns": back} | judge(result(folder, "watch"), outages, result(folder, "sent"))
+
+
+def judge(seen: list[tuple[int, int, int]], outages: list[tuple[int, int]], sent: int) -> dict[str, Any]:
+    """Silences, messages lost and repeated, and how many kills the count survived.
+
+    `outages` are (kill, first event of the next life). The silence is the gap that holds the middle of one.
+    """
+    numbers = [number for _, number, _ in seen]
+    gaps = [(before, after) for (before, *_), (after, *_) in pairwise(seen)]
+    middles = [(kill + back) // 2 for kill, back in outages]
+    silences = [next((b - a for a, b in gaps if a <= middle < b), 0) for middle in middles]
+    resets = sum(after <= before for (*_, before), (*_, after) in pairwise(seen))
+    return {
+        "silence_ns": silences,
+        "sent": sent,
+        "lost": sent - len(set(numbers)),
+        "repeated": len(numbers) - len(set(numbers)),
+        "state_kept": len(outages) - resets,
+        "kills": len(outages),
+    }
+
+
+def measure(rounds: int) -> Section:
+    seeds = iter(range(1_000_000))
+
+    def side(start: Start, file: str, kills: int, **extra: object) -> Callable[[], dict[str, Any]]:
+        return lambda: kill_again_and_again(start, file, kills, next(seeds), **extra)
+
+    found = interleave(
+        rounds,
+        {
+            "ours": side(ours, "recovery.yml", KILLS_OURS),
+            "dora": side(dora, "recovery_drop_oldest.yml", KILLS_DORA),
+            "dora, backpressure": side(dora, "recovery_backpressure.yml", KILLS_DORA),
+            "importing numpy": side(ours, "recovery.yml", KILLS_OURS, BENCH_IMPORT="numpy"),
+            "10,000 keys of state": side(ours, "recovery.yml", KILLS_OURS, BENCH_KEYS=10_000),
+        },
+        tell,
+    )
+    back = {name: [ns for figures in sides for ns in figures["back_ns"]] for name, sides in found.items()}
+    ratio = median(p50(theirs["back_ns"]) / p50(mine["back_ns"])
+                   for mine, theirs in zip(found["ours"], found["dora"], strict=True))  # fmt: skip
+    mine = p50(back["ours"])
+    rows = [
+        Row("kill to next event handled, p50", us(mine), f"dora {us(p50(back['dora']))}", f"{times(ratio)} faster",
+            f"at least {DORA_TIMES_MIN:.0f}x", ratio >= DORA_TIMES_MIN),
+        Row("", us(mine), "", "", f"at most {RECOVERY_MS_MAX} ms", mine <= RECOVERY_MS_MAX * 1e6),
+        Row("the same, p99", us(p99(back["ours"])), f"dora {us(p99(back['dora']))}",
+            f"{times(p99(back['dora']) / p99(back['ours']))} faster"),
+    ]  # fmt: skip
+    rows += [Row(f"{name}, p50", us(p50(back[name])), "", "") for name in ("importing numpy", "10,000 keys of state")]
+    rows += [row for name in ("dora", "dora, backpressure") for row in losses(found, name)]
+    return Section("kill -9 of the node in the middle, 500 messages a second", rows, found)
+
+
+def losses(found: dict[str, list[Any]], name: str) -> list[Row]:
+    """Silence, what was lost and repeated, and whether the state was kept: ours and one kind of dora's."""
+    texts = []
+    for side in ("ours", name):
+        silence = p50([ns for figures in found[side] for ns in figures["silence_ns"]])
+        total = {key: sum(figures[key] for figures in found[side]) for key in
+                 ("lost", "repeated", "sent", "state_kept", "kills")}  # fmt: skip
+        texts.append((us(silence), f"{total['lost']} and {total['repeated']} of {total['sent']}",
+                      f"{total['state_kept']} of {total['kills']}", total))  # fmt: skip
+    mine, theirs = texts
+    exact = not mine[3]["lost"] and not mine[3]["repeated"]
+    return [
+        Row("silence at the receiver, p50", mine[0], f"{name}: {theirs[0]}", ""),
+        Row("messages lost and repeated", mine[1], f"{name}: {theirs[1]}", "", "0 and 0", exact),
+        Row("kills that the state survived", mine[2], f"{name}: {theirs[2]}", "", "all",
+            mine[3]["state_kept"] == mine[3]["kills"]),
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    from bench.__main__ import alone
+
+    alone(measure)

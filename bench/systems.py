@@ -1,0 +1,174 @@
+"""Starting the systems that are measured, and ending them: ours through its command, dora through its own.
+
+Each run gets a scratch folder on shared memory and an environment that points there. Whatever a run started is gone
+when `running` is left, also after an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.measure import Rounds
+
+BENCH = Path(__file__).resolve().parent
+PEERS = BENCH / ".venv" / "bin"
+STOP_S = 15.0
+
+
+class RunFailed(Exception):
+    """A run ended in another way than it should; the text holds the last lines that it said."""
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder on shared memory that is gone afterwards."""
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix="noderuntime-bench-", dir=base))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Run:
+    """A started system."""
+
+    def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        self.started_ns = time.monotonic_ns()
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                command, cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+            )
+
+    def tree(self) -> list[psutil.Process]:
+        """The process that was started and all that descend from it."""
+        try:
+            root = psutil.Process(self.process.pid)
+            return [root, *root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def tail(self, lines: int = 15) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def wait(self, timeout_s: float) -> None:
+        """Until it ends by itself. Raises RunFailed when it does not, or not well."""
+        try:
+            code = self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise RunFailed(f"{self.process.args} still runs after {timeout_s} s:\n{self.tail()}") from None
+        if code:
+            raise RunFailed(f"{self.process.args} ended with {code}:\n{self.tail()}")
+
+    def wait_for(self, what: str, ready: Callable[[], bool], timeout_s: float, pause_s: float = 0.005) -> None:
+        """Until `ready()`. Raises RunFailed when the run ends before, or the time is over."""
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            if self.process.poll() is not None:
+                raise RunFailed(f"{self.process.args} ended before {what}:\n{self.tail()}")
+            if time.monotonic() > deadline:
+                raise RunFailed(f"waited {timeout_s} s for {what}:\n{self.tail()}")
+            time.sleep(pause_s)
+
+    def end(self) -> None:
+        """End it and everything that it started: asked first, then killed."""
+        family = self.tree()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_S)
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], cwd: Path, env: Mapping[str, str], log: Path) -> Iterator[Run]:
+    run = Run(command, cwd, env, log)
+    try:
+        yield run
+    finally:
+        run.end()
+
+
+def environment(folder: Path, extra: Mapping[str, object]) -> dict[str, str]:
+    """What every measured process gets: BENCH_OUT is the folder for its results, and `extra` as text."""
+    env = dict(os.environ)
+    env.pop("VIRTUAL_ENV", None)
+    env["BENCH_OUT"] = str(folder)
+    env["PYTHONDONTWRITEBYTECODE"] = ""
+    env.update({key: str(value) for key, value in extra.items()})
+    return env
+
+
+@contextlib.contextmanager
+def ours(file: str | Path, folder: Path, **extra: object) -> Iterator[Run]:
+    """`noderuntime run FILE`, with a home of its own below `folder`."""
+    env = environment(folder, extra) | {"NODERUNTIME_HOME": str(folder / "home")}
+    command = [sys.executable, "-m", "noderuntime", "run", str(BENCH / "ours" / file), "--name", "bench"]
+    with running(command, folder, env, folder / "log") as run:
+        yield run
+
+
+@contextlib.contextmanager
+def dora(file: str | Path, folder: Path, **extra: object) -> Iterator[Run]:
+    """`dora run FILE`: a daemon for this one dataflow, without a coordinator. It writes next to the file, so copy."""
+    here = folder / "dora"
+    shutil.copytree(BENCH / "dora", here)
+    if Path(file).is_absolute():
+        shutil.copy(file, here)
+    env = environment(folder, extra)
+    env["PATH"] = f"{PEERS}:{env['PATH']}"
+    env["NO_COLOR"] = "1"
+    with running([str(PEERS / "dora"), "run", str(here / Path(file).name)], here, env, folder / "log") as run:
+        yield run
+
+
+def result(folder: Path, name: str) -> Any:
+    """What a measured process left as BENCH_OUT/NAME.json."""
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def interleave(rounds: int, sides: Mapping[str, Callable[[], Any]], tell: Callable[[str], None]) -> Rounds:
+    """A B C A B C ...: each side once per round. A side that fails once is tried once more."""
+    found: Rounds = {name: [] for name in sides}
+    for number in range(rounds):
+        tell(f"round {number + 1} of {rounds}")
+        for name, side in sides.items():
+            try:
+                found[name].append(side())
+            except RunFailed as failed:
+                tell(f"{name}: {failed}")
+                found[name].append(side())
+    return found
+
+
+def tell(text: str) -> None:
+    """Progress, on stderr."""
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what is measured."""
+    listed = subprocess.run(
+        [str(PEERS / "python"), "-c", _VERSIONS], capture_output=True, text=True, check=False
+    ).stdout.split()
+    return {"Python": sys.version.split()[0], "dora-rs": listed[0] if listed else "missing (make bench)"}
+
+
+_VERSIONS = "from importlib.metadata import version; print(version('dora-rs'))"

@@ -1,0 +1,192 @@
+"""A dataflow without a runtime: its space, the store's operations on it, and its nodes' commits, in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from noderuntime import errors
+from noderuntime.dataflow_file import parse
+from noderuntime.plan import plan, store_nodes
+from noderuntime.protocol import VERSION, Request
+from noderuntime.space import keys, records, shared
+from noderuntime.space.commit import Commits, Staged
+from noderuntime.space.mailbox import next_messages, queue_of
+from noderuntime.space.segments import SegmentPool
+from noderuntime.space.space import Space, create, scan
+from noderuntime.store import Store
+
+MB = 1 << 20
+
+Nodes = Mapping[str, Mapping[str, Any]]
+
+CHAIN: Nodes = {
+    "a": {"outputs": ["out"]},
+    "b": {"inputs": {"in": "a/out"}, "outputs": ["out"]},
+    "c": {"inputs": {"in": "b/out"}},
+}
+
+
+def dataflow_of(nodes: Nodes, folder: Path) -> Any:
+    """The dataflow of {id: fields}; where nothing else is said, a node is a custom node."""
+    listed = [{"id": id, **({} if "operator" in spec else {"path": "dynamic"}), **spec} for id, spec in nodes.items()]
+    text = json.dumps({"nodes": listed}).encode()
+    return parse(text, file="dataflow.yml", folder=str(folder), env={})
+
+
+class Place:
+    """Where the large payloads of a node go."""
+
+    def __init__(self, commits: Commits) -> None:
+        self.message_bytes_max = commits.space.message_bytes_max
+        self.event_bytes_max = commits.space.event_bytes_max
+        self.commits = commits
+
+    @property
+    def pool(self) -> SegmentPool:
+        return SegmentPool(self.commits.space, self.commits.space.folder.parent / "segments", self.commits.node)
+
+
+class Net:
+    """A dataflow in a space of its own."""
+
+    def __init__(self, folder: Path, nodes: Nodes, size_bytes: int = 16 * MB, resume: bool = False) -> None:
+        self.folder = folder
+        self.space: Space = create(folder / "space", size_bytes, "this boot")
+        self.store = Store(self.space)
+        self.requests = 0
+        self.client = f"test-{id(self)}"
+        self.open(nodes, resume)
+
+    def open(self, nodes: Nodes, resume: bool = False) -> dict[str, Any]:
+        """Register a dataflow, as the runtime does at its start."""
+        self.dataflow = dataflow_of(nodes, self.folder)
+        opened = self.ask(
+            "open",
+            nodes=store_nodes(self.dataflow),
+            fingerprint=self.dataflow.fingerprint(),
+            fresh=False,
+            resume=resume,
+        )
+        self.numbers = opened["numbers"]
+        self.wirings = plan(self.dataflow, "run", self.numbers)
+        return opened
+
+    def ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """One request to the store; its errors are raised."""
+        self.requests += 1
+        reply = self.store.handle(Request(VERSION, self.client, self.requests, operation, arguments))
+        if reply.error:
+            raise StoreRefused(reply.error, reply.text)
+        return reply.result
+
+    def claim(
+        self, node: str, cause: str = "", counts: bool = False, hands: Sequence[Any] = (), max_attempts: int = 3
+    ) -> dict[str, Any]:
+        return self.ask(
+            "claim", node=node, cause=cause, counts=counts, hands=list(hands), max_attempts=max_attempts, trace="trace"
+        )
+
+    def begin(self, node: str) -> Commits:
+        """A new life of a node."""
+        return Commits(self.space, self.wirings[node], self.claim(node)["incarnation"])
+
+    def end(self, node: str, error: str | None = None) -> None:
+        self.ask("end", node=node, failed=error is not None, error=error or "")
+
+    def figures(self, node: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.ask("figures")["nodes"][node]
+        return found
+
+    def messages(self, commits: Commits, limit: int = 1000) -> list[tuple[bytes, bytes]]:
+        mailboxes = [item.mailbox for item in commits.inputs.values() if not item.wiring.period_ns]
+        return next_messages(self.space, mailboxes, limit)
+
+    def queued(self, node: str, input: str) -> list[Any]:
+        """The values (or notices as (kind, id)) that wait in one input, oldest first."""
+        wiring = self.wirings[node]
+        number = self.numbers[node]["inputs"][input]
+        return [
+            shown(record) for _, record in next_messages(self.space, [keys.mailbox(wiring.number, number)], 100_000)
+        ]
+
+    def queue(self, node: str, input: str) -> list[int]:
+        with self.space.read() as txn:
+            return queue_of(txn, keys.queue(self.numbers[node]["number"], self.numbers[node]["inputs"][input]))
+
+    def private(self, node: str) -> dict[str, bytes]:
+        prefix = keys.private_prefix(self.numbers[node]["number"])
+        with self.space.read() as txn:
+            return {k[len(prefix) :].decode(): v[records.PRIVATE_BYTES :] for k, v in scan(txn, prefix)}
+
+    def shared(self) -> dict[str, bytes]:
+        with self.space.read() as txn:
+            found = shared.entries(txn, b"", self.space.now_ns())
+            return {key.decode(): entry.value for key, entry in found}
+
+    def close(self) -> None:
+        self.space.close()
+
+
+Make = Callable[..., Net]
+
+
+class StoreRefused(Exception):
+    """A reply with an error."""
+
+    def __init__(self, error: str, text: str) -> None:
+        super().__init__(f"{error}: {text}")
+        self.kind = getattr(errors, error)
+        self.text = text
+
+
+def shown(record: bytes) -> Any:
+    kind, value, _, _, _ = records.decode_message(record)
+    return (records.NOTICE_TYPES[kind], *value) if kind >= records.NOTICE_MIN else value
+
+
+def staged(
+    commits: Commits,
+    *sends: tuple[str, Any],
+    ack: tuple[bytes, bytes] | None = None,
+    private: Mapping[str, bytes | None] | None = None,
+    shared: Sequence[Any] = (),
+    cells: dict[int, int] | None = None,
+    ends: bool = False,
+) -> Staged:
+    """What one event changes: `sends` are (output, value), `ack` is (key, record)."""
+    event = Staged()
+    for output, value in sends:
+        commits.outputs[output].stage(event, value, None, Place(commits))
+    if ack is not None:
+        key, record = ack
+        event.ack = key, next(i for i in commits.inputs.values() if key.startswith(i.mailbox)), record
+    if private:
+        event.private = {key.encode(): value for key, value in private.items()}
+    event.shared = list(shared) or None
+    event.cells = cells
+    event.ends = ends
+    return event
+
+
+def commit(commits: Commits, *events: Staged) -> int:
+    return commits.commit(events, commits.space.now_ns())
+
+
+def send(commits: Commits, *values: Any, output: str = "out") -> int:
+    """Commit one event per value, as a group; how many were committed."""
+    group = [staged(commits, (output, value)) for value in values]
+    done = commit(commits, *group)
+    while done < len(group) and not commits.waits_for:
+        done += commit(commits, *group[done:])
+    commits.outputs[output].sent -= len(values) - done  # as if what did not fit had not been staged
+    return done
+
+
+def take(net: Net, commits: Commits, *sends: tuple[str, Any], **more: Any) -> Any:
+    """Handle the oldest message in one commit; what it was."""
+    message = net.messages(commits, 1)[0]
+    assert commit(commits, staged(commits, *sends, ack=message, **more)) == 1
+    return shown(message[1])

@@ -1,0 +1,91 @@
+"""Keys sort as what they stand for, come back as they were built, and never meet those of another kind."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from noderuntime.errors import KeyTooLong
+from noderuntime.space import keys
+
+NODE = st.integers(0, 65535)
+SEQUENCE = st.integers(0, 2**64 - 1)
+INDEX = st.integers(0, 2**32 - 1)
+PLACES = st.tuples(NODE, NODE, SEQUENCE, INDEX)
+
+
+@given(PLACES)
+def test_a_message_key_comes_back_as_it_was_built(place: tuple[int, int, int, int]) -> None:
+    node, input, sequence, index = place
+    key = keys.message(*place)
+    assert keys.parse_message(key) == place
+    assert key == keys.mailbox(node, input) + keys.place(sequence, index)
+    assert len(key) == keys.MESSAGE_KEY_BYTES
+    assert len(keys.mailbox(node, input)) == keys.MAILBOX_PREFIX_BYTES
+    assert keys.parse_message(keys.attempts(key)) == place
+    assert keys.attempts(key).startswith(keys.attempts_prefix(node))
+
+
+@given(PLACES, PLACES)
+def test_message_keys_sort_as_their_numbers_do(one: tuple[int, ...], other: tuple[int, ...]) -> None:
+    assert (keys.message(*one) < keys.message(*other)) == (one < other)
+
+
+@given(NODE, SEQUENCE, INDEX)
+def test_a_dead_letters_key_comes_back_as_it_was_built(node: int, sequence: int, index: int) -> None:
+    key = keys.dead(node, sequence, index)
+    assert keys.parse_dead(key) == (node, sequence, index)
+    assert key.startswith(keys.dead_prefix(node))
+
+
+def test_no_kind_of_key_begins_like_another() -> None:
+    kinds = [
+        keys.fact(""),
+        keys.node(1),
+        keys.queue(1, 2),
+        keys.mailbox(1, 2),
+        keys.attempts_prefix(1),
+        keys.dead_prefix(1),
+        keys.private_prefix(1),
+        keys.shared(b""),
+        keys.request(""),
+    ]
+    for one, other in combinations(kinds, 2):
+        assert not one.startswith(other) and not other.startswith(one)
+
+
+@given(NODE, NODE, st.text(max_size=50), st.text(max_size=50))
+def test_private_keys_of_two_nodes_or_names_differ(one: int, other: int, name: str, second: str) -> None:
+    first = keys.private_prefix(one) + keys.user_key(name)
+    assert (first == keys.private_prefix(other) + keys.user_key(second)) == ((one, name) == (other, second))
+
+
+def test_the_longest_user_key_fits_wherever_user_keys_go() -> None:
+    key = keys.user_key("x" * keys.USER_KEY_BYTES_MAX)
+    assert len(keys.private_prefix(65535) + key) <= keys.LMDB_KEY_BYTES_MAX
+    assert len(keys.shared(key)) <= keys.LMDB_KEY_BYTES_MAX
+
+
+def test_a_user_key_is_measured_in_bytes_and_its_limit_is_named() -> None:
+    with pytest.raises(KeyTooLong, match=r"509 bytes.*508") as caught:
+        keys.user_key("é" + "x" * 507)
+    assert (caught.value.size_bytes, caught.value.limit_bytes) == (509, 508)
+
+
+@pytest.mark.parametrize("key", [b"x", 1, None, ("a",)])
+def test_a_user_key_that_is_no_text_is_refused_by_its_type(key: object) -> None:
+    with pytest.raises(TypeError, match=type(key).__name__):
+        keys.user_key(key)  # type: ignore[arg-type]
+
+
+def test_a_user_key_that_is_no_unicode_is_refused() -> None:
+    with pytest.raises((TypeError, ValueError)):
+        keys.user_key("\udc80")
+
+
+def test_a_clients_name_that_is_too_long_is_refused_and_not_cut() -> None:
+    with pytest.raises(KeyTooLong):
+        keys.request("x" * 600)

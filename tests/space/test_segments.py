@@ -1,0 +1,279 @@
+"""Large payloads lie in segments: shared by all receivers, never reused while anybody needs them."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from kit import MB, Net, commit, staged
+
+from noderuntime.errors import StoreFull, ValueTooLarge
+from noderuntime.space import records
+from noderuntime.space.commit import Commits, Staged
+from noderuntime.space.segments import (
+    SEGMENT_BYTES_MIN,
+    THRESHOLD_BYTES,
+    Dropped,
+    SegmentPool,
+    SegmentViews,
+    referenced,
+    size_class,
+)
+
+KB = 1024
+FRAME = 200 * KB
+
+DATAFLOW = {
+    "camera": {"outputs": ["frame"]},
+    "left": {"inputs": {"frame": "camera/frame"}},
+    "right": {"inputs": {"frame": "camera/frame"}},
+    "newest": {"inputs": {"frame": {"source": "camera/frame", "queue_size": 1, "queue_policy": "drop_oldest"}}},
+}
+
+
+class Sender:
+    """The camera: `Payloads`, and what it sends."""
+
+    def __init__(self, net: Net) -> None:
+        self.commits = net.begin("camera")
+        self.message_bytes_max = net.space.message_bytes_max
+        self.event_bytes_max = net.space.event_bytes_max
+        self.pool = SegmentPool(net.space, net.folder / "segments", self.commits.node)
+
+    def send(self, value: Any) -> None:
+        event = Staged()
+        self.commits.outputs["frame"].stage(event, value, None, self)
+        assert commit(self.commits, event) == 1
+        for _, _, _, segment in event.outputs or ():
+            if segment is not None:
+                self.pool.done(segment)
+
+
+@pytest.fixture
+def net(shm: Path) -> Iterator[Net]:
+    net = Net(shm, DATAFLOW, 16 * MB)
+    yield net
+    net.close()
+
+
+@pytest.fixture
+def sender(net: Net) -> Sender:
+    return Sender(net)
+
+
+@pytest.fixture
+def views(net: Net) -> SegmentViews:
+    return SegmentViews(net.space, net.folder / "segments")
+
+
+def frame(number: int) -> np.ndarray[Any, Any]:
+    return np.full(FRAME, number, dtype=np.uint8)
+
+
+def see(views: SegmentViews, message: tuple[bytes, bytes]) -> Any:
+    key, record = message
+    assert record[1] == records.SEGMENT
+    return records.decode_message(record, views.lease(key, records.reference_of(record)))[1]
+
+
+def acknowledge(net: Net, commits: Commits) -> None:
+    assert commit(commits, staged(commits, ack=net.messages(commits, 1)[0])) == 1
+
+
+def files(net: Net) -> int:
+    return len(list((net.folder / "segments").iterdir()))
+
+
+def references(net: Net) -> int:
+    with net.space.read() as txn:
+        return sum(count for _, _, _, count in referenced(txn))
+
+
+def test_all_receivers_share_one_segment_and_see_it_without_a_copy(
+    net: Net, sender: Sender, views: SegmentViews
+) -> None:
+    sender.send(frame(7))
+    assert (files(net), references(net)) == (1, 3)
+    left = see(views, net.messages(net.begin("left"))[0])
+    right = see(views, net.messages(net.begin("right"))[0])
+    assert (left == 7).all()
+    assert np.shares_memory(left, right)
+    assert not left.flags.writeable
+
+
+def test_dtype_shape_metadata_and_small_values_are_as_without_segments(
+    net: Net, sender: Sender, views: SegmentViews
+) -> None:
+    left = net.begin("left")
+    sender.send(np.arange(60_000, dtype=">i4").reshape(300, 200).T)
+    sender.send(b"x" * FRAME)
+    sender.send(memoryview(b"y" * FRAME))
+    sender.send(["a list", "z" * FRAME])
+    sender.send(b"small")
+    array, whole, view, listed, small = net.messages(left)
+    assert (see(views, array) == np.arange(60_000, dtype=">i4").reshape(300, 200).T).all()
+    assert see(views, whole) == b"x" * FRAME
+    assert see(views, view) == b"y" * FRAME
+    assert see(views, view).readonly
+    assert see(views, listed) == ["a list", "z" * FRAME]
+    assert small[1][1] == records.INLINE
+
+
+def test_a_segment_is_not_reused_while_a_message_refers_to_it(net: Net, sender: Sender) -> None:
+    receivers = [net.begin(node) for node in ("left", "right", "newest")]
+    sender.send(frame(1))
+    for receiver in receivers[:2]:
+        acknowledge(net, receiver)
+        sender.send(frame(2))
+    assert files(net) == 2  # the third message took the segment of the first, which nobody had any more
+    for receiver in receivers:
+        while net.messages(receiver):
+            acknowledge(net, receiver)
+    assert references(net) == 0
+    sender.send(frame(3))
+    assert files(net) == 2
+
+
+def test_a_segment_is_not_reused_while_a_view_of_it_lives(net: Net, sender: Sender, views: SegmentViews) -> None:
+    left, right, newest = (net.begin(node) for node in ("left", "right", "newest"))
+    sender.send(frame(1))
+    kept = see(views, net.messages(left)[0])[100:200]
+    for receiver in (left, right, newest):
+        acknowledge(net, receiver)
+    sender.send(frame(2))
+    assert files(net) == 2
+    assert (kept == 1).all()
+    del kept
+    gc.collect()
+    views.work_off()
+    for receiver in (left, right, newest):
+        acknowledge(net, receiver)
+    sender.send(frame(3))
+    sender.send(frame(4))
+    assert files(net) == 2
+
+
+def test_a_message_that_was_dropped_in_hand_is_not_read(net: Net, sender: Sender, views: SegmentViews) -> None:
+    newest = net.begin("newest")
+    sender.send(frame(1))
+    in_hand = net.messages(newest)[0]
+    sender.send(frame(2))
+    with pytest.raises(Dropped):
+        see(views, in_hand)
+    assert (see(views, net.messages(newest)[0]) == 2).all()
+
+
+def test_dropped_discarded_and_emptied_messages_let_go_of_their_segments(net: Net, sender: Sender) -> None:
+    newest = net.begin("newest")
+    for number in range(3):
+        sender.send(frame(number))
+    assert references(net) == 7
+    net.end("left")
+    net.end("right")
+    assert references(net) == 1
+    sender.send(frame(4))
+    assert references(net) == 1
+    acknowledge(net, newest)
+    assert references(net) == 0
+
+
+def test_the_payload_counts_in_the_bytes_of_its_queue(net: Net, sender: Sender) -> None:
+    sender.send(frame(1))
+    assert net.figures("left")["inputs"]["frame"]["bytes"] > FRAME
+    acknowledge(net, net.begin("left"))
+    assert net.figures("left")["inputs"]["frame"]["bytes"] == 0
+
+
+def test_an_allocated_array_is_sent_without_a_copy_and_cannot_be_written_afterwards(
+    net: Net, sender: Sender, views: SegmentViews
+) -> None:
+    array = sender.pool.allocate((100, KB))
+    array[:] = 5
+    sender.send(array)
+    assert files(net) == 1
+    assert (see(views, net.messages(net.begin("left"))[0]) == 5).all()
+    with pytest.raises(ValueError, match="read-only"):
+        array[0, 0] = 6
+
+
+def test_a_part_of_an_allocated_array_or_another_view_of_it_is_copied(
+    net: Net, sender: Sender, views: SegmentViews
+) -> None:
+    array = sender.pool.allocate((200, KB))
+    array[:] = np.arange(200, dtype=np.uint8)[:, None]
+    sender.send(array[100:])
+    sender.send(array.T)
+    assert files(net) == 3
+    first, second = net.messages(net.begin("left"))
+    assert (see(views, first) == array[100:]).all()
+    assert (see(views, second) == array.T).all()
+
+
+def test_an_allocated_array_that_is_never_sent_gives_its_segment_back(net: Net, sender: Sender) -> None:
+    array = sender.pool.allocate(FRAME)
+    sender.send(frame(1))
+    assert files(net) == 2
+    del array
+    gc.collect()
+    sender.send(frame(2))
+    assert files(net) == 2
+
+
+def test_an_allocated_array_keeps_its_segment_after_its_message_is_gone(net: Net, sender: Sender) -> None:
+    receivers = [net.begin(node) for node in ("left", "right", "newest")]
+    array = sender.pool.allocate(FRAME)
+    array[:] = 1
+    sender.send(array)
+    for receiver in receivers:
+        acknowledge(net, receiver)
+    sender.send(frame(2))
+    assert (array == 1).all()
+
+
+def test_a_new_life_adopts_the_segments_of_the_one_before(net: Net, sender: Sender) -> None:
+    receivers = [net.begin(node) for node in ("left", "right", "newest")]
+    sender.send(frame(1))
+    sender.pool.close()
+    (net.folder / "segments" / f"{sender.commits.node}-9").write_bytes(b"")  # made, but not allocated yet
+    successor = Sender(net)
+    successor.send(frame(2))
+    assert files(net) == 2
+    for receiver in receivers:
+        while net.messages(receiver):
+            acknowledge(net, receiver)
+    successor.send(frame(3))
+    assert files(net) == 2
+
+
+def test_what_an_old_life_still_fills_is_not_given_to_the_new_one(net: Net, sender: Sender) -> None:
+    filling = sender.pool.take(FRAME)
+    successor = Sender(net)
+    assert successor.pool.take(FRAME).number != filling.number
+
+
+def test_no_room_is_store_full_and_leaves_nothing(net: Net, sender: Sender) -> None:
+    with pytest.raises(StoreFull, match="no room for a payload"):
+        for _ in range(100):
+            sender.send(frame(1))
+    receivers = [net.begin(node) for node in ("left", "right", "newest")]
+    count = files(net)
+    for receiver in receivers:
+        while net.messages(receiver):
+            acknowledge(net, receiver)
+    sender.send(frame(2))
+    assert files(net) == count
+
+
+def test_a_message_larger_than_an_eighth_of_the_space_is_refused(net: Net, sender: Sender) -> None:
+    with pytest.raises(ValueTooLarge, match="a message to 'frame'"):
+        sender.send(bytes(2 * MB + 1))
+    assert sender.commits.outputs["frame"].sent == 0
+
+
+@pytest.mark.parametrize("length", [1, THRESHOLD_BYTES, THRESHOLD_BYTES + 1, 98_304, 98_305, 131_072, 4 * MB, 5 * MB])
+def test_a_size_class_wastes_at_most_half(length: int) -> None:
+    assert max(length, SEGMENT_BYTES_MIN) <= size_class(length) <= max(2 * length, SEGMENT_BYTES_MIN)

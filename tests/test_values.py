@@ -1,0 +1,330 @@
+"""What travels comes out as it went in; what cannot travel is refused by the name of its type."""
+
+from __future__ import annotations
+
+import datetime as dt
+import subprocess
+import sys
+from collections import OrderedDict, namedtuple
+from decimal import Decimal
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from noderuntime import values
+
+
+def travel(value: Any) -> Any:
+    kind, head, body = values.encode(value)
+    assert type(head) is bytes
+    return values.decode(kind, head, bytes(body))
+
+
+# --- plain values ---------------------------------------------------------------------------------------------------
+
+UTC_TIMES = st.datetimes(timezones=st.just(dt.UTC))
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary()
+    | st.datetimes()
+    | UTC_TIMES
+)
+PLAIN = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5), max_leaves=20
+)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal, and of equal types all the way down: True is not 1."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, dt.datetime):
+        return bool(one == other and one.tzinfo == other.tzinfo)
+    return bool(one == other)
+
+
+@given(PLAIN)
+def test_plain_values_come_out_as_they_went_in(value: Any) -> None:
+    assert same(travel(value), value)
+
+
+@settings(max_examples=50)
+@given(st.datetimes(timezones=st.timezones()))
+@example(dt.datetime.max.replace(tzinfo=dt.timezone(dt.timedelta(hours=-5))))
+@example(dt.datetime.min.replace(tzinfo=dt.timezone(dt.timedelta(hours=5))))
+@example(dt.datetime.max.replace(tzinfo=dt.UTC))
+def test_a_zoned_datetime_comes_out_as_the_same_moment_in_utc_or_is_refused(value: dt.datetime) -> None:
+    try:
+        value.astimezone(dt.UTC)
+    except OverflowError:
+        with pytest.raises(TypeError, match=r"datetime"):
+            travel([value])
+        return
+    back = travel([value])[0]
+    assert back.tzinfo is dt.UTC
+    assert back - value == dt.timedelta(0)
+
+
+def test_not_a_number_travels() -> None:
+    assert travel(float("nan")) != travel(float("nan"))
+
+
+def test_a_nested_value_is_not_changed_by_what_happens_to_the_original() -> None:
+    original = {"list": [1, [2]], "bytes": bytearray(b"ab")}
+    encoded = values.encode(original)
+    original["list"].append(3)  # type: ignore[attr-defined]
+    original["bytes"][0] = 0  # type: ignore[index]
+    assert values.decode(*encoded) == {"list": [1, [2]], "bytes": b"ab"}
+
+
+class Colour(IntEnum):
+    RED = 3
+
+
+class Name(str):
+    __slots__ = ()
+
+
+Point = namedtuple("Point", "x y")
+
+
+def test_subclasses_travel_as_what_they_are_made_of() -> None:
+    value = {Name("a"): [Colour.RED, Name("b"), OrderedDict(z=1), np.float32(0.5), np.int64(7), np.bool_(True)]}
+    back = travel(value)
+    assert same(back, {"a": [3, "b", {"z": 1}, 0.5, 7, True]})
+
+
+@pytest.mark.parametrize("scalar", [np.int8(-5), np.uint64(2**64 - 1), np.float64(0.25), np.str_("x"), np.bool_(False)])
+def test_numpy_scalars_travel_as_plain_values(scalar: Any) -> None:
+    assert same(travel(scalar), scalar.item())
+
+
+def test_a_numpy_datetime_travels_as_a_datetime() -> None:
+    assert travel(np.datetime64("2020-01-02T03:04:05.000006")) == dt.datetime(2020, 1, 2, 3, 4, 5, 6)
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_values_may_be_nested_deeply() -> None:
+    assert travel(nested(values.NESTING_MAX)) == nested(values.NESTING_MAX)
+
+
+def in_itself() -> list[Any]:
+    value: list[Any] = []
+    value.append({"again": value})
+    return value
+
+
+class Weird:
+    __module__ = "somewhere"
+
+
+REFUSED = [
+    ((1, 2), "tuple.*send a list"),
+    ({1}, "set.*send a list"),
+    (frozenset({1}), "frozenset"),
+    (1j, "complex"),
+    (Decimal(1), r"decimal\.Decimal"),
+    (dt.date(2020, 1, 1), r"datetime\.date"),
+    (dt.timedelta(1), r"datetime\.timedelta"),
+    (Path("x"), "Path"),
+    (object(), "object"),
+    (Weird(), r"somewhere\.Weird"),
+    (Weird, "type"),
+    (print, "builtin_function"),
+    (Point(1, 2), "Point"),
+    (2**64, "int.*64 bits"),
+    (-(2**63) - 1, "int.*64 bits"),
+    ("\udc80", "str.*UTF-8"),
+    ({1: 2}, "key 1 is int"),
+    ({None: 2}, "key None is NoneType"),
+    (nested(values.NESTING_MAX + 2), "nested more than 100"),
+    (in_itself(), "nested more than 100 deep, or in itself"),
+    (np.array([object()]), "Python objects"),
+    (np.array(["a"], dtype=np.dtypes.StringDType()), "StringDType"),
+    (np.ma.masked_array([1, 2], mask=[0, 1]), "MaskedArray"),
+    (np.complex128(1j), "complex128"),
+    (np.datetime64("2020-01-01"), r"datetime64"),
+    (np.longdouble(1), "longdouble"),
+    (pa.scalar(1), "Int64Scalar"),
+    (pa.schema([]), "Schema"),
+]
+
+
+@pytest.mark.parametrize(("value", "named"), REFUSED, ids=lambda item: item if isinstance(item, str) else "")
+def test_what_cannot_travel_is_refused_by_its_type(value: Any, named: str) -> None:
+    with pytest.raises(TypeError, match=f"(?s){named}"):
+        values.encode(value)
+
+
+@pytest.mark.parametrize(("value", "named"), REFUSED, ids=lambda item: item if isinstance(item, str) else "")
+def test_what_cannot_travel_is_refused_inside_of_others(value: Any, named: str) -> None:
+    with pytest.raises(TypeError, match=f"(?s){named}|ndarray|MaskedArray|nested"):
+        values.encode({"deep": [1, {"in": value}]})
+
+
+def test_an_array_inside_of_a_list_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"numpy\.ndarray"):
+        values.encode([np.zeros(3)])
+
+
+def test_an_unknown_kind_is_an_error() -> None:
+    with pytest.raises(ValueError, match="99"):
+        values.decode(99, b"", b"")
+
+
+@given(st.binary())
+def test_any_bytes_unpack_or_raise_an_ordinary_error(data: bytes) -> None:
+    try:
+        values.unpack(data)
+    except Exception as error:
+        assert not isinstance(error, MemoryError | RecursionError)
+
+
+# --- bytes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [b"", b"ab"])
+def test_bytes_come_out_as_bytes(value: bytes) -> None:
+    assert same(travel(value), value)
+
+
+@pytest.mark.parametrize("value", [bytearray(b"ab"), memoryview(b"ab"), bytearray()])
+def test_other_bytes_like_values_come_out_as_read_only_memoryviews(value: Any) -> None:
+    back = travel(value)
+    assert type(back) is memoryview
+    assert back.readonly
+    assert back == value
+
+
+def test_a_memoryview_with_gaps_or_of_other_items_travels_as_its_bytes() -> None:
+    assert travel(memoryview(b"abcdef")[::2]) == b"ace"
+    assert travel(memoryview(np.arange(3, dtype="<u2"))) == b"\0\0\1\0\2\0"
+
+
+# --- numpy ----------------------------------------------------------------------------------------------------------
+
+SIMPLE = (
+    hnp.boolean_dtypes()
+    | hnp.integer_dtypes(endianness="?")
+    | hnp.floating_dtypes(endianness="?")
+    | hnp.complex_number_dtypes(endianness="?")
+    | hnp.datetime64_dtypes(endianness="?")
+    | hnp.timedelta64_dtypes(endianness="?")
+    | hnp.byte_string_dtypes(min_len=1)
+    | hnp.unicode_string_dtypes(min_len=1)
+)
+SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
+
+
+def same_array(one: Any, other: Any) -> bool:
+    return bool(one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes())
+
+
+@given(hnp.arrays(SIMPLE | hnp.array_dtypes(SIMPLE) | hnp.nested_dtypes(SIMPLE), SHAPES))
+def test_arrays_keep_dtype_shape_and_items(array: Any) -> None:
+    assert same_array(travel(array), array)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array(5, dtype=">i4"),
+        np.empty((0, 3), dtype="f4"),
+        np.empty((3, 0)),
+        np.asfortranarray(np.arange(12).reshape(3, 4)),
+        np.arange(24).reshape(2, 3, 4)[:, ::2, ::-1],
+        np.broadcast_to(np.arange(3), (4, 3)),
+        np.zeros(3, dtype=[("x", "f4"), ("inner", [("y", ">i2", (2, 3)), ("z", "S5")])]),
+        np.zeros(3, dtype=np.dtype([("small", "i1"), ("large", "f8")], align=True)),
+        np.zeros(2, dtype=np.dtype({"names": ["a", "b"], "formats": ["i4", "i2"], "offsets": [4, 0]})),
+        np.zeros(2, dtype=np.dtype({"names": ["a", "b"], "formats": ["i4", "u1"], "offsets": [0, 0]})),
+        np.zeros(2, dtype=[(("a title", "name"), "i4")]),
+        np.zeros(2, dtype="V7"),
+        np.zeros(2, dtype="S0"),
+        np.zeros(2, dtype="U0"),
+        np.zeros(3, dtype=[]),
+        np.array(["2020-01-01", "NaT"], dtype="M8[D]"),
+        np.zeros(2).view(np.recarray),
+    ],
+    ids=str,
+)
+def test_unusual_arrays_keep_dtype_shape_and_items(array: Any) -> None:
+    assert same_array(travel(array), array)
+
+
+def test_an_array_comes_out_read_only_and_without_another_copy() -> None:
+    body = np.arange(1000).tobytes()
+    kind, head, _ = values.encode(np.arange(1000))
+    array = values.decode(kind, head, memoryview(body))
+    assert not array.flags.writeable
+    assert not array.flags.owndata
+
+
+# --- arrow ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pa.array([1, None, 3]),
+        pa.array([]),
+        pa.array([[1], [], None]),
+        pa.array([{"x": 1, "y": "a"}]),
+        pa.array(["a", "b", "a"]).dictionary_encode(),
+        pa.array(range(100))[20:30],
+        pa.table({"n": [1, 2], "s": ["x", None]}),
+        pa.table({}),
+        pa.table({"n": pa.array([], pa.int8())}),
+        pa.record_batch({"n": [1, 2]}),
+        pa.record_batch({"n": pa.array([], pa.int8())}),
+        pa.table({"n": [1]}).replace_schema_metadata({"who": "me"}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_arrow_data_come_out_as_they_went_in(value: Any) -> None:
+    back = travel(value)
+    assert type(back) is type(value)
+    assert back.equals(value)
+    if isinstance(value, pa.Table | pa.RecordBatch):
+        assert back.schema.equals(value.schema, check_metadata=True)
+
+
+@pytest.mark.parametrize("chunks", [[], [[1, 2]], [[1], [2, 3]]])
+def test_a_chunked_array_comes_out_as_one_array(chunks: Any) -> None:
+    value = pa.chunked_array(chunks, type=pa.int64())
+    back = travel(value)
+    assert isinstance(back, pa.Array)
+    assert back.to_pylist() == value.to_pylist() and back.type == value.type
+
+
+# --- what it costs --------------------------------------------------------------------------------------------------
+
+
+def test_plain_values_cost_no_import_of_numpy_or_pyarrow() -> None:
+    code = (
+        "import sys; from noderuntime import values as v; "
+        "k = v.encode({'a': [1, 2.0, 'x', b'y', None]}); v.decode(*k); v.decode(*v.encode(b'x')); "
+        "sys.exit('numpy' in sys.modules or 'pyarrow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
