@@ -19,6 +19,9 @@ from noderuntime.space.mailbox import Message, next_messages, queue_of
 from noderuntime.space.segments import SegmentPool, SegmentViews
 from noderuntime.space.space import open_space
 from noderuntime.space.watching import Subscription
+from noderuntime.state import State
+from noderuntime.state.memory import NodeState
+from noderuntime.state.outside import OutsideState, OutsideSubscription, open_outside
 from noderuntime.wiring import Wiring
 
 ROOM_CHECK_S = 0.05  # room in the space (not in a queue) rings no bell
@@ -43,7 +46,15 @@ class Member:
         self._views: SegmentViews | None = None
         self.bell = doorbell.open_bell(run_dir.bell(wiring.number))
         self.bells = doorbell.Bells(run_dir, {wiring.number: self.bell})
-        self.watch = Subscription(self.space, wiring.number)
+        self.outside = open_outside(self.space)
+        self.watch: Subscription | OutsideSubscription
+        self.kvs: State
+        if self.outside is None:
+            self.watch = watch = Subscription(self.space, wiring.number)
+            self.kvs = NodeState(self.space, wiring.number, self.bells.ring, watch, self.commits.check)
+        else:
+            self.watch = OutsideSubscription(self.space, wiring.number, self.outside, self.bell)
+            self.kvs = OutsideState(self.outside, self.watch)
         self.inputs = {item.number: item for item in self.commits.inputs.values()}
         self.mailboxes = [item.mailbox for item in self.inputs.values() if not item.wiring.period_ns]
         self.attempts = {
@@ -138,6 +149,8 @@ class Member:
         if self._pool is not None:
             self._pool.close()
         self.space.close()
+        if self.outside is not None:
+            self.kvs.close()
         self.bells.close()
         os.close(self.bell)
         self.page.close()

@@ -43,7 +43,6 @@ from noderuntime.space.segments import Dropped
 from noderuntime.space.shared import Merge
 from noderuntime.space.watching import Cursor, Update
 from noderuntime.state import State
-from noderuntime.state.memory import NodeState
 from noderuntime.wiring import Wiring
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ class Node:
             dealer.close(0)
             raise
         self._dealer = dealer
-        self._kvs = NodeState(member.space, wiring.number, member.bells.ring, member.watch, member.commits.check)
+        self._kvs = member.kvs
         self._config = MappingProxyType(wiring.config)
         self._outputs = member.commits.outputs
         self._lock = threading.RLock()

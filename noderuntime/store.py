@@ -23,6 +23,7 @@ that commit until somebody takes the write lock; so somebody does, after every d
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import select
 import signal
@@ -44,12 +45,14 @@ from noderuntime.space import claims, keys, records, watching
 from noderuntime.space.claims import Graph, Vertex
 from noderuntime.space.shared import ttl_to_ns
 from noderuntime.space.space import Space, create
+from noderuntime.store_start import Start
 from noderuntime.store_state import PURGE_STEP, StateOperations, set_limits, vertex_of
 from noderuntime.store_waits import Waits, WatchKeys
 
 INLINE_BYTES_MAX = 256 * 1024  # of private state in a claim's result; larger states are read in the space
 HOUSEKEEPING_S = 1.0
 RESERVE_BYTES = 4 << 20
+OUTBOX_WITHIN_S = 5.0
 DEATHS = ("claim", "end", "touch")
 
 Arguments = dict[str, Any]
@@ -63,6 +66,7 @@ class Store:
         self.space = space
         with space.read() as txn:
             self.graph: Graph = claims.load(txn)
+        self.seeds: dict[str, bytes] = {}
         self.state = StateOperations(space, lambda id: vertex_of(self.graph, id))
         self.changes: dict[str, Callable[[Any, Arguments], Result]] = {
             "open": self.open,
@@ -136,6 +140,7 @@ class Store:
         if arguments["resume"]:
             claims.reopen(txn, graph)
             self.space.advance_clock(txn)
+        self.state.sow(txn, self.seeds)
         states = {vertex.id: claims.status(txn, vertex) for vertex in graph.values()}
         numbers = {
             vertex.id: {
@@ -226,7 +231,9 @@ class Store:
 class Service:
     """The loop: answers requests, rings bells, and does what has to be done now and then."""
 
-    def __init__(self, store: Store, router: Router, run_dir: RunDir, purge_interval_s: float) -> None:
+    def __init__(
+        self, store: Store, router: Router, run_dir: RunDir, purge_interval_s: float, spec: dict[str, Any] | None
+    ) -> None:
         self.store = store
         self.waits = Waits(self._send)
         self._router = router
@@ -236,6 +243,8 @@ class Service:
         doorbell.create(run_dir.bell(watching.STORE))
         self._bell = doorbell.open_bell(run_dir.bell(watching.STORE))
         self._bells = doorbell.Bells(run_dir, {watching.STORE: self._bell})
+        self._start = Start(store.space, spec, purge_interval_s, lambda: doorbell.ring(self._bell))
+        self._early: list[tuple[bytes, Request]] = []  # `open`, before the start is over
 
     def run(self) -> int:
         """Answer until `quit` comes."""
@@ -254,6 +263,12 @@ class Service:
                 next_purge = now if self._purge() else now + self._purge_interval_s
             doorbell.drain(self._bell)
             self.waits.look()
+            if self._start.outside is not None:
+                self._start.outside.poke()
+            if self._early and self._start.ready.is_set():
+                early, self._early = self._early, []
+                for identity, request in early:
+                    self._handle(identity, request)
             self._bells.ring(self.store.state.taken_rings())
             if not self._answer():
                 return 0
@@ -272,10 +287,22 @@ class Service:
             if message.operation in self.waits.operations and message.version == VERSION:
                 self.waits.take(identity, message)
                 continue
-            reply = self.store.handle(message)
-            self._bells.ring(self.store.state.taken_rings())
-            self._send(identity, reply)
+            if message.operation == "open" and not self._start.ready.is_set():
+                self._early.append((identity, message))
+                continue
+            self._handle(identity, message)
         return True
+
+    def _handle(self, identity: bytes, request: Request) -> None:
+        if request.operation == "open":
+            error = self._start.error
+            if error is not None:
+                self._send(identity, Reply(request.number, {}, type(error).__name__, str(error)))
+                return
+            self.store.seeds = self._start.seeds
+        reply = self.store.handle(request)
+        self._bells.ring(self.store.state.taken_rings())
+        self._send(identity, reply)
 
     def _send(self, identity: bytes, reply: Reply) -> None:
         try:
@@ -290,6 +317,7 @@ class Service:
             return False
 
     def close(self) -> None:
+        self._start.close(OUTBOX_WITHIN_S)
         self._bells.close()
         os.close(self._bell)
 
@@ -301,7 +329,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=1_000_000_000)
     parser.add_argument("--purge-interval", type=float, default=60.0)
     parser.add_argument("--history", type=int, help="changes kept; default: as before")
-    parser.add_argument("--ttl", type=float)
+    parser.add_argument("--state", help="the `state:` section as JSON, see store_start.py; default: as before")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     run_dir = RunDir(options.run_dir)
@@ -313,8 +341,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     with Router(run_dir.store_socket) as router:
         with space.write() as txn:
-            set_limits(txn, options.history, ttl_to_ns(options.ttl))
-        service = Service(Store(space), router, run_dir, options.purge_interval)
+            set_limits(txn, options.history, ttl_to_ns(json.loads(options.state or "{}").get("ttl")))
+        spec = json.loads(options.state) if options.state else None
+        service = Service(Store(space), router, run_dir, options.purge_interval, spec)
         code = service.run()
         service.close()
     space.close()

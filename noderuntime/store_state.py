@@ -18,6 +18,7 @@ from noderuntime.space.shared import SharedValue, SharedWrite, check_value, ttl_
 from noderuntime.space.space import MARK_NEW_WORK, Space, scan
 from noderuntime.state.base import Diff
 from noderuntime.state.diffs import check_diff, diff_of, origin_text
+from noderuntime.store_start import sow_here
 
 Arguments = dict[str, Any]
 Result = dict[str, Any]
@@ -153,6 +154,12 @@ class StateOperations:
         changed = sorted(key.decode() for key, cell in found if changes.join(key, cell))
         self._finish(txn, changes)
         return {"changed": changed}
+
+    def sow(self, txn: Any, seeds: dict[str, bytes]) -> None:
+        """The first values of an empty store."""
+        changes = self._begin(txn)
+        sow_here(txn, changes, seeds)
+        self._finish(txn, changes)
 
     def purge(self, txn: Any) -> int:
         """Turn some of what has expired into deletions; returns how many keys."""

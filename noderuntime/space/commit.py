@@ -22,7 +22,7 @@ from typing import Any
 import lmdb
 
 from noderuntime.errors import Fenced, StoreError, ValueTooLarge
-from noderuntime.space import keys, records, shared
+from noderuntime.space import keys, outbox, records, shared
 from noderuntime.space.ending import Links, close
 from noderuntime.space.mailbox import drop_oldest, is_full, is_low, queue_of
 from noderuntime.space.records import (
@@ -39,7 +39,7 @@ from noderuntime.space.records import (
 )
 from noderuntime.space.segments import Segment, adjust, register
 from noderuntime.space.space import MARK_DRAIN, MARK_NEW_WORK, MARK_SINGLE, Space, is_no_room, yield_lock
-from noderuntime.space.watching import Cursor, Watchers
+from noderuntime.space.watching import STORE, Cursor, Watchers
 from noderuntime.wiring import InputWiring, OutputWiring, ReceiverWiring, Wiring
 
 _LOOK_EVERY = 16  # commits between two looks at how full the space is, while it is far from full
@@ -162,6 +162,7 @@ class Commits:
         self._node_key = keys.node(wiring.number)
         self._private_prefix = keys.private_prefix(wiring.number)
         self._origin = space.origin | wiring.number
+        self.outbox_last: bytes | None = None  # this node's newest writes on their way to a State outside the space
         self._watchers = Watchers()
         self._look_in = 0
         self._look_bytes = min(_LOOK_BYTES, space.size_bytes // 256)
@@ -170,6 +171,8 @@ class Commits:
         self._tried: tuple[bytes, int, list[int]] | None = None  # record, events and cells of a commit under way
         with space.read() as txn:
             record = txn.get(self._node_key)
+            if space.outside is not None:
+                self.outbox_last = outbox.last_of(txn, wiring.number)
         if record is None or records.NodeRecord.parse(record).incarnation != incarnation:
             raise Fenced(f"incarnation {incarnation} of {wiring.node} has been replaced")
         self._record: bytes = record
@@ -245,6 +248,7 @@ class Commits:
             place = keys.place
             status = records.LIVE
             changes: shared.Changes | None = None
+            outbox_last: bytes | None = None
             cursor: Cursor | None = None
             done = index = written = 0
             for staged in group:
@@ -283,7 +287,10 @@ class Commits:
                     self._acknowledge(txn, staged, queues)
                 if staged.private:
                     private.update(staged.private)
-                if staged.shared:
+                if staged.shared and space.outside is not None:
+                    outbox_last = outbox.put(txn, sequence, done, self.node, staged.shared)
+                    rings.add(STORE)
+                elif staged.shared:
                     if changes is None:
                         changes = shared.Changes(txn, sequence, now_ns, self._origin)
                     try:
@@ -340,6 +347,8 @@ class Commits:
         self._record = record
         self._number += 1
         self.cells = cells
+        if outbox_last is not None:
+            self.outbox_last = outbox_last
         if written > self._look_bytes:
             self._look_in = 0
         if self._group_max < _GROUP_MAX:

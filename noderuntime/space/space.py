@@ -73,6 +73,8 @@ class Space:
         self.clock: tuple[int, int] = (facts["wall_ns"], facts["boot_ns"])
         # this store's number among all stores, above the bits that number a node (see noderuntime.cells)
         self.origin: int = facts.get("store", 0) << ORIGIN_BITS
+        # {"kind", "config"} of the State outside the space that shared writes go to; None: they stay here
+        self.outside: dict[str, Any] | None = facts.get("outside")
         self._data = os.open(folder / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)  # (LMDB's fcntl locks are on lock.mdb)
 
     def facts(self) -> dict[str, Any]:

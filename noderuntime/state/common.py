@@ -123,8 +123,11 @@ class TableState(State):
         """Reads of one moment. Raises StoreError."""
 
     @abstractmethod
-    def _transact(self, keys: list[str], decide: Decide) -> int:
+    def _transact(self, keys: list[str], decide: Decide, who: str = "", mark: str = "") -> int:
         """Change some keys at one moment; returns the revision of the last of them, or the present one.
+
+        With `who`, at most once: `mark` is kept with the change, and it is not made when a mark as great is kept
+        already. Marks compare as texts.
 
         `decide(rows, digest, stamp, now_ns)` gets what is there, and the next stamp of the store's clock; it returns
         the cells to keep, each of which gets the next revision, in order. It may be called several times, and may

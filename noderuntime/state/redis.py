@@ -150,11 +150,7 @@ class RedisState(TableState):
         """All rows at once: a moment on a server lasts only as long as one script."""
         yield self._moment_of(self._run(redis_scripts.ALL, []))
 
-    def _transact(self, keys: list[str], decide: Decide) -> int:
-        return self.commit(keys, decide)
-
-    def commit(self, keys: list[str], decide: Decide, who: str = "", mark: str = "") -> int:
-        """Change some keys at one moment. With `who`, at most once: not if a mark as great as this one is known."""
+    def _transact(self, keys: list[str], decide: Decide, who: str = "", mark: str = "") -> int:
         with self._token_lock:
             self._tokens += 1
             token = self._tokens

@@ -5,10 +5,11 @@ It is also the worked example of a kind: what a user's package does to bring its
     [project.entry-points."noderuntime.state"]
     sqlite = "noderuntime.state.sqlite:SqliteState"
 
-and a dataflow file names it: `state: {kind: sqlite, path: shared.db}`. Three tables: `cells`, one row per key; `log`,
-one per change, with the digest of all contents after it; `head`, one row. Writers take the file's write lock for the
-whole of a change; readers read a moment in WAL mode and hold up nobody. A watch asks the file, some dozen times a
-second, whether it has changed: SQLite has no way of telling.
+and a dataflow file names it: `state: {kind: sqlite, path: shared.db}`. Tables: `cells`, one row per key; `log`, one
+per change, with the digest of all contents after it; `marks`, what was applied of whom; `head`, one row.
+
+Writers take the file's write lock for the whole of a change; readers read a moment in WAL mode and hold up nobody. A
+watch asks the file, some dozen times a second, whether it has changed: SQLite has no way of telling.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from noderuntime import cells
-from noderuntime.cells import DIGEST_BYTES, DIGEST_MASK, ORIGIN_BITS, STORE_BITS
+from noderuntime.cells import DIGEST_BYTES, DIGEST_MASK, ORIGIN_BITS, STORE_BITS, Cell
 from noderuntime.errors import StoreError
 from noderuntime.space.shared import ttl_to_ns
 from noderuntime.state import base
@@ -40,6 +41,7 @@ _SCHEMA: Final = """
     ) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS due ON cells (changes_ns) WHERE changes_ns > 0;
     CREATE TABLE IF NOT EXISTS log (revision INTEGER PRIMARY KEY, key BLOB NOT NULL, digest BLOB NOT NULL);
+    CREATE TABLE IF NOT EXISTS marks (who TEXT PRIMARY KEY, mark TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS head (
         one INTEGER PRIMARY KEY CHECK (one = 1), store INTEGER NOT NULL, digest BLOB NOT NULL, floor BLOB NOT NULL,
         floor_revision INTEGER NOT NULL, stamp INTEGER NOT NULL, revision INTEGER NOT NULL
@@ -130,13 +132,19 @@ class SqliteState(TableState):
                 if not nested:
                     connection.execute("ROLLBACK")
 
-    def _transact(self, keys: list[str], decide: Decide) -> int:
+    def _transact(self, keys: list[str], decide: Decide, who: str = "", mark: str = "") -> int:
         with self._errors():
             connection = self._connection()
             if connection.in_transaction:
                 raise StoreError(f"{self._name()}: nothing can be written inside `with snapshot()`")
             connection.execute("BEGIN IMMEDIATE")
             try:
+                if who:
+                    known = connection.execute("SELECT mark FROM marks WHERE who = ?", (who,)).fetchone()
+                    if known is not None and known[0] >= mark:
+                        decide = _nothing
+                    else:
+                        connection.execute("REPLACE INTO marks VALUES (?, ?)", (who, mark))
                 revision = self._change(connection, keys, decide)
                 connection.execute("COMMIT")
                 return revision
@@ -194,6 +202,10 @@ class SqliteState(TableState):
             with self._moment() as moment:
                 if moment.revision > revision:
                     return
+
+
+def _nothing(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
+    return []
 
 
 class _Moment(Moment):
