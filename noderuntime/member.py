@@ -17,7 +17,7 @@ from noderuntime.space import keys, records
 from noderuntime.space.commit import Commits, Input, Staged
 from noderuntime.space.mailbox import Message, next_messages, queue_of
 from noderuntime.space.segments import SegmentPool, SegmentViews
-from noderuntime.space.space import open_space
+from noderuntime.space.space import Space, open_space
 from noderuntime.space.watching import Subscription
 from noderuntime.state import State
 from noderuntime.state.memory import NodeState
@@ -28,14 +28,23 @@ ROOM_CHECK_S = 0.05  # room in the space (not in a queue) rings no bell
 
 
 class Member:
-    """One life of one node. `attempts`: the claim's list of messages that earlier lives ended with."""
+    """One life of one node. `attempts`: the claim's list of messages that earlier lives ended with.
+
+    `space`: the open one of this process, if there is one.
+    """
 
     def __init__(
-        self, run_dir: RunDir, wiring: Wiring, incarnation: int, attempts: Sequence[Sequence[int]] = ()
+        self,
+        run_dir: RunDir,
+        wiring: Wiring,
+        incarnation: int,
+        attempts: Sequence[Sequence[int]] = (),
+        space: Space | None = None,
     ) -> None:
         self.wiring = wiring
         self.incarnation = incarnation
-        self.space = open_space(run_dir.space)
+        self.space = open_space(run_dir.space) if space is None else space
+        self._owns_space = space is None
         self.message_bytes_max = self.space.message_bytes_max
         self.event_bytes_max = self.space.event_bytes_max
         self.commits = Commits(self.space, wiring, incarnation)
@@ -46,7 +55,7 @@ class Member:
         self._views: SegmentViews | None = None
         self.bell = doorbell.open_bell(run_dir.bell(wiring.number))
         self.bells = doorbell.Bells(run_dir, {wiring.number: self.bell})
-        self.outside = open_outside(self.space)
+        self.outside = open_outside(self.space) if space is None else None
         self.watch: Subscription | OutsideSubscription
         self.kvs: State
         if self.outside is None:
@@ -117,6 +126,18 @@ class Member:
             self._views = SegmentViews(self.space, self._folder)
         return records.decode_message(record, self._views.lease(key, records.reference_of(record)))
 
+    def raw(self, key: bytes, record: bytes) -> tuple[int, bytes, bytes, bytes, int, int]:
+        """(kind, head, metadata, body, number, sent_ns) of a message, nothing of it decoded. Raises Dropped."""
+        kind, where, head_bytes, metadata_bytes, number, sent_ns = records.MESSAGE.unpack_from(record)
+        at = records.MESSAGE_BYTES + metadata_bytes
+        metadata = record[records.MESSAGE_BYTES : at]
+        head, body = record[at : at + head_bytes], record[at + head_bytes :]
+        if where:
+            if self._views is None:
+                self._views = SegmentViews(self.space, self._folder)
+            body = bytes(self._views.lease(key, records.reference_of(record)))
+        return kind, head, metadata, body, number, sent_ns
+
     def let_go(self, group: Sequence[Staged]) -> None:
         """These events are committed, or given up: their segments are counted in the space, or free."""
         if self._pool is not None:
@@ -148,7 +169,8 @@ class Member:
         self.page.words[pulse.PHASE] = pulse.ENDED
         if self._pool is not None:
             self._pool.close()
-        self.space.close()
+        if self._owns_space:
+            self.space.close()
         if self.outside is not None:
             self.kvs.close()
         self.bells.close()

@@ -23,6 +23,7 @@ that commit until somebody takes the write lock; so somebody does, after every d
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import select
@@ -30,7 +31,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from noderuntime.space import claims, keys, records, watching
 from noderuntime.space.claims import Graph, Vertex
 from noderuntime.space.shared import ttl_to_ns
 from noderuntime.space.space import Space, create
+from noderuntime.store_nodes import NextEvents, Nodes, SendMessages
 from noderuntime.store_start import Start
 from noderuntime.store_state import PURGE_STEP, StateOperations, set_limits, vertex_of
 from noderuntime.store_waits import Waits, WatchKeys
@@ -79,12 +81,13 @@ class Store:
             **self.state.queries,
         }
 
-    def handle(self, request: Request) -> Reply:
-        """Carry out one request. Errors of ours become replies that name their class."""
+    def handle(self, request: Request, actions: Mapping[str, Callable[[Arguments], Result]] | None = None) -> Reply:
+        """Carry out one request. Errors of ours become replies. `actions` keep their own books."""
         try:
             if request.version != VERSION:
                 raise ProtocolError(f"protocol version {request.version}; this store speaks {VERSION}")
-            result = self._carry_out(request)
+            action = (actions or {}).get(request.operation)
+            result = self._carry_out(request) if action is None else action(request.arguments)
             return Reply(request.number, result, "", "")
         except NodeRuntimeError as error:
             self.state.rings.clear()
@@ -240,6 +243,11 @@ class Service:
         self._purge_interval_s = purge_interval_s
         self._watch = WatchKeys(store.space, store.state.watch)
         self.waits.operations["kvs_watch"] = self._watch
+        self._poller = select.poll()
+        self._nodes = Nodes(run_dir, store.space, self._poll_nodes)
+        self._node_bells: list[int] = []
+        self.waits.operations["node_next"] = NextEvents(self._nodes)
+        self.waits.operations["node_send"] = SendMessages(self._nodes)
         doorbell.create(run_dir.bell(watching.STORE))
         self._bell = doorbell.open_bell(run_dir.bell(watching.STORE))
         self._bells = doorbell.Bells(run_dir, {watching.STORE: self._bell})
@@ -248,9 +256,8 @@ class Service:
 
     def run(self) -> int:
         """Answer until `quit` comes."""
-        poller = select.poll()
-        poller.register(self._router.fd, select.POLLIN)
-        poller.register(self._bell, select.POLLIN)
+        self._poller.register(self._router.fd, select.POLLIN)
+        self._poller.register(self._bell, select.POLLIN)
         next_purge = time.monotonic() + self._purge_interval_s
         next_housekeeping = time.monotonic()
         while True:
@@ -261,7 +268,8 @@ class Service:
                 next_housekeeping = now + HOUSEKEEPING_S
             if now >= next_purge:
                 next_purge = now if self._purge() else now + self._purge_interval_s
-            doorbell.drain(self._bell)
+            for bell in (self._bell, *self._node_bells):
+                doorbell.drain(bell)
             self.waits.look()
             if self._start.outside is not None:
                 self._start.outside.poke()
@@ -273,7 +281,7 @@ class Service:
             if not self._answer():
                 return 0
             due = min(next_housekeeping, next_purge, self.waits.next_deadline)
-            poller.poll(max(0.0, due - time.monotonic()) * 1000)
+            self._poller.poll(max(0.0, due - time.monotonic()) * 1000)
 
     def _answer(self) -> bool:
         """Take all requests that are there; False once `quit` has come."""
@@ -300,7 +308,9 @@ class Service:
                 self._send(identity, Reply(request.number, {}, type(error).__name__, str(error)))
                 return
             self.store.seeds = self._start.seeds
-        reply = self.store.handle(request)
+        if request.operation in ("claim", "end"):
+            self._nodes.forget(request.arguments.get("node", ""))
+        reply = self.store.handle(request, {"node_open": self._nodes.open})
         self._bells.ring(self.store.state.taken_rings())
         self._send(identity, reply)
 
@@ -316,7 +326,17 @@ class Service:
         except StoreError:  # no room: there will be a next time
             return False
 
+    def _poll_nodes(self) -> None:
+        """Nodes have come or gone: poll the bells of those that are there."""
+        for bell in self._node_bells:
+            with contextlib.suppress(KeyError):
+                self._poller.unregister(bell)
+        self._node_bells = self._nodes.bells
+        for bell in self._node_bells:
+            self._poller.register(bell, select.POLLIN)
+
     def close(self) -> None:
+        self._nodes.close()
         self._start.close(OUTBOX_WITHIN_S)
         self._bells.close()
         os.close(self._bell)

@@ -19,7 +19,7 @@ FLOORS: dict[str, int] = {
     "space": 2, "doorbell": 2, "pulse": 2, "channel": 2, "process": 2, "runs": 2, "state": 2,
     "loop": 2, "lockwatch": 2,
     "member": 3, "storelink": 3, "usercode": 3, "nursery": 3, "guard": 3, "logs": 3,
-    "context": 4, "store_state": 4, "store_waits": 4, "store_outside": 3, "store_start": 3,
+    "context": 4, "store_state": 4, "store_waits": 4, "store_nodes": 4, "store_outside": 3, "store_start": 3,
     "children": 4, "helpers": 4, "crew": 4,
     "store": 5, "operator_host": 5, "node": 5, "control": 5, "runtime": 5, "testing": 5,
     "__init__": 6, "cli": 7, "__main__": 8,
