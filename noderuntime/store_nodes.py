@@ -250,6 +250,12 @@ class NextEvents:
     def begin(self, arguments: Arguments) -> None:
         pass
 
+    def turn(self) -> None:
+        pass
+
+    def may_have(self, arguments: Arguments) -> bool:
+        return True
+
     def look(self, arguments: Arguments) -> Result | None:
         node = self._nodes.node(arguments)
         acknowledged = arguments.pop("ack", [])
@@ -270,6 +276,12 @@ class SendMessages:
 
     def begin(self, arguments: Arguments) -> None:
         pass
+
+    def turn(self) -> None:
+        pass
+
+    def may_have(self, arguments: Arguments) -> bool:
+        return True
 
     def look(self, arguments: Arguments) -> Result | None:
         node = self._nodes.node(arguments)

@@ -8,6 +8,7 @@ nothing: the next one is asked the same.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -20,6 +21,7 @@ from noderuntime.space.space import Space
 
 WAIT_S_MAX: Final = 60.0
 PARKED_MAX: Final = 20_000
+FRESH_MAX: Final = 1000
 KEEP_S: Final = 30.0  # a prefix stays watched that long after the last request for it
 
 Result = dict[str, Any]
@@ -37,6 +39,12 @@ class Operation(Protocol):
 
     def nothing(self, arguments: dict[str, Any]) -> Result:
         """The result when the time is over."""
+
+    def turn(self) -> None:
+        """All requests are about to be looked at again."""
+
+    def may_have(self, arguments: dict[str, Any]) -> bool:
+        """Whether it is worth looking at this one: a quick answer, which may be wrongly yes."""
 
 
 class _Parked:
@@ -91,9 +99,13 @@ class Waits:
 
     def look(self) -> None:
         """Something may have happened: answer those who waited for it, and those whose time is over."""
+        if not self._parked:
+            return
+        for operation in self.operations.values():
+            operation.turn()
         now = time.monotonic()
         for key, parked in list(self._parked.items()):
-            if self._try(parked):
+            if parked.operation.may_have(parked.arguments) and self._try(parked):
                 del self._parked[key]
             elif now >= parked.deadline:
                 del self._parked[key]
@@ -129,6 +141,34 @@ class WatchKeys:
         with space.write() as txn:
             watching.forget(txn, watching.STORE)
         self._subscription = watching.Subscription(space, watching.STORE)
+        self._before = self._seen = self._head()
+        self._fresh: list[bytes] = []  # the keys that have changed between the two
+
+    def _head(self) -> list[int]:
+        with self._space.read() as txn:
+            head = shared.head(txn)
+        return [head.revision, head.nth]
+
+    def turn(self) -> None:
+        self._before = self._seen
+        with self._space.read() as txn:
+            changes = list(itertools.islice(shared.changes_after(txn, *self._before), FRESH_MAX))
+            whole = len(changes) < FRESH_MAX and watching.reaches(txn, (self._before[0], self._before[1]))
+        self._fresh = [change.key for change in changes]
+        if not whole:
+            self._before = self._seen = self._head()  # too many: each has to look for itself
+        elif changes:
+            self._seen = [changes[-1].revision, changes[-1].nth]
+
+    def may_have(self, arguments: dict[str, Any]) -> bool:
+        """Who has seen everything up to the last turn need only hear of the keys that have changed since."""
+        match = arguments.get("_match")
+        if match is None or arguments["cursor"] < self._before:
+            return True
+        if any(match(key) for key in self._fresh):
+            return True
+        arguments["cursor"] = max(arguments["cursor"], self._seen)
+        return False
 
     def begin(self, arguments: dict[str, Any]) -> None:
         if arguments.get("cursor") is None:

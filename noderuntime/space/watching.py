@@ -99,7 +99,7 @@ def look(
     txn: Any, match: Callable[[bytes], bool], cursor: Cursor, now_ns: int, limit: int
 ) -> tuple[list[Update], Cursor]:
     """Up to `limit` updates behind `cursor`, in order of revision, and the cursor after them."""
-    if not _reaches(txn, cursor):
+    if not reaches(txn, cursor):
         return _catch_up(txn, match, cursor, now_ns, limit)
     found: list[Update] = []
     for change in itertools.islice(shared.changes_after(txn, *cursor), _LOOK_MAX):
@@ -113,7 +113,7 @@ def look(
     return found, cursor
 
 
-def _reaches(txn: Any, cursor: Cursor) -> bool:
+def reaches(txn: Any, cursor: Cursor) -> bool:
     """Whether the change log still holds everything behind `cursor`."""
     if txn.get(keys.change(*cursor)) is not None:
         return True

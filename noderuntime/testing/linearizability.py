@@ -1,4 +1,4 @@
-"""Is a history of operations on one register linearizable? Wing and Gong's search, with Lowe's memory of dead ends. Pure.
+"""Is a history of operations on one register linearizable? Wing and Gong's search, with Lowe's memory of dead ends.
 
     history = [Operation("write", 1, invoked=0, returned=10, value=b"a"), Operation("read", 2, 5, 8, None)]
     assert linearizable(history)
@@ -20,8 +20,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation. `kind` is write (`value`), read (`value` is what it returned) or swap: writes `value` if the register
-    holds `expected`, and `done` says whether it did. `returned` is infinite when it never returned.
+    """One operation. `kind` is write (`value`), read (`value` is what it returned) or swap: writes `value` if the
+    register holds `expected`, and `done` says whether it did. `returned` is infinite when it never returned.
     """
 
     kind: str
