@@ -46,6 +46,7 @@ from noderuntime.space import claims, keys, records, watching
 from noderuntime.space.claims import Graph, Vertex
 from noderuntime.space.shared import ttl_to_ns
 from noderuntime.space.space import Space, create
+from noderuntime.store_forward import Forward
 from noderuntime.store_nodes import NextEvents, Nodes, SendMessages
 from noderuntime.store_start import Start
 from noderuntime.store_state import PURGE_STEP, StateOperations, set_limits, vertex_of
@@ -252,6 +253,7 @@ class Service:
         self._bell = doorbell.open_bell(run_dir.bell(watching.STORE))
         self._bells = doorbell.Bells(run_dir, {watching.STORE: self._bell})
         self._start = Start(store.space, spec, purge_interval_s, lambda: doorbell.ring(self._bell))
+        self._forward: Forward | None = None
         self._early: list[tuple[bytes, Request]] = []  # `open`, before the start is over
 
     def run(self) -> int:
@@ -273,6 +275,8 @@ class Service:
             self.waits.look()
             if self._start.outside is not None:
                 self._start.outside.poke()
+            while self._forward is not None and self._forward.replies:
+                self._send(*self._forward.replies.popleft())
             if self._early and self._start.ready.is_set():
                 early, self._early = self._early, []
                 for identity, request in early:
@@ -292,6 +296,10 @@ class Service:
             if message.operation == "quit":
                 self._send(identity, Reply(message.number, {}, "", ""))
                 return False
+            forward = self._forwarding()
+            if forward is not None and forward.takes(message) and message.version == VERSION:
+                forward.take(identity, message)
+                continue
             if message.operation in self.waits.operations and message.version == VERSION:
                 self.waits.take(identity, message)
                 continue
@@ -326,6 +334,12 @@ class Service:
         except StoreError:  # no room: there will be a next time
             return False
 
+    def _forwarding(self) -> Forward | None:
+        """Where requests about shared state go when that is outside the space."""
+        if self._forward is None and self._start.state is not None:
+            self._forward = Forward(self._start.state, lambda: doorbell.ring(self._bell))
+        return self._forward
+
     def _poll_nodes(self) -> None:
         """Nodes have come or gone: poll the bells of those that are there."""
         for bell in self._node_bells:
@@ -337,6 +351,8 @@ class Service:
 
     def close(self) -> None:
         self._nodes.close()
+        if self._forward is not None:
+            self._forward.close()
         self._start.close(OUTBOX_WITHIN_S)
         self._bells.close()
         os.close(self._bell)

@@ -36,6 +36,7 @@ class Start:
         self.error: NodeRuntimeError | None = None
         self.seeds: dict[str, bytes] = {}
         self.outside: Outside | None = None
+        self.state: State | None = None  # the one outside the space
         self._space = space
         self._spec = spec or {}
         self._purge_interval_s = purge_interval_s
@@ -70,6 +71,7 @@ class Start:
                 if self.seeds and not state.cells():
                     sow(state, self.seeds)
                 self.seeds = {}
+                self.state = state
                 self.outside = Outside(self._space, state, self._purge_interval_s)
         except NodeRuntimeError as error:
             self.error = error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 from harness import Folder, Running, wait_until
 from redis_server import RedisServer
 
+from noderuntime.channel import Dealer
 from noderuntime.merges import decode
+from noderuntime.protocol import VERSION, Reply, Request
 from noderuntime.state.redis import RedisState
 from noderuntime.state.sqlite import SqliteState
 
@@ -85,6 +88,15 @@ def kill(running: Running, victim: str) -> None:
         wait_until(lambda: running.status()[victim]["pid"] not in (0, row["pid"]), "the next life")
 
 
+def ask(running: Running, operation: str, **arguments: object) -> dict[str, object]:
+    with Dealer(running.folder.run_dir().store_socket) as dealer:
+        dealer.send(Request(VERSION, secrets.token_hex(8), 1, operation, arguments))
+        reply = dealer.receive(30.0)
+    assert isinstance(reply, Reply)
+    assert not reply.error, reply
+    return reply.result
+
+
 def assert_all_counted(running: Running, state: RedisState | SqliteState) -> None:
     total = COUNT * (COUNT + 1) // 2
     wait_until(lambda: running.status()["writer"]["state"] == "ended", "the writer to end")
@@ -94,6 +106,13 @@ def assert_all_counted(running: Running, state: RedisState | SqliteState) -> Non
     assert decode(state.get_or("sum", b"")) == total
     assert state.get_or("own", b"") == b"9"
     assert {key for key in state.get_root() if key.startswith("w/")} == {f"w/{n}" for n in range(COUNT + 1)}
+    assert ask(running, "kvs_version")["version"] == state.version()
+    assert ask(running, "state_get", scope="shared", key="own")["value"] == b"9"
+    cursor = ask(running, "kvs_watch", prefixes=["x"], cursor=None)["cursor"]
+    ask(running, "kvs_set", key="x", value=b"1")
+    found = ask(running, "kvs_watch", prefixes=["x"], cursor=cursor, wait=30)["updates"]
+    assert isinstance(found, list)
+    assert found[0][:2] == ["x", b"1"]
     assert running.ask("stop").error == ""
     assert running.finish() == 0
 
