@@ -45,7 +45,7 @@ from noderuntime.rundir import RunDir
 from noderuntime.space import claims, keys, records, watching
 from noderuntime.space.claims import Graph, Vertex
 from noderuntime.space.shared import ttl_to_ns
-from noderuntime.space.space import Space, create
+from noderuntime.space.space import Space, create, scan
 from noderuntime.store_forward import Forward
 from noderuntime.store_nodes import NextEvents, Nodes, SendMessages
 from noderuntime.store_start import Start
@@ -56,6 +56,9 @@ INLINE_BYTES_MAX = 256 * 1024  # of private state in a claim's result; larger st
 HOUSEKEEPING_S = 1.0
 RESERVE_BYTES = 4 << 20
 OUTBOX_WITHIN_S = 5.0
+CLIENT_KEPT_S = 3600
+CLIENTS_FORGOTTEN = 1000  # at once
+FORGET_EVERY = 60  # times of housekeeping
 DEATHS = ("claim", "end", "touch")
 
 Arguments = dict[str, Any]
@@ -69,6 +72,7 @@ class Store:
         self.space = space
         with space.read() as txn:
             self.graph: Graph = claims.load(txn)
+        self._looked = 0
         self.seeds: dict[str, bytes] = {}
         self.state = StateOperations(space, lambda id: vertex_of(self.graph, id))
         self.changes: dict[str, Callable[[Any, Arguments], Result]] = {
@@ -111,14 +115,14 @@ class Store:
         key = keys.request(request.client)
         with self.space.write() as txn:
             last = txn.get(key)
-            number, result = msgpack.unpackb(last, strict_map_key=False) if last is not None else (0, {})
+            number, result, _ = msgpack.unpackb(last, strict_map_key=False) if last is not None else (0, {}, 0)
             if last is not None and number > request.number:
                 raise ProtocolError(f"request {request.number} of {request.client}: its last is {number}")
             if last is None or number < request.number:
                 result = change(txn, request.arguments)
                 if request.operation in DEATHS:
                     self._wake_watchers(txn)
-                txn.put(key, msgpack.packb([request.number, result]))
+                txn.put(key, msgpack.packb([request.number, result, self.space.now_ns()]))
             result = self._complete(txn, request, result)
         if request.operation == "open":  # not before it is committed
             with self.space.read() as txn:
@@ -206,6 +210,21 @@ class Store:
         """What has to be done now and then. Never raises for want of room: there will be a next time."""
         self.space.env.reader_check()
         self._reserve()
+        self._looked += 1
+        if self._looked % FORGET_EVERY == 0:
+            with contextlib.suppress(StoreError):
+                self._forget_clients()
+
+    def _forget_clients(self) -> None:
+        """Results of requests are kept for an hour: a client that is answered in none has long given up."""
+        end_ns = self.space.now_ns() - CLIENT_KEPT_S * 1_000_000_000
+        with self.space.read() as txn:
+            found = scan(txn, keys.REQUEST_PREFIX)
+            old = [key for key, last in found if msgpack.unpackb(last, strict_map_key=False)[2] < end_ns]
+        if old:
+            with self.space.write() as txn:
+                for key in old[:CLIENTS_FORGOTTEN]:
+                    txn.delete(key)
 
     def purge(self) -> bool:
         """A bounded step of turning what has expired into deletions; whether there is more."""

@@ -172,6 +172,9 @@ def shared(user: bytes) -> bytes:
     return b"s" + user
 
 
+REQUEST_PREFIX = b"r"
+
+
 def request(client: str) -> bytes:
     """Raises KeyTooLong."""
     return b"r" + user_key(client)
