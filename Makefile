@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 N ?= 200
 
-.PHONY: run test test-all check bench clean
+.PHONY: run demo test test-all check bench clean
 .DEFAULT_GOAL := run
 
 .venv/.package: pyproject.toml
@@ -23,6 +23,9 @@ N ?= 200
 
 run: .venv/.package  ## ten seconds of the main job: this machine, measured
 	@$(BIN)/noderuntime run dataflows/host_metrics.yml --stop-after 10s
+
+demo: .venv/.package  ## fifteen seconds of the promise: killed every second, nothing lost
+	@$(BIN)/noderuntime demo
 
 check: .venv/.test
 	@$(BIN)/ruff check .

@@ -60,11 +60,11 @@ def counts() -> dict[str, int]:
 
 
 def title(name: str, command: list[str]) -> str:
-    """What to call a process: of an interpreter, its program."""
-    if name.startswith("python"):
+    """What to call a process, on one line: of an interpreter, its program."""
+    if name.startswith("python") and "-c" not in command[:4]:  # then what follows is code
         programs = [Path(part).name for part in command[1:] if not part.startswith("-")]
-        return f"{name} {programs[0]}" if programs else name
-    return name
+        name = f"{name} {programs[0]}" if programs else name
+    return "".join(character if character.isprintable() else "?" for character in name)
 
 
 def busiest(most: int) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -53,22 +54,28 @@ class _Channel:
         self.path = path
         self.rejected = 0  # frames that were no message of ours
         self._directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._context = _made_before.pop() if _made_before else zmq.Context(io_threads=1)
         self._closed = False
         try:
-            self._socket = self._context.socket(kind)
-        except BaseException:
-            self._context.term()
+            self._context = _made_before.pop() if _made_before else zmq.Context(io_threads=1)
+            try:
+                self._socket = self._context.socket(kind)
+            except zmq.ZMQError:
+                self._context.term()
+                raise
+        except zmq.ZMQError as error:
             os.close(self._directory)
-            raise
+            raise OSError(error.errno, error.strerror) from None
         self._socket.setsockopt(zmq.SNDHWM, QUEUE_FRAMES_MAX)
         self._socket.setsockopt(zmq.RCVHWM, QUEUE_FRAMES_MAX)
         self._socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
         self._socket.setsockopt(zmq.LINGER, int(LINGER_S * 1000))
 
-    @property
-    def _endpoint(self) -> str:
-        return f"ipc:///proc/self/fd/{self._directory}/{self.path.name}"
+    def _attach(self, how: Callable[[str], object]) -> None:
+        try:
+            how(f"ipc:///proc/self/fd/{self._directory}/{self.path.name}")
+        except zmq.ZMQError as error:
+            self.close(0)
+            raise OSError(error.errno, error.strerror) from None
 
     @property
     def fd(self) -> int:
@@ -103,14 +110,15 @@ class Dealer(_Channel):
     """The end of a child, a command, or a client of the store. Connects as soon as somebody has bound `path`.
 
     It reconnects by itself when the other end comes back; what was under way then may be lost, so requests
-    are numbered, and repeated by who sent them. Raises OSError when the directory of `path` does not exist.
+    are numbered, and repeated by who sent them. Raises OSError when the directory of `path` does not exist, or when
+    descriptors run out.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, zmq.DEALER)
         self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_FIRST_MS)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-        self._socket.connect(self._endpoint)
+        self._attach(self._socket.connect)
 
     def send(self, message: Message, timeout_s: float = SEND_TIMEOUT_S) -> bool:
         """Queue `message`. False when the other end has not taken its messages for `timeout_s` seconds.
@@ -144,7 +152,8 @@ class Dealer(_Channel):
 
 
 class Router(_Channel):
-    """The end that is bound: the runtime's, or the store's. A socket file left by a dead process is replaced.
+    """The end that is bound: the runtime's, or the store's. A socket file left by a dead process is replaced. Raises
+    OSError as a Dealer.
 
     `undelivered` counts messages to peers that are gone, or that do not take what is sent to them.
     """
@@ -153,11 +162,7 @@ class Router(_Channel):
         super().__init__(path, zmq.ROUTER)
         self.undelivered = 0
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        try:
-            self._socket.bind(self._endpoint)
-        except BaseException:
-            self.close(0)
-            raise
+        self._attach(self._socket.bind)
 
     def receive_nowait(self) -> tuple[bytes, Message] | None:
         """The next message and the identity of its sender, or None when there is none now."""

@@ -188,6 +188,8 @@ class Child:
     bell: int
     neighbours: list[Child] = field(default_factory=list)
     handled_before: int = 0  # events of earlier lives
+    reloads_failed: int = 0  # changed code that did not import
+    reload_error: str = ""  # of the last one, with its traceback
     proc: Proc | None = None
     identity: bytes | None = None  # of its connection
     peer: int = 0  # the pid that said hello; a shell script's Python is not the process that was spawned
@@ -224,12 +226,12 @@ class Child:
         self.exit_status = None
         self._handled_seen = -1
 
-    def _has_pulse(self) -> bool:
+    def has_pulse(self) -> bool:
         return self.incarnation > 0 and self.page.words[INCARNATION] == self.incarnation
 
     def remains(self) -> tuple[Hands, int]:
         """What the life that has just ended had in hand, and how often it had committed."""
-        if not self._has_pulse():
+        if not self.has_pulse():
             return (), 0
         pulse = self.page.read()
         self.handled_before += pulse.handled
@@ -237,12 +239,12 @@ class Child:
 
     def handled(self) -> int:
         """Events handled in all lives."""
-        now = self.page.words[HANDLED] if self.alive and self._has_pulse() else 0
+        now = self.page.words[HANDLED] if self.alive and self.has_pulse() else 0
         return self.handled_before + now
 
     def glance(self, now_s: float) -> Glance | None:
         """None before this life has begun to write its pulse."""
-        if not self._has_pulse():
+        if not self.has_pulse():
             return None
         words = self.page.words
         handled = words[HANDLED]

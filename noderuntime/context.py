@@ -18,7 +18,7 @@ from noderuntime.space import keys, records, shared
 from noderuntime.space.commit import Output, Staged
 from noderuntime.space.outbox import check_merge
 from noderuntime.space.shared import Merge, SharedWrite, check_value, ttl_to_ns
-from noderuntime.space.space import scan
+from noderuntime.space.space import VALUE_BYTES_MAX, scan
 from noderuntime.state import State
 
 if TYPE_CHECKING:
@@ -105,7 +105,10 @@ class OperatorContext:
         if staged is None:
             raise self._too_early("save_state")
         encoded = keys.user_key(key)
-        kept = check_value(f"the state {key!r}", value)
+        if type(value) is bytes and len(value) <= VALUE_BYTES_MAX:
+            kept = value
+        else:
+            kept = check_value(f"the state {key!r}", value)
         if staged.private is None:
             staged.private = {}
         staged.private[encoded] = self._private[encoded] = kept
@@ -157,8 +160,7 @@ class OperatorContext:
                 found = self._read_outside(self._member.outside, key, encoded)
                 return default if found is None else found
             with self._space.read() as txn:
-                entry = shared.read(txn, encoded, self._space.now_ns())
-            return default if entry is None else entry.value
+                found = shared.read_value(txn, encoded, self._space.now_ns)
         return default if found is None else found
 
     def _read_outside(self, outside: State, key: str, encoded: bytes) -> bytes | None:

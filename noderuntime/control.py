@@ -42,6 +42,8 @@ def node_status(child: Child, now_s: float) -> dict[str, Any]:
         "messages": child.handled(),
         "reason": machine.reason,
         "phase": PHASES[glance.phase] if glance is not None and glance.phase < len(PHASES) else "",
+        "reloads_failed": child.reloads_failed,
+        "reload_error": child.reload_error,
         "since_s": round(max(0.0, now_s - machine.since_s), 3),
     }
 

@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 from noderuntime import doorbell, process
@@ -217,12 +218,18 @@ class Crew:
                 return  # that life is over
             if result.get("ended"):
                 self.feed(child, su.ClaimRefused())
+                if result.get("stop_all"):  # killed between the commit of that event and saying so
+                    self._stop_all(child.id)
                 return
             child.claim = result
             buried = result.get("buried", "")
             if buried:
                 attempts = child.spec.max_attempts
-                self.notes.tell(f"{child.id} failed {attempts} times on {buried}: it is a dead letter now")
+                times = "once" if attempts == 1 else f"{attempts} times"
+                self.notes.tell(
+                    f"{child.id} failed {times} on {buried}: a dead letter now, the flow goes on; "
+                    f"see `noderuntime dead-letters show --run {quote(self._options.name)} {child.id}`"
+                )
             self.feed(child, su.Claimed(bool(buried)))
 
         arguments = {
@@ -274,6 +281,8 @@ class Crew:
             case Log():
                 self.notes.record(LogRecord(message.time, child.id, message.level, message.text, message.fields))
             case ReloadFailed():
+                child.reloads_failed += 1
+                child.reload_error = message.trace or message.error
                 self.notes.crash(child.id, "reload", f"{message.error} (the old code goes on)", message.trace)
             case Failed():
                 self.notes.crash(child.id, message.where, message.error, message.trace)
@@ -358,8 +367,8 @@ class Crew:
         self._procs.discard(proc)
         if child.proc is proc:
             permanent = isinstance(error, FileNotFoundError | PermissionError) or error.errno == 8  # ENOEXEC
-            text = error.strerror or str(error)
-            self.feed(child, su.SpawnFailed(f"{child.spec.code.path} cannot be executed: {text}", permanent))
+            what = f"{child.spec.code.path} cannot be executed" if proc.pid else "it could not be started"
+            self.feed(child, su.SpawnFailed(f"{what}: {error.strerror or error}", permanent))
 
     def drain(self) -> bool:
         """Take all messages that have come; whether there were any."""
@@ -449,7 +458,8 @@ class Crew:
     def stop(self, grace_s: float, drain: bool) -> None:
         """Stop all nodes; with `drain` only those that nobody feeds, and let the others end by themselves."""
         for child in self.children.values():
-            if not drain or all(spec.is_timer for spec in child.spec.inputs):
+            never_came = child.spec.kind == "dynamic" and not child.alive
+            if not drain or never_came or all(spec.is_timer for spec in child.spec.inputs):
                 self.feed(child, su.Stop(grace_s, drain))
 
     def abort(self) -> None:

@@ -80,6 +80,20 @@ def utc(ns: int) -> dt.datetime:
     return dt.datetime.fromtimestamp(ns // 1_000_000_000, _UTC).replace(microsecond=ns % 1_000_000_000 // 1000)
 
 
+class _Input(Event):
+    """What is the same for all messages stands here once: an event is made for each."""
+
+    __slots__ = ()
+    _type = "INPUT"
+    _keys = _INPUT
+
+
+class _Tick(Event):
+    __slots__ = ()
+    _type = "INPUT"
+    _keys = _TICK
+
+
 def input_event(
     input: str,
     value: Any,
@@ -90,8 +104,7 @@ def input_event(
     attempt: int = 1,
 ) -> Event:
     """A message of `input`. `number` counts the messages of its output from 1; 0 makes it a tick, without `uid`."""
-    event = Event()
-    event._type = "INPUT"
+    event = _Input() if number else _Tick()
     event._id = input
     event._value = value
     event._metadata = metadata
@@ -99,7 +112,6 @@ def input_event(
     event._sent_ns = sent_ns
     event._number = number
     event._attempt = attempt
-    event._keys = _INPUT if number else _TICK
     return event
 
 

@@ -21,6 +21,7 @@ from noderuntime.storelink import StoreLink
 from noderuntime.supervision import LOCK_S_MAX, NEVER, STOPPED_S_MAX, Budget
 
 SPAWN_S_MAX = 10.0
+PAUSE_S = 0.01
 STORE_ENTRY = "noderuntime.store:main"
 
 
@@ -28,8 +29,25 @@ class GaveUp(NodeRuntimeError):
     """A helper cannot be kept alive. The space is kept; `noderuntime run FILE --resume` continues from it."""
 
 
-def _budget() -> Budget:
-    return Budget(max_restarts=6, window_s=60.0, delay_s=0.05, max_delay_s=2.0)
+class Patience:
+    """How long to wait before a helper is started again; None when it is no use.
+
+    A SIGKILL from outside says nothing about the helper, and is forgiven for ever.
+    """
+
+    def __init__(self) -> None:
+        self.killed_by_us = False
+        self._budget = Budget(max_restarts=6, window_s=60.0, delay_s=0.05, max_delay_s=2.0)
+
+    def wait_s(self, status: int | None, now_s: float) -> float | None:
+        """`status`: its exit code, or minus the signal; None when it could not be started at all."""
+        from_outside = status == -signal.SIGKILL and not self.killed_by_us
+        self.killed_by_us = False
+        return PAUSE_S if from_outside else self._budget.spend(now_s)
+
+    def reset(self) -> None:
+        """It has done something."""
+        self._budget.reset()
 
 
 class NurseryKeeper:
@@ -38,7 +56,8 @@ class NurseryKeeper:
     def __init__(self, loop: Loop, notes: Notes, env: Mapping[str, str], preload: Sequence[str]) -> None:
         self._loop = loop
         self._notes = notes
-        self._budget = _budget()
+        self._patience = Patience()
+        self._status: int | None = None
         self._lines = Lines()
         self._spawns: dict[Spawning, Proc] = {}
         self._stopped_since_s = NEVER
@@ -57,6 +76,11 @@ class NurseryKeeper:
     @property
     def pid(self) -> int:
         return self._nursery.pid
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it lives, as far as is known."""
+        return not self._died
 
     @property
     def pids(self) -> set[int]:
@@ -78,14 +102,15 @@ class NurseryKeeper:
     def advance(self) -> None:
         """Take news of spawns."""
         for spawning in self._nursery.advance():
-            self._budget.reset()
+            self._patience.reset()
             proc = self._spawns[spawning]
             if spawning.done:
                 del self._spawns[spawning]
             proc.progressed()
 
     def _ended(self) -> None:
-        if process.reap(self._nursery.pid) is None:
+        self._status = process.reap(self._nursery.pid)
+        if self._status is None:
             return
         self._loop.unwatch(self._nursery.pidfd)
         self._died = True
@@ -101,13 +126,14 @@ class NurseryKeeper:
         stopped_s, busy_s = now_s - self._stopped_since_s, now_s - self._busy_since_s
         if stopped_s >= STOPPED_S_MAX or (busy_s > SPAWN_S_MAX and now_s - self._nursery.started_s > SPAWN_S_MAX):
             self._notes.tell(f"the fork server {'was stopped' if stopped else 'hangs'}: killing it")
+            self._patience.killed_by_us = True
             os.kill(self._nursery.pid, signal.SIGKILL)
             self._stopped_since_s = self._busy_since_s = NEVER
         self._nursery.keep_spares()
 
     def _restart(self, now_s: float) -> None:
         if not self.due_s:
-            wait_s = self._budget.spend(now_s)
+            wait_s = self._patience.wait_s(self._status, now_s)
             if wait_s is None:
                 raise GaveUp("the fork server dies again and again; what it said stands above")
             self.due_s = now_s + wait_s
@@ -144,7 +170,7 @@ class StoreKeeper:
         self._notes = notes
         self._order = order
         self._clock = clock
-        self._budget = _budget()
+        self._patience = Patience()
         self._proc: Proc | None = None
         self._stopped_since_s = NEVER
         self._last_line = ""
@@ -163,7 +189,7 @@ class StoreKeeper:
             self._proc = self._nursery.spawn(self._order, self)
             self._link.connect()
         if self._link.answered:
-            self._budget.reset()
+            self._patience.reset()
         self._stopped_since_s = min(self._stopped_since_s, now_s) if stopped else NEVER
         why = ""
         if now_s - self._stopped_since_s >= STOPPED_S_MAX or (stopped and lock_s > 0):
@@ -179,6 +205,7 @@ class StoreKeeper:
         """Kill it; it is started again."""
         if self.pid:
             self._notes.tell(f"the store {why}: killing it")
+            self._patience.killed_by_us = True
             process.signal_group(self.pid, signal.SIGKILL)
         self._link.forgive()
 
@@ -187,19 +214,19 @@ class StoreKeeper:
         self._notes.helper_line("store", line)
 
     def exited(self, proc: Proc, status: int) -> None:
-        self._again(f"exit code {status}" if status >= 0 else signal.Signals(-status).name)
+        self._again(status, f"exit code {status}" if status >= 0 else signal.Signals(-status).name)
 
     def not_spawned(self, proc: Proc, error: OSError) -> None:
-        self._again(str(error))
+        self._again(None, error.strerror or str(error))
 
-    def _again(self, cause: str) -> None:
+    def _again(self, status: int | None, cause: str) -> None:
         self._link.disconnect()
         self._stopped_since_s = NEVER
         if self.may_end:
             self.has_ended = True
             return
         now_s = self._clock()
-        wait_s = self._budget.spend(now_s)
+        wait_s = self._patience.wait_s(status, now_s)
         if wait_s is None:
             raise GaveUp(f"the store process cannot be kept alive ({cause}): {self._last_line or 'it said nothing'}")
         self._notes.tell(f"the store died ({cause}): starting it again")

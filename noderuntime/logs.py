@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,12 @@ class Notes:
         """The runtime has something to say."""
         self.observer.status(text)
         self.logs.write("", "log", text)
+
+    def report(self, lines: Sequence[str], facts: Mapping[str, Any]) -> None:
+        """What a run under --chaos came to."""
+        self.observer.report(lines, facts)
+        for line in lines:
+            self.logs.write("", "log", line)
 
     def crash(self, node: str, where: str, error: str, trace: str) -> None:
         """User code of a node failed."""

@@ -142,7 +142,8 @@ class Member:
         """These events are committed, or given up: their segments are counted in the space, or free."""
         if self._pool is not None:
             for staged in group:
-                for _, _, _, segment in staged.outputs or ():
+                outputs, staged.outputs = staged.outputs, None  # once, whatever exception comes
+                for _, _, _, segment in outputs or ():
                     if segment is not None:
                         self._pool.done(segment)
             self._pool.work_off()

@@ -213,7 +213,7 @@ class Spare:
     theirs: int = -1  # its end of the gate, until the nursery has it
     pid: int = 0
     pidfd: int = -1
-    asked: int = 0
+    asked: int = 0  # times, of the present nursery
 
 
 @dataclass(slots=True, eq=False)
@@ -285,6 +285,7 @@ class Nursery:
         self._start()
         for spare in list(self._spares.values()):
             if not spare.pid:
+                spare.asked = 0  # it was not the spare's fault
                 self._ask(spare)
         self.flush()
 

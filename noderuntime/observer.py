@@ -22,7 +22,9 @@ class RunOptions:
 
     `environ` is the environment that children inherit and in which $NODERUNTIME_HOME and $HOME are looked up;
     `extra_env` (from --env) wins over what the dataflow file says. `terminal` is "COLUMNSxLINES" when the run
-    is shown on a terminal, else "". `grace_s`: from the STOP event to SIGTERM at a stop.
+    is shown on a terminal, else "". `chaos_s`: a random child is killed about so often; `seed` repeats the kills
+    of an earlier run. `watch`: operators are reloaded when their files change. `grace_s`: from the STOP event
+    to SIGTERM at a stop.
     """
 
     name: str
@@ -33,6 +35,9 @@ class RunOptions:
     stop_after_s: float | None = None
     abort_on_failure: bool = False
     terminal: str = ""
+    chaos_s: float | None = None
+    seed: int | None = None
+    watch: bool = False
     grace_s: float = GRACE_S
 
 
@@ -91,6 +96,9 @@ class Observer(Protocol):
 
         `error` is one line; `trace` is the user's part of the traceback, "" when there is none.
         """
+
+    def report(self, lines: Sequence[str], facts: Mapping[str, Any]) -> None:
+        """What a run under --chaos came to, for people and for programs; before the summary."""
 
     def summary(self, rows: Sequence[SummaryRow]) -> None:
         """The run is over. One row per node, in the order of the file."""

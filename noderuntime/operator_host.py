@@ -11,23 +11,21 @@ it meanwhile.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import select
-import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from noderuntime import doorbell, pulse
 from noderuntime.channel import Dealer
+from noderuntime.codecheck import CodeCheck
 from noderuntime.context import OperatorContext
 from noderuntime.errors import Fenced, NodeRuntimeError, OperatorError, StoreFull
 from noderuntime.events import Event, input_event, kvs_update, notice, tick_event
@@ -51,7 +49,7 @@ from noderuntime.protocol import (
     Welcome,
 )
 from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
-from noderuntime.space import records
+from noderuntime.space import keys, records
 from noderuntime.space.commit import Inapplicable, Input, Staged
 from noderuntime.space.keys import parse_message
 from noderuntime.space.mailbox import Message
@@ -65,8 +63,6 @@ GROUP_NS = 1_000_000
 HELPER_S = 0.001
 HELPER_IDLE_TURNS_MAX = 50
 SLOW_CHECK_S = 5.0
-RELOAD_S_MAX = 60
-TRACE_BYTES_MAX = 100_000
 LOG_CHARACTERS_MAX = 100_000
 WELCOME_S = 60.0
 WAIT_WARNING_S = 10.0
@@ -110,6 +106,13 @@ class LogHandler(logging.Handler):
             self._dealer.send(self._waiting.popleft())
 
 
+_SAME_IN_MESSAGEPACK = frozenset({int, str, bytes, bool, float})
+
+
+def _ignore(event: Event, ctx: OperatorContext) -> None:
+    """What a Source without on_event makes of events."""
+
+
 class OperatorHost:
     """One life of one operator."""
 
@@ -120,6 +123,7 @@ class OperatorHost:
         self.words = member.page.words
         self.ctx = OperatorContext(member, member.wiring.config, logging.getLogger(member.wiring.node))
         self.operator: Any = None
+        self._on_event: Callable[[Event, OperatorContext], Any] = _ignore
         self.group: list[Staged] = []
         self.group_since_ns = 0  # when the handling of the first event of the group began
         self.helper: Helper | None = None
@@ -136,6 +140,7 @@ class OperatorHost:
         self._ahead: deque[Message] = deque()  # read, not yet handled
         self._reads_ahead = not any(item.wiring.drop_oldest for item in member.inputs.values())
         self._reload: CodeCheck | None = None
+        self._reload_again = False  # asked for once more, while the code was being checked
         self._poller = member.poller(dealer.fd)
         self._timers = [item for item in member.inputs.values() if item.wiring.period_ns]
         self._watched = [item for item in member.inputs.values() if item.wiring.timeout_ns]
@@ -163,6 +168,7 @@ class OperatorHost:
             if self.produces and self.member.mailboxes:
                 names = ", ".join(item.name for item in self.member.inputs.values())
                 raise OperatorError("init", f"{code['name']} is a Source, which takes no inputs; remove: {names}")
+            self._on_event = getattr(self.operator, "on_event", _ignore)
             where = "restore_state"
             own = own_state(state)
             if own and hasattr(self.operator, "restore_state"):
@@ -227,10 +233,13 @@ class OperatorHost:
         deadline = self.group_since_ns + GROUP_NS
         if len(ahead) > 1:
             self._arm_helper()
+        self.words[pulse.PHASE] = pulse.HANDLING
+        message, clock, take = self._message, time.monotonic_ns, ahead.popleft
         while ahead:
-            self._message(*ahead.popleft())
-            if self._over or time.monotonic_ns() > deadline:
+            message(*take())
+            if self._over or clock() > deadline:
                 break
+        self.member.page.release(0)
         self._flush()
         if not self._reads_ahead:  # what was read may be dropped meanwhile
             ahead.clear()
@@ -242,22 +251,25 @@ class OperatorHost:
         self.group_since_ns = time.monotonic_ns()
         for item in updates:
             self._handle(kvs_update(item.key, item.value, item.revision), cursor=(item.revision, item.nth))
-            if self.ended or self.stop_all:
+            if self._over:
                 break
         self._flush()
         return bool(updates)
 
     def _message(self, key: bytes, record: bytes) -> None:
-        input = self.member.input_of(key)
-        _, _, sequence, index = parse_message(key)
-        if input.cell >= 0 and record[0] < records.NOTICE_MIN and self._cells[input.cell + 1]:
-            self._handle(notice("INPUT_RECOVERED", input.name), cells={input.cell + 1: 0})
-            if self._over:
-                return
-        self.member.page.take(0, input.number, sequence, index)
-        lives = self.member.attempts.pop(key, 0)
-        self._handle(None, message=(key, input, record), lives=lives)
-        self.member.page.release(0)
+        member = self.member
+        input = member.input_of(key)
+        cells: dict[int, int] | None = None
+        if input.cell >= 0 and record[0] < records.NOTICE_MIN:
+            if self._cells[input.cell + 1]:
+                self._handle(notice("INPUT_RECOVERED", input.name), cells={input.cell + 1: 0})
+                if self._over:
+                    return
+            cells = {input.cell: _boot_ns(), input.cell + 1: 0}
+        sequence, index = keys.message_place(key)
+        member.page.take(0, input.number, sequence, index)
+        lives = member.attempts.pop(key, 0) if member.attempts else 0
+        self._handle((key, input, record), cells, lives=lives)
 
     def _event_of(self, message: tuple[bytes, Input, bytes], lives: int) -> Event:
         key, input, record = message
@@ -271,34 +283,35 @@ class OperatorHost:
 
     def _handle(
         self,
-        event: Event | None,
-        message: tuple[bytes, Input, bytes] | None = None,
-        lives: int = 0,
+        what: Event | tuple[bytes, Input, bytes],
         cells: dict[int, int] | None = None,
-        ends: bool = False,
+        lives: int = 0,
+        ends: bool | None = None,
         cursor: Cursor | None = None,
     ) -> None:
-        """Run the handler for one event and stage what it changes. With `message`, the event is made of it."""
-        staged = self.ctx.begin()
-        staged.ends = ends
-        staged.cursor = cursor
-        words = self.words
-        words[pulse.SINCE_NS] = time.monotonic_ns()
-        words[pulse.PHASE] = pulse.HANDLING
+        """Run the handler for an event, or for a message (key, input, record), and stage what it changes.
+
+        `ends` tells whether it is the last event of this node; by default the handler's Status decides.
+        """
+        ctx = self.ctx
+        staged = ctx.staged = Staged()
+        if cursor is not None:
+            staged.cursor = cursor
         try:
-            if message is not None:
-                _, input, _ = message
-                staged.ack = message
-                staged.attempts = lives > 0
-                if input.cell >= 0:
-                    cells = {input.cell: _boot_ns(), input.cell + 1: 0}
-                event = self._event_of(message, lives)
-            returned = self.operator.on_event(event, self.ctx) if hasattr(self.operator, "on_event") else None
-            status = status_of(returned)
+            if type(what) is tuple:
+                staged.ack = what
+                if lives:
+                    staged.attempts = True
+                event = self._event_of(what, lives)
+            else:
+                event = cast(Event, what)
+                self.member.set_phase(pulse.HANDLING)
+            returned = self._on_event(event, ctx)
+            status = None if returned is None else status_of(returned)
         except Fenced:
             raise
         except Dropped:
-            self.ctx.staged = None
+            ctx.staged = None
             return
         except BaseException as error:
             self._fail("on_event", error)
@@ -306,12 +319,13 @@ class OperatorHost:
             staged.cells = cells
             for cell, number in cells.items():
                 self._cells[cell] = number
-        self.ctx.staged = None
-        words[pulse.HANDLED] += 1
-        if status is not Status.CONTINUE:
-            staged.ends = True
-            self.stop_all = status is Status.STOP_ALL
-        self.ended |= staged.ends
+        ctx.staged = None
+        self.words[pulse.HANDLED] += 1
+        if ends is None and status is not None and status is not Status.CONTINUE:
+            ends = True
+            staged.stops_all = self.stop_all = status is Status.STOP_ALL
+        if ends:
+            staged.ends = self.ended = True
         self.group.append(staged)
 
     def _fail(self, where: str, error: BaseException) -> None:
@@ -342,8 +356,9 @@ class OperatorHost:
 
     def _commit(self) -> None:
         with self.committing:
-            done = self.member.commit(self.group)
-            del self.group[:done]
+            if self.group:  # else the other thread was faster
+                done = self.member.commit(self.group)
+                del self.group[:done]
 
     def _fail_staged(self, failed: Inapplicable) -> None:
         """A handler has returned, and what it staged cannot be committed: its event fails, those before it do not."""
@@ -455,22 +470,25 @@ class OperatorHost:
         self.group_since_ns = time.monotonic_ns()
         deadline = self.group_since_ns + GROUP_NS
         self._arm_helper()
+        self.member.set_phase(pulse.HANDLING)
+        produce = self.operator.produce
         while True:
             staged = self.ctx.begin()
-            self.words[pulse.SINCE_NS] = time.monotonic_ns()
-            self.words[pulse.PHASE] = pulse.HANDLING
             try:
-                made = turn(self.operator.produce(self.position, self.ctx))
+                returned = produce(self.position, self.ctx)
+                made = turn(returned)
                 if made.position is not None:
                     self.ctx.save_state(POSITION_KEY, made.position)
-                    self.position = position_of({POSITION_KEY: made.position})
+                    same = type(returned) in _SAME_IN_MESSAGEPACK
+                    self.position = returned if same else position_of({POSITION_KEY: made.position})
             except Fenced:
                 raise
             except BaseException as error:
                 self._fail("produce", error)
             self.ctx.staged = None
             self.words[pulse.HANDLED] += 1
-            staged.ends = self.ended = made.ended
+            if made.ended:
+                staged.ends = self.ended = True
             if made.ended or staged.outputs or staged.private or staged.shared:
                 self.group.append(staged)
             if made.idle_s:
@@ -513,58 +531,35 @@ class OperatorHost:
         while (message := self.dealer.receive_nowait()) is not None:
             if isinstance(message, Stop):
                 self.stop = message
-            elif isinstance(message, Reload) and self._reload is None:
-                self._reload = CodeCheck(self.member.wiring.code)
-                self._poller.register(self._reload.pidfd, select.POLLIN)
+            elif isinstance(message, Reload):
+                if self._reload is None:
+                    self._begin_reload()
+                else:
+                    self._reload_again = True
             elif isinstance(message, Refused):
                 raise Fenced(message.why)
+
+    def _begin_reload(self) -> None:
+        self._reload_again = False
+        self._reload = CodeCheck(self.member.wiring.code)
+        self._poller.register(self._reload.pidfd, select.POLLIN)
 
     def _reload_checked(self, check: CodeCheck) -> None:
         self._poller.unregister(check.pidfd)
         self._reload = None
-        trace = check.result()
-        if trace is None:
+        failure = check.result()
+        if self._reload_again:  # it has changed again meanwhile
+            self._begin_reload()
+        elif failure is None:
             self.exit_code = EXIT_RELOAD
         else:
-            self.dealer.send(ReloadFailed(trace.splitlines()[-1], trace))
+            self.dealer.send(ReloadFailed(*failure))
             self.control()  # a send may eat the edge
 
     def _finish(self, stop: Stop) -> None:
         """The STOP event. When all inputs have ended, so does this node: its outputs close in the same commit."""
-        ends = stop.id == "ALL_INPUTS_CLOSED"
-        self._handle(notice("STOP", stop.id), ends=ends)
-        if not ends:
-            self.ended = self.stop_all = False
-            self.group[-1].ends = False
+        self._handle(notice("STOP", stop.id), ends=stop.id == "ALL_INPUTS_CLOSED")
         self._flush()
-
-
-class CodeCheck:
-    """Imports an operator's code in a process of its own: what does not import must not replace what runs.
-
-    Its `pidfd` is readable once it has ended; it is ended when the import takes longer than RELOAD_S_MAX.
-    """
-
-    def __init__(self, code: dict[str, str]) -> None:
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (no pipe: nobody reads it before the end)
-        arguments = [sys.executable, "-m", "noderuntime.operator_host", "--check", json.dumps(code), str(RELOAD_S_MAX)]
-        self._process = subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._said
-        )
-        self.pidfd = os.pidfd_open(self._process.pid)
-
-    def kill(self) -> None:
-        self._process.kill()
-        self.result()
-
-    def result(self) -> str | None:
-        """None when the code imports, else the traceback. Call it when it has ended."""
-        code = self._process.wait()
-        os.close(self.pidfd)
-        with self._said:
-            self._said.seek(0)
-            trace = self._said.read(TRACE_BYTES_MAX).decode(errors="replace").strip()
-        return None if code == 0 else trace or f"the import of the new code ended its process ({code})"
 
 
 class Helper(threading.Thread):
@@ -593,6 +588,14 @@ class Helper(threading.Thread):
         self.join()
 
     def run(self) -> None:
+        try:
+            self._look()
+        except BaseException:
+            # nothing would notice that this thread is gone; the next life can go on
+            traceback.print_exc()
+            os._exit(1)
+
+    def _look(self) -> None:
         idle_turns = 0
         while not self._stopped:
             if idle_turns > HELPER_IDLE_TURNS_MAX:
@@ -661,21 +664,5 @@ def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
         dealer.send(Failed("commit", describe(error), "".join(traceback.format_exception(error)), False))
         return 1
     log.pass_on()
-    member.close()
+    host.close()
     return code
-
-
-def _check(code: dict[str, str]) -> int:
-    try:
-        load(code["path"], code["module"], code["name"])
-    except OperatorError as error:
-        print(error.trace or error.error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["--check"]:
-        signal.alarm(int(sys.argv[3]))
-        sys.exit(_check(json.loads(sys.argv[2])))
-    sys.exit(main())

@@ -10,6 +10,7 @@
         segments/OWNER-NUMBER       payloads of large messages
     STATE/NAME/                     on disk; STATE = ~/.local/state/noderuntime, or $NODERUNTIME_HOME/state
         logs/STAMP/NODE.jsonl       one JSON object a line: time, node, stream (stdout|stderr|log), text, level, fields
+        logs/STAMP/dead-letters.json                       what was left of them when the run ended
         snapshots/
 """
 
@@ -40,6 +41,11 @@ def state_home(env: Mapping[str, str]) -> Path:
     if given:
         return Path(given) / "state"
     return Path(env.get("XDG_STATE_HOME") or Path(env.get("HOME", "/tmp")) / ".local/state") / "noderuntime"
+
+
+def letters_file(log_dir: Path) -> Path:
+    """The dead letters that a run had at its end, as a JSON list."""
+    return log_dir / "dead-letters.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The runs of this user: where they live, who holds them, and which one may begin. Floor 2.
 
 A run is *running* while its `lock` is flock'ed, by its runtime, for as long as that lives. A folder with a
-`run.json` and no lock held is an *interrupted* run: its runtime was killed, its space is kept. After a reboot
+`run.json` and no lock held is an *interrupted* run: its runtime was killed, its space is kept; or a *failed*
+one: it ended in order, but a node of it failed for good, and `--resume` is to find what that left. After a reboot
 nothing in a folder is trusted (boot id): shared memory is gone then, and a space on a disk was written
 without sync.
 
@@ -46,7 +47,10 @@ class RunRefused(NodeRuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class RunFile:
-    """run.json. `pid` is the runtime's, `started` seconds since the epoch, `epoch` counts the runtimes of a space."""
+    """run.json. `pid` is the runtime's, `started` seconds since the epoch, `epoch` counts the runtimes of a space.
+
+    `ended` is "failed" when the run ended in order, and is only kept because a node of it failed for good.
+    """
 
     name: str
     pid: int
@@ -56,6 +60,7 @@ class RunFile:
     boot_id: str
     log_dir: str
     epoch: int
+    ended: str = ""
     format: int = FORMAT
 
     def write(self, run_dir: RunDir) -> None:
@@ -76,7 +81,7 @@ class RunFile:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that exists. `state`: running | interrupted."""
+    """A run that exists. `state`: running | interrupted | failed."""
 
     run_dir: RunDir
     file: RunFile
@@ -200,7 +205,7 @@ def _look(run_dir: RunDir) -> Run | None:
     file = RunFile.read(run_dir)
     if file is None:
         return None
-    return Run(run_dir, file, "running" if _is_held(run_dir) else "interrupted")
+    return Run(run_dir, file, "running" if _is_held(run_dir) else file.ended or "interrupted")
 
 
 def _is_held(run_dir: RunDir) -> bool:
@@ -265,7 +270,9 @@ def hold(
     try:
         old = RunFile.read(run_dir)
         trusted = old is not None and old.boot_id == boot_id()
-        if old is not None and trusted and not (resume or fresh):
+        if old is not None and trusted and old.ended and not (resume or fresh):
+            notices.append("the last run of this name failed: starting anew (`--resume` would have gone on with it)")
+        elif old is not None and trusted and not (resume or fresh):
             raise RunRefused(
                 name,
                 f"the run {name!r} was interrupted (its runtime was killed); its state is kept",

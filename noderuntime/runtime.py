@@ -18,15 +18,19 @@ import contextlib
 import json
 import os
 import resource
+import secrets
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from noderuntime import control, guard, process, runs
+from noderuntime import control, guard, process, results, runs
 from noderuntime.channel import Router
+from noderuntime.chaos import Chaos
 from noderuntime.children import preload_of
+from noderuntime.codewatch import CodeWatch
 from noderuntime.crew import Crew
 from noderuntime.dataflow import Dataflow
 from noderuntime.errors import NodeRuntimeError
@@ -35,22 +39,23 @@ from noderuntime.lockwatch import Holding, LockWatch
 from noderuntime.logs import Notes, RunLogs
 from noderuntime.loop import Loop
 from noderuntime.nursery import Order
-from noderuntime.observer import Observer, RunOptions, SummaryRow
+from noderuntime.observer import Observer, RunOptions
 from noderuntime.plan import plan
 from noderuntime.protocol import Ask, Message
 from noderuntime.runs import Held, RunFile
 from noderuntime.storelink import StoreLink
-from noderuntime.supervision import NEVER, State
+from noderuntime.supervision import NEVER
 
 LOOK_S = 0.1
 WAITING_SHOWN_S = 0.3
 QUIT_S_MAX = 30.0
 GIVE_UP_S = 3.0
 KILL_S = 5.0
+RESERVED_DESCRIPTORS = 8
+DESCRIPTORS, DESCRIPTORS_PER_NODE, DESCRIPTORS_MAX = 64, 14, 65536
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 OK, FAILED = 0, 1
-SUMMARY_STATES = {State.ENDED: "finished", State.STOPPED: "stopped", State.FAILED: "failed"}
 
 
 def run(dataflow: Dataflow, options: RunOptions, observer: Observer) -> int:
@@ -67,13 +72,20 @@ def run(dataflow: Dataflow, options: RunOptions, observer: Observer) -> int:
         size_bytes=dataflow.state.size_bytes,
         file=dataflow.file or "FILE",
     )
+    reserve: list[int] = []
     try:
-        runtime = Runtime(dataflow, options, observer, held)
-    except OSError as error:
-        held.release()
-        raise NodeRuntimeError(f"the run cannot begin: {error}") from error
-    except BaseException:
-        held.release()
+        # where descriptors run out, cleaning up needs some too
+        reserve.extend(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(RESERVED_DESCRIPTORS))
+        runtime = Runtime(dataflow, options, observer, held, reserve)
+    except BaseException as error:
+        _close_all(reserve)
+        process.kill_descendants(KILL_S)
+        if held.fresh:
+            held.remove()
+        else:
+            held.release()
+        if isinstance(error, OSError):
+            raise NodeRuntimeError(f"the run cannot begin: {error.strerror or error}") from error
         raise
     return runtime.run()
 
@@ -81,14 +93,17 @@ def run(dataflow: Dataflow, options: RunOptions, observer: Observer) -> int:
 class Runtime:
     """One run, from its directory to its summary."""
 
-    def __init__(self, dataflow: Dataflow, options: RunOptions, observer: Observer, held: Held) -> None:
+    def __init__(
+        self, dataflow: Dataflow, options: RunOptions, observer: Observer, held: Held, reserve: list[int]
+    ) -> None:
         self._dataflow = dataflow
         self._options = options
         self._observer = observer
         self._held = held
+        self._reserve = reserve
         self._run_dir = held.run_dir
         process.become_subreaper()
-        _raise_descriptor_limit()
+        _raise_descriptor_limit(len(dataflow.nodes))
         file = str(Path(dataflow.folder, Path(dataflow.file).name))
         log_dir = runs.new_log_folder(options.name, options.environ)
         self._notes = Notes(observer, RunLogs(log_dir))
@@ -123,9 +138,18 @@ class Runtime:
             time.monotonic, self._stop_asked_by,
         )  # fmt: skip
         self._crew.on_message = self._on_message
+        self._chaos: Chaos | None = None
+        if options.chaos_s is not None:
+            seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
+            self._chaos = Chaos(
+                self._crew, self._store, self._nursery, self._link, self._notes, dataflow, options.chaos_s, seed,
+                time.monotonic,
+            )  # fmt: skip
+        self._code_watch = CodeWatch(self._crew, self._notes, dataflow) if options.watch else None
         self._lock_watch: LockWatch | None = None
         self._began_s = time.monotonic()
         self._phase = "opening"
+        self._keeps_state = not held.fresh  # whether there is anything to be resumed
         self._shown_waiting: list[str] = []
         self._stop_at_s = NEVER
         self._next_look_s = 0.0
@@ -133,7 +157,8 @@ class Runtime:
         self._stopping = False
         self._code = OK  # of a signal that asked to stop
         self._gave_up = ""
-        self._rows: list[SummaryRow] = []
+        self._figures: results.Figures = {}
+        self._letters: list[dict[str, Any]] = []
         self._signals, self._signalled = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._old_handlers: dict[int, Any] = {}
 
@@ -148,21 +173,29 @@ class Runtime:
                     self._turn()
                 except GaveUp as error:
                     self._give_up(str(error))
+                except OSError as error:  # descriptors or memory ran out where we cannot do without
+                    self._give_up(f"the runtime cannot go on: {error.strerror or error}")
         finally:
             self._end()
-        failed = self._gave_up or self._crew.failed
+        unlucky = self._chaos is not None and not self._chaos.report.is_good
+        failed = self._gave_up or self._crew.failed or unlucky
         return self._code or (FAILED if failed else OK)
 
     def _turn(self) -> None:
         now_s = time.monotonic()
-        due_s = min(self._next_look_s, self._crew.deadline_s(), self._stop_at_s, self._give_up_at_s)
+        helpers_due_s = min(self._nursery.due_s, self._store.due_s)
+        due_s = min(self._next_look_s, helpers_due_s, self._crew.deadline_s(), self._stop_at_s, self._give_up_at_s)
+        if self._chaos is not None:
+            due_s = min(due_s, self._chaos.deadline_s())
         self._loop.pause(getattr(self._observer, "congested", False))
         self._loop.turn(due_s - now_s)
         now_s = time.monotonic()
         self._crew.tick(now_s)
-        if now_s >= self._next_look_s:
+        if now_s >= min(self._next_look_s, self._nursery.due_s, self._store.due_s):
             self._next_look_s = now_s + LOOK_S
             self._look(now_s)
+        if self._chaos is not None:
+            self._chaos.turn(now_s)
         if now_s >= self._stop_at_s:
             self._stop_at_s = NEVER
             self._notes.tell(f"stopping after {self._options.stop_after_s:g} s")
@@ -192,6 +225,8 @@ class Runtime:
         self._crew.look(now_s, holdings)
         if not self._nursery.busy:
             self._crew.reap_orphans()
+        if self._code_watch is not None and not self._stopping:
+            self._code_watch.look(now_s)
         self._show_waiting(now_s)
 
     def _advance(self) -> None:
@@ -244,10 +279,13 @@ class Runtime:
         except OSError as error:
             raise GaveUp(f"the run cannot begin: {error}") from error
         self._phase = "running"
+        self._keeps_state = True
         if self._crew.done:
             self._notes.tell("nothing is left to do: every node has ended")
         if not self._stopping:
             self._crew.start()
+            if self._chaos is not None:
+                self._chaos.start()
             if self._options.stop_after_s is not None:
                 self._stop_at_s = time.monotonic() + self._options.stop_after_s
         self._observer.started()
@@ -289,6 +327,8 @@ class Runtime:
                 self._code = self._code or 128 + number
                 self._notes.tell("stopping at once")
                 self._stopping = True
+                if self._phase == "quitting":
+                    self._phase = "over"
                 self._crew.abort()
             else:
                 self._code = 128 + number
@@ -328,6 +368,8 @@ class Runtime:
         if self._phase == "opening":
             self._phase = "over"
             return
+        if self._chaos is not None and not drain:
+            self._chaos.stop()
         self._crew.stop(self._options.grace_s, drain)
 
     def _give_up(self, why: str) -> None:
@@ -336,44 +378,41 @@ class Runtime:
             self._phase = "over"
             return
         self._gave_up = why
-        self._notes.tell(f"{why}; the run ends, and its state is kept")
+        self._notes.tell(f"{why}; the run ends{', and its state is kept' if self._keeps_state else ''}")
         self._give_up_at_s = time.monotonic() + GIVE_UP_S
-        if self._crew.children:
-            self._crew.abort()
-        else:
+        if self._phase == "opening":
             self._phase = "over"
+        else:
+            self._crew.abort()
 
     def _finish(self) -> None:
-        """Every node is done: last figures, then the store may go."""
+        """Every node is done: last figures, the dead letters, then the store may go."""
         self._phase = "quitting"
-        self._link.request("figures", {}, self._summarize, lambda error, text: self._summarize({}))
-        self._store.may_end = True
-        self._link.request("quit", {}, lambda _: None, lambda error, text: None, QUIT_S_MAX)
+        self._give_up_at_s = time.monotonic() + QUIT_S_MAX
+        if self._chaos is not None:
+            self._chaos.stop()
+        self._link.request("figures", {}, self._last_figures, lambda error, text: self._last_figures({}))
 
-    def _summarize(self, figures: dict[str, Any]) -> None:
-        nodes = figures.get("nodes", {})
-        if not self._crew.children:
-            became = "failed" if self._gave_up else "stopped"
-            self._rows = [SummaryRow(spec.id, became, 0, 0, "") for spec in self._dataflow.nodes]
-        for child in self._crew.children.values():
-            state = child.machine.state
-            self._rows.append(
-                SummaryRow(
-                    node=child.id,
-                    state=SUMMARY_STATES.get(state, state.value),
-                    restarts=child.machine.restarts,
-                    messages=_messages(nodes.get(child.id, {})) or child.handled(),
-                    reason=child.machine.reason,
-                )
-            )
+    def _last_figures(self, result: dict[str, Any]) -> None:
+        self._figures = result.get("nodes", {})
+        for node in results.dead_letters(self._figures):
+            arguments = {"node": node, "uids": []}
+            self._link.request("letters_show", arguments, self._keep_letters, lambda error, text: None)
+        self._link.request("quit", {}, lambda _: None, lambda error, text: None, QUIT_S_MAX)
+        self._store.may_end = True
+
+    def _keep_letters(self, result: dict[str, Any]) -> None:
+        self._letters.extend(result["letters"])
 
     def _end(self) -> None:
         """Leave nothing behind: no process, no socket, and no space unless the run is to be resumed."""
+        _close_all(self._reserve)
         signal.set_wakeup_fd(-1)
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
-        if not self._rows:
-            self._summarize({})
+        rows = results.rows(self._crew.children.values(), self._figures)
+        if not rows:
+            rows = results.rows_of_none(self._dataflow, "failed" if self._gave_up else "stopped")
         self._crew.close()
         self._store.close()
         self._link.close()
@@ -389,17 +428,39 @@ class Runtime:
         self._loop.close()
         os.close(self._signals)
         os.close(self._signalled)
-        self._observer.summary(self._rows)
+        if self._chaos is not None:
+            report = self._chaos.finish(self._figures)
+            self._notes.report(report.lines(), report.facts())
+        keep = self._has_to_be_kept()
+        for hint in results.hints(self._file.name, self._file.file, rows, self._figures, keep):
+            self._notes.tell(hint)
+        if self._letters:
+            results.keep_letters(Path(self._file.log_dir), self._letters)
+        self._observer.summary(rows)
         self._notes.close()
-        never_began = self._held.fresh and not self._crew.children
-        if self._phase == "over" and (not self._gave_up or never_began):
-            self._held.remove()
-        else:
+        if keep:
+            if self._crew.failed and not self._gave_up:
+                replace(self._file, ended="failed").write(self._run_dir)
             self._held.release()
+        else:
+            self._held.remove()
+
+    def _has_to_be_kept(self) -> bool:
+        """Whether the space stays, for `--resume`: of a run that was cut short, or in which a node failed for good."""
+        if not self._keeps_state:
+            return False  # there was never anything
+        if self._phase != "over" or self._gave_up:
+            return True
+        return bool(self._crew.failed) and results.made_progress(self._figures)
 
 
 def _noted(number: int, frame: FrameType | None) -> None:
     """The wake-up descriptor tells the loop."""
+
+
+def _close_all(fds: list[int]) -> None:
+    while fds:
+        os.close(fds.pop())
 
 
 def _farewell(name: str, file: str) -> str:
@@ -410,18 +471,18 @@ def _farewell(name: str, file: str) -> str:
     )
 
 
-def _messages(figures: dict[str, Any]) -> int:
-    """Messages that a node took; those that it sent when it has no inputs."""
-    inputs = figures.get("inputs", {})
-    if inputs:
-        return sum(item.get("taken", 0) for item in inputs.values())
-    return sum(figures.get("outputs", {}).values())
-
-
-def _raise_descriptor_limit() -> None:
-    """Each child costs some descriptors, and the usual soft limit is low."""
+def _raise_descriptor_limit(nodes: int) -> None:
+    """Each child costs some descriptors, and the usual soft limit is low. Where the hard one is, too, say so now:
+    ZeroMQ ends its process when it cannot accept a connection."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+    wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
     if soft < wanted:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    needed = DESCRIPTORS + DESCRIPTORS_PER_NODE * nodes
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        raise NodeRuntimeError(
+            f"this process may open {soft} files, too few for {nodes} nodes, which need about {needed}. "
+            f"Raise the limit: `ulimit -n {needed}`."
+        )

@@ -14,6 +14,7 @@ one that is repeated after a kill counts once:
     touch      -> {}                                    takes the write lock once: see below
     figures    -> nodes, used_bytes, size_bytes, readers
     state_*, kvs_*, node_*                              see store_state.py, store_nodes.py and docs/store-api.md
+    letters_*                                           see store_letters.py
     quit       -> {}                                    ends the process
 
 Why `touch`: LMDB can be killed between writing its meta page and publishing the transaction's id. Then no reader sees
@@ -44,9 +45,11 @@ from noderuntime.protocol import VERSION, Reply, Request
 from noderuntime.rundir import RunDir
 from noderuntime.space import claims, keys, records, watching
 from noderuntime.space.claims import Graph, Vertex
+from noderuntime.space.letters import counts
 from noderuntime.space.shared import ttl_to_ns
 from noderuntime.space.space import Space, create, scan
 from noderuntime.store_forward import Forward
+from noderuntime.store_letters import LetterOperations
 from noderuntime.store_nodes import NextEvents, Nodes, SendMessages
 from noderuntime.store_start import Start
 from noderuntime.store_state import PURGE_STEP, StateOperations, set_limits, vertex_of
@@ -75,15 +78,18 @@ class Store:
         self._looked = 0
         self.seeds: dict[str, bytes] = {}
         self.state = StateOperations(space, lambda id: vertex_of(self.graph, id))
+        self.letters = LetterOperations(space, lambda: self.graph, self._vertex)
         self.changes: dict[str, Callable[[Any, Arguments], Result]] = {
             "open": self.open,
             "claim": self.claim,
             "end": self.end,
             **self.state.changes,
+            **self.letters.changes,
         }
         self.queries: dict[str, Callable[[Any, Arguments], Result]] = {
             "figures": self.figures,
             **self.state.queries,
+            **self.letters.queries,
         }
 
     def handle(self, request: Request, actions: Mapping[str, Callable[[Arguments], Result]] | None = None) -> Reply:
@@ -93,6 +99,8 @@ class Store:
                 raise ProtocolError(f"protocol version {request.version}; this store speaks {VERSION}")
             action = (actions or {}).get(request.operation)
             result = self._carry_out(request) if action is None else action(request.arguments)
+            self.state.rings |= self.letters.rings
+            self.letters.rings.clear()
             return Reply(request.number, result, "", "")
         except NodeRuntimeError as error:
             self.state.rings.clear()
@@ -145,6 +153,7 @@ class Store:
     def open(self, txn: Any, arguments: Arguments) -> Result:
         graph = claims.register(txn, arguments["nodes"])
         txn.put(keys.fact("fingerprint"), msgpack.packb(arguments["fingerprint"]))
+        txn.delete(keys.STOP_ALL)
         if arguments["resume"]:
             claims.reopen(txn, graph)
             self.space.advance_clock(txn)
@@ -197,8 +206,14 @@ class Store:
         self.state.rings |= watching.watching(txn)
 
     def figures(self, txn: Any, arguments: Arguments) -> Result:
+        nodes = claims.figures(txn, self.graph)
+        for id, figures in nodes.items():
+            dead = counts(txn, self.graph[id].number)
+            for name, item in figures["inputs"].items():
+                item["dead"] = dead.get(name, 0)
+            figures["dead_letters"] = sum(dead.values())
         return {
-            "nodes": claims.figures(txn, self.graph),
+            "nodes": nodes,
             "used_bytes": self.space.used_bytes(),
             "size_bytes": self.space.size_bytes,
             "readers": self.space.env.info()["num_readers"],

@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -84,11 +85,6 @@ def pack(value: Any) -> bytes:
         raise TypeError(f"str: cannot travel as UTF-8 ({error.reason})") from None
 
 
-def unpack(packed: bytes | memoryview) -> Any:
-    """The plain value in `packed`."""
-    return msgpack.unpackb(packed, raw=False, timestamp=3, ext_hook=_unpack_extension, strict_map_key=False)
-
-
 def _pack_extension(value: Any) -> Any:
     if isinstance(value, dt.datetime):  # msgpack itself takes those with a zone
         return msgpack.ExtType(_NAIVE_DATETIME, value.isoformat().encode())
@@ -107,6 +103,10 @@ def _unpack_extension(code: int, data: bytes) -> Any:
     if code == _NAIVE_DATETIME:
         return dt.datetime.fromisoformat(data.decode())
     return msgpack.ExtType(code, data)
+
+
+unpack = partial(msgpack.unpackb, raw=False, timestamp=3, ext_hook=_unpack_extension, strict_map_key=False)
+"""unpack(packed): the plain value in a buffer."""
 
 
 def _refusal(kind: type) -> str:

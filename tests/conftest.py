@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fake_runtime import Forker, Run
+from kit import MB, Nodes
 
 
 @pytest.fixture
@@ -16,3 +18,26 @@ def shm() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="noderuntime-test-", dir="/dev/shm"))
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def forker() -> Iterator[Forker]:
+    forker = Forker()
+    yield forker
+    forker.close()
+
+
+@pytest.fixture
+def run(shm: Path, forker: Forker) -> Iterator[Callable[..., Run]]:
+    """run(nodes): a dataflow whose children are real processes."""
+    runs: list[Run] = []
+
+    def build(nodes: Nodes, size_bytes: int = 16 * MB, **files: str) -> Run:
+        for name, text in files.items():
+            (shm / f"{name}.py").write_text(text)
+        runs.append(Run(shm, nodes, forker, size_bytes))
+        return runs[-1]
+
+    yield build
+    for made in runs:
+        made.close()

@@ -261,3 +261,17 @@ def wait_for_spare(parent: Parent) -> None:
     while parent.nursery.busy:
         assert select.select([parent.nursery.fd], [], [], WAIT_S)[0]
         parent.nursery.advance()
+
+
+def test_a_nursery_killed_many_times_in_a_row_costs_no_spawn(parent: Parent) -> None:
+    child = parent.start("report")
+    for _ in range(12):
+        os.kill(parent.nursery.pid, signal.SIGKILL)
+        assert select.select([parent.nursery.pidfd], [], [], WAIT_S)[0]
+        parent.nursery.advance()
+        assert process.reap(parent.nursery.pid) is not None
+        parent.nursery.restart()
+        assert not child.spawning.done
+    parent.finish(child)
+    assert child.spawning.error is None
+    assert child.wait() == 7

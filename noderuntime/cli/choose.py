@@ -20,7 +20,7 @@ RUNNING = "running"
 
 
 def known_runs() -> list[Run]:
-    """The runs of this user that have a folder: running and interrupted ones, by name."""
+    """The runs of this user that have a folder: running, interrupted and failed ones, by name."""
     return runs.list_runs(os.environ)
 
 
@@ -36,13 +36,14 @@ def find(name: str) -> Run:
 def choose(name: str | None, interrupted: bool = False) -> Run:
     """The run of that name, or the only one that is running (then the name may be None).
 
-    With `interrupted`, an interrupted run will do; without a name, when it is the only one and none is
+    With `interrupted`, an interrupted or failed run will do; without a name, when it is the only one and none is
     running.
     """
     if name is not None:
         run = find(name)
         if run.state != RUNNING and not interrupted:
-            raise NotRunning(f"the run {name!r} is interrupted, not running")
+            what = "was interrupted" if run.state == "interrupted" else "has failed"
+            raise NotRunning(f"the run {name!r} {what}, it is not running")
         return run
     known = known_runs()
     candidates = [run for run in known if run.state == RUNNING] or (known if interrupted else [])

@@ -29,6 +29,7 @@ PREFIX_COLUMNS_MAX = 24
 OURS = "noderuntime"
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 WAIT_SAID_AFTER_S = 2.0
+CRASH_HEADS = {"spawn": "failed", "import": "failed", "reload": "not reloaded"}
 WAIT_SAID_EVERY_S = 10.0
 
 
@@ -174,12 +175,16 @@ class Console:
                 self._say("", line)
 
     def crash(self, node: str, where: str, error: str, trace: str) -> None:
-        head = f"failed in {where}: {error}" if where not in {"spawn", "import"} else f"failed: {error}"
+        head = f"{CRASH_HEADS.get(where, f'failed in {where}')}: {error}"
         if self._err_colour:
             head = f"\x1b[{output.RED}m{harmless(head)}\x1b[0m"
         self._crashes[node] = [head, *(f"  {line}" for line in trace.strip("\n").splitlines())]
         for line in self._crashes[node]:
             self._say(node, line)
+
+    def report(self, lines: Sequence[str], facts: Mapping[str, Any]) -> None:
+        for line in lines:
+            self._say("", line)
 
     def summary(self, rows: Sequence[SummaryRow]) -> None:
         self._waiting.set(())
@@ -226,7 +231,7 @@ class JsonConsole:
     `stream`.
 
     `stream` is stdout | stderr (then `text`), log (`level`, `text`, `fields`), status (`text`), waiting
-    (`nodes`), started, crash (`where`, `error`, `trace`) or summary (`nodes`: the rows).
+    (`nodes`), started, crash (`where`, `error`, `trace`), chaos (the report) or summary (`nodes`: the rows).
     """
 
     terminal = ""
@@ -280,6 +285,9 @@ class JsonConsole:
     def crash(self, node: str, where: str, error: str, trace: str) -> None:
         self._put(node, "crash", where=where, error=error, trace=trace)
 
+    def report(self, lines: Sequence[str], facts: Mapping[str, Any]) -> None:
+        self._put("", "chaos", **facts)
+
     def summary(self, rows: Sequence[SummaryRow]) -> None:
         if not self._quiet or any(row.state == "failed" for row in rows):
             self._put("", "summary", nodes=[asdict(row) for row in rows])
@@ -313,6 +321,9 @@ class Detached:
 
     def crash(self, node: str, where: str, error: str, trace: str) -> None:
         output.tell(f"{node}: failed in {where}: {error}")
+
+    def report(self, lines: Sequence[str], facts: Mapping[str, Any]) -> None:
+        """It is in the log files."""
 
     def summary(self, rows: Sequence[SummaryRow]) -> None:
         """Nobody reads it."""

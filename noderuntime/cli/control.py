@@ -6,16 +6,22 @@ import os
 import select
 import time
 from argparse import Namespace
+from collections import Counter
 from typing import Any
 
 from noderuntime.cli import output
 from noderuntime.cli.choose import RUNNING, choose, find, is_running, known_runs
 from noderuntime.cli.output import CommandError, UsageError
 from noderuntime.cli.text import duration
+from noderuntime.errors import NotRunning
 from noderuntime.runs import Run
 from noderuntime.runs import clean as remove
 
 PATIENCE_S = 2.0
+STORE_PATIENCE_S = 1.0
+RELOADED_WITHIN_S = 40.0  # the import is given 30
+RELOAD_POLL_S = 0.02
+SETTLED = frozenset({"running", "backoff", "failed", "ended", "stopped"})
 
 
 def ps(options: Namespace) -> int:
@@ -33,8 +39,9 @@ def ps(options: Namespace) -> int:
         ]
         output.result_table(("NAME", "STATE", "PID", "STARTED", "FILE"), rows)
     else:
-        interrupted = 0 if options.all else len(known_runs())
-        also = f"; {interrupted} interrupted, see `noderuntime ps -a`" if interrupted else ""
+        states = Counter() if options.all else Counter(run.state for run in known_runs())
+        others = ", ".join(f"{count} {state}" for state, count in sorted(states.items(), reverse=True))
+        also = f"; {others}, see `noderuntime ps -a`" if others else ""
         output.tell(f"no runs{'' if options.all else ' are running'}{also}")
     return output.OK
 
@@ -60,13 +67,28 @@ def reload(options: Namespace) -> int:
         raise UsageError(f"at most RUN and NODE, not {len(options.names)} names", "noderuntime reload")
     *run_name, node = options.names
     run = choose(run_name[0] if run_name else None)
+    before = _node(run, node)
     _ask(run, "reload", {"node": node})
-    output.tell(f"{node} of {run.name} reloads; a failure to do so is shown in `noderuntime logs {run.name}`")
+    until_s = time.monotonic() + RELOADED_WITHIN_S
+    while time.monotonic() < until_s:
+        now = _node(run, node)
+        if now["reloads_failed"] > before["reloads_failed"]:
+            raise CommandError(f"the changed code does not import, the old goes on\n{now['reload_error']}")
+        if now["restarts"] > before["restarts"] and now["state"] in SETTLED:
+            break
+        time.sleep(RELOAD_POLL_S)
+    else:
+        output.tell(f"{node} has not taken over its new code yet; see `noderuntime ps {run.name}`")
+        return output.OK
+    if now["state"] != "running":
+        then = "; it is tried again, and mended code takes over at once" if now["state"] == "backoff" else ""
+        raise CommandError(f"the changed code of {node} imports, but then {now['reason']} ({now['state']}{then})")
+    output.tell(f"{node} runs its new code, with its state restored (process {now['pid']})")
     return output.OK
 
 
 def clean(options: Namespace) -> int:
-    """Remove what interrupted runs left behind, and print what was removed. Never touches a running one."""
+    """Remove what interrupted and failed runs left behind, and print what was removed. Never touches a running one."""
     if options.run is not None:
         run = find(options.run)
         if run.state == RUNNING:
@@ -85,8 +107,20 @@ def clean(options: Namespace) -> int:
     return output.OK
 
 
+def _node(run: Run, node: str) -> dict[str, Any]:
+    """A node's status; an empty one when the run has no such node, which `reload` itself is told better."""
+    for found in _ask(run, "status", {})["nodes"]:
+        if found["id"] == node:
+            status: dict[str, Any] = found
+            return status
+    return {"reloads_failed": 0, "restarts": 0, "state": "", "reason": "", "pid": 0}
+
+
 def _ps_nodes(run: Run, as_json: bool) -> int:
     status = _ask(run, "status", {})
+    letters = _dead_letters(run)
+    for node in status["nodes"]:
+        node["dead_letters"] = None if letters is None else letters.get(node["id"], 0)
     if as_json:
         output.result_json(status)
         return output.OK
@@ -99,12 +133,32 @@ def _ps_nodes(run: Run, as_json: bool) -> int:
             node["restarts"],
             node["messages"],
             node["phase"] or "-",
-            node["reason"],
+            _reason(node),
         )
         for node in status["nodes"]
     ]
     output.result_table(("NODE", "KIND", "STATE", "PID", "RESTARTS", "MESSAGES", "PHASE", "REASON"), rows)
     return output.OK
+
+
+def _reason(node: dict[str, Any]) -> str:
+    count = node["dead_letters"]
+    letters = f"{count} dead letter{'' if count == 1 else 's'}" if count else ""
+    return "; ".join(filter(None, [node["reason"], letters]))
+
+
+def _dead_letters(run: Run) -> dict[str, int] | None:
+    """How many dead letters the nodes have; None when the store, which alone knows, does not answer just now."""
+    from noderuntime.cli.ask import StoreClient
+
+    if not run.run_dir.store_socket.exists():
+        return None
+    try:
+        with StoreClient(run.name, run.run_dir.store_socket, within_s=STORE_PATIENCE_S) as store:
+            nodes = store.request("figures", {})["nodes"]
+    except (CommandError, NotRunning):
+        return None
+    return {id: figures["dead_letters"] for id, figures in nodes.items()}
 
 
 def _ask(run: Run, what: str, arguments: dict[str, Any]) -> dict[str, Any]:

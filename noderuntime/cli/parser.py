@@ -19,8 +19,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "stop": ("control", "stop", "stop a run, and wait until it has ended"),
     "logs": ("logs", "logs", "show what the nodes of a run printed and logged"),
     "reload": ("control", "reload", "let an operator of a run take over its changed code"),
-    "clean": ("control", "clean", "remove what interrupted runs left behind"),
+    "clean": ("control", "clean", "remove what interrupted and failed runs left behind"),
     "state": ("state", "state", "read and write the state of a run"),
+    "dead-letters": ("letters", "dead_letters", "look at messages that failed for good; replay or drop them"),
+    "demo": ("demo", "demo", "see it survive: an operator that is killed every second"),
+}
+
+
+OPERATIONS = {
+    "state": ("ls", "get", "set", "rm", "watch", "diff"),
+    "dead-letters": ("ls", "show", "replay", "drop"),
 }
 
 
@@ -94,20 +102,20 @@ def _check_command(arguments: Sequence[str]) -> None:
             if argument.endswith((".yml", ".yaml")):
                 hint = f"did you mean `noderuntime run {argument}`?"
             raise UsageError(f"there is no command {argument!r}; {hint}")
-        if argument == "state":
-            _check_state_command(arguments[arguments.index(argument) + 1 :])
+        if argument in OPERATIONS:
+            _check_operation(argument, arguments[arguments.index(argument) + 1 :])
         return
 
 
-def _check_state_command(arguments: Sequence[str]) -> None:
-    known = ("ls", "get", "set", "rm", "watch", "diff")
+def _check_operation(command: str, arguments: Sequence[str]) -> None:
+    known = OPERATIONS[command]
     for argument in arguments:
         if argument.startswith("-"):
             continue
         if argument not in known:
             near = nearest(argument, known)
-            hint = f"did you mean `state {near}`?" if near else f"there are: {', '.join(known)}"
-            raise UsageError(f"there is no `state {argument}`; {hint}", "noderuntime state")
+            hint = f"did you mean `{command} {near}`?" if near else f"there are: {', '.join(known)}"
+            raise UsageError(f"there is no `{command} {argument}`; {hint}", f"noderuntime {command}")
         return
 
 
@@ -126,9 +134,15 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     run.add_argument("-d", "--detach", action="store_true", help="return when it is up, and print its name")
     run.add_argument("--name", help="name of the run (default: the file's name without its ending)")
     run.add_argument("--stop-after", type=seconds, metavar="TIME", help="stop after that long, such as 10s")
+    about = "go on with what an interrupted or failed run of this name left"
+    run.add_argument("--resume", action="store_true", help=about)
     run.add_argument("--fresh", action="store_true", help="forget what an interrupted run of this name left")
     _env(run, "a variable for all nodes, and for $K in the file; may be repeated")
     run.add_argument("--abort-on-failure", action="store_true", help="stop when a node fails for good")
+    run.add_argument("--watch", action="store_true", help="reload operators when their files change")
+    about = "kill a random child every TIME or so, and report how the run took it"
+    run.add_argument("--chaos", type=seconds, metavar="TIME", help=about)
+    run.add_argument("--seed", type=int, metavar="N", help="with --chaos: repeat the kills of an earlier run")
     run.add_argument("--log-format", choices=("pretty", "json"), default="pretty", help="default: pretty")
     run.add_argument("--quiet", action="store_true", help="only what nodes print, warnings and errors")
 
@@ -147,7 +161,7 @@ def build() -> tuple[Parser, dict[str, Parser]]:
 
     ps = parsers["ps"]
     ps.add_argument("run", metavar="RUN", nargs="?", help="show the nodes of this run instead")
-    ps.add_argument("-a", "--all", action="store_true", help="interrupted runs too")
+    ps.add_argument("-a", "--all", action="store_true", help="interrupted and failed runs too")
     _json(ps)
 
     stop = parsers["stop"]
@@ -166,10 +180,15 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     reload.add_argument("names", metavar="[RUN] NODE", nargs="+", help=about)
 
     clean = parsers["clean"]
-    clean.add_argument("run", metavar="RUN", nargs="?", help="only this one (default: all interrupted runs)")
+    clean.add_argument("run", metavar="RUN", nargs="?", help="only this one (default: all that are not running)")
     _json(clean)
 
     _build_state(parsers["state"])
+    _build_letters(parsers["dead-letters"])
+
+    demo = parsers["demo"]
+    about = "how long it goes on (default: 15s)"
+    demo.add_argument("--stop-after", type=seconds, default=15.0, metavar="TIME", help=about)
     return top, parsers
 
 
@@ -198,6 +217,24 @@ def _build_state(state: Parser) -> None:
             operation.add_argument("key", metavar="KEY")
         if name == "set":
             operation.add_argument("value", metavar="VALUE", help="text, stored as UTF-8; - reads stdin")
+        _json(operation)
+
+
+def _build_letters(letters: Parser) -> None:
+    operations = letters.add_subparsers(dest="operation", metavar="OPERATION", required=True, parser_class=Parser)
+    for name, about in (
+        ("ls", "list them"),
+        ("show", "show message, error and traceback"),
+        ("replay", "hand them to the node once more, behind what waits already"),
+        ("drop", "remove them for good"),
+    ):
+        operation = operations.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        operation.add_argument("--run", metavar="RUN", help="may be left out when there is just one")
+        if name == "ls":
+            operation.add_argument("node", metavar="NODE", nargs="?", default="", help="default: all nodes")
+        else:
+            operation.add_argument("node", metavar="NODE")
+            operation.add_argument("uids", metavar="UID", nargs="*", help="only these (default: all of NODE)")
         _json(operation)
 
 

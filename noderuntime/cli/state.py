@@ -35,7 +35,7 @@ def state(options: Namespace) -> int:
     else:
         operation = {"ls": _ls, "get": _get, "set": _set, "rm": _rm}[options.operation]
     run = choose(options.run, interrupted=True)
-    with _store(run) as store:
+    with open_store(run) as store:
         return operation(store, options)
 
 
@@ -110,7 +110,7 @@ def json_value(value: bytes) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _store(run: Run) -> Iterator[StoreClient]:
+def open_store(run: Run) -> Iterator[StoreClient]:
     """A client of the run's store; for an interrupted run, of one that lives only for this."""
     if run.state == RUNNING:
         with StoreClient(run.name, run.run_dir.store_socket) as client:

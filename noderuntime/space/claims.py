@@ -117,7 +117,7 @@ def claim(
     attempts_max: int,
     trace: str,
 ) -> dict[str, Any]:
-    """Begin a new life: {"incarnation", "attempts", "buried"}, or {"ended": True} for a node that has ended or failed.
+    """Begin a new life: {"incarnation", "attempts", "buried"}, or {"ended": True, "stop_all": bool} when it has ended.
 
     Raises the number, which fences the old process; counts the attempt on each message that the old life had in hand
     (`counts`: as a failure too), and moves one that has failed `attempts_max` times (0: never) to the dead letters;
@@ -125,12 +125,12 @@ def claim(
     """
     record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
     if record.status != records.LIVE:
-        return {"ended": True}
+        return {"ended": True, "stop_all": txn.get(keys.STOP_ALL) == vertex.id.encode()}
     record.incarnation += 1
     txn.put(keys.node(vertex.number), record.pack())
     sequence = space.base + txn.id()
     now_ns = space.now_ns()
-    buried = ""
+    buried: list[str] = []
     for input, at, index in hands:
         key = keys.message(vertex.number, input, at, index)
         message = txn.get(key)
@@ -140,7 +140,7 @@ def claim(
         lives, failures = records.ATTEMPTS.unpack(found) if found else (0, 0)
         lives, failures = lives + 1, failures + counts
         if counts and 0 < attempts_max <= failures:
-            buried = _bury(txn, vertex, key, message, lives, cause, trace, now_ns)
+            buried.append(_bury(txn, vertex, key, message, lives, cause, trace, now_ns))
         else:
             txn.put(keys.attempts(key), records.ATTEMPTS.pack(lives, failures))
     if cause:
@@ -152,7 +152,7 @@ def claim(
             txn.delete(key)
         else:
             attempts.append([*place[1:], records.ATTEMPTS.unpack(value)[0]])
-    return {"incarnation": record.incarnation, "attempts": attempts, "buried": buried}
+    return {"incarnation": record.incarnation, "attempts": attempts, "buried": ", ".join(buried)}
 
 
 def _bury(
@@ -160,7 +160,12 @@ def _bury(
 ) -> str:
     _, input, sequence, index = keys.parse_message(key)
     name = next((name for name, (number, _) in vertex.inputs.items() if number == input), str(input))
-    letter = {"input": name, "message": message, "error": error, "trace": trace, "attempts": lives, "buried_ns": now_ns}
+    number = records.MESSAGE.unpack_from(message)[4]
+    uid = f"{vertex.inputs[name][1] if name in vertex.inputs else name}#{number}"
+    letter = {
+        "input": name, "uid": uid, "message": message, "error": error, "trace": trace, "attempts": lives,
+        "buried_ns": now_ns,
+    }  # fmt: skip
     txn.put(keys.dead(vertex.number, sequence, index), msgpack.packb(letter))
     txn.delete(key)
     txn.delete(keys.attempts(key))
@@ -169,8 +174,7 @@ def _bury(
     queue[QUEUED] -= 1
     queue[BYTES] -= records.message_bytes(message)
     txn.put(queue_key, QUEUE.pack(*queue))
-    number = records.MESSAGE.unpack_from(message)[4]
-    return f"{vertex.inputs[name][1]}#{number}" if name in vertex.inputs else f"{name}#{number}"
+    return uid
 
 
 def end(txn: Any, space: Space, graph: Graph, vertex: Vertex, *, failed: str | None) -> None:

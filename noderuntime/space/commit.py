@@ -6,9 +6,9 @@ write transaction. Inside the write lock it only compares and puts; all encoding
 Order matters in one place: an event is admitted (every backpressure receiver has room) before anything of it is put,
 so that what is not admitted has left no trace and can be tried again later, with the handler not run again.
 
-An exception from outside (a signal handler's, say) can arrive just behind LMDB's commit, before we have noted it. The
-next call then finds the node record that this one was about to note, and takes the commit for done: it is never made
-twice.
+An exception from outside (a signal handler's, say) can arrive behind LMDB's commit, before it is noted here or by the
+caller. So each event remembers the node record that its commit was to leave behind: when that is what the next call
+finds in the space, the event is done, and is not committed twice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import lmdb
 from noderuntime.errors import Fenced, StoreError, ValueTooLarge
 from noderuntime.space import keys, outbox, records, shared
 from noderuntime.space.ending import Links, close
-from noderuntime.space.mailbox import drop_oldest, is_full, is_low, queue_of
+from noderuntime.space.mailbox import drop_oldest, is_low, queue_of
 from noderuntime.space.records import (
     BYTES,
     CLOSED,
@@ -61,26 +61,28 @@ class Inapplicable(Exception):
 
 
 class Staged:
-    """What one event is to change. `ack` is (message key, its input, its record) or None."""
+    """What one event is to change. `ack` is (message key, its input, its record) or None.
 
-    __slots__ = ("ack", "attempts", "cells", "cursor", "ends", "outputs", "private", "shared", "size")
+    Made for each event: defaults stand in the class, so that only what is used is set.
+    """
 
-    def __init__(self) -> None:
-        self.ack: tuple[bytes, Input, bytes] | None = None
-        self.attempts = False  # the message has an attempts record, which goes with it
-        self.private: dict[bytes, bytes | None] | None = None
-        self.shared: list[shared.SharedWrite] | None = None
-        self.cursor: Cursor | None = None  # how far the watch of this node has come with this event
-        self.outputs: list[Sent] | None = None
-        self.size = 0  # bytes of all copies of the outputs
-        self.cells: dict[int, int] | None = None
-        self.ends = False  # the last event of this node: close its outputs and its mailbox
+    ack: tuple[bytes, Input, bytes] | None = None
+    attempts: bool = False  # the message has an attempts record, which goes with it
+    private: dict[bytes, bytes | None] | None = None
+    shared: list[shared.SharedWrite] | None = None
+    cursor: Cursor | None = None  # how far the watch of this node has come with this event
+    outputs: list[Sent] | None = None
+    size: int = 0  # bytes of all copies of the outputs
+    cells: dict[int, int] | None = None
+    ends: bool = False  # the last event of this node: close its outputs and its mailbox
+    stops_all: bool = False  # and of the run
+    tried: bytes | None = None  # the node record of the last commit that was tried with it
 
 
 class Receiver:
     """One mailbox that an output goes to."""
 
-    __slots__ = ("drop_oldest", "mailbox", "messages_min", "node", "queue_key", "size", "size_bytes")
+    __slots__ = ("drop_oldest", "mailbox", "messages_min", "node", "queue", "queue_key", "size", "size_bytes")
 
     def __init__(self, wiring: ReceiverWiring) -> None:
         self.node = wiring.node
@@ -90,6 +92,7 @@ class Receiver:
         self.size_bytes = wiring.queue_bytes
         self.messages_min = wiring.messages_min
         self.drop_oldest = wiring.drop_oldest
+        self.queue: list[int] | None = None  # its record, during a commit
 
 
 class Output:
@@ -133,7 +136,7 @@ class Output:
 class Input:
     """One input of this node. Timers and inputs with a timeout have two cells, from `cell` on; -1: none."""
 
-    __slots__ = ("cell", "mailbox", "name", "number", "queue_key", "wiring")
+    __slots__ = ("cell", "freed", "freed_bytes", "mailbox", "name", "number", "queue_key", "taken", "wiring")
 
     def __init__(self, node: int, wiring: InputWiring, cell: int) -> None:
         self.name = wiring.name
@@ -142,6 +145,7 @@ class Input:
         self.queue_key = keys.queue(node, wiring.number)
         self.wiring = wiring
         self.cell = cell
+        self.taken = self.freed = self.freed_bytes = 0  # during a commit
 
 
 class Commits:
@@ -168,7 +172,7 @@ class Commits:
         self._look_bytes = min(_LOOK_BYTES, space.size_bytes // 256)
         self._share = 0.0
         self._group_max = _GROUP_MAX
-        self._tried: tuple[bytes, int, list[int]] | None = None  # record, events and cells of a commit under way
+        self._tried = b""  # the node record of the last commit that was tried
         with space.read() as txn:
             record = txn.get(self._node_key)
             if space.outside is not None:
@@ -191,6 +195,9 @@ class Commits:
             watched = entry.period_ns or entry.timeout_ns
             cell = records.input_cell(entry.number) if watched else -1
             self.inputs[entry.name] = Input(wiring.number, entry, cell)
+        self._receivers = [receiver for output in self.outputs.values() for receiver in output.receivers]
+        self._mailboxes = [item for item in self.inputs.values() if not item.wiring.period_ns]
+        self._loops = any(receiver.node == self.node for receiver in self._receivers)  # it sends to itself
         self.links = Links(
             self.name,
             [(to.node, to.mailbox, to.queue_key) for output in self.outputs.values() for to in output.receivers],
@@ -222,22 +229,35 @@ class Commits:
 
         Fewer than all, and `waits_for` is "": call again at once. Raises Fenced when this life is over.
         """
-        self.rings = rings = set()
+        rings: set[int] = set()
+        self.rings = rings
         self.waits_for = ""
+        if not group:  # another thread was first
+            return 0
         space = self.space
         txn = space.begin()
         try:
             found = txn.get(self._node_key)
             if found != self._record:
-                if self._tried is None or found != self._tried[0]:
+                if found != self._tried:
                     raise Fenced(f"incarnation {self._incarnation} of {self.name} has been replaced")
+                parsed = records.NodeRecord.parse(found)
+                self._record, self._number, self.cells = found, parsed.commit, parsed.cells
+            if group[0].tried is not None and group[0].tried == found:
                 txn.abort()
-                return self._note_tried(self._tried)
+                # whom it should have rung is unknown by now
+                rings.update(node for node, _, _ in (*self.links.receivers, *self.links.inputs) if node >= 0)
+                rings |= self._watchers.all()
+                return sum(staged.tried == found for staged in group)
             self._look_in -= 1
             if self._look_in <= 0 or self._share > _LOOK_SHARE:
                 self._share = space.used_share(txn)
                 self._look_in = _LOOK_EVERY
             queues: dict[bytes, list[int]] = {}
+            for receiver in self._receivers:
+                receiver.queue = None
+            for input in self._mailboxes:
+                input.taken = input.freed = input.freed_bytes = 0
             if len(group) > self._group_max:
                 group = group[: self._group_max]
             if self._share > MARK_NEW_WORK:
@@ -262,9 +282,7 @@ class Commits:
                         first = index
                         size = len(record) if segment is None else message_bytes(record)
                         for receiver in output.receivers:
-                            queue = queues.get(receiver.queue_key)
-                            if queue is None:
-                                queue = queues[receiver.queue_key] = queue_of(txn, receiver.queue_key)
+                            queue = receiver.queue or _load(txn, receiver, queues)
                             if queue[FLAGS]:
                                 if queue[FLAGS] & CLOSED:
                                     queue[DISCARDED] += 1
@@ -284,8 +302,22 @@ class Commits:
                         if segment is not None:
                             register(txn, segment, index - first)
                 if staged.ack is not None:
-                    self._acknowledge(txn, staged, queues)
-                if staged.private:
+                    key, input, message = staged.ack
+                    if staged.attempts:
+                        txn.delete(keys.attempts(key))
+                    present = txn.delete(key)
+                    if message[0] < records.NOTICE_MIN:
+                        input.taken += 1
+                        if present:
+                            input.freed += 1
+                            if message[1]:
+                                input.freed_bytes += message_bytes(message)
+                                adjust(txn, reference_of(message), -1)
+                            else:
+                                input.freed_bytes += len(message)
+                        if self._loops:
+                            self._settle(txn, queues)
+                if staged.private is not None:
                     private.update(staged.private)
                 if staged.shared and space.outside is not None:
                     outbox_last = outbox.put(txn, sequence, done, self.node, staged.shared)
@@ -305,11 +337,15 @@ class Commits:
                         cells[cell] = value
                 done += 1
                 if staged.ends:
+                    self._settle(txn, queues)
                     status = records.ENDED
+                    if staged.stops_all:
+                        txn.put(keys.STOP_ALL, self.name.encode())
                     close(txn, self.links, queues, rings, sequence, index, now_ns)
             if not done:
                 txn.abort()
                 return 0
+            self._settle(txn, queues)
             if private:
                 stamp = records.PRIVATE.pack(sequence)
                 for key, kept in private.items():
@@ -328,7 +364,9 @@ class Commits:
                 txn.put(queue_key, QUEUE.pack(*queue))
             record = self._pack_record(self._incarnation, status, self._number + 1, *cells)
             txn.put(self._node_key, record)
-            self._tried = record, done, cells
+            self._tried = record
+            for staged in group[:done]:
+                staged.tried = record
             crowded = space.has_waiters()
             txn.commit()
         except lmdb.Error as error:
@@ -355,14 +393,6 @@ class Commits:
             self._group_max *= 2
         if crowded:
             yield_lock()
-        return done
-
-    def _note_tried(self, tried: tuple[bytes, int, list[int]]) -> int:
-        """The last commit was made, though an exception kept us from noting it. Whom it should have rung is unknown."""
-        self._record, done, self.cells = tried
-        self._number += 1
-        self.rings.update(node for node, _, _ in (*self.links.receivers, *self.links.inputs) if node >= 0)
-        self.rings |= self._watchers.all()
         return done
 
     def _restrain(self, txn: Any, group: Sequence[Staged], now_ns: int) -> Sequence[Staged]:
@@ -395,41 +425,42 @@ class Commits:
             growth += shared.growth(txn, write, now_ns)
         return growth > 0
 
-    def _admits(
-        self, txn: Any, outputs: list[Sent], queues: dict[bytes, list[int]]
-    ) -> bool:
+    def _admits(self, txn: Any, outputs: list[Sent], queues: dict[bytes, list[int]]) -> bool:
+        """Whether every backpressure receiver of an event has room. Two messages of a default queue always fit."""
         for output, _, _, _ in outputs:
             for receiver in output.waiting_receivers:
-                queue = queues.get(receiver.queue_key)
-                if queue is None:
-                    queue = queues[receiver.queue_key] = queue_of(txn, receiver.queue_key)
-                if queue[FLAGS] & CLOSED:
-                    continue
-                if is_full(queue, receiver.size, receiver.size_bytes, receiver.messages_min):
+                queue = receiver.queue or _load(txn, receiver, queues)
+                queued = queue[QUEUED]
+                full = queued >= receiver.size or (
+                    queue[BYTES] >= receiver.size_bytes and queued >= receiver.messages_min
+                )
+                if full and not queue[FLAGS] & CLOSED:
                     return False
         return True
 
-    def _acknowledge(self, txn: Any, staged: Staged, queues: dict[bytes, list[int]]) -> None:
-        assert staged.ack is not None
-        key, input, record = staged.ack
-        if staged.attempts:
-            txn.delete(keys.attempts(key))
-        present = txn.delete(key)
-        if record[0] >= records.NOTICE_MIN:
-            return
-        queue = queues.get(input.queue_key)
-        if queue is None:
-            queue = queues[input.queue_key] = queue_of(txn, input.queue_key)
-        queue[TAKEN] += 1
-        wiring = input.wiring
-        if present:
-            was_low = is_low(queue, wiring.queue_size, wiring.queue_bytes)
-            queue[QUEUED] -= 1
-            queue[BYTES] -= message_bytes(record)
-            if record[1]:
-                adjust(txn, reference_of(record), -1)
-            if not was_low and is_low(queue, wiring.queue_size, wiring.queue_bytes):
-                self.rings.add(wiring.sender)
-        else:  # dropped while it was in hand: it took effect after all
-            queue[records.DROPPED] -= 1
+    def _settle(self, txn: Any, queues: dict[bytes, list[int]]) -> None:
+        """Note in the queues of this node what the group has taken, and ring senders whose queue has drained."""
+        for input in self._mailboxes:
+            if not input.taken:
+                continue
+            queue = queues.get(input.queue_key)
+            if queue is None:
+                queue = queues[input.queue_key] = queue_of(txn, input.queue_key)
+            limits = input.wiring.queue_size, input.wiring.queue_bytes
+            was_low = is_low(queue, *limits)
+            queue[TAKEN] += input.taken
+            queue[QUEUED] -= input.freed
+            queue[BYTES] -= input.freed_bytes
+            queue[records.DROPPED] -= input.taken - input.freed  # dropped while in hand: they took effect after all
+            if not was_low and is_low(queue, *limits):
+                self.rings.add(input.wiring.sender)
+            input.taken = input.freed = input.freed_bytes = 0
 
+
+def _load(txn: Any, receiver: Receiver, queues: dict[bytes, list[int]]) -> list[int]:
+    """The queue record of a receiver, once per commit; shared with this node's own inputs, should it send to itself."""
+    queue = queues.get(receiver.queue_key)
+    if queue is None:
+        queue = queues[receiver.queue_key] = queue_of(txn, receiver.queue_key)
+    receiver.queue = queue
+    return queue

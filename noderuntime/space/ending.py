@@ -36,6 +36,7 @@ def close(
 
     With `failed`, NODE_FAILED goes to each receiver first, and the node's own queue is kept for `--resume`. That, and
     having an input whose sender failed, marks its receivers: `--resume` makes live again whom a failure has cut off.
+    A receiver that has failed itself gets the notices too, behind its kept queue: it may be made live again.
     The caller writes `queues` back and rings `rings`.
     """
     cut_off = failed is not None or any(_queue(txn, queues, key)[FLAGS] & SOURCE_FAILED for _, _, key in links.inputs)
@@ -46,7 +47,7 @@ def close(
         if queue[FLAGS] & SOURCE_ENDED:
             continue
         queue[FLAGS] |= SOURCE_ENDED | (SOURCE_FAILED if cut_off else 0)
-        if queue[FLAGS] & CLOSED:
+        if queue[FLAGS] & CLOSED and not _has_failed(txn, receiver):
             continue
         rings.add(receiver)
         if failed is not None and receiver not in told:
@@ -76,6 +77,11 @@ def tell(txn: Any, links: Links, kind: int, error: str, sequence: int, now_ns: i
             txn.put(mailbox + keys.place(sequence, len(told)), notice)
 
 
+def _has_failed(txn: Any, node: int) -> bool:
+    record = txn.get(keys.node(node))
+    return record is not None and records.NodeRecord.parse(record).status == records.FAILED
+
+
 def _queue(txn: Any, queues: dict[bytes, list[int]], key: bytes) -> list[int]:
     queue = queues.get(key)
     if queue is None:
@@ -93,5 +99,9 @@ def _empty(txn: Any, mailbox: bytes) -> int:
         discarded += record[0] < records.NOTICE_MIN
         if record[1]:
             adjust(txn, records.reference_of(record), -1)
+        alive = cursor.delete()
+    attempts = keys.attempts(mailbox)
+    alive = cursor.set_range(attempts)
+    while alive and cursor.key().startswith(attempts):
         alive = cursor.delete()
     return discarded

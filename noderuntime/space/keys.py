@@ -53,6 +53,9 @@ def fact(name: str) -> bytes:
     return b"M" + name.encode()
 
 
+STOP_ALL = fact("stop_all")  # there once an operator has asked for the end of the run, in the commit of that event
+
+
 def node(number: int) -> bytes:
     return _NODE.pack(b"n", number)
 
@@ -74,6 +77,12 @@ def parse_message(key: bytes) -> tuple[int, int, int, int]:
     """(node, input, sequence, index) of a message's or an attempts key."""
     _, number, input, sequence, index = _MESSAGE.unpack(key)
     return number, input, sequence, index
+
+
+def message_place(key: bytes) -> tuple[int, int]:
+    """(sequence, index) of a message's key."""
+    sequence, index = _PLACE.unpack_from(key, MAILBOX_PREFIX_BYTES)
+    return sequence, index
 
 
 def attempts(message_key: bytes) -> bytes:

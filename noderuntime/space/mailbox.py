@@ -58,12 +58,6 @@ def is_low(queue: Sequence[int], size: int, size_bytes: int) -> bool:
     return queue[records.QUEUED] <= size // 2 and queue[records.BYTES] <= size_bytes // 2
 
 
-def is_full(queue: Sequence[int], size: int, size_bytes: int, messages_min: int) -> bool:
-    """Whether a backpressure queue admits nothing now. `messages_min` messages fit however large they are."""
-    queued = queue[records.QUEUED]
-    return queued >= size or (queue[records.BYTES] >= size_bytes and queued >= messages_min)
-
-
 def drop_oldest(txn: Any, mailbox: bytes, queue: list[int], size: int, size_bytes: int, keep: int) -> None:
     """Drop from the front of one input until it is within its limits again, `keep` messages staying in any case.
 

@@ -55,6 +55,8 @@ def encode_message(
 
     Raises TypeError for what cannot travel, ValueTooLarge, StoreFull when there is no room for a segment.
     """
+    if type(value) is bytes and not metadata and len(value) < THRESHOLD_BYTES:
+        return pack_message(values.BYTES, INLINE, 0, 0, number, sent_ns) + value, None
     kind, head, body = values.encode(value)
     packed = b""
     if metadata:
@@ -82,6 +84,8 @@ def decode_message(record: bytes, outside: Any = None) -> tuple[int, Any, dict[s
     `outside` is the body, as a buffer, when it lies in a segment.
     """
     kind, _, head_bytes, metadata_bytes, number, sent_ns = MESSAGE.unpack_from(record)
+    if kind == values.BYTES and not metadata_bytes and outside is None:
+        return kind, record[MESSAGE_BYTES:], {}, number, sent_ns
     start = MESSAGE_BYTES + metadata_bytes + head_bytes
     view = memoryview(record)
     body = view[start:] if outside is None else outside

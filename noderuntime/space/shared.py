@@ -10,7 +10,7 @@ as `history` says; a deletion's tombstone goes with the entry of the log that te
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from noderuntime import cells
@@ -116,6 +116,18 @@ def read(txn: Any, key: bytes, now_ns: int) -> SharedValue | None:
     """The entry under `key` (UTF-8), or None when there is none or it has expired."""
     record = txn.get(b"s" + key)
     return None if record is None else _parse(record, now_ns)
+
+
+def read_value(txn: Any, key: bytes, clock: Callable[[], int]) -> bytes | None:
+    """Only the value of the entry under `key` (UTF-8): a third of the time. `clock` is read when the entry expires."""
+    record: bytes | None = txn.get(b"s" + key)
+    if record is None:
+        return None
+    _, _, changes_ns, _, _, _, flags = SHARED.unpack_from(record)
+    if flags:
+        found = _parse(record, clock())
+        return None if found is None else found.value
+    return None if 0 < changes_ns <= clock() else record[SHARED_BYTES:]
 
 
 def entries(txn: Any, prefix: bytes, now_ns: int) -> Iterator[tuple[bytes, SharedValue]]:

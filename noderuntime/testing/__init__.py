@@ -357,7 +357,7 @@ class Harness:
         return self._deliver(lambda attempt: notice(type, id, error))
 
     def update(self) -> int:
-        """Hand out, as KVS_UPDATE events, what has changed of the watched keys since the last call; returns how many."""
+        """Hand out, as KVS_UPDATE events, what has changed of the watched keys since the last call; how many."""
         news = [
             (revision, key)
             for key, revision in self.kvs.changed.items()

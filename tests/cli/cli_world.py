@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -48,6 +49,10 @@ class FakeRun:
     def end(self) -> None:
         """Let go of the lock, as the death of the runtime does."""
         fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def remove(self) -> None:
+        """Remove its folder, as the end of a run does; the logs stay."""
+        shutil.rmtree(self.paths.root)
 
     def log(self, node: str, *records: dict[str, Any]) -> None:
         with (self.logs / f"{node}.jsonl").open("a") as file:

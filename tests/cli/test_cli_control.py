@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from cli_world import World
@@ -99,13 +100,47 @@ def test_stop_waits_until_the_processes_of_the_run_are_gone(world: World, capsys
     assert "flow has stopped" in capsys.readouterr().err
 
 
-def test_reload_passes_on_what_the_runtime_says(world: World, capsys: Capture) -> None:
-    def answer(ask: Ask) -> Answer:
-        return Answer({}, "" if ask.arguments == {"node": "sums"} else f"no node {ask.arguments['node']!r}")
+class Reloading:
+    """A runtime with the operator `sums`: `then` is what becomes of it, one status after the other, once it reloads."""
 
-    world.runtime(world.run("flow"), answer)
-    assert main(["reload", "sums"]) == 0
-    assert main(["reload", "flow", "sums"]) == 0
+    def __init__(self, *then: dict[str, Any]) -> None:
+        self.sums = {"id": "sums", "state": "running", "restarts": 0, "reloads_failed": 0, "pid": 10, "reason": ""}
+        self._then = list(then)
+        self._asked = False
+
+    def __call__(self, ask: Ask) -> Answer:
+        if ask.what == "reload":
+            self._asked = ask.arguments == {"node": "sums"}
+            return Answer({}, "" if self._asked else f"no node {ask.arguments['node']!r}")
+        if self._asked and self._then:
+            self.sums.update(self._then.pop(0))
+        return Answer({"nodes": [self.sums]}, "")
+
+
+@pytest.mark.parametrize("names", [["sums"], ["flow", "sums"]])
+def test_reload_ends_when_the_new_code_has_taken_over(names: list[str], world: World, capsys: Capture) -> None:
+    then = {"restarts": 1, "state": "restoring"}, {"state": "running", "pid": 11}
+    world.runtime(world.run("flow"), Reloading({}, *then))
+    assert main(["reload", *names]) == 0
+    assert capsys.readouterr().err == "sums runs its new code, with its state restored (process 11)\n"
+
+
+def test_reload_shows_why_the_new_code_does_not_import(world: World, capsys: Capture) -> None:
+    world.runtime(world.run("flow"), Reloading({}, {"reloads_failed": 1, "reload_error": "a traceback"}))
+    assert main(["reload", "sums"]) == 1
+    assert capsys.readouterr().err == "error: the changed code does not import, the old goes on\na traceback\n"
+
+
+def test_reload_says_when_the_new_code_imports_and_then_fails(world: World, capsys: Capture) -> None:
+    then = {"restarts": 1, "state": "backoff", "reason": "init: OSError: no camera"}
+    world.runtime(world.run("flow"), Reloading(then))
+    assert main(["reload", "sums"]) == 1
+    said = capsys.readouterr().err
+    assert "imports, but then init: OSError: no camera" in said and "tried again" in said
+
+
+def test_reload_passes_on_what_the_runtime_refuses(world: World, capsys: Capture) -> None:
+    world.runtime(world.run("flow"), Reloading())
     assert main(["reload", "flow", "smus"]) == 1
     assert "error: no node 'smus'" in capsys.readouterr().err
     assert main(["reload", "a", "b", "c"]) == 2

@@ -15,7 +15,7 @@ FILES = sorted(FOLDER.glob("*.yml"))
 
 def test_all_that_users_were_promised_are_there() -> None:
     names = {path.stem for path in FILES}
-    assert names >= {"host_metrics", "running_sum", "parity_sums", "word_count", "camera", "dynamic"}
+    assert names >= {"host_metrics", "running_sum", "parity_sums", "word_count", "camera", "dynamic", "survivor"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

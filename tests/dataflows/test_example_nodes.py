@@ -33,6 +33,12 @@ def test_the_probe_reads_this_machine() -> None:
     assert all(rate >= 0 for name, rate in sample.items() if name.startswith(("disk", "net")))
 
 
+def test_a_process_is_named_by_its_program_and_on_one_line() -> None:
+    assert host_probe.title("python3", ["/usr/bin/python3", "-u", "/srv/serve.py", "80"]) == "python3 serve.py"
+    assert host_probe.title("python3", ["python3", "-P", "-c", "import x\nx.main()", "7"]) == "python3"
+    assert host_probe.title("odd\x1b\nname", []) == "odd??name"
+
+
 def test_the_probe_names_the_busiest_processes_first() -> None:
     found = host_probe.busiest(3)
     assert 1 <= len(found) <= 3

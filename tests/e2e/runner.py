@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,9 @@ class Printer:
 
     def crash(self, node: str, where: str, error: str, trace: str) -> None:
         self._say("crash", node, where, error, trace)
+
+    def report(self, lines: Sequence[str], facts: Mapping[str, Any]) -> None:
+        self._say("report", list(lines), dict(facts))
 
     def summary(self, rows: Sequence[SummaryRow]) -> None:
         self._say("summary", [asdict(row) for row in rows])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from harness import SUMS, TICKING, Folder, is_alive, wait_until
+from harness import RUNNER, SUMS, TICKING, WAIT_S, Folder, is_alive, wait_until
 
 
 def test_a_dataflow_runs_to_its_end_and_leaves_nothing(folder: Folder) -> None:
@@ -303,3 +305,13 @@ def test_detached_an_error_at_the_start_reaches_the_launcher(folder: Folder) -> 
     first.finish()
 
 
+
+
+def test_too_few_descriptors_are_a_clear_error_at_the_start(folder: Folder) -> None:
+    folder.file.write_text(TICKING)
+    command = ["sh", "-c", 'ulimit -n 50; exec "$@"', "sh", sys.executable, str(RUNNER), str(folder.file), "{}"]
+    env = {**os.environ, "NODERUNTIME_HOME": str(folder.home)}
+    ended = subprocess.run(command, capture_output=True, text=True, env=env, timeout=WAIT_S, check=False)
+    assert ended.returncode == 2
+    assert "this process may open 50 files, too few for 2 nodes" in ended.stderr
+    assert not folder.run_dir().root.exists()

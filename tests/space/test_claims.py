@@ -175,7 +175,7 @@ def test_a_hand_that_is_no_message_any_more_or_a_notice_counts_nothing(chain: Ne
 def test_an_ended_or_failed_node_cannot_be_claimed_or_commit(chain: Net, error: str | None) -> None:
     a = chain.begin("a")
     chain.end("a", error)
-    assert chain.claim("a") == {"ended": True}
+    assert chain.claim("a") == {"ended": True, "stop_all": False}
     with pytest.raises(Fenced):
         send(a, 1)
 
@@ -256,6 +256,17 @@ def test_resuming_makes_those_live_again_whom_a_failure_cut_off(chain: Net) -> N
     assert take(chain, chain.begin("c")) == 3
 
 
+def test_the_end_of_a_sender_waits_behind_the_queue_that_a_failed_node_keeps(chain: Net) -> None:
+    a = chain.begin("a")
+    send(a, 1)
+    chain.end("b", error="broken")
+    send(a, 2)
+    commit(a, staged(a, ends=True))
+    assert chain.queued("b", "in") == [1, ("INPUT_CLOSED", "", None)]
+    chain.open(CHAIN, resume=True)
+    assert chain.queued("b", "in") == [1, ("INPUT_CLOSED", "", None)]
+
+
 def test_resuming_leaves_those_ended_who_ended_by_themselves(chain: Net) -> None:
     a = chain.begin("a")
     commit(a, staged(a, ends=True))
@@ -273,3 +284,15 @@ def test_resuming_leaves_those_ended_who_ended_by_themselves(chain: Net) -> None
 def test_a_node_that_is_not_there_is_named_with_those_that_are(chain: Net) -> None:
     with pytest.raises(StoreRefused, match=r"no node 'x'.*a, b, c"):
         chain.claim("x")
+
+
+def test_a_claim_tells_that_its_node_had_asked_for_the_end_of_the_run(chain: Net) -> None:
+    b = chain.begin("b")
+    event = staged(b, ends=True)
+    event.stops_all = True
+    assert commit(b, event) == 1
+    assert chain.claim("b", cause="killed before it could say so") == {"ended": True, "stop_all": True}
+    chain.end("a")
+    assert chain.claim("a") == {"ended": True, "stop_all": False}
+    chain.open(CHAIN, resume=True)
+    assert chain.claim("b") == {"ended": True, "stop_all": False}

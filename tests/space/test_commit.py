@@ -141,6 +141,23 @@ def test_a_commit_that_was_made_but_not_noted_is_not_made_twice(chain: Net, monk
     assert chain.queued("b", "in") == [1, 2, 3]
 
 
+def test_a_commit_that_the_caller_did_not_note_is_not_made_twice(chain: Net) -> None:
+    a = chain.begin("a")
+    group = [staged(a, ("out", 1)), staged(a, ("out", 2))]
+    assert commit(a, *group) == 2
+    group.append(staged(a, ("out", 3)))
+    assert commit(a, *group) == 2
+    assert commit(a, group[2]) == 1
+    assert chain.queued("b", "in") == [1, 2, 3]
+
+
+def test_committing_nothing_does_nothing(chain: Net) -> None:
+    a = chain.begin("a")
+    before = chain.space.env.info()["last_txnid"]
+    assert commit(a) == 0 and a.waits_for == ""
+    assert chain.space.env.info()["last_txnid"] == before
+
+
 def test_a_commit_that_was_not_made_is_made_by_the_next_call(chain: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     a = chain.begin("a")
 
@@ -219,13 +236,15 @@ def test_two_large_messages_fit_where_no_limit_in_bytes_was_given(make: Make) ->
     assert all(receiver.messages_min == 2 for receiver in net.begin("a").outputs["out"].receivers)
 
 
-def test_bytes_do_not_count_before_there_are_messages_min_messages() -> None:
-    from noderuntime.space.mailbox import is_full
-
-    queue = list(records.EMPTY_QUEUE)
-    queue[records.QUEUED], queue[records.BYTES] = 1, 10_000
-    assert is_full(queue, 100, 1000, 1)
-    assert not is_full(queue, 100, 1000, 2)
+def test_bytes_do_not_count_before_there_are_messages_min_messages(make: Make) -> None:
+    large = bytes(60_000)
+    default = make({"a": {"outputs": ["out"]}, "b": {"inputs": {"in": "a/out"}}}, 16 * MB)
+    a = default.begin("a")
+    for receiver in a.outputs["out"].receivers:
+        receiver.size_bytes = 1000
+    assert send(a, large, large, large) == 2
+    given = make(to(queue_bytes=1000), 16 * MB)
+    assert send(given.begin("a"), large, large, large) == 1
 
 
 def test_drop_oldest_keeps_the_newest_and_counts(make: Make) -> None:
@@ -341,7 +360,7 @@ def test_a_node_that_ends_discards_what_waits_and_what_comes(chain: Net) -> None
     assert chain.queued("b", "in") == []
     send(a, 900, 901)
     figures = chain.figures("b")["inputs"]["in"]
-    assert figures == {"queued": 0, "bytes": 0, "taken": 1, "dropped": 0, "discarded": 901}
+    assert figures == {"queued": 0, "bytes": 0, "taken": 1, "dropped": 0, "discarded": 901, "dead": 0}
 
 
 def test_a_full_queue_whose_receiver_ended_blocks_nobody(make: Make) -> None:

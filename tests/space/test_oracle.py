@@ -121,7 +121,7 @@ class Model:
             if queue.source_ended:
                 continue
             queue.source_ended, queue.source_failed = True, cut_off
-            if queue.closed:
+            if queue.closed and self.status[queue.node] != "failed":
                 continue
             if failed is not None and queue.node not in told:
                 told.add(queue.node)
@@ -132,6 +132,8 @@ class Model:
             if failed is None:
                 queue.discarded += len(queue.messages)
                 queue.waiting.clear()
+        if failed is None:
+            self.attempts = {at: tries for at, tries in self.attempts.items() if at[0] != node}
         self.status[node] = "ended" if failed is None else "failed"
 
     def tell(self, node: str, cause: str) -> None:
@@ -332,7 +334,7 @@ class Game:
         places = [list(keys.parse_message(message[0])[1:]) for *_, message in hands]
         result = self.net.claim(node, cause, counts, places, ATTEMPTS_MAX)
         if not live:
-            assert result == {"ended": True}
+            assert result == {"ended": True, "stop_all": False}
             return f"{node} cannot be claimed"
         model.incarnation[node] = model.incarnation.get(node, 0) + 1
         assert result["incarnation"] == model.incarnation[node]

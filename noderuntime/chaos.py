@@ -1,0 +1,193 @@
+"""`--chaos`, the part that kills: random kill -9 of a run's own processes, and a stopwatch for each. Floor 4.
+
+Victims are operators, custom nodes that are restarted, the store and the fork server. A node that has committed nothing
+since its last death is left alone: kills would only use up its restart budget. A node is back when its new life has
+handled an event, or waits because there is none; the store, when it answers; the fork server, when it makes a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from noderuntime import process
+from noderuntime.children import Child, Proc
+from noderuntime.crew import Crew
+from noderuntime.dataflow import Dataflow
+from noderuntime.helpers import NurseryKeeper, StoreKeeper
+from noderuntime.kills import Edge, Kill, Report, Schedule, balance
+from noderuntime.logs import Notes
+from noderuntime.nursery import Order
+from noderuntime.pulse import HANDLED, PHASE, WAITING
+from noderuntime.storelink import StoreLink
+from noderuntime.supervision import DONE, NEVER, State
+
+LOOK_S = 0.001  # while somebody is being waited for
+RETRY_S = 0.05  # when nobody can be killed just now
+STORE, NURSERY = "(store)", "(fork server)"  # no node can have these names
+
+
+class Chaos:
+    """The kills of one run. The loop calls `turn` at `deadline_s` at the latest, and often in between."""
+
+    def __init__(
+        self,
+        crew: Crew,
+        store: StoreKeeper,
+        nursery: NurseryKeeper,
+        link: StoreLink,
+        notes: Notes,
+        dataflow: Dataflow,
+        every_s: float,
+        seed: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._crew = crew
+        self._store = store
+        self._nursery = nursery
+        self._link = link
+        self._notes = notes
+        self._clock = clock
+        nodes = [spec.id for spec in dataflow.nodes if _may_be_killed(spec.kind, spec.restart_policy)]
+        victims = [*nodes, STORE, NURSERY]
+        self.report = Report(seed, every_s, victims)
+        self._schedule = Schedule(seed, every_s, victims)
+        self._edges = [
+            Edge(item.source, spec.id, item.name)
+            for spec in dataflow.nodes
+            for item in spec.inputs
+            if not item.is_timer
+        ]
+        self._before: Mapping[str, Any] | None = None
+        self._began_s = 0.0
+        self._next_s = NEVER
+        self._waiting: dict[str, tuple[Kill, int]] = {}  # victim -> its kill, and the life that ended
+
+    def start(self) -> None:
+        """The nodes are being spawned: from here on somebody may die."""
+
+        def counted(result: dict[str, Any]) -> None:
+            self._before = result["nodes"]
+
+        self._began_s = self._clock()
+        self._next_s = self._began_s + self._schedule.pause_s()
+        self._link.request("figures", {}, counted, lambda error, text: None)
+        report = self.report
+        self._notes.tell(f"chaos: a kill -9 every {report.every_s:g} s or so, seed {report.seed}")
+
+    def stop(self) -> None:
+        """No more kills."""
+        self._next_s = NEVER
+        if not self.report.lasted_s:
+            self.report.lasted_s = self._clock() - self._began_s
+
+    def deadline_s(self) -> float:
+        """When `turn` is due."""
+        looking = any(victim not in (STORE, NURSERY) for victim in self._waiting)
+        return min(self._next_s, self._clock() + LOOK_S) if looking else self._next_s
+
+    def turn(self, now_s: float) -> None:
+        """Look who is back, and kill somebody when that is due."""
+        for victim, (kill, life) in list(self._waiting.items()):
+            if victim in (STORE, NURSERY):
+                continue
+            child = self._crew.children[victim]
+            if child.machine.state in DONE:
+                del self._waiting[victim]
+            elif child.machine.life > life and _works(child):
+                self.report.again += len(child.claim.get("attempts", ())) if child.spec.kind == "node" else 0
+                self._back(victim, kill)
+        if now_s >= self._next_s:
+            victim_or_none = self._schedule.pick(self._possible())
+            if victim_or_none is None:
+                self._next_s = now_s + RETRY_S
+            else:
+                self._kill(victim_or_none)
+                self._next_s = now_s + self._schedule.pause_s()
+
+    def _possible(self) -> set[str]:
+        found = {
+            child.id
+            for child in self._crew.children.values()
+            if child.machine.state is State.RUNNING and _pidfd(child) >= 0 and not child.machine.budget.streak
+        }
+        if self._store.pid and self._link.idle:
+            found.add(STORE)
+        if self._nursery.is_well and not self._nursery.busy:
+            found.add(NURSERY)
+        return found - set(self._waiting)
+
+    def _kill(self, victim: str) -> None:
+        kill = Kill(victim, self._clock() - self._began_s)
+        life = 0
+        if victim in (STORE, NURSERY):
+            with contextlib.suppress(ProcessLookupError):  # ours, and not reaped: the number is right
+                os.kill(self._store.pid if victim == STORE else self._nursery.pid, signal.SIGKILL)
+        else:
+            child = self._crew.children[victim]
+            life = child.machine.life
+            process.signal_process(_pidfd(child), signal.SIGKILL)
+        self.report.kills.append(kill)
+        self._waiting[victim] = (kill, life)
+        if victim == STORE:
+            self._link.request("figures", {}, lambda _: self._back(victim, kill), lambda error, text: None)
+        elif victim == NURSERY:
+            with contextlib.suppress(OSError):
+                order = Order("nr-probe", dict(os.environ), "/", entry="noderuntime.chaos:probe")
+                self._nursery.spawn(order, _Probe(lambda: self._back(victim, kill)))
+
+    def _back(self, victim: str, kill: Kill) -> None:
+        kill.back_s = self._clock() - self._began_s - kill.at_s
+        del self._waiting[victim]
+        self._notes.tell(f"chaos: {victim} is back, {kill.back_s * 1000:.1f} ms after its kill")
+
+    def finish(self, figures: Mapping[str, Any]) -> Report:
+        """The report, with the store's last figures (nodes by id; empty when it could not be asked)."""
+        self.stop()
+        if figures and self._before is not None:
+            before = self._before
+            self.report.balances = {edge: balance(edge, before, figures) for edge in self._edges}
+        return self.report
+
+
+def _may_be_killed(kind: str, restart_policy: str) -> bool:
+    return kind != "dynamic" and restart_policy != "never"
+
+
+def _pidfd(child: Child) -> int:
+    """Of its process; -1 when there is none, or it has ended."""
+    return child.proc.pidfd if child.proc is not None else -1
+
+
+def _works(child: Child) -> bool:
+    if child.machine.state is not State.RUNNING:
+        return False
+    if not child.has_pulse():
+        return not child.machine.policy.has_ports
+    words = child.page.words
+    return words[HANDLED] > 0 or words[PHASE] == WAITING
+
+
+class _Probe:
+    """The Owner of a process that does nothing: made, and gone."""
+
+    def __init__(self, made: Callable[[], None]) -> None:
+        self._made = made
+
+    def said(self, stream: str, line: str) -> None:
+        """It says nothing."""
+
+    def exited(self, proc: Proc, status: int) -> None:
+        proc.close()
+        self._made()
+
+    def not_spawned(self, proc: Proc, error: OSError) -> None:
+        proc.close()
+
+
+def probe() -> int:
+    """What the fork server is asked to make, to see that it can."""
+    return 0

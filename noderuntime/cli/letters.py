@@ -1,0 +1,149 @@
+"""`dead-letters ls|show|replay|drop`: messages that failed their operator for good.
+
+Of live, interrupted and failed runs, as `state` does it. What a run still had when it ended is kept with its logs, and
+can be listed and shown from there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from noderuntime.cli import output
+from noderuntime.cli.choose import RUNNING, choose, choose_logs
+from noderuntime.cli.output import CommandError
+from noderuntime.cli.state import open_store
+from noderuntime.cli.text import duration, plain
+from noderuntime.errors import NotRunning
+from noderuntime.rundir import letters_file
+from noderuntime.runs import Run
+
+Letter = dict[str, Any]
+
+_VALUE_CHARACTERS_MAX = 2000
+
+
+def dead_letters(options: Namespace) -> int:
+    """Carry out one `dead-letters` command."""
+    try:
+        run = choose(options.run, interrupted=True)
+    except NotRunning as gone:
+        return _of_ended_run(options, gone)
+    arguments = {"node": options.node, **({} if options.operation == "ls" else {"uids": options.uids})}
+    with open_store(run) as store:
+        result = store.request(f"letters_{options.operation}", arguments)
+    if options.operation == "replay":
+        return _replayed(run, options, result["replayed"])
+    if options.operation == "drop":
+        return _dropped(options, result["dropped"])
+    return _present(options, result["letters"], result["left_out"])
+
+
+def _replayed(run: Run, options: Namespace, count: int) -> int:
+    if options.json:
+        output.result_json({"node": options.node, "replayed": count})
+    elif not count:
+        output.tell(f"{options.node} has no dead letters")
+    else:
+        which = letters_text(count)
+        when = "" if run.state == RUNNING else f" once {run.name} is resumed"
+        output.tell(f"{which} back in the mailbox of {options.node}, to be handled behind what waits there{when}")
+    return output.OK
+
+
+def _dropped(options: Namespace, count: int) -> int:
+    if options.json:
+        output.result_json({"node": options.node, "dropped": count})
+    else:
+        output.tell(f"{letters_text(count)} dropped" if count else f"{options.node} has no dead letters")
+    return output.OK
+
+
+def _present(options: Namespace, letters: Sequence[Letter], left_out: int) -> int:
+    if options.json:
+        output.result_json([json_letter(letter) for letter in letters])
+    elif not letters:
+        output.tell(f"{options.node or 'this run'} has no dead letters")
+    elif options.operation == "ls":
+        now_s = time.time()
+        head = ("NODE", "UID", "INPUT", "ATTEMPTS", "BURIED", "ERROR")
+        output.result_table(head, [_row(letter, now_s) for letter in letters])
+    else:
+        for number, letter in enumerate(letters):
+            output.result(("\n" if number else "") + "\n".join(_page(letter)))
+    if left_out:
+        output.tell(f"{left_out} more are not shown; name some by their UID, or drop some")
+    return output.OK
+
+
+def _row(letter: Letter, now_s: float) -> tuple[object, ...]:
+    ago = f"{duration(now_s - letter['buried_ns'] / 1e9)} ago"
+    return letter["node"], letter["uid"], letter["input"], letter["attempts"], ago, plain(letter["error"])
+
+
+def _page(letter: Letter) -> list[str]:
+    """One letter in full, for people."""
+    buried = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(letter["buried_ns"] / 1e9))
+    title = f"{letter['uid']} for {letter['node']}, input {letter['input']}"
+    lines = [output.paint(title, output.BOLD, sys.stdout)]
+    lines.append(f"  buried    {buried}, after {letter['attempts']} attempt{'' if letter['attempts'] == 1 else 's'}")
+    lines.append(f"  error     {plain(letter['error'])}")
+    lines.append(f"  value     {_short(letter['value'])}")
+    if letter["metadata"]:
+        lines.append(f"  metadata  {_short(letter['metadata'])}")
+    if letter["trace"]:
+        lines.append(textwrap.indent("\n".join(plain(line) for line in letter["trace"].splitlines()), "  │ "))
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = plain(text.replace("\n", "\\n"))
+    if len(text) > _VALUE_CHARACTERS_MAX:
+        return f"{text[:_VALUE_CHARACTERS_MAX]}… ({len(text)} characters; --json has them all)"
+    return text
+
+
+def json_letter(letter: Letter) -> Letter:
+    """A letter for programs: `buried` in seconds since the epoch, as in all our JSON."""
+    plain_letter = {key: value for key, value in letter.items() if key != "buried_ns"}
+    return {**plain_letter, "buried": round(letter["buried_ns"] / 1e9, 6)}
+
+
+def letters_text(count: int) -> str:
+    return "1 dead letter is" if count == 1 else f"{count} dead letters are"
+
+
+def _of_ended_run(options: Namespace, gone: NotRunning) -> int:
+    """The run has ended: what it had left is with its logs."""
+    try:
+        logged, _ = choose_logs(options.run, None)
+    except NotRunning:
+        raise gone from None
+    if options.operation in ("replay", "drop"):
+        raise CommandError(
+            f"the run {logged.name!r} has ended, and its space is gone: its dead letters can only be looked at",
+            output.NO_SUCH_RUN,
+        )
+    letters = _kept(logged.log_dir)
+    nodes = {letter["node"] for letter in letters}
+    if options.node and options.node not in {*nodes, *logged.nodes()}:
+        raise CommandError(f"the last run of {logged.name!r} left no dead letters of a node {options.node!r}")
+    chosen = [letter for letter in letters if options.node in ("", letter["node"])]
+    if options.operation == "show" and options.uids:
+        chosen = [letter for letter in chosen if letter["uid"] in options.uids]
+    return _present(options, chosen, 0)
+
+
+def _kept(log_dir: Path) -> list[Letter]:
+    try:
+        found = json.loads(letters_file(log_dir).read_text())
+    except (OSError, ValueError):
+        return []
+    return [letter for letter in found if isinstance(letter, dict)] if isinstance(found, list) else []

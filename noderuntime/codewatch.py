@@ -1,0 +1,108 @@
+"""`--watch`: operators are reloaded when a file that they are made of changes. Floor 4.
+
+Files are looked at some times a second (their time, size and inode); a change counts once it has been still for one
+look, since editors write in several steps. The rest is the way of `noderuntime reload`: the operator tries the import,
+and a new life takes over between two events; what does not import is reported, and the old code goes on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from noderuntime import supervision as su
+from noderuntime.children import Child
+from noderuntime.crew import Crew
+from noderuntime.dataflow import Dataflow
+from noderuntime.imports import files_of
+from noderuntime.logs import Notes
+from noderuntime.supervision import DONE, State
+
+LOOK_S = 0.25
+
+Stamp = tuple[int, int, int] | None  # None: there is no such file now
+WILLING = frozenset({State.RUNNING, State.BACKOFF})
+
+
+class Changes:
+    """Which of some files have changed, and have been still since. `look` at regular times."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, Stamp] = {}
+        self._moving: dict[Path, Stamp] = {}
+
+    def watch(self, files: set[Path]) -> None:
+        """Watch these too; as they are now, they are not changed."""
+        for path in files:
+            if path not in self._known:
+                self._known[path] = stamp(path)
+
+    def look(self) -> set[Path]:
+        """The files that have changed and are still. One that was removed is waited for: an editor may be saving it."""
+        changed = set()
+        for path, known in self._known.items():
+            now = stamp(path)
+            if now == known or now is None:
+                self._moving.pop(path, None)
+            elif self._moving.get(path) == now:
+                del self._moving[path]
+                self._known[path] = now
+                changed.add(path)
+            else:
+                self._moving[path] = now
+        return changed
+
+
+def stamp(path: Path) -> Stamp:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+class CodeWatch:
+    """The files of one run's nodes."""
+
+    def __init__(self, crew: Crew, notes: Notes, dataflow: Dataflow) -> None:
+        self._crew = crew
+        self._notes = notes
+        self._dataflow = dataflow
+        self._files: dict[str, set[Path]] = {}  # of operators
+        self._others: dict[Path, str] = {Path(dataflow.folder, Path(dataflow.file).name): "the dataflow file"}
+        self._changes = Changes()
+        self._due: set[str] = set()
+        self._next_s = 0.0
+        for spec in dataflow.nodes:
+            if spec.kind == "operator":
+                self._files[spec.id] = files_of(dataflow, spec)
+                self._changes.watch(self._files[spec.id])
+            elif spec.kind == "node" and spec.code.path.endswith(".py"):
+                self._others[Path(dataflow.folder, spec.code.path)] = f"the custom node {spec.id}"
+        self._changes.watch(set(self._others))
+
+    def look(self, now_s: float) -> None:
+        """See what has changed, and reload whom it concerns."""
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + LOOK_S
+        for path in self._changes.look():
+            concerned = [node for node, files in self._files.items() if path in files]
+            if concerned:
+                self._notes.tell(f"{path.name} has changed: reloading {', '.join(concerned)}")
+                self._due.update(concerned)
+            if path in self._others:
+                self._notes.tell(
+                    f"{path.name} has changed, but {self._others[path]} is only read at the start: run it again"
+                )
+        for node in sorted(self._due):
+            self._reload(self._crew.children[node])
+
+    def _reload(self, child: Child) -> None:
+        state = child.machine.state
+        if state in WILLING:
+            self._crew.feed(child, su.Reload())
+            # it may import what it did not before
+            self._files[child.id] |= files_of(self._dataflow, child.spec)
+            self._changes.watch(self._files[child.id])
+        if state in WILLING or state in DONE:
+            self._due.discard(child.id)

@@ -1,0 +1,173 @@
+"""`--chaos`, the part that decides: when to kill whom, and what it came to. Floor 1, pure.
+
+The same seed draws the same pauses and the same order of preference at each kill. Whom it hits is the first in that
+order who can be killed at that moment, so a repeated run differs only where the run itself does.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+PAUSE_SPREAD = (0.5, 1.5)  # of the interval that was asked for
+FLOWS = ("taken", "queued", "dropped", "discarded", "dead")  # where a message that was sent can be
+
+
+class Schedule:
+    """When, and whom: draws from `seed`. `victims` in a fixed order."""
+
+    def __init__(self, seed: int, every_s: float, victims: Sequence[str]) -> None:
+        self._random = random.Random(seed)
+        self._every_s = every_s
+        self._victims = list(victims)
+
+    def pause_s(self) -> float:
+        """Until the next kill."""
+        return self._every_s * self._random.uniform(*PAUSE_SPREAD)
+
+    def preference(self) -> list[str]:
+        """All victims, the one to kill first; the next one when that is not possible now."""
+        return self._random.sample(self._victims, len(self._victims))
+
+    def pick(self, possible: Collection[str]) -> str | None:
+        """Whom to kill; None when nobody can be killed now. Draws in either case."""
+        return next((victim for victim in self.preference() if victim in possible), None)
+
+
+@dataclass(slots=True)
+class Kill:
+    """One kill. `back_s`: how long it took until the victim worked again; None: it had not when the run ended."""
+
+    victim: str
+    at_s: float
+    back_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One output and one of its receivers. `source` is "node/output"."""
+
+    source: str
+    node: str
+    input: str
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Messages over one edge. `lost` were sent and are nowhere, `repeated` arrived more often than they were sent."""
+
+    sent: int
+    lost: int
+    repeated: int
+
+
+def balance(edge: Edge, before: Mapping[str, Any], after: Mapping[str, Any]) -> Balance:
+    """What became of the messages over an edge between two looks at the store's figures (nodes by id)."""
+    sent = [_sent(edge, figures) for figures in (before, after)]
+    found = [_arrived(edge, figures) for figures in (before, after)]
+    missing = (sent[1] - found[1]) - (sent[0] - found[0])
+    return Balance(sent[1] - sent[0], max(missing, 0), max(-missing, 0))
+
+
+def _sent(edge: Edge, figures: Mapping[str, Any]) -> int:
+    node, _, output = edge.source.rpartition("/")
+    count: int = figures.get(node, {}).get("outputs", {}).get(output, 0)
+    return count
+
+
+def _arrived(edge: Edge, figures: Mapping[str, Any]) -> int:
+    item = figures.get(edge.node, {}).get("inputs", {}).get(edge.input, {})
+    return sum(item.get(name, 0) for name in FLOWS)
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run under chaos came to. `again`: messages that custom nodes were handed a second time."""
+
+    seed: int
+    every_s: float
+    victims: Sequence[str]
+    kills: list[Kill] = field(default_factory=list)
+    again: int = 0
+    balances: dict[Edge, Balance] | None = None  # None: the store could not be asked
+    lasted_s: float = 0.0
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing was lost and nothing repeated, as far as that is known."""
+        return all(not (item.lost or item.repeated) for item in (self.balances or {}).values())
+
+    def lines(self) -> list[str]:
+        """For people."""
+        count = len(self.kills)
+        first = f"chaos: {count} kill{'' if count == 1 else 's'} in {self.lasted_s:.1f} s"
+        found = [f"{first}; once more: --chaos {self.every_s:g}s --seed {self.seed}"]
+        if count:
+            rows = [("victim", "kills", "back after p50", "max", "")]
+            for victim in self.victims:
+                mine = [kill for kill in self.kills if kill.victim == victim]
+                back = [kill.back_s for kill in mine if kill.back_s is not None]
+                figures = (_ms(median(back)), _ms(max(back))) if back else ("-", "-")
+                missing = len(mine) - len(back)
+                note = f"{missing} not back yet when the run ended" if missing else ""
+                rows.append((victim, str(len(mine)), *figures, note))
+            found += [f"  {line}" for line in _aligned(rows)]
+        else:
+            found.append("  the run was over before anybody could be killed")
+        return [*found, *self._messages()]
+
+    def _messages(self) -> list[str]:
+        if self.balances is None:
+            return ["  messages: the store could not be asked for its counts"]
+        all_of = self.balances.values()
+        sent, lost, repeated = (sum(getattr(item, name) for item in all_of) for name in ("sent", "lost", "repeated"))
+        found = [f"  messages sent {sent}, lost {lost}, repeated {repeated}"]
+        if self.again:
+            found.append(f"  handed to custom nodes once more, which get each message at least once: {self.again}")
+        for edge, item in self.balances.items():
+            if item.lost or item.repeated:
+                where = f"{edge.source} -> {edge.node}.{edge.input}"
+                found.append(f"  {where}: sent {item.sent}, lost {item.lost}, repeated {item.repeated}")
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """For programs; times in seconds."""
+        balances = self.balances or {}
+        return {
+            "seed": self.seed,
+            "every": self.every_s,
+            "lasted": round(self.lasted_s, 3),
+            "kills": [
+                {
+                    "victim": kill.victim,
+                    "at": round(kill.at_s, 3),
+                    "back_after": None if kill.back_s is None else round(kill.back_s, 6),
+                }
+                for kill in self.kills
+            ],
+            "messages": [
+                {
+                    "source": edge.source, "node": edge.node, "input": edge.input, "sent": item.sent, "lost": item.lost,
+                    "repeated": item.repeated,
+                }
+                for edge, item in balances.items()
+            ],
+            "handed_again": self.again,
+        }  # fmt: skip
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The first column stands left, figures stand right, the last one, a note, as it comes."""
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    found = []
+    for first, *figures, note in rows:
+        cells = [figure.rjust(width) for figure, width in zip(figures, widths[1:-1], strict=True)]
+        found.append("  ".join([first.ljust(widths[0]), *cells, note]).rstrip())
+    return found
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms"

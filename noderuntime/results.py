@@ -1,0 +1,106 @@
+"""What a run comes to: a row for each node, what to look at next, and its dead letters. Floor 4.
+
+Decides and words; the runtime asks the store for the figures and carries things out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from noderuntime.children import Child
+from noderuntime.dataflow import Dataflow
+from noderuntime.observer import SummaryRow
+from noderuntime.rundir import letters_file
+from noderuntime.supervision import State
+
+STATES = {State.ENDED: "finished", State.STOPPED: "stopped", State.FAILED: "failed"}
+
+Figures = dict[str, Any]  # the store's, of all nodes by id
+
+
+def rows(children: Iterable[Child], figures: Figures) -> list[SummaryRow]:
+    """What became of each node. Without figures, the counts are those that were seen from here."""
+    found = []
+    for child in children:
+        machine = child.machine
+        dead = dead_letters(figures).get(child.id, 0)
+        found.append(
+            SummaryRow(
+                node=child.id,
+                state=STATES.get(machine.state, machine.state.value),
+                restarts=machine.restarts,
+                messages=messages(figures.get(child.id, {})) or child.handled(),
+                reason=with_letters(machine.reason, dead),
+            )
+        )
+    return found
+
+
+def rows_of_none(dataflow: Dataflow, state: str) -> list[SummaryRow]:
+    """The rows of a run that ended before it had any children."""
+    return [SummaryRow(spec.id, state, 0, 0, "") for spec in dataflow.nodes]
+
+
+def messages(figures: Figures) -> int:
+    """Messages that a node took; those that it sent when it has no inputs."""
+    inputs = figures.get("inputs", {})
+    if inputs:
+        return sum(item.get("taken", 0) for item in inputs.values())
+    return sum(figures.get("outputs", {}).values())
+
+
+def dead_letters(figures: Figures) -> dict[str, int]:
+    """How many dead letters there are, by node; only nodes that have some."""
+    found = {id: int(node.get("dead_letters", 0)) for id, node in figures.items()}
+    return {id: count for id, count in found.items() if count}
+
+
+def letters_text(count: int) -> str:
+    return f"{count} dead letter{'' if count == 1 else 's'}"
+
+
+def with_letters(reason: str, count: int) -> str:
+    """A node's reason, and its dead letters where it has some."""
+    return "; ".join(filter(None, [reason, letters_text(count) if count else ""]))
+
+
+def made_progress(figures: Figures) -> bool:
+    """Whether anything was committed that a later `--resume` could build on. Without figures: who knows."""
+    return not figures or any(messages(node) or sum(node.get("outputs", {}).values()) for node in figures.values())
+
+
+def hints(run: str, file: str, found: Sequence[SummaryRow], figures: Figures, kept: bool) -> list[str]:
+    """What to do next, as lines for the end of the run. `kept`: the space stays for `--resume`."""
+    lines = [
+        f"{letters_text(count)} of {node}: `noderuntime dead-letters show --run {quote(run)} {node}`"
+        for node, count in dead_letters(figures).items()
+    ]
+    failed = [row for row in found if row.state == "failed"]
+    if not (failed and kept):
+        return lines
+    named = "" if Path(file).stem == run else f" --name {quote(run)}"
+    resume = f"`noderuntime run {quote(file)}{named} --resume`"
+    lines.append(f"the state and the messages of the run are kept; with the cause mended, {resume} goes on with them")
+    for row in failed:
+        discarded = sum(item.get("discarded", 0) for item in figures.get(row.node, {}).get("inputs", {}).values())
+        if discarded:
+            lines.append(f"{discarded} messages that came for {row.node} after it had failed were discarded")
+        if "restore_state:" in row.reason:
+            which = f"--run {quote(run)} {row.node}"
+            lines.append(
+                f"{row.node} could not restore its state: change its code, or take a look (`noderuntime state ls "
+                f"{which}`) and remove what is wrong (`noderuntime state rm {which} KEY`)"
+            )
+    return lines
+
+
+def keep_letters(log_dir: Path, letters: Sequence[dict[str, Any]]) -> None:
+    """Keep dead letters with the logs, for `dead-letters ls` and `show` of a run whose space is gone. A full disk keeps
+    none."""
+    with contextlib.suppress(OSError):
+        letters_file(log_dir).write_text(json.dumps(list(letters), ensure_ascii=False, default=repr))

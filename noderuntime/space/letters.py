@@ -1,0 +1,105 @@
+"""Dead letters inside a transaction: who is there, back into the mailbox, away. The store's side; claims.py buries.
+
+A letter keeps the record of its message as it was, and with it the reference to a payload segment: that is handed back
+at `replay`, and released at `drop`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from noderuntime.errors import StoreError
+from noderuntime.space import keys, records
+from noderuntime.space.claims import Vertex
+from noderuntime.space.mailbox import queue_of
+from noderuntime.space.records import BYTES, DISCARDED, QUEUE, QUEUED
+from noderuntime.space.segments import adjust
+from noderuntime.space.space import Space, scan
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One dead letter. `message` is the record; `attempts` lives ended with it; `buried_ns` since the epoch."""
+
+    key: bytes
+    input: str
+    uid: str
+    message: bytes
+    error: str
+    trace: str
+    attempts: int
+    buried_ns: int
+
+
+def letters(txn: Any, node: int) -> Iterator[Letter]:
+    """The dead letters of a node, in the order in which their messages came."""
+    for key, packed in scan(txn, keys.dead_prefix(node)):
+        yield Letter(key, **msgpack.unpackb(packed))
+
+
+def counts(txn: Any, node: int) -> dict[str, int]:
+    """How many dead letters there are, by the name of the input that they came in by."""
+    found: dict[str, int] = {}
+    for letter in letters(txn, node):
+        found[letter.input] = found.get(letter.input, 0) + 1
+    return found
+
+
+def chosen(txn: Any, vertex: Vertex, uids: Collection[str]) -> list[Letter]:
+    """The letters of those uids, all when none is given. Raises StoreError for a uid that no letter has."""
+    found = list(letters(txn, vertex.number))
+    if not uids:
+        return found
+    known = {letter.uid for letter in found}
+    for uid in uids:
+        if uid not in known:
+            raise StoreError(
+                f"{vertex.id} has no dead letter {uid!r}; `noderuntime dead-letters ls {vertex.id}` lists them"
+            )
+    return [letter for letter in found if letter.uid in uids]
+
+
+def replay(txn: Any, space: Space, vertex: Vertex, uids: Collection[str]) -> int:
+    """Put letters back at the end of their inputs, as if they had never failed; how many.
+
+    Raises StoreError when the node has ended, or has no such input any more.
+    """
+    found = chosen(txn, vertex, uids)
+    status = records.NodeRecord.parse(txn.get(keys.node(vertex.number))).status
+    if found and status == records.ENDED:
+        raise StoreError(f"{vertex.id} has ended and takes no more messages; its dead letters stay where they are")
+    sequence = space.base + txn.id()
+    for index, letter in enumerate(found):
+        input, source = vertex.inputs.get(letter.input, (0, ""))
+        if source != letter.uid.rpartition("#")[0]:
+            raise StoreError(
+                f"{letter.uid} came in by {letter.input!r}, and {vertex.id} has no such input any more; "
+                f"`noderuntime dead-letters drop {vertex.id} {letter.uid}` removes it"
+            )
+        txn.put(keys.message(vertex.number, input, sequence, index), letter.message)
+        queue_key = keys.queue(vertex.number, input)
+        queue = queue_of(txn, queue_key)
+        queue[QUEUED] += 1
+        queue[BYTES] += records.message_bytes(letter.message)
+        txn.put(queue_key, QUEUE.pack(*queue))
+        txn.delete(letter.key)
+    return len(found)
+
+
+def drop(txn: Any, vertex: Vertex, uids: Collection[str]) -> int:
+    """Remove letters for good; how many. They count as discarded messages of their inputs."""
+    found = chosen(txn, vertex, uids)
+    for letter in found:
+        if letter.message[1]:
+            adjust(txn, records.reference_of(letter.message), -1)
+        if letter.input in vertex.inputs:
+            queue_key = keys.queue(vertex.number, vertex.inputs[letter.input][0])
+            queue = queue_of(txn, queue_key)
+            queue[DISCARDED] += 1
+            txn.put(queue_key, QUEUE.pack(*queue))
+        txn.delete(letter.key)
+    return len(found)

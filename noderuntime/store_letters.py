@@ -1,0 +1,127 @@
+"""The store's operations on dead letters. Floor 4.
+
+    letters_ls      node ("" for all) -> letters       node, input, uid, error, attempts, buried_ns, bytes of each
+    letters_show    node, uids -> letters              the same, and trace, metadata, value (see `shown`)
+    letters_replay  node, uids -> replayed             back at the end of the mailbox, attempts forgotten
+    letters_drop    node, uids -> dropped
+
+No `uids` means all letters of the node.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgpack
+
+from noderuntime.space import letters, records
+from noderuntime.space.claims import Graph, Vertex
+from noderuntime.space.letters import Letter
+from noderuntime.space.segments import read_segment
+from noderuntime.space.space import Space
+
+LISTED_MAX: Final = 10_000
+SHOWN_BYTES_MAX: Final = 8 << 20  # in one reply
+VALUE_BYTES_MAX: Final = 256 * 1024  # a larger value is described, not shown
+
+Arguments = dict[str, Any]
+Result = dict[str, Any]
+
+
+class LetterOperations:
+    """The operations, on an open space. `rings` holds whom to ring after the transaction."""
+
+    def __init__(self, space: Space, graph: Callable[[], Graph], vertex: Callable[[Arguments], Vertex]) -> None:
+        self.space = space
+        self.rings: set[int] = set()
+        self._graph = graph
+        self._vertex = vertex
+        self.changes: dict[str, Callable[[Any, Arguments], Result]] = {
+            "letters_replay": self.replay,
+            "letters_drop": self.drop,
+        }
+        self.queries: dict[str, Callable[[Any, Arguments], Result]] = {
+            "letters_ls": self.ls,
+            "letters_show": self.show,
+        }
+
+    def ls(self, txn: Any, arguments: Arguments) -> Result:
+        vertices = [self._vertex(arguments)] if arguments["node"] else list(self._graph().values())
+        found = [head(vertex, letter) for vertex in vertices for letter in letters.letters(txn, vertex.number)]
+        return {"letters": found[:LISTED_MAX], "left_out": max(0, len(found) - LISTED_MAX)}
+
+    def show(self, txn: Any, arguments: Arguments) -> Result:
+        vertex = self._vertex(arguments)
+        found: list[Result] = []
+        chosen = letters.chosen(txn, vertex, arguments["uids"])
+        size = 0
+        for letter in chosen:
+            told = {**head(vertex, letter), "trace": letter.trace, **shown(letter.message, self.space)}
+            size += len(msgpack.packb(told))
+            if size > SHOWN_BYTES_MAX:
+                break
+            found.append(told)
+        return {"letters": found, "left_out": len(chosen) - len(found)}
+
+    def replay(self, txn: Any, arguments: Arguments) -> Result:
+        vertex = self._vertex(arguments)
+        replayed = letters.replay(txn, self.space, vertex, arguments["uids"])
+        self.rings.add(vertex.number)
+        return {"replayed": replayed}
+
+    def drop(self, txn: Any, arguments: Arguments) -> Result:
+        return {"dropped": letters.drop(txn, self._vertex(arguments), arguments["uids"])}
+
+
+def head(vertex: Vertex, letter: Letter) -> Result:
+    """What a list says of a letter."""
+    return {
+        "node": vertex.id,
+        "input": letter.input,
+        "uid": letter.uid,
+        "error": letter.error,
+        "attempts": letter.attempts,
+        "buried_ns": letter.buried_ns,
+        "bytes": records.message_bytes(letter.message),
+    }
+
+
+def shown(message: bytes, space: Space) -> Result:
+    """`value` and `metadata` of a message, as JSON has them; bytes as base64, what is large or foreign as text."""
+    if records.message_bytes(message) > VALUE_BYTES_MAX and not message[1]:
+        return {"metadata": {}, "value": f"{records.message_bytes(message)} bytes, too many to be shown"}
+    try:
+        outside = None
+        if message[1]:
+            outside = read_segment(_segments_of(space), records.reference_of(message))
+        _, value, metadata, _, _ = records.decode_message(message, outside)
+        plain = {"metadata": _plain(metadata), "value": _plain(value)}
+        if len(msgpack.packb(plain)) > VALUE_BYTES_MAX:
+            return {"metadata": {}, "value": f"{records.message_bytes(message)} bytes, too many to be shown"}
+        return plain
+    except Exception as error:  # a value whose library is missing here must not keep the others from being shown
+        return {"metadata": {}, "value": f"cannot be shown: {type(error).__name__}: {error}"}
+
+
+def _segments_of(space: Space) -> Path:
+    return space.folder.parent / "segments"
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, bytes | memoryview):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, dt.datetime):
+        return value.isoformat()
+    if type(value).__module__ == "numpy":
+        return f"array of {value.dtype} {list(value.shape)}"
+    return f"{type(value).__name__} of {len(value)} rows"

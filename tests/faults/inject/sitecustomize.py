@@ -1,0 +1,324 @@
+"""Fault points: every line of ours that touches the world, made to kill, stop or fail its process on demand.
+
+Python imports this module by itself, in each process of a run that is started with this folder on PYTHONPATH; outside
+of tests nothing of it exists, and the production code has no hook for it. It wraps the thin boundaries of a module when
+that is imported: LMDB's transactions, bells, sockets, flock, the handlers of the loops. Each is a named point, and
+
+    FAULTS='[{"who": "sums", "point": "put", "hit": 3, "action": "kill"}, ...]'
+
+makes the third put of a process of node `sums` its last one. `who` is a node's id, or runtime, store, nursery; hits count
+in each process anew. A fault fires once in a run: a file FAULTS_DIR/INDEX says that it has, before it does.
+
+    kill    SIGKILL from within                     stop    SIGSTOP, and go on if somebody says so
+    error   an exception that nobody expects        full    LMDB says that there is no room
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import json
+import os
+import signal
+import sys
+from types import ModuleType
+
+PLAN = json.loads(os.environ.get("FAULTS", "[]"))
+FOLDER = os.environ.get("FAULTS_DIR", "")
+
+role = ""
+hits: dict[str, int] = {}
+
+
+class Injected(Exception):
+    """The exception of `error`."""
+
+
+def who() -> str:
+    return role or os.environ.get("NODERUNTIME_NODE", "")
+
+
+def point(name: str) -> None:
+    """Here something can go wrong."""
+    hits[name] = count = hits.get(name, 0) + 1
+    me = who()
+    for index, fault in enumerate(PLAN):
+        if fault["point"] == name and fault["hit"] <= count and fault["who"] == me and _fires(index):
+            _act(fault["action"], name)
+
+
+def _fires(index: int) -> bool:
+    try:
+        os.close(os.open(os.path.join(FOLDER, str(index)), os.O_CREAT | os.O_EXCL | os.O_WRONLY))  # noqa: PTH118
+    except FileExistsError:
+        return False
+    return True
+
+
+def _act(action: str, name: str) -> None:
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif action == "full":
+        import lmdb
+
+        raise lmdb.MapFullError(f"injected at {name}")
+    else:
+        raise Injected(f"injected at {name}")
+
+
+def around(owner: object, name: str, before: str = "", after: str = "") -> None:
+    """Make a call of `owner.name` a point, or two."""
+    real = getattr(owner, name)
+
+    def call(*arguments: object, **named: object) -> object:
+        if before:
+            point(before)
+        result = real(*arguments, **named)
+        if after:
+            point(after)
+        return result
+
+    setattr(owner, name, call)
+
+
+class Stand:
+    """Stands for a module or an object; what is set on it is taken instead."""
+
+    def __init__(self, real: object) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real, name)
+
+
+class Transaction(Stand):
+    """A write transaction with its points."""
+
+    def put(self, *arguments: object, **named: object) -> object:
+        point("put")
+        return self._real.put(*arguments, **named)
+
+    def delete(self, *arguments: object, **named: object) -> object:
+        point("delete")
+        return self._real.delete(*arguments, **named)
+
+    def commit(self) -> None:
+        point("commit")
+        self._real.commit()
+        point("committed")
+
+    def __enter__(self) -> object:
+        self._real.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> object:
+        return self._real.__exit__(*error)
+
+
+class Reading(Stand):
+    """A read transaction, in which one can be stopped or killed."""
+
+    def __enter__(self) -> object:
+        transaction = self._real.__enter__()
+        point("read")
+        return transaction
+
+    def __exit__(self, *error: object) -> object:
+        return self._real.__exit__(*error)
+
+
+class Environment(Stand):
+    def begin(self, write: bool = False, **named: object) -> object:
+        if not write:
+            return Reading(self._real.begin(**named))
+        point("lock")
+        transaction = Transaction(self._real.begin(write=True, **named))
+        point("locked")
+        return transaction
+
+
+def space(module: ModuleType) -> None:
+    real = module.Space.__init__
+
+    def begin(self: object, folder: object, env: object, lock_word: object) -> None:
+        point("open")
+        real(self, folder, Environment(env), lock_word)
+
+    module.Space.__init__ = begin
+
+
+def segments(module: ModuleType) -> None:
+    locks, system = Stand(module.fcntl), Stand(module.os)
+    around(locks, "flock", "flock", "flocked")
+    around(system, "posix_fallocate", "allocate", "allocated")
+    module.fcntl, module.os = locks, system
+    around(module.SegmentPool, "fill", "fill", "filled")
+    around(module.SegmentViews, "lease", "lease", "leased")
+
+
+def bells(module: ModuleType) -> None:
+    around(module, "ring", "ring", "rung")
+
+
+def channel(module: ModuleType) -> None:
+    for kind in (module.Dealer, module.Router):
+        _sending(kind)
+    real = module.Dealer.receive_nowait
+
+    def receive_nowait(self: object) -> object:
+        message = real(self)
+        if message is not None:
+            point(f"received {type(message).__name__}")
+        return message
+
+    module.Dealer.receive_nowait = receive_nowait
+
+
+def _sending(kind: type) -> None:
+    real = kind.send
+
+    def send(self: object, *arguments: object) -> object:
+        name = next(type(item).__name__ for item in arguments if type(item) is not bytes)
+        point(f"send {name}")
+        result = real(self, *arguments)
+        point(f"sent {name}")
+        return result
+
+    kind.send = send
+
+
+def context(module: ModuleType) -> None:
+    for call in ("send_output", "save_state", "kvs_merge"):
+        around(module.OperatorContext, call, "stage", "staged")
+
+
+def operator_host(module: ModuleType) -> None:
+    around(module, "main", "begin")
+    around(module.OperatorHost, "prepare", "restore", "restored")
+    around(module.OperatorHost, "_handle", "handle", "handled")
+
+
+def member(module: ModuleType) -> None:
+    around(module.Member, "next_messages", "take", "taken")
+    around(module.Member, "let_go", "let go")
+
+
+def node(module: ModuleType) -> None:
+    around(module.Node, "send_output", "stage", "staged")
+    around(module.Node, "_take", "take", "taken")
+
+
+def store(module: ModuleType) -> None:
+    real_main, real_handle = module.main, module.Store.handle
+
+    def main(*arguments: object) -> object:
+        global role
+        role = "store"
+        hits.clear()
+        point("begin")
+        return real_main(*arguments)
+
+    def handle(self: object, request: object) -> object:
+        point(f"request {request.operation}")
+        reply = real_handle(self, request)
+        point(f"answer {request.operation}")
+        return reply
+
+    module.main, module.Store.handle = main, handle
+    around(module.Store, "housekeeping", "housekeeping")
+
+
+def nursery(module: ModuleType) -> None:
+    real_serve, real_call, real_wait = module.serve, module._call, module._wait_at_gate
+
+    def serve(*arguments: object) -> object:
+        global role
+        role = "nursery"
+        return real_serve(*arguments)
+
+    def wait_at_gate(*arguments: object) -> object:
+        global role
+        role = "spare"
+        hits.clear()
+        point("become")
+        return real_wait(*arguments)
+
+    def call(order: object) -> object:
+        global role
+        role = ""
+        point("called")
+        return real_call(order)
+
+    module.serve, module._wait_at_gate, module._call = serve, wait_at_gate, call
+    around(module, "_make", "make", "made")
+    around(module, "_receive", "", "ordered")
+
+
+def runtime(module: ModuleType) -> None:
+    real = module.run
+
+    def run(*arguments: object) -> object:
+        global role
+        role = "runtime"
+        return real(*arguments)
+
+    module.run = run
+    around(module.Runtime, "_look", "look")
+    around(module.Runtime, "_opened", "opened", "started")
+    around(module.Runtime, "_finish", "finish")
+    around(module.Runtime, "_end", "end")
+
+
+def crew(module: ModuleType) -> None:
+    real_do, real_feed = module.Crew._do, module.Crew.feed
+
+    def do(self: object, child: object, action: object) -> None:
+        point(f"do {type(action).__name__}")
+        real_do(self, child, action)
+        point(f"done {type(action).__name__}")
+
+    def feed(self: object, child: object, event: object, **named: object) -> object:
+        if type(event).__name__ != "Vitals":
+            point(f"event {type(event).__name__}")
+        return real_feed(self, child, event, **named)
+
+    module.Crew._do, module.Crew.feed = do, feed
+
+
+def process(module: ModuleType) -> None:
+    around(module, "reap", "reap", "reaped")
+
+
+POINTS = {
+    "noderuntime.space.space": space, "noderuntime.space.segments": segments, "noderuntime.doorbell": bells,
+    "noderuntime.channel": channel, "noderuntime.context": context, "noderuntime.operator_host": operator_host,
+    "noderuntime.member": member, "noderuntime.node": node, "noderuntime.store": store, "noderuntime.nursery": nursery,
+    "noderuntime.runtime": runtime, "noderuntime.crew": crew, "noderuntime.process": process,
+}  # fmt: skip
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    """Finds our modules as everybody does, and puts the points in behind their execution."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> importlib.machinery.ModuleSpec | None:
+        wrap = POINTS.get(name)
+        if wrap is None:
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None:
+                real = spec.loader.exec_module
+
+                def exec_module(module: ModuleType) -> None:
+                    real(module)
+                    wrap(module)
+
+                spec.loader.exec_module = exec_module
+                return spec
+        return None
+
+
+if PLAN:
+    sys.meta_path.insert(0, Finder())

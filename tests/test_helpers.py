@@ -1,0 +1,34 @@
+"""helpers.py: how long the runtime is patient with a store or a fork server that dies. The rest is in e2e/."""
+
+from __future__ import annotations
+
+import signal
+
+from noderuntime.helpers import PAUSE_S, Patience
+
+
+def test_kills_from_outside_are_forgiven_for_ever() -> None:
+    patience = Patience()
+    assert {patience.wait_s(-signal.SIGKILL, 0.0) for _ in range(1000)} == {PAUSE_S}
+
+
+def test_a_helper_that_dies_by_itself_again_and_again_is_given_up() -> None:
+    patience = Patience()
+    waits = [patience.wait_s(1, 0.0) for _ in range(7)]
+    assert waits == [0.0, 0.05, 0.1, 0.2, 0.4, 0.8, None]
+
+
+def test_so_is_one_that_hangs_each_time() -> None:
+    patience = Patience()
+    for _ in range(6):
+        patience.killed_by_us = True
+        assert patience.wait_s(-signal.SIGKILL, 0.0) is not None
+    patience.killed_by_us = True
+    assert patience.wait_s(-signal.SIGKILL, 0.0) is None
+
+
+def test_what_it_has_done_resets_the_count() -> None:
+    patience = Patience()
+    for _ in range(100):
+        assert patience.wait_s(None, 0.0) == 0.0
+        patience.reset()

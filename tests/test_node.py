@@ -1,0 +1,785 @@
+"""`Node` in real programs, as the runtime and the neighbours see it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fake_runtime import Run
+from kit import commit, staged
+from procs import wait_until
+
+from noderuntime import Node, NodeRuntimeError, NotRunning, pulse
+from noderuntime.protocol import EXIT_FENCED, Bye, Hello, Ready, Refused, Stop
+from noderuntime.rundir import ENV_NODE, ENV_RUN_DIR
+from noderuntime.space import keys
+from noderuntime.space.space import scan
+
+Make = Callable[..., Run]
+
+
+def between(size: int = 1000, policy: str = "backpressure", **more: Any) -> dict[str, Any]:
+    """a feeds the custom node n, and c takes what it sends."""
+    fed = {"source": "a/out", "queue_size": size, "queue_policy": policy}
+    taken = {"source": "n/out", "queue_size": size}
+    return {
+        "a": {"outputs": ["out"]},
+        "n": {"inputs": {"in": fed}, "outputs": ["out"], **more},
+        "c": {"inputs": {"in": taken}},
+    }
+
+
+def in_hand(child: Any) -> list[list[int]]:
+    return [list(hand) for hand in child.pulse.hands]
+
+
+ECHO = """
+from noderuntime import Node
+for event in (node := Node()):
+    node.send_output("out", [event["type"], event["id"], event.get("value")])
+"""
+
+
+# --- one thread -----------------------------------------------------------------------------------------------------
+
+
+def test_a_node_takes_events_and_sends_until_all_its_inputs_have_ended(run: Make) -> None:
+    r = run(between())
+    child = r.begun("n", ECHO)
+    r.send("a", 1, 2, ends=True)
+    expected = [
+        ["INPUT", "in", 1],
+        ["INPUT", "in", 2],
+        ["INPUT_CLOSED", "in", None],
+        ["STOP", "ALL_INPUTS_CLOSED", None],
+    ]
+    assert r.take("c", 4) == expected
+    assert child.wait() == 0
+    assert child.has_said(Ready) == [Ready(1)]
+    assert child.has_said(Bye) == [Bye(True, "")]
+    assert child.hello is not None and (child.hello.kind, child.hello.life) == ("node", 1)
+    assert r.queued("n", "in") == [] and r.figures("n")["inputs"]["in"]["taken"] == 2
+
+
+def test_a_stop_wakes_a_node_that_waits_and_is_its_last_event(run: Make) -> None:
+    r = run(between())
+    child = r.begun("n", ECHO)
+    wait_until(lambda: child.pulse.phase == pulse.WAITING)
+    child.send(Stop("MANUAL", 10.0))
+    assert child.wait() == 0
+    assert r.take("c") == [["STOP", "MANUAL", None]]
+    assert child.has_said(Bye) == [Bye(False, "")]
+
+
+def test_what_a_node_knows_of_itself(run: Make) -> None:
+    r = run(between(config={"start": 7}))
+    program = """
+from noderuntime import Node
+n = Node()
+n.send_output('out', [n.node_id, n.config['start'], n.incarnation, n.is_restart])
+"""
+    r.begun("n", program).wait()
+    r.begun("n", program, cause="it ended").wait()
+    assert r.take("c", 3) == [["n", 7, 1, False], ("NODE_RESTARTED", "n", "it ended"), ["n", 7, 2, True]]
+
+
+def test_an_event_is_acknowledged_when_the_next_one_is_asked_for(run: Make) -> None:
+    r = run(between())
+    child = r.begun(
+        "n",
+        """
+import signal; from noderuntime import Node
+node = Node()
+node.next(); node.next(); signal.pause()
+""",
+    )
+    r.send("a", 1, 2)
+    wait_until(lambda: r.queued("n", "in") == [2])
+    assert len(in_hand(child)) == 1
+    assert r.figures("n")["inputs"]["in"]["taken"] == 1
+
+
+def test_a_killed_node_gets_its_event_again_with_the_attempt_raised(run: Make) -> None:
+    r = run(between())
+    program = """
+from noderuntime import Node
+node = Node()
+event = node.next()
+node.send_output('out', [event.value, event.attempt, event.uid])
+node.flush()
+node.kvs_read('x')
+import signal; signal.pause()
+"""
+    child = r.begun("n", program)
+    r.send("a", 5)
+    assert r.take("c") == [[5, 1, "a/out#1"]]
+    child.kill()
+    hands = in_hand(child)
+    r.begun("n", program, hands=hands)
+    assert r.take("c") == [[5, 2, "a/out#1"]]
+
+
+def test_a_poisonous_event_is_buried_for_custom_nodes_too(run: Make) -> None:
+    r = run(between())
+    program = """
+from noderuntime import Node
+for event in (node := Node()):
+    if event.get('value') == 'poison': raise ValueError
+    node.send_output('out', event.get('value'))
+"""
+    r.send("a", "poison", "good")
+    hands: list[Any] = []
+    for _ in range(3):
+        child = r.begun("n", program, counts=bool(hands), hands=hands)
+        assert child.wait() == 1
+        hands = in_hand(child)
+        assert len(hands) == 1
+    assert r.claim("n", counts=True, hands=hands)["buried"] == "a/out#1"
+    r.begun("n", program)
+    assert r.take("c") == ["good"]
+
+
+ENDINGS = {
+    "close": ("node.close()", True, True),
+    "leaving a with": ("with node: pass", True, True),
+    "a with and an exception": ("with node: raise ValueError", False, False),
+    "an exception": ("raise ValueError", False, False),
+    "the end of the program": ("", False, True),
+    "a second close": ("node.close(); node.close()", True, True),
+}
+
+
+@pytest.mark.parametrize("how", ENDINGS)
+def test_how_a_program_ends_decides_what_is_acknowledged_and_all_it_sent_counts(run: Make, how: str) -> None:
+    end, acknowledged, bye = ENDINGS[how]
+    r = run(between())
+    r.send("a", 1, 2)
+    child = r.begun(
+        "n",
+        f"""
+from noderuntime import Node
+node = Node()
+node.next()
+for i in range(5): node.send_output('out', i)
+{end}
+""",
+    )
+    child.wait()
+    assert r.queued("n", "in") == ([2] if acknowledged else [1, 2])
+    assert r.queued("c", "in") == [0, 1, 2, 3, 4]
+    assert child.has_said(Bye) == ([Bye(True, "")] if bye else [])
+
+
+def test_try_next_does_not_wait_and_next_times_out(run: Make) -> None:
+    r = run(between())
+    program = """
+from noderuntime import Node
+node = Node()
+said = [node.try_next()]
+try:
+    node.next(timeout=0.01)
+except TimeoutError as error:
+    said.append(str(error))
+print("nothing", flush=True)
+said.append(node.next(timeout=None).value)
+said.append(node.try_next().value)
+said.append(node.try_next())
+node.send_output("out", said)
+node.next()
+"""
+    r.begun("n", program)
+    wait_until(lambda: "nothing" in r.children[-1].text)
+    commit(r.play("a"), staged(r.play("a"), ("out", 1), ("out", 2)))
+    r.ring("n")
+    assert r.take("c") == [[None, "no event for 'n' within 0.01 seconds", 1, 2, None]]
+
+
+def test_ticks_come_on_schedule_and_are_events_like_others(run: Make) -> None:
+    r = run({"n": {"inputs": {"t": "timer/millis/10"}, "outputs": ["out"]}, "c": {"inputs": {"in": "n/out"}}})
+    child = r.begun(
+        "n",
+        """
+from noderuntime import Node
+for e in (node := Node()):
+    if e.type == 'INPUT': node.send_output('out', e.metadata['due'].timestamp())
+""",
+    )
+    dues = r.take("c", 4)
+    assert dues == sorted(set(dues))
+    child.send(Stop("MANUAL", 10.0))
+    assert child.wait() == 0
+
+
+def test_an_input_that_falls_silent_closes_and_recovers(run: Make) -> None:
+    nodes = between()
+    nodes["n"]["inputs"]["in"]["input_timeout"] = 0.03
+    r = run(nodes)
+    child = r.begun("n", ECHO)
+    r.send("a", 1)
+    assert r.take("c", 2) == [["INPUT", "in", 1], ["INPUT_CLOSED", "in", None]]
+    child.signal(signal.SIGSTOP)
+    r.send("a", 2, 3)
+    child.signal(signal.SIGCONT)
+    assert r.take("c", 3) == [["INPUT_RECOVERED", "in", None], ["INPUT", "in", 2], ["INPUT", "in", 3]]
+
+
+def test_restarts_of_senders_are_events(run: Make) -> None:
+    r = run(between())
+    r.begun(
+        "n",
+        """
+from noderuntime import Node
+for e in (node := Node()): node.send_output('out', [e.type, e.id, e.error])
+""",
+    )
+    r.play("a")
+    r.claim("a", cause="it was killed")
+    r.ring("n")
+    assert r.take("c") == [["NODE_RESTARTED", "a", "it was killed"]]
+
+
+def test_of_a_dropping_input_a_node_takes_the_newest_there_is(run: Make) -> None:
+    r = run(between(size=2, policy="drop_oldest"))
+    program = """
+from noderuntime import Node
+node = Node()
+for _ in range(3):
+    node.send_output('out', node.next().value)
+    node.flush()
+    while not node.kvs_read('go'): pass
+"""
+    r.begun("n", program)
+    r.send("a", 1)
+    assert r.take("c") == [1]
+    r.send("a", 2, 3, 4)
+    r.ask("state_set", scope="shared", key="go", value=b"1")
+    assert r.take("c", 2) == [3, 4]
+
+
+# --- sending --------------------------------------------------------------------------------------------------------
+
+
+def test_sends_are_committed_in_groups_and_in_order(run: Make) -> None:
+    r = run(between())
+    child = r.begun(
+        "n",
+        """
+from noderuntime import Node
+with Node() as node:
+    for i in range(900): node.send_output('out', i)
+""",
+    )
+    child.wait()
+    assert r.queued("c", "in") == list(range(900))
+    assert child.pulse.commits < 450
+
+
+def test_what_was_sent_is_committed_soon_though_the_program_does_something_else(run: Make) -> None:
+    r = run(between())
+    r.begun(
+        "n",
+        """
+from noderuntime import Node
+import signal
+node = Node()
+for i in range(10): node.send_output('out', i)
+signal.pause()
+""",
+    )
+    assert r.take("c", 10) == list(range(10))
+
+
+def test_flush_returns_when_what_was_sent_is_committed(run: Make) -> None:
+    r = run(between())
+    r.begun(
+        "n",
+        """
+from noderuntime import Node
+node = Node()
+for i in range(5): node.send_output('out', i)
+node.flush()
+print('flushed', flush=True)
+node.next()
+""",
+    )
+    child = r.children[-1]
+    wait_until(lambda: "flushed" in child.text)
+    assert r.queued("c", "in") == [0, 1, 2, 3, 4]
+
+
+def test_a_node_waits_for_room_and_goes_on(run: Make) -> None:
+    r = run(between(size=3))
+    child = r.begun(
+        "n",
+        """
+from noderuntime import Node
+node = Node()
+for i in range(500): node.send_output('out', i)
+""",
+    )
+    wait_until(lambda: child.pulse.phase == pulse.WAITING_FOR_ROOM)
+    assert r.take("c", 500) == list(range(500))
+    assert child.wait() == 0
+
+
+def test_a_node_that_got_room_is_not_said_to_wait_for_it(run: Make) -> None:
+    r = run(between(size=1))
+    child = r.begun(
+        "n",
+        """
+from noderuntime import Node
+import signal
+node = Node()
+for i in range(3): node.send_output('out', i)
+node.flush()
+print('done', flush=True)
+signal.pause()
+""",
+    )
+    assert r.take("c", 3) == [0, 1, 2]
+    wait_until(lambda: "done" in child.text)
+    assert child.pulse.phase == pulse.WAITING
+
+
+def test_a_stopped_node_gives_up_what_nobody_has_room_for_and_keeps_the_event_it_follows_from(run: Make) -> None:
+    r = run(between(size=2))
+    program = """
+from noderuntime import Node
+for e in (node := Node()):
+    for i in range(5): node.send_output('out', [e.get('value'), i])
+"""
+    r.send("a", "x")
+    child = r.begun("n", program)
+    wait_until(lambda: child.pulse.phase == pulse.WAITING_FOR_ROOM)
+    child.send(Stop("MANUAL", 10.0))
+    assert child.wait() == 0
+    assert child.has_said(Bye) == [Bye(False, "")]
+    assert r.queued("n", "in") == ["x"]  # it comes again
+
+
+BAD_SENDS = {
+    "node.send_output('nowhere', 1)": "UnknownOutput",
+    "node.send_output('out', {1})": "TypeError",
+    "node.send_output('out', bytes(3 << 20))": "ValueTooLarge",
+    "node.save_state('k', b'')": "StateNotAvailable",
+    "node.load_state('k')": "StateNotAvailable",
+    "node.kvs_write('k', 'text')": "TypeError",
+    "node.kvs_write('k' * 600, b'')": "KeyTooLong",
+    "node.close(); node.send_output('out', 1)": "NodeRuntimeError",
+    "node.close(); node.next()": "NodeRuntimeError",
+    "node.close(); node.kvs_read('k')": "NodeRuntimeError",
+}
+
+
+@pytest.mark.parametrize("call", BAD_SENDS)
+def test_what_a_program_does_wrongly_is_an_error_at_the_call(run: Make, call: str) -> None:
+    r = run(between())
+    child = r.begun(
+        "n",
+        f"""
+from noderuntime import Node
+node = Node()
+try:
+    {call}
+except Exception as error:
+    print(type(error).__name__, error)
+""",
+    )
+    assert child.wait() == 0
+    assert child.text.startswith(BAD_SENDS[call]), child.text
+    assert r.queued("c", "in") == []
+
+
+def test_the_shared_store_is_immediate_and_behind_what_was_sent(run: Make) -> None:
+    r = run(between())
+    program = """
+from noderuntime import Node
+from noderuntime.merges import Add
+node = Node()
+node.send_output("out", "before")
+node.kvs_write("k", b"v")
+said = [node.kvs_read("k"), node.kvs_read("none", b"d")]
+node.kvs_delete("k")
+node.kvs_merge("n", Add(2)); node.kvs_merge("n", Add(3))
+revision = node.kvs.set("c", b"1", expect=0)
+try:
+    node.kvs.set("c", b"2", expect=0)
+except Exception as error:
+    said.append([type(error).__name__, error.found == revision])
+with node.kvs.snapshot() as view:
+    said.append([view.get_or("k", b"gone"), view.get("c").value, sorted(view.get_root())])
+node.send_output("out", said)
+node.next()
+"""
+    r.begun("n", program)
+    expected = [b"v", b"d", ["RevisionConflict", True], [b"gone", b"1", ["c", "n"]]]
+    assert r.take("c", 2) == ["before", expected]
+    assert r.shared() == {"c": b"1", "n": b"\x05"}
+
+
+def test_a_signal_handlers_exception_in_a_commit_neither_loses_nor_doubles(run: Make) -> None:
+    r = run(between(size=100_000))
+    program = """
+import random, signal
+from noderuntime import Node
+node = Node()
+def interrupt(*_): raise InterruptedError
+signal.signal(signal.SIGALRM, interrupt)
+dice = random.Random(5)
+sent = 0
+number = 0
+while number < 3000:
+    signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.00005, 0.0006))
+    try:
+        while number < 3000:
+            number += 1
+            node.send_output("out", number)
+    except InterruptedError:
+        pass
+signal.setitimer(signal.ITIMER_REAL, 0)
+node.close()
+"""
+    child = r.begun("n", program)
+    assert child.wait() == 0, child.text
+    found = r.queued("c", "in")
+    assert found == sorted(set(found)), "something came twice, or out of order"
+    assert len(found) > 1000
+
+
+# --- threads --------------------------------------------------------------------------------------------------------
+
+THREADS = """
+import threading
+from noderuntime import Node
+node = Node()
+def work(name):
+    for event in node:
+        if event.type == "INPUT":
+            node.send_output("out", event.value)
+threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+node.close()
+"""
+
+
+def test_threads_share_the_events_and_each_is_taken_once(run: Make) -> None:
+    r = run(between())
+    child = r.begun("n", THREADS)
+    r.send("a", *range(300))
+    r.send("a", ends=True)
+    assert sorted(r.take("c", 300)) == list(range(300))
+    assert child.wait() == 0, child.text
+    assert r.figures("n")["inputs"]["in"]["taken"] == 300
+
+
+def test_a_stop_reaches_every_waiting_thread(run: Make) -> None:
+    r = run(between())
+    child = r.begun("n", THREADS)
+    wait_until(lambda: child.pulse.phase == pulse.WAITING)
+    child.send(Stop("MANUAL", 10.0))
+    assert child.wait() == 0
+    assert child.has_said(Bye) == [Bye(False, "")]
+
+
+def test_a_thread_that_waits_is_woken_while_another_one_has_the_first_message_in_hand(run: Make) -> None:
+    r = run(between())
+    program = """
+import threading
+from noderuntime import Node
+node = Node()
+meeting = threading.Barrier(3, timeout=20)
+def work():
+    for event in node:
+        if event.type == "INPUT":
+            meeting.wait()   # nobody gets further before three have one
+            node.send_output("out", event.value)
+threads = [threading.Thread(target=work) for _ in range(3)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+    child = r.begun("n", program)
+    for value in range(3):
+        wait_until(lambda value=value: len(in_hand(child)) == value)
+        r.send("a", value)
+    assert sorted(r.take("c", 3)) == [0, 1, 2]
+
+
+def test_large_messages_in_hand_do_not_hide_those_behind_them(run: Make) -> None:
+    r = run(between())
+    program = """
+import threading
+from noderuntime import Node
+node = Node()
+meeting = threading.Barrier(2, timeout=20)
+def work():
+    node.next(); meeting.wait(); node.send_output("out", 1); node.next()
+threading.Thread(target=work).start()
+work()
+"""
+    r.send("a", bytes(1_500_000), bytes(1_500_000))
+    r.begun("n", program)
+    assert r.take("c", 2) == [1, 1]
+
+
+def test_closing_lets_threads_go_that_wait(run: Make) -> None:
+    r = run(between())
+    program = """
+import threading
+from noderuntime import Node
+node = Node()
+said = []
+threads = [threading.Thread(target=lambda: said.append(node.next())) for _ in range(3)]
+for thread in threads: thread.start()
+node.next()
+node.close()
+for thread in threads: thread.join()
+print(said)
+"""
+    child = r.begun("n", program)
+    r.send("a", 1)
+    wait_until(lambda: len(in_hand(child)) == 1 or child.code is not None)
+    r.send("a", 2, 3, 4)  # whoever has what: at least one thread goes on to close
+    assert child.wait() == 0, child.text
+
+
+def test_the_event_of_a_thread_that_died_is_not_acknowledged_by_a_new_one(run: Make) -> None:
+    r = run(between())
+    program = """
+import threading
+from noderuntime import Node
+node = Node()
+for _ in range(2):
+    thread = threading.Thread(target=lambda: node.send_output("out", node.next().value))
+    thread.start(); thread.join()
+node.flush()
+print("both", flush=True)
+node.next()
+"""
+    r.send("a", 1, 2)
+    child = r.begun("n", program)
+    wait_until(lambda: "both" in child.text)
+    assert r.take("c", 2) == [1, 2]
+    assert r.queued("n", "in") == [1, 2] and len(in_hand(child)) == 2
+
+
+# --- tasks ----------------------------------------------------------------------------------------------------------
+
+
+def test_tasks_share_the_events_and_each_is_taken_once(run: Make) -> None:
+    r = run(between())
+    program = """
+import asyncio
+from noderuntime import Node
+async def work(node):
+    while (event := await node.next_async()) is not None:
+        if event.type == "INPUT":
+            await asyncio.sleep(0)
+            node.send_output("out", event.value)
+async def main():
+    with Node() as node:
+        await asyncio.gather(*(work(node) for _ in range(5)))
+asyncio.run(main())
+"""
+    child = r.begun("n", program)
+    r.send("a", *range(200))
+    r.send("a", ends=True)
+    assert sorted(r.take("c", 200)) == list(range(200))
+    assert child.wait() == 0, child.text
+
+
+def test_a_task_that_waits_is_woken_while_another_one_has_the_first_message_in_hand(run: Make) -> None:
+    r = run(between())
+    program = """
+import asyncio
+from noderuntime import Node
+async def work(node, meeting, second):
+    event = await node.next_async()
+    meeting.append(event.value)
+    node.send_output("out", "has one")
+    if len(meeting) == 2: second.set()
+    await second.wait()
+    await node.next_async()
+async def main():
+    node, meeting, second = Node(), [], asyncio.Event()
+    await asyncio.gather(*(work(node, meeting, second) for _ in range(2)))
+asyncio.run(main())
+"""
+    r.begun("n", program)
+    r.send("a", 1)
+    assert r.take("c") == ["has one"]
+    r.send("a", 2)
+    assert r.take("c") == ["has one"]
+
+
+@pytest.mark.parametrize("take", ["asyncio.wait_for(node.next_async(), 20)", "asyncio.create_task(node.next_async())"])
+def test_an_event_that_was_taken_by_a_task_of_its_own_is_acknowledged_too(run: Make, take: str) -> None:
+    r = run(between(size=3))
+    program = f"""
+import asyncio
+from noderuntime import Node
+async def main():
+    node = Node()
+    for _ in range(20):
+        event = await {take}
+        node.send_output("out", event.value)
+    await node.next_async()
+asyncio.run(main())
+"""
+    r.begun("n", program)
+    for value in range(20):
+        wait_until(lambda: len(r.queued("n", "in")) < 3)
+        r.send("a", value)
+        assert r.take("c") == [value]
+    wait_until(lambda: r.queued("n", "in") == [])
+
+
+def test_a_cancelled_wait_takes_nothing_from_the_others(run: Make) -> None:
+    r = run(between())
+    program = """
+import asyncio
+from noderuntime import Node
+async def main():
+    node = Node()
+    for _ in range(50):
+        try:
+            await asyncio.wait_for(node.next_async(), 0.0005)
+        except TimeoutError:
+            pass
+    node.send_output("out", "waiting")
+    tasks = [asyncio.create_task(node.next_async()) for _ in range(3)]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    done, _ = await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)
+    node.send_output("out", done.pop().result().value)
+    await node.next_async()
+asyncio.run(main())
+"""
+    r.begun("n", program)
+    assert r.take("c") == ["waiting"]
+    r.send("a", 7)
+    assert r.take("c") == [7]
+
+
+def test_a_stop_wakes_waiting_tasks_and_closing_lets_them_go(run: Make) -> None:
+    r = run(between())
+    program = """
+import asyncio
+from noderuntime import Node
+async def main():
+    node = Node()
+    waiting = [asyncio.create_task(node.next_async()) for _ in range(3)]
+    await asyncio.sleep(0)
+    {act}
+    print([event and event.type for event in await asyncio.gather(*waiting)])
+asyncio.run(main())
+"""
+    child = r.begun("n", program.replace("{act}", "node.close()"))
+    assert child.wait() == 0, child.text
+    assert child.text.strip() == "[None, None, None]"
+    child = r.begun("n", program.replace("{act}", ""))
+    child.send(Stop("MANUAL", 10.0))
+    assert child.wait() == 0, child.text
+    assert sorted(child.text.strip("[]\n").split(", ")) == ["'STOP'", "None", "None"]
+
+
+# --- lives ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_of_an_old_life_commits_nothing_and_ends(run: Make) -> None:
+    r = run(between())
+    child = r.begun("n", ECHO)
+    r.claim("n")
+    r.send("a", 1)
+    assert child.wait() == EXIT_FENCED
+    assert r.queued("c", "in") == [] and r.queued("n", "in") == [1]
+    assert "replaced" in child.text
+
+
+def test_immediate_writes_of_an_old_life_are_fenced_too(run: Make) -> None:
+    r = run(between())
+    program = """
+from noderuntime import Node
+node = Node()
+print('up', flush=True)
+import sys, os
+while not os.path.exists('go'): pass
+node.kvs_write('k', b'v')
+"""
+    child = r.begun("n", program)
+    wait_until(lambda: "up" in child.text)
+    r.claim("n")
+    (r.folder / "go").touch()
+    assert child.wait() != 0
+    assert r.shared() == {}
+
+
+def test_a_refused_program_ends_without_a_failure_and_a_dynamic_one_is_told_why(run: Make) -> None:
+    r = run(between())
+    child = r.start("n", ECHO)
+    child.expect(Hello)
+    child.send(Refused("there is one already"))
+    assert child.wait() == EXIT_FENCED
+    home = r.folder.parent
+    program = f"""
+import os; os.environ.pop('{ENV_NODE}'); from noderuntime import Node, NotRunning, rundir
+rundir.home = None
+import noderuntime.node as m
+m.home = lambda *_: __import__('pathlib').Path({str(home)!r})
+try: Node('n', run={r.folder.name!r})
+except NotRunning as error: print(error)
+"""
+    child = r.start("n", program)
+    assert child.expect(Hello).kind == "dynamic" and child.expect(Hello).life == 0
+    child.send(Refused("there is one already"))
+    assert child.wait() == 0
+    assert "may not join: there is one already" in child.text
+
+
+def test_a_fork_of_the_program_does_not_end_the_node(run: Make) -> None:
+    r = run(between())
+    program = """
+import os, sys
+from noderuntime import Node
+node = Node()
+pid = os.fork()
+if not pid:
+    sys.exit(0)
+os.waitpid(pid, 0)
+for event in node:
+    node.send_output("out", event.get("value"))
+"""
+    child = r.begun("n", program)
+    r.send("a", 1)
+    assert r.take("c") == [1]
+    assert child.code is None
+
+
+def test_a_node_outside_of_a_run_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.delenv(ENV_NODE, raising=False)
+    monkeypatch.delenv(ENV_RUN_DIR, raising=False)
+    with pytest.raises(NotRunning, match="noderuntime run FILE"):
+        Node()
+    with pytest.raises(TypeError, match="run=NAME"):
+        Node("n")
+    monkeypatch.setenv("NODERUNTIME_HOME", str(tmp_path))
+    with pytest.raises(NotRunning, match="no run 'gone'"):
+        Node("n", run="gone")
+    assert issubclass(NotRunning, NodeRuntimeError)
+
+
+def test_the_attempts_record_goes_when_the_event_is_acknowledged(run: Make) -> None:
+    r = run(between())
+    program = """
+from noderuntime import Node
+for event in (node := Node()): node.send_output('out', event.attempt)
+"""
+    r.send("a", 1)
+    n = r.begin("n")
+    r.begun("n", program, hands=[list(keys.parse_message(r.messages(n)[0][0])[1:])])
+    assert r.take("c") == [2]
+    wait_until(lambda: r.queued("n", "in") == [])
+    with r.space.read() as txn:
+        assert list(scan(txn, keys.attempts_prefix(n.node))) == []

@@ -1,0 +1,59 @@
+"""The end of a run in words: dead letters, and what a failure leaves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from noderuntime import results
+from noderuntime.observer import SummaryRow
+
+FAILED = SummaryRow("sums", "failed", 3, 51, "failed 4 times; the last cause: restore_state: ValueError: no")
+FINE = SummaryRow("sums", "finished", 0, 51, "")
+
+
+def figures(dead: int) -> dict[str, Any]:
+    sums = {"inputs": {"n": {"taken": 4}}, "outputs": {"sum": 5}, "dead_letters": dead}
+    return {"sums": sums, "nums": {"outputs": {}}}
+
+
+@pytest.mark.parametrize(
+    ("reason", "count", "shown"),
+    [("", 0, ""), ("", 1, "1 dead letter"), ("SIGKILL", 2, "SIGKILL; 2 dead letters"), ("SIGKILL", 0, "SIGKILL")],
+)
+def test_dead_letters_stand_behind_the_reason(reason: str, count: int, shown: str) -> None:
+    assert results.with_letters(reason, count) == shown
+
+
+def test_the_end_says_how_to_look_at_dead_letters() -> None:
+    (hint,) = results.hints("my run", "flow.yml", [FINE], figures(2), kept=False)
+    assert hint == "2 dead letters of sums: `noderuntime dead-letters show --run 'my run' sums`"
+    assert results.hints("flow", "flow.yml", [FINE], figures(0), kept=False) == []
+
+
+def test_a_failure_says_what_is_kept_and_how_to_go_on() -> None:
+    first, second = results.hints("flow", "/d/flow.yml", [FAILED], figures(0), kept=True)
+    assert "`noderuntime run /d/flow.yml --resume`" in first
+    assert "state ls --run flow sums" in second and "state rm --run flow sums KEY" in second
+    (named, _) = results.hints("other", "/d/flow.yml", [FAILED], figures(0), kept=True)
+    assert "--name other --resume" in named
+
+
+def test_what_came_for_a_failed_node_and_was_discarded_is_told() -> None:
+    nodes = figures(0)
+    nodes["sums"]["inputs"]["n"]["discarded"] = 7
+    _, told, _ = results.hints("f", "f.yml", [FAILED], nodes, kept=True)
+    assert told.startswith("7 messages that came for sums")
+    assert not any("discarded" in line for line in results.hints("f", "f.yml", [FINE], nodes, True))
+
+
+def test_a_failure_of_which_nothing_is_kept_promises_nothing() -> None:
+    assert results.hints("flow", "flow.yml", [FAILED], figures(0), kept=False) == []
+
+
+def test_there_is_progress_when_anything_was_taken_or_sent_or_nobody_knows() -> None:
+    assert results.made_progress(figures(0))
+    assert results.made_progress({})
+    assert not results.made_progress({"a": {"inputs": {"n": {"taken": 0}}, "outputs": {"x": 0}}})
+    assert results.made_progress({"a": {"inputs": {}, "outputs": {"x": 1}}})
