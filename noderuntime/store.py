@@ -32,7 +32,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ class Store:
         self.space = space
         with space.read() as txn:
             self.graph: Graph = claims.load(txn)
+        self.actions: dict[str, Callable[[Arguments], Result]] = {}  # that keep their own books
         self._looked = 0
         self.seeds: dict[str, bytes] = {}
         self.state = StateOperations(space, lambda id: vertex_of(self.graph, id))
@@ -92,12 +93,12 @@ class Store:
             **self.letters.queries,
         }
 
-    def handle(self, request: Request, actions: Mapping[str, Callable[[Arguments], Result]] | None = None) -> Reply:
-        """Carry out one request. Errors of ours become replies. `actions` keep their own books."""
+    def handle(self, request: Request) -> Reply:
+        """Carry out one request. Errors of ours become replies that name their class."""
         try:
             if request.version != VERSION:
                 raise ProtocolError(f"protocol version {request.version}; this store speaks {VERSION}")
-            action = (actions or {}).get(request.operation)
+            action = self.actions.get(request.operation)
             result = self._carry_out(request) if action is None else action(request.arguments)
             self.state.rings |= self.letters.rings
             self.letters.rings.clear()
@@ -221,7 +222,7 @@ class Store:
 
     # --- housekeeping -----------------------------------------------------------------------------------------------
 
-    def housekeeping(self) -> None:
+    def housekeeping(self, purge: bool) -> None:
         """What has to be done now and then. Never raises for want of room: there will be a next time."""
         self.space.env.reader_check()
         self._reserve()
@@ -229,6 +230,9 @@ class Store:
         if self._looked % FORGET_EVERY == 0:
             with contextlib.suppress(StoreError):
                 self._forget_clients()
+        if purge:
+            with contextlib.suppress(StoreError):
+                self.purge()
 
     def _forget_clients(self) -> None:
         """Results of requests are kept for an hour: a client that is answered in none has long given up."""
@@ -280,6 +284,7 @@ class Service:
         self.waits.operations["kvs_watch"] = self._watch
         self._poller = select.poll()
         self._nodes = Nodes(run_dir, store.space, self._poll_nodes)
+        store.actions["node_open"] = self._nodes.open
         self._node_bells: list[int] = []
         self.waits.operations["node_next"] = NextEvents(self._nodes)
         self.waits.operations["node_send"] = SendMessages(self._nodes)
@@ -299,7 +304,7 @@ class Service:
         while True:
             now = time.monotonic()
             if now >= next_housekeeping:
-                self.store.housekeeping()
+                self.store.housekeeping(purge=False)
                 self._watch.tidy()
                 next_housekeeping = now + HOUSEKEEPING_S
             if now >= next_purge:
@@ -352,7 +357,7 @@ class Service:
             self.store.seeds = self._start.seeds
         if request.operation in ("claim", "end"):
             self._nodes.forget(request.arguments.get("node", ""))
-        reply = self.store.handle(request, {"node_open": self._nodes.open})
+        reply = self.store.handle(request)
         self._bells.ring(self.store.state.taken_rings())
         self._send(identity, reply)
 

@@ -23,7 +23,7 @@ from noderuntime.store_start import sow_here
 Arguments = dict[str, Any]
 Result = dict[str, Any]
 
-REPLY_BYTES_MAX: Final = 8 << 20  # of values in one reply; the next page has the rest
+LISTING_BYTES_MAX: Final = 8 << 20  # of values in one reply; the next page has the rest
 UPDATES_MAX: Final = 1000
 PREFIXES_MAX: Final = 20_000
 PURGE_STEP: Final = 500
@@ -82,7 +82,7 @@ class StateOperations:
                 for key, value in scan(txn, own + prefix)
             )
         found: list[list[Any]] = []
-        room = REPLY_BYTES_MAX
+        room = LISTING_BYTES_MAX
         for key, size, revision in listed:
             room -= len(key) + 24
             if room < 0:
@@ -212,7 +212,7 @@ class StateOperations:
         for key, entry in shared.entries(txn, prefix, now_ns):
             if key <= after and after:
                 continue
-            if size > REPLY_BYTES_MAX:
+            if size > LISTING_BYTES_MAX:
                 more = True
                 break
             found.append([key.decode(), *_plain(entry)])
