@@ -19,7 +19,7 @@ from noderuntime import errors
 from noderuntime.channel import Dealer
 from noderuntime.plan import store_nodes
 from noderuntime.protocol import VERSION, Reply, Request
-from noderuntime.space import shared
+from noderuntime.space import records, shared
 from noderuntime.space.shared import SharedWrite
 from noderuntime.store_state import LISTING_BYTES_MAX
 
@@ -95,7 +95,7 @@ def test_a_listing_that_is_too_long_for_a_frame_says_that_there_is_more(net: Net
     big = Net(net.folder / "big", CHAIN, 64 * MB)
     with big.space.write() as txn:
         for number in range(LISTING_BYTES_MAX // 500 + 1000):
-            txn.put(b"s" + f"{number:0500}".encode(), bytes(32))
+            txn.put(b"s" + f"{number:0500}".encode(), bytes(records.SHARED_BYTES))
     listing = big.ask("state_ls", scope="shared")
     big.close()
     assert listing["more"] and len(listing["keys"]) > 1000
