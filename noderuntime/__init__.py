@@ -50,6 +50,9 @@ if TYPE_CHECKING:
         StoreFull as StoreFull,
     )
     from noderuntime.errors import (
+        StoreUnreachable as StoreUnreachable,
+    )
+    from noderuntime.errors import (
         UnknownOutput as UnknownOutput,
     )
     from noderuntime.errors import (
@@ -75,7 +78,7 @@ _HOMES = {
     "errors": [
         "DataflowError", "HistoryLost", "KeyTooLong", "NodeRuntimeError", "NotRunning", "OperatorError",
         "ProtocolError", "RestartsExhausted", "RevisionConflict", "SnapshotCorrupt", "StateNotAvailable", "StoreError",
-        "StoreFull", "UnknownOutput", "ValueTooLarge",
+        "StoreFull", "StoreUnreachable", "UnknownOutput", "ValueTooLarge",
     ],
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

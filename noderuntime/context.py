@@ -7,20 +7,24 @@ event, and of those before it in the same group.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from noderuntime.errors import NodeRuntimeError, StoreFull, UnknownOutput
+from noderuntime.errors import NodeRuntimeError, StoreFull, StoreUnreachable, UnknownOutput
 from noderuntime.member import Member
 from noderuntime.space import keys, records, shared
 from noderuntime.space.commit import Output, Staged
+from noderuntime.space.outbox import check_merge
 from noderuntime.space.shared import Merge, SharedWrite, check_value, ttl_to_ns
 from noderuntime.space.space import VALUE_BYTES_MAX, scan
-from noderuntime.state import MemoryState
+from noderuntime.state import State
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+APPLIED_WITHIN_S: Final = 30.0
 
 _MISSING: Final = object()
 
@@ -38,7 +42,7 @@ class OperatorContext:
         self.incarnation = member.incarnation
         self.is_restart = member.incarnation > 1
         self.log = log
-        self.kvs = MemoryState(member.space, member.wiring.number, member.commits.check)
+        self.kvs: State = member.kvs
         self.staged: Staged | None = None  # None: no event in hand
         self.wait_for_room: Callable[[StoreFull], None] = _no_room
         self._member = member
@@ -48,6 +52,8 @@ class OperatorContext:
         # of the events of this group that are not committed yet
         self._private: dict[bytes, bytes | None] = {}
         self._shared: dict[bytes, bytes | None] = {}
+        self._merges: dict[bytes, list[Merge]] = {}  # into what a State outside the space holds
+        self._applied: bytes | None = None  # the last entry of the outbox that was seen to be applied
 
     # --- for the host -----------------------------------------------------------------------------------------------
 
@@ -62,6 +68,8 @@ class OperatorContext:
             self._private.clear()
         if self._shared:
             self._shared.clear()
+        if self._merges:
+            self._merges.clear()
 
     # --- for operators ----------------------------------------------------------------------------------------------
 
@@ -148,9 +156,31 @@ class OperatorContext:
         encoded = keys.user_key(key)
         found: Any = self._shared.get(encoded, _MISSING) if self._shared else _MISSING
         if found is _MISSING:
+            if self._member.outside is not None:
+                found = self._read_outside(self._member.outside, key, encoded)
+                return default if found is None else found
             with self._space.read() as txn:
                 found = shared.read_value(txn, encoded, self._space.now_ns)
         return default if found is None else found
+
+    def _read_outside(self, outside: State, key: str, encoded: bytes) -> bytes | None:
+        """The value in a State outside the space, once what this node has written before is applied there."""
+        last = self._member.commits.outbox_last
+        deadline = time.monotonic() + APPLIED_WITHIN_S
+        while last != self._applied:
+            with self._space.read() as txn:
+                waits = last is not None and txn.get(last) is not None
+            if not waits:
+                self._applied = last
+            elif time.monotonic() > deadline:
+                raise StoreUnreachable("the State outside the space", "earlier writes still wait", APPLIED_WITHIN_S)
+            else:
+                time.sleep(0.0005)
+        entry = outside.get(key)
+        value = None if entry is None else entry.value
+        for merge in self._merges.get(encoded, ()):
+            value = merge.apply(value)
+        return value
 
     def kvs_delete(self, key: str) -> None:
         """Delete a shared key, as part of the event's transaction; one that is not there is no error."""
@@ -160,17 +190,26 @@ class OperatorContext:
         """Combine a shared value with `merge` inside the commit. Raises TypeError for what it cannot work on."""
         if not hasattr(merge, "apply"):
             raise TypeError(f"kvs_merge takes one of noderuntime.merges, not {type(merge).__name__}")
+        encoded = keys.user_key(key)
+        if self._member.outside is not None:
+            check_merge(merge)
+            if encoded not in self._shared:  # what is there now is not worth asking for: the store process merges
+                self._stage("kvs_merge", SharedWrite(encoded, merge=merge))
+                self._merges.setdefault(encoded, []).append(merge)
+                return
         merged = check_value(f"the value of {key!r}", merge.apply(self.kvs_read(key)))
-        self._stage("kvs_merge", SharedWrite(keys.user_key(key), merge=merge), merged)
+        self._stage("kvs_merge", SharedWrite(encoded, merge=merge), merged)
 
-    def _stage(self, call: str, write: SharedWrite, result: bytes | None) -> None:
+    def _stage(self, call: str, write: SharedWrite, result: Any = _MISSING) -> None:
         staged = self.staged
         if staged is None:
             raise self._too_early(call)
         if staged.shared is None:
             staged.shared = []
         staged.shared.append(write)
-        self._shared[write.key] = result
+        if result is not _MISSING:
+            self._shared[write.key] = result
+            self._merges.pop(write.key, None)
 
     def _too_early(self, call: str) -> NodeRuntimeError:
         return NodeRuntimeError(

@@ -136,6 +136,17 @@ class StateSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     place: Place = field(default=Place(), compare=False)
 
+    def to_plain(self) -> dict[str, Any]:
+        """What the store process has to know of it, in a form that JSON can carry."""
+        return {
+            "kind": self.kind,
+            "options": dict(self.options),
+            "history": self.history,
+            "ttl": self.ttl_s,
+            "seed_file": self.seed_file,
+            "seed_command": list(self.seed_command),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class SnapshotSpec:

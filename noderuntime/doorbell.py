@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
+
+from noderuntime.rundir import RunDir
 
 _RING = b"\1"
 _DRAIN_BYTES = 65536
@@ -39,3 +42,28 @@ def drain(bell: int) -> None:
     """Take all rings. Call it *before* looking into the space, so that a ring meanwhile is not lost."""
     with _nothing_to_do:
         os.read(bell, _DRAIN_BYTES)
+
+
+class Bells:
+    """The doorbells of a run, each opened when it is first rung."""
+
+    def __init__(self, run_dir: RunDir, mine: dict[int, int] | None = None) -> None:
+        self._run_dir = run_dir
+        self._given = mine or {}
+        self._open: dict[int, int] = dict(self._given)
+
+    def ring(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            bell = self._open.get(number)
+            if bell is None:
+                try:
+                    bell = self._open[number] = open_bell(self._run_dir.bell(number))
+                except FileNotFoundError:
+                    continue  # it has not begun yet, or never will
+            ring(bell)
+
+    def close(self) -> None:
+        for number, bell in self._open.items():
+            if number not in self._given:
+                os.close(bell)
+        self._open.clear()

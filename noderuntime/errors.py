@@ -138,6 +138,19 @@ class HistoryLost(StoreError):
         )
 
 
+class StoreUnreachable(StoreError):
+    """A store outside this host does not answer. Later calls try again, and succeed when it is back."""
+
+    def __init__(self, store: str, why: str, within_s: float) -> None:
+        self.store = store
+        self.why = why
+        self.within_s = within_s
+        super().__init__(
+            f"{store} could not be reached within {within_s:g} seconds: {why}. "
+            "Start it, or correct `url` in the `state:` section; later calls try again."
+        )
+
+
 class SnapshotCorrupt(StoreError):
     """A snapshot is torn, altered or incomplete; it is never restored."""
 

@@ -17,21 +17,34 @@ from noderuntime.space import keys, records
 from noderuntime.space.commit import Commits, Input, Staged
 from noderuntime.space.mailbox import Message, next_messages, queue_of
 from noderuntime.space.segments import SegmentPool, SegmentViews
-from noderuntime.space.space import open_space
+from noderuntime.space.space import Space, open_space
+from noderuntime.space.watching import Subscription
+from noderuntime.state import State
+from noderuntime.state.memory import NodeState
+from noderuntime.state.outside import OutsideState, OutsideSubscription, open_outside
 from noderuntime.wiring import Wiring
 
 ROOM_CHECK_S = 0.05  # room in the space (not in a queue) rings no bell
 
 
 class Member:
-    """One life of one node. `attempts`: the claim's list of messages that earlier lives ended with."""
+    """One life of one node. `attempts`: the claim's list of messages that earlier lives ended with.
+
+    `space`: the open one of this process, if there is one.
+    """
 
     def __init__(
-        self, run_dir: RunDir, wiring: Wiring, incarnation: int, attempts: Sequence[Sequence[int]] = ()
+        self,
+        run_dir: RunDir,
+        wiring: Wiring,
+        incarnation: int,
+        attempts: Sequence[Sequence[int]] = (),
+        space: Space | None = None,
     ) -> None:
         self.wiring = wiring
         self.incarnation = incarnation
-        self.space = open_space(run_dir.space)
+        self.space = open_space(run_dir.space) if space is None else space
+        self._owns_space = space is None
         self.message_bytes_max = self.space.message_bytes_max
         self.event_bytes_max = self.space.event_bytes_max
         self.commits = Commits(self.space, wiring, incarnation)
@@ -41,12 +54,16 @@ class Member:
         self._pool: SegmentPool | None = None  # most nodes send nothing large
         self._views: SegmentViews | None = None
         self.bell = doorbell.open_bell(run_dir.bell(wiring.number))
-        numbers = {receiver.node for output in wiring.outputs for receiver in output.receivers}
-        numbers |= {item.sender for item in wiring.inputs if item.sender >= 0}
-        self._bells = {
-            number: self.bell if number == wiring.number else doorbell.open_bell(run_dir.bell(number))
-            for number in numbers
-        }
+        self.bells = doorbell.Bells(run_dir, {wiring.number: self.bell})
+        self.outside = open_outside(self.space) if space is None else None
+        self.watch: Subscription | OutsideSubscription
+        self.kvs: State
+        if self.outside is None:
+            self.watch = watch = Subscription(self.space, wiring.number)
+            self.kvs = NodeState(self.space, wiring.number, self.bells.ring, watch, self.commits.check)
+        else:
+            self.watch = OutsideSubscription(self.space, wiring.number, self.outside, self.bell)
+            self.kvs = OutsideState(self.outside, self.watch)
         self.inputs = {item.number: item for item in self.commits.inputs.values()}
         self.mailboxes = [item.mailbox for item in self.inputs.values() if not item.wiring.period_ns]
         self.attempts = {
@@ -90,8 +107,7 @@ class Member:
         done = commits.commit(group, self.space.now_ns())
         words[pulse.COMMITS] += 1 if done else 0
         self.let_go(group[:done])
-        for number in commits.rings:
-            doorbell.ring(self._bells[number])
+        self.bells.ring(commits.rings)
         words[pulse.PHASE] = phase
         return done
 
@@ -109,6 +125,18 @@ class Member:
         if self._views is None:
             self._views = SegmentViews(self.space, self._folder)
         return records.decode_message(record, self._views.lease(key, records.reference_of(record)))
+
+    def raw(self, key: bytes, record: bytes) -> tuple[int, bytes, bytes, bytes, int, int]:
+        """(kind, head, metadata, body, number, sent_ns) of a message, nothing of it decoded. Raises Dropped."""
+        kind, where, head_bytes, metadata_bytes, number, sent_ns = records.MESSAGE.unpack_from(record)
+        at = records.MESSAGE_BYTES + metadata_bytes
+        metadata = record[records.MESSAGE_BYTES : at]
+        head, body = record[at : at + head_bytes], record[at + head_bytes :]
+        if where:
+            if self._views is None:
+                self._views = SegmentViews(self.space, self._folder)
+            body = bytes(self._views.lease(key, records.reference_of(record)))
+        return kind, head, metadata, body, number, sent_ns
 
     def let_go(self, group: Sequence[Staged]) -> None:
         """These events are committed, or given up: their segments are counted in the space, or free."""
@@ -142,7 +170,10 @@ class Member:
         self.page.words[pulse.PHASE] = pulse.ENDED
         if self._pool is not None:
             self._pool.close()
-        self.space.close()
-        for bell in {self.bell, *self._bells.values()}:
-            os.close(bell)
+        if self._owns_space:
+            self.space.close()
+        if self.outside is not None:
+            self.kvs.close()
+        self.bells.close()
+        os.close(self.bell)
         self.page.close()

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from noderuntime import doorbell, pulse
 from noderuntime.channel import Dealer
 from noderuntime.errors import Fenced, NodeRuntimeError, NotRunning, StateNotAvailable, StoreFull, UnknownOutput
-from noderuntime.events import Event, input_event, notice, tick_event
+from noderuntime.events import Event, input_event, kvs_update, notice, tick_event
 from noderuntime.member import ROOM_CHECK_S, Member
 from noderuntime.protocol import EXIT_FENCED, VERSION, Bye, Hello, Ready, Refused, Stop, Welcome
 from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir, home
@@ -41,7 +41,8 @@ from noderuntime.space.keys import parse_message
 from noderuntime.space.mailbox import Message
 from noderuntime.space.segments import Dropped
 from noderuntime.space.shared import Merge
-from noderuntime.state import MemoryState
+from noderuntime.space.watching import Cursor, Update
+from noderuntime.state import State
 from noderuntime.wiring import Wiring
 
 if TYPE_CHECKING:
@@ -64,12 +65,23 @@ Holder = threading.Thread | asyncio.Task[Any] | None  # who took an event
 class _Hand:
     """An event that was taken and is not acknowledged: what its acknowledgement stages, and its slot in the pulse."""
 
-    __slots__ = ("key", "slot", "staged")
+    __slots__ = ("key", "slot", "staged", "update")
 
-    def __init__(self, staged: Staged, key: bytes | None, slot: int) -> None:
+    def __init__(self, staged: Staged, key: bytes | None, slot: int, update: _Taken | None = None) -> None:
         self.staged = staged
         self.key = key
         self.slot = slot
+        self.update = update
+
+
+class _Taken:
+    """An update of a watched key that was handed out."""
+
+    __slots__ = ("cursor", "done")
+
+    def __init__(self, cursor: Cursor) -> None:
+        self.cursor = cursor
+        self.done = False
 
 
 class Node:
@@ -95,7 +107,7 @@ class Node:
             dealer.close(0)
             raise
         self._dealer = dealer
-        self._kvs = MemoryState(member.space, wiring.number, member.commits.check)
+        self._kvs = member.kvs
         self._config = MappingProxyType(wiring.config)
         self._outputs = member.commits.outputs
         self._lock = threading.RLock()
@@ -116,6 +128,9 @@ class Node:
             for cell in (item.cell, item.cell + 1)
         }
         self._recovered: deque[Message] = deque()  # a message that waits behind its INPUT_RECOVERED
+        self._updates: deque[Update] = deque()  # of watched keys, read and not handed out
+        self._taken: deque[_Taken] = deque()  # handed out, oldest first: the cursor stays behind the first not done
+        self._update_last = False  # updates and messages take turns
         self._waiters = 0  # threads that wait for the bell
         self._sleepers: dict[asyncio.AbstractEventLoop, set[asyncio.Future[None]]] = {}  # and tasks
         self._drains = 0  # how often the bell was drained
@@ -245,11 +260,17 @@ class Node:
         if self._stop is not None:
             return self._last(self._stop.id)
         event = self._due_locked(holder)
+        if event is None and not self._update_last:
+            event = self._update_locked(holder)
         if event is not None:
             return event
+        self._update_last = False
         message = self._fetch_locked()
         if message is not None:
             return self._hand_out(holder, message)
+        event = self._update_locked(holder)
+        if event is not None:
+            return event
         if member.all_closed and not self._others_hold():
             return self._last("ALL_INPUTS_CLOSED")
         return _NOTHING
@@ -326,6 +347,19 @@ class Node:
                 return notice("INPUT_CLOSED", item.name)
         return None
 
+    def _update_locked(self, holder: Holder) -> Event | None:
+        """The next change of a watched key."""
+        if not self._updates:
+            self._updates.extend(self._member.watch.read(GROUP_MAX))
+            if not self._updates:
+                return None
+        item = self._updates.popleft()
+        taken = _Taken((item.revision, item.nth))
+        self._taken.append(taken)
+        self._hands[holder] = _Hand(Staged(), None, -1, taken)
+        self._update_last = True
+        return kvs_update(item.key, item.value, item.revision)
+
     def _hold_cell(self, holder: Holder, cell: int, value: int) -> None:
         self._cells[cell] = value
         staged = Staged()
@@ -345,6 +379,10 @@ class Node:
         if hand.slot >= 0:
             self._member.page.release(hand.slot)
             self._free_slots.append(hand.slot)
+        if hand.update is not None:
+            hand.update.done = True
+            while self._taken and self._taken[0].done:
+                hand.staged.cursor = self._taken.popleft().cursor
         self._member.page.words[pulse.HANDLED] += 1
         self._staged.append(hand.staged)
         self._arm()
@@ -548,7 +586,7 @@ class Node:
     # --- the shared store, immediately ------------------------------------------------------------------------------
 
     @property
-    def kvs(self) -> MemoryState:
+    def kvs(self) -> State:
         """The shared KVS: compare-and-set, several reads of one moment, and more."""
         self._check_open()
         self._drain()

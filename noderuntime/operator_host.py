@@ -28,7 +28,7 @@ from noderuntime.channel import Dealer
 from noderuntime.codecheck import CodeCheck
 from noderuntime.context import OperatorContext
 from noderuntime.errors import Fenced, NodeRuntimeError, OperatorError, StoreFull
-from noderuntime.events import Event, input_event, notice, tick_event
+from noderuntime.events import Event, input_event, kvs_update, notice, tick_event
 from noderuntime.member import ROOM_CHECK_S, Member
 from noderuntime.operator import POSITION_KEY, Status, make, own_state, position_of, status_of, turn
 from noderuntime.protocol import (
@@ -54,6 +54,7 @@ from noderuntime.space.commit import Inapplicable, Input, Staged
 from noderuntime.space.keys import parse_message
 from noderuntime.space.mailbox import Message
 from noderuntime.space.segments import Dropped
+from noderuntime.space.watching import Cursor
 from noderuntime.usercode import describe, load, user_trace
 from noderuntime.wiring import Wiring
 
@@ -201,6 +202,9 @@ class OperatorHost:
             worked = self._tick()
             if self._over:
                 break
+            worked |= self._update()
+            if self._over:
+                break
             worked |= self._produce() if self.produces else self._take()
             if self._over:
                 break
@@ -242,6 +246,17 @@ class OperatorHost:
             ahead.clear()
         return True
 
+    def _update(self) -> bool:
+        """Hand out what has changed of the watched keys; whether there was anything."""
+        updates = self.member.watch.read(GROUP_EVENTS_MAX)
+        self.group_since_ns = time.monotonic_ns()
+        for item in updates:
+            self._handle(kvs_update(item.key, item.value, item.revision), cursor=(item.revision, item.nth))
+            if self._over:
+                break
+        self._flush()
+        return bool(updates)
+
     def _message(self, key: bytes, record: bytes) -> None:
         member = self.member
         input = member.input_of(key)
@@ -273,6 +288,7 @@ class OperatorHost:
         cells: dict[int, int] | None = None,
         lives: int = 0,
         ends: bool | None = None,
+        cursor: Cursor | None = None,
     ) -> None:
         """Run the handler for an event, or for a message (key, input, record), and stage what it changes.
 
@@ -280,6 +296,8 @@ class OperatorHost:
         """
         ctx = self.ctx
         staged = ctx.staged = Staged()
+        if cursor is not None:
+            staged.cursor = cursor
         try:
             if type(what) is tuple:
                 staged.ack = what

@@ -15,6 +15,7 @@ only then.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import secrets
@@ -133,6 +134,7 @@ class Runtime:
             "--purge-interval", str(dataflow.state.purge_interval_s),
             "--history", str(dataflow.state.history),
             *self._snapshots.store_arguments(held.fresh),
+            "--state", json.dumps(dataflow.state.to_plain()),
         ]  # fmt: skip
         order = Order("nr-store", env, dataflow.folder or "/", entry=STORE_ENTRY, arguments=arguments)
         self._store = StoreKeeper(self._nursery, self._link, self._notes, order, time.monotonic)

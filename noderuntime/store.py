@@ -13,10 +13,7 @@ one that is repeated after a kill counts once:
     end        node, failed, error -> {}
     touch      -> {}                                    takes the write lock once: see below
     figures    -> nodes, used_bytes, size_bytes, readers
-    state_ls   scope, prefix -> keys, more              scope: "shared" or a node id; more: there are too many for one
-    state_get  scope, key -> value, revision
-    state_set  scope, key, value -> revision
-    state_rm   scope, key -> removed
+    state_*, kvs_*, node_*                              see store_state.py, store_nodes.py and docs/store-api.md
     letters_*                                           see store_letters.py
     quit       -> {}                                    ends the process
 
@@ -30,12 +27,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
+import select
 import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,23 +42,33 @@ import msgpack
 
 from noderuntime import doorbell
 from noderuntime.channel import Router
-from noderuntime.errors import NodeRuntimeError, NotRunning, ProtocolError, StoreError, StoreFull
+from noderuntime.errors import NodeRuntimeError, ProtocolError, StoreError
 from noderuntime.protocol import VERSION, Reply, Request
 from noderuntime.rundir import RunDir
 from noderuntime.snapshot.restore import restore_newest
 from noderuntime.snapshot.settings import Settings
-from noderuntime.space import claims, keys, records, shared
+from noderuntime.space import claims, keys, records, watching
 from noderuntime.space.claims import Graph, Vertex
 from noderuntime.space.letters import counts
 from noderuntime.space.reconcile import adapt, reconcile
-from noderuntime.space.space import MARK_NEW_WORK, Space, create, open_space, scan
+from noderuntime.space.shared import ttl_to_ns
+from noderuntime.space.space import Space, create, open_space, scan
+from noderuntime.store_forward import Forward
 from noderuntime.store_letters import LetterOperations
+from noderuntime.store_nodes import NextEvents, Nodes, SendMessages
 from noderuntime.store_snapshot import Snapshots, say
+from noderuntime.store_start import Start
+from noderuntime.store_state import PURGE_STEP, StateOperations, set_limits, vertex_of
+from noderuntime.store_waits import Waits, WatchKeys
 
 INLINE_BYTES_MAX = 256 * 1024  # of private state in a claim's result; larger states are read in the space
 HOUSEKEEPING_S = 1.0
 RESERVE_BYTES = 4 << 20
-LISTING_BYTES_MAX = 8 << 20
+OUTBOX_WITHIN_S = 5.0
+CLIENT_KEPT_S = 3600
+CLIENTS_FORGOTTEN = 1000  # at once
+FORGET_EVERY = 60  # times of housekeeping
+DEATHS = ("claim", "end", "touch")
 
 Arguments = dict[str, Any]
 Result = dict[str, Any]
@@ -72,20 +81,21 @@ class Store:
         self.space = space
         with space.read() as txn:
             self.graph: Graph = claims.load(txn)
-        self.outside: dict[str, Callable[[Arguments], Result]] = {}  # neither: they need no transaction of the space
+        self.actions: dict[str, Callable[[Arguments], Result]] = {}  # that keep their own books
+        self._looked = 0
+        self.seeds: dict[str, bytes] = {}
+        self.state = StateOperations(space, lambda id: vertex_of(self.graph, id))
         self.letters = LetterOperations(space, lambda: self.graph, self._vertex)
         self.changes: dict[str, Callable[[Any, Arguments], Result]] = {
             "open": self.open,
             "claim": self.claim,
             "end": self.end,
-            "state_set": self.state_set,
-            "state_rm": self.state_rm,
+            **self.state.changes,
             **self.letters.changes,
         }
         self.queries: dict[str, Callable[[Any, Arguments], Result]] = {
             "figures": self.figures,
-            "state_ls": self.state_ls,
-            "state_get": self.state_get,
+            **self.state.queries,
             **self.letters.queries,
         }
 
@@ -94,19 +104,19 @@ class Store:
         try:
             if request.version != VERSION:
                 raise ProtocolError(f"protocol version {request.version}; this store speaks {VERSION}")
-            result = self._carry_out(request)
-            self._ring()
+            action = self.actions.get(request.operation)
+            result = self._carry_out(request) if action is None else action(request.arguments)
+            self.state.rings |= self.letters.rings
+            self.letters.rings.clear()
             return Reply(request.number, result, "", "")
         except NodeRuntimeError as error:
+            self.state.rings.clear()
             return Reply(request.number, {}, type(error).__name__, str(error))
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, struct.error) as error:
             text = f"{request.operation}: wrong arguments ({type(error).__name__}: {error})"
             return Reply(request.number, {}, "ProtocolError", text)
 
     def _carry_out(self, request: Request) -> Result:
-        outside = self.outside.get(request.operation)
-        if outside is not None:
-            return outside(request.arguments)
         query = self.queries.get(request.operation)
         if query is not None:
             with self.space.read() as txn:
@@ -120,26 +130,19 @@ class Store:
         key = keys.request(request.client)
         with self.space.write() as txn:
             last = txn.get(key)
-            number, result = msgpack.unpackb(last, strict_map_key=False) if last is not None else (0, {})
+            number, result, _ = msgpack.unpackb(last, strict_map_key=False) if last is not None else (0, {}, 0)
             if last is not None and number > request.number:
                 raise ProtocolError(f"request {request.number} of {request.client}: its last is {number}")
             if last is None or number < request.number:
                 result = change(txn, request.arguments)
-                txn.put(key, msgpack.packb([request.number, result]))
+                if request.operation in DEATHS:
+                    self._wake_watchers(txn)
+                txn.put(key, msgpack.packb([request.number, result, self.space.now_ns()]))
             result = self._complete(txn, request, result)
         if request.operation == "open":  # not before it is committed
             with self.space.read() as txn:
                 self.graph = claims.load(txn)
         return result
-
-    def _ring(self) -> None:
-        """Wake the nodes that were given something; one whose bell is not there yet will look when it begins."""
-        while self.letters.rings:
-            path = RunDir(self.space.folder.parent).bell(self.letters.rings.pop())
-            with contextlib.suppress(OSError):
-                bell = doorbell.open_bell(path)
-                doorbell.ring(bell)
-                os.close(bell)
 
     def _complete(self, txn: Any, request: Request, result: Result) -> Result:
         """A claim's result with the state, which is read in the claim's own transaction and never kept with it."""
@@ -149,12 +152,8 @@ class Store:
         by_reference = sum(len(key) + len(value) for key, value in state.items()) > INLINE_BYTES_MAX
         return {**result, "state": {} if by_reference else state, "by_reference": by_reference}
 
-    def _vertex(self, arguments: Arguments, field: str = "node") -> Vertex:
-        vertex = self.graph.get(arguments[field])
-        if vertex is None:
-            known = ", ".join(self.graph)
-            raise NotRunning(f"this run has no node {arguments[field]!r}", f"Its nodes: {known}")
-        return vertex
+    def _vertex(self, arguments: Arguments) -> Vertex:
+        return vertex_of(self.graph, arguments["node"])
 
     # --- the runtime ------------------------------------------------------------------------------------------------
 
@@ -168,6 +167,8 @@ class Store:
         txn.delete(keys.STOP_ALL)
         if arguments["resume"]:
             claims.reopen(txn, graph)
+            self.space.advance_clock(txn)
+        self.state.sow(txn, self.seeds)
         states = {vertex.id: claims.status(txn, vertex) for vertex in graph.values()}
         numbers = {
             vertex.id: {
@@ -202,14 +203,20 @@ class Store:
     def end(self, txn: Any, arguments: Arguments) -> Result:
         self.space.env.reader_check()
         error = arguments["error"] if arguments["failed"] else None
+        watching.forget(txn, self._vertex(arguments).number)
         claims.end(txn, self.space, self.graph, self._vertex(arguments), failed=error)
         return {}
 
     def touch(self) -> Result:
         """Nothing is written, so that it works in a full space."""
-        with self.space.write():
+        with self.space.write() as txn:
             self.space.env.reader_check()
+            self._wake_watchers(txn)
         return {}
+
+    def _wake_watchers(self, txn: Any) -> None:
+        """Who was killed between commit and ring has not rung those who watch what it wrote."""
+        self.state.rings |= watching.watching(txn)
 
     def figures(self, txn: Any, arguments: Arguments) -> Result:
         nodes = claims.figures(txn, self.graph)
@@ -225,71 +232,35 @@ class Store:
             "readers": self.space.env.info()["num_readers"],
         }
 
-    # --- state, for the command line --------------------------------------------------------------------------------
-
-    def state_ls(self, txn: Any, arguments: Arguments) -> Result:
-        prefix = arguments.get("prefix", "").encode()
-        listed: Iterator[tuple[bytes, int, int]]
-        if arguments["scope"] == "shared":
-            entries = shared.entries(txn, prefix, self.space.now_ns())
-            listed = ((key, len(entry.value), entry.revision) for key, entry in entries)
-        else:
-            own = keys.private_prefix(self._vertex(arguments, "scope").number)
-            listed = (
-                (key[len(own) :], len(value) - records.PRIVATE_BYTES, *records.PRIVATE.unpack_from(value))
-                for key, value in scan(txn, own + prefix)
-            )
-        found: list[list[Any]] = []
-        room = LISTING_BYTES_MAX
-        for key, size, revision in listed:
-            room -= len(key) + 24
-            if room < 0:
-                return {"keys": found, "more": True}
-            found.append([key.decode(), size, revision])
-        return {"keys": found, "more": False}
-
-    def state_get(self, txn: Any, arguments: Arguments) -> Result:
-        key = keys.user_key(arguments["key"])
-        if arguments["scope"] == "shared":
-            entry = shared.read(txn, key, self.space.now_ns())
-            return {"value": entry and entry.value, "revision": entry.revision if entry else 0}
-        value = txn.get(keys.private_prefix(self._vertex(arguments, "scope").number) + key)
-        if value is None:
-            return {"value": None, "revision": 0}
-        (sequence,) = records.PRIVATE.unpack_from(value)
-        return {"value": value[records.PRIVATE_BYTES :], "revision": sequence}
-
-    def state_set(self, txn: Any, arguments: Arguments) -> Result:
-        key = keys.user_key(arguments["key"])
-        value = shared.check_value(f"the value of {arguments['key']!r}", arguments["value"])
-        sequence = self.space.base + txn.id()
-        self._refuse_when_full(txn)
-        if arguments["scope"] == "shared":
-            shared.write(txn, shared.SharedWrite(key, value), sequence, self.space.now_ns(), 0)
-        else:
-            own = keys.private_prefix(self._vertex(arguments, "scope").number)
-            txn.put(own + key, records.PRIVATE.pack(sequence) + value)
-        return {"revision": sequence}
-
-    def state_rm(self, txn: Any, arguments: Arguments) -> Result:
-        key = keys.user_key(arguments["key"])
-        if arguments["scope"] == "shared":
-            return {"removed": txn.delete(keys.shared(key))}
-        return {"removed": txn.delete(keys.private_prefix(self._vertex(arguments, "scope").number) + key)}
-
-    def _refuse_when_full(self, txn: Any) -> None:
-        if self.space.used_share(txn) > MARK_NEW_WORK:
-            raise StoreFull(self.space.size_bytes, self.space.used_bytes())
-
     # --- housekeeping -----------------------------------------------------------------------------------------------
 
     def housekeeping(self, purge: bool) -> None:
         """What has to be done now and then. Never raises for want of room: there will be a next time."""
         self.space.env.reader_check()
         self._reserve()
+        self._looked += 1
+        if self._looked % FORGET_EVERY == 0:
+            with contextlib.suppress(StoreError):
+                self._forget_clients()
         if purge:
-            with contextlib.suppress(StoreError), self.space.write() as txn:
-                shared.purge(txn, self.space.now_ns())
+            with contextlib.suppress(StoreError):
+                self.purge()
+
+    def _forget_clients(self) -> None:
+        """Results of requests are kept for an hour: a client that is answered in none has long given up."""
+        end_ns = self.space.now_ns() - CLIENT_KEPT_S * 1_000_000_000
+        with self.space.read() as txn:
+            found = scan(txn, keys.REQUEST_PREFIX)
+            old = [key for key, last in found if msgpack.unpackb(last, strict_map_key=False)[2] < end_ns]
+        if old:
+            with self.space.write() as txn:
+                for key in old[:CLIENTS_FORGOTTEN]:
+                    txn.delete(key)
+
+    def purge(self) -> bool:
+        """A bounded step of turning what has expired into deletions; whether there is more."""
+        with self.space.write() as txn:
+            return self.state.purge(txn) == PURGE_STEP
 
     def _reserve(self) -> None:
         """Keep some memory behind the last page allocated: in a tmpfs that others fill up, deleting needs pages too."""
@@ -311,43 +282,156 @@ class Store:
             os.close(fd)
 
 
-class Refusing:
-    """In the place of a Store that cannot be: answers every request with the reason."""
-
-    def __init__(self, error: NodeRuntimeError) -> None:
-        self._error = error
-
-    def handle(self, request: Request) -> Reply:
-        return Reply(request.number, {}, type(self._error).__name__, str(self._error))
-
-    def housekeeping(self, purge: bool) -> None:
-        pass
-
-
-def serve(store: Store | Refusing, router: Router, purge_interval_s: float, snapshots: Snapshots | None = None) -> int:
-    """Answer until `quit` comes."""
-    next_purge = time.monotonic() + purge_interval_s
-    next_housekeeping = time.monotonic()
+def refuse(error: NodeRuntimeError, router: Router) -> int:
+    """In the place of a store that cannot be: answer every request with the reason, until `quit` comes."""
     while True:
-        now = time.monotonic()
-        if now >= next_housekeeping:
-            store.housekeeping(purge=now >= next_purge)
+        found = router.receive(HOUSEKEEPING_S)
+        if found is None:
+            continue
+        identity, request = found
+        if not isinstance(request, Request):
+            continue
+        if request.operation == "quit":
+            router.send(identity, Reply(request.number, {}, "", ""))
+            return 0
+        router.send(identity, Reply(request.number, {}, type(error).__name__, str(error)))
+
+
+class Service:
+    """The loop: answers requests, rings bells, and does what has to be done now and then."""
+
+    def __init__(
+        self,
+        store: Store,
+        router: Router,
+        run_dir: RunDir,
+        purge_interval_s: float,
+        spec: dict[str, Any] | None,
+        snapshots: Snapshots | None,
+    ) -> None:
+        self.store = store
+        self._snapshots = snapshots
+        self.waits = Waits(self._send)
+        self._router = router
+        self._purge_interval_s = purge_interval_s
+        self._watch = WatchKeys(store.space, store.state.watch)
+        self.waits.operations["kvs_watch"] = self._watch
+        self._poller = select.poll()
+        self._nodes = Nodes(run_dir, store.space, self._poll_nodes)
+        store.actions["node_open"] = self._nodes.open
+        self._node_bells: list[int] = []
+        self.waits.operations["node_next"] = NextEvents(self._nodes)
+        self.waits.operations["node_send"] = SendMessages(self._nodes)
+        doorbell.create(run_dir.bell(watching.STORE))
+        self._bell = doorbell.open_bell(run_dir.bell(watching.STORE))
+        self._bells = doorbell.Bells(run_dir, {watching.STORE: self._bell})
+        self._start = Start(store.space, spec, purge_interval_s, lambda: doorbell.ring(self._bell))
+        self._forward: Forward | None = None
+        self._early: list[tuple[bytes, Request]] = []  # `open`, before the start is over
+
+    def run(self) -> int:
+        """Answer until `quit` comes."""
+        self._poller.register(self._router.fd, select.POLLIN)
+        self._poller.register(self._bell, select.POLLIN)
+        next_purge = time.monotonic() + self._purge_interval_s
+        next_housekeeping = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if now >= next_housekeeping:
+                self.store.housekeeping(purge=False)
+                self._watch.tidy()
+                next_housekeeping = now + HOUSEKEEPING_S
             if now >= next_purge:
-                next_purge = now + purge_interval_s
-            next_housekeeping = now + HOUSEKEEPING_S
-        due = next_housekeeping
-        if snapshots is not None:
-            snapshots.tick()
-            due = min(due, snapshots.due_s)
-        found = router.receive(max(0.0, due - time.monotonic()))
-        while found is not None:
+                next_purge = now if self._purge() else now + self._purge_interval_s
+            for bell in (self._bell, *self._node_bells):
+                doorbell.drain(bell)
+            self.waits.look()
+            if self._start.outside is not None:
+                self._start.outside.poke()
+            while self._forward is not None and self._forward.replies:
+                self._send(*self._forward.replies.popleft())
+            if self._early and self._start.ready.is_set():
+                early, self._early = self._early, []
+                for identity, request in early:
+                    self._handle(identity, request)
+            self._bells.ring(self.store.state.taken_rings())
+            if not self._answer():
+                return 0
+            due = min(next_housekeeping, next_purge, self.waits.next_deadline)
+            if self._snapshots is not None:
+                self._snapshots.tick()
+                due = min(due, self._snapshots.due_s)
+            self._poller.poll(max(0.0, due - time.monotonic()) * 1000)
+
+    def _answer(self) -> bool:
+        """Take all requests that are there; False once `quit` has come."""
+        while (found := self._router.receive_nowait()) is not None:
             identity, message = found
-            if isinstance(message, Request):
-                if message.operation == "quit":
-                    router.send(identity, Reply(message.number, {}, "", ""))
-                    return 0
-                router.send(identity, store.handle(message))
-            found = router.receive_nowait()
+            if not isinstance(message, Request):
+                continue
+            if message.operation == "quit":
+                self._send(identity, Reply(message.number, {}, "", ""))
+                return False
+            forward = self._forwarding()
+            if forward is not None and forward.takes(message) and message.version == VERSION:
+                forward.take(identity, message)
+                continue
+            if message.operation in self.waits.operations and message.version == VERSION:
+                self.waits.take(identity, message)
+                continue
+            if message.operation == "open" and not self._start.ready.is_set():
+                self._early.append((identity, message))
+                continue
+            self._handle(identity, message)
+        return True
+
+    def _handle(self, identity: bytes, request: Request) -> None:
+        if request.operation == "open":
+            error = self._start.error
+            if error is not None:
+                self._send(identity, Reply(request.number, {}, type(error).__name__, str(error)))
+                return
+            self.store.seeds = self._start.seeds
+        if request.operation in ("claim", "end"):
+            self._nodes.forget(request.arguments.get("node", ""))
+        reply = self.store.handle(request)
+        self._bells.ring(self.store.state.taken_rings())
+        self._send(identity, reply)
+
+    def _send(self, identity: bytes, reply: Reply) -> None:
+        try:
+            self._router.send(identity, reply)
+        except ProtocolError as error:  # more than a frame holds
+            self._router.send(identity, Reply(reply.number, {}, "ProtocolError", f"the result is too large: {error}"))
+
+    def _purge(self) -> bool:
+        try:
+            return self.store.purge()
+        except StoreError:  # no room: there will be a next time
+            return False
+
+    def _forwarding(self) -> Forward | None:
+        """Where requests about shared state go when that is outside the space."""
+        if self._forward is None and self._start.state is not None:
+            self._forward = Forward(self._start.state, lambda: doorbell.ring(self._bell))
+        return self._forward
+
+    def _poll_nodes(self) -> None:
+        """Nodes have come or gone: poll the bells of those that are there."""
+        for bell in self._node_bells:
+            with contextlib.suppress(KeyError):
+                self._poller.unregister(bell)
+        self._node_bells = self._nodes.bells
+        for bell in self._node_bells:
+            self._poller.register(bell, select.POLLIN)
+
+    def close(self) -> None:
+        self._nodes.close()
+        if self._forward is not None:
+            self._forward.close()
+        self._start.close(OUTBOX_WITHIN_S)
+        self._bells.close()
+        os.close(self._bell)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -356,7 +440,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--size", type=int, default=1_000_000_000)
     parser.add_argument("--purge-interval", type=float, default=60.0)
-    parser.add_argument("--history", type=int, default=10_000)
+    parser.add_argument("--history", type=int, help="changes kept; default: as before")
+    parser.add_argument("--state", help="the `state:` section as JSON, see store_start.py; default: as before")
     parser.add_argument("--snapshots", type=Path, help="settings of the snapshots, see snapshot/settings.py")
     parser.add_argument("--resume", action="store_true", help="when there is no space, make it from a snapshot")
     parser.add_argument("--from", dest="from_snapshot", type=int, help="from this one")
@@ -364,24 +449,26 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     run_dir = RunDir(options.run_dir)
     settings = Settings.read(options.snapshots) if options.snapshots else None
-    snapshots = None
-    space = None
-    store: Store | Refusing
-    try:
-        resumed = _make_space(run_dir, options, settings)
-        space = open_space(run_dir.space)
+    spec = json.loads(options.state) if options.state else None
+    with Router(run_dir.store_socket) as router:
+        try:
+            resumed = _make_space(run_dir, options, settings)
+            space = open_space(run_dir.space)
+        except NodeRuntimeError as error:
+            return refuse(error, router)
+        with space.write() as txn:
+            set_limits(txn, options.history, ttl_to_ns((spec or {}).get("ttl")))
         store = Store(space)
+        snapshots = None
         if settings is not None:
             snapshots = Snapshots(space, settings, resumed, say)
-            store.outside.update(snapshots.operations)
-    except NodeRuntimeError as error:
-        store = Refusing(error)
-    with Router(run_dir.store_socket) as router:
-        code = serve(store, router, options.purge_interval, snapshots)
-    if snapshots is not None:
-        snapshots.close()
-    if space is not None:
-        space.close()
+            store.actions.update(snapshots.operations)
+        service = Service(store, router, run_dir, options.purge_interval, spec, snapshots)
+        code = service.run()
+        service.close()
+        if snapshots is not None:
+            snapshots.close()
+    space.close()
     return code
 
 

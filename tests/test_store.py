@@ -19,8 +19,9 @@ from noderuntime import errors
 from noderuntime.channel import Dealer
 from noderuntime.plan import store_nodes
 from noderuntime.protocol import VERSION, Reply, Request
+from noderuntime.space import records, shared
 from noderuntime.space.shared import SharedWrite
-from noderuntime.store import LISTING_BYTES_MAX
+from noderuntime.store_state import LISTING_BYTES_MAX
 
 
 @pytest.fixture
@@ -84,14 +85,17 @@ def test_what_has_expired_is_never_seen_and_is_purged(net: Net) -> None:
     assert [key for key, _, _ in net.ask("state_ls", scope="shared")["keys"]] == ["new"]
     net.store.housekeeping(purge=True)
     with net.space.read() as txn:
-        assert txn.get(b"sold") is None
+        kept = shared.stored(txn, b"old")
+        assert kept is not None
+        assert kept.gone
+        assert kept.cell.value is None
 
 
 def test_a_listing_that_is_too_long_for_a_frame_says_that_there_is_more(net: Net) -> None:
     big = Net(net.folder / "big", CHAIN, 64 * MB)
     with big.space.write() as txn:
         for number in range(LISTING_BYTES_MAX // 500 + 1000):
-            txn.put(b"s" + f"{number:0500}".encode(), bytes(32))
+            txn.put(b"s" + f"{number:0500}".encode(), bytes(records.SHARED_BYTES))
     listing = big.ask("state_ls", scope="shared")
     big.close()
     assert listing["more"] and len(listing["keys"]) > 1000

@@ -385,3 +385,25 @@ def test_ctx_kvs_takes_effect_at_once_even_if_the_handler_then_raises() -> None:
     with pytest.raises(ValueError):
         h.send("in", 0)
     assert dict(h.kvs) == {"k": b"1"}
+
+
+class Watcher:
+    def __init__(self, ctx: Any) -> None:
+        ctx.kvs.watch("limit/")
+
+    def on_event(self, event: Any, ctx: Any) -> None:
+        if event["type"] == "KVS_UPDATE":
+            ctx.send_output("out", [event["id"], event["value"], event["revision"] > 0])
+
+
+def test_changes_of_watched_keys_come_as_events_when_the_test_says_so() -> None:
+    h = Harness(Watcher, kvs={"limit/old": b"1"})
+    assert h.update() == 0
+    h.kvs["limit/a"] = b"1"
+    h.kvs["limit/a"] = b"2"
+    h.kvs["other"] = b"3"
+    del h.kvs["limit/old"]
+    assert h.update() == 2
+    h.crash()
+    assert h.update() == 0
+    assert h.outputs("out") == [["limit/a", b"2", True], ["limit/old", None, True]]

@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 
 OPERATIONS = {
-    "state": ("ls", "get", "set", "rm"),
+    "state": ("ls", "get", "set", "rm", "watch", "diff"),
     "snapshot": ("take", "ls", "verify"),
     "dead-letters": ("ls", "show", "replay", "drop"),
 }
@@ -204,6 +204,7 @@ def _build_state(state: Parser) -> None:
     )
     for name, about in (
         ("ls", "list keys"), ("get", "print a value"), ("set", "write a value"), ("rm", "remove a key"),
+        ("watch", "print changes as they happen"), ("diff", "print what has changed since a version"),
     ):  # fmt: skip
         operation = operations.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
         operation.add_argument("--run", metavar="RUN", help="may be left out when there is just one")
@@ -211,6 +212,13 @@ def _build_state(state: Parser) -> None:
         if name == "ls":
             about = "only keys that start with it"
             operation.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help=about)
+        elif name == "watch":
+            about = "a key, or what keys start with"
+            operation.add_argument("key", metavar="KEY", nargs="?", default="", help=about)
+            operation.add_argument("--count", type=int, default=0, metavar="N", help="end after N changes")
+        elif name == "diff":
+            about = "without it, print the present one"
+            operation.add_argument("since", metavar="VERSION", nargs="?", default="", help=about)
         else:
             operation.add_argument("key", metavar="KEY")
         if name == "set":

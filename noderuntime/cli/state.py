@@ -1,5 +1,7 @@
 """`state ls|get|set|rm`: the shared KVS and the private state of nodes, of live and of interrupted runs.
 
+`watch` and `diff` are in state_watch.py.
+
 A live run's store is asked. For an interrupted one a store is started for this one request, under the run's
 lock, so that nobody can resume or clean the run meanwhile.
 """
@@ -26,7 +28,12 @@ STORE_ENDS_WITHIN_S = 5.0
 
 def state(options: Namespace) -> int:
     """Carry out one `state` command."""
-    operation = {"ls": _ls, "get": _get, "set": _set, "rm": _rm}[options.operation]
+    if options.operation in ("watch", "diff"):
+        from noderuntime.cli import state_watch
+
+        operation = {"watch": state_watch.watch, "diff": state_watch.diff}[options.operation]
+    else:
+        operation = {"ls": _ls, "get": _get, "set": _set, "rm": _rm}[options.operation]
     run = choose(options.run, interrupted=True)
     with open_store(run) as store:
         return operation(store, options)

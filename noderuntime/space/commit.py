@@ -22,7 +22,7 @@ from typing import Any
 import lmdb
 
 from noderuntime.errors import Fenced, StoreError, ValueTooLarge
-from noderuntime.space import keys, records, shared
+from noderuntime.space import keys, outbox, records, shared
 from noderuntime.space.ending import Links, close
 from noderuntime.space.mailbox import drop_oldest, is_low, queue_of
 from noderuntime.space.records import (
@@ -39,6 +39,7 @@ from noderuntime.space.records import (
 )
 from noderuntime.space.segments import Segment, adjust, register
 from noderuntime.space.space import MARK_DRAIN, MARK_NEW_WORK, MARK_SINGLE, Space, is_no_room, yield_lock
+from noderuntime.space.watching import STORE, Cursor, Watchers
 from noderuntime.wiring import InputWiring, OutputWiring, ReceiverWiring, Wiring
 
 _LOOK_EVERY = 16  # commits between two looks at how full the space is, while it is far from full
@@ -69,6 +70,7 @@ class Staged:
     attempts: bool = False  # the message has an attempts record, which goes with it
     private: dict[bytes, bytes | None] | None = None
     shared: list[shared.SharedWrite] | None = None
+    cursor: Cursor | None = None  # how far the watch of this node has come with this event
     outputs: list[Sent] | None = None
     size: int = 0  # bytes of all copies of the outputs
     cells: dict[int, int] | None = None
@@ -163,6 +165,9 @@ class Commits:
         self.waits_for = ""
         self._node_key = keys.node(wiring.number)
         self._private_prefix = keys.private_prefix(wiring.number)
+        self._origin = space.origin | wiring.number
+        self.outbox_last: bytes | None = None  # this node's newest writes on their way to a State outside the space
+        self._watchers = Watchers()
         self._look_in = 0
         self._look_bytes = min(_LOOK_BYTES, space.size_bytes // 256)
         self._share = 0.0
@@ -170,6 +175,8 @@ class Commits:
         self._tried = b""  # the node record of the last commit that was tried
         with space.read() as txn:
             record = txn.get(self._node_key)
+            if space.outside is not None:
+                self.outbox_last = outbox.last_of(txn, wiring.number)
         if record is None or records.NodeRecord.parse(record).incarnation != incarnation:
             raise Fenced(f"incarnation {incarnation} of {wiring.node} has been replaced")
         self._record: bytes = record
@@ -240,6 +247,7 @@ class Commits:
                 txn.abort()
                 # whom it should have rung is unknown by now
                 rings.update(node for node, _, _ in (*self.links.receivers, *self.links.inputs) if node >= 0)
+                rings |= self._watchers.all()
                 return sum(staged.tried == found for staged in group)
             self._look_in -= 1
             if self._look_in <= 0 or self._share > _LOOK_SHARE:
@@ -259,6 +267,9 @@ class Commits:
             private: dict[bytes, bytes | None] = {}
             place = keys.place
             status = records.LIVE
+            changes: shared.Changes | None = None
+            outbox_last: bytes | None = None
+            cursor: Cursor | None = None
             done = index = written = 0
             for staged in group:
                 outputs = staged.outputs
@@ -308,12 +319,19 @@ class Commits:
                             self._settle(txn, queues)
                 if staged.private is not None:
                     private.update(staged.private)
-                if staged.shared:
+                if staged.shared and space.outside is not None:
+                    outbox_last = outbox.put(txn, sequence, done, self.node, staged.shared)
+                    rings.add(STORE)
+                elif staged.shared:
+                    if changes is None:
+                        changes = shared.Changes(txn, sequence, now_ns, self._origin)
                     try:
                         for write in staged.shared:
-                            shared.write(txn, write, sequence, now_ns, self.node)
+                            changes.write(write)
                     except (TypeError, StoreError) as error:
                         raise Inapplicable(done, error) from error
+                if staged.cursor:
+                    cursor = staged.cursor
                 if staged.cells:
                     for cell, value in staged.cells.items():
                         cells[cell] = value
@@ -336,6 +354,12 @@ class Commits:
                     else:
                         txn.put(self._private_prefix + key, stamp + kept)
                         written += len(kept)
+            if changes is not None:
+                changes.finish()
+                if changes.generation:
+                    rings |= self._watchers.of(txn, changes)
+            if cursor is not None:
+                txn.put(keys.watch_cursor(self.node), place(*cursor))
             for queue_key, queue in queues.items():
                 txn.put(queue_key, QUEUE.pack(*queue))
             record = self._pack_record(self._incarnation, status, self._number + 1, *cells)
@@ -361,6 +385,8 @@ class Commits:
         self._record = record
         self._number += 1
         self.cells = cells
+        if outbox_last is not None:
+            self.outbox_last = outbox_last
         if written > self._look_bytes:
             self._look_in = 0
         if self._group_max < _GROUP_MAX:

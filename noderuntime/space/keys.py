@@ -7,7 +7,13 @@
     a node input sequence index        how many lives ended with that message in hand
     d node sequence index              a dead letter
     p node key                         private state
-    s key                              shared KVS
+    s key                              shared KVS: the cell under a key, deletions in force too
+    c sequence index                   change log: which shared key changed, and the digest of all of them after it
+    e expiry sequence index            shared keys that expire, by time; sequence and index of the change that made them
+    h                                  head of the shared KVS: digest, clock, length of the log, limits
+    w node                             how far into the change log a watching node has come
+    x node prefix                      what it watches
+    o sequence index                   outbox: shared writes on their way to a State outside the space
     g node number                      a payload segment of that node: generation, size, references
     r client                           last request of a client, and its result
 
@@ -36,6 +42,11 @@ MESSAGE_KEY_BYTES = _MESSAGE.size
 
 place = _PLACE.pack
 """place(sequence, index): what follows a mailbox prefix."""
+
+
+def parse_place(place: bytes) -> tuple[int, int]:
+    sequence, index = _PLACE.unpack(place)
+    return sequence, index
 
 
 def fact(name: str) -> bytes:
@@ -125,10 +136,52 @@ def parse_segment(key: bytes) -> tuple[int, int]:
 
 
 SHARED_PREFIX = b"s"
+HEAD = b"h"
+CHANGE_PREFIX = b"c"
+EXPIRY_PREFIX = b"e"
+WATCHED_PREFIX = b"x"
+OUTBOX_PREFIX = b"o"
+
+_CHANGE = struct.Struct(">cQI")
+_EXPIRY = struct.Struct(">cQQI")
+
+
+def change(sequence: int, index: int) -> bytes:
+    return _CHANGE.pack(CHANGE_PREFIX, sequence, index)
+
+
+def parse_change(key: bytes) -> tuple[int, int]:
+    """(sequence, index) of a change's or an outbox key."""
+    _, sequence, index = _CHANGE.unpack(key)
+    return sequence, index
+
+
+def outbox(sequence: int, index: int) -> bytes:
+    return _CHANGE.pack(OUTBOX_PREFIX, sequence, index)
+
+
+def expiry(at_ns: int, sequence: int, index: int) -> bytes:
+    return _EXPIRY.pack(EXPIRY_PREFIX, at_ns, sequence, index)
+
+
+def watch_cursor(node: int) -> bytes:
+    return _NODE.pack(b"w", node)
+
+
+def watched_prefix(node: int) -> bytes:
+    return _NODE.pack(WATCHED_PREFIX, node)
+
+
+def parse_watched(key: bytes) -> tuple[int, bytes]:
+    """(node, prefix) of a watched key."""
+    return _NODE.unpack_from(key)[1], key[_NODE.size :]
 
 
 def shared(user: bytes) -> bytes:
     return b"s" + user
+
+
+REQUEST_PREFIX = b"r"
 
 
 def request(client: str) -> bytes:

@@ -169,7 +169,19 @@ class NodeRecord:
 PRIVATE = struct.Struct("<Q")  # the sequence of the commit that wrote it; the value follows
 PRIVATE_BYTES = PRIVATE.size
 
-SHARED = struct.Struct("<QqqQ")  # revision, written (ns since the epoch), expires (ns, 0: never), origin
+# revision, stamp (ns since the epoch), when what is visible expires next (ns, 0: never), origin, contribution to the
+# digest, index, flags; the value follows
+SHARED = struct.Struct("<QqqQ16sIBxxx")
 SHARED_BYTES = SHARED.size
+GONE = 1  # a deletion in force; nothing follows but perhaps the cell
+MERGED = 2  # the visible value's length and when all of it has expired stand before it, and the whole cell behind it
+VISIBLE = struct.Struct("<Iq")
+
+# digest, digest before the oldest change kept, last stamp, last revision and index, changes kept, changes to keep,
+# default time to live (ns, 0: none), how often watches were changed
+HEAD = struct.Struct("<16s16sqQIQQqQ")
+EMPTY_HEAD = (bytes(16), bytes(16), 0, 0, 0, 0, 10_000, 0, 0)
+
+CHANGE_HEAD_BYTES = 17  # digest after the change, and 1 for a deletion; the key follows
 
 ATTEMPTS = struct.Struct("<II")  # lives that ended with the message in hand, those that count as its failures

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from typing import Any
 import lmdb
 import msgpack
 
+from noderuntime.cells import ORIGIN_BITS, STORE_BITS
 from noderuntime.errors import StoreError, StoreFull
 from noderuntime.space import keys
 
@@ -69,6 +71,10 @@ class Space:
             )
         self.base: int = facts["base"]
         self.clock: tuple[int, int] = (facts["wall_ns"], facts["boot_ns"])
+        # this store's number among all stores, above the bits that number a node (see noderuntime.cells)
+        self.origin: int = facts.get("store", 0) << ORIGIN_BITS
+        # {"kind", "config"} of the State outside the space that shared writes go to; None: they stay here
+        self.outside: dict[str, Any] | None = facts.get("outside")
         self._data = os.open(folder / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)  # (LMDB's fcntl locks are on lock.mdb)
 
     def facts(self) -> dict[str, Any]:
@@ -85,6 +91,12 @@ class Space:
         """
         wall, boot = self.clock
         return wall + time.clock_gettime_ns(time.CLOCK_BOOTTIME) - boot
+
+    def advance_clock(self, txn: Any) -> None:
+        """For a run that is resumed: go on from the larger of the saved and the present time."""
+        now_ns, boot_ns = max(self.now_ns(), time.time_ns()), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self.clock = now_ns - boot_ns + self.clock[1], self.clock[1]
+        txn.put(keys.fact("wall_ns"), msgpack.packb(self.clock[0]))
 
     def begin(self) -> Any:
         """A write transaction: waits for the write lock. The caller commits or aborts it."""
@@ -160,6 +172,7 @@ def create(folder: Path, size_bytes: int, boot_id: str) -> Space:
         "format": FORMAT,
         "base": 0,
         "boot": boot_id,
+        "store": secrets.randbits(STORE_BITS),
         "wall_ns": time.time_ns(),
         "boot_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
     }

@@ -1,131 +1,440 @@
-"""The shared KVS, immediately: each call is a transaction of its own, outside that of the event in hand."""
+"""The kind `memory`: the shared KVS in the space. Each call is a transaction of its own, outside that of an event.
+
+Readers block nobody, not even writers; a read costs one to three microseconds, a write some ten.
+"""
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Callable, Iterator
+import fcntl
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
-from noderuntime.errors import RevisionConflict, StoreFull
-from noderuntime.events import utc
-from noderuntime.space import keys, shared
-from noderuntime.space.shared import Merge, SharedValue, SharedWrite, check_value, ttl_to_ns
-from noderuntime.space.space import MARK_NEW_WORK, Space
+from noderuntime import cells, doorbell
+from noderuntime.cells import Cell
+from noderuntime.errors import HistoryLost, RevisionConflict, StoreError, StoreFull
+from noderuntime.merges import Merge
+from noderuntime.rundir import RunDir
+from noderuntime.space import keys, shared, watching
+from noderuntime.space.shared import SharedValue, SharedWrite, check_value, ttl_to_ns
+from noderuntime.space.space import MARK_NEW_WORK, Space, create, open_space
+from noderuntime.space.watching import Subscription, Watchers
+from noderuntime.state import base
+from noderuntime.state.base import Diff, Entry, State, Update
+from noderuntime.state.config import Fields
+from noderuntime.state.diffs import check_diff, check_expect, diff_of, different, entry
+
+PURGE_STEP = 500
+SLOW_CHECK_S = 5.0
+SIZE_BYTES = 64 << 20  # of a space that is opened by itself
+
+_GUESTS = range(watching.STORE - 1, watching.STORE - 513, -1)  # numbers of watchers that are no nodes
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What is stored under a key. `timestamp`: when it was written (UTC); `ttl`: seconds left, None for ever;
-    `origin`: the number of the node that wrote it (0 also for the command line)."""
-
-    value: bytes
-    revision: int
-    timestamp: dt.datetime
-    ttl: float | None
-    origin: int
-
-
-class View:
-    """Reads of one moment: what any number of calls see belongs together. See MemoryState.snapshot."""
+class MemoryView(base.View):
+    """Reads of one moment in the space."""
 
     def __init__(self, txn: Any, now_ns: int) -> None:
         self._txn = txn
         self._now_ns = now_ns
 
     def get(self, key: str) -> Entry | None:
-        """The entry of `key`, or None when there is none in force."""
         found = shared.read(self._txn, keys.user_key(key), self._now_ns)
         return None if found is None else _entry(found, self._now_ns)
 
     def get_or(self, key: str, default: bytes) -> bytes:
-        """The value of `key`, or `default`."""
         found = shared.read(self._txn, keys.user_key(key), self._now_ns)
         return default if found is None else found.value
 
     def get_root(self) -> dict[str, Entry]:
-        """Every key in force with its entry, in order of key."""
-        return {
-            key.decode(): _entry(value, self._now_ns) for key, value in shared.entries(self._txn, b"", self._now_ns)
-        }
+        now_ns = self._now_ns
+        return {key.decode(): _entry(value, now_ns) for key, value in shared.entries(self._txn, b"", now_ns)}
+
+    def version(self) -> str:
+        return cells.version_text(shared.digest_now(self._txn, self._now_ns))
 
 
-class MemoryState:
-    """The shared KVS in the space. Readers block nobody; expired keys are never returned. Safe from several threads.
+class MemoryState(State):
+    """The shared KVS of an open space. `origin`: the number of the node that writes.
 
-    Errors: KeyTooLong, ValueTooLarge, StoreFull, TypeError for what is not bytes. `check` is called in each write
-    transaction before anything is written, and may refuse by raising: a process whose life is over writes nothing.
+    `ring` rings the bells of the given watchers after a change. `check` is called in each write transaction before
+    anything is written, and may refuse by raising: a process whose life is over writes nothing.
+    Errors: KeyTooLong, ValueTooLarge, StoreFull, RevisionConflict, HistoryLost; TypeError for what is not bytes.
     """
 
-    def __init__(self, space: Space, origin: int, check: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        space: Space,
+        origin: int,
+        ring: Callable[[Iterable[int]], None] | None = None,
+        check: Callable[[Any], None] | None = None,
+    ) -> None:
         self._space = space
-        self._origin = origin
         self._check = check
+        self._origin = space.origin | origin
+        self._ring = ring
+        self._watchers = Watchers()
+        self._table = threading.Lock()  # of the watchers
+        self._own: Guest | None = None
+        self._closed = False
+
+    @classmethod
+    def open(cls, config: Mapping[str, Any]) -> Self:
+        """A space of its own in the folder `path`, outside any run: for tests, and for programs that need just this.
+
+        Fields: `path`, `size` (bytes), `history`, `ttl` (seconds). The folder belongs on tmpfs.
+        """
+        fields = Fields("memory", config)
+        path = fields.text("path")
+        size = fields.whole("size", SIZE_BYTES)
+        history = fields.whole("history", base.HISTORY)
+        ttl_ns = ttl_to_ns(fields.number("ttl"))
+        fields.end()
+        guest = Guest(RunDir(Path(path)), size, history, ttl_ns)
+        state = cls(guest.space, 0, guest.bells.ring)
+        state._own = guest
+        return state
+
+    def init(self) -> None:
+        """The space is there already; here its limits are set."""
+        self._check_open()
+        if self._own is not None:
+            with self._space.write() as txn:
+                shared.prepare(txn, self._own.history, self._own.ttl_ns)
+
+    def close(self) -> None:
+        """Ends a space that `open` has opened; the one of a run belongs to its process."""
+        if not self._closed and self._own is not None:
+            self._closed = True
+            self._own.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError(base.no_more("this store"))
+
+    # --- reading ----------------------------------------------------------------------------------------------------
 
     def get(self, key: str) -> Entry | None:
-        """The entry of `key`, or None when there is none in force."""
-        with self.snapshot() as view:
-            return view.get(key)
+        if self._closed:
+            self._check_open()
+        space = self._space
+        now_ns = space.now_ns()
+        with space.env.begin() as txn:
+            found = shared.read(txn, keys.user_key(key), now_ns)
+        return None if found is None else _entry(found, now_ns)
 
     def get_or(self, key: str, default: bytes) -> bytes:
-        """The value of `key`, or `default`."""
-        with self.snapshot() as view:
-            return view.get_or(key, default)
+        if self._closed:
+            self._check_open()
+        space = self._space
+        with space.env.begin() as txn:
+            found = shared.read(txn, keys.user_key(key), space.now_ns())
+        return default if found is None else found.value
 
     def get_root(self) -> dict[str, Entry]:
-        """Every key in force with its entry, in order of key, all of one moment."""
         with self.snapshot() as view:
             return view.get_root()
 
     @contextmanager
-    def snapshot(self) -> Iterator[View]:
+    def snapshot(self) -> Iterator[MemoryView]:
         """Several reads of one moment: `with kvs.snapshot() as view: view.get(a), view.get(b)`.
 
         Keep it short: as long as it is open, the memory of everything written meanwhile cannot be reused. A process
         that keeps one open for a second while others write is killed.
         """
+        self._check_open()
         with self._space.read() as txn:
-            yield View(txn, self._space.now_ns())
+            yield MemoryView(txn, self._space.now_ns())
+
+    def version(self) -> str:
+        """Purges what has expired first, so that `diff` finds again what is returned here."""
+        self._check_open()
+        self._purge_all()
+        with self.snapshot() as view:
+            return view.version()
+
+    def cells(self) -> dict[str, Cell]:
+        self._check_open()
+        with self._space.read() as txn:
+            now_ns = self._space.now_ns()
+            return {key.decode(): cells.expired(kept.cell, now_ns) for key, kept in shared.all_stored(txn)}
+
+    def diff(self, since: str | State) -> Diff:
+        self._check_open()
+        if not isinstance(since, str | State):
+            raise TypeError(f"diff takes a version or another State, not {type(since).__name__}")
+        theirs = since.cells() if isinstance(since, State) else None
+        self._purge_all()
+        with self._space.read() as txn:
+            now_ns = self._space.now_ns()
+            version = cells.version_text(shared.digest_now(txn, now_ns))
+            if theirs is not None:
+                mine = {key.decode(): kept for key, kept in shared.all_stored(txn)}
+                return diff_of(different(mine, theirs, now_ns), version, now_ns)
+            if since == version:
+                return Diff({}, frozenset(), version)
+            place = shared.find_digest(txn, cells.digest_of(since))
+            if place is None:
+                raise HistoryLost(str(since))
+            found = {}
+            for change in shared.changes_after(txn, *place):
+                kept = shared.stored(txn, change.key)
+                if kept is not None:  # else its deletion is forgotten
+                    found[change.key.decode()] = kept
+            return diff_of(found.items(), version, now_ns)
+
+    # --- writing ----------------------------------------------------------------------------------------------------
 
     def set(self, key: str, value: bytes, ttl: float | None = None, expect: int | None = None) -> int:
-        """Write `value`; it is gone `ttl` seconds from now, if given. Returns its revision.
-
-        `expect`: the revision that must be in force, 0 for "there must be no such key"; else RevisionConflict.
-        """
         write = SharedWrite(keys.user_key(key), check_value(f"the value of {key!r}", value), ttl_ns=ttl_to_ns(ttl))
-        return self._write(key, write, expect)
+        check_expect(expect)
+        revision, _ = self._write(write, key, expect)
+        return revision
 
     def delete(self, key: str) -> bool:
-        """Delete `key`; whether it was there."""
-        encoded = keys.user_key(key)
-        with self._space.write() as txn:
-            self._check(txn)
-            present = shared.read(txn, encoded, self._space.now_ns()) is not None
-            txn.delete(keys.shared(encoded))
+        _, present = self._write(SharedWrite(keys.user_key(key)))
         return present
 
     def merge(self, key: str, merge: Merge) -> int:
-        """Let `merge` (see noderuntime.merges) combine with what is there. Returns the new revision."""
-        return self._write(key, SharedWrite(keys.user_key(key), merge=merge), None)
+        revision, _ = self._write(SharedWrite(keys.user_key(key), merge=merge))
+        return revision
 
-    def _write(self, key: str, write: SharedWrite, expect: int | None) -> int:
-        space = self._space
+    def _write(self, write: SharedWrite, key: str = "", expect: int | None = None) -> tuple[int, bool]:
+        """(revision, whether the key was there)."""
+        present = False
+
+        def change(txn: Any, changes: shared.Changes, now_ns: int) -> None:
+            nonlocal present
+            found = shared.read(txn, write.key, now_ns)
+            present = found is not None
+            if expect is not None and expect != (found.revision if found else 0):
+                raise RevisionConflict(key, expect, found.revision if found else 0)
+            changes.write(write)
+
+        return self._change(change, drains=write.value is None and write.merge is None), present
+
+    def apply(self, diff: Diff) -> list[str]:
+        found = check_diff(diff)
+        changed: list[str] = []
+
+        def change(txn: Any, changes: shared.Changes, now_ns: int) -> None:
+            for key, cell in found:
+                if changes.join(key, cell):
+                    changed.append(key.decode())
+
+        if found:
+            self._change(change)
+        return sorted(changed)
+
+    def purge(self, limit: int = 1000) -> int:
+        purged = 0
+
+        def change(txn: Any, changes: shared.Changes, now_ns: int) -> None:
+            nonlocal purged
+            purged = changes.expire(limit)
+
+        self._change(change, drains=True)
+        return purged
+
+    def _purge_all(self) -> None:
+        with self._space.read() as txn:
+            due = shared.is_due(txn, self._space.now_ns())
+        while due and self.purge(PURGE_STEP) == PURGE_STEP:
+            pass
+
+    def _change(self, make: Callable[[Any, shared.Changes, int], None], drains: bool = False) -> int:
+        """One write transaction; `drains`: it only makes room. Returns its revision."""
+        self._check_open()
+        space, check = self._space, self._check
+        rings: set[int] = set()
         with space.write() as txn:
-            self._check(txn)
+            if check is not None:
+                check(txn)
             now_ns = space.now_ns()
-            if expect is not None:
-                found = shared.read(txn, write.key, now_ns)
-                revision = found.revision if found else 0
-                if revision != expect:
-                    raise RevisionConflict(key, expect, revision)
-            if space.used_share(txn) > MARK_NEW_WORK:
+            if not drains and space.used_share(txn) > MARK_NEW_WORK:
                 raise StoreFull(space.size_bytes, space.used_bytes())
-            sequence: int = space.base + txn.id()
-            shared.write(txn, write, sequence, now_ns, self._origin)
-        return sequence
+            revision: int = space.base + txn.id()
+            changes = shared.Changes(txn, revision, now_ns, self._origin)
+            make(txn, changes, now_ns)
+            if changes.keys or not drains:
+                changes.finish()
+            if changes.keys and changes.generation:
+                with self._table:
+                    rings = self._watchers.of(txn, changes)
+        if rings and self._ring is not None:
+            self._ring(rings)
+        return revision
+
+    # --- watching ---------------------------------------------------------------------------------------------------
+
+    def watch(self, prefix: str = "") -> base.Watch:
+        self._check_open()
+        encoded = keys.user_key(prefix)
+        if self._own is None:
+            raise StoreError("only a node, or who has opened the store itself, can watch it")
+        return GuestWatch(self._own, encoded)
+
+
+class NodeState(MemoryState):
+    """The shared KVS as `ctx.kvs` and `node.kvs`: what is watched comes as KVS_UPDATE events."""
+
+    def __init__(
+        self,
+        space: Space,
+        number: int,
+        ring: Callable[[Iterable[int]], None],
+        subscription: Subscription,
+        check: Callable[[Any], None],
+    ) -> None:
+        super().__init__(space, number, ring, check)
+        self._subscription = subscription
+
+    def watch(self, prefix: str = "") -> base.Watch:
+        """Get KVS_UPDATE events for all changes, from now on, of keys that start with `prefix`.
+
+        A watch is kept with the node: a new life of it goes on where the last committed event was, whether it calls
+        this again or not. It ends with `close()` of what is returned, or with the node.
+        """
+        encoded = keys.user_key(prefix)
+        self._subscription.add([encoded])
+        return EventWatch(self._subscription, encoded)
+
+
+class EventWatch(base.Watch):
+    """A watch whose changes come as events."""
+
+    def __init__(self, subscription: Subscription, prefix: bytes) -> None:
+        self._subscription = subscription
+        self._prefix = prefix
+
+    def next(self, timeout: float | None = None) -> Update | None:
+        raise StoreError("what a node watches comes to it as KVS_UPDATE events: handle them with the others")
+
+    def close(self) -> None:
+        self._subscription.remove([self._prefix])
+
+
+class Guest:
+    """A space that was opened without a run, with bells for its own watches."""
+
+    def __init__(self, run_dir: RunDir, size: int, history: int, ttl_ns: int) -> None:
+        self.run_dir = run_dir
+        self.history = history
+        self.ttl_ns = ttl_ns
+        self.space = _spaces.open(run_dir, size)
+        self.bells = doorbell.Bells(run_dir)
+        self.watches: set[GuestWatch] = set()
+
+    def close(self) -> None:
+        for watch in list(self.watches):
+            watch.close()
+        self.bells.close()
+        _spaces.close(self.run_dir)
+
+
+class GuestWatch(base.Watch):
+    """A watch of a process that is no node. Its number is its own for as long as it holds the lock on its bell."""
+
+    def __init__(self, guest: Guest, prefix: bytes) -> None:
+        self._guest = guest
+        self._closed = False
+        self._in_use = threading.Lock()  # by whoever waits for the next change
+        self._waiting: list[Update] = []
+        self._number, self._bell = _take_number(guest.run_dir)
+        with guest.space.write() as txn:
+            watching.forget(txn, self._number)
+        self._subscription = Subscription(guest.space, self._number)
+        self._subscription.add([prefix])
+        guest.watches.add(self)
+
+    def next(self, timeout: float | None = None) -> Update | None:
+        with self._in_use:
+            return self._next(None if timeout is None else time.monotonic() + timeout)
+
+    def _next(self, deadline: float | None) -> Update | None:
+        while not self._closed:
+            doorbell.drain(self._bell)
+            if self._closed:  # its ring may be among those that were just drained
+                break
+            if not self._waiting:
+                found = self._subscription.read(PURGE_STEP)
+                self._waiting = [Update(item.key, item.value, item.revision) for item in reversed(found)]
+            if self._waiting:
+                return self._waiting.pop()
+            pause_s = SLOW_CHECK_S if deadline is None else min(SLOW_CHECK_S, deadline - time.monotonic())
+            if pause_s < 0:
+                return None
+            poller = select.poll()
+            poller.register(self._bell, select.POLLIN)
+            poller.poll(pause_s * 1000)
+        return None
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        doorbell.ring(self._bell)
+        with self._in_use:
+            with self._guest.space.write() as txn:
+                watching.forget(txn, self._number)
+            self._guest.run_dir.bell(self._number).unlink(missing_ok=True)
+            self._guest.watches.discard(self)
+            os.close(self._bell)
+
+
+def _take_number(run_dir: RunDir) -> tuple[int, int]:
+    """A number that no living process watches under, and its bell, locked."""
+    for number in _GUESTS:
+        path = run_dir.bell(number)
+        doorbell.create(path)
+        bell = doorbell.open_bell(path)
+        try:
+            fcntl.flock(bell, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(bell)
+            continue
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(bell)):
+            return number, bell
+        os.close(bell)
+    raise StoreError(f"{len(_GUESTS)} processes watch this store already; close one of these watches")
+
+
+class _Spaces:
+    """The spaces that this process has opened by itself: LMDB must not open one twice in a process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[Path, tuple[Space, int]] = {}
+
+    def open(self, run_dir: RunDir, size: int) -> Space:
+        with self._lock:
+            root = run_dir.root.absolute()
+            space, count = self._open.get(root, (None, 0))
+            if space is None:
+                if (run_dir.space / "data.mdb").exists():
+                    space = open_space(run_dir.space)
+                else:
+                    space = create(run_dir.space, size, "")
+            self._open[root] = space, count + 1
+            return space
+
+    def close(self, run_dir: RunDir) -> None:
+        with self._lock:
+            root = run_dir.root.absolute()
+            space, count = self._open.pop(root)
+            if count > 1:
+                self._open[root] = space, count - 1
+            else:
+                space.close()
+
+
+_spaces = _Spaces()
 
 
 def _entry(found: SharedValue, now_ns: int) -> Entry:
-    ttl = (found.expires_ns - now_ns) / 1e9 if found.expires_ns else None
-    return Entry(found.value, found.revision, utc(found.written_ns), ttl, found.origin)
+    return entry(found.value, found.revision, found.written_ns, found.expires_ns, found.origin, now_ns)

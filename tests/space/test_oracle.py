@@ -162,7 +162,10 @@ class Model:
         value = item.value
         if item.merge is not None:
             old, expires = self.shared.get(key, (None, 0))
-            value = item.merge.apply(None if 0 < expires <= now else old)
+            in_force = old is not None and not 0 < expires <= now
+            value = item.merge.apply(old if in_force else None)
+            self.shared[key] = value, expires if in_force else 0  # a time to live goes on
+            return
         if value is None:
             self.shared.pop(key, None)
         else:
@@ -461,7 +464,9 @@ def play(make: Make, seed: int, steps: int) -> None:
             assert game.content() == game.expected()
         game.check_sums()
         with game.net.space.write() as txn:
-            shared.purge(txn, game.now)
+            changes = shared.Changes(txn, game.net.space.base + txn.id(), game.now, game.net.space.origin)
+            changes.expire(1000)
+            changes.finish()
         assert game.content() == game.expected()
         assert all(decode(value) >= 0 for key, value in game.net.shared().items() if key.startswith("n"))
     except AssertionError as error:

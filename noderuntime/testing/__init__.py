@@ -17,13 +17,13 @@ import datetime as dt
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from noderuntime.errors import NodeRuntimeError, OperatorError, RevisionConflict, UnknownOutput
-from noderuntime.events import Event, input_event, notice, tick_event
+from noderuntime.events import Event, input_event, kvs_update, notice, tick_event
 from noderuntime.operator import (
     POSITION_KEY,
     Idle,
@@ -75,6 +75,7 @@ class SharedKVS(MutableMapping[str, bytes]):
         self.now = _START
         self.revision = 0
         self._kept: dict[str, _Kept] = {}
+        self.changed: dict[str, int] = {}  # key -> revision of its last change
         self.update(given or {})
 
     def __getitem__(self, key: str) -> bytes:
@@ -88,6 +89,12 @@ class SharedKVS(MutableMapping[str, bytes]):
 
     def __delitem__(self, key: str) -> None:
         del self._kept[key]
+        self.revision += 1
+        self._note(key)
+
+    def _note(self, key: str) -> None:
+        self.changed.pop(key, None)  # so that they stand in order
+        self.changed[key] = self.revision
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(key for key, kept in self._kept.items() if not self._expired(kept)))
@@ -109,17 +116,23 @@ class SharedKVS(MutableMapping[str, bytes]):
         copied = check_value(f"the value of {key!r}", value)
         self.revision += 1
         self._kept[key] = _Kept(copied, self.revision, self.now, expires)
+        self._note(key)
         return self.revision
 
     def delete(self, key: str) -> bool:
         """Delete `key`; whether it was there."""
         present = key in self
-        self._kept.pop(key, None)
+        if self._kept.pop(key, None) is not None:
+            self.revision += 1
+            self._note(key)
         return present
 
     def merge(self, key: str, merge: Merge) -> int:
         """Combine `key` with `merge`; returns its revision."""
-        return self.write(key, merge.apply(self.get(key)))
+        expires = self._kept[key].expires if key in self else None
+        revision = self.write(key, merge.apply(self.get(key)))
+        self._kept[key] = replace(self._kept[key], expires=expires)  # a time to live goes on
+        return revision
 
     def entry(self, key: str) -> Entry | None:
         """Value, revision and times of `key`, None when it is not there."""
@@ -128,14 +141,15 @@ class SharedKVS(MutableMapping[str, bytes]):
             return None
         kept = self._kept[key]
         ttl = None if kept.expires is None else (kept.expires - self.now).total_seconds()
-        return Entry(kept.value, kept.revision, kept.written, ttl, 0)
+        return Entry(kept.value, kept.revision, kept.written, ttl, f"{0:012x}/0")
 
 
 class HarnessState:
     """`ctx.kvs` of a Harness: what is called takes effect at once. See noderuntime.state.MemoryState."""
 
-    def __init__(self, kvs: SharedKVS) -> None:
+    def __init__(self, kvs: SharedKVS, watched: set[str]) -> None:
         self._kvs = kvs
+        self._watched = watched
         self.get = kvs.entry
         self.delete = kvs.delete
         self.merge = kvs.merge
@@ -147,6 +161,11 @@ class HarnessState:
     def get_root(self) -> dict[str, Entry]:
         entries = {key: self._kvs.entry(key) for key in self._kvs}
         return {key: entry for key, entry in entries.items() if entry is not None}
+
+    def watch(self, prefix: str = "") -> None:
+        """Get KVS_UPDATE events for keys that start with `prefix`; `Harness.update` hands them out."""
+        user_key(prefix)
+        self._watched.add(prefix)
 
     @contextmanager
     def snapshot(self) -> Iterator[HarnessState]:
@@ -178,7 +197,7 @@ class HarnessContext:
         self.incarnation = incarnation
         self.is_restart = incarnation > 1
         self.log = logging.getLogger(harness.node_id)
-        self.kvs = HarnessState(harness.kvs)
+        self.kvs = HarnessState(harness.kvs, harness.watched)
         self._harness = harness
         self._staged: _Staged | None = None  # None: no event in hand, nothing may be staged
 
@@ -297,6 +316,8 @@ class Harness:
         self.config: Mapping[str, Any] = dict(config or {})
         self.declared = None if outputs is None else list(outputs)
         self.kvs = kvs if isinstance(kvs, SharedKVS) else SharedKVS(kvs)
+        self.watched: set[str] = set()
+        self._seen = self.kvs.revision
         self.state: dict[str, bytes] = dict(state or {})
         self.sent: list[Sent] = []
         self.ended = False
@@ -334,6 +355,20 @@ class Harness:
     def notice(self, type: str, id: str, error: str | None = None) -> Status:
         """INPUT_CLOSED, INPUT_RECOVERED, STOP; with an error: NODE_RESTARTED, NODE_FAILED."""
         return self._deliver(lambda attempt: notice(type, id, error))
+
+    def update(self) -> int:
+        """Hand out, as KVS_UPDATE events, what has changed of the watched keys since the last call; how many."""
+        news = [
+            (revision, key)
+            for key, revision in self.kvs.changed.items()
+            if revision > self._seen and any(key.startswith(prefix) for prefix in self.watched)
+        ]
+        for revision, key in sorted(news):
+            event = kvs_update(key, self.kvs.get(key), revision)
+            self._deliver(lambda attempt, event=event: event)  # type: ignore[misc]
+            self._seen = revision
+        self._seen = max(self._seen, self.kvs.revision)
+        return len(news)
 
     def stop(self, id: str = "MANUAL") -> Status:
         """The run stops (MANUAL), or all inputs have ended (ALL_INPUTS_CLOSED). The operator ends."""

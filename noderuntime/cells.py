@@ -1,0 +1,289 @@
+"""Cells: what a State keeps under one key, and how the cells of two stores become one. Floor 1, pure.
+
+A cell is a *register* (what was set or deleted last) and *parts* (what each store has merged into it since):
+
+    register = stamp, origin, expiry, value (None: deleted, or never set)
+    part     = kind of merge, store, first stamp, number of merges, amount so far, expiry
+
+`join` makes one cell of two. It is commutative, associative and idempotent, so stores that exchange cells in any order,
+any number of times, end with the same ones:
+
+1. Of two registers the later stamp wins; ties go to the greater origin, and then to what they hold.
+2. Parts are kept per store, so increments made in two places add up; of two states of one part the longer run wins.
+3. A part whose first stamp is not behind the register is dropped: setting or deleting a key starts it anew. A run of
+   merges is placed by its first one.
+
+Stamps are a hybrid logical clock in nanoseconds: the greater of the store's clock and one more than the last stamp it
+has seen, so that a store never places its own change before one that it knows of, however its clock jumps.
+An origin is a store's number (48 random bits) and the number of a node there (16 bits).
+
+Expiry is a view, not a change: `visible` leaves out what has expired, and `expired` only forgets what nobody can see
+any more. It keeps stamps as they are, so a value that expires here does not win over one that was written elsewhere.
+
+Rejected: keeping only the result of a merge (two increments of one moment would be one), a list of all merges
+(it grows for ever), and giving an expiry the stamp of its moment (it would delete later writes of slower clocks).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from noderuntime.merges import Add, Max, Merge, Min, Union, decode
+
+ORIGIN_BITS: Final = 16  # of an origin that number a node; the store's number stands above them
+STORE_BITS: Final = 48
+STAMP_MAX: Final = 1 << 62  # from elsewhere; a later one is no clock's
+PARTS_MAX: Final = 10_000
+DIGEST_BYTES: Final = 16
+DIGEST_MASK: Final = (1 << 8 * DIGEST_BYTES) - 1
+
+_ADD, _UNION = 0, 3
+_KINDS: Final[dict[type, int]] = {Add: 0, Max: 1, Min: 2, Union: 3}
+_MAKERS: Final = (Add, Max, Min, lambda elements: Union(set(elements)))
+
+
+class Part(NamedTuple):
+    """What one store has merged into a cell. `amount`: all its merges in one, b"" when it has expired."""
+
+    kind: int
+    store: int
+    first: int
+    merges: int
+    amount: bytes
+    expires_ns: int
+
+
+class Cell(NamedTuple):
+    """See the head of this module. Times in nanoseconds since the epoch; `expires_ns` 0: never."""
+
+    stamp: int
+    origin: int
+    expires_ns: int
+    value: bytes | None
+    parts: tuple[Part, ...] = ()
+
+
+EMPTY: Final = Cell(0, 0, 0, None)
+
+
+def visible(cell: Cell, now_ns: int) -> bytes | None:
+    """The value that readers get, None when there is none in force."""
+    value = None if 0 < cell.expires_ns <= now_ns else cell.value
+    for part in cell.parts:
+        if part.amount and not 0 < part.expires_ns <= now_ns:
+            try:
+                value = _apply(part.kind, part.amount, value)
+            except TypeError:  # merges of two kinds met here: what does not fit is left out, at both sides alike
+                continue
+    return value
+
+
+def alive(cell: Cell, now_ns: int) -> list[int]:
+    """The expiries (0: never) of all that is in force."""
+    found = [part.expires_ns for part in cell.parts if part.amount and not 0 < part.expires_ns <= now_ns]
+    if cell.value is not None and not 0 < cell.expires_ns <= now_ns:
+        found.append(cell.expires_ns)
+    return found
+
+
+def ends_ns(expiries: list[int]) -> int:
+    """When the last of `alive` expires; 0: never."""
+    return 0 if 0 in expiries else max(expiries, default=0)
+
+
+def changes_ns(expiries: list[int]) -> int:
+    """When the first of `alive` expires, and with it what is visible; 0: never."""
+    return min((expiry for expiry in expiries if expiry), default=0)
+
+
+def latest(cell: Cell) -> int:
+    """The latest stamp in it: what the clock of a store that has seen this cell must exceed."""
+    return max((cell.stamp, *(part.first for part in cell.parts)))
+
+
+def expired(cell: Cell, now_ns: int) -> Cell:
+    """The cell without the bytes that have expired."""
+    if 0 < cell.expires_ns <= now_ns:
+        cell = cell._replace(value=None, expires_ns=0)
+    if any(0 < part.expires_ns <= now_ns and part.amount for part in cell.parts):
+        parts = (part._replace(amount=b"") if 0 < part.expires_ns <= now_ns else part for part in cell.parts)
+        cell = cell._replace(parts=tuple(parts))
+    return cell
+
+
+def join(one: Cell, other: Cell) -> Cell:
+    """The cell that both stores end with."""
+    winner = max(one, other, key=_rank)
+    if not one.parts and not other.parts:
+        return winner
+    found: dict[tuple[int, int], Part] = {}
+    start = (winner.stamp, winner.origin >> ORIGIN_BITS)
+    for part in (*one.parts, *other.parts):
+        place = (part.first, part.store)
+        if place > start and (place not in found or _part_rank(part) > _part_rank(found[place])):
+            found[place] = part
+    return winner._replace(parts=tuple(found[place] for place in sorted(found)))
+
+
+def _rank(cell: Cell) -> tuple[int, int, bool, int, bytes]:
+    return cell.stamp, cell.origin, cell.value is None, cell.expires_ns, cell.value or b""
+
+
+def _part_rank(part: Part) -> tuple[int, bool, int, bytes, int]:
+    return part.merges, not part.amount, part.expires_ns, part.amount, part.kind
+
+
+def written(stamp: int, origin: int, value: bytes | None, expires_ns: int = 0) -> Cell:
+    """What setting a key makes of it; deleting, without a value."""
+    return Cell(stamp, origin, expires_ns, value)
+
+
+def merged(
+    cell: Cell, merge: Merge, stamp: int, origin: int, now_ns: int, default_expires_ns: int = 0
+) -> Cell:
+    """What a merge makes of a cell. Takes two stamps: `stamp` and the next one. Raises TypeError as the merge does.
+
+    A time to live goes on; a key that the merge creates gets the default one. A merge of another kind than those before
+    it, or of a kind of the user's own, writes its result as a set does.
+    """
+    current = visible(cell, now_ns)
+    kind = _KINDS.get(type(merge))
+    packed = None if kind is None or kind == _UNION else merge.apply(None)
+    result = merge.apply(current) if packed is None else _apply(kind or 0, packed, current)
+    expires_ns = default_expires_ns if current is None else ends_ns(alive(cell, now_ns))
+    if kind is None or any(part.kind != kind for part in cell.parts if part.amount):
+        return written(stamp, origin, result, expires_ns)
+    if current is None and (cell.parts or cell.value is not None):
+        cell = written(stamp, origin, None)
+    store = origin >> ORIGIN_BITS
+    parts = list(cell.parts)
+    place = _own(parts, store, now_ns)
+    if place is None:
+        place = len(parts)
+        parts.append(Part(kind, store, stamp + 1, 0, b"", expires_ns))
+    part = parts[place]
+    try:
+        amount = merge.apply(part.amount or None) if packed is None else _apply(kind, packed, part.amount or None)
+    except TypeError:  # the sum of what was merged here fits no more, though the result does
+        return written(stamp, origin, result, expires_ns)
+    parts[place] = Part(part.kind, store, part.first, part.merges + 1, amount, part.expires_ns)
+    if len(parts) > 1:
+        parts.sort(key=lambda part: (part.first, part.store))
+    return Cell(cell.stamp, cell.origin, cell.expires_ns, cell.value, tuple(parts))
+
+
+def _own(parts: list[Part], store: int, now_ns: int) -> int | None:
+    for place, part in enumerate(parts):
+        if part.store == store and part.amount and not 0 < part.expires_ns <= now_ns:
+            return place
+    return None
+
+
+def _apply(kind: int, amount: bytes, current: bytes | None) -> bytes:
+    """What the merge with that amount makes of `current`. Raises TypeError as the merge does."""
+    if kind == _ADD and current is not None:  # the frequent case, without the ceremony
+        one, other = msgpack.unpackb(amount), decode(current)
+        if type(one) is int and type(other) is int and -(2**63) <= one + other < 2**64:
+            packed: bytes = msgpack.packb(one + other)
+            return packed
+    return amount if current is None else _as_merge(kind, amount).apply(current)
+
+
+def _as_merge(kind: int, amount: bytes) -> Merge:
+    merge: Merge = _MAKERS[kind](decode(amount))
+    return merge
+
+
+# --- as bytes -------------------------------------------------------------------------------------------------------
+
+
+def pack(cell: Cell) -> bytes:
+    """The cell as MessagePack: [stamp, origin, expiry, value, [[kind, store, first, merges, amount, expiry], ...]]."""
+    packed: bytes = msgpack.packb(cell)
+    return packed
+
+
+def load(packed: bytes) -> Cell:
+    """The cell that `pack` made, unchecked: for what a store has kept itself."""
+    stamp, origin, expires_ns, value, parts = msgpack.unpackb(packed)
+    return Cell(stamp, origin, expires_ns, value, tuple([Part(*part) for part in parts]))
+
+
+def unpack(packed: bytes) -> Cell:
+    """The cell that `pack` made. Raises ValueError for anything else: it may come from another host."""
+    try:
+        stamp, origin, expires_ns, value, parts = msgpack.unpackb(packed, raw=False)
+        cell = Cell(stamp, origin, expires_ns, value, tuple(Part(*part) for part in parts))
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError):
+        raise ValueError("not a cell") from None
+    _check(cell)
+    return cell
+
+
+def _check(cell: Cell) -> None:
+    good = (
+        _whole(cell.stamp, STAMP_MAX)
+        and _whole(cell.origin, 1 << 64)
+        and _whole(cell.expires_ns, STAMP_MAX)
+        and (cell.value is None or type(cell.value) is bytes)
+        and len(cell.parts) <= PARTS_MAX
+        and all(_is_part(part) for part in cell.parts)
+        and all((one.first, one.store) < (two.first, two.store) for one, two in itertools.pairwise(cell.parts))
+        and all((part.first, part.store) > (cell.stamp, cell.origin >> ORIGIN_BITS) for part in cell.parts)
+    )
+    if not good:
+        raise ValueError("a cell with fields that no cell has")
+
+
+def _whole(number: Any, end: int) -> bool:
+    return type(number) is int and 0 <= number < end
+
+
+def _is_part(part: Part) -> bool:
+    if not (
+        _whole(part.kind, len(_MAKERS))
+        and _whole(part.store, 1 << STORE_BITS)
+        and _whole(part.first, STAMP_MAX)
+        and _whole(part.merges, 1 << 63)
+        and _whole(part.expires_ns, STAMP_MAX)
+        and type(part.amount) is bytes
+    ):
+        return False
+    try:
+        return not part.amount or _as_merge(part.kind, part.amount) is not None
+    except TypeError:
+        return False
+
+
+# --- the digest of a store's contents -------------------------------------------------------------------------------
+
+
+def contribution(key: bytes, value: bytes | None) -> int:
+    """What one key adds to the digest of a store's contents; without a value, what a deletion in force adds.
+
+    The digest is the sum of all contributions modulo 2**128: it does not depend on the order of writing, and a change
+    of one key changes it in constant time. SHA-1 because it is fast, and the one hash that a Redis server's scripts
+    have; it stands between equal and different contents, not between us and somebody who forges them.
+    """
+    digest = hashlib.sha1(len(key).to_bytes(4, "little") + key, usedforsecurity=False)
+    if value is not None:
+        digest.update(b"=")
+        digest.update(value)
+    return int.from_bytes(digest.digest()[:DIGEST_BYTES], "little")
+
+
+def version_text(digest: int) -> str:
+    """A digest as users get it."""
+    return digest.to_bytes(DIGEST_BYTES, "big").hex()
+
+
+def digest_of(version: object) -> int:
+    """The digest that `version_text` made a text of; -1, which no store has, for what is no version."""
+    try:
+        return int(version, 16) if isinstance(version, str) and len(version) == 2 * DIGEST_BYTES else -1
+    except ValueError:
+        return -1

@@ -1,0 +1,222 @@
+"""Watches of the shared KVS: who watches which prefixes, how far each watcher has come, and what is new for it.
+
+A watch is kept in the space: the prefixes under the watcher's number, and one cursor into the change log. The cursor is
+committed with the event that it led to, so that a watcher that is killed misses nothing. Whoever commits a change rings
+the bells of the nodes that watch the key; how often watches have changed is counted in the head, so that a committer
+knows with one comparison whether its table of watches is still the right one.
+
+Several changes of a key between two looks arrive as the newest. A watcher that has fallen behind the change log gets
+the newest of every key it watches that changed since; deletions whose tombstones are gone by then are what it misses.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
+
+from noderuntime import cells
+from noderuntime.space import keys, shared
+from noderuntime.space.space import Space, scan
+
+STORE: Final = keys.NODES_MAX  # the number under which the store process watches for its clients
+
+Cursor = tuple[int, int]  # revision, index of the last change that was seen
+
+_LOOK_MAX: Final = 10_000  # entries of the log that one look goes through
+
+
+class Prefixes:
+    """A set of prefixes that answers which of them a key starts with, however many there are."""
+
+    def __init__(self, prefixes: Iterable[bytes] = ()) -> None:
+        self._by_length: dict[int, set[bytes]] = {}
+        for prefix in prefixes:
+            self.add(prefix)
+
+    def add(self, prefix: bytes) -> None:
+        self._by_length.setdefault(len(prefix), set()).add(prefix)
+
+    def discard(self, prefix: bytes) -> None:
+        same = self._by_length.get(len(prefix), set())
+        same.discard(prefix)
+        if not same:
+            self._by_length.pop(len(prefix), None)
+
+    def match(self, key: bytes) -> bool:
+        return any(key[:length] in same for length, same in self._by_length.items())
+
+    def __contains__(self, prefix: bytes) -> bool:
+        return prefix in self._by_length.get(len(prefix), ())
+
+    def __bool__(self) -> bool:
+        return bool(self._by_length)
+
+    def __iter__(self) -> Any:
+        return (prefix for same in self._by_length.values() for prefix in same)
+
+
+class Watchers:
+    """A committer's table of all watches."""
+
+    def __init__(self) -> None:
+        self._generation = 0
+        self._by_length: dict[int, dict[bytes, set[int]]] = {}
+
+    def of(self, txn: Any, changes: shared.Changes) -> set[int]:
+        """The numbers of those who watch what `changes` has changed."""
+        if changes.generation != self._generation:
+            self._load(txn)
+            self._generation = changes.generation
+        found: set[int] = set()
+        for length, watched in self._by_length.items():
+            for key in changes.keys:
+                found |= watched.get(key[:length], found)
+        return found
+
+    def all(self) -> set[int]:
+        """The numbers of all who watched anything when it was looked up last."""
+        return {node for watched in self._by_length.values() for nodes in watched.values() for node in nodes}
+
+    def _load(self, txn: Any) -> None:
+        self._by_length = {}
+        for key, _ in scan(txn, keys.WATCHED_PREFIX):
+            node, prefix = keys.parse_watched(key)
+            self._by_length.setdefault(len(prefix), {}).setdefault(prefix, set()).add(node)
+
+
+class Update(NamedTuple):
+    """The newest change of a watched key. `value` None: it is gone."""
+
+    key: str
+    value: bytes | None
+    revision: int
+    nth: int
+
+
+def look(
+    txn: Any, match: Callable[[bytes], bool], cursor: Cursor, now_ns: int, limit: int
+) -> tuple[list[Update], Cursor]:
+    """Up to `limit` updates behind `cursor`, in order of revision, and the cursor after them."""
+    if not reaches(txn, cursor):
+        return _catch_up(txn, match, cursor, now_ns, limit)
+    found: list[Update] = []
+    for change in itertools.islice(shared.changes_after(txn, *cursor), _LOOK_MAX):
+        if len(found) >= limit:
+            break
+        cursor = change.revision, change.nth
+        if match(change.key):
+            entry = shared.stored(txn, change.key)
+            if entry is not None and (entry.revision, entry.nth) == cursor:
+                found.append(_update(change.key, entry, now_ns))
+    return found, cursor
+
+
+def reaches(txn: Any, cursor: Cursor) -> bool:
+    """Whether the change log still holds everything behind `cursor`."""
+    if txn.get(keys.change(*cursor)) is not None:
+        return True
+    head = shared.head(txn)
+    return (head.revision, head.nth) <= cursor
+
+
+def _catch_up(
+    txn: Any, match: Callable[[bytes], bool], cursor: Cursor, now_ns: int, limit: int
+) -> tuple[list[Update], Cursor]:
+    newer = [
+        (entry.revision, entry.nth, key)
+        for key, entry in shared.all_stored(txn)
+        if (entry.revision, entry.nth) > cursor and match(key)
+    ]
+    newer.sort()
+    found = []
+    for revision, index, key in newer[:limit]:
+        entry = shared.stored(txn, key)
+        assert entry is not None
+        found.append(_update(key, entry, now_ns))
+        cursor = revision, index
+    if len(newer) <= limit:
+        head = shared.head(txn)
+        cursor = head.revision, head.nth
+    return found, cursor
+
+
+def _update(key: bytes, entry: shared.Stored, now_ns: int) -> Update:
+    return Update(key.decode(), cells.visible(entry.cell, now_ns), entry.revision, entry.nth)
+
+
+class Subscription:
+    """The watches of one node, in one life: registering them, and reading what is new. Safe from several threads.
+
+    What is read is in order of revision. The caller commits the cursor (Staged.cursor) with what it made of an update.
+    """
+
+    def __init__(self, space: Space, node: int) -> None:
+        self._space = space
+        self._node = node
+        self._lock = threading.Lock()
+        with space.read() as txn:
+            prefix = keys.watched_prefix(node)
+            self._prefixes = Prefixes(key[len(prefix) :] for key, _ in scan(txn, prefix))
+            self.cursor = _cursor_of(txn, node)
+
+    def __bool__(self) -> bool:
+        return bool(self._prefixes)
+
+    def add(self, prefixes: Iterable[bytes]) -> None:
+        """Watch more, from now on. What is watched already goes on from where its cursor stands."""
+        new = [prefix for prefix in prefixes if prefix not in self._prefixes]
+        if not new:
+            return
+        with self._lock, self._space.write() as txn:
+            if not self._prefixes:
+                head = shared.head(txn)
+                self.cursor = head.revision, head.nth
+                txn.put(keys.watch_cursor(self._node), keys.place(*self.cursor))
+            for prefix in new:
+                txn.put(keys.watched_prefix(self._node) + prefix, b"")
+                self._prefixes.add(prefix)
+            shared.count_watches(txn)
+
+    def remove(self, prefixes: Iterable[bytes]) -> None:
+        """Watch these no more."""
+        with self._lock, self._space.write() as txn:
+            for prefix in prefixes:
+                txn.delete(keys.watched_prefix(self._node) + prefix)
+                self._prefixes.discard(prefix)
+            shared.count_watches(txn)
+
+    def read(self, limit: int) -> list[Update]:
+        """Up to `limit` updates that were not read before."""
+        if not self._prefixes:
+            return []
+        with self._lock, self._space.read() as txn:
+            head = shared.head(txn)
+            if (head.revision, head.nth) <= self.cursor:
+                return []
+            found, self.cursor = look(txn, self._prefixes.match, self.cursor, self._space.now_ns(), limit)
+            return found
+
+    def back_to(self, cursor: Cursor) -> None:
+        """What was read behind `cursor` was not handled after all: it will be read again."""
+        with self._lock:
+            self.cursor = cursor
+
+
+def _cursor_of(txn: Any, node: int) -> Cursor:
+    packed = txn.get(keys.watch_cursor(node))
+    return keys.parse_place(packed) if packed else (0, 0)
+
+
+def forget(txn: Any, node: int) -> None:
+    """Remove all watches of a node."""
+    for key, _ in list(scan(txn, keys.watched_prefix(node))):
+        txn.delete(key)
+    txn.delete(keys.watch_cursor(node))
+    shared.count_watches(txn)
+
+
+def watching(txn: Any) -> set[int]:
+    """The numbers of all who watch anything."""
+    return {keys.parse_watched(key)[0] for key, _ in scan(txn, keys.WATCHED_PREFIX)}

@@ -1,0 +1,375 @@
+"""`TableState`: the State contract on top of a store that can read a moment, and change some keys at one. Floor 2.
+
+A kind derives from it and brings five primitives (`_moment`, `_transact`, `_await_change`, `_now_ns`, `_name`); what
+cells, versions, diffs and watches are is the same for all of them. `sqlite` is the worked example.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Final, NamedTuple
+
+from noderuntime import cells
+from noderuntime.cells import Cell, contribution
+from noderuntime.errors import HistoryLost, RevisionConflict, StoreError, ValueTooLarge
+from noderuntime.merges import Merge
+from noderuntime.space.shared import check_value, ttl_to_ns
+from noderuntime.state import base
+from noderuntime.state.base import VALUE_BYTES_MAX, Diff, Entry, State, Update
+from noderuntime.state.diffs import check_diff, check_expect, diff_of, different, encoded_key, entry_of
+
+PURGE_STEP: Final = 200
+LOOK_MAX: Final = 1000
+
+
+class Row(NamedTuple):
+    """What a store keeps under a key; `changes_ns`: when what is visible expires next, 0: never."""
+
+    cell: Cell
+    revision: int
+    written_ns: int
+    origin: int
+    contribution: int
+    changes_ns: int
+
+
+class Put(NamedTuple):
+    """One key of a change, as the store is to keep it. `digest`: what it adds to the digest of all contents."""
+
+    key: str
+    cell: Cell
+    written_ns: int
+    contribution: int
+    changes_ns: int
+    gone: bool
+    digest: int
+
+
+class Moment:
+    """Reads of one moment."""
+
+    digest: int  # of what is kept; what has expired and is not purged counts as alive in it
+    revision: int
+
+    @abstractmethod
+    def row(self, key: str) -> Row | None: ...
+
+    @abstractmethod
+    def rows(self) -> Iterator[tuple[str, Row]]:
+        """All of them, in order of key as UTF-8."""
+
+    @abstractmethod
+    def due(self, now_ns: int) -> Iterator[tuple[str, Row]]:
+        """Those with something that has expired and is not purged."""
+
+    @abstractmethod
+    def find_digest(self, digest: int) -> int | None:
+        """The latest revision kept after which the contents had that digest; 0 for "before all of them"."""
+
+    @abstractmethod
+    def changed_after(self, revision: int) -> Iterator[tuple[str, Row]]:
+        """Rows with a greater revision, in order of revision."""
+
+
+Decide = Callable[[dict[str, Row | None], int, int, int], list[tuple[str, Cell]]]
+
+
+class TableView(base.View):
+    def __init__(self, moment: Moment, now_ns: int) -> None:
+        self._moment = moment
+        self._now_ns = now_ns
+
+    def get(self, key: str) -> Entry | None:
+        encoded_key(key)
+        row = self._moment.row(key)
+        return None if row is None else entry_of(row, self._now_ns)
+
+    def get_root(self) -> dict[str, Entry]:
+        found = ((key, entry_of(row, self._now_ns)) for key, row in self._moment.rows())
+        return {key: entry for key, entry in found if entry is not None}
+
+    def version(self) -> str:
+        return cells.version_text(digest_now(self._moment, self._now_ns))
+
+
+def digest_now(moment: Moment, now_ns: int) -> int:
+    """The digest of what readers see at `now_ns`."""
+    digest = moment.digest
+    for key, row in moment.due(now_ns):
+        digest += contribution(key.encode(), cells.visible(row.cell, now_ns)) - row.contribution
+    return digest & cells.DIGEST_MASK
+
+
+class TableState(State):
+    """See the head of this module. `origin` of the store, `history` and `ttl_ns` are set by the kind's `init`."""
+
+    history: int
+    ttl_ns: int
+    origin: int
+
+    def __init__(self) -> None:
+        self._closed = False
+        self._watches: set[TableWatch] = set()
+
+    # --- what a kind brings -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _moment(self) -> AbstractContextManager[Moment]:
+        """Reads of one moment. Raises StoreError."""
+
+    @abstractmethod
+    def _transact(self, keys: list[str], decide: Decide, who: str = "", mark: str = "") -> int:
+        """Change some keys at one moment; returns the revision of the last of them, or the present one.
+
+        With `who`, at most once: `mark` is kept with the change, and it is not made when a mark as great is kept
+        already. Marks compare as texts.
+
+        `decide(rows, digest, stamp, now_ns)` gets what is there, and the next stamp of the store's clock; it returns
+        the cells to keep, each of which gets the next revision, in order. It may be called several times, and may
+        raise: then nothing is changed. `puts` makes of its answer what is to be kept.
+        """
+
+    @abstractmethod
+    def _await_change(self, revision: int, timeout_s: float, closed: threading.Event) -> None:
+        """Return when there may be a revision above `revision`, the time is over, or `closed` is set."""
+
+    def _wake(self) -> None:
+        """Let those in `_await_change` look whether they are closed. Needed where they would not look by themselves."""
+
+    @abstractmethod
+    def _now_ns(self) -> int:
+        """The store's clock, in nanoseconds since the epoch."""
+
+    @abstractmethod
+    def _name(self) -> str:
+        """What the store is called in errors."""
+
+    def puts(
+        self, rows: Mapping[str, Row | None], made: Iterable[tuple[str, Cell]], now_ns: int
+    ) -> tuple[list[Put], int]:
+        """What is to be kept, and the latest stamp in it."""
+        found: list[Put] = []
+        last = 0
+        for key, cell in made:
+            value = cells.visible(cell, now_ns)
+            if value is not None and len(value) > VALUE_BYTES_MAX:
+                raise ValueTooLarge(f"the merged value of {key!r}", len(value), VALUE_BYTES_MAX)
+            row = rows[key]
+            added = contribution(key.encode(), value)
+            latest = cells.latest(cell)
+            last = max(last, latest)
+            changes_ns = cells.changes_ns(cells.alive(cell, now_ns))
+            digest = (added - (row.contribution if row else 0)) & cells.DIGEST_MASK
+            found.append(Put(key, cell, latest, added, changes_ns, value is None, digest))
+        return found, last
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError(base.no_more(self._name()))
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> Entry | None:
+        with self.snapshot() as view:
+            return view.get(key)
+
+    def get_root(self) -> dict[str, Entry]:
+        with self.snapshot() as view:
+            return view.get_root()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[TableView]:
+        self._check_open()
+        with self._moment() as moment:
+            yield TableView(moment, self._now_ns())
+
+    def version(self) -> str:
+        """Purges what has expired first, so that `diff` finds again what is returned here."""
+        self._purge_all()
+        with self.snapshot() as view:
+            return view.version()
+
+    def cells(self) -> dict[str, Cell]:
+        self._check_open()
+        with self._moment() as moment:
+            now_ns = self._now_ns()
+            return {key: cells.expired(row.cell, now_ns) for key, row in moment.rows()}
+
+    def diff(self, since: str | State) -> Diff:
+        if not isinstance(since, str | State):
+            raise TypeError(f"diff takes a version or another State, not {type(since).__name__}")
+        theirs = since.cells() if isinstance(since, State) else None
+        self._purge_all()
+        with self._moment() as moment:
+            now_ns = self._now_ns()
+            version = cells.version_text(digest_now(moment, now_ns))
+            if theirs is not None:
+                return diff_of(different(dict(moment.rows()), theirs, now_ns), version, now_ns)
+            if since == version:
+                return Diff({}, frozenset(), version)
+            digest = cells.digest_of(since)
+            place = moment.find_digest(digest) if digest >= 0 else None
+            if place is None:
+                raise HistoryLost(str(since))
+            return diff_of(list(moment.changed_after(place)), version, now_ns)
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def set(self, key: str, value: bytes, ttl: float | None = None, expect: int | None = None) -> int:
+        encoded_key(key)
+        kept = check_value(f"the value of {key!r}", value)
+        ttl_ns = ttl_to_ns(ttl) or self.ttl_ns
+        check_expect(expect)
+
+        def decide(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
+            row = rows[key]
+            if expect is not None:
+                present = row is not None and cells.visible(row.cell, now_ns) is not None
+                revision = row.revision if row is not None and present else 0
+                if revision != expect:
+                    raise RevisionConflict(key, expect, revision)
+            return [(key, cells.written(stamp, self.origin, kept, now_ns + ttl_ns if ttl_ns else 0))]
+
+        self._check_open()
+        return self._transact([key], decide)
+
+    def delete(self, key: str) -> bool:
+        encoded_key(key)
+        present = False
+
+        def decide(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
+            nonlocal present
+            row = rows[key]
+            present = row is not None and cells.visible(row.cell, now_ns) is not None
+            return [(key, cells.written(stamp, self.origin, None))] if present else []
+
+        self._check_open()
+        self._transact([key], decide)
+        return present
+
+    def merge(self, key: str, merge: Merge) -> int:
+        encoded_key(key)
+
+        def decide(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
+            row = rows[key]
+            cell = cells.EMPTY if row is None else row.cell
+            default_ns = now_ns + self.ttl_ns if self.ttl_ns else 0
+            return [(key, cells.merged(cell, merge, stamp, self.origin, now_ns, default_ns))]
+
+        self._check_open()
+        return self._transact([key], decide)
+
+    def apply(self, diff: Diff) -> list[str]:
+        check_diff(diff)
+        changed: list[str] = []
+
+        def decide(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
+            changed.clear()
+            made = []
+            for key, cell in diff.cells.items():
+                row = rows[key]
+                mine = cells.EMPTY if row is None else row.cell
+                joined = cells.expired(cells.join(mine, cell), now_ns)
+                if joined != mine:
+                    made.append((key, joined))
+                    changed.append(key)
+            return made
+
+        self._check_open()
+        if diff.cells:
+            self._transact(list(diff.cells), decide)
+        return sorted(changed)
+
+    def purge(self, limit: int = 1000) -> int:
+        self._check_open()
+        due = self._due(limit)
+        if not due:
+            return 0
+
+        def decide(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
+            return [
+                (key, cells.expired(row.cell, now_ns))
+                for key, row in rows.items()
+                if row is not None and 0 < row.changes_ns <= now_ns
+            ]
+
+        self._transact(due, decide)
+        return len(due)
+
+    def _due(self, limit: int) -> list[str]:
+        """Up to `limit` keys with something that has expired."""
+        with self._moment() as moment:
+            return [key for key, _ in itertools.islice(moment.due(self._now_ns()), limit)]
+
+    def _purge_all(self) -> None:
+        while self.purge(PURGE_STEP) == PURGE_STEP:
+            pass
+
+    def _after(self, revision: int, limit: int) -> tuple[list[tuple[str, Row]], int]:
+        """Up to `limit` rows with a greater revision, in order, and the time of it."""
+        with self._moment() as moment:
+            return list(itertools.islice(moment.changed_after(revision), limit)), self._now_ns()
+
+    # --- watching ---------------------------------------------------------------------------------------------------
+
+    def watch(self, prefix: str = "") -> base.Watch:
+        encoded_key(prefix)
+        self._check_open()
+        with self._moment() as moment:
+            return TableWatch(self, prefix, moment.revision)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            for watch in list(self._watches):
+                watch.close()
+
+
+class TableWatch(base.Watch):
+    """A watch that reads the rows behind the last revision it has seen: the newest of each key, deletions included."""
+
+    def __init__(self, state: TableState, prefix: str, revision: int) -> None:
+        self._state = state
+        self._prefix = prefix
+        self._revision = revision
+        self._waiting: list[Update] = []
+        self._closed = threading.Event()
+        self._in_use = threading.Lock()
+        state._watches.add(self)
+
+    def next(self, timeout: float | None = None) -> Update | None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._in_use:
+            while not self._closed.is_set():
+                if not self._waiting:
+                    before = self._revision
+                    self._look()
+                    if not self._waiting and self._revision != before:
+                        continue  # all of it was of other keys: there may be more
+                if self._waiting:
+                    return self._waiting.pop()
+                pause_s = 5.0 if deadline is None else min(5.0, deadline - time.monotonic())
+                if pause_s <= 0:
+                    return None
+                self._state._await_change(self._revision, pause_s, self._closed)
+        return None
+
+    def _look(self) -> None:
+        rows, now_ns = self._state._after(self._revision, LOOK_MAX)
+        found: list[Update] = []
+        for key, row in rows:
+            self._revision = row.revision
+            if key.startswith(self._prefix):
+                found.append(Update(key, cells.visible(row.cell, now_ns), row.revision))
+        self._waiting = found[::-1]
+
+    def close(self) -> None:
+        self._closed.set()
+        self._state._wake()
+        with self._in_use:
+            self._state._watches.discard(self)

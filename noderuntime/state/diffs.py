@@ -1,0 +1,101 @@
+"""Entries and diffs out of what a store keeps, the same for every kind. Floor 2, touches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from noderuntime import cells
+from noderuntime.cells import ORIGIN_BITS, Cell
+from noderuntime.errors import KeyTooLong, ValueTooLarge
+from noderuntime.events import utc
+from noderuntime.state.base import KEY_BYTES_MAX, VALUE_BYTES_MAX, Diff, Entry
+
+
+class Kept(Protocol):
+    """What a store keeps under a key: its cell, and what is told about the last change of it here."""
+
+    @property
+    def cell(self) -> Cell: ...
+    @property
+    def revision(self) -> int: ...
+    @property
+    def written_ns(self) -> int: ...
+    @property
+    def origin(self) -> int: ...
+
+
+def origin_text(origin: int) -> str:
+    """An origin as users see it: "store/node"."""
+    return f"{origin >> ORIGIN_BITS:012x}/{origin & ((1 << ORIGIN_BITS) - 1)}"
+
+
+def entry(
+    value: bytes, revision: int, written_ns: int, expires_ns: int, origin: int, now_ns: int
+) -> Entry:
+    ttl = (expires_ns - now_ns) / 1e9 if expires_ns else None
+    return Entry(value, revision, utc(written_ns), ttl, origin_text(origin))
+
+
+def entry_of(kept: Kept, now_ns: int) -> Entry | None:
+    """The entry that readers get of what is kept; None when nothing is in force."""
+    value = cells.visible(kept.cell, now_ns)
+    if value is None:
+        return None
+    ends_ns = cells.ends_ns(cells.alive(kept.cell, now_ns))
+    return entry(value, kept.revision, kept.written_ns, ends_ns, kept.origin, now_ns)
+
+
+def diff_of(found: Iterable[tuple[str, Kept]], version: str, now_ns: int) -> Diff:
+    """The diff that tells of all in `found`."""
+    changed: dict[str, Entry] = {}
+    deleted: set[str] = set()
+    raw: dict[str, Cell] = {}
+    for key, kept in sorted(found, key=lambda pair: pair[0]):
+        raw[key] = cells.expired(kept.cell, now_ns)
+        now = entry_of(kept, now_ns)
+        if now is None:
+            deleted.add(key)
+        else:
+            changed[key] = now
+    return Diff(changed, frozenset(deleted), version, raw)
+
+
+def different(mine: Mapping[str, Kept], theirs: Mapping[str, Cell], now_ns: int) -> list[tuple[str, Kept]]:
+    """What is kept here otherwise than there."""
+    return [
+        (key, kept)
+        for key, kept in mine.items()
+        if cells.expired(kept.cell, now_ns) != cells.expired(theirs.get(key, cells.EMPTY), now_ns)
+    ]
+
+
+def check_diff(diff: Diff) -> list[tuple[bytes, Cell]]:
+    """The cells of a diff, with encoded keys. Raises TypeError, KeyTooLong, ValueTooLarge."""
+    if not isinstance(diff, Diff):
+        raise TypeError(f"apply takes a Diff, not {type(diff).__name__}")
+    found = []
+    for key, cell in diff.cells.items():
+        size = len(cell.value or b"") + sum(len(part.amount) for part in cell.parts)
+        if size > 2 * VALUE_BYTES_MAX:
+            raise ValueTooLarge(f"the value of {key!r}", size, 2 * VALUE_BYTES_MAX)
+        found.append((encoded_key(key), cell))
+    return found
+
+
+def encoded_key(key: str) -> bytes:
+    """A key as UTF-8. Raises TypeError, or KeyTooLong above KEY_BYTES_MAX."""
+    if type(key) is not str:
+        raise TypeError(f"a key is a str, not {type(key).__name__}")
+    try:
+        encoded = key.encode()
+    except UnicodeEncodeError:
+        raise TypeError(f"a key is text that UTF-8 can hold, not {key[:40]!r}") from None
+    if len(encoded) > KEY_BYTES_MAX:
+        raise KeyTooLong(key, len(encoded), KEY_BYTES_MAX)
+    return encoded
+
+
+def check_expect(expect: object) -> None:
+    if expect is not None and (type(expect) is not int or expect < 0):
+        raise TypeError(f"expect is a revision (0: no such key) or None, not {expect!r:.40}")

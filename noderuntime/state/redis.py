@@ -1,0 +1,348 @@
+"""The kind `redis`: a shared KVS on a Redis server, for state that several hosts share. Needs `noderuntime[redis]`.
+
+    state: {kind: redis, url: redis://127.0.0.1:6379/0}          # or unix:///run/redis.sock, rediss://...
+
+All hosts that name the same server and `name` share one store: the server orders all changes, and its clock is the one
+that times to live are counted by. A change is one script there, which applies it if what it was made of is still what
+is there; else it is made anew. It carries a number of its client, so that one that is repeated, because the answer was
+lost, counts once. Watches are woken by the server's publications, and read what is new themselves: what was published
+while the connection was gone is not missed. A server that does not answer is tried again, with pauses that double, for
+`timeout` seconds; then the call raises StoreUnreachable, and the next one tries again.
+
+Rejected: keyspace notifications (off by default, and one per key of ours), a stream of changes (it would have to be
+trimmed against the slowest reader; order by revision in a sorted set needs no trimming).
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+import msgpack
+
+from noderuntime import cells
+from noderuntime.cells import DIGEST_BYTES, ORIGIN_BITS, STORE_BITS
+from noderuntime.errors import HistoryLost, StoreError, StoreUnreachable
+from noderuntime.space.shared import ttl_to_ns
+from noderuntime.state import base, redis_scripts
+from noderuntime.state.base import Diff, Entry, State
+from noderuntime.state.common import Decide, Moment, Put, Row, TableState, digest_now
+from noderuntime.state.config import Fields
+from noderuntime.state.diffs import diff_of, encoded_key, entry_of
+
+if TYPE_CHECKING:
+    import redis
+
+T = TypeVar("T")
+
+TIMEOUT_S: Final = 5.0
+PAUSE_FIRST_S: Final = 0.01
+PAUSE_MAX_S: Final = 1.0
+
+
+class RedisState(TableState):
+    """Fields: `url`; `name` (of the store on that server), `history`, `ttl`, `timeout` (seconds)."""
+
+    def __init__(self, url: str, name: str, history: int, ttl_ns: int, timeout_s: float) -> None:
+        super().__init__()
+        try:
+            import redis
+        except ImportError:
+            raise StoreError("state: kind 'redis' needs redis-py: pip install 'noderuntime[redis]'") from None
+        self.url = url
+        self.name = name
+        self.history = history
+        self.ttl_ns = ttl_ns
+        self.timeout_s = timeout_s
+        try:
+            self._redis: redis.Redis = redis.Redis.from_url(
+                url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None, protocol=2
+            )
+        except ValueError as error:
+            raise StoreError(f"state: url of kind 'redis': {error}") from None
+        self._lost = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, OSError)
+        self._failed = redis.RedisError
+        self._keys = [f"{{{name}}}:{part}" for part in redis_scripts.NAMES]
+        self._channel = f"{{{name}}}:changed"
+        self._client = secrets.token_hex(8)
+        self._token_lock = threading.Lock()
+        self._tokens = 0
+        self._own = threading.local()
+        self._listener: Listener | None = None
+        self._start = threading.Lock()
+
+    @classmethod
+    def open(cls, config: Mapping[str, Any]) -> Self:
+        fields = Fields("redis", config)
+        url = fields.text("url")
+        name = fields.text("name", "noderuntime")
+        history = fields.whole("history", base.HISTORY)
+        ttl_ns = ttl_to_ns(fields.number("ttl"))
+        timeout_s = fields.number("timeout") or TIMEOUT_S
+        fields.end()
+        return cls(url, name, history, ttl_ns, timeout_s)
+
+    def init(self) -> None:
+        self._check_open()
+        arguments = [str(secrets.randbits(STORE_BITS)), bytes(DIGEST_BYTES), _stamp(0)]
+        self.origin = int(self._run(redis_scripts.INIT, arguments)) << ORIGIN_BITS
+
+    def close(self) -> None:
+        if not self._closed:
+            super().close()
+            if self._listener is not None:
+                self._listener.close()
+            self._redis.close()
+
+    def _name(self) -> str:
+        return f"the Redis server at {self.url.rpartition('@')[2]}"
+
+    def _now_ns(self) -> int:
+        """The server's clock, as this thread has seen it last."""
+        return int(self._own.now_ns)
+
+    # --- talking to the server --------------------------------------------------------------------------------------
+
+    def _run(self, script: str, arguments: Sequence[Any], extra_keys: Sequence[str] = ()) -> Any:
+        keys = [*self._keys, *extra_keys]
+        return self._reach(lambda: self._evaluate(script, keys, arguments))
+
+    def _evaluate(self, script: str, keys: list[str], arguments: Sequence[Any]) -> Any:
+        import redis
+
+        try:
+            return self._redis.evalsha(_sha(script), len(keys), *keys, *arguments)
+        except redis.exceptions.NoScriptError:
+            return self._redis.eval(script, len(keys), *keys, *arguments)
+
+    def _reach(self, call: Callable[[], T]) -> T:
+        """What `call` returns; while the server is lost it is tried again. Raises StoreUnreachable, StoreError."""
+        self._check_open()
+        deadline = time.monotonic() + self.timeout_s
+        pause_s = PAUSE_FIRST_S
+        stop = threading.Event()
+        while True:
+            try:
+                return call()
+            except self._lost as error:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise StoreUnreachable(self._name(), str(error), self.timeout_s) from error
+                stop.wait(min(left_s, pause_s * random.uniform(0.5, 1.0)))
+                pause_s = min(PAUSE_MAX_S, 2 * pause_s)
+            except self._failed as error:
+                raise StoreError(f"{self._name()}: {error}") from error
+
+    def _moment_of(self, answer: list[Any]) -> _Moment:
+        moment = _Moment(answer)
+        self._own.now_ns = moment.now_ns
+        return moment
+
+    # --- the primitives ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _moment(self) -> Iterator[Moment]:
+        """All rows at once: a moment on a server lasts only as long as one script."""
+        yield self._moment_of(self._run(redis_scripts.ALL, []))
+
+    def _transact(self, keys: list[str], decide: Decide, who: str = "", mark: str = "") -> int:
+        with self._token_lock:
+            self._tokens += 1
+            token = self._tokens
+        while True:
+            moment = self._moment_of(self._run(redis_scripts.READ, [key.encode() for key in keys]))
+            rows = {key: moment.row(key) for key in keys}
+            stamp = max(moment.stamp + 1, moment.now_ns)
+            made = decide(rows, moment.digest, stamp, moment.now_ns)
+            found, latest = self.puts(rows, made, moment.now_ns)
+            if not found and not who:
+                return moment.revision
+            wanted: list[Any] = []
+            for key, row in rows.items():
+                wanted += [key.encode(), str(row.revision if row else 0)]
+            arguments = [
+                self._channel, str(token), str(self.history), who, mark, _stamp(max(latest, moment.stamp)),
+                len(rows), len(found), *wanted, *(part for put in found for part in _plain(put)),
+            ]  # fmt: skip
+            extra = [f"{{{self.name}}}:token:{self._client}:{threading.get_ident()}"]
+            done, revision = self._run(redis_scripts.COMMIT, arguments, extra)
+            if done == b"ok":
+                return int(revision)
+
+    def _await_change(self, revision: int, timeout_s: float, closed: threading.Event) -> None:
+        with self._start:
+            if self._listener is None:
+                self._listener = Listener(self._redis, self._channel, self._lost)
+        self._listener.wait(revision, timeout_s, closed)
+
+    def _wake(self) -> None:
+        if self._listener is not None:
+            self._listener.wake()
+
+    # --- what need not read everything ------------------------------------------------------------------------------
+
+    def get(self, key: str) -> Entry | None:
+        moment = self._moment_of(self._run(redis_scripts.READ, [encoded_key(key)]))
+        row = moment.row(key)
+        return None if row is None else entry_of(row, moment.now_ns)
+
+    def version(self) -> str:
+        self._purge_all()
+        moment = self._moment_of(self._run(redis_scripts.DUE, [1_000_000]))
+        return cells.version_text(digest_now(moment, moment.now_ns))
+
+    def diff(self, since: str | State) -> Diff:
+        if not isinstance(since, str):
+            return super().diff(since)
+        self._purge_all()
+        digest = cells.digest_of(since)
+        if digest < 0:
+            raise HistoryLost(since)
+        (answer,) = self._run(redis_scripts.SINCE, [digest.to_bytes(DIGEST_BYTES, "little")])
+        moment = self._moment_of(answer)
+        version = cells.version_text(moment.digest)
+        if since == version:
+            return Diff({}, frozenset(), version)
+        if len(answer) == _HEAD_FIELDS:
+            raise HistoryLost(since)
+        return diff_of(list(moment.rows()), version, moment.now_ns)
+
+    def _due(self, limit: int) -> list[str]:
+        moment = self._moment_of(self._run(redis_scripts.DUE, [limit]))
+        return [key for key, _ in moment.due(moment.now_ns)]
+
+    def _after(self, revision: int, limit: int) -> tuple[list[tuple[str, Row]], int]:
+        moment = self._moment_of(self._run(redis_scripts.AFTER, [revision, limit]))
+        return list(moment.changed_after(revision)), moment.now_ns
+
+
+class Listener:
+    """A thread that hears the server publish revisions; when it is lost, it connects again, with pauses that double."""
+
+    def __init__(self, server: redis.Redis, channel: str, lost: tuple[type[BaseException], ...]) -> None:
+        self._server = server
+        self._channel = channel
+        self._lost = lost
+        self._changed = threading.Condition()
+        self._revision = 0
+        self._times = 0  # it was (re)connected, or woken: then anything may have happened
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="noderuntime-redis", daemon=True)
+        self._thread.start()
+
+    def wait(self, revision: int, timeout_s: float, closed: threading.Event) -> None:
+        with self._changed:
+            if self._times == 0:  # not connected yet: what was published until now was not heard
+                self._changed.wait_for(lambda: self._times or closed.is_set(), timeout_s)
+                return
+            times = self._times
+            self._changed.wait_for(
+                lambda: self._revision > revision or self._times != times or closed.is_set(), timeout_s
+            )
+
+    def wake(self) -> None:
+        with self._changed:
+            self._times += 1
+            self._changed.notify_all()
+
+    def _listen(self) -> None:
+        pause_s = PAUSE_FIRST_S
+        while not self._closed.is_set():
+            with suppress(*self._lost), self._pubsub() as heard:
+                heard.subscribe(self._channel)
+                self.wake()
+                pause_s = PAUSE_FIRST_S
+                while not self._closed.is_set():
+                    message = heard.get_message(timeout=0.2)
+                    if message is not None:
+                        with self._changed:
+                            self._revision = int(message["data"])
+                            self._changed.notify_all()
+            self._closed.wait(pause_s)
+            pause_s = min(PAUSE_MAX_S, 2 * pause_s)
+
+    def _pubsub(self) -> Any:
+        server: Any = self._server
+        return server.pubsub(ignore_subscribe_messages=True)
+
+    def close(self) -> None:
+        self._closed.set()
+        self.wake()
+        self._thread.join()
+
+
+_HEAD_FIELDS: Final = 7
+
+
+class _Moment(Moment):
+    """The answer of a script: the head, then keys and rows."""
+
+    def __init__(self, answer: list[Any]) -> None:
+        seconds, micros, digest, revision, stamp, _, _ = answer[:_HEAD_FIELDS]
+        if digest is None:
+            raise StoreError("there is no store of that name on the Redis server; call init() first")
+        self.now_ns = (int(seconds) * 1_000_000 + int(micros)) * 1000
+        self.digest = int.from_bytes(digest, "little")
+        self.revision = int(revision)
+        self.stamp = int(stamp)
+        self._rows = {
+            key.decode(): _row(packed)
+            for key, packed in zip(answer[_HEAD_FIELDS::2], answer[_HEAD_FIELDS + 1 :: 2], strict=True)
+            if packed is not None
+        }
+
+    def row(self, key: str) -> Row | None:
+        return self._rows.get(key)
+
+    def rows(self) -> Iterator[tuple[str, Row]]:
+        return iter(sorted(self._rows.items(), key=lambda pair: pair[0].encode()))
+
+    def due(self, now_ns: int) -> Iterator[tuple[str, Row]]:
+        return ((key, row) for key, row in self._rows.items() if 0 < row.changes_ns <= now_ns)
+
+    def find_digest(self, digest: int) -> int | None:
+        raise NotImplementedError("RedisState.diff asks the server")
+
+    def changed_after(self, revision: int) -> Iterator[tuple[str, Row]]:
+        later = ((key, row) for key, row in self._rows.items() if row.revision > revision)
+        return iter(sorted(later, key=lambda pair: pair[1].revision))
+
+
+def _row(packed: bytes) -> Row:
+    revision, _, rest = packed.partition(b":")
+    body = msgpack.unpackb(rest[DIGEST_BYTES:])
+    cell = cells.load(body[0])
+    contributed = int.from_bytes(rest[:DIGEST_BYTES], "little")
+    return Row(cell, int(revision), body[1], cell.origin, contributed, body[2])
+
+
+def _plain(put: Put) -> list[Any]:
+    """A change as the arguments of the script."""
+    body = msgpack.packb([cells.pack(put.cell), put.written_ns, put.changes_ns])
+    expires_us = -(-put.changes_ns // 1000)
+    return [
+        put.key.encode(), body, put.contribution.to_bytes(DIGEST_BYTES, "little"), str(expires_us),
+        "1" if put.gone else "0", put.digest.to_bytes(DIGEST_BYTES, "little"),
+    ]  # fmt: skip
+
+
+def _stamp(stamp: int) -> str:
+    """Twenty digits: they compare as texts as the numbers do."""
+    return f"{stamp:020d}"
+
+
+def _sha(script: str) -> str:
+    import hashlib
+
+    found = _SHAS.get(script)
+    if found is None:
+        found = _SHAS[script] = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+    return found
+
+
+_SHAS: Final[dict[str, str]] = {}

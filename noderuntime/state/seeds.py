@@ -1,0 +1,86 @@
+"""Seeds: the first values of an empty store, from a file or from what a command prints. Floor 2.
+
+A mapping of key -> value in YAML (JSON is YAML too): text is stored as UTF-8, `!!binary` as its bytes, anything else as
+MessagePack. Anchors are refused: a few lines of them could stand for more than memory holds.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from noderuntime import values
+from noderuntime.errors import NodeRuntimeError, StoreError
+from noderuntime.space.shared import check_value
+from noderuntime.state.diffs import encoded_key
+
+SEED_BYTES_MAX: Final = 64 << 20
+COMMAND_S: Final = 60.0
+
+_LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def from_file(path: str) -> dict[str, bytes]:
+    """The values in a file. Raises StoreError, with the reason."""
+    where = f"seed {path}"
+    try:
+        if Path(path).stat().st_size > SEED_BYTES_MAX:
+            raise StoreError(f"{where} is larger than {SEED_BYTES_MAX} bytes")
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise StoreError(f"{where} cannot be read: {error.strerror}") from None
+    return parse(data, where)
+
+
+def from_command(command: Sequence[str]) -> dict[str, bytes]:
+    """The values that a command prints. Raises StoreError, with the reason."""
+    where = f"seed command {' '.join(command)!r}"
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_S, check=False, close_fds=True
+        )
+    except OSError as error:
+        raise StoreError(f"{where} cannot be started: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise StoreError(f"{where} has not ended within {COMMAND_S:.0f} seconds") from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip()[-500:]
+        raise StoreError(f"{where} ended with code {done.returncode}: {said or 'it printed no reason'}")
+    if len(done.stdout) > SEED_BYTES_MAX:
+        raise StoreError(f"{where} printed more than {SEED_BYTES_MAX} bytes")
+    return parse(done.stdout, where)
+
+
+def parse(data: bytes, where: str) -> dict[str, bytes]:
+    """The values in a YAML or JSON text. Raises StoreError, with the reason."""
+    try:
+        for event in yaml.parse(data, Loader=_LOADER):
+            if isinstance(event, yaml.AliasEvent):
+                raise StoreError(f"{where}: anchors and aliases are not allowed (*{event.anchor})")
+        found = yaml.load(data, Loader=_LOADER)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise StoreError(f"{where}: {error}") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise StoreError(f"{where} is no mapping of key: value")
+    seeds: dict[str, bytes] = {}
+    for key, value in found.items():
+        if not isinstance(key, str):
+            raise StoreError(f"{where}: the key {key!r} is no text; put it in quotes")
+        try:
+            encoded_key(key)
+            seeds[key] = check_value(f"the value of {key!r}", _encoded(value))
+        except (NodeRuntimeError, TypeError) as error:
+            raise StoreError(f"{where}: {key!r}: {error}") from None
+    return seeds
+
+
+def _encoded(value: Any) -> bytes:
+    if isinstance(value, str):
+        return value.encode()
+    return value if isinstance(value, bytes) else values.pack(value)

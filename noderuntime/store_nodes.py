@@ -1,0 +1,299 @@
+"""Custom nodes without LMDB: the store takes their events out of the space, and puts what they send into it. Floor 4.
+
+A program in any language says hello to the runtime, as every node does, and then works with these operations:
+
+    node_open  wiring, incarnation, attempts, pid, in_hand -> sent
+    node_next  node, incarnation, ack, limit, wait -> events
+    node_send  node, incarnation, messages, wait -> sent, done
+
+Nothing of it needs to be remembered if the store is killed: messages that are not acknowledged are still in the mailbox
+(`in_hand` names those that the program still has), acknowledging twice is once, and messages carry their number
+in their output, so that sending twice is once. docs/store-api.md tells all of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from noderuntime import pulse, values
+from noderuntime.errors import Fenced, NodeRuntimeError, ProtocolError, UnknownOutput, ValueTooLarge
+from noderuntime.events import utc
+from noderuntime.member import Member
+from noderuntime.rundir import RunDir
+from noderuntime.space import keys, records
+from noderuntime.space.commit import Staged
+from noderuntime.space.segments import Dropped
+from noderuntime.space.space import Space
+from noderuntime.wiring import Wiring
+
+EVENTS_MAX: Final = 64
+BATCH_BYTES_MAX: Final = 4 << 20
+HANDS_KEPT_MAX: Final = 10_000
+KINDS: Final = {values.MSGPACK: "msgpack", values.BYTES: "bytes", values.VIEW: "view", values.NDARRAY: "ndarray",
+                values.ARROW: "arrow"}  # fmt: skip
+NUMBERS: Final = {name: number for number, name in KINDS.items()}
+
+Arguments = dict[str, Any]
+Result = dict[str, Any]
+
+
+class RemoteNode:
+    """One life of one such node."""
+
+    def __init__(self, run_dir: RunDir, space: Space, arguments: Arguments) -> None:
+        wiring = Wiring.from_plain(arguments["wiring"])
+        self.member = Member(run_dir, wiring, arguments["incarnation"], arguments.get("attempts", []), space)
+        self.member.page.words[pulse.PID] = arguments["pid"]
+        self.taken: dict[bytes, tuple[bytes, int]] = {}  # key -> record, slot in the pulse
+        self._free = list(range(pulse.HANDS_MAX - 1, -1, -1))
+        for place in arguments.get("in_hand", []):
+            self._take_again(self._key(place))
+        self.member.commits.be_eager()
+        self.member.set_phase(pulse.WAITING)
+
+    def _key(self, place: Any) -> bytes:
+        input, sequence, index = place
+        if input not in self.member.inputs:
+            raise ProtocolError(f"node {self.member.wiring.node!r} has no input of number {input!r}")
+        return keys.message(self.member.wiring.number, input, sequence, index)
+
+    def _take_again(self, key: bytes) -> None:
+        with self.member.space.read() as txn:
+            record = txn.get(key)
+        if record is not None:
+            self._take(key, record)
+
+    def _take(self, key: bytes, record: bytes) -> None:
+        slot = self._free.pop() if self._free else -1
+        if slot >= 0:
+            _, input, sequence, index = keys.parse_message(key)
+            self.member.page.take(slot, input, sequence, index)
+        self.taken[key] = record, slot
+
+    def acknowledge(self, places: list[Any]) -> None:
+        """These events were handled. Raises Fenced."""
+        member = self.member
+        group = []
+        for place in places:
+            key = self._key(place)
+            found = self.taken.pop(key, None)
+            if found is None:
+                continue  # acknowledged before
+            record, slot = found
+            if slot >= 0:
+                member.page.release(slot)
+                self._free.append(slot)
+            staged = Staged()
+            staged.ack = (key, member.input_of(key), record)
+            staged.attempts = member.attempts.pop(key, 0) > 0
+            member.page.words[pulse.HANDLED] += 1
+            group.append(staged)
+        while group:
+            done = member.commit(group)
+            if not done and member.commits.waits_for:  # not even room to delete
+                for staged in group:
+                    assert staged.ack is not None
+                    self._take(staged.ack[0], staged.ack[2])
+                raise ProtocolError(f"nothing can be acknowledged: {member.commits.waits_for}; ask again")
+            del group[:done]
+        member.set_phase(pulse.HANDLING if self.taken else pulse.WAITING)
+
+    def events(self, limit: int) -> list[Result]:
+        """The next events, which are in hand then."""
+        if len(self.taken) >= HANDS_KEPT_MAX:
+            raise ProtocolError(f"{HANDS_KEPT_MAX} events are in hand; acknowledge some of them")
+        found: list[Result] = []
+        size = 0
+        for key, record in self.member.next_messages(min(limit, EVENTS_MAX), self.taken):
+            try:
+                event = self._event(key, record)
+            except Dropped:
+                continue
+            size += len(event.get("body", b""))
+            if found and size > BATCH_BYTES_MAX:
+                break
+            found.append(event)
+            self._take(key, record)
+        if found:
+            self.member.set_phase(pulse.HANDLING)
+        return found
+
+    def _event(self, key: bytes, record: bytes) -> Result:
+        member = self.member
+        input = member.input_of(key)
+        _, number, sequence, index = keys.parse_message(key)
+        place = [number, sequence, index]
+        if record[0] >= records.NOTICE_MIN:
+            kind, value, _, _, _ = records.decode_message(record)
+            if kind == records.INPUT_CLOSED:
+                return {"type": "INPUT_CLOSED", "id": input.name, "place": place}
+            return {"type": records.NOTICE_TYPES[kind], "id": value[0], "error": value[1] or "", "place": place}
+        kind, head, metadata, body, sent, sent_ns = member.raw(key, record)
+        return {
+            "type": "INPUT", "id": input.name, "kind": KINDS[kind], "head": head, "body": body, "metadata": metadata,
+            "source": input.wiring.source, "uid": f"{input.wiring.source}#{sent}",
+            "timestamp": utc(sent_ns).isoformat(), "attempt": member.attempts.get(key, 0) + 1, "place": place,
+        }  # fmt: skip
+
+    def stage(self, messages: list[Any]) -> list[Staged]:
+        """What a client wants to send, checked. Raises UnknownOutput, ProtocolError, ValueTooLarge."""
+        member = self.member
+        outputs = member.commits.outputs
+        sent = {name: member.commits.cells[output.cell] for name, output in outputs.items()}
+        staged = []
+        for name, number, kind, head, body, metadata in messages:
+            output = outputs.get(name)
+            if output is None:
+                raise UnknownOutput(member.wiring.node, name, sorted(outputs))
+            if number <= sent[name]:
+                continue  # sent before
+            if number != sent[name] + 1:
+                raise ProtocolError(f"the next message of output {name!r} is number {sent[name] + 1}, not {number}")
+            sent[name] = number
+            record = self._record(name, number, kind, head, body, metadata)
+            item = Staged()
+            item.size = len(record) * output.copies
+            if item.size > member.event_bytes_max:
+                raise ValueTooLarge(f"a message to {name!r}", item.size, member.event_bytes_max)
+            item.outputs = [(output, record, number, None)]
+            staged.append(item)
+        return staged
+
+    def _record(self, name: str, number: int, kind: str, head: bytes, body: bytes, metadata: bytes) -> bytes:
+        if kind not in NUMBERS:
+            raise ProtocolError(f"there is no kind of value {kind!r}; there are {', '.join(NUMBERS)}")
+        if not all(type(part) is bytes for part in (head, body, metadata)):
+            raise ProtocolError("head, body and metadata of a message are binary")
+        if len(body) > self.member.message_bytes_max:
+            raise ValueTooLarge(f"a message to {name!r}", len(body), self.member.message_bytes_max)
+        try:
+            values.decode(NUMBERS[kind], head, body)
+            decoded = values.unpack(metadata) if metadata else {}
+        except Exception as error:
+            raise ProtocolError(f"message {number} of {name!r} is no {kind}: {error}") from None
+        if type(decoded) is not dict:
+            raise ProtocolError(f"the metadata of message {number} of {name!r} is no map")
+        start = records.pack_message(
+            NUMBERS[kind], records.INLINE, len(head), len(metadata), number, time.time_ns()
+        )
+        return b"".join((start, metadata, head, body))
+
+    def sent(self) -> dict[str, int]:
+        """How many messages of each output are committed."""
+        commits = self.member.commits
+        return {name: commits.cells[output.cell] for name, output in commits.outputs.items()}
+
+    def close(self) -> None:
+        self.member.close()
+
+
+class Nodes:
+    """All of them. `bells` tells the loop which descriptors to poll and drain."""
+
+    def __init__(self, run_dir: RunDir, space: Space, changed: Callable[[], None]) -> None:
+        self._run_dir = run_dir
+        self._space = space
+        self._changed = changed
+        self._nodes: dict[str, RemoteNode] = {}
+
+    def open(self, arguments: Arguments) -> Result:
+        """Begin a life, or go on with it after the store was killed."""
+        id = arguments["wiring"]["node"]
+        if type(arguments["pid"]) is not int or type(arguments["incarnation"]) is not int:
+            raise ProtocolError("pid and incarnation are whole numbers")
+        node = RemoteNode(self._run_dir, self._space, arguments)
+        old = self._nodes.pop(id, None)
+        if old is not None:
+            old.close()
+            node.member.page.words[pulse.PHASE] = pulse.WAITING
+        self._nodes[id] = node
+        self._changed()
+        return {"sent": node.sent()}
+
+    def node(self, arguments: Arguments) -> RemoteNode:
+        found = self._nodes.get(arguments["node"])
+        if found is None:
+            raise NodeNotOpen(f"the store knows nothing of node {arguments['node']!r} yet: call node_open (again)")
+        if found.member.incarnation != arguments["incarnation"]:
+            raise Fenced(f"incarnation {arguments['incarnation']} of {arguments['node']} has been replaced")
+        return found
+
+    def forget(self, id: str) -> None:
+        """The node has ended, or begins a new life."""
+        node = self._nodes.pop(id, None)
+        if node is not None:
+            node.close()
+            self._changed()
+
+    @property
+    def bells(self) -> list[int]:
+        return [node.member.bell for node in self._nodes.values()]
+
+    def close(self) -> None:
+        for node in self._nodes.values():
+            node.close()
+        self._nodes.clear()
+
+
+class NodeNotOpen(NodeRuntimeError):
+    """A request about a node that this store process has not opened: it may have been killed since. Open it again."""
+
+
+class NextEvents:
+    """The operation `node_next`."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+
+    def begin(self, arguments: Arguments) -> None:
+        pass
+
+    def turn(self) -> None:
+        pass
+
+    def may_have(self, arguments: Arguments) -> bool:
+        return True
+
+    def look(self, arguments: Arguments) -> Result | None:
+        node = self._nodes.node(arguments)
+        acknowledged = arguments.pop("ack", [])
+        if acknowledged:
+            node.acknowledge(acknowledged)
+        events = node.events(int(arguments.get("limit", 1)))
+        return {"events": events} if events else None
+
+    def nothing(self, arguments: Arguments) -> Result:
+        return {"events": []}
+
+
+class SendMessages:
+    """The operation `node_send`: waits for room, as every sender does."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+
+    def begin(self, arguments: Arguments) -> None:
+        pass
+
+    def turn(self) -> None:
+        pass
+
+    def may_have(self, arguments: Arguments) -> bool:
+        return True
+
+    def look(self, arguments: Arguments) -> Result | None:
+        node = self._nodes.node(arguments)
+        staged = node.stage(arguments["messages"])
+        while staged:
+            done = node.member.commit(staged)
+            del staged[:done]
+            if not done and node.member.commits.waits_for:
+                node.member.set_phase(pulse.WAITING_FOR_ROOM)
+                return None
+        node.member.set_phase(pulse.HANDLING if node.taken else pulse.WAITING)
+        return {"sent": node.sent(), "done": True}
+
+    def nothing(self, arguments: Arguments) -> Result:
+        return {"sent": self._nodes.node(arguments).sent(), "done": False}

@@ -1,0 +1,120 @@
+"""What the store does before it answers `open`: reads the seed, and opens the State outside the space. Floor 3.
+
+A seed command, and a server, may take their time: a thread does it, and the store answers everything else meanwhile.
+What goes wrong is the answer to `open`, so that the run does not start, and says why.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgpack
+
+from noderuntime import cells
+from noderuntime.cells import Cell
+from noderuntime.errors import NodeRuntimeError, StoreError
+from noderuntime.space import keys, outbox, shared
+from noderuntime.space.space import Space
+from noderuntime.state import kinds, seeds
+from noderuntime.state.base import State
+from noderuntime.state.common import Row, TableState
+from noderuntime.store_outside import Outside
+
+
+class Start:
+    """The `state:` section of the dataflow file, carried out. `ready` is set when it is; then `error` may say why not.
+
+    `spec`: kind, options, ttl, history, seed_file, seed_command; None leaves everything as it is in the space.
+    """
+
+    def __init__(
+        self, space: Space, spec: Mapping[str, Any] | None, purge_interval_s: float, wake: Callable[[], None]
+    ) -> None:
+        self.ready = threading.Event()
+        self.error: NodeRuntimeError | None = None
+        self.seeds: dict[str, bytes] = {}
+        self.outside: Outside | None = None
+        self.state: State | None = None  # the one outside the space
+        self._space = space
+        self._spec = spec or {}
+        self._purge_interval_s = purge_interval_s
+        self._wake = wake
+        self._kind = str(self._spec.get("kind", kinds.MEMORY))
+        if spec is None:
+            self.ready.set()
+            return
+        config = {name: spec[name] for name in ("history", "ttl") if spec.get(name) is not None}
+        self._config = {**config, **spec.get("options", {})}
+        with space.write() as txn:
+            if self._kind == kinds.MEMORY:
+                txn.delete(keys.fact("outside"))
+                space.outside = None
+            else:
+                space.outside = {"kind": self._kind, "config": self._config}
+                txn.put(keys.fact("outside"), msgpack.packb(space.outside))
+        self._thread = threading.Thread(target=self._run, name="noderuntime-start", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            with self._space.read() as txn:
+                seeded = txn.get(keys.fact("seeded")) is not None
+                if self._kind == kinds.MEMORY:
+                    outbox.refuse_unless_empty(txn)
+            if not seeded:
+                self.seeds = self._read_seeds()
+            if self._kind != kinds.MEMORY:
+                state = kinds.open_kind(self._kind, self._config)
+                state.init()
+                if self.seeds and not state.cells():
+                    sow(state, self.seeds)
+                self.seeds = {}
+                self.state = state
+                self.outside = Outside(self._space, state, self._purge_interval_s)
+        except NodeRuntimeError as error:
+            self.error = error
+        except Exception as error:  # of a kind that somebody else has written
+            self.error = StoreError(f"state: kind {self._kind!r}: {type(error).__name__}: {error}")
+        self.ready.set()
+        self._wake()
+
+    def _read_seeds(self) -> dict[str, bytes]:
+        if self._spec.get("seed_file"):
+            return seeds.from_file(self._spec["seed_file"])
+        if self._spec.get("seed_command"):
+            return seeds.from_command(self._spec["seed_command"])
+        return {}
+
+    def close(self, within_s: float) -> None:
+        if self.outside is not None:
+            self.outside.close(within_s)
+
+
+def sow(state: State, found: Mapping[str, bytes]) -> None:
+    """Write the seeds into an empty State outside the space, all at one moment where the kind can."""
+    if not isinstance(state, TableState):
+        for key, value in found.items():
+            state.set(key, value)
+        return
+
+    def decide(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
+        if any(row is not None for row in rows.values()):
+            return []
+        expires_ns = now_ns + state.ttl_ns if state.ttl_ns else 0
+        return [
+            (key, cells.written(stamp + number, state.origin, value, expires_ns))
+            for number, (key, value) in enumerate(found.items())
+        ]
+
+    state._transact(list(found), decide)
+
+
+def sow_here(txn: Any, changes: shared.Changes, found: Mapping[str, bytes]) -> None:
+    """Write the seeds into the shared KVS of the space, if that is empty; once in the life of a space."""
+    empty = next(shared.all_stored(txn), None) is None
+    if empty and txn.get(keys.fact("seeded")) is None:
+        for key, value in found.items():
+            changes.write(shared.SharedWrite(keys.user_key(key), value))
+    txn.put(keys.fact("seeded"), msgpack.packb(True))

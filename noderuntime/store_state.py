@@ -1,0 +1,292 @@
+"""The store's operations on state: those of the command line, and the State contract for those without LMDB. Floor 4.
+
+`changes` run in the write transaction that keeps the request, `queries` in a read transaction. What each takes and
+returns stands in docs/store-api.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from noderuntime import cells
+from noderuntime.errors import HistoryLost, NotRunning, ProtocolError, RevisionConflict, StoreFull
+from noderuntime.merges import Add, Max, Merge, Min, Union
+from noderuntime.space import keys, records, shared, watching
+from noderuntime.space.claims import Vertex
+from noderuntime.space.shared import SharedValue, SharedWrite, check_value, ttl_to_ns
+from noderuntime.space.space import MARK_NEW_WORK, Space, scan
+from noderuntime.state.base import Diff
+from noderuntime.state.diffs import check_diff, diff_of, origin_text
+from noderuntime.store_start import sow_here
+
+Arguments = dict[str, Any]
+Result = dict[str, Any]
+
+LISTING_BYTES_MAX: Final = 8 << 20  # of values in one reply; the next page has the rest
+UPDATES_MAX: Final = 1000
+PREFIXES_MAX: Final = 20_000
+PURGE_STEP: Final = 500
+
+def _union(elements: Any) -> Merge:
+    return Union(set(elements))
+
+
+MERGES: Final[dict[str, Callable[[Any], Merge]]] = {"add": Add, "max": Max, "min": Min, "union": _union}
+
+
+class StateOperations:
+    """The operations, on an open space. `rings` holds whom to ring after the transaction."""
+
+    def __init__(self, space: Space, vertex: Callable[[str], Vertex]) -> None:
+        self.space = space
+        self.rings: set[int] = set()
+        self._vertex = vertex
+        self._watchers = watching.Watchers()
+        self.changes: dict[str, Callable[[Any, Arguments], Result]] = {
+            "state_set": self.state_set,
+            "state_rm": self.state_rm,
+            "kvs_set": self.set,
+            "kvs_delete": self.delete,
+            "kvs_merge": self.merge,
+            "kvs_apply": self.apply,
+        }
+        self.queries: dict[str, Callable[[Any, Arguments], Result]] = {
+            "state_ls": self.state_ls,
+            "state_get": self.state_get,
+            "kvs_get": self.get,
+            "kvs_read": self.read,
+            "kvs_root": self.root,
+            "kvs_cells": self.cells,
+            "kvs_version": self.version,
+            "kvs_diff": self.diff,
+        }
+
+    def taken_rings(self) -> set[int]:
+        """Whom to ring for what was done since the last call."""
+        rings, self.rings = self.rings, set()
+        return rings
+
+    # --- the command line: shared and private -----------------------------------------------------------------------
+
+    def state_ls(self, txn: Any, arguments: Arguments) -> Result:
+        prefix = arguments.get("prefix", "").encode()
+        listed: Iterator[tuple[bytes, int, int]]
+        if arguments["scope"] == "shared":
+            entries = shared.entries(txn, prefix, self.space.now_ns())
+            listed = ((key, len(entry.value), entry.revision) for key, entry in entries)
+        else:
+            own = keys.private_prefix(self._vertex(arguments["scope"]).number)
+            listed = (
+                (key[len(own) :], len(value) - records.PRIVATE_BYTES, *records.PRIVATE.unpack_from(value))
+                for key, value in scan(txn, own + prefix)
+            )
+        found: list[list[Any]] = []
+        room = LISTING_BYTES_MAX
+        for key, size, revision in listed:
+            room -= len(key) + 24
+            if room < 0:
+                return {"keys": found, "more": True}
+            found.append([key.decode(), size, revision])
+        return {"keys": found, "more": False}
+
+    def state_get(self, txn: Any, arguments: Arguments) -> Result:
+        key = keys.user_key(arguments["key"])
+        if arguments["scope"] == "shared":
+            entry = shared.read(txn, key, self.space.now_ns())
+            return {"value": entry and entry.value, "revision": entry.revision if entry else 0}
+        value = txn.get(keys.private_prefix(self._vertex(arguments["scope"]).number) + key)
+        if value is None:
+            return {"value": None, "revision": 0}
+        (sequence,) = records.PRIVATE.unpack_from(value)
+        return {"value": value[records.PRIVATE_BYTES :], "revision": sequence}
+
+    def state_set(self, txn: Any, arguments: Arguments) -> Result:
+        if arguments["scope"] == "shared":
+            return self.set(txn, {"key": arguments["key"], "value": arguments["value"]})
+        key = keys.user_key(arguments["key"])
+        value = check_value(f"the value of {arguments['key']!r}", arguments["value"])
+        self._refuse_when_full(txn)
+        sequence = self.space.base + txn.id()
+        own = keys.private_prefix(self._vertex(arguments["scope"]).number)
+        txn.put(own + key, records.PRIVATE.pack(sequence) + value)
+        return {"revision": sequence}
+
+    def state_rm(self, txn: Any, arguments: Arguments) -> Result:
+        if arguments["scope"] == "shared":
+            return {"removed": self.delete(txn, arguments)["deleted"]}
+        key = keys.user_key(arguments["key"])
+        return {"removed": txn.delete(keys.private_prefix(self._vertex(arguments["scope"]).number) + key)}
+
+    # --- the contract: writing --------------------------------------------------------------------------------------
+
+    def set(self, txn: Any, arguments: Arguments) -> Result:
+        key = arguments["key"]
+        value = check_value(f"the value of {key!r}", arguments["value"])
+        ttl_ns = ttl_to_ns(arguments.get("ttl"))
+        write = SharedWrite(keys.user_key(key), value, ttl_ns=ttl_ns)
+        expect = arguments.get("expect")
+        if expect is not None:
+            if type(expect) is not int:
+                raise TypeError("expect is a revision or nil")
+            found = shared.read(txn, write.key, self.space.now_ns())
+            revision = found.revision if found else 0
+            if revision != expect:
+                raise RevisionConflict(key, expect, revision)
+        return {"revision": self._write(txn, write)}
+
+    def delete(self, txn: Any, arguments: Arguments) -> Result:
+        write = SharedWrite(keys.user_key(arguments["key"]))
+        deleted = shared.read(txn, write.key, self.space.now_ns()) is not None
+        return {"revision": self._write(txn, write, drains=True), "deleted": deleted}
+
+    def merge(self, txn: Any, arguments: Arguments) -> Result:
+        name, amount = arguments["merge"]
+        if name not in MERGES:
+            raise ProtocolError(f"there is no merge {name!r}; there are {', '.join(MERGES)}")
+        write = SharedWrite(keys.user_key(arguments["key"]), merge=MERGES[name](amount))
+        return {"revision": self._write(txn, write)}
+
+    def apply(self, txn: Any, arguments: Arguments) -> Result:
+        found = check_diff(Diff.from_bytes(arguments["diff"]))
+        self._refuse_when_full(txn)
+        changes = self._begin(txn)
+        changed = sorted(key.decode() for key, cell in found if changes.join(key, cell))
+        self._finish(txn, changes)
+        return {"changed": changed}
+
+    def sow(self, txn: Any, seeds: dict[str, bytes]) -> None:
+        """The first values of an empty store."""
+        changes = self._begin(txn)
+        sow_here(txn, changes, seeds)
+        self._finish(txn, changes)
+
+    def purge(self, txn: Any) -> int:
+        """Turn some of what has expired into deletions; returns how many keys."""
+        changes = self._begin(txn)
+        purged = changes.expire(PURGE_STEP)
+        if purged:
+            self._finish(txn, changes)
+        return purged
+
+    def _write(self, txn: Any, write: SharedWrite, drains: bool = False) -> int:
+        if not drains:
+            self._refuse_when_full(txn)
+        changes = self._begin(txn)
+        changes.write(write)
+        self._finish(txn, changes)
+        revision: int = self.space.base + txn.id()
+        return revision
+
+    def _begin(self, txn: Any) -> shared.Changes:
+        return shared.Changes(txn, self.space.base + txn.id(), self.space.now_ns(), self.space.origin)
+
+    def _finish(self, txn: Any, changes: shared.Changes) -> None:
+        changes.finish()
+        if changes.keys and changes.generation:
+            self.rings |= self._watchers.of(txn, changes)
+
+    def _refuse_when_full(self, txn: Any) -> None:
+        if self.space.used_share(txn) > MARK_NEW_WORK:
+            raise StoreFull(self.space.size_bytes, self.space.used_bytes())
+
+    # --- the contract: reading --------------------------------------------------------------------------------------
+
+    def get(self, txn: Any, arguments: Arguments) -> Result:
+        found = shared.read(txn, keys.user_key(arguments["key"]), self.space.now_ns())
+        return {"entry": found and _plain(found)}
+
+    def read(self, txn: Any, arguments: Arguments) -> Result:
+        """Several keys of one moment."""
+        now_ns = self.space.now_ns()
+        found = {key: shared.read(txn, keys.user_key(key), now_ns) for key in arguments["keys"]}
+        version = cells.version_text(shared.digest_now(txn, now_ns))
+        return {"entries": {key: entry and _plain(entry) for key, entry in found.items()}, "version": version}
+
+    def root(self, txn: Any, arguments: Arguments) -> Result:
+        now_ns = self.space.now_ns()
+        prefix, after = arguments.get("prefix", "").encode(), arguments.get("after", "").encode()
+        found: list[list[Any]] = []
+        size = 0
+        more = False
+        for key, entry in shared.entries(txn, prefix, now_ns):
+            if key <= after and after:
+                continue
+            if size > LISTING_BYTES_MAX:
+                more = True
+                break
+            found.append([key.decode(), *_plain(entry)])
+            size += len(key) + len(entry.value) + 60
+        return {"entries": found, "more": more, "version": cells.version_text(shared.digest_now(txn, now_ns))}
+
+    def cells(self, txn: Any, arguments: Arguments) -> Result:
+        now_ns = self.space.now_ns()
+        found = {key.decode(): cells.expired(kept.cell, now_ns) for key, kept in shared.all_stored(txn)}
+        version = cells.version_text(shared.digest_now(txn, now_ns))
+        return {"diff": Diff({}, frozenset(), version, found).to_bytes(), "version": version}
+
+    def version(self, txn: Any, arguments: Arguments) -> Result:
+        return {"version": cells.version_text(shared.digest_now(txn, self.space.now_ns()))}
+
+    def diff(self, txn: Any, arguments: Arguments) -> Result:
+        since = arguments["since"]
+        now_ns = self.space.now_ns()
+        version = cells.version_text(shared.digest_now(txn, now_ns))
+        if since == version:
+            return {"changed": {}, "deleted": [], "version": version, "diff": Diff({}, frozenset(), version).to_bytes()}
+        place = shared.find_digest(txn, cells.digest_of(since))
+        if place is None:
+            raise HistoryLost(str(since))
+        found: dict[str, shared.Stored] = {}
+        for change in shared.changes_after(txn, *place):
+            kept = shared.stored(txn, change.key)
+            if kept is not None:
+                found[change.key.decode()] = kept
+        made = diff_of(found.items(), version, now_ns)
+        changed = {
+            key: [entry.value, entry.revision, found[key].written_ns, entry.ttl, entry.origin]
+            for key, entry in made.changed.items()
+        }
+        return {"changed": changed, "deleted": sorted(made.deleted), "version": version, "diff": made.to_bytes()}
+
+    def watch(self, txn: Any, arguments: Arguments) -> Result | None:
+        """What is new behind a cursor; None: nothing yet. Without a cursor, the one to begin with."""
+        cursor = arguments.get("cursor")
+        head = shared.head(txn)
+        if cursor is None:
+            return {"updates": [], "cursor": [head.revision, head.nth]}
+        revision, nth = cursor
+        if type(revision) is not int or type(nth) is not int or not (0 <= revision < 1 << 63 and 0 <= nth < 1 << 31):
+            raise ProtocolError("cursor is what an earlier kvs_watch has returned, or nil")
+        match = arguments.get("_match")
+        if match is None:
+            prefixes = arguments["prefixes"]
+            if type(prefixes) is not list or len(prefixes) > PREFIXES_MAX:
+                raise ProtocolError(f"prefixes is an array of at most {PREFIXES_MAX} texts")
+            match = arguments["_match"] = watching.Prefixes(keys.user_key(prefix) for prefix in prefixes).match
+        limit = min(UPDATES_MAX, int(arguments.get("limit", UPDATES_MAX)))
+        found, place = watching.look(txn, match, (revision, nth), self.space.now_ns(), limit)
+        if not found:
+            arguments["cursor"] = list(place)  # looked through already
+            return None
+        return {"updates": [[item.key, item.value, item.revision] for item in found], "cursor": list(place)}
+
+
+def vertex_of(graph: dict[str, Vertex], id: str) -> Vertex:
+    """The node of that id. Raises NotRunning."""
+    vertex = graph.get(id)
+    if vertex is None:
+        known = ", ".join(graph)
+        raise NotRunning(f"this run has no node {id!r}", f"Its nodes: {known}")
+    return vertex
+
+
+def _plain(entry: SharedValue) -> list[Any]:
+    return [entry.value, entry.revision, entry.written_ns, entry.expires_ns, origin_text(entry.origin)]
+
+
+def set_limits(txn: Any, history: int | None, ttl_ns: int) -> None:
+    """Set the limits of the shared KVS; without a `history` those of before stay."""
+    if history is not None:
+        shared.prepare(txn, history, ttl_ns)
+

@@ -1,0 +1,212 @@
+"""Runs whose shared state is outside the space: what operators write there counts once, whoever is killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from harness import Folder, Running, wait_until
+from redis_server import RedisServer
+
+from noderuntime.channel import Dealer
+from noderuntime.merges import decode
+from noderuntime.protocol import VERSION, Reply, Request
+from noderuntime.state.redis import RedisState
+from noderuntime.state.sqlite import SqliteState
+
+COUNT = 400
+
+WRITER = """
+from noderuntime.merges import Add, Union
+class Operator:
+    def __init__(self, ctx):
+        self.kvs = ctx.kvs
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT":
+            number = event["value"]
+            ctx.kvs_merge("sum", Add(number))
+            ctx.kvs_merge("count", Add(1))
+            ctx.kvs_write(f"w/{number}", b"%d" % number)
+            if number % 50 == 0:
+                assert ctx.kvs_read(f"w/{number}") == b"%d" % number
+                before = ctx.kvs_read("own", b"0")
+                assert int(before) == number // 50, (before, number)
+                ctx.kvs_write("own", b"%d" % (number // 50 + 1))
+            ctx.send_output("n", number)
+"""
+
+WATCHER = """
+class Operator:
+    def __init__(self, ctx):
+        self.total = self.count = 0
+        ctx.kvs.watch("w/")
+    def restore_state(self, state):
+        self.total, self.count = map(int, state["sums"].split())
+    def on_event(self, event, ctx):
+        if event["type"] == "KVS_UPDATE":
+            self.total += int(event["value"])
+            self.count += 1
+            ctx.save_state("sums", b"%d %d" % (self.total, self.count))
+            ctx.kvs_write("seen", b"%d %d" % (self.total, self.count))
+"""
+
+FLOW = """
+state: {STATE}
+nodes:
+  - {id: count, path: count.py, outputs: [n], env: {COUNT: "400", PAUSE: "0.005"}}
+  - id: writer
+    operator: {python: writer.py, inputs: {n: count/n}, outputs: [n]}
+    max_restarts: 0
+  - id: watcher
+    operator: {python: watcher.py, inputs: {tick: timer/millis/500}}
+    max_restarts: 0
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with TemporaryDirectory(prefix="noderuntime-redis-") as folder:
+        server = RedisServer(Path(folder))
+        yield server
+        server.kill()
+
+
+def kill(running: Running, victim: str) -> None:
+    if victim == "store":
+        os.kill(running.helper("nr-store"), signal.SIGKILL)
+        running.wait_for("status", "the store died*")
+        return
+    row = wait_until(lambda: (row := running.status()[victim])["state"] in ("running", "ended") and row, "it to run")
+    if row["state"] == "running" and row["pid"]:
+        os.kill(row["pid"], signal.SIGKILL)
+        wait_until(lambda: running.status()[victim]["pid"] not in (0, row["pid"]), "the next life")
+
+
+def ask(running: Running, operation: str, **arguments: object) -> dict[str, object]:
+    with Dealer(running.folder.run_dir().store_socket) as dealer:
+        dealer.send(Request(VERSION, secrets.token_hex(8), 1, operation, arguments))
+        reply = dealer.receive(30.0)
+    assert isinstance(reply, Reply)
+    assert not reply.error, reply
+    return reply.result
+
+
+def assert_all_counted(running: Running, state: RedisState | SqliteState) -> None:
+    total = COUNT * (COUNT + 1) // 2
+    wait_until(lambda: running.status()["writer"]["state"] == "ended", "the writer to end")
+    wait_until(lambda: decode(state.get_or("count", b"\x00")) >= COUNT + 1, "all to be applied")
+    wait_until(lambda: state.get_or("seen", b"") == b"%d %d" % (total, COUNT + 1), "the watcher to have seen all")
+    assert decode(state.get_or("count", b"")) == COUNT + 1
+    assert decode(state.get_or("sum", b"")) == total
+    assert state.get_or("own", b"") == b"9"
+    assert {key for key in state.get_root() if key.startswith("w/")} == {f"w/{n}" for n in range(COUNT + 1)}
+    assert ask(running, "kvs_version")["version"] == state.version()
+    assert ask(running, "state_get", scope="shared", key="own")["value"] == b"9"
+    cursor = ask(running, "kvs_watch", prefixes=["x"], cursor=None)["cursor"]
+    ask(running, "kvs_set", key="x", value=b"1")
+    found = ask(running, "kvs_watch", prefixes=["x"], cursor=cursor, wait=30)["updates"]
+    assert isinstance(found, list)
+    assert found[0][:2] == ["x", b"1"]
+    assert running.ask("stop").error == ""
+    assert running.finish() == 0
+
+
+def test_writes_reach_a_redis_server_once_while_everybody_is_killed(folder: Folder, server: RedisServer) -> None:
+    folder.write(writer_py=WRITER, watcher_py=WATCHER)
+    running = folder.start(FLOW.replace("{STATE}", f"{{kind: redis, url: '{server.url}', timeout: 20}}"))
+    running.wait_running()
+    chance = random.Random(3)
+    for _ in range(8):
+        victim = chance.choice(["writer", "store", "server", "watcher"])
+        if victim == "server":
+            server.kill()
+            server.start()
+        else:
+            kill(running, victim)
+    with RedisState.open({"url": server.url}) as state:
+        state.init()
+        assert_all_counted(running, state)
+
+
+def test_writes_reach_a_file_once_while_everybody_is_killed(folder: Folder) -> None:
+    folder.write(writer_py=WRITER, watcher_py=WATCHER)
+    running = folder.start(FLOW.replace("{STATE}", "{kind: sqlite, path: shared.db}"))
+    running.wait_running()
+    chance = random.Random(4)
+    for _ in range(6):
+        kill(running, chance.choice(["writer", "store", "watcher"]))
+    with SqliteState.open({"path": str(folder.folder / "shared.db")}) as state:
+        state.init()
+        assert_all_counted(running, state)
+
+
+SEEDED = """
+state: {STATE}
+nodes:
+  - id: reader
+    operator: {python: reader.py, inputs: {tick: timer/millis/10}}
+"""
+
+READER = """
+from noderuntime import Status
+class Operator:
+    def on_event(self, event, ctx):
+        print({key: entry.value for key, entry in ctx.kvs.get_root().items()}, flush=True)
+        return Status.STOP
+"""
+
+SEED = """
+name: grün
+limit: 5
+raw: !!binary AAEC
+nested: {a: [1, 2]}
+"""
+
+
+@pytest.mark.parametrize("kind", ["", "kind: sqlite, path: seeded.db, "])
+def test_a_seed_file_is_there_before_the_first_event(folder: Folder, kind: str) -> None:
+    folder.write(reader_py=READER, **{"seed.yml": SEED})
+    running = folder.start(SEEDED.replace("{STATE}", f"{{{kind}seed: {{file: seed.yml}}}}"))
+    assert running.finish() == 0
+    expected = {
+        "limit": b"\x05",
+        "name": "grün".encode(),
+        "nested": b"\x81\xa1a\x92\x01\x02",
+        "raw": b"\x00\x01\x02",
+    }
+    assert running.lines("reader") == [str(expected)]
+
+
+def test_a_seed_command_is_run_where_the_file_is(folder: Folder) -> None:
+    folder.write(reader_py=READER, **{"made.json": '{"made": "here"}'})
+    running = folder.start(SEEDED.replace("{STATE}", "{seed: {command: [cat, made.json]}}"))
+    assert running.finish() == 0
+    assert running.lines("reader") == ["{'made': b'here'}"]
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ("{seed: {file: none.yml}}", "none.yml"),
+        ("{seed: {command: [sh, -c, 'echo no seeds today >&2; exit 3']}}", "code 3: no seeds today"),
+        ("{seed: {command: [echo, '[1, 2]']}}", "no mapping"),
+        ("{kind: redis, url: 'unix:///nowhere.sock', timeout: 0.1}", "nowhere.sock"),
+        ("{kind: sqlite, path: a.db, colour: red}", "colour"),
+        ("{kind: sqlight}", "sqlite"),
+    ],
+)
+def test_what_is_wrong_with_the_state_fails_the_start_with_its_reason(
+    folder: Folder, state: str, reason: str
+) -> None:
+    folder.write(reader_py=READER)
+    running = folder.start(SEEDED.replace("{STATE}", state))
+    assert running.finish() != 0
+    assert running.lines("reader") == []
+    told = "\n".join([*running.statuses(), *running.errors])
+    assert reason in told, told
