@@ -133,12 +133,12 @@ def open_backend(to: str, run: str, folder: Path, spool: Path, options: Mapping[
 
         inner = to.removeprefix(_SLATE)
         place = inner.rstrip("/") + f"/{name}" if is_remote(inner) else str((folder / inner / name).absolute())
-        return SlateBackend(place, spool, options)
+        return SlateBackend(place, _spool_below(spool), options)
     if is_remote(to):
         from noderuntime.snapshot.blobs import BlobBackend
         from noderuntime.snapshot.objects import ObjectBlobs
 
-        return BlobBackend(ObjectBlobs(to.rstrip("/") + f"/{name}", options), spool)
+        return BlobBackend(ObjectBlobs(to.rstrip("/") + f"/{name}", options), _spool_below(spool))
     if re.match(r"[a-z0-9+]+://", to):
         known = ", ".join((NONE, "a directory", *_SCHEMES, f"{_SLATE}<any of these>"))
         raise SnapshotUnavailable(to, f"this kind of place is not known. `to:` is one of: {known}")
@@ -147,6 +147,16 @@ def open_backend(to: str, run: str, folder: Path, spool: Path, options: Mapping[
 
     root = (folder / to / name) if to else spool
     return BlobBackend(DirectoryBlobs(root.absolute()), root.absolute())
+
+
+def _spool_below(folder: Path) -> Path:
+    """A folder for files on their way to somewhere else; nothing in it is ever a snapshot."""
+    spool = folder / "spool"
+    try:
+        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SnapshotUnavailable(str(folder), f"{error.strerror}. Check $NODERUNTIME_HOME or your home.") from None
+    return spool
 
 
 def is_remote(to: str) -> bool:

@@ -5,9 +5,11 @@ because LMDB can be killed between writing its meta page and publishing the tran
 commit until somebody takes the lock; and because whatever else belongs to the cut (see `open_cut`) must be taken hold
 of before the next commit.
 
-As long as the walk lasts, pages that writers replace cannot be used again, and the space grows. So the walk writes to
-local files and does nothing else, it stops when the space has grown above a mark (`SpaceTooFull`: try again later), and
-the growth is reported.
+As long as the walk lasts, pages that writers replace cannot be used again, and the space grows: a writer at full speed
+makes it grow by hundreds of megabytes in a second. So the walk writes to local files and does nothing else, it stops
+when the space has grown above a mark (`SpaceTooFull`), and the growth is reported. `copied` is for the next try: LMDB
+copies itself five times as fast as Python walks, the pages are let go, and the copy is walked. It is not what is done
+first, because it writes all of the state where an incremental snapshot writes a part of it.
 
 Payload segments that messages of the cut refer to are locked (shared) inside the write lock, so that their owners do
 not use them again before they are copied. In a snapshot they are records like all others, behind them in order: the key
@@ -19,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import struct
 import time
 from collections.abc import Iterator
@@ -31,7 +34,7 @@ from noderuntime.errors import StoreError
 from noderuntime.snapshot.format import GONE, PART_BYTES, RECORDS, KeyIndex, Part, PartWriter
 from noderuntime.space import claims, records
 from noderuntime.space.segments import REFERENCE, referenced, segment_path
-from noderuntime.space.space import Space
+from noderuntime.space.space import Space, read_copy
 
 GROWTH_MARK = 0.85  # share of the space that its pages, pinned ones included, may reach during a walk
 _LOOK_EVERY = 4096  # keys, or kilobytes
@@ -105,6 +108,8 @@ class Cut:
         self.txn = txn
         self.txn_id = txn_id
         self._leases = leases
+        self._pinned_s = 0.0
+        self._grown: int | None = None  # set: the pages are free already
         self._lengths: dict[tuple[int, int], int] = {}
         self.sequence = space.base + txn_id
         self.clock_ns = space.now_ns()
@@ -123,6 +128,26 @@ class Cut:
             claims.status(self.txn, vertex) == records.ENDED for vertex in graph.values()
         )
 
+    @contextlib.contextmanager
+    def copied(self, folder: Path) -> Iterator[None]:
+        """Within it the cut is that of a copy in `folder`, which is removed at its end; the space's pages are free."""
+        copy = folder / f"cut-{os.getpid()}"
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir(mode=0o700, parents=True)
+        try:
+            self.space.copy(copy, self.txn)
+            self.txn.abort()
+            self._pinned_s = time.monotonic() - self._opened_s
+            self._grown = self._growth()
+            with read_copy(copy) as self.txn:
+                yield
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+
+    def _growth(self) -> int:
+        pages: int = self.space.env.info()["last_pgno"] - self._pages
+        return pages * self.space.page_bytes
+
     def walk(self, folder: Path, prefix: str, since: int | None, known: KeyIndex | None) -> Walked:
         """Write the records of the cut to files in `folder` whose names begin with `prefix`.
 
@@ -136,8 +161,8 @@ class Cut:
         except BaseException:
             spool.discard()
             raise
-        grown = (self.space.env.info()["last_pgno"] - self._pages) * self.space.page_bytes
-        return Walked(spool.parts, index, grown, time.monotonic() - self._opened_s)
+        grown = self._growth() if self._grown is None else self._grown
+        return Walked(spool.parts, index, grown, self._pinned_s or time.monotonic() - self._opened_s)
 
     def _walk(self, spool: _Spool, since: int | None, known: KeyIndex | None) -> KeyIndex:
         index = KeyIndex()
@@ -196,6 +221,8 @@ class Cut:
         return self._lengths.get((lease.owner, lease.number)) or os.fstat(lease.fd).st_size
 
     def _look(self) -> None:
+        if self._grown is not None:
+            return
         share = self.space.env.info()["last_pgno"] / self.space.pages_max
         if share > GROWTH_MARK and self.space.env.info()["last_pgno"] > self._pages:
             raise SpaceTooFull(share)

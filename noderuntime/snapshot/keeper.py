@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgpack
 
 from noderuntime.errors import StoreError
 from noderuntime.snapshot.backend import Backend
-from noderuntime.snapshot.cut import Cut, Walked, open_cut
+from noderuntime.snapshot.cut import Cut, SpaceTooFull, Walked, open_cut
 from noderuntime.snapshot.format import KeyIndex, Manifest
 from noderuntime.space import keys
 from noderuntime.space.space import Space
@@ -34,17 +36,25 @@ class Taken:
 
 
 class Keeper:
-    """See the head of this module. `keep`: how many snapshots to keep."""
+    """See the head of this module. `keep`: how many snapshots to keep.
 
-    def __init__(self, space: Space, backend: Backend, run: str, keep: int) -> None:
+    `force_files`: have the kernel write to the disk what it holds of files, before a snapshot is published. What sinks
+    wrote before the cut, and the snapshot says is written, is then still there after a power cut.
+    """
+
+    def __init__(self, space: Space, backend: Backend, run: str, keep: int, force_files: bool = False) -> None:
         self.space = space
         self.backend = backend
         self.run = run
         self.keep = keep
+        self.force_files = force_files
         self.writer = secrets.token_hex(4)
         self.last: Manifest | None = None  # of ours: what an incremental one can build on
         self._index: KeyIndex | None = None
         self._next_number = 0
+        if str(backend.spool) != backend.place:  # what a save that was killed has left on its way
+            for left in backend.spool.glob("*.part"):
+                left.unlink(missing_ok=True)
 
     def take(self, why: str) -> Taken:
         """Copy, publish and prune. Raises StoreError: SpaceTooFull, SnapshotConflict, SnapshotUnavailable."""
@@ -54,10 +64,19 @@ class Keeper:
         number = self._next_number
         parent = self.last if self.last is not None and self.backend.may_build_on(self.last) else None
         since, known = (parent.cut, self._index) if parent else (None, None)
-        with open_cut(self.space, self.space.folder.parent / "segments") as cut:
-            walked = cut.walk(self.backend.spool, f"{number:010d}-{secrets.token_hex(4)}", since, known)
-            manifest = self._manifest(cut, walked, number, parent, why)
+        prefix = f"{number:010d}-{secrets.token_hex(4)}"
+        segments = self.space.folder.parent / "segments"
+        try:
+            with open_cut(self.space, segments) as cut:
+                walked = cut.walk(self.backend.spool, prefix, since, known)
+                manifest = self._manifest(cut, walked, number, parent, why)
+        except SpaceTooFull:
+            with open_cut(self.space, segments) as cut, cut.copied(self._room()):
+                walked = cut.walk(self.backend.spool, prefix, since, known)
+                manifest = self._manifest(cut, walked, number, parent, why)
         self.last, self._index = None, None  # until it is published: after a failure the next one is a full one
+        if self.force_files:
+            os.sync()
         published = self.backend.save(manifest, walked)
         self.last, self._index = published, walked.index
         self._next_number = number + 1
@@ -67,6 +86,13 @@ class Keeper:
         except StoreError as error:
             problem = f"older snapshots could not be removed: {error}"
         return Taken(published, cut.txn_id, walked.pinned_s, time.monotonic() - began_s, problem)
+
+    def _room(self) -> Path:
+        """Where there is room for a copy of the space: beside it, in memory, else where snapshots are made."""
+        beside = self.space.folder.parent
+        room = os.statvfs(beside)
+        needed = 2 * self.space.used_bytes()
+        return beside if room.f_bavail * room.f_frsize > needed else self.backend.spool
 
     def _manifest(self, cut: Cut, walked: Walked, number: int, parent: Manifest | None, why: str) -> Manifest:
         fingerprint = cut.txn.get(keys.fact("fingerprint"))

@@ -74,7 +74,6 @@ class SlateBackend:
         self._newest = 0
         self._generation = 0
         self._synced: set[tuple[str, int]] = set()
-        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     # --- opening ----------------------------------------------------------------------------------------------------
 

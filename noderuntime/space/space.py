@@ -114,6 +114,10 @@ class Space:
         """A read transaction: `with space.read() as txn`. Keep it short; never hold it while user code runs."""
         return self.env.begin()
 
+    def copy(self, folder: Path, txn: Any) -> None:
+        """Copy what `txn` sees into an empty folder, at the speed of memory and without holding up Python threads."""
+        self.env.copy(str(folder), compact=True, txn=txn)
+
     def used_share(self, txn: Any) -> float:
         """The share of the space that live pages take, as `txn` sees it. O(1)."""
         stat = txn.stat()
@@ -191,6 +195,17 @@ def open_space(folder: Path) -> Space:
         env.close()
         lock_word.release()
         raise
+
+
+@contextmanager
+def read_copy(folder: Path) -> Iterator[Any]:
+    """A read transaction of what `Space.copy` has left in `folder`."""
+    env = lmdb.open(str(folder), readonly=True, lock=False, max_dbs=0, create=False)
+    try:
+        with env.begin() as txn:
+            yield txn
+    finally:
+        env.close()
 
 
 def _options(create: bool) -> dict[str, Any]:

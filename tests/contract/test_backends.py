@@ -58,7 +58,6 @@ class Place:
 
     def open(self) -> Any:
         backend = open_backend(self.to, "run", self.root, self.root / "spool", self.options)
-        backend.spool.mkdir(parents=True, exist_ok=True)
         self._opened.append(backend)
         return backend
 
@@ -315,6 +314,14 @@ def test_parts_that_a_killed_save_has_left_are_removed_by_the_next_one(space: Sp
     names = {path.name for path in backend.spool.iterdir()}
     assert not {"0000000001-dead-0000.part", "0000000001.json.77.tmp"} & names
     assert "notes.txt" in names
+
+
+def test_files_on_their_way_that_a_killed_save_has_left_are_removed(space: Space, tmp_path: Path) -> None:
+    backend = open_backend("slatedb+kept", "run", tmp_path, tmp_path / "state", {})
+    (backend.spool / "0000000001-dead-0000.part").write_bytes(b"half")
+    keeper(space, backend).take("asked")
+    assert list(backend.spool.iterdir()) == []
+    backend.close()
 
 
 def test_without_a_place_nothing_is_kept_and_taking_one_says_why(space: Space, tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.servers import s3_server
 from harness import SUMS, Folder, Running, is_alive, wait_until
 from machines import (
     PROGRAMS,
@@ -232,6 +234,29 @@ def test_another_machine_needs_nothing_but_the_dataflow_and_the_place(programs: 
     assert results(programs) == RUNNING_SUM
 
 
+@pytest.mark.parametrize("to", ["s3://snapshots/here", "slatedb+./kept"])
+def test_another_machine_continues_from_an_object_store(to: str, programs: Folder) -> None:
+    with s3_server() as server:
+        credentials = {"AWS_ACCESS_KEY_ID": server["access_key_id"], "AWS_SECRET_ACCESS_KEY": "test"}
+        dataflow = flow("numbers", "running", to=to).replace(
+            "snapshots: {", f"snapshots: {{options: {{endpoint: '{server['endpoint']}', region: us-east-1}}, "
+        )
+        running = programs.start(dataflow, env={**SLOW, **credentials})
+        running.wait_running()
+        wait_until(lambda: len(results(programs)) > 5, "some results")
+        code, out, err = command(programs, "take", "--json", env=credentials)
+        assert code == 0, err
+        lose_machine(programs, running)
+        shutil.rmtree(programs.home)
+        again = programs.start(resume=True, env=credentials)
+        assert again.finish() == 0
+        assert any("continuing from snapshot" in text for text in again.statuses())
+        assert command(programs, "verify", env=credentials)[0] == 0
+    assert json.loads(out)["number"] >= 1
+    assert results(programs) == RUNNING_SUM
+    assert unquoted(rows(programs)) == RUNNING_SUM
+
+
 def test_a_changed_dataflow_resumes_where_it_matches_and_names_what_is_dropped(programs: Folder) -> None:
     running = programs.start(flow("numbers", "running"), env=SLOW, stop_after_s=1.0)
     assert running.finish() == 0
@@ -286,10 +311,10 @@ def test_a_store_that_is_killed_while_the_last_snapshot_is_taken_takes_it_again(
 # --- the command
 
 
-def command(folder: Folder, *arguments: str) -> tuple[int, str, str]:
+def command(folder: Folder, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
     done = subprocess.run(
         [sys.executable, "-m", "noderuntime", "snapshot", *arguments],
-        env={**os.environ, "NODERUNTIME_HOME": str(folder.home)},
+        env={**os.environ, "NODERUNTIME_HOME": str(folder.home), **(env or {})},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stderr

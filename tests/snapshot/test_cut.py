@@ -210,6 +210,31 @@ def test_a_walk_stops_when_the_space_grows_too_much_meanwhile(
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_a_space_that_is_too_full_to_be_walked_is_copied_first_and_gives_the_same_snapshot(
+    space: Space, backend: BlobBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(space, 1, {f"k{number}": b"v" * 900 for number in range(5000)})
+    mine = keeper(space, backend)
+    mine.take("asked")
+    save(space, 1, {"k7": b"changed", "k8": None})
+    looks: list[cuts.Cut] = []
+
+    def too_full(cut: cuts.Cut) -> None:
+        looks.append(cut)
+        if cut._grown is None:
+            raise SpaceTooFull(0.9)
+
+    monkeypatch.setattr(cuts.Cut, "_look", too_full)
+    second = mine.take("asked").manifest
+    assert len({id(cut) for cut in looks}) == 2
+    assert second.chain
+    assert second.size_bytes < 10_000
+    assert not list(tmp_path.glob("cut-*"))
+    other = restored(backend, tmp_path / "other")
+    assert content(other) == content(space)
+    other.close()
+
+
 def test_the_growth_during_a_walk_is_reported(space: Space, tmp_path: Path) -> None:
     save(space, 1, {f"k{number}": b"v" * 900 for number in range(2000)})
     with open_cut(space) as cut:
