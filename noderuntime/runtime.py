@@ -23,6 +23,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from types import FrameType
 from typing import Any
 
@@ -479,10 +480,11 @@ def _close_all(fds: list[int]) -> None:
 
 
 def _farewell(name: str, file: str) -> str:
-    named = "" if Path(file).stem == name else f" --name {name}"
+    named = "" if Path(file).stem == name else f" --name {quote(name)}"
     return (
         f"noderuntime: the runtime of {name!r} was killed. All its processes were ended, its state is kept.\n"
-        f"  Continue with `noderuntime run {file}{named} --resume`, or remove it with `noderuntime clean {name}`."
+        f"  Continue with `noderuntime run {quote(file)}{named} --resume`, or remove it with "
+        f"`noderuntime clean {quote(name)}`."
     )
 
 
