@@ -39,7 +39,7 @@ from noderuntime.logs import Notes, RunLogs
 from noderuntime.loop import Loop
 from noderuntime.nursery import Order
 from noderuntime.observer import Observer, RunOptions
-from noderuntime.plan import plan
+from noderuntime.plan import plan, store_nodes
 from noderuntime.protocol import Ask, Message
 from noderuntime.run_snapshots import RunSnapshots
 from noderuntime.runs import Held, RunFile
@@ -265,17 +265,8 @@ class Runtime:
             self._old_handlers[number] = signal.signal(number, _noted)
         if self._held.notice:
             self._notes.tell(self._held.notice)
-        nodes = [
-            {
-                "id": spec.id,
-                "kind": "operator" if spec.kind == "operator" else "node",
-                "inputs": [[item.name, "" if item.is_timer else item.source] for item in spec.inputs],
-                "outputs": list(spec.outputs),
-            }
-            for spec in self._dataflow.nodes
-        ]
         arguments = {
-            "nodes": nodes,
+            "nodes": store_nodes(self._dataflow),
             "fingerprint": self._dataflow.fingerprint(),
             "fresh": self._held.fresh,
             "resume": self._options.resume,

@@ -1,4 +1,4 @@
-"""Runs of the fault tests: started with their faults, killed, resumed, looked at when they are at rest, cleaned away."""
+"""Runs of the fault tests: started with faults, killed, resumed, looked at when they are at rest, cleaned away."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,14 +34,15 @@ Fault = dict[str, Any]  # who, point, hit, action
 class Stage:
     """A folder on shared memory with a dataflow; at the end nothing of it may be left anywhere."""
 
-    def __init__(self, faults: list[Fault] = (), **env: str) -> None:  # type: ignore[assignment]
-        self.root = Path(tempfile.mkdtemp(prefix="nr-faults-", dir="/dev/shm"))
+    def __init__(self, faults: Sequence[Fault] = (), root: Path | None = None, **env: str) -> None:
+        self.root = root or Path(tempfile.mkdtemp(prefix="nr-faults-", dir="/dev/shm"))
         (self.root / "fired").mkdir()
         self.folder = Folder(self.root)
         shutil.copy(HERE / "cast.py", self.root)
         self.faults = list(faults)
         self.env = {
-            "PYTHONPATH": f"{HERE / 'inject'}:{HERE.parent.parent}", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": f"{HERE / 'inject'}:{HERE.parent.parent}",
+            "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1", "FAULTS": json.dumps(self.faults), "FAULTS_DIR": str(self.root / "fired"),
             **env,
         }  # fmt: skip
@@ -75,12 +77,21 @@ class Stage:
                 return {node["id"]: node for node in answer.result["nodes"]}
         return None
 
-    def complete(self, flow: Flow, rng: random.Random | None = None, every_s: float = 0.05, kills: int = 25) -> None:
+    def complete(
+        self,
+        flow: Flow,
+        rng: random.Random | None = None,
+        every_s: float = 0.05,
+        kills: int = 25,
+        within_s: float = RUN_S_MAX,
+    ) -> int:
         """Wait until all nodes but the keeper have ended; a runtime that dies is resumed.
 
-        With `rng`, about every `every_s` some process of the run is killed from outside, `kills` times in all.
+        With `rng`, about every `every_s` some process of the run is killed from outside, `kills` times at most.
+        Returns how many were.
         """
-        deadline_s = time.monotonic() + RUN_S_MAX
+        left = kills
+        deadline_s = time.monotonic() + within_s
         next_kill_s = time.monotonic() + 0.5
         while True:
             assert self.running is not None
@@ -89,15 +100,15 @@ class Stage:
             if code is not None:
                 self._resume(code)
                 continue
-            if rng is not None and kills and time.monotonic() > next_kill_s:
-                kills -= self.kill_somebody(rng)
+            if rng is not None and left and time.monotonic() > next_kill_s:
+                left -= self.kill_somebody(rng)
                 next_kill_s = time.monotonic() + rng.expovariate(1 / every_s)
             status = self.ask()
             if status is not None:
                 states = {node["state"] for id, node in status.items() if id != "keeper"}
                 assert "failed" not in states, f"{status}; {self.told()}"
                 if states == {"ended"}:
-                    return
+                    return kills - left
             time.sleep(0.01)
 
     def _resume(self, code: int) -> None:
@@ -114,6 +125,17 @@ class Stage:
     @property
     def environ(self) -> dict[str, str]:
         return {**os.environ, "NODERUNTIME_HOME": str(self.folder.home)}
+
+    def pid(self, node: str) -> int:
+        """Of a node that runs now; else 0."""
+        found = (self.ask() or {}).get(node, {})
+        return int(found["pid"]) if found.get("state") == "running" else 0
+
+    def kill(self, node: str, number: int = signal.SIGKILL) -> int:
+        """Signal the process of a node, once it runs. Returns its pid."""
+        pid = int(wait_until(lambda: self.pid(node), f"{node} to run"))
+        os.kill(pid, number)
+        return pid
 
     def kill_somebody(self, rng: random.Random) -> bool:
         """SIGKILL to a child of the runtime, whichever. False when there was none to be killed."""
@@ -243,7 +265,7 @@ class Stage:
         self.close()
 
 
-def run_to_the_end(flow: Flow, faults: list[Fault] = (), *, all_fire: bool = True, **env: str) -> Stage:  # type: ignore[assignment]
+def run_to_the_end(flow: Flow, faults: Sequence[Fault] = (), *, all_fire: bool = True, **env: str) -> Stage:
     """Run a dataflow with these faults, and check everything. Returns the (closed) stage."""
     with Stage(faults, **env) as stage:
         stage.start(flow.yaml(str(stage.root)))
