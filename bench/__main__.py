@@ -1,6 +1,7 @@
 """`make bench`: all questions, one table, and bench/RESULTS.md, which the README shows.
 
     python -m bench [--rounds N] [QUESTION ...]         questions: floor hop state start throughput recovery
+                                                        account snapshot
 
 Raw figures go to bench/results/, which git ignores. With named questions RESULTS.md stays as it is.
 """
@@ -19,7 +20,7 @@ from importlib import import_module
 from bench.measure import Section, table
 from bench.systems import BENCH, tell, versions
 
-QUESTIONS = ("floor", "hop", "state", "start", "throughput", "recovery")
+QUESTIONS = ("floor", "hop", "state", "start", "throughput", "recovery", "account", "snapshot")
 ROUNDS = 7
 
 Measure = Callable[[int], Section]

@@ -60,15 +60,19 @@ if TYPE_CHECKING:
     )
     from noderuntime.events import Event as Event
     from noderuntime.keyed import stateful_map as stateful_map
+    from noderuntime.keyed_operator import KeyedOperator as KeyedOperator
     from noderuntime.node import Node as Node
     from noderuntime.operator import Context as Context
     from noderuntime.operator import Operator as Operator
     from noderuntime.operator import Source as Source
     from noderuntime.operator import Status as Status
+    from noderuntime.sources import iterable_source as iterable_source
 
 _HOMES = {
     "events": ["Event"],
     "keyed": ["stateful_map"],
+    "keyed_operator": ["KeyedOperator"],
+    "sources": ["iterable_source"],
     "node": ["Node"],
     "operator": ["Context", "Operator", "Source", "Status"],
     "errors": [

@@ -47,6 +47,7 @@ class CodeCheck:
         code = self._process.wait()
         os.close(self.pidfd)
         with self._said:
+            # the end of what it said: the module may have printed a lot before it failed
             self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - TRACE_BYTES_MAX))
             trace = self._said.read().decode(errors="replace").strip()
         if code == 0:

@@ -17,7 +17,7 @@ from noderuntime.children import Child, Proc, kill_strays, order_of, policy_of
 from noderuntime.dataflow import Dataflow, NodeSpec
 from noderuntime.errors import DataflowError
 from noderuntime.helpers import GaveUp, NurseryKeeper
-from noderuntime.lockwatch import Holding
+from noderuntime.lockwatch import Holding, Pinning
 from noderuntime.logs import Notes
 from noderuntime.loop import Loop
 from noderuntime.observer import LogRecord, RunOptions
@@ -436,7 +436,7 @@ class Crew:
                 due_s = min(due_s, child.last_words_s)
         return due_s
 
-    def look(self, now_s: float, holdings: list[tuple[int, Holding]]) -> None:
+    def look(self, now_s: float, holdings: list[tuple[int, Holding]], pinnings: list[Pinning]) -> None:
         """The vitals of all that live. `holdings`: process -> the lock that it holds."""
         for child in self.children.values():
             if not child.alive or child.exit_status is not None:
@@ -447,11 +447,12 @@ class Crew:
                 stat = process.read_stat(peer)
                 stopped = stat is not None and stat.stopped
             lock_s = max((held.held_s for owner, held in holdings if owner in (pid, peer)), default=0.0)
+            pinned_s = max((pin.pinned_s for pin in pinnings if pin.process in (pid, peer)), default=0.0)
             glance = child.glance(now_s)
             if glance is not None:
-                self.feed(child, su.Vitals(glance.commits, glance.handling_s, stopped, lock_s))
-            elif stopped or lock_s or child.machine.state is not State.RUNNING:
-                self.feed(child, su.Vitals(0, 0.0, stopped, lock_s))
+                self.feed(child, su.Vitals(glance.commits, glance.handling_s, stopped, lock_s, pinned_s))
+            elif stopped or lock_s or pinned_s or child.machine.state is not State.RUNNING:
+                self.feed(child, su.Vitals(0, 0.0, stopped, lock_s, pinned_s))
 
     # ---- the end
 

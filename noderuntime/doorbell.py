@@ -17,6 +17,7 @@ from noderuntime.rundir import RunDir
 
 _RING = b"\1"
 _DRAIN_BYTES = 65536
+_nothing_to_do = contextlib.suppress(BlockingIOError)  # full already, or empty; one for all: it may be entered again
 
 
 def create(path: Path) -> None:
@@ -33,13 +34,13 @@ def open_bell(path: Path) -> int:
 
 def ring(bell: int) -> None:
     """Wake the node that polls `bell`. Never blocks."""
-    with contextlib.suppress(BlockingIOError):
+    with _nothing_to_do:
         os.write(bell, _RING)
 
 
 def drain(bell: int) -> None:
     """Take all rings. Call it *before* looking into the space, so that a ring meanwhile is not lost."""
-    with contextlib.suppress(BlockingIOError):
+    with _nothing_to_do:
         os.read(bell, _DRAIN_BYTES)
 
 

@@ -18,9 +18,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,10 +72,7 @@ def started() -> None:
         return
     sys.stdout.flush()
     sys.stderr.flush()
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in range(3):
-        os.dup2(null, fd)
-    os.close(null)
+    _let_terminal_go()
     with contextlib.suppress(OSError):
         os.write(_link.notes, b'{"started": true}\n')
         os.write(_link.launcher, _STARTED)
@@ -129,20 +126,25 @@ def _guard(main: Callable[[], int], launcher: int) -> int:
         os.close(launcher)
     with contextlib.suppress(OSError):
         os.setpgid(runtime, runtime)  # both sides do it, whoever is first
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(runtime, number)
-
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     os.set_blocking(notes, False)
+    # Handlers do nothing: the descriptor tells. A handler in Python would wait until a blocking call has returned,
+    # and the signal that came just before that call would be passed on when the next one comes.
+    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    before = {number: signal.signal(number, _noted) for number in (*FORWARDED, signal.SIGCHLD)}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     try:
-        return _watch(runtime, notes, launcher >= 0)
+        return _watch(runtime, notes, woken, launcher >= 0)
     finally:
-        os.close(notes)
+        signal.set_wakeup_fd(-1)
         for number, handler in before.items():
             signal.signal(number, handler)
+        for fd in (notes, woken, wake):
+            os.close(fd)
+
+
+def _noted(number: int, frame: FrameType | None) -> None:
+    """The wake-up descriptor tells `_watch`."""
 
 
 def _be_runtime(main: Callable[[], int], link: _Link, notes: int) -> NoReturn:
@@ -170,21 +172,27 @@ def _leave(code: int) -> NoReturn:
     os._exit(code & 0xFF)
 
 
-def _watch(runtime: int, notes: int, detached: bool) -> int:
-    """Wait for the runtime, then leave nothing behind."""
+def _watch(runtime: int, notes: int, woken: int, detached: bool) -> int:
+    """Pass signals on until the runtime has ended; then leave nothing behind."""
     said = b""
-    released = not detached
-    while True:
-        status = _wait(runtime, 0.2 if not released else None)
-        said += _read_all(notes)
-        if not released and b'"started"' in said:
-            released = True
-            null = os.open(os.devnull, os.O_RDWR)
-            for fd in range(3):
-                os.dup2(null, fd)
-            os.close(null)
-        if status is not None:
-            break
+    poll = select.poll()
+    poll.register(woken, select.POLLIN)
+    poll.register(notes, select.POLLIN)
+    while (status := _reap(runtime)) is None:
+        for fd, _ in poll.poll():
+            news = _read_all(fd)
+            if fd == woken:
+                for number in news:
+                    if number in FORWARDED:
+                        os.kill(runtime, number)  # not reaped yet: it is still the runtime, alive or not
+            elif news:
+                said += news
+            else:
+                poll.unregister(notes)  # nobody can write there any more
+        if detached and b'"started"' in said:
+            detached = False
+            _let_terminal_go()
+    said += _read_all(notes)
     left = process.kill_descendants(KILL_S)
     if left:
         print(f"noderuntime: these processes cannot be killed: {left}", file=sys.stderr)
@@ -193,17 +201,19 @@ def _watch(runtime: int, notes: int, detached: bool) -> int:
     return _exit_code(status)
 
 
-def _wait(runtime: int, timeout_s: float | None) -> int | None:
-    """The status of the runtime once it has ended; orphans that end meanwhile are reaped."""
-    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+def _reap(runtime: int) -> int | None:
+    """The status of the runtime once it has ended; orphans that have ended are reaped on the way."""
     while True:
-        pid, status = os.waitpid(-1, 0 if deadline_s is None else os.WNOHANG)
-        if pid == runtime:
-            return status
-        if pid == 0 and deadline_s is not None:
-            if time.monotonic() >= deadline_s:
-                return None
-            time.sleep(0.02)
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid in (0, runtime):
+            return status if pid else None
+
+
+def _let_terminal_go() -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    os.close(null)
 
 
 def _read_all(fd: int) -> bytes:

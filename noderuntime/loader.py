@@ -102,20 +102,22 @@ def _read(path: Path) -> bytes:
 
 def _unreadable(path: Path, error: OSError | ValueError) -> DataflowError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return DataflowError("there is no such file", file=str(path), hint=_near_file(path, (".yml", ".yaml")))
+        return DataflowError("there is no such file", file=str(path), hint=_near_file(path, (".yml", ".yaml"), path))
     said = error.strerror if isinstance(error, OSError) else str(error)
     return DataflowError(f"the file cannot be read: {said}", file=str(path), hint="Check its name and its permissions.")
 
 
-def _near_file(path: Path, suffixes: tuple[str, ...] = ()) -> str:
+def _near_file(path: Path, suffixes: tuple[str, ...], written: str | Path) -> str:
+    """A file beside `path`, with one of the suffixes, that was probably meant; told the way `path` was written."""
     try:
-        names = sorted(item.name for item in path.parent.iterdir() if not suffixes or item.suffix in suffixes)[:200]
+        names = sorted(item.name for item in path.parent.iterdir() if item.suffix in suffixes)[:200]
     except OSError:
         return f"There is no folder {str(path.parent)!r} either."
-    near = nearest(path.name[:200], names)
+    stems = {Path(name).stem: name for name in names}  # of the whole names, `.py` alone would make many alike
+    near = nearest(path.stem[:200], stems)
     if near:
-        return f"Did you mean {str(path.parent / near)!r}?"
-    if suffixes and names:
+        return f"Did you mean {str(Path(written).parent / stems[near])!r}?"
+    if names:
         return f"In that folder there are: {', '.join(names[:10])}."
     return "Check the path."
 
@@ -132,7 +134,7 @@ def _node_problem(dataflow: Dataflow, node: NodeSpec) -> DataflowError | None:
     except FileNotFoundError:
         if node.kind == "node" and "/" not in written and path.suffix != ".py" and _on_path(node):
             return None
-        near = _near_file(path)
+        near = _near_file(path, (".py",), written)
         hint = f"{near} Paths are relative to the folder of the dataflow file, {dataflow.folder!r}."
         return _error(dataflow, node.code.place, f"{label} does not exist", hint)
     except OSError as error:

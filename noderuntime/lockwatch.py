@@ -1,10 +1,13 @@
-"""Who holds the locks of the space, read from outside. Floor 2.
+"""Who holds the locks of the space, and who pins its pages, read from outside. Floor 2.
 
 LMDB's two mutexes live in `lock.mdb`; they are robust, so their futex words hold the thread id of the owner. The
 runtime, which never opens the space, maps the file read-only and looks: a holder that is stopped, or makes no
 progress, is killed, and the mutex frees itself. Offsets as in LMDB 0.9 with 64-byte cache lines and 40-byte mutexes
 (x86-64, glibc and musl): 8 the mutex of the reader table, 48 the id of the last transaction, 64 the writers' mutex. On
 other machines nothing is watched.
+
+The table of readers follows at 128, 64 bytes each: transaction (all ones: none), process. What a read transaction may
+still look at cannot be reused, so one that is kept open while others write makes the space grow by all they write.
 """
 
 from __future__ import annotations
@@ -15,9 +18,12 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-READERS_AT, TRANSACTION_AT, WRITER_AT = 8, 48, 64
+READERS_AT, TRANSACTION_AT, COUNT_AT, WRITER_AT, TABLE_AT = 8, 48, 56, 64, 128
+READER_BYTES = 64
 _TID_MASK = 0x3FFFFFFF  # the upper bits: waiters, owner died
 _WORD, _ID = struct.Struct("<I"), struct.Struct("<Q")
+_READER = struct.Struct("<QI")
+_NONE = 2**64 - 1
 _MAGIC = 0xBEEFC0DE
 
 
@@ -29,6 +35,14 @@ class Holding:
     held_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Pinning:
+    """A process with a read transaction that others have written behind, and for how long it was seen so."""
+
+    process: int
+    pinned_s: float
+
+
 class LockWatch:
     """Looks at one lock file. What it says is a sample: a holder may have let go by the time it is read."""
 
@@ -38,6 +52,8 @@ class LockWatch:
         known = platform.machine() in ("x86_64", "AMD64") and _WORD.unpack_from(self._map, 0)[0] == _MAGIC
         self._places = (WRITER_AT, READERS_AT) if known else ()
         self._seen: dict[int, tuple[tuple[int, int], float]] = {}
+        self._known = known
+        self._readers: dict[int, tuple[tuple[int, int], float]] = {}  # by slot, those that lag
 
     def look(self, now_s: float) -> list[Holding]:
         """Who holds a lock now."""
@@ -51,6 +67,24 @@ class LockWatch:
             if thread:
                 # just seen is held for a moment, not for no time at all
                 found.append(Holding(thread, max(now_s - before[1], 1e-6)))
+        return found
+
+    def look_at_readers(self, now_s: float) -> list[Pinning]:
+        """Who pins pages now. A reader that is up to date pins none, however long it reads."""
+        if not self._known:
+            return []
+        newest = _ID.unpack_from(self._map, TRANSACTION_AT)[0]
+        before, self._readers = self._readers, {}
+        found = []
+        for slot in range(_WORD.unpack_from(self._map, COUNT_AT)[0]):
+            evidence = _READER.unpack_from(self._map, TABLE_AT + slot * READER_BYTES)
+            transaction, owner = evidence
+            if not owner or transaction == _NONE or transaction >= newest:
+                continue
+            known = before.get(slot)
+            since_s = known[1] if known is not None and known[0] == evidence else now_s
+            self._readers[slot] = evidence, since_s
+            found.append(Pinning(owner, now_s - since_s))
         return found
 
     def close(self) -> None:

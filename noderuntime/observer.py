@@ -24,13 +24,14 @@ class RunOptions:
     `extra_env` (from --env) wins over what the dataflow file says. `terminal` is "COLUMNSxLINES" when the run
     is shown on a terminal, else "". `chaos_s`: a random child is killed about so often; `seed` repeats the kills
     of an earlier run. `watch`: operators are reloaded when their files change. `grace_s`: from the STOP event
-    to SIGTERM at a stop.
+    to SIGTERM at a stop. `from_snapshot`: resume from this one, and not from a space that is kept.
     """
 
     name: str
     environ: Mapping[str, str]
     extra_env: Mapping[str, str] = field(default_factory=dict)
     resume: bool = False
+    from_snapshot: int | None = None
     fresh: bool = False
     stop_after_s: float | None = None
     abort_on_failure: bool = False
@@ -56,7 +57,7 @@ class LogRecord:
 class SummaryRow:
     """What became of one node. `state`: finished | stopped | failed | waiting.
 
-    `messages`: those that it took; those that it sent when it has no inputs.
+    `messages`: those that it took; those that it sent when it took none.
     """
 
     node: str

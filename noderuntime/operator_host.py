@@ -145,6 +145,7 @@ class OperatorHost:
         self._timers = [item for item in member.inputs.values() if item.wiring.period_ns]
         self._watched = [item for item in member.inputs.values() if item.wiring.timeout_ns]
         self._waiting_since = 0.0
+        self._rung = False  # the bell has rung, and is not drained yet
         self.ctx.wait_for_room = self._wait_for_payload_room
         self._published = time.monotonic()
 
@@ -501,8 +502,16 @@ class OperatorHost:
     # --- waiting and control ----------------------------------------------------------------------------------------
 
     def _wait(self, pause_s: float) -> None:
-        """Sleep until the bell rings, control speaks, or `pause_s` is over. With 0 it only looks."""
+        """Sleep until the bell rings, control speaks, or `pause_s` is over. With 0 it only looks.
+
+        The bell that woke us is drained at the next call, when what it rang for has been handled, and then it looks
+        once more instead of sleeping: a ring meanwhile is not lost, and the drain is not in the way of the message.
+        """
         self.log.pass_on()
+        if self._rung:
+            self._rung = False
+            doorbell.drain(self.member.bell)
+            return
         if pause_s > 0:
             if self.log.has_sent:  # that may have eaten the edge of what the runtime has sent
                 self.log.has_sent = False
@@ -514,7 +523,7 @@ class OperatorHost:
         rung = self._poller.poll(pause_s * 1000)
         for fd, _ in rung:
             if fd == self.member.bell:
-                doorbell.drain(fd)
+                self._rung = True
             elif fd == self.dealer.fd:
                 self.control()
             elif self._reload is not None:

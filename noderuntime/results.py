@@ -34,7 +34,7 @@ def rows(children: Iterable[Child], figures: Figures) -> list[SummaryRow]:
                 node=child.id,
                 state=STATES.get(machine.state, machine.state.value),
                 restarts=machine.restarts,
-                messages=messages(figures.get(child.id, {})) or child.handled(),
+                messages=messages(figures[child.id]) if child.id in figures else child.handled(),
                 reason=with_letters(machine.reason, dead),
             )
         )
@@ -47,11 +47,9 @@ def rows_of_none(dataflow: Dataflow, state: str) -> list[SummaryRow]:
 
 
 def messages(figures: Figures) -> int:
-    """Messages that a node took; those that it sent when it has no inputs."""
-    inputs = figures.get("inputs", {})
-    if inputs:
-        return sum(item.get("taken", 0) for item in inputs.values())
-    return sum(figures.get("outputs", {}).values())
+    """Messages that a node took; those that it sent when it took none."""
+    taken = sum(item.get("taken", 0) for item in figures.get("inputs", {}).values())
+    return int(taken or sum(figures.get("outputs", {}).values()))
 
 
 def dead_letters(figures: Figures) -> dict[str, int]:
@@ -71,7 +69,7 @@ def with_letters(reason: str, count: int) -> str:
 
 def made_progress(figures: Figures) -> bool:
     """Whether anything was committed that a later `--resume` could build on. Without figures: who knows."""
-    return not figures or any(messages(node) or sum(node.get("outputs", {}).values()) for node in figures.values())
+    return not figures or any(messages(node) for node in figures.values())
 
 
 def hints(run: str, file: str, found: Sequence[SummaryRow], figures: Figures, kept: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
     HOME/NAME/                      on shared memory, 0700; HOME = /dev/shm/noderuntime-UID, or $NODERUNTIME_HOME/runs
         run.json                    written once by the runtime (see `RunFile` in runs.py)
+        snapshots.json              where snapshots go (see snapshot/settings.py)
         lock                        flock held by the runtime for as long as it lives
         runtime.sock store.sock     ZeroMQ
         space/data.mdb lock.mdb     the space
@@ -11,7 +12,8 @@
     STATE/NAME/                     on disk; STATE = ~/.local/state/noderuntime, or $NODERUNTIME_HOME/state
         logs/STAMP/NODE.jsonl       one JSON object a line: time, node, stream (stdout|stderr|log), text, level, fields
         logs/STAMP/dead-letters.json                       what was left of them when the run ended
-        snapshots/
+        snapshots/                  those of a run without a `snapshots: {to: ...}`
+        snapshots.json              where the snapshots of the last run of this name are
 """
 
 from __future__ import annotations
@@ -32,14 +34,14 @@ ENV_TERMINAL = "NODERUNTIME_TERMINAL"  # "COLUMNSxLINES" when the run is shown o
 def home(env: Mapping[str, str], uid: int) -> Path:
     """The folder of all runs of this user."""
     given = env.get(ENV_HOME)
-    return Path(given) / "runs" if given else Path(f"/dev/shm/noderuntime-{uid}")
+    return Path(given).absolute() / "runs" if given else Path(f"/dev/shm/noderuntime-{uid}")
 
 
 def state_home(env: Mapping[str, str]) -> Path:
     """The folder of logs and default snapshots of all runs of this user."""
     given = env.get(ENV_HOME)
     if given:
-        return Path(given) / "state"
+        return Path(given).absolute() / "state"
     return Path(env.get("XDG_STATE_HOME") or Path(env.get("HOME", "/tmp")) / ".local/state") / "noderuntime"
 
 
@@ -61,6 +63,10 @@ class RunDir:
     @property
     def run_file(self) -> Path:
         return self.root / "run.json"
+
+    @property
+    def snapshots_file(self) -> Path:
+        return self.root / "snapshots.json"
 
     @property
     def lock(self) -> Path:

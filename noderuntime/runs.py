@@ -13,6 +13,7 @@ small.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -112,8 +113,14 @@ def homes(environ: Mapping[str, str]) -> list[Path]:
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder that only this user may enter. Raises RunRefused when somebody else has made it already."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make a folder that only this user may enter. Raises RunRefused when there cannot be one."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno not in {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}:
+            raise
+        hint = f"Set ${ENV_HOME} to a folder of yours."
+        raise RunRefused("", f"{folder} cannot be made: {error.strerror}", hint) from None
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise RunRefused(
@@ -249,12 +256,19 @@ class Held:
 
 
 def hold(
-    name: str, environ: Mapping[str, str], *, resume: bool, fresh: bool, size_bytes: int | None, file: str = "FILE"
+    name: str,
+    environ: Mapping[str, str],
+    *,
+    resume: bool,
+    fresh: bool,
+    size_bytes: int | None,
+    file: str = "FILE",
+    from_snapshot: bool = False,
 ) -> Held:
     """Take the run of that name, as the table of the contract says.
 
     A run of that name that is running, or was interrupted and is neither resumed nor started afresh, is
-    refused.
+    refused. With `from_snapshot` a space that was kept is given up for an older snapshot.
     """
     there = find_run(name, environ)
     notices = []
@@ -280,10 +294,9 @@ def hold(
                 f"and starts anew, `noderuntime clean {name}` removes it.",
             )
         if old is not None and not trusted:
-            notices.append("there was an interrupted run of this name, but the machine was restarted: starting anew")
-        keep = old is not None and trusted and resume and not fresh
-        if resume and old is None:
-            notices.append("there is nothing to resume: starting anew")
+            so = "looking for its last snapshot" if resume else "starting anew"
+            notices.append(f"there was an interrupted run of this name, but the machine was restarted: {so}")
+        keep = old is not None and trusted and resume and not fresh and not from_snapshot
         if not keep:
             _empty(run_dir)
     except BaseException:

@@ -1,7 +1,7 @@
 """The runtime: one loop that carries out what supervision decides. Floor 4.
 
     run = hold the name, lay out the run directory, nursery, store, `open`, bells and pulses, children;
-          turn the loop until every node is done; figures, `quit`, summary
+          turn the loop until every node is done; figures, the last snapshot, `quit`, summary
 
 It decides nothing by itself, never opens the space, and never waits for the store: a child that is stopped inside LMDB
 can hold a lock of the space, and must not freeze the one process that can notice and kill it. The store, too, is a
@@ -35,20 +35,22 @@ from noderuntime.crew import Crew
 from noderuntime.dataflow import Dataflow
 from noderuntime.errors import NodeRuntimeError
 from noderuntime.helpers import STORE_ENTRY, GaveUp, NurseryKeeper, StoreKeeper
-from noderuntime.lockwatch import Holding, LockWatch
+from noderuntime.lockwatch import Holding, LockWatch, Pinning
 from noderuntime.logs import Notes, RunLogs
 from noderuntime.loop import Loop
 from noderuntime.nursery import Order
 from noderuntime.observer import Observer, RunOptions
 from noderuntime.plan import plan
 from noderuntime.protocol import Ask, Message
+from noderuntime.run_snapshots import RunSnapshots
 from noderuntime.runs import Held, RunFile
 from noderuntime.storelink import StoreLink
-from noderuntime.supervision import NEVER
+from noderuntime.supervision import NEVER, State
 
 LOOK_S = 0.1
 WAITING_SHOWN_S = 0.3
 QUIT_S_MAX = 30.0
+OPEN_S_MAX = 3600.0  # a large snapshot may have to be fetched
 GIVE_UP_S = 3.0
 KILL_S = 5.0
 RESERVED_DESCRIPTORS = 8
@@ -69,6 +71,7 @@ def run(dataflow: Dataflow, options: RunOptions, observer: Observer) -> int:
         options.environ,
         resume=options.resume,
         fresh=options.fresh,
+        from_snapshot=options.from_snapshot is not None,
         size_bytes=dataflow.state.size_bytes,
         file=dataflow.file or "FILE",
     )
@@ -119,6 +122,7 @@ class Runtime:
         )
         self._file.write(self._run_dir)
         guard.announce(self._run_dir.root, _farewell(options.name, file))
+        self._snapshots = RunSnapshots(dataflow, options, self._run_dir, self._notes)
         self._loop = Loop()
         self._router = Router(self._run_dir.runtime_socket)
         self._link = StoreLink(self._loop, self._run_dir, f"runtime-{held.epoch}")
@@ -130,6 +134,7 @@ class Runtime:
             "--purge-interval", str(dataflow.state.purge_interval_s),
             "--history", str(dataflow.state.history),
             "--state", json.dumps(dataflow.state.to_plain()),
+            *self._snapshots.store_arguments(held.fresh),
         ]  # fmt: skip
         order = Order("nr-store", env, dataflow.folder or "/", entry=STORE_ENTRY, arguments=arguments)
         self._store = StoreKeeper(self._nursery, self._link, self._notes, order, time.monotonic)
@@ -214,7 +219,9 @@ class Runtime:
     def _look(self, now_s: float) -> None:
         """Some times a second: who hangs, who is stopped, who holds a lock?"""
         holdings: list[tuple[int, Holding]] = []
+        pinnings: list[Pinning] = []
         if self._lock_watch is not None:
+            pinnings = self._lock_watch.look_at_readers(now_s)
             for holding in self._lock_watch.look(now_s):
                 holdings.append((process.process_of_thread(holding.thread) or 0, holding))
         stopped = self._crew.stopped
@@ -222,9 +229,11 @@ class Runtime:
         lock_s = max((held.held_s for pid, held in holdings if pid == store_pid), default=0.0)
         self._nursery.look(now_s, self._nursery.pid in stopped)
         self._store.look(now_s, store_pid in stopped, lock_s)
-        self._crew.look(now_s, holdings)
+        self._crew.look(now_s, holdings, pinnings)
         if not self._nursery.busy:
             self._crew.reap_orphans()
+        if self._phase == "saving":
+            self._snapshots.look(self._link)
         if self._code_watch is not None and not self._stopping:
             self._code_watch.look(now_s)
         self._show_waiting(now_s)
@@ -233,6 +242,9 @@ class Runtime:
         """A phase that is over is followed by the next."""
         if self._phase == "running" and self._crew.done and self._link.idle:
             self._finish()
+            self._link.advance(time.monotonic())
+        elif self._phase == "saving" and self._snapshots.over:
+            self._quit()
             self._link.advance(time.monotonic())
         elif self._phase == "quitting" and self._store.has_ended:
             self._phase = "over"
@@ -268,12 +280,13 @@ class Runtime:
             "nodes": nodes,
             "fingerprint": self._dataflow.fingerprint(),
             "fresh": self._held.fresh,
-            "resume": not self._held.fresh,
+            "resume": self._options.resume,
         }
-        self._link.request("open", arguments, self._opened, self._not_opened)
+        self._link.request("open", arguments, self._opened, self._not_opened, OPEN_S_MAX)
 
     def _opened(self, result: dict[str, Any]) -> None:
         """The space is there: bells, pulses, children."""
+        self._snapshots.opened(result, self._held.fresh)
         try:
             self._lay_out(result)
         except OSError as error:
@@ -282,6 +295,7 @@ class Runtime:
         self._keeps_state = True
         if self._crew.done:
             self._notes.tell("nothing is left to do: every node has ended")
+            self._snapshots.skip_last = True  # the one that says so is there
         if not self._stopping:
             self._crew.start()
             if self._chaos is not None:
@@ -330,6 +344,7 @@ class Runtime:
                 if self._phase == "quitting":
                     self._phase = "over"
                 self._crew.abort()
+                self._snapshots.give_up()
             else:
                 self._code = 128 + number
                 self._notes.tell(f"{signal.Signals(number).name}: stopping (once more: at once)")
@@ -386,9 +401,8 @@ class Runtime:
             self._crew.abort()
 
     def _finish(self) -> None:
-        """Every node is done: last figures, the dead letters, then the store may go."""
-        self._phase = "quitting"
-        self._give_up_at_s = time.monotonic() + QUIT_S_MAX
+        """Every node is done: last figures, the dead letters, the last snapshot, then the store may go."""
+        self._phase = "saving"
         if self._chaos is not None:
             self._chaos.stop()
         self._link.request("figures", {}, self._last_figures, lambda error, text: self._last_figures({}))
@@ -398,6 +412,11 @@ class Runtime:
         for node in results.dead_letters(self._figures):
             arguments = {"node": node, "uids": []}
             self._link.request("letters_show", arguments, self._keep_letters, lambda error, text: None)
+        self._snapshots.take_last(self._link)
+
+    def _quit(self) -> None:
+        self._phase = "quitting"
+        self._give_up_at_s = time.monotonic() + QUIT_S_MAX
         self._link.request("quit", {}, lambda _: None, lambda error, text: None, QUIT_S_MAX)
         self._store.may_end = True
 
@@ -432,6 +451,9 @@ class Runtime:
             report = self._chaos.finish(self._figures)
             self._notes.report(report.lines(), report.facts())
         keep = self._has_to_be_kept()
+        if self._snapshots.problem:
+            kept = ". The state is kept in memory; `--resume` continues from it" if keep else ""
+            self._notes.tell(f"there is no last snapshot: {self._snapshots.problem}{kept}")
         for hint in results.hints(self._file.name, self._file.file, rows, self._figures, keep):
             self._notes.tell(hint)
         if self._letters:
@@ -451,6 +473,8 @@ class Runtime:
             return False  # there was never anything
         if self._phase != "over" or self._gave_up:
             return True
+        if self._snapshots.problem:
+            return not all(child.machine.state is State.ENDED for child in self._crew.children.values())
         return bool(self._crew.failed) and results.made_progress(self._figures)
 
 

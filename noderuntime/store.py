@@ -7,7 +7,7 @@ no LMDB at hand. It may be killed at any time: the space stays, and children go 
 Operations (Request.operation; arguments -> result). Writing ones commit together with the record of the request, so
 one that is repeated after a kill counts once:
 
-    open       nodes, fingerprint, fresh, resume -> numbers, ended, failed
+    open       nodes, fingerprint, fresh, resume -> numbers, ended, failed, dropped, resumed
     claim      node, cause, counts, hands, max_attempts, trace -> incarnation, state, by_reference, attempts, buried
                | ended
     end        node, failed, error -> {}
@@ -16,6 +16,8 @@ one that is repeated after a kill counts once:
     state_*, kvs_*, node_*                              see store_state.py, store_nodes.py and docs/store-api.md
     letters_*                                           see store_letters.py
     quit       -> {}                                    ends the process
+
+Those of store_snapshot.py belong to them when the run keeps snapshots.
 
 Why `touch`: LMDB can be killed between writing its meta page and publishing the transaction's id. Then no reader sees
 that commit until somebody takes the write lock; so somebody does, after every death, before neighbours are rung.
@@ -43,14 +45,18 @@ from noderuntime.channel import Router
 from noderuntime.errors import NodeRuntimeError, ProtocolError, StoreError
 from noderuntime.protocol import VERSION, Reply, Request
 from noderuntime.rundir import RunDir
+from noderuntime.snapshot.restore import restore_newest
+from noderuntime.snapshot.settings import Settings
 from noderuntime.space import claims, keys, records, watching
 from noderuntime.space.claims import Graph, Vertex
 from noderuntime.space.letters import counts
+from noderuntime.space.reconcile import adapt, reconcile
 from noderuntime.space.shared import ttl_to_ns
-from noderuntime.space.space import Space, create, scan
+from noderuntime.space.space import Space, create, open_space, scan
 from noderuntime.store_forward import Forward
 from noderuntime.store_letters import LetterOperations
 from noderuntime.store_nodes import NextEvents, Nodes, SendMessages
+from noderuntime.store_snapshot import Snapshots, say
 from noderuntime.store_start import Start
 from noderuntime.store_state import PURGE_STEP, StateOperations, set_limits, vertex_of
 from noderuntime.store_waits import Waits, WatchKeys
@@ -75,7 +81,7 @@ class Store:
         self.space = space
         with space.read() as txn:
             self.graph: Graph = claims.load(txn)
-        self.actions: dict[str, Callable[[Arguments], Result]] = {}  # that keep their own books
+        self.outside: dict[str, Callable[[Arguments], Result]] = {}  # neither: they need no transaction of the space
         self._looked = 0
         self.seeds: dict[str, bytes] = {}
         self.state = StateOperations(space, lambda id: vertex_of(self.graph, id))
@@ -98,8 +104,7 @@ class Store:
         try:
             if request.version != VERSION:
                 raise ProtocolError(f"protocol version {request.version}; this store speaks {VERSION}")
-            action = self.actions.get(request.operation)
-            result = self._carry_out(request) if action is None else action(request.arguments)
+            result = self._carry_out(request)
             self.state.rings |= self.letters.rings
             self.letters.rings.clear()
             return Reply(request.number, result, "", "")
@@ -111,6 +116,9 @@ class Store:
             return Reply(request.number, {}, "ProtocolError", text)
 
     def _carry_out(self, request: Request) -> Result:
+        outside = self.outside.get(request.operation)
+        if outside is not None:
+            return outside(request.arguments)
         query = self.queries.get(request.operation)
         if query is not None:
             with self.space.read() as txn:
@@ -152,7 +160,11 @@ class Store:
     # --- the runtime ------------------------------------------------------------------------------------------------
 
     def open(self, txn: Any, arguments: Arguments) -> Result:
+        old = claims.load(txn)
+        dropped = reconcile(txn, arguments["nodes"])
         graph = claims.register(txn, arguments["nodes"])
+        adapt(txn, old, graph)
+        resumed = txn.get(keys.fact("resumed"))
         txn.put(keys.fact("fingerprint"), msgpack.packb(arguments["fingerprint"]))
         txn.delete(keys.STOP_ALL)
         if arguments["resume"]:
@@ -172,6 +184,8 @@ class Store:
             "numbers": numbers,
             "ended": [id for id, status in states.items() if status == records.ENDED],
             "failed": [id for id, status in states.items() if status == records.FAILED],
+            "dropped": dropped,
+            "resumed": msgpack.unpackb(resumed) if resumed else {},
         }
 
     def claim(self, txn: Any, arguments: Arguments) -> Result:
@@ -270,13 +284,40 @@ class Store:
             os.close(fd)
 
 
+class Refusing:
+    """In the place of a Store that cannot be: answers every request with the reason, until `quit` comes."""
+
+    def __init__(self, error: NodeRuntimeError) -> None:
+        self._error = error
+
+    def run(self, router: Router) -> int:
+        while True:
+            found = router.receive(HOUSEKEEPING_S)
+            if found is None:
+                continue
+            identity, request = found
+            if not isinstance(request, Request):
+                continue
+            if request.operation == "quit":
+                router.send(identity, Reply(request.number, {}, "", ""))
+                return 0
+            router.send(identity, Reply(request.number, {}, type(self._error).__name__, str(self._error)))
+
+
 class Service:
     """The loop: answers requests, rings bells, and does what has to be done now and then."""
 
     def __init__(
-        self, store: Store, router: Router, run_dir: RunDir, purge_interval_s: float, spec: dict[str, Any] | None
+        self,
+        store: Store,
+        router: Router,
+        run_dir: RunDir,
+        purge_interval_s: float,
+        spec: dict[str, Any] | None,
+        snapshots: Snapshots | None,
     ) -> None:
         self.store = store
+        self._snapshots = snapshots
         self.waits = Waits(self._send)
         self._router = router
         self._purge_interval_s = purge_interval_s
@@ -284,7 +325,7 @@ class Service:
         self.waits.operations["kvs_watch"] = self._watch
         self._poller = select.poll()
         self._nodes = Nodes(run_dir, store.space, self._poll_nodes)
-        store.actions["node_open"] = self._nodes.open
+        store.outside["node_open"] = self._nodes.open
         self._node_bells: list[int] = []
         self.waits.operations["node_next"] = NextEvents(self._nodes)
         self.waits.operations["node_send"] = SendMessages(self._nodes)
@@ -324,6 +365,9 @@ class Service:
             if not self._answer():
                 return 0
             due = min(next_housekeeping, next_purge, self.waits.next_deadline)
+            if self._snapshots is not None:
+                self._snapshots.tick()
+                due = min(due, self._snapshots.due_s)
             self._poller.poll(max(0.0, due - time.monotonic()) * 1000)
 
     def _answer(self) -> bool:
@@ -405,24 +449,56 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--purge-interval", type=float, default=60.0)
     parser.add_argument("--history", type=int, help="changes kept; default: as before")
     parser.add_argument("--state", help="the `state:` section as JSON, see store_start.py; default: as before")
+    parser.add_argument("--snapshots", type=Path, help="settings of the snapshots, see snapshot/settings.py")
+    parser.add_argument("--resume", action="store_true", help="when there is no space, make it from a snapshot")
+    parser.add_argument("--from", dest="from_snapshot", type=int, help="from this one")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     run_dir = RunDir(options.run_dir)
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    settings = Settings.read(options.snapshots) if options.snapshots else None
+    snapshots = None
+    space = None
+    store: Store | Refusing
     try:
-        space = create(run_dir.space, options.size, boot_id)
+        resumed = _make_space(run_dir, options, settings)
+        space = open_space(run_dir.space)
+        store = Store(space)
+        if settings is not None:
+            snapshots = Snapshots(space, settings, resumed, say)
+            store.outside.update(snapshots.operations)
     except NodeRuntimeError as error:
-        print(error, file=sys.stderr)
-        return 2
+        store = Refusing(error)
     with Router(run_dir.store_socket) as router:
-        with space.write() as txn:
-            set_limits(txn, options.history, ttl_to_ns(json.loads(options.state or "{}").get("ttl")))
-        spec = json.loads(options.state) if options.state else None
-        service = Service(Store(space), router, run_dir, options.purge_interval, spec)
-        code = service.run()
-        service.close()
-    space.close()
+        if isinstance(store, Refusing):
+            code = store.run(router)
+        else:
+            spec = json.loads(options.state) if options.state else None
+            with store.space.write() as txn:
+                set_limits(txn, options.history, ttl_to_ns((spec or {}).get("ttl")))
+            service = Service(store, router, run_dir, options.purge_interval, spec, snapshots)
+            code = service.run()
+            service.close()
+    if snapshots is not None:
+        snapshots.close()
+    if space is not None:
+        space.close()
     return code
+
+
+def _make_space(run_dir: RunDir, options: argparse.Namespace, settings: Settings | None) -> bool:
+    """Make the space when it is not there: from a snapshot if that was asked for. Whether its history goes on."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    is_there = (run_dir.space / "data.mdb").exists()
+    restored = None
+    if not is_there and options.resume and settings is not None:
+        backend = settings.open()
+        try:
+            restored = restore_newest(backend, run_dir.space, options.size, boot_id, options.from_snapshot)
+        finally:
+            backend.close()
+    space = create(run_dir.space, options.size, boot_id)
+    space.close()
+    return is_there or restored is not None
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ Rules
     answered; that is not the child's fault.) A node without inputs and outputs need not say hello at all.
 4.  One handler call may take `health_check_timeout`. A child that is stopped (SIGSTOP) for STOPPED_S_MAX, or
     that holds the write lock while it is stopped, or for LOCK_S_MAX, is killed too: it would freeze all
-    others. Waiting for input or for room is not hanging.
+    others. So is one that keeps a read transaction open for PIN_S_MAX while others write: the space would
+    grow without bound. Waiting for input or for room is not hanging.
 5.  A death is a failure unless the node had ended, or was asked to stop or to reload. `restart_policy`
     decides: never -> FAILED; on-failure, always -> a new life. Exit 0 of a custom node is its end, except
     under `always`.
@@ -67,6 +68,7 @@ from noderuntime.protocol import EXIT_FENCED, EXIT_RELOAD
 
 STOPPED_S_MAX = 0.5
 LOCK_S_MAX = 3.0
+PIN_S_MAX = 1.0
 TERM_S = 2.0
 DEAF_GRACE_S = 1.0
 NEVER = math.inf
@@ -230,13 +232,15 @@ class Vitals:
     """What the loop sees of a live child, some times a second.
 
     `commits` in this life; `handling_s`: for how long the present handler call has been running (0 = none);
-    `lock_s`: for how long it has held the write lock (0 = it does not).
+    `lock_s`: for how long it has held the write lock (0 = it does not); `pinned_s`: for how long it has had
+    a read transaction open that others have written behind (0 = it has not).
     """
 
     commits: int = 0
     handling_s: float = 0.0
     stopped: bool = False
     lock_s: float = 0.0
+    pinned_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,6 +511,9 @@ class Supervision:
             return self._kill(Death(f"held the write lock for more than {LOCK_S_MAX:g} s", False))
         if now_s - self._stopped_since_s >= STOPPED_S_MAX:
             return self._kill(Death("was stopped (SIGSTOP)", False))
+        if event.pinned_s > PIN_S_MAX:
+            why = f"kept a read transaction (a `kvs.snapshot()`, say) open for more than {PIN_S_MAX:g} s"
+            return self._kill(Death(why, False))
         if limit_s is not None and event.handling_s > limit_s and self.state is State.RUNNING:
             return self._kill(Death(f"hung: one handler call took longer than {limit_s:g} s", True))
         return []

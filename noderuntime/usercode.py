@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -32,7 +33,7 @@ def load(path: str, module: str, name: str) -> Any:
             raise
         raise OperatorError("import", describe(error), user_trace(error)) from None
     found = getattr(loaded, name, None)
-    where = path or module
+    where = os.path.relpath(path) if path else module  # as it stands in the dataflow file, or nearly
     if found is None:
         classes = [n for n, value in vars(loaded).items() if callable(value) and not n.startswith("_")]
         known = ", ".join(classes[:10]) or "nothing that could be one"

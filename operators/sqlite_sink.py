@@ -8,8 +8,8 @@
 
 A row is written before its event is committed. If that commit does not happen, the event comes again, with
 the same uid, and the row is written again over itself. A run that resumes from a snapshot first removes the
-rows of what the snapshot has not seen. Uids count from 1 in each new run, so give each run a table of its
-own, or an empty one.
+rows of what the snapshot has not seen. Uids count from 1 in each new run, whose first message removes the
+rows of the same source that an earlier run has left: give each run a table of its own to keep them.
 """
 
 from __future__ import annotations
@@ -47,16 +47,23 @@ class Operator:
             raise ValueError(f"config: path: {path}: {error} (in {Path.cwd()})") from None
         weakref.finalize(self, self.database.close)
 
+        self.known: set[str] = set()  # sources whose rows of another history were removed
+
     def restore_state(self, state: dict[str, bytes]) -> None:
         for source, number in state.items():
-            self.database.execute(
-                f"DELETE FROM {self.table} WHERE source = ? AND number > ?", (source, int(number))
-            )
+            self.forget(source, int(number))
+
+    def forget(self, source: str, number: int) -> None:
+        """Remove what lies above the last message that is committed: it belongs to a history that did not last."""
+        self.database.execute(f"DELETE FROM {self.table} WHERE source = ? AND number > ?", (source, number))
+        self.known.add(source)
 
     def on_event(self, event: Event, ctx: Context) -> None:
         if event["type"] == "INPUT" and "uid" in event:
             uid, source = event["uid"], event["source"]
             number = int(uid.rpartition("#")[2])
+            if source not in self.known:  # nothing of it is committed yet, but a lost history may have left rows
+                self.forget(source, number - 1)
             sent = event["timestamp"].isoformat()
             row = (uid, source, number, sent, _json(event["metadata"]), _json(event["value"]))
             self.database.execute(f"INSERT OR REPLACE INTO {self.table} VALUES (?, ?, ?, ?, ?, ?)", row)

@@ -6,9 +6,11 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +33,7 @@ class Forker:
     def __init__(self) -> None:
         script = Path(__file__).parent / "forker.py"
         self.process = subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.outputs = Path(tempfile.mkdtemp())  # not on shared memory: it may be full
         self.ended: dict[int, int] = {}
         self.begun: list[int] = []
         self._rest = b""
@@ -62,6 +65,7 @@ class Forker:
         self.process.stdin.close()
         self.process.wait(WAIT_S)
         self.process.stdout.close()
+        shutil.rmtree(self.outputs)
 
 
 class Child:
@@ -167,7 +171,7 @@ class Run(Net):
             file = self.folder / f"{node}.py"
             file.write_text(program)
             what = str(file)
-        output = self.folder / f"{node}-{life}.txt"
+        output = self.forker.outputs / f"{len(self.forker.begun)}-{node}-{life}.txt"
         given = {ENV_RUN_DIR: str(self.folder), ENV_NODE: node, ENV_LIFE: str(life), **(env or {})}
         pid = self.forker.start(env=given, cwd=str(self.folder), output=str(output), run=what)
         child = Child(self, node, pid, output)

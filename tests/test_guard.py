@@ -144,14 +144,18 @@ return 0
 
 def test_detached_the_launcher_goes_as_soon_as_the_run_has_started() -> None:
     body = """
-print("before", flush=True)
+print(os.getpid(), os.getppid(), flush=True)
 guard.started()
 print("nobody reads this", flush=True)
 time.sleep(1000)
 """
     with begin(body, ", detach=True") as program:
+        runtime, above = (int(pid) for pid in line_of(program))
         out, errors = program.communicate(timeout=WAIT_S)
-    assert (program.returncode, out, errors) == (0, "before\nguard ends with 0\n", "")
+    assert (program.returncode, out, errors) == (0, "guard ends with 0\n", "")
+    assert os.getsid(above) == above
+    os.kill(runtime, signal.SIGKILL)
+    wait_dead(runtime, above)
 
 
 def test_detached_what_fails_before_the_start_is_the_launcher_s_code() -> None:

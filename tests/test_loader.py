@@ -98,7 +98,13 @@ def test_a_missing_node_file_is_told_at_its_line_with_the_nearest_one(tmp_path: 
     error = refused(tmp_path, "path: sourse.py", "source.py")
     assert (error.line, error.column) == (2, 17)
     assert "'sourse.py' does not exist" in error.what
-    assert "source.py" in error.hint
+    assert "Did you mean 'source.py'?" in error.hint
+
+
+def test_only_a_python_file_with_a_similar_name_is_suggested_for_a_missing_node_file(tmp_path: Path) -> None:
+    assert "Did you mean 'sums/source.py'?" in refused(tmp_path, "path: sums/sourse", "sums/source.py").hint
+    assert "Did you mean" not in refused(tmp_path, "path: nothere.py", "camera.py").hint
+    assert "Did you mean" not in refused(tmp_path, "path: flow", "camera.py").hint
 
 
 def test_a_missing_operator_file_is_told_at_its_line(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import lmdb
 import pytest
 
 from noderuntime import process
-from noderuntime.lockwatch import LockWatch
+from noderuntime.lockwatch import LockWatch, Pinning
 
 
 @pytest.fixture
@@ -70,3 +70,24 @@ def test_a_file_that_is_no_lock_file_is_not_watched(tmp_path: Path) -> None:
     watch = LockWatch(path)
     assert watch.look(0.0) == []
     watch.close()
+
+
+def test_a_reader_that_others_have_written_behind_pins_pages(env: lmdb.Environment, watch: LockWatch) -> None:
+    with env.begin() as reader:
+        assert watch.look_at_readers(0.0) == []
+        with env.begin(write=True) as txn:
+            txn.put(b"key", b"value")
+        assert watch.look_at_readers(1.0) == [Pinning(os.getpid(), 0.0)]
+        assert watch.look_at_readers(3.5) == [Pinning(os.getpid(), 2.5)]
+        assert reader.get(b"key") is None
+    assert watch.look_at_readers(4.0) == []
+    with env.begin():
+        assert watch.look_at_readers(5.0) == []
+
+
+def test_readers_that_come_and_go_pin_for_no_time(env: lmdb.Environment, watch: LockWatch) -> None:
+    for now_s in range(5):
+        with env.begin():
+            with env.begin(write=True) as txn:
+                txn.put(b"key", str(now_s).encode())
+            assert watch.look_at_readers(float(now_s)) == [Pinning(os.getpid(), 0.0)]

@@ -308,6 +308,12 @@ def test_an_operator_killed_from_outside_is_restarted_at_once_and_its_message_is
         ([Vitals(0, 2.5)], Exited(-9, HANDS), "hung: one handler call took longer than 2 s", True),
         ([Vitals(0, 0.0, True, 0.1)], Exited(-9, HANDS), "was stopped while it held the write lock", False),
         ([Vitals(0, 0.0, False, 4.0)], Exited(-9, HANDS), "held the write lock for more than 3 s", False),
+        (
+            [Vitals(pinned_s=1.1)],
+            Exited(-9, HANDS),
+            "kept a read transaction (a `kvs.snapshot()`, say) open for more than 1 s",
+            False,
+        ),
     ],
 )
 def test_which_deaths_count_towards_max_attempts(

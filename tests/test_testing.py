@@ -212,7 +212,7 @@ def test_keys_and_values_have_limits(call: str) -> None:
     with pytest.raises(ValueTooLarge) as large:
         attempt("k", b"v" * 1_000_001)
     assert (large.value.size_bytes, large.value.limit_bytes) == (1_000_001, 1_000_000)
-    with pytest.raises(TypeError, match="is bytes, not str"):
+    with pytest.raises(TypeError, match="must be bytes, not str"):
         attempt("k", "text")
     with pytest.raises(TypeError, match="str, not int"):
         attempt(1, b"")

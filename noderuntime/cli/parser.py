@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "reload": ("control", "reload", "let an operator of a run take over its changed code"),
     "clean": ("control", "clean", "remove what interrupted and failed runs left behind"),
     "state": ("state", "state", "read and write the state of a run"),
+    "snapshot": ("snapshot", "snapshot", "take, list and check the snapshots of a run"),
     "dead-letters": ("letters", "dead_letters", "look at messages that failed for good; replay or drop them"),
     "demo": ("demo", "demo", "see it survive: an operator that is killed every second"),
 }
@@ -28,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 
 OPERATIONS = {
     "state": ("ls", "get", "set", "rm", "watch", "diff"),
+    "snapshot": ("take", "ls", "verify"),
     "dead-letters": ("ls", "show", "replay", "drop"),
 }
 
@@ -134,8 +136,12 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     run.add_argument("-d", "--detach", action="store_true", help="return when it is up, and print its name")
     run.add_argument("--name", help="name of the run (default: the file's name without its ending)")
     run.add_argument("--stop-after", type=seconds, metavar="TIME", help="stop after that long, such as 10s")
-    about = "go on with what an interrupted or failed run of this name left"
+    about = "go on with the last run of this name: with what it left in memory, or from its last snapshot"
     run.add_argument("--resume", action="store_true", help=about)
+    run.add_argument(
+        "--from", dest="from_snapshot", type=int, metavar="SNAPSHOT",
+        help="go on from this snapshot (see `snapshot ls`)",
+    )  # fmt: skip
     run.add_argument("--fresh", action="store_true", help="forget what an interrupted run of this name left")
     _env(run, "a variable for all nodes, and for $K in the file; may be repeated")
     run.add_argument("--abort-on-failure", action="store_true", help="stop when a node fails for good")
@@ -184,6 +190,7 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     _json(clean)
 
     _build_state(parsers["state"])
+    _build_snapshot(parsers["snapshot"])
     _build_letters(parsers["dead-letters"])
 
     demo = parsers["demo"]
@@ -217,6 +224,21 @@ def _build_state(state: Parser) -> None:
             operation.add_argument("key", metavar="KEY")
         if name == "set":
             operation.add_argument("value", metavar="VALUE", help="text, stored as UTF-8; - reads stdin")
+        _json(operation)
+
+
+def _build_snapshot(snapshot: Parser) -> None:
+    operations = snapshot.add_subparsers(
+        dest="operation", metavar="OPERATION", required=True, parser_class=Parser
+    )
+    for name, about in (
+        ("take", "take one now, and wait until it is safe"), ("ls", "list them, the newest first"),
+        ("verify", "read them, every byte, and say which are good"),
+    ):  # fmt: skip
+        operation = operations.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        operation.add_argument("--run", metavar="RUN", help="may be left out when there is just one")
+        if name == "verify":
+            operation.add_argument("snapshot", metavar="SNAPSHOT", nargs="?", type=int, help="only this one")
         _json(operation)
 
 

@@ -26,13 +26,12 @@ from noderuntime.observer import Observer, RunOptions
 
 def run(options: Namespace) -> int:
     """Run a dataflow. Returns the exit code of the run; with -d, 0 as soon as it is up."""
+    dataflow = load(options.file, overrides=dict(options.env))
     name = run_name(options.name, options.file)
     if options.chaos == 0:
         raise UsageError("--chaos 0s would be one kill after the other; give a time such as 1s", "noderuntime run")
     if options.seed is not None and options.chaos is None:
         raise UsageError("--seed says which kills to repeat; it needs --chaos TIME", "noderuntime run")
-    overrides = dict(options.env)
-    dataflow = load(options.file, overrides=overrides)
     for warning in check_files(dataflow):
         output.warn(warning)
     if not options.detach:
@@ -89,7 +88,8 @@ def _runtime(
             name=name,
             environ=os.environ,
             extra_env=dict(options.env),
-            resume=options.resume,
+            resume=options.resume or options.from_snapshot is not None,
+            from_snapshot=options.from_snapshot,
             fresh=options.fresh,
             stop_after_s=options.stop_after,
             abort_on_failure=options.abort_on_failure,

@@ -21,6 +21,7 @@ import mmap
 import os
 import struct
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -37,10 +38,11 @@ if TYPE_CHECKING:
 
 SEGMENT_BYTES_MIN = 64 * 1024
 THRESHOLD_BYTES = 64 * 1024  # smaller bodies travel in the message itself
+PROBE_S = 0.0002  # between two tries to lock a segment that its owner holds
 
-_REFERENCE = struct.Struct("<HIQQ")  # owner, number, generation, length
+REFERENCE = struct.Struct("<HIQQ")  # owner, number, generation, length
 _RECORD = struct.Struct("<QQQ")  # generation, size, references
-REFERENCE_BYTES = _REFERENCE.size
+REFERENCE_BYTES = REFERENCE.size
 
 
 class Dropped(Exception):
@@ -49,7 +51,7 @@ class Dropped(Exception):
 
 def adjust(txn: Any, reference: bytes, change: int) -> None:
     """Count `change` more references, by messages, to the segment in `reference`."""
-    owner, number, generation, _ = _REFERENCE.unpack_from(reference)
+    owner, number, generation, _ = REFERENCE.unpack_from(reference)
     key = keys.segment(owner, number)
     record = txn.get(key)
     _, size, references = _RECORD.unpack(record) if record else (0, 0, 0)
@@ -73,15 +75,21 @@ def referenced(txn: Any) -> Iterator[tuple[int, int, int, int]]:
             yield owner, number, generation, references
 
 
+def sizes(txn: Any) -> Iterator[tuple[int, int, int]]:
+    """(owner, number, size in bytes) of every segment that the space knows."""
+    for key, record in scan(txn, keys.SEGMENT_PREFIX):
+        yield *keys.parse_segment(key), _RECORD.unpack(record)[1]
+
+
 def referenced_bytes(reference: bytes) -> int:
     """The length of what `reference` points to."""
-    length: int = _REFERENCE.unpack(reference)[3]
+    length: int = REFERENCE.unpack(reference)[3]
     return length
 
 
 def read_segment(folder: Path, reference: bytes) -> bytes:
     """A copy of what `reference` points to, for somebody who knows that a message or a dead letter refers to it."""
-    owner, number, _, length = _REFERENCE.unpack_from(reference)
+    owner, number, _, length = REFERENCE.unpack_from(reference)
     with open(segment_path(folder, owner, number), "rb") as file:
         return file.read(length)
 
@@ -112,7 +120,7 @@ class Segment:
         self.users = 0
 
     def reference(self, length: int) -> bytes:
-        return _REFERENCE.pack(self.owner, self.number, self.generation, length)
+        return REFERENCE.pack(self.owner, self.number, self.generation, length)
 
     def seal(self) -> None:
         """It is filled: from here on receivers may take it, once the message is committed."""
@@ -280,6 +288,14 @@ class _Mapped:
             fcntl.flock(self.fd, fcntl.LOCK_UN)
 
 
+def _lock_shared(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 class SegmentViews:
     """What this process reads of others' segments: read-only views, valid for as long as anybody keeps them."""
 
@@ -295,25 +311,27 @@ class SegmentViews:
         import numpy as np
 
         self.work_off()
-        owner, number, _, length = _REFERENCE.unpack_from(reference)
+        owner, number, _, length = REFERENCE.unpack_from(reference)
         with self._lock:
             mapped = self._mapped.get((owner, number))
             if mapped is None:
                 mapped = self._mapped[owner, number] = _Mapped(segment_path(self._folder, owner, number))
-            if not mapped.leases:
-                try:
-                    fcntl.flock(mapped.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise Dropped from None  # its owner fills it anew, so nothing refers to it any more
+            while not mapped.leases and not _lock_shared(mapped.fd):
+                # its owner fills it anew, so nothing refers to it; or only looks for one that is free
+                if not self._exists(key):
+                    raise Dropped
+                time.sleep(PROBE_S)
             mapped.leases += 1
-            with self._space.read() as txn:
-                exists = txn.get(key) is not None
-            if not exists:
+            if not self._exists(key):
                 mapped.release()
                 raise Dropped
         root: NDArray[np.uint8] = np.frombuffer(mapped.map, dtype=np.uint8, count=length)
         weakref.finalize(root, self._released.append, mapped).atexit = False
         return root
+
+    def _exists(self, key: bytes) -> bool:
+        with self._space.read() as txn:
+            return txn.get(key) is not None
 
     def work_off(self) -> None:
         """Give back the leases whose views are gone. Finalizers run at any moment, so they only append to a list."""

@@ -91,7 +91,8 @@ def check_value(what: str, value: object) -> bytes:
     """`value` as bytes of its own. Raises TypeError for what is not bytes-like, ValueTooLarge above the limit."""
     if type(value) is not bytes:
         if not isinstance(value, bytes | bytearray | memoryview):
-            raise TypeError(f"{what} is bytes, not {type(value).__name__}; encode it first, for instance with msgpack")
+            kind = type(value).__name__
+            raise TypeError(f"{what} must be bytes, not {kind}; encode it first, for instance with msgpack")
         value = bytes(value)
     if len(value) > VALUE_BYTES_MAX:
         raise ValueTooLarge(what, len(value), VALUE_BYTES_MAX)

@@ -144,7 +144,8 @@ class MemoryState(State):
     def snapshot(self) -> Iterator[MemoryView]:
         """Several reads of one moment: `with kvs.snapshot() as view: view.get(a), view.get(b)`.
 
-        Keep it short: as long as it is open, the memory of everything written meanwhile cannot be reused.
+        Keep it short: as long as it is open, the memory of everything written meanwhile cannot be reused. A process
+        that keeps one open for a second while others write is killed.
         """
         self._check_open()
         with self._space.read() as txn:

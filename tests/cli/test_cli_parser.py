@@ -56,9 +56,17 @@ def test_what_is_wrong_is_a_usage_error(line: str) -> None:
 
 
 def test_options_that_come_with_later_versions_are_refused_rather_than_ignored() -> None:
-    for option in ("--resume",):
+    for option in ("--dora",):
         with pytest.raises(UsageError):
             parse(["run", "a.yml", option])
+
+
+def test_the_options_of_surviving_are_understood() -> None:
+    options = parse(["run", "a.yml", "--chaos", "500ms", "--seed", "7", "--watch", "--resume"])
+    assert (options.chaos, options.seed, options.watch, options.resume) == (0.5, 7, True, True)
+    options = parse(["dead-letters", "replay", "--run", "r", "sums", "a/n#1", "a/n#2"])
+    assert (options.operation, options.run, options.node, options.uids) == ("replay", "r", "sums", ["a/n#1", "a/n#2"])
+    assert parse(["demo"]).stop_after == 15.0
 
 
 def test_run_understands_its_options() -> None:

@@ -48,11 +48,12 @@ class Terminal:
         self.file = open(slave, "w")  # noqa: SIM115
 
     def text(self) -> str:
-        os.set_blocking(self.master, False)
-        try:
-            return os.read(self.master, 1 << 20).decode()
-        except BlockingIOError:
-            return ""
+        """Reads up to a mark: what was written to a pty arrives at its other end a little later."""
+        os.write(self.file.fileno(), b"\0")
+        read = b""
+        while not read.endswith(b"\0"):
+            read += os.read(self.master, 1 << 16)
+        return read[:-1].decode()
 
     def close(self) -> None:
         self.file.close()

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+OPERATORS = {"source": "Numbers", "worker": "Worker", "adder": "Adder"}
+
+
 @dataclass(slots=True)
 class Link:
     """An input of a node: where it comes from, and its queue."""
@@ -23,7 +26,7 @@ class Link:
 
 @dataclass(slots=True)
 class Vertex:
-    """`role`: source | worker (operators), counting | writing (custom nodes)."""
+    """`role`: source | worker | adder (operators), counting | writing (custom nodes)."""
 
     role: str
     inputs: dict[str, Link] = field(default_factory=dict)
@@ -32,7 +35,7 @@ class Vertex:
 
     @property
     def is_operator(self) -> bool:
-        return self.role in ("source", "worker")
+        return self.role in OPERATORS
 
 
 @dataclass(slots=True)
@@ -64,8 +67,8 @@ class Flow:
                 "max_restart_delay": "50ms", "max_attempts": 0,
             }  # fmt: skip
             if vertex.is_operator:
-                name = "Numbers" if vertex.role == "source" else "Worker"
-                node["operator"] = {"python": f"cast.py:{name}", "inputs": inputs, "outputs": vertex.outputs}
+                python = f"cast.py:{OPERATORS[vertex.role]}"
+                node["operator"] = {"python": python, "inputs": inputs, "outputs": vertex.outputs}
             else:
                 node |= {"path": "cast.py", "args": vertex.role, "inputs": inputs, "outputs": vertex.outputs}
             nodes.append(node)

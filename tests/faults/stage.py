@@ -75,12 +75,13 @@ class Stage:
                 return {node["id"]: node for node in answer.result["nodes"]}
         return None
 
-    def complete(self, flow: Flow, rng: random.Random | None = None, every_s: float = 0.05, kills: int = 25) -> None:
+    def complete(self, flow: Flow, rng: random.Random | None = None, every_s: float = 0.05, kills: int = 25, within_s: float = RUN_S_MAX) -> int:
         """Wait until all nodes but the keeper have ended; a runtime that dies is resumed.
 
-        With `rng`, about every `every_s` some process of the run is killed from outside, `kills` times in all.
+        With `rng`, about every `every_s` some process of the run is killed from outside, `kills` times at most. Returns how many were.
         """
-        deadline_s = time.monotonic() + RUN_S_MAX
+        left = kills
+        deadline_s = time.monotonic() + within_s
         next_kill_s = time.monotonic() + 0.5
         while True:
             assert self.running is not None
@@ -89,15 +90,15 @@ class Stage:
             if code is not None:
                 self._resume(code)
                 continue
-            if rng is not None and kills and time.monotonic() > next_kill_s:
-                kills -= self.kill_somebody(rng)
+            if rng is not None and left and time.monotonic() > next_kill_s:
+                left -= self.kill_somebody(rng)
                 next_kill_s = time.monotonic() + rng.expovariate(1 / every_s)
             status = self.ask()
             if status is not None:
                 states = {node["state"] for id, node in status.items() if id != "keeper"}
                 assert "failed" not in states, f"{status}; {self.told()}"
                 if states == {"ended"}:
-                    return
+                    return kills - left
             time.sleep(0.01)
 
     def _resume(self, code: int) -> None:
@@ -114,6 +115,17 @@ class Stage:
     @property
     def environ(self) -> dict[str, str]:
         return {**os.environ, "NODERUNTIME_HOME": str(self.folder.home)}
+
+    def pid(self, node: str) -> int:
+        """Of a node that runs now; else 0."""
+        found = (self.ask() or {}).get(node, {})
+        return int(found["pid"]) if found.get("state") == "running" else 0
+
+    def kill(self, node: str, number: int = signal.SIGKILL) -> int:
+        """Signal the process of a node, once it runs. Returns its pid."""
+        pid = int(wait_until(lambda: self.pid(node), f"{node} to run"))
+        os.kill(pid, number)
+        return pid
 
     def kill_somebody(self, rng: random.Random) -> bool:
         """SIGKILL to a child of the runtime, whichever. False when there was none to be killed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from kit import MB, Net, commit, staged
 
 from noderuntime.errors import StoreFull, ValueTooLarge
-from noderuntime.space import records
+from noderuntime.space import records, segments
 from noderuntime.space.commit import Commits, Staged
 from noderuntime.space.segments import (
     SEGMENT_BYTES_MIN,
@@ -165,6 +166,18 @@ def test_a_message_that_was_dropped_in_hand_is_not_read(net: Net, sender: Sender
     with pytest.raises(Dropped):
         see(views, in_hand)
     assert (see(views, net.messages(newest)[0]) == 2).all()
+
+
+def test_a_message_whose_segment_its_owner_only_looks_at_is_waited_for(
+    net: Net, sender: Sender, views: SegmentViews, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = net.begin("left")
+    sender.send(frame(5))
+    (path,) = (net.folder / "segments").iterdir()
+    with open(path, "rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_EX)
+        monkeypatch.setattr(segments.time, "sleep", lambda seconds: fcntl.flock(looking, fcntl.LOCK_UN))
+        assert (see(views, net.messages(left)[0]) == 5).all()
 
 
 def test_dropped_discarded_and_emptied_messages_let_go_of_their_segments(net: Net, sender: Sender) -> None:

@@ -1,0 +1,152 @@
+"""`snapshot take|ls|verify`: the snapshots of runs, of those too that have ended or were lost.
+
+`take` asks the store of a live run. `ls` and `verify` look where the last run of that name kept its snapshots.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from argparse import Namespace
+from typing import Any
+
+from noderuntime.cli import output
+from noderuntime.cli.ask import StoreClient
+from noderuntime.cli.choose import choose, known_runs
+from noderuntime.cli.output import CommandError
+from noderuntime.cli.text import duration
+from noderuntime.errors import NotRunning, SnapshotCorrupt
+from noderuntime.identifiers import directory_name, nearest
+from noderuntime.rundir import state_home
+from noderuntime.snapshot.backend import Listed
+from noderuntime.snapshot.settings import FILE, Settings
+
+LOOK_S = 0.05
+
+
+def snapshot(options: Namespace) -> int:
+    """Carry out one `snapshot` command."""
+    return {"take": _take, "ls": _ls, "verify": _verify}[options.operation](options)
+
+
+def _take(options: Namespace) -> int:
+    run = choose(options.run)
+    with StoreClient(run.name, run.run_dir.store_socket) as store:
+        ticket = store.request("snapshot_take", {"why": "asked"})["ticket"]
+        while True:
+            found = store.request("snapshot_status", {"ticket": ticket})
+            if found["state"] == "done":
+                break
+            if found["state"] == "failed":
+                raise CommandError(f"no snapshot was taken: {found['error']}")
+            if found["state"] == "unknown":  # the store was killed meanwhile
+                ticket = store.request("snapshot_take", {"why": "asked"})["ticket"]
+            time.sleep(LOOK_S)
+    taken = found["snapshot"]
+    if options.json:
+        output.result_json(taken)
+    else:
+        output.result(f"{taken['number']}")
+        output.tell(f"{taken['kind']}, {taken['bytes']} bytes, in {taken['took_s']:.3f} s")
+    return output.OK
+
+
+def _ls(options: Namespace) -> int:
+    settings = _settings(options.run)
+    backend = settings.open()
+    try:
+        listed: list[Listed] = backend.snapshots()
+    finally:
+        backend.close()
+    if options.json:
+        output.result_json([_plain(item) for item in listed])
+    elif listed:
+        heads = ("SNAPSHOT", "AGE", "KIND", "BYTES", "KEYS", "WHY", "STATE")
+        output.result_table(heads, [_row(item) for item in listed])
+    else:
+        output.tell(f"{settings.run} has no snapshots in {backend.place}")
+    return output.OK
+
+
+def _row(item: Listed) -> tuple[Any, ...]:
+    manifest = item.manifest
+    if manifest is None:
+        return (item.number, "-", "-", "-", "-", "-", f"damaged: {item.problem}")
+    age = duration(max(0.0, (time.time_ns() - manifest.created_ns) / 1e9))
+    kind = "full" if manifest.full else f"on {manifest.chain[-1]}"
+    state = "finished" if manifest.finished else "can be resumed"
+    return (item.number, age, kind, manifest.size_bytes, manifest.keys, manifest.why, state)
+
+
+def _plain(item: Listed) -> dict[str, Any]:
+    manifest = item.manifest
+    if manifest is None:
+        return {"snapshot": item.number, "problem": item.problem}
+    return {
+        "snapshot": item.number,
+        "problem": "",
+        "run": manifest.run,
+        "created": manifest.created_ns / 1e9,
+        "kind": "full" if manifest.full else "incremental",
+        "chain": list(manifest.chain),
+        "bytes": manifest.size_bytes,
+        "keys": manifest.keys,
+        "why": manifest.why,
+        "finished": manifest.finished,
+        "fingerprint": manifest.fingerprint,
+        "cut": manifest.cut,
+        "counts": manifest.counts,
+    }
+
+
+def _verify(options: Namespace) -> int:
+    """Read them all, every byte. Exit code 1 when one is damaged."""
+    settings = _settings(options.run)
+    backend = settings.open()
+    results = []
+    try:
+        listed: list[Listed] = backend.snapshots()
+        for item in listed:
+            if options.snapshot is None or item.number == options.snapshot:
+                problem = item.problem
+                if item.manifest is not None:
+                    try:
+                        backend.verify(item.number)
+                    except SnapshotCorrupt as error:
+                        problem = error.what
+                results.append((item.number, problem))
+    finally:
+        backend.close()
+    if options.snapshot is not None and not results:
+        raise CommandError(f"there is no snapshot {options.snapshot} in {backend.place}")
+    if options.json:
+        output.result_json([{"snapshot": number, "good": not why, "problem": why} for number, why in results])
+    elif results:
+        rows = [(number, f"damaged: {why}" if why else "good") for number, why in results]
+        output.result_table(("SNAPSHOT", "STATE"), rows)
+    else:
+        output.tell(f"{settings.run} has no snapshots in {backend.place}")
+    return output.FAILED if any(why for _, why in results) else output.OK
+
+
+def _settings(name: str | None) -> Settings:
+    """Where the snapshots are of the run of that name, or of the only one there is."""
+    state = state_home(os.environ)
+    if name is None:
+        live = [run.name for run in known_runs()]
+        if len(live) == 1:
+            name = live[0]
+    if name is not None:
+        settings = Settings.read(state / directory_name(name) / FILE)
+        if settings is not None:
+            return settings
+    known = [settings for path in sorted(state.glob(f"*/{FILE}")) if (settings := Settings.read(path))]
+    if name is None and len(known) == 1:
+        return known[0]
+    names = [settings.run for settings in known]
+    if name is None:
+        if not names:
+            raise NotRunning("there was no run yet")
+        raise CommandError(f"which run? Say --run with one of: {', '.join(names)}", output.USAGE)
+    near = nearest(name, names)
+    raise NotRunning(f"there was no run {name!r}", f"Did you mean {near!r}?" if near else f"There were: {names}")

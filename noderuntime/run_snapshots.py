@@ -1,0 +1,133 @@
+"""The runtime's part in snapshots: what the store is told, what people are told, and the last one of a run. Floor 4.
+
+The last one is asked for and looked after ten times a second, never waited for. A store that is killed meanwhile knows
+nothing of it; then it is asked for again.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from noderuntime.dataflow import Dataflow
+from noderuntime.identifiers import directory_name
+from noderuntime.logs import Notes
+from noderuntime.observer import RunOptions
+from noderuntime.rundir import RunDir, state_home
+from noderuntime.snapshot.guarantee import guarantee
+from noderuntime.snapshot.settings import FILE, SPOOL, Settings
+from noderuntime.storelink import StoreLink
+
+SAVING_SHOWN_S = 3.0
+
+
+def settings_of(dataflow: Dataflow, options: RunOptions) -> Settings:
+    """Where the snapshots of this run go."""
+    spec = dataflow.snapshots
+    own = state_home(options.environ) / directory_name(options.name)
+    return Settings(
+        run=options.name,
+        to=spec.to,
+        folder=str(Path(dataflow.folder or ".").absolute()),
+        spool=str((own / SPOOL).absolute()),
+        every_s=spec.every_s,
+        keep=spec.keep,
+        options=dict(spec.options),
+    )
+
+
+class RunSnapshots:
+    """See the head of this module. `over`: the last one is safe, or there is none (`problem`: why, if one was due)."""
+
+    def __init__(self, dataflow: Dataflow, options: RunOptions, run_dir: RunDir, notes: Notes) -> None:
+        self.settings = settings_of(dataflow, options)
+        self.over = False
+        self.problem = ""
+        self.skip_last = False
+        self._dataflow = dataflow
+        self._options = options
+        self._run_dir = run_dir
+        self._notes = notes
+        self._ticket: int | None = None
+        self._asked = False
+        self._began_s = 0.0
+        self._shown = False
+
+    def store_arguments(self, fresh: bool) -> list[str]:
+        """Write the settings; the store's part of its command line."""
+        self.settings.write(self._run_dir.snapshots_file)
+        self.settings.write(Path(self.settings.spool).with_name(FILE))
+        arguments = ["--snapshots", str(self._run_dir.snapshots_file)]
+        if self._options.resume and fresh:
+            arguments.append("--resume")
+            if self._options.from_snapshot is not None:
+                arguments += ["--from", str(self._options.from_snapshot)]
+        return arguments
+
+    def opened(self, result: dict[str, Any], fresh: bool) -> None:
+        """Say what was resumed, what was dropped, and what is promised."""
+        tell = self._notes.tell
+        resumed = result["resumed"]
+        if self._options.resume and fresh:
+            for text in resumed.get("skipped", []):
+                tell(f"{text}; using an older one")
+            if resumed:
+                seconds = max(0, time.time_ns() - resumed["created_ns"]) // 1_000_000_000
+                tell(f"continuing from snapshot {resumed['number']}, {seconds} s old")
+            else:
+                tell("there is nothing to resume: starting anew")
+        for text in result["dropped"]:
+            tell(text)
+        if self.settings.enabled:
+            text = guarantee(self._dataflow, self.settings.every_s)
+            if text:
+                tell(text)
+
+    # --- the last one -----------------------------------------------------------------------------------------------
+
+    def take_last(self, link: StoreLink) -> None:
+        """Every node is done: ask for the last snapshot."""
+        self._began_s = time.monotonic()
+        if self.settings.enabled and not self.skip_last:
+            self._ask(link)
+        else:
+            self.over = True
+
+    def _ask(self, link: StoreLink) -> None:
+        self._ticket = None
+        self._asked = True
+        link.request("snapshot_take", {"why": "end"}, self._taken, self._failed)
+
+    def _taken(self, result: dict[str, Any]) -> None:
+        self._ticket = int(result["ticket"])
+        self._asked = False
+
+    def _failed(self, error: str, text: str) -> None:
+        self.problem = text
+        self.over = True
+
+    def look(self, link: StoreLink) -> None:
+        """Some times a second, until it is over."""
+        if self.over or self._asked or self._ticket is None:
+            return
+        if not self._shown and time.monotonic() - self._began_s > SAVING_SHOWN_S:
+            self._shown = True
+            self._notes.tell("the last snapshot is being saved (Ctrl-C: leave the state in memory instead)")
+        self._asked = True
+
+        def answered(result: dict[str, Any]) -> None:
+            self._asked = False
+            if result["state"] == "done":
+                self.over = True
+            elif result["state"] == "failed":
+                self._failed("", result["error"])
+            elif result["state"] == "unknown":
+                self._ask(link)
+
+        link.request("snapshot_status", {"ticket": self._ticket}, answered, self._failed)
+
+    def give_up(self) -> None:
+        """Somebody does not want to wait."""
+        if self._began_s and not self.over:
+            self._failed("", "it was given up, because the run was to stop at once")

@@ -1,0 +1,243 @@
+"""Snapshots as named blobs: what directories and object stores have in common. Floor 3.
+
+    0000000012.json                     the manifest of snapshot 12: it exists as soon as this does
+    0000000012-5f3a9c21-0000.part       a part of it; the middle is the writer's, so no two writers share a name
+
+A save puts its parts, then its manifest, and only a blob that does not exist yet can be put: of two writers that both
+think that 12 comes next, one gets SnapshotConflict. Parts without a manifest that names them were left by a save that
+was cut off; whoever publishes a higher number removes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from noderuntime.errors import SnapshotCorrupt
+from noderuntime.snapshot.backend import Listed, SnapshotConflict
+from noderuntime.snapshot.cut import Walked
+from noderuntime.snapshot.format import (
+    MANIFEST_BYTES_MAX,
+    RECORDS,
+    Manifest,
+    Part,
+    parse_manifest,
+    read_frames,
+)
+
+CHAIN_MAX = 24  # incremental snapshots on top of a full one
+CHAIN_SHARE = 0.5  # and what they may take together, as a share of the full one
+FULL_BYTES_MIN = 64 * 1024  # below that a full one costs no more
+
+_MANIFEST = re.compile(r"(\d{10})\.json")
+_LEFTOVER = re.compile(r"(\d{10})(-[0-9a-f]+-\d+\.part|\.json\.\d+\.tmp)")
+
+
+class Blobs(Protocol):
+    """Named blobs in one place. Names hold no slash. Errors are SnapshotUnavailable, and FileNotFoundError."""
+
+    place: str
+
+    def put_file(self, name: str, path: Path) -> None:
+        """Make a blob of a local file, durably, and remove the file. FileExistsError when the name is taken."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Make a small blob, durably and at once. FileExistsError when the name is taken."""
+
+    def get(self, name: str) -> Iterator[bytes]:
+        """The content, in chunks."""
+
+    def names(self) -> dict[str, int]:
+        """All names, with sizes in bytes."""
+
+    def delete(self, names: list[str]) -> None:
+        """Remove blobs; those that are not there are no error."""
+
+    def close(self) -> None: ...
+
+
+def manifest_name(number: int) -> str:
+    return f"{number:010d}.json"
+
+
+class BlobBackend:
+    """The Backend over Blobs."""
+
+    def __init__(self, blobs: Blobs, spool: Path) -> None:
+        self.blobs = blobs
+        self.place = blobs.place
+        self.spool = spool
+        self.warn: Callable[[str], None] = lambda text: None
+        self._own: dict[int, Manifest] = {}  # those that this object has published
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    def snapshots(self) -> list[Listed]:
+        found = []
+        for name in sorted(self.blobs.names(), reverse=True):
+            match = _MANIFEST.fullmatch(name)
+            if match:
+                found.append(self._listed(int(match[1])))
+        return found
+
+    def _listed(self, number: int) -> Listed:
+        try:
+            return Listed(number, self._manifest(number))
+        except SnapshotCorrupt as error:
+            return Listed(number, None, error.what)
+
+    def _manifest(self, number: int) -> Manifest:
+        name = manifest_name(number)
+        stored = bytearray()
+        try:
+            for chunk in self.blobs.get(name):
+                stored += chunk
+                if len(stored) > MANIFEST_BYTES_MAX:
+                    raise SnapshotCorrupt(str(number), "its manifest is altered: it is too large")
+        except FileNotFoundError:
+            raise SnapshotCorrupt(str(number), f"there is no such snapshot in {self.place}") from None
+        manifest = parse_manifest(str(number), bytes(stored))
+        if manifest.number != number:
+            raise SnapshotCorrupt(str(number), f"its manifest is that of snapshot {manifest.number}")
+        return manifest
+
+    def _chain(self, number: int) -> list[Manifest]:
+        """The manifests to apply one after the other, each bound to the one before it by checksum."""
+        last = self._manifest(number)
+        chain = [self._parent(last, parent) for parent in last.chain]
+        chain.append(last)
+        for parent, child in zip([None, *chain], chain, strict=False):
+            wanted = parent.sha256 if parent is not None else ""
+            if child.parent_sha256 != wanted:
+                raise SnapshotCorrupt(str(number), f"snapshot {child.number}, which it builds on, is another one now")
+        return chain
+
+    def _parent(self, child: Manifest, number: int) -> Manifest:
+        try:
+            return self._manifest(number)
+        except SnapshotCorrupt as error:
+            text = f"snapshot {number}, which it builds on, cannot be used: {error.what}"
+            raise SnapshotCorrupt(str(child.number), text) from None
+
+    def read(self, number: int) -> Iterator[list[tuple[bytes, bytes | None]]]:
+        for manifest in self._chain(number):
+            # what is gone first: a part of records never holds a key of the same snapshot's part of gone ones
+            for part in sorted(manifest.parts, key=lambda part: part.kind == RECORDS):
+                for items in self._frames(number, part):
+                    if part.kind == RECORDS:
+                        yield list(zip(items[::2], items[1::2], strict=True))
+                    else:
+                        yield [(key, None) for key in items]
+
+    def _frames(self, number: int, part: Part) -> Iterator[list[bytes]]:
+        try:
+            yield from read_frames(str(number), part, self.blobs.get(part.name))
+        except FileNotFoundError:
+            raise SnapshotCorrupt(str(number), f"part {part.name} is missing") from None
+
+    def verify(self, number: int) -> Manifest:
+        for _ in self.read(number):
+            pass
+        return self._manifest(number)
+
+    def may_build_on(self, manifest: Manifest) -> bool:
+        """Not on what others wrote, is damaged at first sight, or has become too long to be worth it."""
+        chain = [self._own.get(number) for number in (*manifest.chain, manifest.number)]
+        if len(chain) > CHAIN_MAX:
+            return False
+        sizes = self.blobs.names()
+        grown = 0
+        for link in chain:
+            if link is None or manifest_name(link.number) not in sizes:
+                return False
+            if any(sizes.get(part.name) != part.size_bytes for part in link.parts):
+                return False
+            grown += link.size_bytes if link.chain else 0
+        full = chain[0]
+        if full is None or full.size_bytes < FULL_BYTES_MIN:
+            return False
+        return grown <= CHAIN_SHARE * full.size_bytes
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def save(self, manifest: Manifest, walked: Walked) -> Manifest:
+        done: list[str] = []
+        stored = replace(manifest, parts=tuple(part for part, _ in walked.parts))
+        try:
+            for part, path in walked.parts:
+                self.blobs.put_file(part.name, path)
+                done.append(part.name)
+            packed = stored.pack()
+            self.blobs.put(manifest_name(manifest.number), packed)
+        except FileExistsError:
+            self._discard(done, walked)
+            raise SnapshotConflict(self.place, manifest.number) from None
+        except BaseException:
+            self._discard([], walked)
+            raise
+        own = self._own[manifest.number] = parse_manifest(str(manifest.number), packed)
+        return own
+
+    def _discard(self, names: list[str], walked: Walked) -> None:
+        for _, path in walked.parts:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        if names:
+            self.blobs.delete(names)
+
+    def prune(self, keep: int) -> list[int]:
+        names = self.blobs.names()
+        numbers = sorted((int(m[1]) for m in map(_MANIFEST.fullmatch, names) if m), reverse=True)
+        if not numbers:
+            return []
+        kept = numbers[: max(1, keep)]
+        rest = numbers[len(kept) :]
+        readable = {number: manifest for number in numbers if (manifest := self._listed(number).manifest)}
+        needed = set(kept)
+        for number in kept:
+            if number in readable:
+                needed.update(readable[number].chain)
+        superfluous = [number for number in rest if number not in needed]
+        if superfluous and not any(self._is_good(number) for number in kept):
+            # none of those that are to be kept can be used: the newest older one that can must stay, with its chain
+            saviour = next((number for number in rest if self._is_good(number)), None)
+            if saviour is not None:
+                self.warn(f"the newest snapshots in {self.place} are damaged; {saviour} is kept")
+                needed |= {saviour, *readable[saviour].chain}
+                superfluous = [number for number in rest if number not in needed]
+        used = {
+            part.name
+            for number, manifest in readable.items()
+            if number not in superfluous
+            for part in manifest.parts
+        }
+        damaged = {number for number in numbers if number not in readable and number not in superfluous}
+        removed = [manifest_name(number) for number in superfluous]
+        # manifests first: a prune that is cut off leaves parts that nobody names, never a manifest without its parts
+        self.blobs.delete(removed)
+        orphans = [
+            name
+            for name in names
+            if (match := _LEFTOVER.fullmatch(name))
+            and int(match[1]) <= numbers[0]
+            and name not in used
+            and int(match[1]) not in damaged
+        ]
+        self.blobs.delete(orphans)
+        for number in superfluous:
+            self._own.pop(number, None)
+        return superfluous
+
+    def _is_good(self, number: int) -> bool:
+        try:
+            self.verify(number)
+        except SnapshotCorrupt:
+            return False
+        return True
+
+    def close(self) -> None:
+        self.blobs.close()

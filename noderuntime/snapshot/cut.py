@@ -1,0 +1,321 @@
+"""A cut of the space: one read transaction, walked into files on local disk. Floor 3.
+
+The read transaction is opened inside the write lock. Not for its consistency, which any read transaction has, but
+because LMDB can be killed between writing its meta page and publishing the transaction's id, and then nobody sees that
+commit until somebody takes the lock; and because whatever else belongs to the cut (see `open_cut`) must be taken hold
+of before the next commit.
+
+As long as the walk lasts, pages that writers replace cannot be used again, and the space grows: a writer at full speed
+makes it grow by hundreds of megabytes in a second. So the walk writes to local files and does nothing else, it stops
+when the space has grown above a mark (`SpaceTooFull`), and the growth is reported. `copied` is for the next try: LMDB
+copies itself five times as fast as Python walks, the pages are let go, and the copy is walked. It is not what is done
+first, because it writes all of the state where an incremental snapshot writes a part of it.
+
+Payload segments that messages of the cut refer to are locked (shared) inside the write lock, so that their owners do
+not use them again before they are copied. In a snapshot they are records like all others, behind them in order: the key
+is SEGMENT_PREFIX, owner, number, generation and offset, the value up to SEGMENT_CHUNK bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from noderuntime.errors import StoreError
+from noderuntime.snapshot.format import GONE, PART_BYTES, RECORDS, KeyIndex, Part, PartWriter
+from noderuntime.space import claims, records
+from noderuntime.space.segments import REFERENCE, referenced, segment_path
+from noderuntime.space.space import Space, read_copy
+
+GROWTH_MARK = 0.85  # share of the space that its pages, pinned ones included, may reach during a walk
+_LOOK_EVERY = 4096  # keys, or kilobytes
+
+SEGMENT_PREFIX = b"\xff"  # behind all prefixes of the space
+SEGMENT_CHUNK = 1 << 20
+SEGMENT_KEY = struct.Struct(">cHIQQ")
+_LEASE_TRIES = 50
+_LEASE_PAUSE_S = 0.0001
+
+_REQUEST = b"r"[0]
+_MESSAGE = b"m"[0]
+_STAMPED = frozenset(b"ps")
+_WRITTEN_ONCE = frozenset(b"mc")  # what stands under these keys never changes: messages, the log of changes
+
+
+class SpaceTooFull(StoreError):
+    """There is no room for a snapshot now: the space would grow too much while it is copied. Tried again later."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        super().__init__(
+            f"the snapshot was put off: {share:.0%} of the space would be in use while it is copied. "
+            "Raise `state: {size: ...}` in the dataflow file, or lower queue limits."
+        )
+
+
+@dataclass(slots=True)
+class Walked:
+    """What a walk left: parts as (description, file), and what the manifest and the next walk want to know."""
+
+    parts: list[tuple[Part, Path]] = field(default_factory=list)
+    index: KeyIndex = field(default_factory=KeyIndex)
+    growth_bytes: int = 0
+    pinned_s: float = 0.0
+
+
+class SegmentBusy(StoreError):
+    """A segment could not be locked for the cut; whoever holds it will let go. Tried again later."""
+
+
+class _Lease:
+    """A segment that the cut refers to, locked against its reuse."""
+
+    def __init__(self, folder: Path, owner: int, number: int, generation: int) -> None:
+        self.owner = owner
+        self.number = number
+        self.generation = generation
+        self.fd = os.open(segment_path(folder, owner, number), os.O_RDONLY | os.O_CLOEXEC)
+        for _ in range(_LEASE_TRIES):
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:  # its owner takes every lock for a moment, to see whether it is free
+                time.sleep(_LEASE_PAUSE_S)
+        os.close(self.fd)
+        raise SegmentBusy(f"the snapshot was put off: payload {owner}-{number} is locked by another process")
+
+    def chunks(self, length: int) -> Iterator[tuple[bytes, int, int]]:
+        """(key, offset, size) of what there is to copy."""
+        for offset in range(0, length, SEGMENT_CHUNK):
+            key = SEGMENT_KEY.pack(SEGMENT_PREFIX, self.owner, self.number, self.generation, offset)
+            yield key, offset, min(SEGMENT_CHUNK, length - offset)
+
+
+class Cut:
+    """The read transaction of a cut and what it says. Close it as soon as possible: it pins pages."""
+
+    def __init__(self, space: Space, txn: Any, txn_id: int, leases: list[_Lease]) -> None:
+        self.space = space
+        self.txn = txn
+        self.txn_id = txn_id
+        self._leases = leases
+        self._pinned_s = 0.0
+        self._grown: int | None = None  # set: the pages are free already
+        self._lengths: dict[tuple[int, int], int] = {}
+        self.sequence = space.base + txn_id
+        self.clock_ns = space.now_ns()
+        self._opened_s = time.monotonic()
+        self._pages = space.env.info()["last_pgno"]
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        return claims.figures(self.txn, claims.load(self.txn))
+
+    @property
+    def finished(self) -> bool:
+        """Whether all nodes of the dataflow had ended."""
+        graph = claims.load(self.txn)
+        return bool(graph) and all(
+            claims.status(self.txn, vertex) == records.ENDED for vertex in graph.values()
+        )
+
+    @contextlib.contextmanager
+    def copied(self, folder: Path) -> Iterator[None]:
+        """Within it the cut is that of a copy in `folder`, which is removed at its end; the space's pages are free."""
+        copy = folder / f"cut-{os.getpid()}"
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir(mode=0o700, parents=True)
+        try:
+            self.space.copy(copy, self.txn)
+            self.txn.abort()
+            self._pinned_s = time.monotonic() - self._opened_s
+            self._grown = self._growth()
+            with read_copy(copy) as self.txn:
+                yield
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+
+    def _growth(self) -> int:
+        pages: int = self.space.env.info()["last_pgno"] - self._pages
+        return pages * self.space.page_bytes
+
+    def walk(self, folder: Path, prefix: str, since: int | None, known: KeyIndex | None) -> Walked:
+        """Write the records of the cut to files in `folder` whose names begin with `prefix`.
+
+        With `since` (a sequence) and the index of the keys at that cut, only what is newer, and which keys are gone.
+        Removes what it has written when it fails. Raises SpaceTooFull and OSError.
+        """
+        spool = _Spool(folder, prefix)
+        try:
+            index = self._walk(spool, since, known)
+            spool.close()
+        except BaseException:
+            spool.discard()
+            raise
+        grown = self._growth() if self._grown is None else self._grown
+        return Walked(spool.parts, index, grown, self._pinned_s or time.monotonic() - self._opened_s)
+
+    def _walk(self, spool: _Spool, since: int | None, known: KeyIndex | None) -> KeyIndex:
+        index = KeyIndex()
+        add_key = index.add
+        add = spool.add_record
+        old_keys = iter(known) if known is not None else iter(())
+        old = next(old_keys, None)
+        newer_than = -1 if since is None else since
+        sequence_of = records.PRIVATE.unpack_from
+        look_in = 1
+        for key, value in self.txn.cursor():
+            look_in -= 1 + (len(value) >> 10)
+            if look_in <= 0:
+                self._look()
+                look_in = _LOOK_EVERY
+            kind = key[0]
+            if kind == _REQUEST:  # what a client of this store was answered means nothing to the next store
+                continue
+            if kind == _MESSAGE and value[1]:
+                self._note_length(value)
+            add_key(key)
+            while old is not None and old < key:
+                spool.add_gone(old)
+                old = next(old_keys, None)
+            if old != key:
+                add(key, value)
+                continue
+            old = next(old_keys, None)
+            if kind in _STAMPED:  # they begin with the sequence of the commit that wrote them
+                if sequence_of(value)[0] > newer_than:
+                    add(key, value)
+            elif kind not in _WRITTEN_ONCE:
+                add(key, value)
+        for lease in self._leases:
+            for key, offset, size in lease.chunks(self._length(lease)):
+                add_key(key)
+                while old is not None and old < key:
+                    spool.add_gone(old)
+                    old = next(old_keys, None)
+                if old == key:
+                    old = next(old_keys, None)
+                else:
+                    add(key, os.pread(lease.fd, size, offset))
+        while old is not None:
+            spool.add_gone(old)
+            old = next(old_keys, None)
+        index.finish()
+        return index
+
+    def _note_length(self, message: bytes) -> None:
+        owner, number, _, length = REFERENCE.unpack(records.reference_of(message))
+        self._lengths[owner, number] = max(length, self._lengths.get((owner, number), 0))
+
+    def _length(self, lease: _Lease) -> int:
+        """How much of a segment is in use; all of it when only a dead letter refers to it."""
+        return self._lengths.get((lease.owner, lease.number)) or os.fstat(lease.fd).st_size
+
+    def _look(self) -> None:
+        if self._grown is not None:
+            return
+        share = self.space.env.info()["last_pgno"] / self.space.pages_max
+        if share > GROWTH_MARK and self.space.env.info()["last_pgno"] > self._pages:
+            raise SpaceTooFull(share)
+
+    def close(self) -> None:
+        self.txn.abort()
+        for lease in self._leases:
+            os.close(lease.fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_cut(space: Space, segments: Path | None = None) -> Cut:
+    """Take the write lock, open the read transaction and lock the segments inside it, and release the lock.
+
+    `segments`: the folder of payload segments. Raises SegmentBusy.
+    """
+    leases: list[_Lease] = []
+    lock = space.begin()
+    try:
+        txn = space.env.begin()
+        try:
+            if segments is not None:
+                for owner, number, generation, _ in referenced(txn):
+                    leases.append(_Lease(segments, owner, number, generation))
+            return Cut(space, txn, txn.id(), leases)
+        except BaseException:
+            txn.abort()
+            for lease in leases:
+                os.close(lease.fd)
+            raise
+    finally:
+        lock.abort()
+
+
+class _Spool:
+    """The parts of one snapshot on their way: files in `folder`, closed when they have reached PART_BYTES."""
+
+    def __init__(self, folder: Path, prefix: str) -> None:
+        self.parts: list[tuple[Part, Path]] = []
+        self._folder = folder
+        self._prefix = prefix
+        self._open: dict[str, tuple[PartWriter, Any, Path]] = {}
+        self._paths: list[Path] = []
+
+    def add_record(self, key: bytes, value: bytes) -> None:
+        writer = self._open[RECORDS][0] if RECORDS in self._open else self._begin(RECORDS)
+        writer.add_record(key, value)
+        if writer.size_bytes >= PART_BYTES:
+            self._end(RECORDS)
+
+    def add_gone(self, key: bytes) -> None:
+        writer = self._open[GONE][0] if GONE in self._open else self._begin(GONE)
+        writer.add_key(key)
+        if writer.size_bytes >= PART_BYTES:
+            self._end(GONE)
+
+    def _begin(self, kind: str) -> PartWriter:
+        path = self._folder / f"{self._prefix}-{len(self._paths):04d}.part"
+        file = open(path, "xb")  # noqa: SIM115 - closed when the part is full
+        self._paths.append(path)
+        writer = PartWriter(file, kind)
+        self._open[kind] = (writer, file, path)
+        return writer
+
+    def _end(self, kind: str) -> None:
+        writer, file, path = self._open[kind]
+        part = writer.finish(path.name)
+        file.close()
+        del self._open[kind]
+        self.parts.append((part, path))
+
+    def close(self) -> None:
+        for kind in list(self._open):
+            self._end(kind)
+
+    def discard(self) -> None:
+        for _, file, _ in self._open.values():
+            with contextlib.suppress(OSError):
+                file.close()
+        self._open.clear()
+        for path in self._paths:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def records_of(frames: Iterator[list[bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    """The (key, value) pairs of the frames of a part of records."""
+    for items in frames:
+        yield from zip(items[::2], items[1::2], strict=True)

@@ -1,0 +1,255 @@
+"""What a snapshot is made of: a manifest, written last, and parts. Pure.
+
+A **part** is a file of frames, each `length, crc32` (two little-endian 32-bit numbers) and then MessagePack: a list
+[key, value, key, value, ...] in a part of records, a list [key, ...] in a part of keys that are gone. Frames are so
+small that one that is torn is noticed before much memory is spent on it; the SHA-256 of the whole part, and its size,
+stand in the manifest.
+
+A **manifest** is JSON, for people too. Its last field is the SHA-256 of all the others. A full snapshot holds all
+records of its cut; an incremental one those that are newer than its parent's cut and the keys that are gone, and names
+the manifest of its parent by its checksum, so that a chain cannot be put together from two histories. After all parts
+of a chain have been applied, the number of keys and the CRC over all of them, in order, must be those of the last
+manifest: what is missing altogether is noticed as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, BinaryIO
+
+import msgpack
+
+from noderuntime.errors import SnapshotCorrupt
+
+FORMAT = 1
+FRAME_BYTES = 1 << 20  # a frame is closed when it has reached this
+FRAME_BYTES_MAX = 1 << 30
+PART_BYTES = 64 << 20  # a part is closed when it has reached this
+MANIFEST_BYTES_MAX = 64 << 20
+
+RECORDS, GONE = "records", "gone"
+
+_FRAME = struct.Struct("<II")
+_INDEX_BLOCK_KEYS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file of a snapshot. `count`: how many records, or keys, it holds."""
+
+    name: str
+    kind: str
+    size_bytes: int
+    sha256: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What is known of a snapshot. Sequences as in the space; `*_ns` are nanoseconds since the epoch.
+
+    `number` counts the snapshots of one place, `chain` holds the numbers that this one builds on, the full one first.
+    `counts` is what each node had taken, queued and sent at the cut (claims.figures). `finished`: all nodes had ended.
+    `clock_ns`: the space's clock at the cut; `wall_ns`: at its creation.
+    """
+
+    run: str
+    fingerprint: str
+    number: int
+    writer: str
+    why: str
+    created_ns: int
+    base: int
+    cut: int
+    wall_ns: int
+    clock_ns: int
+    keys: int
+    keys_crc: int
+    finished: bool
+    counts: dict[str, Any]
+    parts: tuple[Part, ...] = ()
+    chain: tuple[int, ...] = ()
+    parent_sha256: str = ""
+    growth_bytes: int = 0
+    format: int = FORMAT
+    sha256: str = field(default="", compare=False)
+
+    @property
+    def full(self) -> bool:
+        return not self.chain
+
+    @property
+    def size_bytes(self) -> int:
+        """What this snapshot added to the place where it is kept, its manifest aside."""
+        return sum(part.size_bytes for part in self.parts)
+
+    def pack(self) -> bytes:
+        """The manifest as it is stored."""
+        plain = asdict(self)
+        del plain["sha256"]
+        plain["sha256"] = hashlib.sha256(_canonical(plain)).hexdigest()
+        return json.dumps(plain, indent=1).encode() + b"\n"
+
+
+def _canonical(plain: dict[str, Any]) -> bytes:
+    return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
+
+
+def parse_manifest(name: str, stored: bytes) -> Manifest:
+    """The manifest in `stored`. Raises SnapshotCorrupt for anything that `pack` has not written just so."""
+    try:
+        plain = json.loads(stored)
+        claimed = plain.pop("sha256")
+        version = plain["format"]
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        raise SnapshotCorrupt(name, "its manifest is torn or altered") from None
+    if hashlib.sha256(_canonical(plain)).hexdigest() != claimed:
+        raise SnapshotCorrupt(name, "its manifest is altered: the checksum differs")
+    if version != FORMAT:
+        raise SnapshotCorrupt(name, f"it has format {version!r}, and this noderuntime reads {FORMAT}")
+    try:
+        parts = tuple(Part(**part) for part in plain.pop("parts"))
+        chain = tuple(plain.pop("chain"))
+        manifest = Manifest(**plain, parts=parts, chain=chain, sha256=claimed)
+    except (KeyError, TypeError):
+        raise SnapshotCorrupt(name, "its manifest does not have the fields of its format") from None
+    if manifest.pack() != stored:  # white space is no part of the checksum
+        raise SnapshotCorrupt(name, "its manifest is altered")
+    return manifest
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+class PartWriter:
+    """Writes one part to an open file, and knows its size and checksum."""
+
+    def __init__(self, file: BinaryIO, kind: str) -> None:
+        self.kind = kind
+        self.size_bytes = 0
+        self.count = 0
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._items: list[bytes] = []
+        self._items_bytes = 0
+
+    def add_record(self, key: bytes, value: bytes) -> None:
+        self._items.append(key)
+        self._items.append(value)
+        self.count += 1
+        self._items_bytes += len(key) + len(value)
+        if self._items_bytes >= FRAME_BYTES:
+            self.flush()
+
+    def add_key(self, key: bytes) -> None:
+        self._items.append(key)
+        self.count += 1
+        self._items_bytes += len(key)
+        if self._items_bytes >= FRAME_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Close the frame."""
+        if not self._items:
+            return
+        body = msgpack.packb(self._items, use_bin_type=True)
+        head = _FRAME.pack(len(body), zlib.crc32(body))
+        self._file.write(head)
+        self._file.write(body)
+        self._digest.update(head)
+        self._digest.update(body)
+        self.size_bytes += len(head) + len(body)
+        self._items = []
+        self._items_bytes = 0
+
+    def finish(self, name: str) -> Part:
+        self.flush()
+        return Part(name, self.kind, self.size_bytes, self._digest.hexdigest(), self.count)
+
+
+def read_frames(snapshot: str, part: Part, chunks: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The frames of a part that comes in `chunks`, checked one by one, and the part as a whole at its end.
+
+    Raises SnapshotCorrupt for what is torn, truncated or altered.
+    """
+    digest = hashlib.sha256()
+    size = count = 0
+    held = bytearray()
+    for chunk in chunks:
+        digest.update(chunk)
+        size += len(chunk)
+        held += chunk
+        at = 0
+        while len(held) - at >= _FRAME.size:
+            length, crc = _FRAME.unpack_from(held, at)
+            if length > FRAME_BYTES_MAX:
+                raise SnapshotCorrupt(snapshot, f"part {part.name} is altered: a frame of {length} bytes")
+            if len(held) - at < _FRAME.size + length:
+                break
+            body = bytes(held[at + _FRAME.size : at + _FRAME.size + length])
+            at += _FRAME.size + length
+            items = _frame(snapshot, part, body, crc)
+            count += len(items) // (2 if part.kind == RECORDS else 1)
+            yield items
+        del held[:at]
+    if held or size != part.size_bytes:
+        raise SnapshotCorrupt(snapshot, f"part {part.name} has {size} bytes instead of {part.size_bytes}")
+    if digest.hexdigest() != part.sha256 or count != part.count:
+        raise SnapshotCorrupt(snapshot, f"part {part.name} is altered: the checksum differs")
+
+
+def _frame(snapshot: str, part: Part, body: bytes, crc: int) -> list[bytes]:
+    if zlib.crc32(body) == crc:
+        try:
+            items = msgpack.unpackb(body, use_list=True, raw=False)
+        except (ValueError, msgpack.exceptions.UnpackException):
+            items = None
+        if isinstance(items, list) and all(type(item) is bytes for item in items):
+            return items
+    raise SnapshotCorrupt(snapshot, f"part {part.name} is altered: a frame's checksum differs")
+
+
+# --- the keys of a cut ----------------------------------------------------------------------------------------------
+
+
+class KeyIndex:
+    """All keys of a cut, in order, compressed in memory: what the next cut finds out from which of them are gone.
+
+    `count` and `crc` (CRC-32 over all keys, one after the other) go into the manifest.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.crc = 0
+        self._blocks: list[bytes] = []
+        self._last: list[bytes] = []
+
+    def add(self, key: bytes) -> None:
+        self._last.append(key)
+        if len(self._last) == _INDEX_BLOCK_KEYS:
+            self._close_block()
+
+    def _close_block(self) -> None:
+        self.count += len(self._last)
+        for key in self._last:
+            self.crc = zlib.crc32(key, self.crc)
+        self._blocks.append(zlib.compress(msgpack.packb(self._last), 1))
+        self._last = []
+
+    def finish(self) -> None:
+        if self._last:
+            self._close_block()
+
+    def __iter__(self) -> Iterator[bytes]:
+        for block in self._blocks:
+            yield from msgpack.unpackb(zlib.decompress(block))
+        yield from self._last
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(map(len, self._blocks))

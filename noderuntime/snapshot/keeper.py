@@ -1,0 +1,110 @@
+"""Takes snapshots of one space and keeps them in one backend. Floor 3.
+
+`take` does all of it, from the cut to pruning, in the thread that calls it. One at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgpack
+
+from noderuntime.errors import StoreError
+from noderuntime.snapshot.backend import Backend
+from noderuntime.snapshot.cut import Cut, SpaceTooFull, Walked, open_cut
+from noderuntime.snapshot.format import KeyIndex, Manifest
+from noderuntime.space import keys
+from noderuntime.space.space import Space
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A published snapshot, and what it cost: how long pages were pinned, and how long all of it took.
+
+    `txn_id` is the last transaction that it holds; `problem` says why older ones could not be removed, if so.
+    """
+
+    manifest: Manifest
+    txn_id: int
+    pinned_s: float
+    took_s: float
+    problem: str
+
+
+class Keeper:
+    """See the head of this module. `keep`: how many snapshots to keep."""
+
+    def __init__(self, space: Space, backend: Backend, run: str, keep: int) -> None:
+        self.space = space
+        self.backend = backend
+        self.run = run
+        self.keep = keep
+        self.writer = secrets.token_hex(4)
+        self.last: Manifest | None = None  # of ours: what an incremental one can build on
+        self._index: KeyIndex | None = None
+        self._next_number = 0
+        if str(backend.spool) != backend.place:  # what a save that was killed has left on its way
+            for left in backend.spool.glob("*.part"):
+                left.unlink(missing_ok=True)
+
+    def take(self, why: str) -> Taken:
+        """Copy, publish and prune. Raises StoreError: SpaceTooFull, SnapshotConflict, SnapshotUnavailable."""
+        began_s = time.monotonic()
+        if not self._next_number:
+            self._next_number = max((item.number for item in self.backend.snapshots()), default=0) + 1
+        number = self._next_number
+        parent = self.last if self.last is not None and self.backend.may_build_on(self.last) else None
+        since, known = (parent.cut, self._index) if parent else (None, None)
+        prefix = f"{number:010d}-{secrets.token_hex(4)}"
+        segments = self.space.folder.parent / "segments"
+        try:
+            with open_cut(self.space, segments) as cut:
+                walked = cut.walk(self.backend.spool, prefix, since, known)
+                manifest = self._manifest(cut, walked, number, parent, why)
+        except SpaceTooFull:
+            with open_cut(self.space, segments) as cut, cut.copied(self._room()):
+                walked = cut.walk(self.backend.spool, prefix, since, known)
+                manifest = self._manifest(cut, walked, number, parent, why)
+        self.last, self._index = None, None  # until it is published: after a failure the next one is a full one
+        published = self.backend.save(manifest, walked)
+        self.last, self._index = published, walked.index
+        self._next_number = number + 1
+        problem = ""
+        try:
+            self.backend.prune(self.keep)
+        except StoreError as error:
+            problem = f"older snapshots could not be removed: {error}"
+        return Taken(published, cut.txn_id, walked.pinned_s, time.monotonic() - began_s, problem)
+
+    def _room(self) -> Path:
+        """Where there is room for a copy of the space: beside it, in memory, else where snapshots are made."""
+        beside = self.space.folder.parent
+        room = os.statvfs(beside)
+        needed = 2 * self.space.used_bytes()
+        return beside if room.f_bavail * room.f_frsize > needed else self.backend.spool
+
+    def _manifest(self, cut: Cut, walked: Walked, number: int, parent: Manifest | None, why: str) -> Manifest:
+        fingerprint = cut.txn.get(keys.fact("fingerprint"))
+        return Manifest(
+            run=self.run,
+            fingerprint=msgpack.unpackb(fingerprint) if fingerprint else "",
+            number=number,
+            writer=self.writer,
+            why=why,
+            created_ns=time.time_ns(),
+            base=self.space.base,
+            cut=cut.sequence,
+            wall_ns=self.space.clock[0],
+            clock_ns=cut.clock_ns,
+            keys=walked.index.count,
+            keys_crc=walked.index.crc,
+            finished=cut.finished,
+            counts=cut.counts,
+            chain=(*parent.chain, parent.number) if parent else (),
+            parent_sha256=parent.sha256 if parent else "",
+            growth_bytes=walked.growth_bytes,
+        )

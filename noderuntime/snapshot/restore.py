@@ -1,0 +1,192 @@
+"""A snapshot back into a space, on this machine or on another one. Floor 3.
+
+The space is built beside its place and moved there when it is whole, so a restore that is cut off has not happened.
+What belongs to the old machine is translated: the sequence base goes above everything in the snapshot, the space's
+clock goes on from where it was (timers count from it), and what counts from the machine's boot is set to now.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import zlib
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from noderuntime.errors import SnapshotCorrupt
+from noderuntime.snapshot.backend import Backend, Listed
+from noderuntime.snapshot.cut import SEGMENT_KEY, SEGMENT_PREFIX
+from noderuntime.snapshot.format import Manifest
+from noderuntime.space import claims, keys, records
+from noderuntime.space.segments import segment_path, sizes
+from noderuntime.space.space import Space, create
+
+_OWN_FACTS = {keys.fact(name) for name in ("format", "base", "boot", "store", "wall_ns", "boot_ns")}
+_BATCH_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Which snapshot it was, and the newer ones that could not be used: one text for each."""
+
+    manifest: Manifest
+    skipped: tuple[str, ...]
+
+
+def restore_newest(
+    backend: Backend, folder: Path, size_bytes: int, boot_id: str, number: int | None = None
+) -> Restored | None:
+    """Make the space at `folder` from the newest good snapshot, or from `number`. None: there is no snapshot at all.
+
+    Raises SnapshotCorrupt when there are some, and none can be used; StoreFull when `size_bytes` is too little.
+    """
+    listed = backend.snapshots()
+    if number is not None:
+        listed = [item for item in listed if item.number == number]
+        if not listed:
+            raise SnapshotCorrupt(str(number), f"there is no such snapshot in {backend.place}")
+    skipped: list[str] = []
+    for item in listed:
+        try:
+            return Restored(_restore(backend, item, folder, size_bytes, boot_id, skipped), tuple(skipped))
+        except SnapshotCorrupt as error:
+            skipped.append(f"snapshot {item.number}: {error.what}")
+    if not listed:
+        return None
+    raise SnapshotCorrupt(
+        ", ".join(str(item.number) for item in listed),
+        f"none in {backend.place} is whole ({'; '.join(skipped)})",
+    )
+
+
+def _restore(
+    backend: Backend, item: Listed, folder: Path, size_bytes: int, boot_id: str, skipped: list[str]
+) -> Manifest:
+    manifest = item.manifest
+    if manifest is None:
+        raise SnapshotCorrupt(str(item.number), item.problem)
+    building = folder.with_name(f"{folder.name}.restoring")
+    segments = _Segments(folder.with_name("segments"))
+    shutil.rmtree(building, ignore_errors=True)
+    building.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        space = create(building, size_bytes, boot_id)
+        try:
+            _apply(space, segments, backend, item.number)
+            _check(space, segments, manifest)
+            _translate(space, manifest, skipped)
+            segments.finish(space)
+        finally:
+            space.close()
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        segments.discard()
+        raise
+    building.rename(folder)
+    return manifest
+
+
+class _Segments:
+    """The payload segments of a snapshot on their way back into files. Made only when there are some."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.live: set[bytes] = set()
+        shutil.rmtree(folder, ignore_errors=True)  # of a restore that was cut off
+
+    def apply(self, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            self.live.discard(key)
+            return
+        self.live.add(key)
+        _, owner, number, _, offset = SEGMENT_KEY.unpack(key)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        fd = os.open(segment_path(self.folder, owner, number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(fd, value, offset)
+        finally:
+            os.close(fd)
+
+    def finish(self, space: Space) -> None:
+        """Give the files their sizes, and remove those that nothing refers to any more."""
+        wanted = {SEGMENT_KEY.unpack(key)[1:3] for key in self.live}
+        with space.read() as txn:
+            for owner, number, size in sizes(txn):
+                path = segment_path(self.folder, owner, number)
+                if (owner, number) in wanted:
+                    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                    try:
+                        os.posix_fallocate(fd, 0, size)
+                    finally:
+                        os.close(fd)
+                else:
+                    path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _apply(space: Space, segments: _Segments, backend: Backend, number: int) -> None:
+    batch: list[tuple[bytes, bytes | None]] = []
+    size = 0
+    for items in backend.read(number):
+        for key, value in items:
+            if key[:1] == SEGMENT_PREFIX:
+                segments.apply(key, value)
+            elif key not in _OWN_FACTS:
+                batch.append((key, value))
+                size += len(key) + len(value or b"")
+        if size >= _BATCH_BYTES:
+            _write(space, batch)
+            batch, size = [], 0
+    _write(space, batch)
+
+
+def _write(space: Space, batch: list[tuple[bytes, bytes | None]]) -> None:
+    with space.write() as txn:
+        for key, value in batch:
+            if value is None:
+                txn.delete(key)
+            else:
+                txn.put(key, value)
+
+
+def _check(space: Space, segments: _Segments, manifest: Manifest) -> None:
+    """All parts were whole; was it all of the parts?"""
+    count = crc = 0
+    with space.read() as txn:
+        for key in chain(txn.cursor().iternext(values=False), sorted(segments.live)):
+            count += 1
+            crc = zlib.crc32(key, crc)
+    if (count, crc) != (manifest.keys, manifest.keys_crc):
+        raise SnapshotCorrupt(str(manifest.number), f"it gives {count} keys instead of {manifest.keys}, or other ones")
+
+
+def _translate(space: Space, manifest: Manifest, skipped: list[str]) -> None:
+    boot_now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    # the clock must not go back behind the cut, even if this machine's wall clock does
+    elapsed_ns = max(time.time_ns(), manifest.clock_ns) - manifest.wall_ns
+    with space.write() as txn:
+        txn.put(keys.fact("base"), msgpack.packb(manifest.cut))
+        txn.put(keys.fact("wall_ns"), msgpack.packb(manifest.wall_ns))
+        txn.put(keys.fact("boot_ns"), msgpack.packb(boot_now_ns - elapsed_ns))
+        _restart_timeouts(txn, boot_now_ns)
+        about = {"number": manifest.number, "created_ns": manifest.created_ns, "skipped": skipped}
+        txn.put(keys.fact("resumed"), msgpack.packb(about))
+
+
+def _restart_timeouts(txn: Any, boot_now_ns: int) -> None:
+    """Inputs with a timeout keep when their last message came, in time since boot: it came now."""
+    for vertex in claims.load(txn).values():
+        record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
+        first = max((number + 1 for number in vertex.outputs.values()), default=0)
+        for number, source in vertex.inputs.values():
+            cell = first + 2 * number
+            if source and cell < len(record.cells) and record.cells[cell]:
+                record.cells[cell] = boot_now_ns
+        txn.put(keys.node(vertex.number), record.pack())

@@ -1,0 +1,56 @@
+"""Where and how often the snapshots of a run are taken, in a form that another process can read. Floor 3.
+
+`snapshots.json` in the run directory tells it to the store; a copy in the run's folder below the state directory is
+what `snapshot ls` and `verify` go by when the run has ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from noderuntime.snapshot.backend import open_backend
+
+FILE = "snapshots.json"
+SPOOL = "snapshots"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`to` as in the dataflow file; `folder` is that file's; `spool` the run's own folder for snapshots."""
+
+    run: str
+    to: str
+    folder: str
+    spool: str
+    every_s: float = 60.0
+    keep: int = 3
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def enabled(self) -> bool:
+        return self.to != "none"
+
+    def open(self) -> Any:
+        """The backend. Raises SnapshotUnavailable."""
+        return open_backend(self.to, self.run, Path(self.folder), Path(self.spool), self.options)
+
+    def write(self, path: Path) -> None:
+        """Write it as a whole or not at all; only its owner can read it."""
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "w") as file:
+            json.dump(asdict(self), file)
+        temporary.rename(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Settings | None:
+        """None when there is none, or none that can be understood."""
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None

@@ -1,0 +1,209 @@
+"""The store's snapshots: when they are taken, and what others may ask about them. Floor 5.
+
+All that takes time happens in one thread: the answers of the store never wait for it. The thread is Python too, so the
+interpreter is told to switch between threads more often than it usually does (SWITCH_S).
+
+Operations (arguments -> result), next to those of store.py; none of them writes to the space:
+
+    snapshot_take      why -> ticket               of a cut that holds all that is committed now; begun, or waiting
+    snapshot_status    ticket -> state, error, snapshot     state: done | running | failed | unknown (take it again)
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from noderuntime.errors import StoreError
+from noderuntime.snapshot.backend import SnapshotConflict
+from noderuntime.snapshot.cut import SegmentBusy, SpaceTooFull
+from noderuntime.snapshot.format import Manifest
+from noderuntime.snapshot.keeper import Keeper, Taken
+from noderuntime.snapshot.settings import Settings
+from noderuntime.space.space import Space
+
+SWITCH_S = 0.0005
+AGAIN_S = 5.0  # after one that was put off or has failed; never sooner than asked for
+CLOSE_S = 10.0
+BUSY_LOOK_S = 0.1
+
+END, PERIODIC, START = "end", "periodic", "start"
+
+
+def age(manifest: Manifest, now_ns: int) -> str:
+    """How long ago, for a person."""
+    seconds = max(0, now_ns - manifest.created_ns) // 1_000_000_000
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} seconds ago"
+
+
+class Snapshots:
+    """Periodic snapshots of an open space, and those that are asked for. `say` writes a line for the run's log."""
+
+    def __init__(self, space: Space, settings: Settings, resumed: bool, say: Callable[[str], None]) -> None:
+        self.settings = settings
+        self._space = space
+        self._say = say
+        self._keeper: Keeper | None = None
+        self._thread: threading.Thread | None = None
+        self._last: Taken | None = None
+        self._last_txn_id = 0
+        self._error = ""
+        self._told = ""
+        self._failed_ticket = -1
+        self._wanted: tuple[int, str] | None = None  # ticket and reason of what was asked for meanwhile
+        self._conflict = False
+        self._ending = False
+        self._look_first = settings.enabled and not resumed
+        self._due_s = time.monotonic() + (0.0 if self._look_first else settings.every_s)
+        self.operations: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+            "snapshot_take": self.take,
+            "snapshot_status": self.status,
+        }
+        sys.setswitchinterval(SWITCH_S)
+
+    @property
+    def due_s(self) -> float:
+        """When `tick` has something to do, in monotonic seconds."""
+        if self._thread is not None:
+            return time.monotonic() + BUSY_LOOK_S
+        return self._due_s if self.settings.enabled else float("inf")
+
+    def tick(self) -> None:
+        """Begin what is due. Called at each turn of the store's loop."""
+        if self._thread is not None:
+            if self._thread.is_alive():
+                return
+            self._thread.join()
+            self._thread = None
+        if self._wanted is not None:
+            ticket, why = self._wanted
+            self._wanted = None
+            if why == END or not self._holds(ticket):
+                self._start(why, ticket)
+        elif time.monotonic() >= self._due_s and self.settings.enabled and not self._conflict:
+            self._due_s = time.monotonic() + self.settings.every_s
+            if self._look_first or self._changed():
+                self._start(START if self._look_first else PERIODIC, self._now())
+
+    def _holds(self, ticket: int) -> bool:
+        """Whether what was committed then is safe; and, once the run ends, that the last snapshot says so."""
+        last = self._last.manifest if self._last is not None else None
+        return last is not None and last.cut >= ticket and (last.why == END or not self._ending)
+
+    def _changed(self) -> bool:
+        last: int = self._space.env.info()["last_txnid"]
+        return last != self._last_txn_id
+
+    def _now(self) -> int:
+        """The sequence of the last commit."""
+        last: int = self._space.base + self._space.env.info()["last_txnid"]
+        return last
+
+    def _start(self, why: str, ticket: int) -> None:
+        self._thread = threading.Thread(target=self._work, args=(why, ticket), name="snapshot", daemon=True)
+        self._thread.start()
+
+    def _work(self, why: str, ticket: int) -> None:
+        try:
+            if self._keeper is None:
+                backend = self.settings.open()
+                backend.warn = self._say
+                self._keeper = Keeper(self._space, backend, self.settings.run, self.settings.keep)
+            if why == START:
+                self._look_first = False
+                if not self._others():
+                    self._due_s = time.monotonic() + self.settings.every_s
+                    return
+            taken = self._keeper.take(why)
+            self._last, self._last_txn_id, self._error, self._told = taken, taken.txn_id, "", ""
+            if taken.problem:
+                self._say(taken.problem)
+        except SnapshotConflict as error:
+            self._conflict = True
+            self._failed(error, ticket)
+        except (StoreError, OSError) as error:
+            self._due_s = time.monotonic() + max(min(AGAIN_S, self.settings.every_s), 0.1)
+            self._failed(error, ticket)
+
+    def _failed(self, error: Exception, ticket: int) -> None:
+        self._error = str(error)
+        self._failed_ticket = ticket
+        kind = type(error).__name__
+        if kind != self._told:  # once for as long as it lasts
+            self._told = kind
+            putting_off = isinstance(error, SpaceTooFull | SegmentBusy)
+            self._say(self._error if putting_off else f"no snapshot could be taken: {self._error}")
+
+    def _others(self) -> bool:
+        """Whether there are snapshots of earlier runs: then this one's history begins with one of its own."""
+        assert self._keeper is not None
+        listed = self._keeper.backend.snapshots()
+        newest = next((item.manifest for item in listed if item.manifest), None)
+        if newest is not None and newest.why != END:
+            self._say(
+                f"there is a snapshot of an earlier run of this name that was cut off (number {newest.number}, "
+                f"{age(newest, time.time_ns())}); this run starts anew. `--resume` would have continued it, and "
+                f"`--resume --from {newest.number}` still can, until it is one of the oldest"
+            )
+        return bool(listed)
+
+    # --- operations -------------------------------------------------------------------------------------------------
+
+    def take(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if not self.settings.enabled:
+            raise StoreError("this run keeps no snapshots: its dataflow says `snapshots: {to: none}`")
+        ticket = self._now()
+        why = str(arguments.get("why", "asked"))
+        self._ending = self._ending or why == END
+        self._wanted = (ticket, why)
+        self.tick()
+        return {"ticket": ticket}
+
+    def status(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        ticket = int(arguments["ticket"])
+        self.tick()
+        if self._last is not None and self._holds(ticket):
+            return {"state": "done", "error": "", "snapshot": described(self._last)}
+        if self._thread is not None or self._wanted is not None:
+            return {"state": "running", "error": "", "snapshot": {}}
+        if self._failed_ticket >= ticket:
+            return {"state": "failed", "error": self._error, "snapshot": {}}
+        return {"state": "unknown", "error": "", "snapshot": {}}
+
+    def close(self) -> None:
+        """Before the space is closed. A thread that does not come to an end takes the process with it."""
+        if self._thread is not None:
+            self._thread.join(CLOSE_S)
+            if self._thread.is_alive():
+                os._exit(0)
+        if self._keeper is not None:
+            self._keeper.backend.close()
+
+
+def described(taken: Taken) -> dict[str, Any]:
+    """What a person or a program wants to know of a snapshot that was taken."""
+    manifest = taken.manifest
+    return {
+        "number": manifest.number,
+        "kind": "full" if manifest.full else "incremental",
+        "bytes": manifest.size_bytes,
+        "keys": manifest.keys,
+        "growth_bytes": manifest.growth_bytes,
+        "pinned_s": round(taken.pinned_s, 6),
+        "took_s": round(taken.took_s, 6),
+    }
+
+
+def say(text: str) -> None:
+    """A line for the run's log: the runtime reads what the store prints."""
+    for line in text.splitlines():
+        print(line, file=sys.stderr, flush=True)
+
+

@@ -1,0 +1,112 @@
+"""Each named point, hit with a kill, with a stop and a kill, and with an error. What comes out is always exact.
+
+In one run the lives of one victim end one after the other, each at the next point; a fault that never happens fails the
+test, so that no point can get lost.
+"""
+
+from __future__ import annotations
+
+import pytest
+from flows import Flow, Link, Vertex, source, worker, writing
+from schedules import CUSTOM_OFTEN, CUSTOM_ONCE, NURSERY, OPERATOR_OFTEN, OPERATOR_ONCE, RUNTIME, STORE
+from stage import Fault, Stage, run_to_the_end
+
+SENDING = ("flock", "flocked", "allocate", "allocated", "fill", "filled")
+TAKING = ("lease", "leased", "received RestoreState")
+NOT_OF_SOURCES = ("take", "taken", "delete", "handle", "handled")
+
+
+def flow(count: int = 60) -> Flow:
+    """Small and large messages, several outputs and none, two receivers, a small queue, a custom node at each end."""
+    return Flow({
+        "count": Vertex("counting", outputs=["o0"], config={"count": count, "seed": 2, "pause_ms": 1}),
+        "source": source(count, batch=2, large=4),
+        "a": worker("many", {"x": Link("count/o0", 20), "y": Link("source/o0", 5)}, 2, large=5, keep=2),
+        "b": worker("dice", {"x": Link("a/o0", 10), "y": Link("a/o1", 1000)}, large=7),
+        "c": worker("none", {"x": Link("a/o1"), "tick": Link("timer/millis/5")}, 0),
+        "sink": writing(n=Link("b/o0", 8)),
+    })  # fmt: skip
+
+
+def faults(who: str, action: str, points: tuple[str, ...], hits: tuple[int, ...] = (1,)) -> list[Fault]:
+    return [{"who": who, "point": point, "hit": hit, "action": action} for point in points for hit in hits]
+
+
+# who has been killed before its last words has ended all the same, and gets no second chance to say them
+OPERATOR = tuple(point for point in (*OPERATOR_ONCE, *OPERATOR_OFTEN) if point != "sent Bye")
+POINTS = {
+    "source": (*(point for point in OPERATOR if point not in NOT_OF_SOURCES), *SENDING[:4]),
+    "a": (*OPERATOR, *SENDING, *TAKING),
+    "c": ("sent Bye", *(point for point in OPERATOR if point not in ("send Bye", "ring", "rung"))),
+    "count": tuple(point for point in (*CUSTOM_ONCE, *CUSTOM_OFTEN) if point not in ("take", "taken")),
+    "sink": tuple(point for point in (*CUSTOM_ONCE, *CUSTOM_OFTEN) if point not in ("stage", "staged")),
+    "store": STORE,
+}
+# two deaths without a commit in between: the second one is followed by a pause, and by a `touch` of the store
+PAUSES = [{"who": "b", "point": point, "hit": 1, "action": "kill"} for point in ("restore", "restored")]
+
+
+@pytest.mark.parametrize("who", ["a", "sink", "store"])
+def test_killed_at_every_point(who: str) -> None:
+    run_to_the_end(flow(), faults(who, "kill", POINTS[who]) + PAUSES)
+
+
+def test_stopped_then_killed_holding_the_lock_reading_and_restoring() -> None:
+    run_to_the_end(flow(), faults("a", "stop", ("locked", "read", "restore", "flocked")))
+
+
+@pytest.mark.parametrize("who", ["a"])
+def test_an_error_at_every_point(who: str) -> None:
+    run_to_the_end(flow(), faults(who, "error", POINTS[who]))
+
+
+def test_no_room_at_every_write() -> None:
+    run_to_the_end(flow(), faults("a", "full", ("put", "delete", "commit"), (1, 2, 7, 20)))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("hits", [(1, 2), (3, 11), (5, 29)])
+@pytest.mark.parametrize("action", ["kill", "error", "stop"])
+@pytest.mark.parametrize("who", POINTS)
+def test_every_victim_at_every_point(who: str, action: str, hits: tuple[int, ...]) -> None:
+    points = tuple(point for point in POINTS[who] if not (who == "store" and action == "error" and point == "begin"))
+    if action == "stop":
+        hits = hits[:1]
+    run_to_the_end(flow(200), faults(who, action, points, hits) + PAUSES, all_fire=hits == (1, 2) and action != "stop")
+
+
+@pytest.mark.parametrize("point", NURSERY)
+def test_the_nursery_killed_while_it_makes_a_child(point: str) -> None:
+    run_to_the_end(flow(), [*faults("nursery", "kill", (point,), (2, 5)), *faults("a", "kill", OPERATOR_OFTEN)], all_fire=False)
+
+
+def test_children_killed_before_they_are_anybody() -> None:
+    run_to_the_end(flow(), faults("spare", "kill", ("become", "ordered", "called")), all_fire=False)
+
+
+@pytest.mark.parametrize("point", ["started", "done Spawn", "event Exited"])
+def test_the_runtime_killed_and_resumed(point: str) -> None:
+    _runtime_killed([point], "kill")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("action", ["kill", "error"])
+@pytest.mark.parametrize("at", range(0, len(RUNTIME), 5))
+def test_the_runtime_killed_at_every_point_and_resumed(at: int, action: str) -> None:
+    _runtime_killed(list(RUNTIME[at : at + 5]), action)
+
+
+def _runtime_killed(points: list[str], action: str) -> None:
+    """Operators die too, so that the runtime has something to do."""
+    dataflow = flow(150)
+    plan = faults("runtime", action, tuple(points), (2,)) + faults("a", "kill", ("committed", "restored"), (3, 9))
+    plan = [{**fault, "hit": 1} if fault["point"] in ("opened", "started") else fault for fault in plan]
+    with Stage(plan) as stage:
+        stage.start(dataflow.yaml(str(stage.root)))
+        stage.complete(dataflow)
+        stage.check(dataflow)
+        stage.finish()
+        assert stage.fired() >= set(range(len(points)))
+        assert stage.resumes == len(points)

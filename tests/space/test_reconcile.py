@@ -1,0 +1,117 @@
+"""A changed dataflow over a kept space: what matches stays, what does not is dropped by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noderuntime.space import claims, keys, records
+from noderuntime.space.mailbox import queue_of
+from noderuntime.space.reconcile import adapt, reconcile
+from noderuntime.space.space import Space, create, scan
+
+A: dict[str, Any] = {"id": "a", "kind": "operator", "inputs": [], "outputs": ["x"]}
+B: dict[str, Any] = {"id": "b", "kind": "operator", "inputs": [["in", "a/x"], ["tick", ""]], "outputs": ["y"]}
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Iterator[Space]:
+    space = create(tmp_path / "space", 1 << 22, "boot")
+    with space.write() as txn:
+        claims.register(txn, [A, B])
+        # b: one output, then two cells for each input (in: 0, tick: 1)
+        txn.put(keys.node(0), records.NodeRecord(1, records.LIVE, 5, [7]).pack())
+        txn.put(keys.node(1), records.NodeRecord(1, records.LIVE, 5, [42, 0, 0, 99, 0]).pack())
+        txn.put(keys.private_prefix(1) + b"total", records.PRIVATE.pack(1) + b"5")
+        txn.put(keys.message(1, 0, 3, 0), records.encode_message("m", None, 1, 0)[0])
+        txn.put(keys.queue(1, 0), records.QUEUE.pack(1, 30, 6, 0, 0, 0))
+        txn.put(keys.dead(1, 2, 0), b"letter")
+    yield space
+    space.close()
+
+
+def change(space: Space, *wanted: dict[str, Any]) -> tuple[list[str], claims.Graph]:
+    with space.write() as txn:
+        old = claims.load(txn)
+        dropped = reconcile(txn, list(wanted))
+        graph = claims.register(txn, list(wanted))
+        adapt(txn, old, graph)
+    return dropped, graph
+
+
+def cells(space: Space, number: int) -> list[int]:
+    with space.read() as txn:
+        return records.NodeRecord.parse(txn.get(keys.node(number))).cells
+
+
+def test_the_same_dataflow_loses_nothing(space: Space) -> None:
+    with space.read() as txn:
+        before = dict(scan(txn, b""))
+    dropped, _ = change(space, A, B)
+    with space.read() as txn:
+        assert dict(scan(txn, b"")) == before
+    assert dropped == []
+
+
+def test_a_node_that_is_gone_takes_all_it_had_and_each_of_it_is_named(space: Space) -> None:
+    dropped, _ = change(space, A)
+    assert dropped == [
+        "node 'b' is no longer in the dataflow: dropped 1 keys of private state, 1 queued messages, 1 dead letters"
+    ]
+    with space.read() as txn:
+        kinds = {bytes(key[:1]) for key, _ in scan(txn, b"")}
+        assert not kinds & {b"p", b"m", b"q", b"d"}
+        assert txn.get(keys.node(1)) is None
+
+
+def test_a_node_that_comes_later_does_not_find_the_state_of_one_that_is_gone(space: Space) -> None:
+    change(space, A)
+    other = {"id": "c", "kind": "operator", "inputs": [["in", "a/x"]], "outputs": []}
+    _, graph = change(space, A, other)
+    with space.read() as txn:
+        assert claims.private_state(txn, graph["c"]) == {}
+
+
+def test_an_input_with_another_source_starts_empty_and_its_messages_are_named(space: Space) -> None:
+    other = {"id": "c", "kind": "operator", "inputs": [], "outputs": ["x"]}
+    rewired = {**B, "inputs": [["in", "c/x"], ["tick", ""]]}
+    dropped, graph = change(space, A, other, rewired)
+    assert dropped == ["input 'in' of node 'b' is gone or has another source: dropped 1 queued messages"]
+    number, _ = graph["b"].inputs["in"]
+    with space.read() as txn:
+        assert queue_of(txn, keys.queue(1, number)) == [0] * 6
+        assert claims.private_state(txn, graph["b"]) == {"total": b"5"}
+
+
+def test_timers_and_timeouts_keep_their_counters_when_outputs_are_added(space: Space) -> None:
+    _, graph = change(space, A, {**B, "outputs": ["y", "z", "w"]})
+    assert graph["b"].outputs == {"y": 0, "z": 1, "w": 2}
+    assert cells(space, 1) == [42, 0, 0, 0, 0, 99, 0]
+
+
+def test_an_output_that_is_taken_away_and_given_back_counts_from_the_beginning(space: Space) -> None:
+    change(space, {**A, "outputs": []}, {**B, "inputs": [["tick", ""]]})
+    change(space, A, B)
+    assert cells(space, 0)[:1] in ([0], [])
+
+
+def test_a_new_input_from_a_node_that_has_ended_is_closed_from_the_start(space: Space) -> None:
+    with space.write() as txn:
+        graph = claims.load(txn)
+        claims.end(txn, space, graph, graph["a"], failed=None)
+    late = {"id": "late", "kind": "operator", "inputs": [["in", "a/x"]], "outputs": []}
+    _, graph = change(space, A, B, late)
+    with space.read() as txn:
+        queue = queue_of(txn, keys.queue(graph["late"].number, 0))
+    assert queue[records.FLAGS] & records.SOURCE_ENDED
+
+
+def test_a_new_space_has_nothing_to_drop(tmp_path: Path) -> None:
+    space = create(tmp_path / "new", 1 << 22, "boot")
+    dropped, graph = change(space, A, B)
+    assert dropped == []
+    assert set(graph) == {"a", "b"}
+    space.close()

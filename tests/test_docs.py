@@ -1,0 +1,139 @@
+"""README.md and docs/ say what is true: their snippets run, and the fields, commands, files and tests they name exist.
+
+A block that begins with `# NAME.py` or `# NAME.yml` is a file; the files of one document lie in one folder. Any other
+Python block runs in one namespace with those before it in the document.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from noderuntime import dataflow_file
+from noderuntime.cli import parser
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NAMES = [document.name for document in DOCUMENTS]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# (\w+\.(?:py|yml))\n")
+FIELD = re.compile(r"^\| ((?:`\w+`(?:, )?)+)", re.MULTILINE)
+
+
+def document(name: str) -> str:
+    return DOCUMENTS[NAMES.index(name)].read_text()
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return [text for found, text in BLOCK.findall(document(name)) if found == language]
+
+
+def write_files(name: str, folder: Path) -> list[str]:
+    """The files of one document; their names."""
+    written = []
+    for language in ("python", "yaml"):
+        for text in blocks(name, language):
+            if match := FILE.match(text):
+                (folder / match[1]).write_text(text)
+                written.append(match[1])
+    return written
+
+
+def surroundings(folder: Path) -> dict[str, str]:
+    return {**os.environ, "NODERUNTIME_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT)}
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, *arguments]
+    environ = surroundings(folder)
+    return subprocess.run(line, cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_dataflow_is_valid(name: str) -> None:
+    for text in blocks(name, "yaml"):
+        assert dataflow_file.parse(text, env={}).nodes, text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_python_block_that_is_no_file_runs(name: str) -> None:
+    namespace: dict[str, object] = {}
+    for text in blocks(name, "python"):
+        if not FILE.match(text):
+            exec(compile(text, name, "exec"), namespace)
+
+
+def test_the_operator_of_the_readme_runs_in_its_dataflow_and_under_its_test(tmp_path: Path) -> None:
+    files = write_files("README.md", tmp_path)
+    assert {"thermometer.py", "average.py", "show.py", "weather.yml", "test_average.py"} <= set(files)
+    line = [sys.executable, "-m", "noderuntime", "run", "weather.yml"]
+    with subprocess.Popen(line, cwd=tmp_path, env=surroundings(tmp_path), stdout=subprocess.PIPE, text=True) as shown:
+        assert shown.stdout
+        lines = [shown.stdout.readline() for _ in range(3)]
+        shown.send_signal(signal.SIGINT)
+        shown.communicate(timeout=30)
+    assert shown.returncode == 130
+    for count, text in enumerate(lines, 1):
+        assert re.fullmatch(rf"show {{8}}│ \d+\.\d\d degrees over {count} readings\n", text), text
+    tested = run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_average.py")
+    assert tested.returncode == 0, tested.stdout
+
+
+def test_the_custom_nodes_of_their_page_run_in_its_dataflow(tmp_path: Path) -> None:
+    write_files("custom-nodes.md", tmp_path)
+    done = run(tmp_path, "-m", "noderuntime", "run", "doubling.yml")
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    assert [line.split("│ ")[1] for line in done.stdout.splitlines()] == ["0", "2", "4", "6", "8"]
+
+
+def test_every_field_of_a_dataflow_file_is_described_and_no_other() -> None:
+    described = {
+        field for fields in FIELD.findall(document("dataflow-file.md")) for field in re.findall(r"`(\w+)`", fields)
+    }
+    nodes = {*dataflow_file._NODE, *dataflow_file._INPUT, *dataflow_file._SNAPSHOTS, "kind", "size"}
+    assert described == nodes
+
+
+def test_every_command_and_option_is_described_and_no_other() -> None:
+    text = document("command-line.md")
+    _, parsers = parser.build()
+    for command, parsed in parsers.items():
+        assert f"| `{command}" in text, f"{command} is not described"
+        for option in parsed.option_names():
+            common = {"-h", "--help", "--json", "--mermaid", "--env", "--run"}
+            assert option in common or f"`{option}" in text, f"{command} {option}"
+    assert {found.split("\\|")[0] for found in re.findall(r"^\| `(\w[\w-]*)", text, re.MULTILINE)} - {"run"} <= {
+        *parsers
+    }
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+    assert options <= {option for parsed in parsers.values() for option in parsed.option_names()} | {"--run"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_that_is_named_exists(name: str) -> None:
+    text = BLOCK.sub("", document(name))
+    named = set(re.findall(r"`((?:noderuntime|operators|dataflows|tests|bench|docs)/[\w/.-]*)(?:::\w+)?`", text))
+    linked = {link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link}
+    place = DOCUMENTS[NAMES.index(name)].parent
+    assert not [path for path in named if not (ROOT / path).exists()]
+    assert not [link for link in linked if not (place / link).exists()]
+
+
+def test_every_sentence_of_the_promise_names_tests_that_exist() -> None:
+    promise = document("README.md").partition("## The promise")[2].partition("And its limits:")[0]
+    sentences = [part for part in promise.split("\n\n") if part.startswith(">")]
+    assert len(sentences) >= 6
+    for after in re.split(r"(?:^>.*\n)+", promise, flags=re.MULTILINE)[1:]:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", after)
+        assert named
+        for path, test in named:
+            tree = ast.parse((ROOT / path).read_text())
+            assert test in {item.name for item in tree.body if isinstance(item, ast.FunctionDef)}, f"{path}::{test}"
