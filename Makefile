@@ -7,7 +7,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 N ?= 200
 AZURITE := 3.35.0
 
-.PHONY: run demo test test-all check bench clean
+# new random schedules of kills: make faults N=2000; SEED=17 N=1 for one again
+SEED ?= $(shell date +%s)000
+
+.PHONY: faults run demo test test-all check bench clean
 .DEFAULT_GOAL := run
 
 .venv/.package: pyproject.toml
@@ -55,6 +58,9 @@ bench/.venv/.ready: bench/requirements.txt
 
 bench: .venv/.package bench/.venv/.ready  ## ours and peers, side by side; writes bench/RESULTS.md
 	@$(BIN)/python -m bench $(Q)
+
+faults: .venv/.test
+	@$(BIN)/python tests/faults/schedules.py $(N) --seed $(SEED)
 
 clean:
 	rm -rf .venv bench/.venv bench/results build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -25,6 +25,7 @@ LABEL = 13
 class Witness:
     """What was seen. Times in seconds; `slots` holds (counts that arrived, kills) of each tick."""
 
+    joins: bool = False  # a life before this one has seen what came before: begin with what arrives first
     count: int = 0  # the last that arrived
     arrived: int = 0
     lost: int = 0
@@ -39,6 +40,8 @@ class Witness:
     def see(self, value: dict[str, Any], now_s: float) -> bool:
         """A count arrived. Whether it is the first one of a new life."""
         count = value["count"]
+        if self.joins:
+            self.joins, self.count = False, count - 1
         self.lost += max(0, count - self.count - 1) + max(0, value["number"] - count - self.lost)
         self.repeated += max(0, self.count + 1 - count)
         self.count = max(self.count, count)
@@ -118,8 +121,8 @@ def main() -> None:
     terminal = os.environ.get("NODERUNTIME_TERMINAL", "")
     columns = int(terminal.partition("x")[0]) if terminal else 80
     colour = "NO_COLOR" not in os.environ
-    seen = Witness()
     with Node() as node:
+        seen = Witness(joins=node.is_restart)
         every_s = float(node.config.get("kill_every", 1.0))
         next_s = time.monotonic() + every_s
         for event in node:

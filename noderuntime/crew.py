@@ -170,8 +170,8 @@ class Crew:
                 self._welcome(child)
             case su.Refuse(why):
                 self._send(child, Refused(why))
-            case su.SendStop(grace_s):
-                self._send(child, Stop("MANUAL", grace_s))
+            case su.SendStop(grace_s, drain):
+                self._send(child, Stop("MANUAL", grace_s, drain))
             case su.SendReload():
                 self._send(child, Reload())
             case su.Signal(number):

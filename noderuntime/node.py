@@ -501,7 +501,7 @@ class Node:
             try:
                 return make()
             except StoreFull:
-                if self._stop is not None:
+                if self._gives_up:
                     raise
                 self._commit_locked()
                 self._member.set_phase(pulse.WAITING_FOR_ROOM)
@@ -530,7 +530,7 @@ class Node:
                 if self._closed:
                     return
                 done = self._commit_locked()
-                if not done and self._stop is not None:
+                if not done and self._gives_up:
                     self._give_up()
                     done = True
                 if done:
@@ -567,6 +567,11 @@ class Node:
                 return False
         self._committed_ns = time.monotonic_ns()
         return True
+
+    @property
+    def _gives_up(self) -> bool:
+        """Whether nobody will make room any more: the run is being stopped, and not drained."""
+        return self._stop is not None and not self._stop.drain
 
     def _give_up(self) -> None:
         """The run is being stopped, and nobody has room for what was sent.
@@ -689,7 +694,8 @@ class Node:
         self._service.join()
         atexit.unregister(self._at_exit)
         if finished:
-            self._dealer.send(Bye(self._stop is None, ""))
+            reason = "ALL_INPUTS_CLOSED" if self._ended and self._stop is None else ""
+            self._dealer.send(Bye(self._stop is None, reason))
         self._dealer.close()
         os.close(self._wake)
         self._member.close()

@@ -120,10 +120,14 @@ class Bye:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """runtime -> child: finish. `id`: MANUAL | ALL_INPUTS_CLOSED. SIGTERM follows after `grace` seconds."""
+    """runtime -> child: finish. `id`: MANUAL | ALL_INPUTS_CLOSED. SIGTERM follows after `grace` seconds.
+
+    `drain`: the receivers go on, so what was sent still finds room.
+    """
 
     id: str
     grace: float
+    drain: bool = False
 
 
 @dataclass(frozen=True, slots=True)

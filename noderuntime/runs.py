@@ -23,6 +23,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 
 from noderuntime.errors import NodeRuntimeError
 from noderuntime.identifiers import directory_name
@@ -287,11 +288,12 @@ def hold(
         if old is not None and trusted and old.ended and not (resume or fresh):
             notices.append("the last run of this name failed: starting anew (`--resume` would have gone on with it)")
         elif old is not None and trusted and not (resume or fresh):
+            named = "" if Path(file).stem == name else f" --name {quote(name)}"
             raise RunRefused(
                 name,
                 f"the run {name!r} was interrupted (its runtime was killed); its state is kept",
-                f"`noderuntime run {file} --resume` continues it exactly where it was, `--fresh` throws that away "
-                f"and starts anew, `noderuntime clean {name}` removes it.",
+                f"`noderuntime run {quote(file)}{named} --resume` continues it exactly where it was, `--fresh` throws "
+                f"that away and starts anew, `noderuntime clean {quote(name)}` removes it.",
             )
         if old is not None and not trusted:
             so = "looking for its last snapshot" if resume else "starting anew"

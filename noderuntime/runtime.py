@@ -23,6 +23,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from types import FrameType
 from typing import Any
 
@@ -40,7 +41,7 @@ from noderuntime.logs import Notes, RunLogs
 from noderuntime.loop import Loop
 from noderuntime.nursery import Order
 from noderuntime.observer import Observer, RunOptions
-from noderuntime.plan import plan
+from noderuntime.plan import plan, store_nodes
 from noderuntime.protocol import Ask, Message
 from noderuntime.run_snapshots import RunSnapshots
 from noderuntime.runs import Held, RunFile
@@ -133,8 +134,8 @@ class Runtime:
             "--size", str(held.size_bytes),
             "--purge-interval", str(dataflow.state.purge_interval_s),
             "--history", str(dataflow.state.history),
-            "--state", json.dumps(dataflow.state.to_plain()),
             *self._snapshots.store_arguments(held.fresh),
+            "--state", json.dumps(dataflow.state.to_plain()),
         ]  # fmt: skip
         order = Order("nr-store", env, dataflow.folder or "/", entry=STORE_ENTRY, arguments=arguments)
         self._store = StoreKeeper(self._nursery, self._link, self._notes, order, time.monotonic)
@@ -267,17 +268,8 @@ class Runtime:
             self._old_handlers[number] = signal.signal(number, _noted)
         if self._held.notice:
             self._notes.tell(self._held.notice)
-        nodes = [
-            {
-                "id": spec.id,
-                "kind": "operator" if spec.kind == "operator" else "node",
-                "inputs": [[item.name, "" if item.is_timer else item.source] for item in spec.inputs],
-                "outputs": list(spec.outputs),
-            }
-            for spec in self._dataflow.nodes
-        ]
         arguments = {
-            "nodes": nodes,
+            "nodes": store_nodes(self._dataflow),
             "fingerprint": self._dataflow.fingerprint(),
             "fresh": self._held.fresh,
             "resume": self._options.resume,
@@ -488,10 +480,11 @@ def _close_all(fds: list[int]) -> None:
 
 
 def _farewell(name: str, file: str) -> str:
-    named = "" if Path(file).stem == name else f" --name {name}"
+    named = "" if Path(file).stem == name else f" --name {quote(name)}"
     return (
         f"noderuntime: the runtime of {name!r} was killed. All its processes were ended, its state is kept.\n"
-        f"  Continue with `noderuntime run {file}{named} --resume`, or remove it with `noderuntime clean {name}`."
+        f"  Continue with `noderuntime run {quote(file)}{named} --resume`, or remove it with "
+        f"`noderuntime clean {quote(name)}`."
     )
 
 

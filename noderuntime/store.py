@@ -81,7 +81,7 @@ class Store:
         self.space = space
         with space.read() as txn:
             self.graph: Graph = claims.load(txn)
-        self.outside: dict[str, Callable[[Arguments], Result]] = {}  # neither: they need no transaction of the space
+        self.actions: dict[str, Callable[[Arguments], Result]] = {}  # that keep their own books
         self._looked = 0
         self.seeds: dict[str, bytes] = {}
         self.state = StateOperations(space, lambda id: vertex_of(self.graph, id))
@@ -104,7 +104,8 @@ class Store:
         try:
             if request.version != VERSION:
                 raise ProtocolError(f"protocol version {request.version}; this store speaks {VERSION}")
-            result = self._carry_out(request)
+            action = self.actions.get(request.operation)
+            result = self._carry_out(request) if action is None else action(request.arguments)
             self.state.rings |= self.letters.rings
             self.letters.rings.clear()
             return Reply(request.number, result, "", "")
@@ -116,9 +117,6 @@ class Store:
             return Reply(request.number, {}, "ProtocolError", text)
 
     def _carry_out(self, request: Request) -> Result:
-        outside = self.outside.get(request.operation)
-        if outside is not None:
-            return outside(request.arguments)
         query = self.queries.get(request.operation)
         if query is not None:
             with self.space.read() as txn:
@@ -284,24 +282,19 @@ class Store:
             os.close(fd)
 
 
-class Refusing:
-    """In the place of a Store that cannot be: answers every request with the reason, until `quit` comes."""
-
-    def __init__(self, error: NodeRuntimeError) -> None:
-        self._error = error
-
-    def run(self, router: Router) -> int:
-        while True:
-            found = router.receive(HOUSEKEEPING_S)
-            if found is None:
-                continue
-            identity, request = found
-            if not isinstance(request, Request):
-                continue
-            if request.operation == "quit":
-                router.send(identity, Reply(request.number, {}, "", ""))
-                return 0
-            router.send(identity, Reply(request.number, {}, type(self._error).__name__, str(self._error)))
+def refuse(error: NodeRuntimeError, router: Router) -> int:
+    """In the place of a store that cannot be: answer every request with the reason, until `quit` comes."""
+    while True:
+        found = router.receive(HOUSEKEEPING_S)
+        if found is None:
+            continue
+        identity, request = found
+        if not isinstance(request, Request):
+            continue
+        if request.operation == "quit":
+            router.send(identity, Reply(request.number, {}, "", ""))
+            return 0
+        router.send(identity, Reply(request.number, {}, type(error).__name__, str(error)))
 
 
 class Service:
@@ -325,7 +318,7 @@ class Service:
         self.waits.operations["kvs_watch"] = self._watch
         self._poller = select.poll()
         self._nodes = Nodes(run_dir, store.space, self._poll_nodes)
-        store.outside["node_open"] = self._nodes.open
+        store.actions["node_open"] = self._nodes.open
         self._node_bells: list[int] = []
         self.waits.operations["node_next"] = NextEvents(self._nodes)
         self.waits.operations["node_send"] = SendMessages(self._nodes)
@@ -456,32 +449,26 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     run_dir = RunDir(options.run_dir)
     settings = Settings.read(options.snapshots) if options.snapshots else None
-    snapshots = None
-    space = None
-    store: Store | Refusing
-    try:
-        resumed = _make_space(run_dir, options, settings)
-        space = open_space(run_dir.space)
+    spec = json.loads(options.state) if options.state else None
+    with Router(run_dir.store_socket) as router:
+        try:
+            resumed = _make_space(run_dir, options, settings)
+            space = open_space(run_dir.space)
+        except NodeRuntimeError as error:
+            return refuse(error, router)
+        with space.write() as txn:
+            set_limits(txn, options.history, ttl_to_ns((spec or {}).get("ttl")))
         store = Store(space)
+        snapshots = None
         if settings is not None:
             snapshots = Snapshots(space, settings, resumed, say)
-            store.outside.update(snapshots.operations)
-    except NodeRuntimeError as error:
-        store = Refusing(error)
-    with Router(run_dir.store_socket) as router:
-        if isinstance(store, Refusing):
-            code = store.run(router)
-        else:
-            spec = json.loads(options.state) if options.state else None
-            with store.space.write() as txn:
-                set_limits(txn, options.history, ttl_to_ns((spec or {}).get("ttl")))
-            service = Service(store, router, run_dir, options.purge_interval, spec, snapshots)
-            code = service.run()
-            service.close()
-    if snapshots is not None:
-        snapshots.close()
-    if space is not None:
-        space.close()
+            store.actions.update(snapshots.operations)
+        service = Service(store, router, run_dir, options.purge_interval, spec, snapshots)
+        code = service.run()
+        service.close()
+        if snapshots is not None:
+            snapshots.close()
+    space.close()
     return code
 
 

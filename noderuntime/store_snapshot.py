@@ -115,7 +115,7 @@ class Snapshots:
             if self._keeper is None:
                 backend = self.settings.open()
                 backend.warn = self._say
-                self._keeper = Keeper(self._space, backend, self.settings.run, self.settings.keep)
+                self._keeper = Keeper(self._space, backend, self.settings.run, self.settings.keep, force_files=True)
             if why == START:
                 self._look_first = False
                 if not self._others():

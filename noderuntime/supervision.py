@@ -311,6 +311,7 @@ class SendStop:
     """Send the STOP event."""
 
     grace_s: float
+    drain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -552,7 +553,7 @@ class Supervision:
             deaf = self.policy.kind == "node" and not self.policy.has_inputs
             grace_s = min(event.grace_s, DEAF_GRACE_S) if deaf else event.grace_s
             self.deadline_s = now_s + grace_s
-            return [SendStop(grace_s)]
+            return [SendStop(grace_s, event.drain)]
         return self._terminate(now_s)
 
     def _on_stop_tick(self, event: Event, now_s: float) -> list[Action]:

@@ -5,7 +5,8 @@ line.
     config    path: the file; a relative one is looked for beside the dataflow file
               encoding: default utf-8
               follow: true       wait for more at the end of the file, as `tail -f` does (default false: end
-              there) batch: N           lines per commit (default 100)
+                                 there)
+              batch: N           lines per commit (default 100)
 
 `csv_rows` and `json_lines` build on this module: they say how records are made of lines.
 """

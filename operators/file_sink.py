@@ -7,7 +7,8 @@
 
 How long the file was after the last committed message is part of the private state. What a crash has left
 behind that length was written by an event that comes again: it is cut off first. So each message is in the
-file once, whatever process is killed. (A power failure is something else: nothing is forced to the disk.)
+file once, whatever process is killed. On another machine, where the file is not there, it begins with what comes
+next, and says so. (A power failure is covered by snapshots: the file is on the disk before they are.)
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Operator:
         self.format = ctx.config.get("format", "text")
         if self.format not in ("text", "json"):
             raise ValueError(f"config: format: {self.format!r} is neither text nor json")
+        self.is_new = not Path(self.path).exists()
         try:
             open(self.path, "ab").close()
         except OSError as error:
@@ -39,11 +41,16 @@ class Operator:
 
     def restore_state(self, state: dict[str, bytes]) -> None:
         self.length = int(state["length"])
+        if self.is_new:  # another machine: until something is written, there is no file, also for the next life
+            Path(self.path).unlink(missing_ok=True)
 
     def on_event(self, event: Event, ctx: Context) -> None:
         if event["type"] != "INPUT" or "uid" not in event:
             return
         line = self.line(event["value"]) + b"\n"
+        if self.length and not Path(self.path).exists():
+            ctx.log.warning("%s is new: the %d bytes that were written before are elsewhere", self.path, self.length)
+            self.length = 0
         with open(self.path, "ab") as file:
             if file.tell() < self.length:
                 raise ValueError(

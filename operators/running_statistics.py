@@ -3,7 +3,8 @@
     inputs    any, of numbers (the metric is metadata["metric"], else the name of the input),
               or of mappings from metric to number
     outputs   statistics: {metric: {count, last, mean, variance, min, max, ewma}} for the metrics of each
-    message config    alpha: weight of the newest value in `ewma`, above 0 and at most 1 (default 0.1)
+              message
+    config    alpha: weight of the newest value in `ewma`, above 0 and at most 1 (default 0.1)
 
 Mean and variance (of the sample, divided by n - 1; 0 for one value) follow Welford, Technometrics 4 (1962)
 419-420: one pass, no sum of squares that could cancel. The moving average starts at the first value. NaN and

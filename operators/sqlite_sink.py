@@ -38,7 +38,8 @@ class Operator:
         if not isinstance(self.table, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.table):
             raise ValueError(f"config: table: {self.table!r} is not a name of letters, digits and _")
         try:
-            self.database = sqlite3.connect(path, isolation_level=None)  # each statement commits itself
+            # each statement commits itself; it may be closed by whichever thread collects the garbage
+            self.database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             # with a log beside it, and no fsync for each row: a crash of a process loses nothing that way
             self.database.execute("PRAGMA journal_mode=WAL")
             self.database.execute("PRAGMA synchronous=NORMAL")

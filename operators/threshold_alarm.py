@@ -1,13 +1,11 @@
-"""Threshold alarm: raises an alarm when a metric crosses a level, clears it when it is back beyond another
-one.
+"""Threshold alarm: raises an alarm when a metric crosses a level, clears it when it is back beyond
+another one.
 
     inputs    any, of numbers (the metric is metadata["metric"], else the name of the input), or of mappings
-    from
-              metric to number, or from metric to a mapping in which `field` is the number
+              from metric to number, or from metric to a mapping in which `field` is the number
     outputs   alarm: {metric, active, value, level}, only when an alarm is raised or cleared
     config    levels: {PATTERN: {raise: NUMBER, clear: NUMBER}}; * and ? in a pattern stand for any text and
-    any
-                character; the first that fits counts. raise above clear: alarm when the value is too high;
+                any character; the first that fits counts. raise above clear: alarm when the value is too high;
                 below: too low. Raised at `raise`, cleared past `clear`; in between nothing changes.
               field: for mappings of mappings, such as `ewma` of what the operator running_statistics sends
 

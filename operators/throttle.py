@@ -2,10 +2,10 @@
 
     inputs    any; with a timer input `tick`, what was held back last passes when its time has come
     outputs   out: the messages that pass, with their metadata and metadata["input"]
-    config    every: DURATION   the shortest time between two messages of one input, such as 100ms or 2
-    (seconds)
+    config    every: DURATION   the shortest time between two messages of one input, such as 100ms, or 2
+                                (seconds)
               latest: true      hold the newest message back instead of dropping it (needs a timer input;
-              default false)
+                                default false)
 
 Time is the time of sending, so the same messages pass however often a handler is repeated. Messages held back
 are plain ones, which MessagePack can carry.

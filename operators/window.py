@@ -1,12 +1,10 @@
 """Window: collects values, tumbling or sliding, by count or by time.
 
     inputs    any; ticks (a timer input) only move the time forward
-    outputs   window: {"values": [...], "start": ..., "end": ...}: by time two UTC datetimes, by count the
-    numbers of
-              the first and the last value, from 1
+    outputs   window: {"values": [...], "start": ..., "end": ...}: by time two UTC datetimes,
+              by count the numbers of the first and the last value, from 1
     config    count: N, or time: DURATION    how large a window is
-              every: N or DURATION           how far it moves each time; default: its own size, which is
-              tumbling
+              every: N or DURATION           how far it moves each time; default: its own size (tumbling)
 
 Windows by count are sent when full. Windows by time start at multiples of `every` since the epoch, hold what
 was sent in start <= t < end, and go out with the first message or tick behind their end; empty ones never do.

@@ -58,7 +58,7 @@ def test_a_node_takes_events_and_sends_until_all_its_inputs_have_ended(run: Make
     assert r.take("c", 4) == expected
     assert child.wait() == 0
     assert child.has_said(Ready) == [Ready(1)]
-    assert child.has_said(Bye) == [Bye(True, "")]
+    assert child.has_said(Bye) == [Bye(True, "ALL_INPUTS_CLOSED")]
     assert child.hello is not None and (child.hello.kind, child.hello.life) == ("node", 1)
     assert r.queued("n", "in") == [] and r.figures("n")["inputs"]["in"]["taken"] == 2
 
@@ -357,6 +357,22 @@ for e in (node := Node()):
     assert child.wait() == 0
     assert child.has_said(Bye) == [Bye(False, "")]
     assert r.queued("n", "in") == ["x"]  # it comes again
+
+
+def test_a_draining_node_waits_for_room_because_its_receivers_go_on(run: Make) -> None:
+    r = run(between(size=2))
+    program = """
+from noderuntime import Node
+for e in (node := Node()):
+    for i in range(5): node.send_output('out', [e.get('value'), i])
+"""
+    r.send("a", "x")
+    child = r.begun("n", program)
+    wait_until(lambda: child.pulse.phase == pulse.WAITING_FOR_ROOM)
+    child.send(Stop("MANUAL", 10.0, True))
+    assert r.take("c", 10) == [*(["x", i] for i in range(5)), *([None, i] for i in range(5))]
+    assert child.wait() == 0
+    assert r.queued("n", "in") == []
 
 
 BAD_SENDS = {

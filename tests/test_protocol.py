@@ -150,7 +150,7 @@ def test_a_refusal_says_what_is_wrong(body: Any, why: str) -> None:
 
 
 def test_a_whole_number_may_stand_for_a_time() -> None:
-    assert decode(msgpack.packb(["stop", "MANUAL", 5])) == Stop("MANUAL", 5)
+    assert decode(msgpack.packb(["stop", "MANUAL", 5, False])) == Stop("MANUAL", 5)
 
 
 def test_depth_and_size_are_limited() -> None:

@@ -73,6 +73,12 @@ def test_a_plain_run_of_an_interrupted_name_is_refused_and_told_the_ways_out(env
     assert run_dir.space.exists()
 
 
+def test_the_ways_out_can_be_copied_into_a_shell(environ: dict[str, str]) -> None:
+    interrupted(environ, "my run")
+    with pytest.raises(RunRefused, match=r"`noderuntime run flow\.yml --name 'my run' --resume` .*clean 'my run'`"):
+        begin(environ, "my run")
+
+
 def test_resume_keeps_the_space_and_raises_the_epoch(environ: dict[str, str]) -> None:
     run_dir = interrupted(environ)
     held = begin(environ, resume=True)
@@ -89,10 +95,10 @@ def test_fresh_throws_the_space_away(environ: dict[str, str]) -> None:
     held.release()
 
 
-def test_resume_with_nothing_there_starts_anew_and_says_so(environ: dict[str, str]) -> None:
+def test_resume_with_nothing_there_leaves_it_to_the_snapshots_to_say_so(environ: dict[str, str]) -> None:
     held = begin(environ, resume=True)
     assert held.fresh
-    assert held.notice == "there is nothing to resume: starting anew"
+    assert held.notice == ""
     held.remove()
 
 

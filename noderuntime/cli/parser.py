@@ -26,7 +26,6 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("demo", "demo", "see it survive: an operator that is killed every second"),
 }
 
-
 OPERATIONS = {
     "state": ("ls", "get", "set", "rm", "watch", "diff"),
     "snapshot": ("take", "ls", "verify"),

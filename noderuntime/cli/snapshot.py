@@ -91,6 +91,7 @@ def _plain(item: Listed) -> dict[str, Any]:
         "chain": list(manifest.chain),
         "bytes": manifest.size_bytes,
         "keys": manifest.keys,
+        "growth_bytes": manifest.growth_bytes,
         "why": manifest.why,
         "finished": manifest.finished,
         "fingerprint": manifest.fingerprint,

@@ -36,13 +36,18 @@ class Taken:
 
 
 class Keeper:
-    """See the head of this module. `keep`: how many snapshots to keep."""
+    """See the head of this module. `keep`: how many snapshots to keep.
 
-    def __init__(self, space: Space, backend: Backend, run: str, keep: int) -> None:
+    `force_files`: have the kernel write to the disk what it holds of files, before a snapshot is published. What sinks
+    wrote before the cut, and the snapshot says is written, is then still there after a power cut.
+    """
+
+    def __init__(self, space: Space, backend: Backend, run: str, keep: int, force_files: bool = False) -> None:
         self.space = space
         self.backend = backend
         self.run = run
         self.keep = keep
+        self.force_files = force_files
         self.writer = secrets.token_hex(4)
         self.last: Manifest | None = None  # of ours: what an incremental one can build on
         self._index: KeyIndex | None = None
@@ -70,6 +75,8 @@ class Keeper:
                 walked = cut.walk(self.backend.spool, prefix, since, known)
                 manifest = self._manifest(cut, walked, number, parent, why)
         self.last, self._index = None, None  # until it is published: after a failure the next one is a full one
+        if self.force_files:
+            os.sync()
         published = self.backend.save(manifest, walked)
         self.last, self._index = published, walked.index
         self._next_number = number + 1

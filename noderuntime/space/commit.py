@@ -249,6 +249,10 @@ class Commits:
                 rings.update(node for node, _, _ in (*self.links.receivers, *self.links.inputs) if node >= 0)
                 rings |= self._watchers.all()
                 return sum(staged.tried == found for staged in group)
+            if group[0].tried is not None:
+                # that commit was not made, and another one of fewer events may leave the very same node record behind
+                for staged in group:
+                    staged.tried = None
             self._look_in -= 1
             if self._look_in <= 0 or self._share > _LOOK_SHARE:
                 self._share = space.used_share(txn)

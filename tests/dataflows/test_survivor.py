@@ -44,6 +44,13 @@ def test_a_gap_is_a_loss_and_a_step_back_a_repetition(
     assert verdict(witness)[0].startswith("NOT AS PROMISED")
 
 
+def test_a_witness_that_joins_a_resumed_run_begins_with_the_first_count_that_it_sees() -> None:
+    witness = Witness(joins=True)
+    for count in (500, 501, 503):
+        witness.see(value(count), 1.0)
+    assert (witness.count, witness.lost, witness.repeated) == (503, 1, 0)
+
+
 def test_it_kills_the_process_that_counted_last_and_waits_for_the_next_one() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as victim:
         witness = seen(value(1, process=victim.pid))

@@ -249,7 +249,7 @@ def test_another_machine_continues_from_an_object_store(to: str, programs: Folde
         lose_machine(programs, running)
         shutil.rmtree(programs.home)
         again = programs.start(resume=True, env=credentials)
-        assert again.finish() == 0
+        assert again.finish(90.0) == 0
         assert any("continuing from snapshot" in text for text in again.statuses())
         assert command(programs, "verify", env=credentials)[0] == 0
     assert json.loads(out)["number"] >= 1

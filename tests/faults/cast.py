@@ -25,7 +25,10 @@ def source_value(seed: int, number: int) -> int:
     return (seed * 7919 + number * 104_729) % 1_000_003
 
 
-def step(kind: str, outputs: list[str], total: int, input: int, value: int, dice: int) -> tuple[int, list[tuple[str, int]]]:
+Sent = list[tuple[str, int]]
+
+
+def step(kind: str, outputs: list[str], total: int, input: int, value: int, dice: int) -> tuple[int, Sent]:
     """The new total, and what is sent, of one event. Pure: the oracle calls it too."""
     total = (total * 31 + value + input) % MODULUS
     if kind == "sum":
@@ -90,7 +93,7 @@ class Worker:
     def restore_state(self, state: dict[str, bytes]) -> None:
         self.total = int(state.get("total", b"0"))
         self.open = int(state.get("open", b"0"))
-        self.closed = "closed" in state
+        self.closed = "closed" in state and self.config["kind"] == "loop"
         self.log.restore(state)
 
     def on_event(self, event: Any, ctx: Any) -> Any:
@@ -101,8 +104,8 @@ class Worker:
             self._input(event, ctx)
             ctx.kvs_merge(f"count/{ctx.node_id}", Add(1))
             ctx.kvs_merge("count", Add(1))
-        elif event["type"] == "INPUT_CLOSED" and self.config["kind"] == "loop" and event["id"] == self.config["inputs"][0]:
-            self.closed = True
+        elif event["type"] == "INPUT_CLOSED" and event["id"] == self.config["inputs"][0]:
+            self.closed = self.config["kind"] == "loop"
             ctx.save_state("closed", b"1")
         return Status.STOP if self.closed and not self.open else None
 

@@ -7,7 +7,6 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-
 OPERATORS = {"source": "Numbers", "worker": "Worker", "adder": "Adder"}
 
 

@@ -46,9 +46,11 @@ def check(flow: Flow, found: Found) -> dict[str, list[int]]:
     totals = _replay(flow, streams, logs)
     for id, total in totals.items():
         assert int(found.states[id].get("total", b"0")) == total, f"{id}: its state is not what its events make of it"
-        assert found.counts.get(id, 0) == len(logs[id]), f"{id}: its shared count is {found.counts.get(id)}, not {len(logs[id])}"
+        counted = found.counts.get(id, 0)
+        assert counted == len(logs[id]), f"{id}: its shared count is {counted}, not {len(logs[id])}"
     everything = sum(len(log) for log in logs.values())
-    assert found.counts.get("", 0) == everything, f"the count that all write is {found.counts.get('')}, not {everything}"
+    counted = found.counts.get("", 0)
+    assert counted == everything, f"the count that all write is {counted}, not {everything}"
     for id, vertex in flow.nodes.items():
         for output in vertex.outputs:
             sent, made = found.sent[id, output], len(streams[f"{id}/{output}"])
@@ -116,7 +118,8 @@ def _replay(flow: Flow, streams: dict[str, list[int]], logs: dict[str, list[Entr
                     stream = streams[link.source]
                     if number > len(stream):
                         break
-                    assert stream[number - 1] == value, f"{id}.{name}#{number}: {value}, but sent was {stream[number - 1]}"
+                    sent = stream[number - 1]
+                    assert sent == value, f"{id}.{name}#{number}: {value}, but sent was {sent}"
                 last[id, input] = number
                 log.popleft()
                 moved = True
@@ -135,8 +138,9 @@ def _input(
     link, at = vertex.inputs[name], (id, name)
     stream = streams[link.source]
     assert found.queued[at] == 0, f"{id}.{name}: {found.queued[at]} messages are still queued"
-    assert found.taken[at] + found.dropped[at] + found.discarded[at] == len(stream), (
-        f"{id}.{name}: {found.taken[at]} taken, {found.dropped[at]} dropped, {found.discarded[at]} discarded of {len(stream)}"
+    taken, dropped, discarded = found.taken[at], found.dropped[at], found.discarded[at]
+    assert taken + dropped + discarded == len(stream), (
+        f"{id}.{name}: {taken} taken, {dropped} dropped, {discarded} discarded of {len(stream)}"
     )
     if not link.drop or link.size >= 100_000:
         assert found.dropped[at] == found.discarded[at] == 0, f"{id}.{name}: {found.dropped[at]} dropped"

@@ -4,8 +4,8 @@
     python tests/faults/schedules.py 2000 --seed 17  those from seed 17 on
     python tests/faults/schedules.py 1 --seed 17     this one again
 
-What one seed decides is the same each time; how the processes interleave is not. Kills at points hit the same line of the
-same process again; kills from outside (a third of the schedules) come when they come.
+What one seed decides is the same each time; how the processes interleave is not. Kills at points hit the same line of
+the same process again; kills from outside (a third of the schedules) come when they come.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "e2e")]
 
-from flows import Flow, random_flow
-from stage import Fault, Stage
+from flows import Flow, random_flow  # noqa: E402
+from stage import Fault, Stage  # noqa: E402
 
 # points by who passes them; those that are passed once or twice in a life, and those passed for each event
 OPERATOR_ONCE = ("begin", "send Hello", "sent Hello", "received Welcome", "open", "restore", "restored", "send Ready",
@@ -31,11 +31,14 @@ OPERATOR_OFTEN = ("read", "take", "taken", "handle", "handled", "stage", "staged
                   "commit", "committed", "ring", "rung", "let go")  # fmt: skip
 SEGMENTS = ("flock", "flocked", "allocate", "allocated", "fill", "filled", "lease", "leased")
 CUSTOM_ONCE = ("open", "send Hello", "sent Hello", "received Welcome", "send Ready", "send Bye")
-CUSTOM_OFTEN = ("read", "take", "taken", "stage", "staged", "lock", "locked", "put", "commit", "committed", "ring", "rung")
-STORE = ("begin", "open", "lock", "locked", "put", "commit", "committed", "request open", "answer open", "request claim",
-         "answer claim", "request touch", "answer touch", "request end", "send Reply", "sent Reply", "housekeeping")  # fmt: skip
-RUNTIME = ("look", "opened", "started", "do Spawn", "done Spawn", "do Claim", "done Claim", "do Welcome", "done Welcome",
-           "event Hello", "event Claimed", "event Ready", "event Exited", "event SaidBye", "reap", "reaped", "ring",
+CUSTOM_OFTEN = ("read", "take", "taken", "stage", "staged", "lock", "locked", "put", "commit", "committed", "ring",
+                "rung")  # fmt: skip
+STORE = ("begin", "open", "lock", "locked", "put", "commit", "committed", "request open", "answer open",
+         "request claim", "answer claim", "request touch", "answer touch", "request end", "send Reply", "sent Reply",
+         "housekeeping")  # fmt: skip
+RUNTIME = ("look", "opened", "started", "do Spawn", "done Spawn", "do Claim", "done Claim", "do Welcome",
+           "done Welcome", "event Hello", "event Claimed", "event Ready", "event Exited", "event SaidBye", "reap",
+           "reaped", "ring",
            "send Request", "sent Request", "received Reply")  # fmt: skip
 NURSERY = ("ordered", "make", "made")
 
@@ -67,8 +70,12 @@ def schedule(seed: int) -> Schedule:
             else:
                 point, hit = rng.choice(often), rng.choice([1, 2, 3, rng.randint(1, 20), rng.randint(1, 120)])
             faults.append(fault(rng, id, point, hit))
-    for who, points, most, chance in (("store", STORE, 4, 0.4), ("nursery", NURSERY, 8, 0.15), ("runtime", RUNTIME, 12, 0.15),
-                                      ("spare", ("become", "ordered"), 2, 0.1)):  # fmt: skip
+    for who, points, most, chance in (
+        ("store", STORE, 4, 0.4),
+        ("nursery", NURSERY, 8, 0.15),
+        ("runtime", RUNTIME, 12, 0.15),
+        ("spare", ("become", "ordered"), 2, 0.1),
+    ):
         if rng.random() < chance:
             for _ in range(rng.choice([1, 1, 2])):
                 faults.append({"who": who, "point": rng.choice(points), "hit": rng.randint(1, most), "action": "kill"})
@@ -116,7 +123,8 @@ def main() -> int:
 
     print(f"seeds {options.seed} to {options.seed + options.count - 1}", flush=True)
     with ThreadPoolExecutor(options.jobs) as pool:
-        for done, (seed, hits, trouble) in enumerate(pool.map(one, range(options.seed, options.seed + options.count)), 1):
+        seeds = range(options.seed, options.seed + options.count)
+        for done, (seed, hits, trouble) in enumerate(pool.map(one, seeds), 1):
             fired += hits
             if trouble:
                 bad.append(seed)

@@ -14,6 +14,7 @@ from harness import wait_until
 from stage import Stage
 from tracing import kill_behind_meta_page
 
+
 def flow() -> Flow:
     return Flow({
         "source": source(400, pause_ms=20),
@@ -25,7 +26,10 @@ def flow() -> Flow:
     })  # fmt: skip
 
 
-@pytest.mark.parametrize("victim", ["source", "a", "b", "store"])
+LONG = [pytest.param(node, marks=pytest.mark.long) for node in ("source", "b")]
+
+
+@pytest.mark.parametrize("victim", ["a", "store", *LONG])
 def test_a_commit_that_was_killed_before_it_was_published_counts_once(victim: str) -> None:
     dataflow = flow()
     with Stage() as stage:

@@ -6,13 +6,13 @@ import pytest
 from schedules import play, schedule
 
 
-@pytest.mark.parametrize("seed", range(1, 5))
+@pytest.mark.parametrize("seed", range(1, 3))
 def test_a_random_schedule_is_exact(seed: int) -> None:
     play(seed)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(5, 65))
+@pytest.mark.parametrize("seed", range(3, 63))
 def test_more_random_schedules_are_exact(seed: int) -> None:
     play(seed)
 
@@ -21,6 +21,7 @@ def test_more_random_schedules_are_exact(seed: int) -> None:
     ("seed", "story"),
     [
         (102, "an error behind a commit in the helper thread: the loop committed the same events again"),
+        (3095, "of a group that did not fit, only the first was committed, and the others were taken for done"),
         (105, "a message that was dropped left its attempts behind"),
     ],
 )

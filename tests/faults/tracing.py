@@ -15,8 +15,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 class Registers(ctypes.Structure):
     _fields_ = [(name, ctypes.c_ulonglong) for name in (
-        "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi", "orig_rax",
-        "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs",
+        "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi",
+        "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs",
     )]  # fmt: skip
 
 
@@ -27,8 +27,8 @@ def _ptrace(request: int, pid: int, argument: int = 0, data: object = 0) -> None
 
 
 def kill_behind_meta_page(pid: int, page_bytes: int, commits: int) -> bool:
-    """Let the process commit `commits` times, and kill it right behind the write of the next meta page: the transaction is
-    in the file, and its number is not published yet. False when the process ended before.
+    """Let the process commit `commits` times, and kill it right behind the write of the next meta page: the transaction
+    is in the file, and its number is not published yet. False when the process ended before.
 
     Meta pages are the first two of LMDB's data file; without `writemap` they are written by pwrite, like nothing else
     there.
@@ -37,7 +37,7 @@ def kill_behind_meta_page(pid: int, page_bytes: int, commits: int) -> bool:
     _ptrace(PTRACE_INTERRUPT, pid)
     entered = False
     while True:
-        stopped, status = os.waitpid(pid, 0x40000000)  # __WALL: it is no child of ours
+        _, status = os.waitpid(pid, 0x40000000)  # __WALL: it is no child of ours
         if os.WIFEXITED(status) or os.WIFSIGNALED(status):
             return False
         number = os.WSTOPSIG(status)
@@ -46,7 +46,8 @@ def kill_behind_meta_page(pid: int, page_bytes: int, commits: int) -> bool:
             entered = not entered
             registers = Registers()
             _ptrace(PTRACE_GETREGS, pid, 0, ctypes.byref(registers))
-            if not entered and registers.orig_rax == PWRITE64 and registers.r10 < 2 * page_bytes and registers.rdx < page_bytes:
+            wrote = not entered and registers.orig_rax == PWRITE64
+            if wrote and registers.r10 < 2 * page_bytes and registers.rdx < page_bytes:
                 commits -= 1
                 if commits < 0:
                     os.kill(pid, signal.SIGKILL)

@@ -244,3 +244,26 @@ def test_a_config_field_that_cannot_work_is_named(operator: Any, config: Any, na
     Path("in").write_text("a\n")
     with pytest.raises(ValueError, match=f"config: {named}: "):
         Harness(operator.Operator, config=config)
+
+
+def test_a_file_sink_on_another_machine_goes_on_in_a_new_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "out.txt"
+    h = Harness(file_sink.Operator, config={"path": str(path)})
+    h.send("in", "one")
+    path.unlink()
+    h.crash()
+    h.send("in", "two")
+    h.send("in", "three")
+    assert path.read_text() == "two\nthree\n"
+    assert "are elsewhere" in caplog.text
+
+
+def test_a_sqlite_sink_removes_what_a_lost_history_has_left_even_before_its_first_commit(tmp_path: Path) -> None:
+    config = {"path": str(tmp_path / "out.db")}
+    first = Harness(sqlite_sink.Operator, config=config)
+    for value in ("a", "b", "c"):
+        first.send("in", value)
+    again = Harness(sqlite_sink.Operator, config=config)  # from a snapshot taken before anything had arrived
+    again.send("in", "A")
+    with closing(sqlite3.connect(config["path"])) as database:
+        assert database.execute("SELECT number, value FROM messages").fetchall() == [(1, '"A"')]

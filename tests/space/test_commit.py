@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lmdb
 import pytest
 from kit import CHAIN, MB, Make, Net, Nodes, commit, send, staged, take
 
@@ -172,6 +173,25 @@ def test_a_commit_that_was_not_made_is_made_by_the_next_call(chain: Net, monkeyp
     assert chain.queued("b", "in") == []
     assert commit(a, event) == 1
     assert chain.queued("b", "in") == [1]
+
+
+def test_a_group_that_did_not_fit_is_committed_in_parts_and_whole(
+    chain: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parts leave the node record behind that the whole would have left: that is no sign of being done."""
+    a, b = chain.begin("a"), chain.begin("b")
+    assert commit(a, staged(a, ("out", 1)), staged(a, ("out", 2))) == 2
+    acks = [staged(b, ack=message) for message in chain.messages(b)]
+
+    def full() -> None:
+        raise lmdb.MapFullError("no room")
+
+    monkeypatch.setattr(chain.space, "has_waiters", full)
+    assert commit(b, *acks) == 0
+    monkeypatch.undo()
+    assert commit(b, *acks) == 1
+    assert commit(b, acks[1]) == 1
+    assert chain.queued("b", "in") == []
 
 
 # --- limits ---------------------------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ that is imported: LMDB's transactions, bells, sockets, flock, the handlers of th
 
     FAULTS='[{"who": "sums", "point": "put", "hit": 3, "action": "kill"}, ...]'
 
-makes the third put of a process of node `sums` its last one. `who` is a node's id, or runtime, store, nursery; hits count
-in each process anew. A fault fires once in a run: a file FAULTS_DIR/INDEX says that it has, before it does.
+makes the third put of a process of node `sums` its last one. `who` is a node's id, or runtime, store, nursery, spare;
+hits count in each process anew. A fault fires once in a run: a file FAULTS_DIR/INDEX says that it has, before it does.
 
     kill    SIGKILL from within                     stop    SIGSTOP, and go on if somebody says so
     error   an exception that nobody expects        full    LMDB says that there is no room
@@ -21,6 +21,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import ModuleType
 
 PLAN = json.loads(os.environ.get("FAULTS", "[]"))
@@ -309,15 +310,19 @@ class Finder(importlib.abc.MetaPathFinder):
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None:
-                real = spec.loader.exec_module
-
-                def exec_module(module: ModuleType) -> None:
-                    real(module)
-                    wrap(module)
-
-                spec.loader.exec_module = exec_module
+                _follow(spec.loader, wrap)
                 return spec
         return None
+
+
+def _follow(loader: object, wrap: Callable[[ModuleType], None]) -> None:
+    real = loader.exec_module
+
+    def exec_module(module: ModuleType) -> None:
+        real(module)
+        wrap(module)
+
+    loader.exec_module = exec_module
 
 
 if PLAN:
