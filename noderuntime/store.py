@@ -104,7 +104,8 @@ class Store:
         try:
             if request.version != VERSION:
                 raise ProtocolError(f"protocol version {request.version}; this store speaks {VERSION}")
-            result = self._carry_out(request)
+            action = self.actions.get(request.operation)
+            result = self._carry_out(request) if action is None else action(request.arguments)
             self.state.rings |= self.letters.rings
             self.letters.rings.clear()
             return Reply(request.number, result, "", "")
@@ -317,7 +318,7 @@ class Service:
         self.waits.operations["kvs_watch"] = self._watch
         self._poller = select.poll()
         self._nodes = Nodes(run_dir, store.space, self._poll_nodes)
-        store.outside["node_open"] = self._nodes.open
+        store.actions["node_open"] = self._nodes.open
         self._node_bells: list[int] = []
         self.waits.operations["node_next"] = NextEvents(self._nodes)
         self.waits.operations["node_send"] = SendMessages(self._nodes)

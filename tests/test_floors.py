@@ -26,21 +26,6 @@ FLOORS: dict[str, int] = {
     "__init__": 6,
     "cli": 7,
     "__main__": 8,
-    "protocol": 1, "supervision": 1, "wiring": 1, "rundir": 1, "values": 1, "merges": 1, "graph": 1, "observer": 1,
-    "dataflow": 1, "cells": 1,
-    "events": 1, "operator": 1, "keyed": 1,
-    "dataflow": 1,
-    "events": 1, "operator": 1, "keyed": 1, "keyed_operator": 1, "keyed_values": 1, "sources": 1,
-    "dataflow_file": 1, "dataflow_links": 1, "dataflow_names": 1, "yaml_fields": 1, "yaml_nodes": 1, "yaml_tree": 1,
-    "plan": 1, "graph_layout": 1, "kills": 1, "loader": 2, "imports": 2,
-    "space": 2, "doorbell": 2, "pulse": 2, "channel": 2, "process": 2, "runs": 2, "state": 2,
-    "loop": 2, "lockwatch": 2, "snapshot": 3, "store_snapshot": 4, "run_snapshots": 4,
-    "member": 3, "storelink": 3, "usercode": 3, "nursery": 3, "guard": 3, "logs": 3,
-    "store_state": 4, "store_waits": 4, "store_nodes": 4, "store_forward": 4, "store_outside": 3, "store_start": 3,
-    "context": 4, "store_letters": 4, "codecheck": 4, "codewatch": 4, "chaos": 4,
-    "children": 4, "helpers": 4, "crew": 4, "results": 4,
-    "store": 5, "operator_host": 5, "node": 5, "control": 5, "runtime": 5, "testing": 5,
-    "__init__": 6, "cli": 7, "__main__": 8,
 }  # fmt: skip
 
 PURE = {name for name, floor in FLOORS.items() if floor <= 1}
