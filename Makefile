@@ -45,10 +45,10 @@ check: .venv/.test
 	@$(BIN)/python -m pytest -q tests/test_floors.py
 
 test: check
-	@$(BIN)/python -m pytest -q -m "not long"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not long"
 
 test-all: .venv/.test .venv/.azurite
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 bench/.venv/.ready: bench/requirements.txt
 	@echo "installing the peers of the benchmarks into bench/.venv" >&2

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from noderuntime.snapshot.keeper import Keeper
-from noderuntime.space import claims, keys, records
+from noderuntime.space import claims, keys, records, shared
 from noderuntime.space.space import Space, create, scan
 
 BOOT = "this-boot"
@@ -37,8 +37,9 @@ def save(space: Space, node: int, state: dict[str, bytes | None]) -> None:
 
 def put_shared(space: Space, key: str, value: bytes) -> None:
     with space.write() as txn:
-        head = records.SHARED.pack(space.base + txn.id(), space.now_ns(), 0, 0)
-        txn.put(keys.shared(key.encode()), head + value)
+        changes = shared.Changes(txn, space.base + txn.id(), space.now_ns(), space.origin)
+        changes.write(shared.SharedWrite(keys.user_key(key), value))
+        changes.finish()
 
 
 def put_message(space: Space, node: int, input: int, value: Any, index: int = 0) -> bytes:
