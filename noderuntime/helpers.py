@@ -37,7 +37,7 @@ class Patience:
 
     def __init__(self) -> None:
         self.killed_by_us = False
-        self._budget = Budget(max_restarts=6, window_s=60.0, delay_s=0.05, max_delay_s=2.0)
+        self._budget = Budget(max_restarts=6, window_s=3600.0, delay_s=0.05, max_delay_s=2.0)
 
     def wait_s(self, status: int | None, now_s: float) -> float | None:
         """`status`: its exit code, or minus the signal; None when it could not be started at all."""
