@@ -12,7 +12,7 @@ def test_a_random_schedule_is_exact(seed: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(3, 63))
+@pytest.mark.parametrize("seed", range(3, 23))
 def test_more_random_schedules_are_exact(seed: int) -> None:
     play(seed)
 

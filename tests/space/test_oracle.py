@@ -479,7 +479,7 @@ def test_the_space_does_what_plain_objects_do(make: Make, seed: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("part", range(20))
+@pytest.mark.parametrize("part", range(8))
 def test_the_space_does_what_plain_objects_do_for_long(make: Make, part: int) -> None:
     for seed in range(1000 + part * 25, 1025 + part * 25):
         play(make, seed, 300)
