@@ -34,7 +34,7 @@ class Outside:
     def __init__(self, space: Space, state: State, purge_interval_s: float) -> None:
         self._space = space
         self._state = state
-        self._who = f"{space.origin >> cells.ORIGIN_BITS:012x}"
+        self._who = space.outbox_id
         self._purge_interval_s = purge_interval_s
         self._poked = threading.Event()
         self._closing = threading.Event()

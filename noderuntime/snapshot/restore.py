@@ -26,7 +26,7 @@ from noderuntime.space import claims, keys, records
 from noderuntime.space.segments import segment_path, sizes
 from noderuntime.space.space import Space, create
 
-_OWN_FACTS = {keys.fact(name) for name in ("format", "base", "boot", "wall_ns", "boot_ns")}
+_OWN_FACTS = {keys.fact(name) for name in ("format", "base", "boot", "store", "wall_ns", "boot_ns")}
 _BATCH_BYTES = 16 << 20
 
 

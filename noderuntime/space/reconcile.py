@@ -48,11 +48,9 @@ def reconcile(txn: Any, wanted: list[dict[str, Any]]) -> list[str]:
 
 
 def adapt(txn: Any, old: Graph, graph: Graph) -> None:
-    """After `claims.register`: move counters to where the new wiring looks for them, and close what is at its end."""
+    """After `claims.register`: close the new inputs of senders that have ended."""
     for vertex in graph.values():
         before = old.get(vertex.id)
-        if before is not None:
-            _move_cells(txn, before, vertex)
         for name, (number, source) in vertex.inputs.items():
             sender = graph.get(source.rpartition("/")[0]) if source else None
             is_new = before is None or before.inputs.get(name) != (number, source)
@@ -64,27 +62,12 @@ def adapt(txn: Any, old: Graph, graph: Graph) -> None:
                 txn.put(keys.queue(vertex.number, number), QUEUE.pack(*queue))
 
 
-def _first_cell(vertex: Vertex) -> int:
-    """Where the cells of inputs begin: behind those of outputs (see Commits)."""
-    return max((number + 1 for number in vertex.outputs.values()), default=0)
-
-
-def _move_cells(txn: Any, old: Vertex, new: Vertex) -> None:
-    before, after = _first_cell(old), _first_cell(new)
-    if before == after:
-        return
-    record = records.NodeRecord.parse(txn.get(keys.node(new.number)))
-    cells = record.cells
-    outputs = cells[: min(before, after)] + [0] * max(0, after - before)
-    record.cells = outputs + cells[before:]
-    txn.put(keys.node(new.number), record.pack())
-
-
 def _forget_outputs(txn: Any, vertex: Vertex, kept: dict[str, int]) -> None:
     record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
     for name, number in vertex.outputs.items():
-        if name not in kept and number < len(record.cells):
-            record.cells[number] = 0
+        cell = records.output_cell(number)
+        if name not in kept and cell < len(record.cells):
+            record.cells[cell] = 0
     txn.put(keys.node(vertex.number), record.pack())
 
 
@@ -113,7 +96,7 @@ def _drop_input(txn: Any, vertex: Vertex, name: str, number: int) -> list[str]:
     _delete(txn, attempts)
     txn.delete(keys.queue(vertex.number, number))
     record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
-    cell = _first_cell(vertex) + 2 * number
+    cell = records.input_cell(number)
     for at in range(cell, min(cell + 2, len(record.cells))):
         record.cells[at] = 0
     txn.put(keys.node(vertex.number), record.pack())

@@ -73,6 +73,7 @@ class Space:
         self.clock: tuple[int, int] = (facts["wall_ns"], facts["boot_ns"])
         # this store's number among all stores, above the bits that number a node (see noderuntime.cells)
         self.origin: int = facts.get("store", 0) << ORIGIN_BITS
+        self.outbox_id: str = facts.get("outbox", "")
         # {"kind", "config"} of the State outside the space that shared writes go to; None: they stay here
         self.outside: dict[str, Any] | None = facts.get("outside")
         self._data = os.open(folder / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)  # (LMDB's fcntl locks are on lock.mdb)
@@ -172,7 +173,8 @@ def create(folder: Path, size_bytes: int, boot_id: str) -> Space:
         "format": FORMAT,
         "base": 0,
         "boot": boot_id,
-        "store": secrets.randbits(STORE_BITS),
+        "store": secrets.randbits(STORE_BITS),  # a new one when it is restored: see noderuntime.cells
+        "outbox": secrets.token_hex(8),  # this one goes on: it says what of the outbox was applied
         "wall_ns": time.time_ns(),
         "boot_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
     }

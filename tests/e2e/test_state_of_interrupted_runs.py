@@ -71,7 +71,7 @@ def test_a_space_that_is_gone_is_an_error_with_words(lost: RunDir, capsys: Captu
     lost.root.chmod(0o700)
     (lost.space / "data.mdb").write_bytes(b"no space at all" * 1000)
     assert main(["state", "ls", "shared"]) == 1
-    assert "the store process ended" in capsys.readouterr().err
+    assert "cannot be made" in capsys.readouterr().err
 
 
 def _users_of(folder: Path) -> list[str]:

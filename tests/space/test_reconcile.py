@@ -17,14 +17,19 @@ A: dict[str, Any] = {"id": "a", "kind": "operator", "inputs": [], "outputs": ["x
 B: dict[str, Any] = {"id": "b", "kind": "operator", "inputs": [["in", "a/x"], ["tick", ""]], "outputs": ["y"]}
 
 
+CELLS = [0] * 6
+CELLS[records.output_cell(0)] = 42
+CELLS[records.input_cell(1)] = 99
+
+
 @pytest.fixture
 def space(tmp_path: Path) -> Iterator[Space]:
     space = create(tmp_path / "space", 1 << 22, "boot")
     with space.write() as txn:
         claims.register(txn, [A, B])
-        # b: one output, then two cells for each input (in: 0, tick: 1)
+        # b: 42 messages of its output, tick 99 of its timer
         txn.put(keys.node(0), records.NodeRecord(1, records.LIVE, 5, [7]).pack())
-        txn.put(keys.node(1), records.NodeRecord(1, records.LIVE, 5, [42, 0, 0, 99, 0]).pack())
+        txn.put(keys.node(1), records.NodeRecord(1, records.LIVE, 5, CELLS).pack())
         txn.put(keys.private_prefix(1) + b"total", records.PRIVATE.pack(1) + b"5")
         txn.put(keys.message(1, 0, 3, 0), records.encode_message("m", None, 1, 0)[0])
         txn.put(keys.queue(1, 0), records.QUEUE.pack(1, 30, 6, 0, 0, 0))
@@ -89,7 +94,7 @@ def test_an_input_with_another_source_starts_empty_and_its_messages_are_named(sp
 def test_timers_and_timeouts_keep_their_counters_when_outputs_are_added(space: Space) -> None:
     _, graph = change(space, A, {**B, "outputs": ["y", "z", "w"]})
     assert graph["b"].outputs == {"y": 0, "z": 1, "w": 2}
-    assert cells(space, 1) == [42, 0, 0, 0, 0, 99, 0]
+    assert cells(space, 1) == CELLS
 
 
 def test_an_output_that_is_taken_away_and_given_back_counts_from_the_beginning(space: Space) -> None:
