@@ -20,7 +20,7 @@ def shm() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def forker() -> Iterator[Forker]:
     forker = Forker()
     yield forker

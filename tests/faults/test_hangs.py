@@ -60,7 +60,8 @@ def test_a_reader_that_keeps_its_moment_is_killed_and_the_space_stays_small() ->
         running.wait_for("status", "a kept a read transaction *")
         stage.complete(dataflow)
         stage.check(dataflow)
-        assert (stage.folder.run_dir().space / "data.mdb").stat().st_blocks * 512 < 40_000_000
+        # what one second of writing at full speed leaves; all of the messages would be several times that
+        assert (stage.folder.run_dir().space / "data.mdb").stat().st_blocks * 512 < 64_000_000
         stage.finish()
 
 

@@ -56,7 +56,7 @@ def delete(space: Space, *gone: bytes) -> None:
 
 def content(space: Space) -> dict[bytes, bytes]:
     """All records that are the same after a restore."""
-    own = {keys.fact(name) for name in ("base", "boot", "boot_ns", "resumed")}
+    own = {keys.fact(name) for name in ("base", "boot", "boot_ns", "resumed", "store")}
     with space.read() as txn:
         return {key: value for key, value in scan(txn, b"") if key not in own and key[:1] != b"r"}
 
