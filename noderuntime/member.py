@@ -12,6 +12,7 @@ from collections.abc import Container, Sequence
 from typing import Any
 
 from noderuntime import doorbell, pulse
+from noderuntime.cores import Cores
 from noderuntime.rundir import RunDir
 from noderuntime.space import keys, records
 from noderuntime.space.commit import Commits, Input, Staged
@@ -24,6 +25,8 @@ from noderuntime.state.memory import NodeState
 from noderuntime.state.outside import OutsideState, OutsideSubscription, open_outside
 from noderuntime.wiring import Wiring
 
+QUIET_NS = 1_000_000  # without a commit for so long, the receivers are asleep
+ANNOUNCED_MAX = 4
 ROOM_CHECK_S = 0.05  # room in the space (not in a queue) rings no bell
 
 
@@ -43,6 +46,8 @@ class Member:
     ) -> None:
         self.wiring = wiring
         self.incarnation = incarnation
+        self._committed_ns = 0
+        self._cores = Cores()
         self.space = open_space(run_dir.space) if space is None else space
         self._owns_space = space is None
         self.message_bytes_max = self.space.message_bytes_max
@@ -104,12 +109,26 @@ class Member:
         words = self.page.words
         phase = words[pulse.PHASE]
         words[pulse.PHASE] = pulse.COMMITTING
+        if group and group[0].outputs and time.monotonic_ns() - self._committed_ns > QUIET_NS and self._cores.spare():
+            self._announce(group[0])
         done = commits.commit(group, self.space.now_ns())
+        self._committed_ns = time.monotonic_ns()
         words[pulse.COMMITS] += 1 if done else 0
         self.let_go(group[:done])
         self.bells.ring(commits.rings)
         words[pulse.PHASE] = phase
         return done
+
+    def _announce(self, staged: Staged) -> None:
+        """Ring the receivers before the commit as well, after a pause: they find nothing yet and sleep again.
+
+        But then they, and the core that they sleep on, wake up while we commit, and the ring that counts reaches them
+        sooner (bench/README.md has the figures). Not when messages come thick and fast, for then nobody sleeps; nor
+        when no core is to spare, for then they would only be in the way.
+        """
+        receivers = {receiver.node for output, *_ in staged.outputs or () for receiver in output.receivers}
+        if len(receivers) <= ANNOUNCED_MAX:
+            self.bells.ring(receivers)
 
     @property
     def pool(self) -> SegmentPool:
@@ -175,5 +194,6 @@ class Member:
         if self.outside is not None:
             self.kvs.close()
         self.bells.close()
+        self._cores.close()
         os.close(self.bell)
         self.page.close()
