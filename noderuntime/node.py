@@ -238,8 +238,6 @@ class Node:
                 if not self._closing:
                     self._become_eager()
                     found = self._look_locked(holder)
-        if self._staged:
-            self._arm()
         return found
 
     def _look_locked(self, holder: Holder) -> Any:
@@ -387,6 +385,7 @@ class Node:
                 hand.staged.cursor = self._taken.popleft().cursor
         self._member.page.words[pulse.HANDLED] += 1
         self._staged.append(hand.staged)
+        self._arm()
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
