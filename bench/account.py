@@ -44,9 +44,3 @@ def measure(rounds: int) -> Section:
         took = p50([hop[end] - hop[begin] for hop in all_hops])
         rows.append(Row(stage, us(took), "", f"{took / whole:.0%}"))
     return Section("Where the time of one hop goes (p50 of each stage)", rows)
-
-
-if __name__ == "__main__":
-    from bench.__main__ import alone
-
-    alone(measure)

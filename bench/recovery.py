@@ -135,9 +135,3 @@ def losses(found: dict[str, list[Any]], name: str) -> list[Row]:
         Row("kills that the state survived", mine[2], f"{name}: {theirs[2]}", "", "all",
             mine[3]["state_kept"] == mine[3]["kills"]),
     ]  # fmt: skip
-
-
-if __name__ == "__main__":
-    from bench.__main__ import alone
-
-    alone(measure)

@@ -181,9 +181,3 @@ def measure(rounds: int) -> Section:
             Row(f"{megabytes} MB: space restored in", f"{part['resume_s']:.3f} s", "", ""),
         ]  # fmt: skip
     return Section("Snapshots", rows, raw)
-
-
-if __name__ == "__main__":
-    from bench.__main__ import alone as by_itself
-
-    by_itself(measure)

@@ -142,9 +142,3 @@ def measure(rounds: int) -> Section:
             times(middle("dora", "unshared_bytes") / memory) + " less"),
     ]  # fmt: skip
     return Section(f"{OPERATORS} operators", rows, found)
-
-
-if __name__ == "__main__":
-    from bench.__main__ import alone
-
-    alone(measure)

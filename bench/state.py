@@ -50,9 +50,3 @@ def measure(rounds: int) -> Section:
         Row("`kvs.set` of 64 B, immediate, p50", us(figure("repeated", "kvs.set")), "", ""),
     ]  # fmt: skip
     return Section("State", rows, {"ours": found})
-
-
-if __name__ == "__main__":
-    from bench.__main__ import alone
-
-    alone(measure)

