@@ -55,6 +55,8 @@ def one_way(kind: str) -> list[float]:
             for process in (sender, receiver):
                 process.kill()
                 process.wait()
+            for left in folder.parent.glob(f"{folder.name}-*"):  # iceoryx2's, whose processes were killed
+                left.unlink()
 
 
 def through_ours(file: str) -> list[float]:

@@ -76,7 +76,10 @@ def iceoryx2_services(folder: Path) -> tuple[Any, Any, Any]:
     import iceoryx2
 
     iceoryx2.set_log_level(iceoryx2.LogLevel.Error)
-    node = iceoryx2.NodeBuilder.new().create(iceoryx2.ServiceType.Ipc)
+    config = iceoryx2.config.default()
+    config.global_cfg.root_path = iceoryx2.Path.new(str(folder))
+    config.global_cfg.prefix = iceoryx2.FileName.new(f"{folder.name}-")  # of what it leaves in shared memory
+    node = iceoryx2.NodeBuilder.new().config(config).create(iceoryx2.ServiceType.Ipc)
     name = folder.name
     samples = node.service_builder(iceoryx2.ServiceName.new(f"{name}/samples")).publish_subscribe(Sample)
     events = node.service_builder(iceoryx2.ServiceName.new(f"{name}/events")).event()
