@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from bench.measure import Row, Section, p50, us
-from bench.systems import interleave, ours, result, scratch, tell
+from bench.systems import interleave, ours, result, scratch
 
 COUNT = 600
 WARMUP = 100
+ROUNDS = 3
 RUN_S = 60.0
 
 STAGES = {  # name -> (from, to); a mark of the sender is "s:..."
@@ -36,7 +37,7 @@ def hops() -> list[dict[str, int]]:
 
 
 def measure(rounds: int) -> Section:
-    found = interleave(rounds, {"hops": hops}, tell)
+    found = interleave(rounds, {"hops": hops})
     all_hops = [hop for hops_of_round in found["hops"] for hop in hops_of_round]
     whole = p50([hop["handled"] - hop["sent"] for hop in all_hops])
     rows = []

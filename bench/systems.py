@@ -63,6 +63,10 @@ class Run:
         except psutil.NoSuchProcess:
             return []
 
+    def age_s(self) -> float:
+        """Seconds since it was started."""
+        return (time.monotonic_ns() - self.started_ns) / 1e9
+
     def tail(self, lines: int = 15) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
