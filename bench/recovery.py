@@ -147,7 +147,8 @@ def plot(found: dict[str, list[Any]]) -> Plot:
         if times_ns:
             lines[name] = [(ns, (number + 1) / len(times_ns)) for number, ns in enumerate(times_ns)]
     shows = "From kill -9 to the next event handled: which share of the kills within which time"
-    return Plot("kill -9 to the next event handled", "time since the kill", "share of the kills", lines, "time", "share",
+    title = "kill -9 to the next event handled"
+    return Plot(title, "time since the kill", "share of the kills", lines, "time", "share",
                 log_y=False, shows=shows)  # fmt: skip
 
 
