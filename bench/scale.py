@@ -21,7 +21,7 @@ from noderuntime.rundir import ENV_HOME, RunDir, home
 
 ROUNDS = 2
 KEYS = (1_000, 10_000, 100_000, 1_000_000)
-NODES = (2, 10, 30, 100)
+NODES = (2, 10, 100)
 WRITERS = (1, 2, 4, 8, 16, 32)
 ONES = 400
 MANY = 20_000

@@ -17,7 +17,7 @@ from bench.systems import BENCH, Run, dora, interleave, ours, scratch
 from noderuntime import pulse
 from noderuntime.rundir import ENV_HOME, RunDir, home
 
-ROUNDS = 2
+ROUNDS = 1
 OPERATORS = 50
 READY_S = 120.0
 IDLE_S = 10.0
