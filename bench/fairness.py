@@ -105,14 +105,15 @@ def measure(rounds: int) -> Section:
             if floor:
                 theirs = p999(list(chain(*floor))) if whole else over_rounds(floor, figure)
                 peer = f"unix datagram {us(theirs)}"
-            over = ratio = None
-            if name != "alone":
-                over = mine / p999(list(chain(*found["alone"]))) if whole else ratio_over_rounds(
-                    sample, found["alone"], figure
-                )  # fmt: skip
+            over = None
+            if name != "alone" and whole:
+                over = mine / p999(list(chain(*found["alone"])))
+            elif name != "alone":
+                over = ratio_over_rounds(sample, found["alone"], figure)
             ratio = "" if over is None else f"{times(over)} what it is alone"
             must = name in MUST and figure is p99
-            headline = f"a light operator's hop {what}, {label.partition(',')[0]}" if figure is not p50 else ""
+            shown = figure is p99 or (whole and name == "busy")
+            headline = f"a light operator's hop, {what}, {label.partition(',')[0]}" if shown else ""
             rows.append(Row(f"{what}: {label}", us(mine), peer, ratio,
                             f"at most {ALONE_TIMES_MAX:g}x" if must else "",
                             at_most(over, ALONE_TIMES_MAX) if must else None, headline))  # fmt: skip

@@ -130,7 +130,7 @@ def at_most(ratio: float | None, most: float) -> bool | None:
 def us(ns: float) -> str:
     """Nanoseconds as a text in microseconds, milliseconds or seconds."""
     value = ns / 1000
-    if value >= 10_000_000:
+    if value >= 1_000_000:
         return f"{value / 1e6:.1f} s"
     if value >= 1000:
         return f"{value / 1000:.1f} ms"
@@ -197,7 +197,7 @@ def _cells(row: Row, what: str) -> tuple[str, ...]:
 
 
 def _markdown(lines: list[tuple[str, ...]]) -> str:
-    head = ("", "noderuntime", "peer", "ratio", "wanted", "reached")
+    head = ("what", "ours", "peer", "ratio", "wanted", "reached")
     widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
     rows = [_line(head, widths), "|" + "|".join("-" * (width + 2) for width in widths) + "|"]
     rows += [_line(line, widths) for line in lines]

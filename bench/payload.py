@@ -103,7 +103,7 @@ def measure(rounds: int) -> Section:
             "40 MB array, filled in place, p50"),
         Row("", in_place, said("dora, bytes filled in place", theirs, us, of_block(placed, READ, p50)),
             faster(ratio_over_rounds(theirs, mine, of_block(placed, READ, p50))), "", None,
-            "the same against dora's `send_output_raw`, which carries bytes only"),
+            "the same against dora's `send_output_raw` (bytes only)"),
         Row("", in_place,
             f"64 B, ours: {us(over_rounds(mine, of_block('64 B', READ, p50)))}", times(over_small(placed)),
             f"at most {SMALL_TIMES_MAX:g}x", at_most(over_small(placed), SMALL_TIMES_MAX),
@@ -123,7 +123,7 @@ def plot(found: dict[str, list[Any]]) -> Plot:
     for side, who in (("ours", "noderuntime"), ("dora", "dora")):
         if side not in found:
             continue
-        for in_place, how in ((False, "copied in"), (True, "filled in place")):
+        for in_place, how in ((False, "copied"), (True, "in place")):
             lines[f"{who}, {how}"] = [
                 (block["size"], over_rounds(found[side], of_block(name_of(block), READ, p50)))
                 for block in BLOCKS

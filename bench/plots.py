@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from html import escape
+from itertools import cycle
 
 from bench.measure import Plot, per_s, size, us
 
 WIDTH, HEIGHT = 680, 400
-LEFT, RIGHT, TOP, BOTTOM = 76, 20, 78, 52
-COLOURS = ("#1f5fbf", "#d9541e", "#2a8a4a", "#8a4fbf", "#b8860b", "#555555")
+LEFT, RIGHT, TOP, BOTTOM = 76, 36, 78, 52
+COLOURS = ("#1f5fbf", "#2a9d8f", "#8a4fbf", "#5b8a2a")
+PEER = "dora"
+PEER_COLOURS = ("#d9541e", "#e6a117")
 MARKED_MAX = 40  # a line of more points is drawn without marks
 TICKS_FEW = 4
 STYLE = "font-family:system-ui,'Segoe UI',Helvetica,Arial,sans-serif;font-size:12px"
@@ -89,8 +92,9 @@ def svg(plot: Plot) -> str:
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, plot.x, 'text-anchor="middle"'))
     parts.append(_text(LEFT, TOP - 8, plot.y, 'fill="#555"'))
     begin = float(LEFT)
-    for number, (name, line) in enumerate(plot.lines.items()):
-        colour = COLOURS[number % len(COLOURS)]
+    ours, peers = cycle(COLOURS), cycle(PEER_COLOURS)
+    for name, line in plot.lines.items():
+        colour = next(peers if name.startswith(PEER) else ours)
         places = [(across.at(x), upward.at(y)) for x, y in line]
         drawn = "L".join(f"{x} {y}" for x, y in places)
         parts.append(f'<path d="M{drawn}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"/>')

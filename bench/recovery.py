@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,11 @@ def lives(folder: Path) -> list[tuple[int, int]]:
     return [(int(pid), int(ns)) for pid, ns in (line.split() for line in whole.splitlines())]
 
 
+def has_lived(folder: Path, count: int) -> bool:
+    """Whether more lives than that have begun."""
+    return len(lives(folder)) > count
+
+
 def kill_again_and_again(
     start: Start, file: str, kills: int, seed: int, **extra: object
 ) -> dict[str, Any]:
@@ -64,11 +70,11 @@ def kill_again_and_again(
     killed: list[int] = []
     with scratch() as folder, start(file, folder, BENCH_PAUSE_S=PAUSE_S, **extra) as run:
         for number in range(kills):
-            run.wait_for("the next life", lambda lived=number: len(lives(folder)) > lived, BACK_S)
+            run.wait_for("the next life", partial(has_lived, folder, number), BACK_S)
             time.sleep(random_.uniform(*LIFE_S))
             killed.append(time.monotonic_ns())
             os.kill(lives(folder)[-1][0], signal.SIGKILL)
-        run.wait_for("the last life", lambda: len(lives(folder)) > kills, BACK_S)
+        run.wait_for("the last life", partial(has_lived, folder, kills), BACK_S)
         time.sleep(LIFE_S[1])
         (folder / "enough").touch()
         run.wait(RUN_S)

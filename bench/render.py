@@ -1,4 +1,5 @@
-"""What was measured, as text: bench/RESULTS.md, the summary in the README, and the plots in docs/plots/.
+"""What was measured, as text: bench/RESULTS.md, the summary in the README, the account of a hop in bench/README.md, and
+the plots in docs/plots/.
 
 Each question leaves its answer in bench/results/QUESTION.json, whenever it was asked last; `render` makes the pages of
 all that there are. So questions can be asked one by one, in quiet moments.
@@ -19,6 +20,7 @@ BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
 RESULTS = BENCH / "results"
 PLOTS = ROOT / "docs" / "plots"
+ACCOUNT = "account"
 BEGIN = "<!-- measured: `python -m bench --render` writes from here -->"
 END = "<!-- measured: to here -->"
 
@@ -102,7 +104,7 @@ def between_marks(page: str, text: str) -> str:
     head, begun, rest = page.partition(BEGIN)
     _, ended, tail = rest.partition(END)
     if not begun or not ended:
-        raise ValueError(f"the README needs the lines {BEGIN!r} and {END!r} around its summary")
+        raise ValueError(f"the page needs the lines {BEGIN!r} and {END!r} around what is measured")
     return f"{head}{BEGIN}\n\n{text}\n{END}{tail}"
 
 
@@ -116,7 +118,12 @@ def render(questions: Iterable[str]) -> list[str]:
         for name, plot in section.plots.items():
             (PLOTS / f"{name}.svg").write_text(svg(plot))
     (BENCH / "RESULTS.md").write_text(results_page(answers, names))
-    readme = ROOT / "README.md"
-    shown = f"{summary(sections)}\n{images(answers, 'docs/plots')}\n"
-    readme.write_text(between_marks(readme.read_text(), shown))
+    put(ROOT / "README.md", f"{summary(sections)}\n{images(answers, 'docs/plots')}\n")
+    if ACCOUNT in answers:
+        account = answers[ACCOUNT]
+        put(BENCH / "README.md", f"{details([account.section])}\nMeasured {account.date}: {account.setting}.\n")
     return missed(sections)
+
+
+def put(page: Path, text: str) -> None:
+    page.write_text(between_marks(page.read_text(), text))

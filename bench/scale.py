@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ def commits(keys: int, nodes: int = 2) -> dict[str, Any]:
             run.wait_for("the commits", done.exists, RUN_S, 0.05)
             facts["unshared"] = [unshared_bytes(pid) for pid in pids_of(run_dir, idle)]
             run.end()
-        return facts | result(folder, "keys")
+        facts.update(result(folder, "keys"))
+        return facts
 
 
 def writers(count: int) -> dict[str, float]:
@@ -139,8 +141,7 @@ def measure(rounds: int) -> Section:
             f"at most {UNSHARED_MB_MAX:g} MB", memory <= UNSHARED_MB_MAX, "memory that an idle operator has alone"),
     ]  # fmt: skip
     for count in WRITERS:
-        single, grouped = (over_rounds(found[f"{count} writers"], lambda facts, kind=kind: facts[kind])
-                           for kind in ("single", "grouped"))  # fmt: skip
+        single, grouped = (over_rounds(found[f"{count} writers"], itemgetter(kind)) for kind in ("single", "grouped"))
         headline = "the one write lock's cap: 8 operators that only commit, together" if count == 8 else ""
         text = f"{per_s(single)} commits of one write, or {per_s(grouped)} events in groups"
         rows.append(Row(f"{count} operators that only commit", text, "", "", headline=headline))
@@ -153,8 +154,7 @@ def plot_growth(found: dict[str, list[Any]]) -> Plot:
     for what, counts in (("keys", KEYS), ("nodes", NODES)):
         for kind, how in (("one", "per event"), ("group", "groups of 64")):
             lines[f"{what}, {how}"] = [
-                (count, over_rounds(found[f"{count:,} {what}"], lambda facts, kind=kind: p50(facts[kind])))
-                for count in counts
+                (count, over_rounds([p50(facts[kind]) for facts in found[f"{count:,} {what}"]])) for count in counts
             ]
     shows = "The time of a commit by the number of private keys and of nodes in the dataflow"
     return Plot("Time of a commit by size of the run", "private keys, or nodes in the dataflow", "p50 of a commit",
@@ -163,9 +163,7 @@ def plot_growth(found: dict[str, list[Any]]) -> Plot:
 
 def plot_writers(found: dict[str, list[Any]]) -> Plot:
     lines = {
-        name: [
-            (count, over_rounds(found[f"{count} writers"], lambda facts, kind=kind: facts[kind])) for count in WRITERS
-        ]
+        name: [(count, over_rounds(found[f"{count} writers"], itemgetter(kind))) for count in WRITERS]
         for kind, name in (("single", "commits of one write"), ("grouped", "events in groups"))
     }
     shows = "Commits per second of all operators together by their number: the cap of the one write lock"

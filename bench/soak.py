@@ -13,11 +13,10 @@ import os
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import psutil
 
-from bench.measure import Plot, Row, Section, per_s, size, times
+from bench.measure import Row, Section, per_s, size, times
 from bench.start import unshared_bytes, words_of
 from bench.systems import Run, ours, scratch, tell
 from noderuntime import pulse
@@ -79,15 +78,8 @@ def measure(rounds: int) -> Section:
         before, after = quarter(looks, 1, name), quarter(looks, 3, name)
         rows.append(Row(what, f"{text(before)}, then {text(after)}", "", times(after / before),
                         f"at most {GROWTH_MAX:g}x", after <= GROWTH_MAX * before,
-                        f"{what}, second and last quarter of {seconds:.0f} s at full speed"))  # fmt: skip
+                        f"soak of {seconds:.0f} s, second and last quarter: {what}"))  # fmt: skip
     begin, end = looks[len(looks) // 4], looks[-1]
     rate = (end["handled"] - begin["handled"]) / (end["at_s"] - begin["at_s"])
     rows.append(Row("messages through two hops meanwhile", per_s(rate), "", ""))
-    lines: dict[str, Any] = {
-        what: [(found["at_s"], found[name] / quarter(looks, 1, name)) for found in looks]
-        for name, what in (("memory", "unshared memory"), ("files", "open files"), ("space", "shared memory"))
-    }
-    shows = "Memory, open files and shared memory over the time of a soak"
-    drawn = Plot("A soak at full speed", "seconds", "times the median of the second quarter", lines, "count", "times",
-                 log_x=False, log_y=False, shows=shows)  # fmt: skip
-    return Section(f"{seconds:.0f} s at full speed", rows, {"looks": looks}, plots={"soak": drawn})
+    return Section(f"{seconds:.0f} s at full speed", rows, {"looks": looks})

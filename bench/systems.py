@@ -49,6 +49,7 @@ class Run:
 
     def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str], log: Path) -> None:
         self.log = log
+        self.command = " ".join(command)
         self.started_ns = time.monotonic_ns()
         with log.open("wb") as out:
             self.process = subprocess.Popen(
@@ -75,16 +76,16 @@ class Run:
         try:
             code = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise RunFailed(f"{self.process.args} still runs after {timeout_s} s:\n{self.tail()}") from None
+            raise RunFailed(f"{self.command} still runs after {timeout_s} s:\n{self.tail()}") from None
         if code:
-            raise RunFailed(f"{self.process.args} ended with {code}:\n{self.tail()}")
+            raise RunFailed(f"{self.command} ended with {code}:\n{self.tail()}")
 
     def wait_for(self, what: str, ready: Callable[[], bool], timeout_s: float, pause_s: float = 0.005) -> None:
         """Until `ready()`. Raises RunFailed when the run ends before, or the time is over."""
         deadline = time.monotonic() + timeout_s
         while not ready():
             if self.process.poll() is not None:
-                raise RunFailed(f"{self.process.args} ended before {what}:\n{self.tail()}")
+                raise RunFailed(f"{self.command} ended before {what}:\n{self.tail()}")
             if time.monotonic() > deadline:
                 raise RunFailed(f"waited {timeout_s} s for {what}:\n{self.tail()}")
             time.sleep(pause_s)
@@ -155,7 +156,7 @@ def alone(script: str, *arguments: object, timeout_s: float = 120.0) -> Any:
     try:
         ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=timeout_s)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        raise RunFailed(f"{script}: {error}\n{error.stderr}") from None
+        raise RunFailed(f"{script}: {error}\n{error.stderr!r}") from None
     return json.loads(ended.stdout)
 
 

@@ -31,7 +31,7 @@ def rate(start: Callable[..., AbstractContextManager[Run]], file: str, count: in
         found: dict[str, Any] = result(folder, "count")
         if found["count"] != count:
             tell(f"{file}: {found['count']} of {count} arrived")
-        return 1e9 * int(found["count"]) / (found["last_ns"] - found["first_ns"])
+        return 1e9 * int(found["count"]) / int(found["last_ns"] - found["first_ns"])
 
 
 def measure(rounds: int) -> Section:
