@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="of each question; by default as many as each one needs")
     parser.add_argument("--soak-s", type=float, help="how long the soak runs, in seconds")
     parser.add_argument("--render", action="store_true", help="write the pages from what was measured last")
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     for name in asked.questions:
         if name not in QUESTIONS:
             parser.error(f"{name!r} is none of {', '.join(QUESTIONS)}")

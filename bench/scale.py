@@ -1,9 +1,10 @@
 """Costs that must not grow: of a commit with the number of keys and of nodes; and the one write lock's cap.
 
 Keys: an operator with 1,000 to 1,000,000 private keys changes one of them per event, drawn by chance; its commits are
-timed inside its process, those of single events every 2 ms and those of groups of 64 under backlog. Nodes: the same
-operator with 1,000 keys, among idle ones. Writers: operators that do nothing but commit, all at once: single shared
-writes, then events with a saved state, which go in groups. All commits of a run take turns at one lock.
+timed inside its process, those of single events every 2 ms and those of groups of 64 under backlog, with nobody else
+committing. Nodes: the same operator with 1,000 keys, among idle ones. Writers: operators that do nothing but commit,
+all at once: single shared writes, then events with a saved state, which go in groups. All commits of a run take turns
+at one lock.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ nodes:
   - id: keys
     operator:
       python: keys.py:Keys
-      inputs: {value: feed/out}
+      inputs:
+        value: {source: feed/out, queue_size: 100000}
 """
 IDLE = """\
   - id: idle{number}

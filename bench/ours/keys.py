@@ -21,9 +21,11 @@ from noderuntime.space.commit import Commits
 
 MESSAGE = struct.Struct("<BQ")
 GO = Path(os.environ["BENCH_OUT"], "go")
+FILLED = Path(os.environ["BENCH_OUT"], "filled")
 FILL, ONE, MANY = range(3)
 FILL_KEYS = 200  # put by one message
 GROUP = 64
+ALONE_AFTER_S = 1.0
 VALUE_64 = bytes(64)
 
 took: list[tuple[int, int]] = []  # (events, nanoseconds) of each commit since the last look
@@ -41,8 +43,8 @@ def timed(commit: Callable[..., int]) -> Callable[..., int]:
 
 
 class Feed(Source):
-    """From BENCH_OUT/go on messages that fill BENCH_KEYS keys, then BENCH_ONES one by one, then BENCH_MANY at full
-    speed.
+    """From BENCH_OUT/go on messages that fill BENCH_KEYS keys; when that is done BENCH_ONES one by one, then BENCH_MANY
+    at full speed.
     """
 
     PAUSE_S = 0.002
@@ -55,9 +57,9 @@ class Feed(Source):
 
     def produce(self, position: int | None, ctx: Any) -> Any:
         number = position or 0
-        if not number and not GO.exists():
-            return Source.idle(0.05)
         phase = next((kind for end, kind in self.phases if number < end), None)
+        if not (FILLED if phase == ONE else GO).exists():
+            return Source.idle(0.05)
         early_s = self.due_s - time.monotonic()
         if early_s > 0:
             return Source.idle(early_s)
@@ -95,10 +97,15 @@ class Keys(Operator):
         if event.type != "INPUT":
             return
         self.look()
+        before = self.phase
         self.phase, number = MESSAGE.unpack(event.value)
+        if before != self.phase == MANY:
+            time.sleep(ALONE_AFTER_S)  # until all of them wait and nobody else commits
         if self.phase == FILL:
             for key in range(number * FILL_KEYS, min((number + 1) * FILL_KEYS, self.keys)):
                 ctx.save_state(f"key {key}", VALUE_64)
+            if (number + 1) * FILL_KEYS >= self.keys:
+                FILLED.touch()
         else:
             ctx.save_state(f"key {self.random.randrange(self.keys)}", VALUE_64)
 
