@@ -37,7 +37,6 @@ from noderuntime.protocol import EXIT_FENCED, VERSION, Bye, Hello, Ready, Refuse
 from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir, home
 from noderuntime.space import records
 from noderuntime.space.commit import Input, Staged
-from noderuntime.space.keys import parse_message
 from noderuntime.space.mailbox import Message
 from noderuntime.space.segments import Dropped
 from noderuntime.space.shared import Merge
@@ -304,23 +303,23 @@ class Node:
             if self._cells[input.cell + 1]:
                 self._recovered.append(message)
                 self._cells[input.cell + 1] = 0
-                staged.cells = {input.cell + 1: 0}
+                staged.also().cells = {input.cell + 1: 0}
                 self._hands[holder] = _Hand(staged, None, -1)
                 return notice("INPUT_RECOVERED", input.name)
             now_ns = _boot_ns()
             self._cells[input.cell] = now_ns
-            staged.cells = {input.cell: now_ns, input.cell + 1: 0}
+            staged.also().cells = {input.cell: now_ns, input.cell + 1: 0}
         try:
-            decoded = member.decode(key, record)
+            decoded = records.decode_message(record, member.body(key, record) if record[1] else None)
         except Dropped:
             return self._next_locked(holder)
         lives = member.attempts.get(key, 0)
         staged.ack = (key, input, record)
-        staged.attempts = lives > 0
+        if lives:
+            staged.also().attempts = True
         slot = self._free_slots.pop() if self._free_slots else -1
         if slot >= 0:
-            _, _, sequence, index = parse_message(key)
-            member.page.take(slot, input.number, sequence, index)
+            member.page.take(slot, key)
         self._hands[holder] = _Hand(staged, key, slot)
         self._unacknowledged.add(key)
         member.set_phase(pulse.HANDLING)
@@ -363,7 +362,7 @@ class Node:
     def _hold_cell(self, holder: Holder, cell: int, value: int) -> None:
         self._cells[cell] = value
         staged = Staged()
-        staged.cells = {cell: value}
+        staged.also().cells = {cell: value}
         self._hands[holder] = _Hand(staged, None, -1)
 
     def _timeout_in_ns(self, item: Input) -> int:
@@ -382,7 +381,7 @@ class Node:
         if hand.update is not None:
             hand.update.done = True
             while self._taken and self._taken[0].done:
-                hand.staged.cursor = self._taken.popleft().cursor
+                hand.staged.also().cursor = self._taken.popleft().cursor
         self._member.page.words[pulse.HANDLED] += 1
         self._staged.append(hand.staged)
         self._arm()

@@ -21,7 +21,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from noderuntime import doorbell, pulse
 from noderuntime.channel import Dealer
@@ -30,7 +30,16 @@ from noderuntime.context import OperatorContext
 from noderuntime.errors import Fenced, NodeRuntimeError, OperatorError, StoreFull
 from noderuntime.events import Event, input_event, kvs_update, notice, tick_event
 from noderuntime.member import ROOM_CHECK_S, Member
-from noderuntime.operator import POSITION_KEY, Status, make, own_state, position_of, status_of, turn
+from noderuntime.operator import (
+    POSITION_KEY,
+    Source,
+    Status,
+    make,
+    own_state,
+    packed_position,
+    position_of,
+    status_of,
+)
 from noderuntime.protocol import (
     EXIT_FENCED,
     EXIT_RELOAD,
@@ -49,12 +58,10 @@ from noderuntime.protocol import (
     Welcome,
 )
 from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
-from noderuntime.space import keys, records
+from noderuntime.space import records
 from noderuntime.space.commit import Inapplicable, Input, Staged
-from noderuntime.space.keys import parse_message
 from noderuntime.space.mailbox import Message
 from noderuntime.space.segments import Dropped
-from noderuntime.space.watching import Cursor
 from noderuntime.usercode import describe, load, user_trace
 from noderuntime.wiring import Wiring
 
@@ -107,6 +114,7 @@ class LogHandler(logging.Handler):
 
 
 _SAME_IN_MESSAGEPACK = frozenset({int, str, bytes, bool, float})
+_POSITION = POSITION_KEY.encode()
 
 
 def _ignore(event: Event, ctx: OperatorContext) -> None:
@@ -133,6 +141,7 @@ class OperatorHost:
         self.stop_all = False
         self.gave_up = False  # handled events were left uncommitted: nothing that follows from them may be committed
         self.exit_code: int | None = None  # set: leave between two events
+        self.over = False  # one of these: nothing may be handled any more in this life
         self.position: Any = None
         self.produces = False
         self.idle_until = 0.0
@@ -197,16 +206,16 @@ class OperatorHost:
                 self.exit_code = None
                 self._finish(self.stop)
                 break
-            if self._over:
+            if self.over:
                 break
             worked = self._tick()
-            if self._over:
+            if self.over:
                 break
             worked |= self._update()
-            if self._over:
+            if self.over:
                 break
             worked |= self._produce() if self.produces else self._take()
-            if self._over:
+            if self.over:
                 break
             if not worked and self.member.all_closed:
                 self._finish(Stop("ALL_INPUTS_CLOSED", 0.0))
@@ -217,11 +226,6 @@ class OperatorHost:
         if self.exit_code is None:
             self.dealer.send(Bye(self.ended, ""))
         return self.exit_code or 0
-
-    @property
-    def _over(self) -> bool:
-        """Whether nothing may be handled any more in this life."""
-        return self.ended or self.stop_all or self.gave_up or self.exit_code is not None
 
     def _take(self) -> bool:
         """Handle the next group of messages; whether there was one."""
@@ -235,10 +239,11 @@ class OperatorHost:
         if len(ahead) > 1:
             self._arm_helper()
         self.words[pulse.PHASE] = pulse.HANDLING
+        self.words[pulse.SINCE_NS] = self.group_since_ns
         message, clock, take = self._message, time.monotonic_ns, ahead.popleft
         while ahead:
             message(*take())
-            if self._over or clock() > deadline:
+            if self.over or clock() > deadline:
                 break
         self.member.page.release(0)
         self._flush()
@@ -251,82 +256,76 @@ class OperatorHost:
         updates = self.member.watch.read(GROUP_EVENTS_MAX)
         self.group_since_ns = time.monotonic_ns()
         for item in updates:
-            self._handle(kvs_update(item.key, item.value, item.revision), cursor=(item.revision, item.nth))
-            if self._over:
+            self.member.set_phase(pulse.HANDLING)
+            staged = Staged()
+            staged.also().cursor = item.revision, item.nth
+            self._handle(kvs_update(item.key, item.value, item.revision), staged)
+            if self.over:
                 break
         self._flush()
         return bool(updates)
 
     def _message(self, key: bytes, record: bytes) -> None:
+        """Handle one message of a mailbox."""
         member = self.member
-        input = member.input_of(key)
-        cells: dict[int, int] | None = None
+        input = member.inputs[key[3] << 8 | key[4]]
+        staged = Staged()
+        staged.ack = key, input, record
         if input.cell >= 0 and record[0] < records.NOTICE_MIN:
             if self._cells[input.cell + 1]:
-                self._handle(notice("INPUT_RECOVERED", input.name), cells={input.cell + 1: 0})
-                if self._over:
+                self._handle(notice("INPUT_RECOVERED", input.name), self._with_cells(Staged(), {input.cell + 1: 0}))
+                if self.over:
                     return
-            cells = {input.cell: _boot_ns(), input.cell + 1: 0}
-        sequence, index = keys.message_place(key)
-        member.page.take(0, input.number, sequence, index)
-        lives = member.attempts.pop(key, 0) if member.attempts else 0
-        self._handle((key, input, record), cells, lives=lives)
-
-    def _event_of(self, message: tuple[bytes, Input, bytes], lives: int) -> Event:
-        key, input, record = message
-        kind, value, metadata, number, sent_ns = self.member.decode(key, record)
+            self._with_cells(staged, {input.cell: _boot_ns(), input.cell + 1: 0})
+        member.page.take(0, key)
+        lives = 0
+        if member.attempts:
+            lives = member.attempts.pop(key, 0)
+            staged.also().attempts = lives > 0
+        try:
+            body = member.body(key, record) if record[1] else None
+            kind, value, metadata, number, sent_ns = records.decode_message(record, body)
+        except Dropped:
+            return
+        except BaseException as error:
+            self._fail("on_event", error)
         if kind < records.NOTICE_MIN:
-            return input_event(input.name, value, metadata, input.wiring.source, sent_ns, number, lives + 1)
-        if kind == records.INPUT_CLOSED:
-            self.member.closed.add(input.name)
-            return notice("INPUT_CLOSED", input.name)
-        return notice(records.NOTICE_TYPES[kind], value[0], value[1] or "")
+            event = input_event(input.name, value, metadata, input.source, sent_ns, number, lives + 1)
+        elif kind == records.INPUT_CLOSED:
+            member.closed.add(input.name)
+            event = notice("INPUT_CLOSED", input.name)
+        else:
+            event = notice(records.NOTICE_TYPES[kind], value[0], value[1] or "")
+        self._handle(event, staged)
 
-    def _handle(
-        self,
-        what: Event | tuple[bytes, Input, bytes],
-        cells: dict[int, int] | None = None,
-        lives: int = 0,
-        ends: bool | None = None,
-        cursor: Cursor | None = None,
-    ) -> None:
-        """Run the handler for an event, or for a message (key, input, record), and stage what it changes.
+    def _with_cells(self, staged: Staged, cells: dict[int, int]) -> Staged:
+        """The same event, which sets these cells as well."""
+        staged.also().cells = cells
+        for cell, number in cells.items():
+            self._cells[cell] = number
+        return staged
+
+    def _handle(self, event: Event, staged: Staged, ends: bool | None = None) -> None:
+        """Run the handler for an event; what it changes is staged in `staged`, which joins the group.
 
         `ends` tells whether it is the last event of this node; by default the handler's Status decides.
         """
         ctx = self.ctx
-        staged = ctx.staged = Staged()
-        if cursor is not None:
-            staged.cursor = cursor
+        ctx.staged = staged
         try:
-            if type(what) is tuple:
-                staged.ack = what
-                if lives:
-                    staged.attempts = True
-                event = self._event_of(what, lives)
-            else:
-                event = cast(Event, what)
-                self.member.set_phase(pulse.HANDLING)
             returned = self._on_event(event, ctx)
-            status = None if returned is None else status_of(returned)
+            if returned is not None and returned is not Status.CONTINUE:
+                status = status_of(returned)
+                if ends is None:
+                    ends = True
+                    staged.also().stops_all = self.stop_all = status is Status.STOP_ALL
         except Fenced:
             raise
-        except Dropped:
-            ctx.staged = None
-            return
         except BaseException as error:
             self._fail("on_event", error)
-        if cells is not None:
-            staged.cells = cells
-            for cell, number in cells.items():
-                self._cells[cell] = number
         ctx.staged = None
-        self.words[pulse.HANDLED] += 1
-        if ends is None and status is not None and status is not Status.CONTINUE:
-            ends = True
-            staged.stops_all = self.stop_all = status is Status.STOP_ALL
         if ends:
-            staged.ends = self.ended = True
+            staged.also().ends = self.ended = self.over = True
         self.group.append(staged)
 
     def _fail(self, where: str, error: BaseException) -> None:
@@ -348,7 +347,7 @@ class OperatorHost:
                 if self.stop is not None or self.exit_code is not None:
                     # Uncommitted is undone, and will be handled in the next life. The operator has it in its memory:
                     # so it must not commit anything from here on, what it would do at the STOP event included.
-                    self.gave_up = True
+                    self.gave_up = self.over = True
                     self.ended = self.stop_all = False
                     self.member.let_go(self.group)
                     self.group.clear()
@@ -359,6 +358,7 @@ class OperatorHost:
         with self.committing:
             if self.group:  # else the other thread was faster
                 done = self.member.commit(self.group)
+                self.words[pulse.HANDLED] += done
                 del self.group[:done]
 
     def _fail_staged(self, failed: Inapplicable) -> None:
@@ -366,9 +366,7 @@ class OperatorHost:
         bad = self.group[failed.at]
         del self.group[failed.at :]
         if bad.ack is not None:
-            key, input, _ = bad.ack
-            _, _, sequence, index = parse_message(key)
-            self.member.page.take(0, input.number, sequence, index)
+            self.member.page.take(0, bad.ack[0])
         self._fail("on_event", failed.error)
 
     def commit_what_waits(self) -> None:
@@ -426,18 +424,21 @@ class OperatorHost:
         if self._timers:
             wall_ns, boot_ns = self.member.space.clock
             for item in self._timers:
-                if self._over:
+                if self.over:
                     return worked
                 elapsed = _boot_ns() - boot_ns
                 number = elapsed // item.wiring.period_ns
                 if number != self._cells[item.cell]:  # less: the period was changed before a resume
                     due_ns = wall_ns + number * item.wiring.period_ns
-                    self._handle(tick_event(item.name, item.wiring.source, due_ns), cells={item.cell: number})
+                    self.member.set_phase(pulse.HANDLING)
+                    staged = self._with_cells(Staged(), {item.cell: number})
+                    self._handle(tick_event(item.name, item.source, due_ns), staged)
                     self._flush()
                     worked = True
         for item in self._watched:
-            if not self._over and self._timeout_in_ns(item) <= 0 and not self.member.has_messages(item):
-                self._handle(notice("INPUT_CLOSED", item.name), cells={item.cell + 1: 1})
+            if not self.over and self._timeout_in_ns(item) <= 0 and not self.member.has_messages(item):
+                self.member.set_phase(pulse.HANDLING)
+                self._handle(notice("INPUT_CLOSED", item.name), self._with_cells(Staged(), {item.cell + 1: 1}))
                 self._flush()
                 worked = True
         return worked
@@ -472,32 +473,38 @@ class OperatorHost:
         deadline = self.group_since_ns + GROUP_NS
         self._arm_helper()
         self.member.set_phase(pulse.HANDLING)
-        produce = self.operator.produce
+        produce, ctx, group = self.operator.produce, self.ctx, self.group
+        idle_s = 0.0
         while True:
-            staged = self.ctx.begin()
+            ctx.staged = staged = Staged()
             try:
-                returned = produce(self.position, self.ctx)
-                made = turn(returned)
-                if made.position is not None:
-                    self.ctx.save_state(POSITION_KEY, made.position)
+                returned = produce(self.position, ctx)
+                position = packed_position(returned)
+                if position is not None:
                     same = type(returned) in _SAME_IN_MESSAGEPACK
-                    self.position = returned if same else position_of({POSITION_KEY: made.position})
+                    self.position = returned if same else position_of({POSITION_KEY: position})
+                elif returned is Source.END:
+                    staged.also().ends = self.ended = self.over = True
+                else:
+                    idle_s = returned.seconds
             except Fenced:
                 raise
             except BaseException as error:
                 self._fail("produce", error)
-            self.ctx.staged = None
-            self.words[pulse.HANDLED] += 1
-            if made.ended:
-                staged.ends = self.ended = True
-            if made.ended or staged.outputs or staged.private or staged.shared:
-                self.group.append(staged)
-            if made.idle_s:
-                self.idle_until = time.monotonic() + made.idle_s
-            if made.ended or made.idle_s or len(self.group) >= GROUP_EVENTS_MAX or time.monotonic_ns() > deadline:
+            ctx.staged = None
+            if position is not None:
+                if staged.private is None:
+                    staged.private = {_POSITION: position}
+                else:
+                    staged.private[_POSITION] = position
+            if staged.private is not None or staged.outputs is not None or staged.rare is not None:
+                group.append(staged)
+            if self.over or idle_s or len(group) >= GROUP_EVENTS_MAX or time.monotonic_ns() > deadline:
                 break
+        if idle_s:
+            self.idle_until = time.monotonic() + idle_s
         self._flush()
-        return not made.idle_s
+        return not idle_s
 
     # --- waiting and control ----------------------------------------------------------------------------------------
 
@@ -560,14 +567,15 @@ class OperatorHost:
         if self._reload_again:  # it has changed again meanwhile
             self._begin_reload()
         elif failure is None:
-            self.exit_code = EXIT_RELOAD
+            self.exit_code, self.over = EXIT_RELOAD, True
         else:
             self.dealer.send(ReloadFailed(*failure))
             self.control()  # a send may eat the edge
 
     def _finish(self, stop: Stop) -> None:
         """The STOP event. When all inputs have ended, so does this node: its outputs close in the same commit."""
-        self._handle(notice("STOP", stop.id), ends=stop.id == "ALL_INPUTS_CLOSED")
+        self.member.set_phase(pulse.HANDLING)
+        self._handle(notice("STOP", stop.id), Staged(), ends=stop.id == "ALL_INPUTS_CLOSED")
         self._flush()
 
 

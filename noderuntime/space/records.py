@@ -55,8 +55,6 @@ def encode_message(
 
     Raises TypeError for what cannot travel, ValueTooLarge, StoreFull when there is no room for a segment.
     """
-    if type(value) is bytes and not metadata and len(value) < THRESHOLD_BYTES:
-        return pack_message(values.BYTES, INLINE, 0, 0, number, sent_ns) + value, None
     kind, head, body = values.encode(value)
     packed = b""
     if metadata:
