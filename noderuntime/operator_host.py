@@ -61,6 +61,7 @@ from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
 from noderuntime.space import records
 from noderuntime.space.commit import Inapplicable, Input, Staged
 from noderuntime.space.mailbox import Message
+from noderuntime.space.records import NOTICE_MIN, decode_message
 from noderuntime.space.segments import Dropped
 from noderuntime.usercode import describe, load, user_trace
 from noderuntime.wiring import Wiring
@@ -242,7 +243,7 @@ class OperatorHost:
         self.words[pulse.SINCE_NS] = self.group_since_ns
         message, clock, take = self._message, time.monotonic_ns, ahead.popleft
         while ahead:
-            message(*take())
+            message(take())
             if self.over or clock() > deadline:
                 break
         self.member.page.release(0)
@@ -265,13 +266,14 @@ class OperatorHost:
         self._flush()
         return bool(updates)
 
-    def _message(self, key: bytes, record: bytes) -> None:
+    def _message(self, message: Message) -> None:
         """Handle one message of a mailbox."""
+        key, record = message
         member = self.member
         input = member.inputs[key[3] << 8 | key[4]]
         staged = Staged()
         staged.ack = key, input, record
-        if input.cell >= 0 and record[0] < records.NOTICE_MIN:
+        if input.cell >= 0 and record[0] < NOTICE_MIN:
             if self._cells[input.cell + 1]:
                 self._handle(notice("INPUT_RECOVERED", input.name), self._with_cells(Staged(), {input.cell + 1: 0}))
                 if self.over:
@@ -283,13 +285,13 @@ class OperatorHost:
             lives = member.attempts.pop(key, 0)
             staged.also().attempts = lives > 0
         try:
-            body = member.body(key, record) if record[1] else None
-            kind, value, metadata, number, sent_ns = records.decode_message(record, body)
+            outside = member.body(key, record) if record[1] else None
+            kind, value, metadata, number, sent_ns = decode_message(record, outside)
         except Dropped:
             return
         except BaseException as error:
             self._fail("on_event", error)
-        if kind < records.NOTICE_MIN:
+        if kind < NOTICE_MIN:
             event = input_event(input.name, value, metadata, input.source, sent_ns, number, lives + 1)
         elif kind == records.INPUT_CLOSED:
             member.closed.add(input.name)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -353,12 +354,16 @@ class Commits:
         status = records.LIVE
         puts: list[tuple[bytes, bytes]] = []  # messages: put together at the end
         place_start, place_ends, notice_min = keys.place_start(sequence), keys.PLACE_ENDS, records.NOTICE_MIN
-        taker = txn.cursor() if len(group) > 1 else None  # messages are mostly taken in the order of their keys
+        taker = None
+        room = room_bytes = 0  # as long as there are some, every receiver has room, whichever it is
+        if len(group) > 1:
+            taker = txn.cursor()  # messages are mostly taken in the order of their keys
+            room, room_bytes = self._room(txn, queues)
         done = index = written = 0
         for staged in group:
             outputs = staged.outputs
             if outputs is not None:
-                if not self._admits(txn, outputs, queues):
+                if (room <= 0 or room_bytes <= 0) and not self._admits(txn, outputs, queues):
                     self.waits_for = "a receiver whose queue is full"
                     break
                 for output, record, number, segment in outputs:
@@ -378,6 +383,8 @@ class Commits:
                                 rings.add(receiver.node)
                         end = place_ends[index] if index < keys.PLACE_ENDS_MAX else keys.place_end(index)
                         index += 1
+                        room -= 1
+                        room_bytes -= size
                         if not queue[QUEUED]:
                             rings.add(receiver.node)
                         queue[QUEUED] += 1
@@ -490,6 +497,16 @@ class Commits:
         for write in (staged.rare and staged.rare.shared) or ():
             growth += shared.growth(txn, write, now_ns)
         return growth > 0
+
+    def _room(self, txn: Any, queues: dict[bytes, list[int]]) -> tuple[int, int]:
+        """How many messages and bytes there is room for in the fullest of the queues that are never full."""
+        room, room_bytes = sys.maxsize, sys.maxsize
+        for receiver in self._receivers:
+            if not receiver.drop_oldest:
+                queue = _load(txn, receiver, queues)
+                room = min(room, receiver.size - queue[QUEUED])
+                room_bytes = min(room_bytes, receiver.size_bytes - queue[BYTES])
+        return room, room_bytes
 
     def _admits(self, txn: Any, outputs: list[Sent], queues: dict[bytes, list[int]]) -> bool:
         """Whether every backpressure receiver of an event has room. Two messages of a default queue always fit."""
