@@ -26,9 +26,10 @@ from typing import Any
 from noderuntime import doorbell, pulse
 from noderuntime.channel import Dealer
 from noderuntime.codecheck import CodeCheck
+from noderuntime.commit_helper import CommitHelper
 from noderuntime.context import OperatorContext
 from noderuntime.errors import Fenced, NodeRuntimeError, OperatorError, StoreFull
-from noderuntime.events import Event, input_event, kvs_update, notice, tick_event
+from noderuntime.events import Event, input_event, kvs_update, notice
 from noderuntime.member import ROOM_CHECK_S, Member
 from noderuntime.operator import (
     POSITION_KEY,
@@ -47,7 +48,6 @@ from noderuntime.protocol import (
     Bye,
     Failed,
     Hello,
-    Log,
     Ready,
     Refused,
     Reload,
@@ -57,65 +57,33 @@ from noderuntime.protocol import (
     StopAll,
     Welcome,
 )
+from noderuntime.remote_log import LogHandler
 from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
 from noderuntime.space import records
-from noderuntime.space.commit import Inapplicable, Input, Staged
+from noderuntime.space.commit import Inapplicable, Staged
 from noderuntime.space.mailbox import Message
 from noderuntime.space.records import NOTICE_MIN, decode_message
 from noderuntime.space.segments import Dropped
+from noderuntime.timers import Cells, Timers
 from noderuntime.usercode import describe, load, user_trace
 from noderuntime.wiring import Wiring
 
 GROUP_EVENTS_MAX = 64
 GROUP_NS = 1_000_000
-HELPER_S = 0.001
-HELPER_IDLE_TURNS_MAX = 50
 SLOW_CHECK_S = 5.0
-LOG_CHARACTERS_MAX = 100_000
 WELCOME_S = 60.0
 WAIT_WARNING_S = 10.0
 
 
-_LOG_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
-
-
-def _plain(value: Any) -> Any:
-    """What `extra=` holds, as something that MessagePack can carry."""
-    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
-
-
-class LogHandler(logging.Handler):
-    """Sends log records over the control channel. ZeroMQ sockets belong to one thread: others leave theirs to it."""
-
-    def __init__(self, dealer: Dealer) -> None:
-        super().__init__()
-        self._dealer = dealer
-        self._thread = threading.get_ident()
-        self._waiting: deque[Log] = deque(maxlen=10_000)
-        self.has_sent = False  # since the last look at what the runtime has sent: see channel.py on edges
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            text = record.getMessage()
-            if record.exc_info:
-                text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
-            text = text[:LOG_CHARACTERS_MAX].encode(errors="replace").decode()
-            extra = {name: _plain(value) for name, value in vars(record).items() if name not in _LOG_ATTRIBUTES}
-            self._waiting.append(Log(record.created, record.levelno, text, {"logger": record.name, **extra}))
-            if threading.get_ident() == self._thread:
-                self.pass_on()
-        except Exception:
-            self.handleError(record)
-
-    def pass_on(self) -> None:
-        """Send what waits. From the thread of the socket only."""
-        while self._waiting:
-            self.has_sent = True
-            self._dealer.send(self._waiting.popleft())
-
-
 _SAME_IN_MESSAGEPACK = frozenset({int, str, bytes, bool, float})
 _POSITION = POSITION_KEY.encode()
+
+
+def _with_cells(cells: Cells) -> Staged:
+    """An event that sets these cells."""
+    staged = Staged()
+    staged.also().cells = cells
+    return staged
 
 
 def _ignore(event: Event, ctx: OperatorContext) -> None:
@@ -135,7 +103,7 @@ class OperatorHost:
         self._on_event: Callable[[Event, OperatorContext], Any] = _ignore
         self.group: list[Staged] = []
         self.group_since_ns = 0  # when the handling of the first event of the group began
-        self.helper: Helper | None = None
+        self.helper: CommitHelper | None = None
         self.committing = threading.Lock()
         self.stop: Stop | None = None
         self.ended = False  # the last commit closed the outputs
@@ -146,14 +114,12 @@ class OperatorHost:
         self.position: Any = None
         self.produces = False
         self.idle_until = 0.0
-        self._cells = member.commits.cells.copy()  # with what is staged
+        self._timers = Timers(member)
         self._ahead: deque[Message] = deque()  # read, not yet handled
         self._reads_ahead = not any(item.wiring.drop_oldest for item in member.inputs.values())
         self._reload: CodeCheck | None = None
         self._reload_again = False  # asked for once more, while the code was being checked
         self._poller = member.poller(dealer.fd)
-        self._timers = [item for item in member.inputs.values() if item.wiring.period_ns]
-        self._watched = [item for item in member.inputs.values() if item.wiring.timeout_ns]
         self._waiting_since = 0.0
         self._rung = False  # the bell has rung, and is not drained yet
         self.ctx.wait_for_room = self._wait_for_payload_room
@@ -274,11 +240,11 @@ class OperatorHost:
         staged = Staged()
         staged.ack = key, input, record
         if input.cell >= 0 and record[0] < NOTICE_MIN:
-            if self._cells[input.cell + 1]:
-                self._handle(notice("INPUT_RECOVERED", input.name), self._with_cells(Staged(), {input.cell + 1: 0}))
+            if (recovery := self._timers.recovery(input)) is not None:
+                self._handle(notice("INPUT_RECOVERED", input.name), _with_cells(recovery))
                 if self.over:
                     return
-            self._with_cells(staged, {input.cell: _boot_ns(), input.cell + 1: 0})
+            staged.also().cells = self._timers.arrival(input)
         member.page.take(0, key)
         lives = 0
         if member.attempts:
@@ -299,13 +265,6 @@ class OperatorHost:
         else:
             event = notice(records.NOTICE_TYPES[kind], value[0], value[1] or "")
         self._handle(event, staged)
-
-    def _with_cells(self, staged: Staged, cells: dict[int, int]) -> Staged:
-        """The same event, which sets these cells as well."""
-        staged.also().cells = cells
-        for cell, number in cells.items():
-            self._cells[cell] = number
-        return staged
 
     def _handle(self, event: Event, staged: Staged, ends: bool | None = None) -> None:
         """Run the handler for an event; what it changes is staged in `staged`, which joins the group.
@@ -371,20 +330,25 @@ class OperatorHost:
             self.member.page.take(0, bad.ack[0])
         self._fail("on_event", failed.error)
 
-    def commit_what_waits(self) -> None:
-        """For the helper thread: a handler takes long, so commit the events that were finished before it."""
+    def _commit_what_waits(self) -> bool:
+        """For the helper thread: a handler takes long, so commit the events that were finished before it.
+
+        Whether there were any, committed or not.
+        """
+        waiting = bool(self.group)
         if self.group and not self.gave_up and time.monotonic_ns() - self.group_since_ns > GROUP_NS:
             try:
                 self._commit()
             except Fenced:
                 os._exit(EXIT_FENCED)
             except Inapplicable:
-                return  # the loop will meet it too, and can say so
+                return waiting  # the loop will meet it too, and can say so
             self.group_since_ns = time.monotonic_ns()
+        return waiting
 
     def _arm_helper(self) -> None:
         if self.helper is None:
-            self.helper = Helper(self)
+            self.helper = CommitHelper(self._commit_what_waits)
         self.helper.arm()
 
     def close(self) -> None:
@@ -418,52 +382,22 @@ class OperatorHost:
         self.member.set_phase(pulse.WAITING_FOR_ROOM)
         self._wait(ROOM_CHECK_S)
 
-    # --- timers and timeouts ----------------------------------------------------------------------------------------
-
     def _tick(self) -> bool:
-        """Make the ticks and timeouts that are due; whether there was one. Those missed meanwhile are one."""
+        """Hand out the ticks and timeouts that are due; whether there was one."""
         worked = False
-        if self._timers:
-            wall_ns, boot_ns = self.member.space.clock
-            for item in self._timers:
-                if self.over:
-                    return worked
-                elapsed = _boot_ns() - boot_ns
-                number = elapsed // item.wiring.period_ns
-                if number != self._cells[item.cell]:  # less: the period was changed before a resume
-                    due_ns = wall_ns + number * item.wiring.period_ns
-                    self.member.set_phase(pulse.HANDLING)
-                    staged = self._with_cells(Staged(), {item.cell: number})
-                    self._handle(tick_event(item.name, item.source, due_ns), staged)
-                    self._flush()
-                    worked = True
-        for item in self._watched:
-            if not self.over and self._timeout_in_ns(item) <= 0 and not self.member.has_messages(item):
-                self.member.set_phase(pulse.HANDLING)
-                self._handle(notice("INPUT_CLOSED", item.name), self._with_cells(Staged(), {item.cell + 1: 1}))
-                self._flush()
-                worked = True
+        for event, cells in self._timers.due():
+            self.member.set_phase(pulse.HANDLING)
+            self._handle(event, _with_cells(cells))
+            self._flush()
+            worked = True
+            if self.over:
+                break
         return worked
-
-    def _timeout_in_ns(self, item: Input) -> int:
-        """Nanoseconds until `item` has been silent for too long; far away when nothing came yet, or it is known."""
-        last, timed_out = self._cells[item.cell : item.cell + 2]
-        if not last or timed_out or item.name in self.member.closed:
-            return 1 << 62
-        return last + item.wiring.timeout_ns - _boot_ns()
 
     def _pause_s(self) -> float:
         """How long to sleep when there is nothing to do."""
-        pause_s = SLOW_CHECK_S
-        boot_ns = self.member.space.clock[1]
-        for item in self._timers:
-            period = item.wiring.period_ns
-            pause_s = min(pause_s, (period - (_boot_ns() - boot_ns) % period) / 1e9)
-        for item in self._watched:
-            pause_s = min(pause_s, max(0, self._timeout_in_ns(item)) / 1e9)
-        if self.produces:
-            pause_s = min(pause_s, max(0.0, self.idle_until - time.monotonic()))
-        return pause_s
+        pause_s = self._timers.pause_s(SLOW_CHECK_S)
+        return min(pause_s, max(0.0, self.idle_until - time.monotonic())) if self.produces else pause_s
 
     # --- sources ----------------------------------------------------------------------------------------------------
 
@@ -579,56 +513,6 @@ class OperatorHost:
         self.member.set_phase(pulse.HANDLING)
         self._handle(notice("STOP", stop.id), Staged(), ends=stop.id == "ALL_INPUTS_CLOSED")
         self._flush()
-
-
-class Helper(threading.Thread):
-    """Looks every HELPER_S, while groups are being handled, whether finished events wait behind a slow handler.
-
-    Waking it for each group would cost a switch of threads per group; so it stays awake while there is a backlog.
-    """
-
-    def __init__(self, host: OperatorHost) -> None:
-        super().__init__(name="noderuntime-commits", daemon=True)
-        self._host = host
-        self._armed = threading.Event()
-        self._used = False
-        self._stopped = False
-        self.start()
-
-    def arm(self) -> None:
-        self._used = True
-        if not self._armed.is_set():
-            self._armed.set()
-
-    def stop(self) -> None:
-        """Returns when the thread has ended."""
-        self._stopped = True
-        self._armed.set()
-        self.join()
-
-    def run(self) -> None:
-        try:
-            self._look()
-        except BaseException:
-            # nothing would notice that this thread is gone; the next life can go on
-            traceback.print_exc()
-            os._exit(1)
-
-    def _look(self) -> None:
-        idle_turns = 0
-        while not self._stopped:
-            if idle_turns > HELPER_IDLE_TURNS_MAX:
-                idle_turns = 0
-                self._armed.clear()
-                self._armed.wait()
-            time.sleep(HELPER_S)
-            idle_turns = 0 if self._used or self._host.group else idle_turns + 1
-            self._used = False
-            self._host.commit_what_waits()
-
-
-def _boot_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def main() -> int:
