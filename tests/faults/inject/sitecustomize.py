@@ -97,6 +97,9 @@ class Stand:
 class Cursor(Stand):
     """A cursor of a write transaction."""
 
+    def __iter__(self) -> object:
+        return iter(self._real)
+
     def delete(self) -> object:
         point("delete")
         return self._real.delete()
