@@ -94,6 +94,22 @@ class Stand:
         return getattr(self._real, name)
 
 
+class Cursor(Stand):
+    """A cursor of a write transaction."""
+
+    def __iter__(self) -> object:
+        return iter(self._real)
+
+    def delete(self) -> object:
+        point("delete")
+        return self._real.delete()
+
+    def putmulti(self, items: object) -> None:
+        for key, value in items:
+            point("put")
+            self._real.put(key, value)
+
+
 class Transaction(Stand):
     """A write transaction with its points."""
 
@@ -104,6 +120,9 @@ class Transaction(Stand):
     def delete(self, *arguments: object, **named: object) -> object:
         point("delete")
         return self._real.delete(*arguments, **named)
+
+    def cursor(self) -> object:
+        return Cursor(self._real.cursor())
 
     def commit(self) -> None:
         point("commit")
