@@ -88,10 +88,7 @@ def look(run_dir: RunDir, number: int, pid: int, folder: Path) -> dict[str, Any]
             "kernel_share": use.kernel_share,
             "instructions": None if counter is None else (counted(counter) - count) / messages,
         }
-    done = handled(run_dir, 1)
-    calls = system_calls(pid, LOOK_S, folder)
-    messages = max(handled(run_dir, 1) - done, 1)
-    found["calls"] = None if calls is None else {name: times / messages for name, times in calls.items()}
+    found["calls"] = system_calls(pid, LOOK_S, folder, lambda: handled(run_dir, 1))
     return found
 
 

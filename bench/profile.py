@@ -14,7 +14,7 @@ import signal
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,23 +52,31 @@ class Use:
         return self.kernel / ticks if ticks >= TICKS_MIN else None
 
 
-def system_calls(pid: int, seconds: float, folder: Path) -> dict[str, int] | None:
-    """How often each was called by all threads of a process meanwhile; None where strace is not there, or may not."""
+def system_calls(pid: int, seconds: float, folder: Path, done: Callable[[], int]) -> dict[str, float] | None:
+    """How often all threads of a process call each, per one that `done` counts; None where strace is not there, or may
+    not.
+    """
     strace = shutil.which("strace")
     if strace is None:
         return None
     out = folder / f"strace-{pid}"
     command = [strace, "-c", "-f", "-U", "calls,name", "-o", str(out), "-p", str(pid)]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        if "attached" not in process.stderr.readline():
+            process.kill()
+            return None
+        before = done()
         time.sleep(seconds)
+        count = done() - before
         process.send_signal(signal.SIGINT)
-        process.wait()
+        process.communicate()
     found = {}
-    for line in out.read_text().splitlines() if out.exists() else []:
-        count, _, name = line.strip().partition(" ")
-        if count.isdigit() and name.strip() != "total":
-            found[name.strip()] = int(count)
-    return found or None
+    for line in out.read_text().splitlines():
+        calls, _, name = line.strip().partition(" ")
+        if calls.isdigit() and name.strip() != "total":
+            found[name.strip()] = int(calls) / (count or 1)
+    return found
 
 
 @contextlib.contextmanager
