@@ -113,7 +113,7 @@ def measure(rounds: int) -> Section:
             "fifo": partial(one_way, "fifo"),
             "zmq": partial(one_way, "zmq"),
         },
-        {"dora": "dora-rs", "iceoryx2": "iceoryx2", "zmq": "pyzmq"},
+        {"dora": "dora", "iceoryx2": "iceoryx2", "zmq": "pyzmq"},
     )
     rows = rows_of(found, "operators", "operator to operator", "one hop, 64 B, 3 ms between sends, p50")
     rows += rows_of(found, "nodes", "node to node")

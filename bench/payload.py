@@ -70,7 +70,7 @@ def of_block(name: str, which: int, figure: Callable[[list[int]], float]) -> Cal
 
 
 def measure(rounds: int) -> Section:
-    found = interleave(rounds, {"ours": partial(took, ours), "dora": partial(took, dora)}, {"dora": "dora-rs"})
+    found = interleave(rounds, {"ours": partial(took, ours), "dora": partial(took, dora)}, {"dora": "dora"})
     mine, theirs = found["ours"], found.get("dora")
 
     def row(what: str, name: str, which: int, figure: Callable[[list[int]], float], *more: Any) -> Row:

@@ -119,7 +119,7 @@ def measure(rounds: int) -> Section:
             "importing numpy": side(ours, "recovery.yml", KILLS_OURS, BENCH_IMPORT="numpy"),
             "10,000 keys of state": side(ours, "recovery.yml", KILLS_OURS, BENCH_KEYS=10_000),
         },
-        {"dora": "dora-rs", "dora, backpressure": "dora-rs"},
+        {"dora": "dora", "dora, backpressure": "dora"},
     )
     mine, theirs = found["ours"], found.get("dora")
 

@@ -129,7 +129,7 @@ def start_dora() -> dict[str, Any]:
 
 
 def measure(rounds: int) -> Section:
-    found = interleave(rounds, {"ours": start_ours, "dora": start_dora}, {"dora": "dora-rs"})
+    found = interleave(rounds, {"ours": start_ours, "dora": start_dora}, {"dora": "dora"})
     mine, theirs = found["ours"], found.get("dora")
 
     def of(name: str) -> Callable[[dict[str, Any]], float]:

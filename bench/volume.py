@@ -43,7 +43,7 @@ def measure(rounds: int) -> Section:
             "dora": partial(rates, dora, "volume.yml", COUNTS_DORA),
             "dora, may lose": partial(rates, dora, "volume_drop.yml", COUNTS_DORA),
         },
-        {"dora": "dora-rs", "dora, may lose": "dora-rs"},
+        {"dora": "dora", "dora, may lose": "dora"},
     )
     mine = found["ours"]
 
