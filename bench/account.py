@@ -22,7 +22,7 @@ from bench.systems import interleave, ours, result, scratch
 from noderuntime import pulse
 from noderuntime.rundir import ENV_HOME, RunDir, home
 
-ROUNDS = 2
+ROUNDS = 1
 COUNT = 600
 WARMUP = 100
 RUN_S = 60.0

@@ -15,7 +15,7 @@ from typing import Any
 from bench.measure import Plot, Row, Section, over_rounds, per_s, ratio_over_rounds, said, size, times
 from bench.systems import Run, dora, interleave, ours, result, scratch
 
-ROUNDS = 2
+ROUNDS = 1
 RUN_S = 120.0
 SIZES = (64, 1_000, 16_000, 64_000, 256_000, 1_000_000, 4_000_000, 40_000_000)
 COUNTS_OURS = (60_000, 40_000, 20_000, 6_000, 3_000, 1_000, 300, 40)

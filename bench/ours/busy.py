@@ -58,7 +58,10 @@ class Single(Waiting):
 
 
 class Counted(Waiting):
-    """For BENCH_PHASE_S single commits, then for as long grouped ones; leaves how many there were of each."""
+    """For BENCH_PHASE_S single commits, then for as long grouped ones; leaves how many there were of each.
+
+    BENCH_OUT/go says when, on CLOCK_MONOTONIC in s: the same moment for all of them.
+    """
 
     def __init__(self) -> None:
         self.phase_s = float(os.environ["BENCH_PHASE_S"])
@@ -66,9 +69,11 @@ class Counted(Waiting):
         self.single = self.grouped = 0
 
     def turn(self, number: int, ctx: Any) -> Any:
+        self.begin_s = self.begin_s or float(GO.read_text())
         now = time.monotonic()
-        self.begin_s = self.begin_s or now
         past_s = now - self.begin_s
+        if past_s < 0:
+            return Source.idle(-past_s)
         if past_s < self.phase_s:
             write, key, until = ctx.kvs.set, ctx.node_id, min(now + TURN_S, self.begin_s + self.phase_s)
             while time.monotonic() < until:
