@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
@@ -75,6 +76,9 @@ def main() -> int:
         except RunFailed as error:
             failed.append(name)
             tell(f"{name} could not be measured: {error}")
+        except Exception:  # the other questions are worth their answers
+            failed.append(name)
+            tell(f"{name} could not be measured:\n{traceback.format_exc()}")
     if sections:
         print(details(sections))
         tell(f"took {(time.monotonic() - begun) / 60:.1f} minutes")
@@ -82,6 +86,8 @@ def main() -> int:
     if asked.render or not asked.questions:
         short = render(QUESTIONS)
         tell("wrote bench/RESULTS.md, docs/plots/ and the summary in README.md")
+    if failed:
+        tell(f"not measured: {', '.join(failed)}")
     if short:
         tell(f"missed: {'; '.join(short)}")
     return 1 if failed else 0

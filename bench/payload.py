@@ -29,7 +29,7 @@ from bench.measure import (
     times,
     us,
 )
-from bench.systems import Run, dora, interleave, ours, result, scratch
+from bench.systems import Run, dora, interleave, must_share_memory, ours, result, scratch
 
 ROUNDS = 3
 PAUSE_S = 0.003
@@ -60,6 +60,8 @@ def took(start: Callable[..., AbstractContextManager[Run]]) -> dict[str, list[li
     with scratch() as folder:
         extra = {"BENCH_BLOCKS": json.dumps([WARMUP_BLOCK, *BLOCKS]), "BENCH_PAUSE_S": PAUSE_S}
         with start("payload.yml", folder, **extra) as run:
+            if start is dora:
+                must_share_memory(run, RUN_S)
             run.wait(RUN_S)
             found: list[list[list[int]]] = result(folder, "payload")
     return {name_of(block): pairs[WARMUP:] for block, pairs in zip(BLOCKS, found[1:], strict=True)}

@@ -86,13 +86,12 @@ def commits(keys: int, nodes: int = 2) -> dict[str, Any]:
         run_dir = RunDir.of("bench", home({ENV_HOME: str(folder / "home")}, os.getuid()))
         extra = {"BENCH_KEYS": keys, "BENCH_ONES": ONES, "BENCH_MANY": MANY}
         with ours(files(folder, text), folder, **extra) as run:
-            idle = range(2, nodes)
-            run.wait_for("all operators", lambda: ready_ours(run_dir, idle), RUN_S, 0.02)
+            run.wait_for("all operators", lambda: ready_ours(run_dir, range(nodes)), RUN_S, 0.02)
             facts: dict[str, Any] = {"ready_s": run.age_s()}
             (folder / "go").touch()
             done = folder / "keys.json"
             run.wait_for("the commits", done.exists, RUN_S, 0.05)
-            facts["unshared"] = [unshared_bytes(pid) for pid in pids_of(run_dir, idle)]
+            facts["unshared"] = [unshared_bytes(pid) for pid in pids_of(run_dir, range(2, nodes))]
             run.end()
         facts.update(result(folder, "keys"))
         return facts

@@ -10,9 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
-
 from bench.measure import Row, Section, over_rounds, ratio_over_rounds, said, size, times
+from bench.profile import core_ns
 from bench.systems import BENCH, Run, dora, interleave, ours, scratch
 from noderuntime import pulse
 from noderuntime.rundir import ENV_HOME, RunDir, home
@@ -81,15 +80,6 @@ def ready_dora(folder: Path) -> bool:
     return file.exists() and len(file.read_text().splitlines()) == OPERATORS
 
 
-def cpu_ns(processes: list[psutil.Process]) -> int:
-    """Time on a core of all their threads so far."""
-    total = 0
-    for process in processes:
-        for task in Path(f"/proc/{process.pid}/task").iterdir():
-            total += int((task / "schedstat").read_text().split()[0])
-    return total
-
-
 def unshared_bytes(pid: int) -> int:
     """Memory that goes when this process goes."""
     fields = dict(line.split(":") for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
@@ -101,9 +91,9 @@ def facts(run: Run, pids: list[int]) -> dict[str, Any]:
     ready_s = run.age_s()
     time.sleep(SETTLE_S)
     family = run.tree()
-    before = cpu_ns(family)
+    before = sum(core_ns(process.pid) for process in family)
     time.sleep(IDLE_S)
-    cores = (cpu_ns(family) - before) / (IDLE_S * 1e9)
+    cores = (sum(core_ns(process.pid) for process in family) - before) / (IDLE_S * 1e9)
     nodes = pids or [process.pid for process in family if any("idle.py" in part for part in process.cmdline())]
     memory = median(unshared_bytes(pid) for pid in nodes)
     return {"ready_s": ready_s, "cores": cores, "unshared_bytes": memory, "processes": len(family)}

@@ -27,6 +27,7 @@ from bench.measure import Rounds
 BENCH = Path(__file__).resolve().parent
 PEERS = BENCH / ".venv" / "bin"
 STOP_S = 15.0
+TRIES = 4
 
 
 class RunFailed(Exception):
@@ -145,6 +146,17 @@ def dora(file: str | Path, folder: Path, **extra: object) -> Iterator[Run]:
         yield run
 
 
+def must_share_memory(run: Run, timeout_s: float) -> None:
+    """Wait until dora says which way its first arrays went. Raises RunFailed unless through shared memory.
+
+    Its nodes shake hands when they start. When that does not come through, which happens, all goes through the daemon
+    until the run ends; such a run says nothing about dora at its best.
+    """
+    run.wait_for("its data path", lambda: " path (" in run.log.read_text(errors="replace"), timeout_s)
+    if "daemon path (" in run.log.read_text(errors="replace"):
+        raise RunFailed("dora's nodes went through the daemon instead of shared memory")
+
+
 def result(folder: Path, name: str) -> Any:
     """What a measured process left as BENCH_OUT/NAME.json."""
     return json.loads((folder / f"{name}.json").read_text())
@@ -171,7 +183,7 @@ def installed(peer: str) -> bool:
 def interleave(
     rounds: int, sides: Mapping[str, Callable[[], Any]], peers: Mapping[str, str] | None = None
 ) -> Rounds:
-    """A B C A B C ...: each side once per round. A side that fails once is tried once more.
+    """A B C A B C ...: each side once per round. A side that fails is tried again, TRIES times in all.
 
     `peers`: side -> its peer. A side whose peer is not installed is left out of what is returned.
     """
@@ -181,12 +193,17 @@ def interleave(
     for number in range(rounds):
         tell(f"round {number + 1} of {rounds}")
         for name, side in there.items():
-            try:
-                found[name].append(side())
-            except RunFailed as failed:
-                tell(f"{name}: {failed}")
-                found[name].append(side())
+            found[name].append(tried(name, side))
     return found
+
+
+def tried(name: str, side: Callable[[], Any]) -> Any:
+    for _ in range(TRIES - 1):
+        try:
+            return side()
+        except RunFailed as failed:
+            tell(f"{name}: {failed}")
+    return side()
 
 
 def tell(text: str) -> None:
