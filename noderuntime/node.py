@@ -325,7 +325,7 @@ class Node:
 
     def _due_locked(self, holder: Holder) -> Event | None:
         """A tick or a timeout that is due."""
-        for event, cells in self._timers.due(self._unacknowledged):
+        for event, cells in self._timers.due(self._unacknowledged) if self._timers else ():
             staged = Staged()
             staged.also().cells = cells
             self._hands[holder] = _Hand(staged, None, -1)
