@@ -151,7 +151,8 @@ time.sleep(1000)
 """
     with begin(body, ", detach=True") as program:
         runtime, above = (int(pid) for pid in line_of(program))
-        out, errors = program.communicate(timeout=WAIT_S)
+        assert program.stdout is not None and program.stderr is not None
+        out, errors = program.stdout.read(), program.stderr.read()  # communicate() misses what readline has read ahead
     assert (program.returncode, out, errors) == (0, "guard ends with 0\n", "")
     assert os.getsid(above) == above
     os.kill(runtime, signal.SIGKILL)
