@@ -2,7 +2,7 @@
 
 A run is *running* while its `lock` is flock'ed, by its runtime, for as long as that lives. A folder with a
 `run.json` and no lock held is an *interrupted* run: its runtime was killed, its space is kept; or a *failed*
-one: it ended in order, but a node of it failed for good, and `--resume` is to find what that left. After a reboot
+one: it ended in order, but a node of it failed for good, and there is no last snapshot to resume from. After a reboot
 nothing in a folder is trusted (boot id): shared memory is gone then, and a space on a disk was written
 without sync.
 
