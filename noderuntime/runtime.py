@@ -157,6 +157,7 @@ class Runtime:
         self._phase = "opening"
         self._keeps_state = not held.fresh  # whether there is anything to be resumed
         self._shown_waiting: list[str] = []
+        self._stop_after_s = options.stop_after_s  # counted from when all nodes are ready; None once it is
         self._stop_at_s = NEVER
         self._next_look_s = 0.0
         self._give_up_at_s = NEVER
@@ -202,6 +203,8 @@ class Runtime:
             self._look(now_s)
         if self._chaos is not None:
             self._chaos.turn(now_s)
+        if self._stop_after_s is not None and self._phase == "running" and self._crew.has_begun():
+            self._stop_at_s, self._stop_after_s = now_s + self._stop_after_s, None
         if now_s >= self._stop_at_s:
             self._stop_at_s = NEVER
             self._notes.tell(f"stopping after {self._options.stop_after_s:g} s")
@@ -292,8 +295,6 @@ class Runtime:
             self._crew.start()
             if self._chaos is not None:
                 self._chaos.start()
-            if self._options.stop_after_s is not None:
-                self._stop_at_s = time.monotonic() + self._options.stop_after_s
         self._observer.started()
         guard.started()
 

@@ -117,10 +117,14 @@ def _node(run: Run, node: str) -> dict[str, Any]:
 
 
 def _ps_nodes(run: Run, as_json: bool) -> int:
+    from noderuntime import results
+
     status = _ask(run, "status", {})
-    letters = _dead_letters(run)
+    figures = _figures(run)
     for node in status["nodes"]:
-        node["dead_letters"] = None if letters is None else letters.get(node["id"], 0)
+        own = figures.get(node["id"])
+        node["messages"] = None if own is None else results.messages(own)
+        node["dead_letters"] = None if own is None else int(own.get("dead_letters", 0))
     if as_json:
         output.result_json(status)
         return output.OK
@@ -131,7 +135,7 @@ def _ps_nodes(run: Run, as_json: bool) -> int:
             node["state"],
             node["pid"] or "-",
             node["restarts"],
-            node["messages"],
+            "-" if node["messages"] is None else node["messages"],
             node["phase"] or "-",
             _reason(node),
         )
@@ -147,18 +151,18 @@ def _reason(node: dict[str, Any]) -> str:
     return "; ".join(filter(None, [node["reason"], letters]))
 
 
-def _dead_letters(run: Run) -> dict[str, int] | None:
-    """How many dead letters the nodes have; None when the store, which alone knows, does not answer just now."""
+def _figures(run: Run) -> dict[str, Any]:
+    """The store's figures of the nodes; empty when the store, which alone knows, does not answer just now."""
     from noderuntime.cli.ask import StoreClient
 
     if not run.run_dir.store_socket.exists():
-        return None
+        return {}
     try:
         with StoreClient(run.name, run.run_dir.store_socket, within_s=STORE_PATIENCE_S) as store:
-            nodes = store.request("figures", {})["nodes"]
+            found: dict[str, Any] = store.request("figures", {})["nodes"]
     except (CommandError, NotRunning):
-        return None
-    return {id: figures["dead_letters"] for id, figures in nodes.items()}
+        return {}
+    return found
 
 
 def _ask(run: Run, what: str, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from cli_world import World
 
 from noderuntime.cli import main
-from noderuntime.protocol import Answer, Ask
+from noderuntime.protocol import Answer, Ask, Reply
 
 Capture = pytest.CaptureFixture[str]
 
@@ -50,9 +50,14 @@ def test_a_run_directory_that_is_just_beginning_is_passed_over(world: World, cap
 def test_ps_of_a_run_shows_its_nodes(world: World, capsys: Capture) -> None:
     node = {
         "id": "sums", "kind": "operator", "state": "running", "pid": 7, "restarts": 2, "incarnation": 3,
-        "messages": 40, "reason": "", "phase": "waiting", "since_s": 1.0,
+        "handled": 47, "reason": "", "phase": "waiting", "since_s": 1.0,
     }  # fmt: skip
-    world.runtime(world.run("flow"), lambda ask: Answer({"run": "flow", "nodes": [node]}, ""))
+    run = world.run("flow")
+    world.runtime(run, lambda ask: Answer({"run": "flow", "nodes": [node]}, ""))
+    assert main(["ps", "flow"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[5] == "-", "only the store knows"
+    figures = {"inputs": {"n": {"taken": 40}}, "outputs": {"sum": 7}, "dead_letters": 0}
+    world.store(run, lambda request: Reply(request.number, {"nodes": {"sums": figures}}, "", ""))
     assert main(["ps", "flow"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == [
         "sums", "operator", "running", "7", "2", "40", "waiting",
