@@ -142,6 +142,19 @@ return 0
         assert line_of(program) == ["orphaned"]
 
 
+def test_that_the_runtime_is_stopped_is_told_and_nothing_else_happens() -> None:
+    with begin("print(os.getpid(), flush=True); time.sleep(1000)") as program:
+        assert program.stderr is not None
+        (runtime,) = (int(pid) for pid in line_of(program))
+        os.kill(runtime, signal.SIGSTOP)
+        said = program.stderr.readline()
+        assert f"(process {runtime}) was stopped" in said and f"`kill -CONT {runtime}`" in said
+        os.kill(runtime, signal.SIGCONT)
+        assert program.stderr.readline().endswith("goes on\n")
+        os.kill(runtime, signal.SIGKILL)
+        assert program.wait(WAIT_S) == 137
+
+
 def test_detached_the_launcher_goes_as_soon_as_the_run_has_started() -> None:
     body = """
 print(os.getpid(), os.getppid(), flush=True)
