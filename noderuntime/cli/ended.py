@@ -11,7 +11,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from noderuntime import runs
 from noderuntime.cli import output
@@ -27,6 +27,7 @@ from noderuntime.snapshot.format import Manifest
 from noderuntime.snapshot.settings import Settings
 
 RESTORED_WITHIN_S = 3600.0  # a large snapshot may have to be fetched
+NEVER_S = 1e9  # who only reads takes no snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,11 @@ def open_ended(ended: Ended, writes: bool) -> Iterator[StoreClient]:
     held = runs.hold(
         ended.name, os.environ, resume=True, fresh=False, size_bytes=settings.size_bytes or None, file="FILE"
     )
+    if not held.fresh:  # begun and interrupted since we looked: it has a space of its own
+        held.release()
+        raise CommandError(f"the run {ended.name!r} has just been interrupted; try again")
     try:
-        if not held.fresh:
-            raise CommandError(f"somebody else uses the run {ended.name!r} just now; try again")
-        settings.write(held.run_dir.snapshots_file)
+        replace(settings, every_s=NEVER_S).write(held.run_dir.snapshots_file)
         arguments = ["--size", str(held.size_bytes), "--snapshots", str(held.run_dir.snapshots_file), "--resume"]
         with one_store(ended.name, held.run_dir, held.fd, arguments, RESTORED_WITHIN_S) as store:
             resumed = store.request("resumed", {})
