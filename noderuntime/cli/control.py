@@ -14,7 +14,7 @@ from noderuntime.cli.choose import RUNNING, choose, find, is_running, known_runs
 from noderuntime.cli.output import CommandError, UsageError
 from noderuntime.cli.text import duration
 from noderuntime.errors import NotRunning
-from noderuntime.runs import Run
+from noderuntime.runs import Run, clean_remains
 from noderuntime.runs import clean as remove
 
 PATIENCE_S = 2.0
@@ -96,12 +96,14 @@ def clean(options: Namespace) -> int:
         runs = [run]
     else:
         runs = [run for run in known_runs() if run.state != RUNNING]
-    removed = [run for run in runs if remove(run)]
+    removed = [(run.name, run.run_dir.root) for run in runs if remove(run)]
+    if options.run is None:
+        removed += [(path.name, path) for path in clean_remains(os.environ)]
     if options.json:
-        output.result_json([{"name": run.name, "path": str(run.run_dir.root)} for run in removed])
+        output.result_json([{"name": name, "path": str(path)} for name, path in removed])
     else:
-        for run in removed:
-            output.result(f"removed {run.name} ({run.run_dir.root})")
+        for name, path in removed:
+            output.result(f"removed {name} ({path})")
         if not removed:
             output.tell("nothing to remove")
     return output.OK

@@ -160,6 +160,15 @@ def test_clean_removes_interrupted_runs_and_never_a_running_one(world: World, ca
     assert "nothing to remove" in capsys.readouterr().err
 
 
+def test_clean_removes_what_is_no_run_and_held_by_nobody(world: World, capsys: Capture) -> None:
+    begins, left = world.run("begins"), world.run("left", running=False)
+    for run in (begins, left):
+        run.paths.run_file.unlink()
+    assert main(["clean"]) == 0
+    assert capsys.readouterr().out == f"removed left ({left.paths.root})\n"
+    assert begins.paths.root.exists() and not left.paths.root.exists()
+
+
 def test_clean_of_a_name_removes_only_that(world: World, capsys: Capture) -> None:
     world.run("live")
     one, two = world.run("one", running=False), world.run("two", running=False)

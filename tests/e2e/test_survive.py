@@ -331,6 +331,8 @@ def test_a_command_on_an_ended_run_that_is_killed_changes_nothing_and_leaves_no_
         command.kill()
     wait_until(lambda: not processes_of(stopped.home), "its store to end too")
     assert len(snapshots()) == 1
+    assert "removed flow" in call("clean")
+    assert list((stopped.home / "runs").iterdir()) == []
     assert call("state", "get", "--run", "flow", "shared", "k", code=1)
     assert list((stopped.home / "runs").iterdir()) == []
 
