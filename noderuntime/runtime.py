@@ -123,7 +123,7 @@ class Runtime:
         )
         self._file.write(self._run_dir)
         guard.announce(self._run_dir.root, _farewell(options.name, file))
-        self._snapshots = RunSnapshots(dataflow, options, self._run_dir, self._notes)
+        self._snapshots = RunSnapshots(dataflow, options, self._run_dir, self._notes, held.size_bytes)
         self._loop = Loop()
         self._router = Router(self._run_dir.runtime_socket)
         self._link = StoreLink(self._loop, self._run_dir, f"runtime-{held.epoch}")
@@ -157,6 +157,7 @@ class Runtime:
         self._phase = "opening"
         self._keeps_state = not held.fresh  # whether there is anything to be resumed
         self._shown_waiting: list[str] = []
+        self._stop_after_s = options.stop_after_s  # counted from when all nodes are ready; None once it is
         self._stop_at_s = NEVER
         self._next_look_s = 0.0
         self._give_up_at_s = NEVER
@@ -202,6 +203,8 @@ class Runtime:
             self._look(now_s)
         if self._chaos is not None:
             self._chaos.turn(now_s)
+        if self._stop_after_s is not None and self._phase == "running" and self._crew.has_begun():
+            self._stop_at_s, self._stop_after_s = now_s + self._stop_after_s, None
         if now_s >= self._stop_at_s:
             self._stop_at_s = NEVER
             self._notes.tell(f"stopping after {self._options.stop_after_s:g} s")
@@ -292,8 +295,6 @@ class Runtime:
             self._crew.start()
             if self._chaos is not None:
                 self._chaos.start()
-            if self._options.stop_after_s is not None:
-                self._stop_at_s = time.monotonic() + self._options.stop_after_s
         self._observer.started()
         guard.started()
 
@@ -446,7 +447,8 @@ class Runtime:
         if self._snapshots.problem:
             kept = ". The state is kept in memory; `--resume` continues from it" if keep else ""
             self._notes.tell(f"there is no last snapshot: {self._snapshots.problem}{kept}")
-        for hint in results.hints(self._file.name, self._file.file, rows, self._figures, keep):
+        resumable = keep or (self._snapshots.settings.enabled and results.made_progress(self._figures))
+        for hint in results.hints(self._file.name, self._file.file, rows, self._figures, resumable):
             self._notes.tell(hint)
         if self._letters:
             results.keep_letters(Path(self._file.log_dir), self._letters)
@@ -460,14 +462,16 @@ class Runtime:
             self._held.remove()
 
     def _has_to_be_kept(self) -> bool:
-        """Whether the space stays, for `--resume`: of a run that was cut short, or in which a node failed for good."""
+        """Whether the space stays, for `--resume`: of a run that was cut short, or failed and has no last snapshot."""
         if not self._keeps_state:
             return False  # there was never anything
         if self._phase != "over" or self._gave_up:
             return True
         if self._snapshots.problem:
             return not all(child.machine.state is State.ENDED for child in self._crew.children.values())
-        return bool(self._crew.failed) and results.made_progress(self._figures)
+        # a failed run goes on from its last snapshot; where it keeps none, from its space
+        without = not self._snapshots.settings.enabled
+        return without and bool(self._crew.failed) and results.made_progress(self._figures)
 
 
 def _noted(number: int, frame: FrameType | None) -> None:
