@@ -158,9 +158,18 @@ def _node_warning(dataflow: Dataflow, node: NodeSpec) -> str:
         )
     if node.code.module:
         top = node.code.module.partition(".")[0]
-        if top not in sys.builtin_module_names and PathFinder.find_spec(top, [dataflow.folder, *sys.path]) is None:
+        set_in_file = filter(None, node.env.get("PYTHONPATH", "").split(os.pathsep))
+        if not _is_importable(top, [dataflow.folder, *(str(Path(dataflow.folder, each)) for each in set_in_file)]):
             return f"no module {top!r} is found for node {node.id!r}. Install it, or set PYTHONPATH."
     return ""
+
+
+def _is_importable(top: str, folders: list[str]) -> bool:
+    """Whether `import top` finds something: in the folders, or the way this process does (which includes the finders of
+    packages that are installed to be edited). Executes nothing."""
+    if top in sys.modules or PathFinder.find_spec(top, folders) is not None:
+        return True
+    return any(finder.find_spec(top, None) is not None for finder in sys.meta_path)
 
 
 def _on_path(node: NodeSpec) -> str | None:

@@ -178,7 +178,10 @@ class Console:
         head = f"{CRASH_HEADS.get(where, f'failed in {where}')}: {error}"
         if self._err_colour:
             head = f"\x1b[{output.RED}m{harmless(head)}\x1b[0m"
-        self._crashes[node] = [head, *(f"  {line}" for line in trace.strip("\n").splitlines())]
+        lines = trace.strip("\n").splitlines()
+        if lines and lines[-1] == error:  # the head has said it
+            lines.pop()
+        self._crashes[node] = [head, *(f"  {line}" for line in lines)]
         for line in self._crashes[node]:
             self._say(node, line)
 

@@ -92,7 +92,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
-    call("stop")
+    if any((tmp_path / "home" / "runs").glob("*")):
+        call("stop")
     left = processes_of(tmp_path)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
@@ -177,6 +178,16 @@ def test_a_reader_that_goes_away_ends_the_run_without_a_traceback(place: Path) -
         call("stop", code=0)
         _, err = shell.communicate(timeout=WITHIN_S)
     assert b"Traceback" not in err and b"Broken" not in err
+
+
+def test_a_run_whose_lines_nobody_reads_any_more_says_why_it_stops(place: Path) -> None:
+    (place / "talker.py").write_text("import noderuntime\nfor event in noderuntime.Node():\n    print('on and on')\n")
+    (place / "talker.yml").write_text("nodes:\n  - {id: talker, path: talker.py, inputs: {tick: timer/hz/50}}\n")
+    line = f"{' '.join(LINE)} run talker.yml | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=WITHIN_S, check=False)
+    assert done.returncode == 141
+    assert "nobody reads what the nodes print any more: stopping\n" in done.stderr
+    assert "SIGTERM" not in done.stderr
 
 
 def test_a_detached_run_is_seen_asked_changed_and_stopped(place: Path) -> None:
