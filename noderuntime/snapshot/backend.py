@@ -19,12 +19,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from noderuntime.errors import SnapshotCorrupt, StoreError
 from noderuntime.identifiers import directory_name
-from noderuntime.snapshot.cut import Walked
-from noderuntime.snapshot.format import Manifest
+
+if TYPE_CHECKING:  # the runtime knows where snapshots go, and has no use for what reads a space
+    from noderuntime.snapshot.cut import Walked
+    from noderuntime.snapshot.format import Manifest
 
 NONE = "none"
 _SCHEMES = ("s3://", "gs://", "az://")
