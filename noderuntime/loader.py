@@ -132,11 +132,13 @@ def _node_problem(dataflow: Dataflow, node: NodeSpec) -> DataflowError | None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        if node.kind == "node" and "/" not in written and path.suffix != ".py" and _on_path(node):
+        may_be_command = node.kind == "node" and "/" not in written and path.suffix != ".py"
+        if may_be_command and _on_path(node):
             return None
         near = _near_file(path, (".py",), written)
         hint = f"{near} Paths are relative to the folder of the dataflow file, {dataflow.folder!r}."
-        return _error(dataflow, node.code.place, f"{label} does not exist", hint)
+        nor = ", and no command of that name is on the PATH" if may_be_command else ""
+        return _error(dataflow, node.code.place, f"{label} does not exist{nor}", hint)
     except OSError as error:
         return _error(dataflow, node.code.place, f"{label} cannot be read: {error.strerror}", "Check the path.")
     if stat.S_ISDIR(mode):

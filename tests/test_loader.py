@@ -187,5 +187,5 @@ def test_the_command_of_a_node_is_python_a_file_or_what_the_path_finds(tmp_path:
     assert command(flow, flow.nodes[0]) == [str(tmp_path / "bin" / "tool")]
 
     flow = loaded(tmp_path, "path: nothing-like-this")
-    with pytest.raises(DataflowError, match="does not exist"):
+    with pytest.raises(DataflowError, match="does not exist, and no command of that name is on the PATH"):
         command(flow, flow.nodes[0])
