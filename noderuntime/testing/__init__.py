@@ -31,9 +31,9 @@ from noderuntime.operator import (
     Status,
     make,
     own_state,
+    packed_position,
     position_of,
     status_of,
-    turn,
 )
 from noderuntime.space.keys import user_key
 from noderuntime.space.records import decode_message, encode_message
@@ -467,7 +467,7 @@ class Harness:
     def _produce_once(self) -> Any:
         returned = self._operator.produce(self.position, self._ctx)
         try:
-            position = turn(returned).position
+            position = packed_position(returned)
         except TypeError as error:
             raise OperatorError("produce", str(error)) from None
         if position is not None:
