@@ -340,7 +340,10 @@ class Runtime:
                 self._snapshots.give_up()
             else:
                 self._code = 128 + number
-                self._notes.tell(f"{signal.Signals(number).name}: stopping (once more: at once)")
+                if getattr(self._observer, "out_is_gone", False):
+                    self._notes.tell("nobody reads what the nodes print any more: stopping")
+                else:
+                    self._notes.tell(f"{signal.Signals(number).name}: stopping (once more: at once)")
                 self._stop()
 
     def _children_changed(self) -> None:
@@ -386,7 +389,7 @@ class Runtime:
             self._phase = "over"
             return
         self._gave_up = why
-        self._notes.tell(f"{why}; the run ends{', and its state is kept' if self._keeps_state else ''}")
+        self._notes.tell(f"{why.rstrip('.')}; the run ends{', and its state is kept' if self._keeps_state else ''}")
         self._give_up_at_s = time.monotonic() + GIVE_UP_S
         if self._phase == "opening":
             self._phase = "over"

@@ -314,8 +314,9 @@ def process(module: ModuleType) -> None:
 POINTS = {
     "noderuntime.space.space": space, "noderuntime.space.segments": segments, "noderuntime.doorbell": bells,
     "noderuntime.channel": channel, "noderuntime.context": context, "noderuntime.operator_host": operator_host,
-    "noderuntime.member": member, "noderuntime.node": node, "noderuntime.store": store, "noderuntime.nursery": nursery,
-    "noderuntime.runtime": runtime, "noderuntime.crew": crew, "noderuntime.process": process,
+    "noderuntime.member": member, "noderuntime.node": node, "noderuntime.store": store,
+    "noderuntime.forkserver": nursery, "noderuntime.runtime": runtime, "noderuntime.crew": crew,
+    "noderuntime.process": process,
 }  # fmt: skip
 
 
