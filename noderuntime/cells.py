@@ -105,6 +105,19 @@ def latest(cell: Cell) -> int:
     return max((cell.stamp, *(part.first for part in cell.parts)))
 
 
+def kind_of(merge: Merge) -> int | None:
+    """The number of a merge's kind; None for one of the user's own."""
+    return _KINDS.get(type(merge))
+
+
+def writer(cell: Cell) -> int:
+    """The origin of what is latest in it; of merges only the store is known."""
+    if not cell.parts:
+        return cell.origin
+    last = max(cell.parts, key=lambda part: (part.first, part.store))
+    return last.store << ORIGIN_BITS
+
+
 def expired(cell: Cell, now_ns: int) -> Cell:
     """The cell without the bytes that have expired."""
     if 0 < cell.expires_ns <= now_ns:

@@ -413,7 +413,8 @@ class Service:
     def _forwarding(self) -> Forward | None:
         """Where requests about shared state go when that is outside the space."""
         if self._forward is None and self._start.state is not None:
-            self._forward = Forward(self._start.state, lambda: doorbell.ring(self._bell))
+            run = self.store.space.outbox_id
+            self._forward = Forward(self._start.state, lambda: doorbell.ring(self._bell), run)
         return self._forward
 
     def _poll_nodes(self) -> None:
