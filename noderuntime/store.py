@@ -15,6 +15,7 @@ one that is repeated after a kill counts once:
     figures    -> nodes, used_bytes, size_bytes, readers
     state_*, kvs_*, node_*                              see store_state.py, store_nodes.py and docs/store-api.md
     letters_*                                           see store_letters.py
+    outbox     -> first, trouble                        of what waits for a State outside the space; "": nothing does
     quit       -> {}                                    ends the process
 
 Those of store_snapshot.py belong to them when the run keeps snapshots.
@@ -47,7 +48,7 @@ from noderuntime.protocol import VERSION, Reply, Request
 from noderuntime.rundir import RunDir
 from noderuntime.snapshot.restore import restore_newest
 from noderuntime.snapshot.settings import Settings
-from noderuntime.space import claims, keys, records, watching
+from noderuntime.space import claims, keys, outbox, records, watching
 from noderuntime.space.claims import Graph, Vertex
 from noderuntime.space.letters import counts
 from noderuntime.space.reconcile import adapt, reconcile
@@ -326,6 +327,7 @@ class Service:
         self._bell = doorbell.open_bell(run_dir.bell(watching.STORE))
         self._bells = doorbell.Bells(run_dir, {watching.STORE: self._bell})
         self._start = Start(store.space, spec, purge_interval_s, lambda: doorbell.ring(self._bell))
+        store.queries["outbox"] = self._outbox
         self._forward: Forward | None = None
         self._early: list[tuple[bytes, Request]] = []  # `open`, before the start is over
 
@@ -409,6 +411,12 @@ class Service:
             return self.store.purge()
         except StoreError:  # no room: there will be a next time
             return False
+
+    def _outbox(self, txn: Any, arguments: Arguments) -> Result:
+        """The first of the writes that wait for the State outside the space, and why they do."""
+        outside = self._start.outside
+        trouble = str(self._start.error or "") if outside is None else outside.trouble
+        return {"first": outbox.first(txn).hex(), "trouble": trouble}
 
     def _forwarding(self) -> Forward | None:
         """Where requests about shared state go when that is outside the space."""

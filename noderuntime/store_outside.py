@@ -36,7 +36,7 @@ class Outside:
         self._purge_interval_s = purge_interval_s
         self._poked = threading.Event()
         self._closing = threading.Event()
-        self._told = False  # that it cannot be reached
+        self.trouble = ""  # why it cannot be reached
         self._thread = threading.Thread(target=self._run, name="noderuntime-outbox", daemon=True)
         self._thread.start()
 
@@ -71,9 +71,9 @@ class Outside:
                 self._poked.clear()
 
     def _say(self, trouble: str) -> None:
-        if bool(trouble) != self._told:
+        if bool(trouble) != bool(self.trouble):
             print(f"state: {trouble or 'reached again; shared writes are applied'}", file=sys.stderr, flush=True)
-            self._told = bool(trouble)
+        self.trouble = trouble
 
     def _apply(self) -> bool:
         """Apply a group of entries; whether there were any."""

@@ -17,6 +17,7 @@ from redis_server import RedisServer
 from noderuntime.channel import Dealer
 from noderuntime.merges import decode
 from noderuntime.protocol import VERSION, Reply, Request
+from noderuntime.runs import list_runs
 from noderuntime.state.redis import RedisState
 from noderuntime.state.sqlite import SqliteState
 
@@ -144,6 +145,69 @@ def test_writes_reach_a_file_once_while_everybody_is_killed(folder: Folder) -> N
     with SqliteState.open({"path": str(folder.folder / "shared.db")}) as state:
         state.init()
         assert_all_counted(running, state)
+
+
+FINISHING = """
+state: {kind: redis, url: 'URL', timeout: 0.3}
+snapshots: {to: none}
+nodes:
+  - {id: count, path: count.py, outputs: [n], env: {COUNT: "200"}}
+  - id: writer
+    operator: {python: adder.py, inputs: {n: count/n}}
+"""
+
+ADDER = """
+from noderuntime.merges import Add
+class Operator:
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT":
+            ctx.kvs_merge("count", Add(1))
+            if event["value"] == 100:
+                print("half", flush=True)
+                while not __import__("os").path.exists("go"):
+                    __import__("time").sleep(0.005)
+"""
+
+
+def finishing(folder: Folder, server: RedisServer) -> Running:
+    """A run that ends by itself, while the server is away."""
+    folder.write(adder_py=ADDER)
+    running = folder.start(FINISHING.replace("URL", server.url))
+    running.wait_for("line", "writer", "stdout", "half")
+    server.kill()
+    (folder.folder / "go").touch()
+    return running
+
+
+def counted(server: RedisServer) -> int:
+    with RedisState.open({"url": server.url}) as state:
+        state.init()
+        return int(decode(state.get_or("count", b"\x00")))
+
+
+def test_a_run_does_not_end_before_its_writes_have_arrived(folder: Folder, server: RedisServer) -> None:
+    running = finishing(folder, server)
+    running.wait_for("status", "shared writes wait for*")
+    server.start()
+    assert running.finish() == 0
+    assert counted(server) == 201
+    assert list((folder.home / "runs").iterdir()) == []
+
+
+def test_writes_that_cannot_arrive_are_kept_and_delivered_by_resume(folder: Folder, server: RedisServer) -> None:
+    running = finishing(folder, server)
+    running.wait_for("status", "shared writes wait for*")
+    for told in ("SIGTERM*", "stopping at once"):
+        os.kill(running.runtime_pid, signal.SIGTERM)
+        running.wait_for("status", told)
+    assert running.finish() == 128 + signal.SIGTERM
+    assert any("--resume" in text and "kept" in text for text in running.statuses()), running.statuses()
+    (run,) = list_runs({**os.environ, "NODERUNTIME_HOME": str(folder.home)})
+    assert run.state == "interrupted"
+    server.start()
+    assert folder.start(resume=True).finish() == 0
+    assert counted(server) == 201
+    assert list((folder.home / "runs").iterdir()) == []
 
 
 SEEDED = """
