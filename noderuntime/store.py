@@ -54,7 +54,7 @@ from noderuntime.space.letters import counts
 from noderuntime.space.reconcile import adapt, reconcile
 from noderuntime.space.shared import ttl_to_ns
 from noderuntime.space.space import Space, create, open_space, scan
-from noderuntime.store_forward import Forward
+from noderuntime.store_forward import Forward, is_forwarded
 from noderuntime.store_letters import LetterOperations
 from noderuntime.store_nodes import NextEvents, Nodes, SendMessages
 from noderuntime.store_snapshot import Snapshots, say
@@ -329,7 +329,7 @@ class Service:
         self._start = Start(store.space, spec, purge_interval_s, lambda: doorbell.ring(self._bell))
         store.queries["outbox"] = self._outbox
         self._forward: Forward | None = None
-        self._early: list[tuple[bytes, Request]] = []  # `open`, before the start is over
+        self._early: dict[tuple[str, int], tuple[bytes, Request]] = {}  # what has to wait until the start is over
 
     def run(self) -> int:
         """Answer until `quit` comes."""
@@ -353,9 +353,9 @@ class Service:
             while self._forward is not None and self._forward.replies:
                 self._send(*self._forward.replies.popleft())
             if self._early and self._start.ready.is_set():
-                early, self._early = self._early, []
-                for identity, request in early:
-                    self._handle(identity, request)
+                early, self._early = self._early, {}
+                for identity, request in early.values():
+                    self._take(identity, request)
             self._bells.ring(self.store.state.taken_rings())
             if not self._answer():
                 return 0
@@ -374,18 +374,28 @@ class Service:
             if message.operation == "quit":
                 self._send(identity, Reply(message.number, {}, "", ""))
                 return False
-            forward = self._forwarding()
-            if forward is not None and forward.takes(message) and message.version == VERSION:
-                forward.take(identity, message)
-                continue
-            if message.operation in self.waits.operations and message.version == VERSION:
-                self.waits.take(identity, message)
-                continue
-            if message.operation == "open" and not self._start.ready.is_set():
-                self._early.append((identity, message))
-                continue
-            self._handle(identity, message)
+            self._take(identity, message)
         return True
+
+    def _take(self, identity: bytes, request: Request) -> None:
+        elsewhere = self._start.elsewhere and is_forwarded(request) and request.version == VERSION
+        if (elsewhere or request.operation == "open") and not self._start.ready.is_set():
+            self._early[request.client, request.number] = identity, request
+        elif elsewhere:
+            self._pass_on(identity, request)
+        elif request.operation in self.waits.operations and request.version == VERSION:
+            self.waits.take(identity, request)
+        else:
+            self._handle(identity, request)
+
+    def _pass_on(self, identity: bytes, request: Request) -> None:
+        """To the State outside the space; never to the shared KVS in it, which is another store."""
+        forward = self._forwarding()
+        error = self._start.error
+        if forward is not None:
+            forward.take(identity, request)
+        elif error is not None:
+            self._send(identity, Reply(request.number, {}, type(error).__name__, str(error)))
 
     def _handle(self, identity: bytes, request: Request) -> None:
         if request.operation == "open":

@@ -33,6 +33,13 @@ WATCHERS: Final = 64
 CLIENTS_KEPT: Final = 1000
 
 
+def is_forwarded(request: Request) -> bool:
+    """Whether this is a request about shared state."""
+    if request.operation.startswith("state_"):
+        return request.arguments.get("scope") == "shared"
+    return request.operation.startswith("kvs_")
+
+
 class Writer:
     """The changing calls of a State, for one request."""
 
@@ -76,17 +83,11 @@ class Forward:
             "state_get": self._value, "state_ls": self._list,
         }  # fmt: skip
 
-    def takes(self, request: Request) -> bool:
-        """Whether this is a request about shared state."""
-        if request.operation.startswith("state_"):
-            return request.arguments.get("scope") == "shared"
-        return request.operation in self._changes or request.operation in self._queries
-
     def take(self, identity: bytes, request: Request) -> None:
         change = self._changes.get(request.operation)
         if change is None:
             pool = self._watchers if request.operation == "kvs_watch" else self._workers
-            pool.submit(self._answer, identity, request, self._queries[request.operation])
+            pool.submit(self._answer, identity, request, self._queries.get(request.operation, self._unknown))
             return
         with self._lock:
             number, reply = self._last.get(request.client, (0, None))
@@ -131,6 +132,10 @@ class Forward:
         self._watchers.shutdown(wait=False, cancel_futures=True)
 
     # --- the operations ---------------------------------------------------------------------------------------------
+
+    def _unknown(self, arguments: Arguments) -> Result:
+        known = ", ".join([*self._changes, *self._queries])
+        raise ProtocolError(f"unknown operation; of shared state the store knows {known}")
 
     def _set(self, to: Writer, arguments: Arguments) -> Result:
         ttl, expect = arguments.get("ttl"), arguments.get("expect")

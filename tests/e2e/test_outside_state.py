@@ -194,6 +194,25 @@ def test_a_run_does_not_end_before_its_writes_have_arrived(folder: Folder, serve
     assert list((folder.home / "runs").iterdir()) == []
 
 
+def test_a_store_process_that_begins_while_the_server_is_away_waits_for_it(folder: Folder, server: RedisServer) -> None:
+    running = finishing(folder, server)
+    os.kill(running.helper("nr-store"), signal.SIGKILL)
+    running.wait_for("status", "the store died*")
+    wait_until(lambda: refused(running, "kvs_get", key="count") == "StoreUnreachable", "the store to have tried once")
+    server.start()
+    assert running.finish() == 0
+    assert counted(server) == 201
+
+
+def refused(running: Running, operation: str, **arguments: object) -> str:
+    """The error that a request is answered with, if it is answered soon."""
+    with Dealer(running.folder.run_dir().store_socket) as dealer:
+        dealer.send(Request(VERSION, secrets.token_hex(8), 1, operation, arguments))
+        reply = dealer.receive(1.0)
+        dealer.close(0)
+    return reply.error if isinstance(reply, Reply) else ""
+
+
 def test_writes_that_cannot_arrive_are_kept_and_delivered_by_resume(folder: Folder, server: RedisServer) -> None:
     running = finishing(folder, server)
     running.wait_for("status", "shared writes wait for*")
