@@ -161,8 +161,8 @@ def stateful_map(
     - `batch`: each message carries many records: a list; a numpy array (rows of a structured one are dicts); an Arrow
       table or record batch (dicts too) or array. The function is called for one record after the other, as if each had
       come alone. The batch is one transaction, in which the state of each key that it touches is saved once. What the
-      function sends goes out as *one* message, a list, with the key of each item in `metadata["keys"]`; if there is
-      nothing to send, no message goes out. An input message that is no batch is a TypeError.
+      function sends goes out as *one* message, a list (whose items cannot be arrays), with the key of each item in
+      `metadata["keys"]`; if there is nothing to send, no message goes out. Input that is no batch is a TypeError.
     - `clock`: seconds since the epoch; for tests.
 
     The plain function stays reachable as `.function`. Raises TypeError and ValueError for arguments that

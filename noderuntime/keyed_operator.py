@@ -150,7 +150,8 @@ class KeyedOperator(Operator):
         try:
             return records_of(event.value)
         except TypeError as error:
-            raise TypeError(f"{type(self).__name__} takes batches, and on its input {event.id!r} came {error}") from None
+            name = type(self).__name__
+            raise TypeError(f"{name} takes batches, and on its input {event.id!r} came {error}") from None
 
     def _handle_batch(self, event: Event, records: Sequence[Any], ctx: Context) -> None:
         for index, record in enumerate(records):

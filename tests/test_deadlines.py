@@ -19,7 +19,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_the_earliest_comes_first_whatever_was_set_moved_and_discarded_before(steps: list[tuple[str, str, int]]) -> None:
+def test_the_earliest_comes_first_whatever_was_set_and_moved_before(steps: list[tuple[str, str, int]]) -> None:
     held: dict[str, float] = {}
     deadlines = Deadlines()
     for what, text, at in steps:

@@ -143,7 +143,7 @@ KEYS = st.sampled_from([True, 1, 1.0, 0.0, -0.0, "1", None, b"1", "ü" * 200, -5
 WHAT = st.sampled_from(["count"] * 4 + ["quiet", "tuple", "drop"])
 RECORDS = st.fixed_dictionaries({"k": KEYS, "do": WHAT, "n": st.integers(0, 9), "t": st.integers(0, 30)})
 FAILING = st.fixed_dictionaries(
-    {"k": KEYS, "do": st.sampled_from(["count", "fail", "wrong"]), "n": st.just(0), "t": st.integers(0, 40)}
+    {"k": KEYS, "do": st.sampled_from(["count", "fail", "wrong"]), "n": st.just(0), "t": st.integers(0, 30)}
 )
 
 
@@ -152,7 +152,7 @@ def message(value: Any, number: int) -> Any:
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.one_of(RECORDS, FAILING, st.none()), st.integers(0, 3)), max_size=25))
 def test_one_that_lives_on_through_failures_does_what_a_new_one_does(
     name: str, events: list[tuple[Any, int]]
@@ -189,7 +189,7 @@ def alone(sent: list[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(
         st.tuples(st.lists(st.one_of(RECORDS, RECORDS, FAILING), max_size=12), st.integers(0, 3), st.booleans()),
@@ -212,6 +212,7 @@ def test_a_batch_does_what_its_records_do_one_by_one_and_nothing_if_one_of_them_
         attempt.committed, attempt.sent = dict(single.committed), list(single.sent)
         each = restored(OPERATORS[name], attempt)
         outcomes = [attempt.handle(each, message(record, number)) for record in records]
+        attempt.handle(each, tick_event("tick", "timer", 0))  # the clock goes on in an empty batch too
         if raised:
             assert raised in outcomes
             assert many.committed == committed and len(many.sent) == sent
