@@ -21,8 +21,8 @@ from typing import Any
 
 from bench.measure import Row, Section, percentile, times, us
 from bench.systems import tell
-from noderuntime.snapshot.backend import open_backend
 from noderuntime.snapshot.keeper import Keeper, Taken
+from noderuntime.snapshot.places import open_backend
 from noderuntime.snapshot.restore import restore_newest
 from noderuntime.space import keys, records
 from noderuntime.space.space import Space, create, open_space

@@ -167,8 +167,8 @@ class Member:
 
     def set_phase(self, phase: int) -> None:
         words = self.page.words
+        words[pulse.SINCE_NS] = time.monotonic_ns()  # first: whoever sees the phase must not see an old time
         words[pulse.PHASE] = phase
-        words[pulse.SINCE_NS] = time.monotonic_ns()
 
     def publish(self) -> None:
         """Take the write lock once: a commit whose process was killed half way in publishing it becomes visible."""

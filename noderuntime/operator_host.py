@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from noderuntime import doorbell, pulse
+from noderuntime import doorbell, process, pulse
 from noderuntime.channel import Dealer
 from noderuntime.codecheck import CodeCheck
 from noderuntime.commit_helper import CommitHelper
@@ -205,8 +205,8 @@ class OperatorHost:
         deadline = self.group_since_ns + GROUP_NS
         if len(ahead) > 1:
             self._arm_helper()
-        self.words[pulse.PHASE] = pulse.HANDLING
         self.words[pulse.SINCE_NS] = self.group_since_ns
+        self.words[pulse.PHASE] = pulse.HANDLING
         message, clock, take = self._message, time.monotonic_ns, ahead.popleft
         while ahead:
             message(take())
@@ -221,6 +221,8 @@ class OperatorHost:
     def _update(self) -> bool:
         """Hand out what has changed of the watched keys; whether there was anything."""
         updates = self.member.watch.read(GROUP_EVENTS_MAX)
+        if not updates:
+            return False
         self.group_since_ns = time.monotonic_ns()
         for item in updates:
             self.member.set_phase(pulse.HANDLING)
@@ -230,7 +232,7 @@ class OperatorHost:
             if self.over:
                 break
         self._flush()
-        return bool(updates)
+        return True
 
     def _message(self, message: Message) -> None:
         """Handle one message of a mailbox."""
@@ -385,7 +387,7 @@ class OperatorHost:
     def _tick(self) -> bool:
         """Hand out the ticks and timeouts that are due; whether there was one."""
         worked = False
-        for event, cells in self._timers.due():
+        for event, cells in self._timers.due() if self._timers else ():
             self.member.set_phase(pulse.HANDLING)
             self._handle(event, _with_cells(cells))
             self._flush()
@@ -517,6 +519,7 @@ class OperatorHost:
 
 def main() -> int:
     """The life of the operator that the environment names; returns the exit code."""
+    process.sleep_exactly()
     run_dir = RunDir(Path(os.environ[ENV_RUN_DIR]))
     node = os.environ[ENV_NODE]
     for stream in (sys.stdout, sys.stderr):

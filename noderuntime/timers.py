@@ -28,6 +28,9 @@ class Timers:
         self._ticking = [item for item in member.inputs.values() if item.wiring.period_ns]
         self._watched = [item for item in member.inputs.values() if item.wiring.timeout_ns]
 
+    def __bool__(self) -> bool:
+        return bool(self._ticking or self._watched)
+
     def due(self, in_hand: Container[bytes] = ()) -> Iterator[tuple[Event, Cells]]:
         """Each tick and each timeout that is due, once, and the cells to commit with it: they are noted already.
 
