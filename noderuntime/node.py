@@ -136,6 +136,7 @@ class Node:
         self._armed = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         process.sleep_exactly()
+        process.keep_heap()
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
         dealer.send(Ready(welcome.incarnation))
         member.set_phase(pulse.WAITING)

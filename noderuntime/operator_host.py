@@ -520,6 +520,7 @@ class OperatorHost:
 def main() -> int:
     """The life of the operator that the environment names; returns the exit code."""
     process.sleep_exactly()
+    process.keep_heap()
     run_dir = RunDir(Path(os.environ[ENV_RUN_DIR]))
     node = os.environ[ENV_NODE]
     for stream in (sys.stdout, sys.stderr):

@@ -116,10 +116,17 @@ class Space:
         txn = self.env.begin(write=True)
         try:
             yield txn
-            txn.commit()
+            self.commit(txn)
         except BaseException as error:
             self.abort(txn, error)
             raise
+
+    def commit(self, txn: Any) -> None:
+        """Commit a write transaction, and let in who has waited for its lock."""
+        crowded = self.has_waiters()
+        txn.commit()
+        if crowded:
+            yield_lock()
 
     def abort(self, txn: Any, error: BaseException) -> None:
         """Abort a write transaction that `error` has ended. Raises StoreFull when that was for want of room."""

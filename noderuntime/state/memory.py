@@ -274,7 +274,7 @@ class MemoryState(State):
             if changes.keys and changes.generation:
                 with self._table:
                     rings = self._watchers.of(txn, changes)
-            txn.commit()
+            space.commit(txn)
         except BaseException as error:
             space.abort(txn, error)
             raise
