@@ -53,6 +53,9 @@ def check_files(dataflow: Dataflow) -> list[str]:
         warning = _node_warning(dataflow, node)
         if warning:
             warnings.append(f"{_where(dataflow, node.code.place)}: {warning}")
+        warning = _budget_warning(node)
+        if warning:
+            warnings.append(f"{_where(dataflow, node.place)}: {warning}")
     seed = dataflow.state.seed_file
     if seed and not Path(dataflow.folder, seed).is_file():
         errors.append(_error(dataflow, dataflow.state.place, f"there is no seed file {seed!r}", dataflow.folder))
@@ -164,6 +167,17 @@ def _node_warning(dataflow: Dataflow, node: NodeSpec) -> str:
         if not _is_importable(top, [dataflow.folder, *(str(Path(dataflow.folder, each)) for each in set_in_file)]):
             return f"no module {top!r} is found for node {node.id!r}. Install it, or set PYTHONPATH."
     return ""
+
+
+def _budget_warning(node: NodeSpec) -> str:
+    """A message that fails every time is buried in the claim of the life after its last attempt: is there one?"""
+    takes_messages = any(not spec.is_timer for spec in node.inputs)
+    if node.restart_policy == "never" or not takes_messages or not 0 < node.max_restarts < node.max_attempts:
+        return ""
+    return (
+        f"node {node.id!r} fails for good before a message that fails every time becomes a dead letter: that takes "
+        f"max_attempts = {node.max_attempts} restarts, and max_restarts is {node.max_restarts}. Raise it."
+    )
 
 
 def _is_importable(top: str, folders: list[str]) -> bool:

@@ -11,6 +11,7 @@ one that was there.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -131,10 +132,10 @@ class Notes:
             record.node, "log", record.text, at_s=record.time, level=record.level, fields=record.fields
         )
 
-    def tell(self, text: str) -> None:
-        """The runtime has something to say."""
-        self.observer.status(text)
-        self.logs.write("", "log", text)
+    def tell(self, text: str, level: int = logging.INFO) -> None:
+        """The runtime has something to say. `level` as in `logging`."""
+        self.observer.status(text, level)
+        self.logs.write("", "log", text, level=level)
 
     def report(self, lines: Sequence[str], facts: Mapping[str, Any]) -> None:
         """What a run under --chaos came to."""

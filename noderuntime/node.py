@@ -28,7 +28,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from noderuntime import doorbell, pulse
+from noderuntime import doorbell, process, pulse
 from noderuntime.channel import Dealer
 from noderuntime.errors import Fenced, NodeRuntimeError, NotRunning, StateNotAvailable, StoreFull, UnknownOutput
 from noderuntime.events import Event, input_event, kvs_update, notice
@@ -137,6 +137,7 @@ class Node:
         self._closed = False
         self._armed = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        process.sleep_exactly()
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
         dealer.send(Ready(welcome.incarnation))
         member.set_phase(pulse.WAITING)

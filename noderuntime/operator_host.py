@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from noderuntime import doorbell, pulse
+from noderuntime import doorbell, process, pulse
 from noderuntime.channel import Dealer
 from noderuntime.codecheck import CodeCheck
 from noderuntime.commit_helper import CommitHelper
@@ -519,6 +519,7 @@ class OperatorHost:
 
 def main() -> int:
     """The life of the operator that the environment names; returns the exit code."""
+    process.sleep_exactly()
     run_dir = RunDir(Path(os.environ[ENV_RUN_DIR]))
     node = os.environ[ENV_NODE]
     for stream in (sys.stdout, sys.stderr):

@@ -2,7 +2,7 @@
 
 A run is *running* while its `lock` is flock'ed, by its runtime, for as long as that lives. A folder with a
 `run.json` and no lock held is an *interrupted* run: its runtime was killed, its space is kept; or a *failed*
-one: it ended in order, but a node of it failed for good, and `--resume` is to find what that left. After a reboot
+one: it ended in order, but a node of it failed for good, and there is no last snapshot to resume from. After a reboot
 nothing in a folder is trusted (boot id): shared memory is gone then, and a space on a disk was written
 without sync.
 """
@@ -243,8 +243,25 @@ def _empty(run_dir: RunDir) -> None:
 
 def clean(run: Run) -> bool:
     """Remove an interrupted run. False when it is running after all."""
+    return _remove_unless_held(run.run_dir)
+
+
+def clean_remains(environ: Mapping[str, str]) -> list[Path]:
+    """Remove the folders that are no runs, and held by nobody: of a command that was killed at the state of an ended
+    run, or of a runtime that was killed before it had begun. Returns them."""
+    removed = []
+    for folder in homes(environ):
+        with contextlib.suppress(OSError):
+            for entry in sorted(folder.iterdir()):
+                run_dir = RunDir(entry)
+                if run_dir.lock.exists() and not run_dir.run_file.exists() and _remove_unless_held(run_dir):
+                    removed.append(entry)
+    return removed
+
+
+def _remove_unless_held(run_dir: RunDir) -> bool:
     try:
-        fd = os.open(run.run_dir.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(run_dir.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
         return True
     try:
@@ -252,7 +269,7 @@ def clean(run: Run) -> bool:
     except BlockingIOError:
         return False
     else:
-        shutil.rmtree(run.run_dir.root, ignore_errors=True)
+        shutil.rmtree(run_dir.root, ignore_errors=True)
         return True
     finally:
         os.close(fd)

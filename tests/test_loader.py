@@ -148,6 +148,22 @@ def test_a_node_file_that_hides_a_module_of_python_is_warned_about(tmp_path: Pat
     assert check_files(loaded(tmp_path, "path: noderuntime.py", "noderuntime.py"))
 
 
+@pytest.mark.parametrize(
+    ("restarts", "attempts", "warned"), [(2, 3, True), (3, 3, False), (0, 3, False), (2, 0, False)]
+)
+def test_restarts_that_are_used_up_before_a_poisonous_message_is_buried_are_warned_about(
+    tmp_path: Path, restarts: int, attempts: int, warned: bool
+) -> None:
+    limits = f"max_restarts: {restarts}, max_attempts: {attempts}"
+    fed = "operator: {python: a.py, inputs: {n: other/n}}"
+    (tmp_path / "b.py").touch()
+    text = f"{fed}, {limits}}}\n- {{id: other, path: b.py, outputs: [n], restart_policy: on-failure"
+    warnings = check_files(loaded(tmp_path, text, "a.py"))
+    assert len(warnings) == warned
+    if warned:
+        assert warnings[0].startswith(f"{tmp_path}/flow.yml:2:8: node 'a' fails for good before")
+
+
 def test_a_module_that_is_not_found_is_warned_about(tmp_path: Path) -> None:
     assert "no module 'nowhere'" in check_files(loaded(tmp_path, "operator: {module: nowhere.at.all}"))[0]
     assert check_files(loaded(tmp_path, "operator: {module: mine}", "mine.py")) == []

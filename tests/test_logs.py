@@ -34,7 +34,7 @@ class Told:
     def log(self, record: LogRecord) -> None:
         self.all.append(("log", record))
 
-    def status(self, text: str) -> None:
+    def status(self, text: str, level: int = 20) -> None:
         self.all.append(("status", text))
 
     def crash(self, node: str, where: str, error: str, trace: str) -> None:

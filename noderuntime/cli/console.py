@@ -176,10 +176,12 @@ class Console(_Written):
             return
         self._say(record.node, log_text(record, self._err_colour))
 
-    def status(self, text: str) -> None:
-        if not self._quiet:
-            for line in text.splitlines():
-                self._say("", line)
+    def status(self, text: str, level: int = logging.INFO) -> None:
+        if self._quiet and level < logging.WARNING:
+            return
+        for line in text.splitlines():
+            colour = f"\x1b[{output.RED}m{harmless(line)}\x1b[0m" if level >= logging.ERROR else ""
+            self._say("", colour if colour and self._err_colour else line)
 
     def crash(self, node: str, where: str, error: str, trace: str) -> None:
         head = f"{CRASH_HEADS.get(where, f'failed in {where}')}: {error}"
@@ -274,9 +276,9 @@ class JsonConsole(_Written):
         if not self._quiet or record.level >= logging.WARNING:
             self._put(record.node, "log", record.time, **log_fields(record))
 
-    def status(self, text: str) -> None:
-        if not self._quiet:
-            self._put("", "status", text=text)
+    def status(self, text: str, level: int = logging.INFO) -> None:
+        if not self._quiet or level >= logging.WARNING:
+            self._put("", "status", text=text, level=level)
 
     def crash(self, node: str, where: str, error: str, trace: str) -> None:
         self._put(node, "crash", where=where, error=error, trace=trace)
@@ -312,7 +314,7 @@ class Detached:
     def log(self, record: LogRecord) -> None:
         """It is in the log files."""
 
-    def status(self, text: str) -> None:
+    def status(self, text: str, level: int = logging.INFO) -> None:
         output.tell(text)
 
     def crash(self, node: str, where: str, error: str, trace: str) -> None:

@@ -136,7 +136,8 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     run.add_argument("file", metavar="FILE", help="the dataflow file")
     run.add_argument("-d", "--detach", action="store_true", help="return when it is up, and print its name")
     run.add_argument("--name", help="name of the run (default: the file's name without its ending)")
-    run.add_argument("--stop-after", type=seconds, metavar="TIME", help="stop after that long, such as 10s")
+    about = "stop that long after all nodes are ready, such as 10s"
+    run.add_argument("--stop-after", type=seconds, metavar="TIME", help=about)
     about = "go on with the last run of this name: with what it left in memory, or from its last snapshot"
     run.add_argument("--resume", action="store_true", help=about)
     run.add_argument(

@@ -99,6 +99,29 @@ def test_stop_after_ends_the_run_with_code_0(folder: Folder) -> None:
     assert {row["state"] for row in running.rows().values()} == {"stopped"}
 
 
+def test_stop_after_counts_from_when_all_nodes_are_ready(folder: Folder) -> None:
+    """Longer in the making than the run is to last, and yet there are ticks. Who never joins is not waited for."""
+    folder.write(
+        lazy_py="""
+import time
+class Operator:
+    def __init__(self):
+        time.sleep(1.5)
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT":
+            ctx.send_output("n", 1)
+"""
+    )
+    text = """
+nodes:
+  - {id: lazy, operator: {python: lazy.py, inputs: {t: timer/millis/10}, outputs: [n]}}
+  - {id: guest, path: dynamic, inputs: {n: {source: lazy/n, queue_policy: drop_oldest}}}
+"""
+    running = folder.start(text, stop_after_s=0.5)
+    assert running.finish() == 0
+    assert running.rows()["lazy"]["messages"] > 0
+
+
 STUBBORN = """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -135,7 +158,7 @@ def test_a_command_can_ask_for_status_and_stop(folder: Folder) -> None:
     nodes = running.status()
     assert nodes["ticks"]["kind"] == "operator" and is_alive(nodes["ticks"]["pid"])
     assert nodes["ticks"]["incarnation"] == 1
-    wait_until(lambda: running.status()["idle"]["messages"] > 2, "messages")
+    wait_until(lambda: running.status()["idle"]["handled"] > 2, "events")
     assert running.ask("dance").error.startswith("a runtime can be asked for")
     assert running.ask("reload", node="tick").error == "the run has no node 'tick'; did you mean 'ticks'?"
     assert running.ask("stop").error == ""
@@ -163,7 +186,7 @@ nodes:
 """
     running = folder.start(text)
     running.wait_running()
-    wait_until(lambda: running.status()["slow"]["messages"] > 20, "some messages", 20.0)
+    wait_until(lambda: running.status()["slow"]["handled"] > 20, "some messages", 20.0)
     running.ask("stop", drain=True)
     assert running.finish() == 0
     rows = running.rows()
