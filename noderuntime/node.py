@@ -24,7 +24,6 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
@@ -32,9 +31,9 @@ from noderuntime import doorbell, process, pulse
 from noderuntime.channel import Dealer
 from noderuntime.errors import Fenced, NodeRuntimeError, NotRunning, StateNotAvailable, StoreFull, UnknownOutput
 from noderuntime.events import Event, input_event, kvs_update, notice
+from noderuntime.joining import end_fenced, find_run, greet
 from noderuntime.member import ROOM_CHECK_S, Member
-from noderuntime.protocol import EXIT_FENCED, VERSION, Bye, Hello, Ready, Refused, Stop, Welcome
-from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir, home
+from noderuntime.protocol import Bye, Ready, Refused, Stop
 from noderuntime.space import records
 from noderuntime.space.commit import Staged
 from noderuntime.space.mailbox import Message
@@ -52,7 +51,6 @@ T = TypeVar("T")
 
 HOLD_NS: Final = 1_000_000
 GROUP_MAX: Final = 64
-WELCOME_S: Final = 60.0
 SLOW_CHECK_S: Final = 5.0
 IDLE_TURNS_MAX: Final = 20
 SWITCH_INTERVAL_S: Final = 0.0005
@@ -92,17 +90,17 @@ class Node:
     """
 
     def __init__(self, node_id: str | None = None, run: str | None = None) -> None:
-        run_dir, name, dynamic = _find(node_id, run)
+        run_dir, name, dynamic = find_run(node_id, run)
         try:
             dealer = Dealer(run_dir.runtime_socket)
         except OSError:
             raise NotRunning(f"there is no run {run or str(run_dir.root)!r}") from None
-        welcome = _greet(dealer, name, dynamic)
+        welcome = greet(dealer, name, dynamic)
         wiring = Wiring.from_plain(welcome.wiring)
         try:
             self._member = member = Member(run_dir, wiring, welcome.incarnation, welcome.attempts)
         except Fenced as fenced:
-            _end_fenced(fenced)
+            end_fenced(fenced)
         except BaseException:
             dealer.close(0)
             raise
@@ -245,7 +243,7 @@ class Node:
         try:
             self._member.commits.be_eager()
         except Fenced as fenced:
-            _end_fenced(fenced)
+            end_fenced(fenced)
         self._eager = True
 
     def _next_locked(self, holder: Holder) -> Any:
@@ -521,7 +519,7 @@ class Node:
             try:
                 done = self._member.commit(staged)
             except Fenced as fenced:
-                _end_fenced(fenced)
+                end_fenced(fenced)
             for item in staged[:done]:
                 if item.ack is not None:
                     self._unacknowledged.discard(item.ack[0])
@@ -627,7 +625,7 @@ class Node:
                 self._stop = message
                 doorbell.ring(self._member.bell)
             elif isinstance(message, Refused):
-                _end_fenced(Fenced(message.why))
+                end_fenced(Fenced(message.why))
 
     # --- ending -----------------------------------------------------------------------------------------------------
 
@@ -685,35 +683,6 @@ class Node:
         self._close(finished=kind is None)
 
 
-def _find(node_id: str | None, run: str | None) -> tuple[RunDir, str, bool]:
-    """Where the run is, which node this is, and whether it joins as a dynamic one."""
-    environ = os.environ
-    if node_id is None or (run is None and environ.get(ENV_NODE) == node_id):
-        if ENV_RUN_DIR not in environ or ENV_NODE not in environ:
-            raise NotRunning(
-                "this program is a node of a dataflow, and was started without one",
-                "Start the dataflow with `noderuntime run FILE`, or join one with Node('id', run='NAME').",
-            )
-        return RunDir(Path(environ[ENV_RUN_DIR])), environ[ENV_NODE], False
-    if run is None:
-        raise TypeError("Node(id, run=NAME): the name of the run is missing; `noderuntime ps` lists them")
-    return RunDir.of(run, home(environ, os.getuid())), node_id, True
-
-
-def _greet(dealer: Dealer, name: str, dynamic: bool) -> Welcome:
-    life = 0 if dynamic else int(os.environ.get(ENV_LIFE, "0"))
-    dealer.send(Hello(VERSION, name, "dynamic" if dynamic else "node", os.getpid(), life))
-    answer = dealer.receive(WELCOME_S)
-    if isinstance(answer, Welcome):
-        return answer
-    dealer.close(0)
-    if isinstance(answer, Refused):
-        if dynamic:
-            raise NotRunning(f"node {name!r} may not join: {answer.why}", "")
-        _end_fenced(Fenced(answer.why))
-    raise NotRunning(f"the runtime did not answer node {name!r} within {WELCOME_S:.0f} seconds")
-
-
 def _went_well(task: asyncio.Task[Any]) -> bool:
     """Whether a task has returned. (`task.exception()` would silence asyncio's report of what nobody awaited.)"""
     return task.done() and not task.cancelled() and getattr(task, "_exception", None) is None
@@ -722,9 +691,3 @@ def _went_well(task: asyncio.Task[Any]) -> bool:
 def _wake(woken: asyncio.Future[None]) -> None:
     if not woken.done():
         woken.set_result(None)
-
-
-def _end_fenced(fenced: Fenced) -> Any:
-    """This life is over: another one has the node now. End at once, touching nothing."""
-    print(f"noderuntime: {fenced}; this process ends", file=sys.stderr, flush=True)
-    os._exit(EXIT_FENCED)

@@ -756,7 +756,7 @@ def test_a_refused_program_ends_without_a_failure_and_a_dynamic_one_is_told_why(
     program = f"""
 import os; os.environ.pop('{ENV_NODE}'); from noderuntime import Node, NotRunning, rundir
 rundir.home = None
-import noderuntime.node as m
+import noderuntime.joining as m
 m.home = lambda *_: __import__('pathlib').Path({str(home)!r})
 try: Node('n', run={r.folder.name!r})
 except NotRunning as error: print(error)
