@@ -134,7 +134,8 @@ class HistoryLost(StoreError):
         self.since = since
         super().__init__(
             f"version {since!r} is unknown or older than the history that is kept. "
-            "Start over from get_root(), or raise `state: {history: ...}`."
+            "Start over from the whole (get_root(), or `noderuntime state diff` without a version), or raise "
+            "`state: {history: ...}`."
         )
 
 

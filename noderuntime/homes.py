@@ -56,20 +56,30 @@ def make_private(folder: Path) -> None:
         folder.chmod(0o700)
 
 
-def memory_limit_bytes() -> int | None:
-    """The memory limit of this process's cgroup; None without one."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+def memory_limit_bytes(root: Path = Path("/")) -> int | None:
+    """The memory limit of this process's cgroup: the lowest of its own and those above it. None without one."""
+    limits = []
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
             number, controllers, path = line.split(":", 2)
             if number == "0":
-                text = Path(f"/sys/fs/cgroup{path}/memory.max").read_text().strip()
+                top, name = root / "sys/fs/cgroup", "memory.max"
             elif "memory" in controllers.split(","):
-                text = Path(f"/sys/fs/cgroup/memory{path}/memory.limit_in_bytes").read_text().strip()
+                top, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
             else:
                 continue
-            if text != "max" and int(text) < 1 << 60:
-                return int(text)
-    return None
+            # in a container the path may be the host's, which is not there: then its top is the container's own
+            group = top / path.strip("/")
+            limits += [_limit(folder / name) for folder in (group, *group.parents) if folder.is_relative_to(top)]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _limit(file: Path) -> int | None:
+    try:
+        limit = int(file.read_text())  # "max" where there is none
+    except (OSError, ValueError):
+        return None
+    return limit if limit < 1 << 60 else None
 
 
 def choose_home(environ: Mapping[str, str], size_bytes: int | None) -> tuple[Path, int, str]:
@@ -88,7 +98,8 @@ def choose_home(environ: Mapping[str, str], size_bytes: int | None) -> tuple[Pat
     if wanted <= room:
         return first, wanted, ""
     if size_bytes is None and room >= SIZE_BYTES_MIN:
-        return first, room, f"the space is limited to {room // 1_000_000} MB: {first} has no more room"
+        why = f"{first} has no more room" if room == int(free * SHM_SHARE) else "memory is limited here (cgroup)"
+        return first, room, f"the space is limited to {room // 1_000_000} MB: {why}"
     if len(candidates) == 1 or not is_memory(first):
         return first, wanted, f"{first} has {free // 1_000_000} MB free; the space may grow to {wanted // 1_000_000} MB"
     second = candidates[1]

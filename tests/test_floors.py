@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,8 @@ def room(path: Path) -> str:
     return parts[0]
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     found: set[str] = set()
     tree = ast.parse(path.read_text())
     skipped = {
@@ -62,7 +64,7 @@ def imports(path: Path) -> set[str]:
             found.add(node.module)
             if node.module == "noderuntime":
                 found.update(f"noderuntime.{alias.name}" for alias in node.names)
-    return found
+    return frozenset(found)
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))

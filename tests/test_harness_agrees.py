@@ -19,6 +19,7 @@ from noderuntime.member import Member
 from noderuntime.merges import Add, Max, Min, Union
 from noderuntime.protocol import VERSION, Request
 from noderuntime.rundir import RunDir
+from noderuntime.space.commit import Staged
 from noderuntime.space.mailbox import next_messages
 from noderuntime.space.records import decode_message
 from noderuntime.space.space import create
@@ -68,7 +69,7 @@ class Real:
         self.ctx = OperatorContext(self.member, {}, logging.getLogger("operator"))
 
     def event(self, handler: Handler) -> None:
-        staged = self.ctx.begin()
+        self.ctx.staged = staged = Staged()
         try:
             handler(self.ctx)
         except Discard:

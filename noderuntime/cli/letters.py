@@ -149,11 +149,11 @@ def _logged(options: Namespace) -> LoggedRun:
     said, because nobody named it."""
     if options.run is not None:
         return choose_logs(options.run, None)[0]
-    ended = ended_runs()
-    known = [run for run in ended if options.node in {"", *run.nodes(), *(each["node"] for each in _kept(run.log_dir))}]
+    left = {run: {letter["node"] for letter in _kept(run.log_dir)} for run in ended_runs()}
+    known = [run for run, nodes in left.items() if (options.node in {*nodes, *run.nodes()} if options.node else nodes)]
     if not known:
         return choose_logs(None, None)[0]
-    others = sorted({run.name for run in known} - {known[0].name})
+    others = [run.name for run in known[1:]]
     also = f"; {', '.join(others)} had {'it' if options.node else 'some'} too: name one with --run" if others else ""
     output.tell(f"of the last run of {known[0].name!r}, which has ended{also}")
     return known[0]

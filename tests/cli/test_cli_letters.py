@@ -141,5 +141,8 @@ def test_without_a_name_the_last_run_that_knew_the_node_is_taken_and_named(world
     said = capsys.readouterr()
     assert [letter["uid"] for letter in json.loads(said.out)] == ["new/n#1"]
     assert said.err == "of the last run of 'new', which has ended; flow, old had some too: name one with --run\n"
+    (world.home / "state" / "empty" / "logs" / "2026-01-04").mkdir(parents=True)
+    assert main(["dead-letters", "ls", "--json"]) == 0
+    assert capsys.readouterr().err == said.err
     assert main(["dead-letters", "ls", "--run", "old", "sums"]) == 0
     assert capsys.readouterr().err == ""

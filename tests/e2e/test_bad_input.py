@@ -116,3 +116,55 @@ def test_a_home_may_be_given_relative_to_where_the_command_is_called(place: Path
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("│ here\n")
     assert (place / "home" / "state").is_dir() and not (place / "nodes" / "home").exists()
+
+
+NUMBERS = """
+from noderuntime import Source
+class Operator(Source):
+    def produce(self, position, ctx):
+        n = position or 0
+        if n == 20:
+            return Source.END
+        ctx.send_output("n", n)
+        return n + 1
+"""
+GOOD = """
+class Operator:
+    seen = []
+    def on_event(self, event, ctx):
+        if event.type == "INPUT":
+            self.seen.append(event.value)
+        elif event.type == "STOP":
+            print(self.seen == list(range(20)))
+"""
+WRONG_OPERATORS = {  # name -> (body of the class, what is told)
+    "unready": ("def __init__(self): raise ValueError('no camera')", "failed in init: ValueError: no camera"),
+    "talks": ("def on_event(self, event, ctx): return 'banana'", "on_event returned 'banana'; return Status.CONTINUE"),
+    "misses": ("def on_event(self, event, ctx): ctx.send_output('mm', 1)", "no output 'mm'; its outputs are: m."),
+    "odd": ("def on_event(self, event, ctx): ctx.send_output('m', {1, 2})", "TypeError: "),
+    "wordy": ("def on_event(self, event, ctx): ctx.save_state('k' * 600, b'')", "has 600 bytes as UTF-8; the limit is"),
+    "greedy": ("def on_event(self, event, ctx): ctx.kvs_write('k', bytes(2_000_000))", "the limit is 1000000"),
+}
+
+
+def test_operators_that_are_wrong_in_different_ways_are_told_apart_and_the_others_lose_nothing(place: Path) -> None:
+    (place / "numbers_source.py").write_text(NUMBERS)
+    (place / "good.py").write_text(GOOD)
+    flow = "nodes:\n  - {id: src, operator: {python: numbers_source.py, outputs: [n]}}\n"
+    flow += "  - {id: good, operator: {python: good.py, inputs: {n: src/n}}}\n"
+    for name, (body, _) in WRONG_OPERATORS.items():
+        rest = "" if "on_event" in body else "    def on_event(self, event, ctx): pass\n"
+        (place / f"{name}.py").write_text(f"class Operator:\n    {body}\n{rest}")
+        flow += (
+            f"  - id: {name}\n    restart_policy: never\n"
+            f"    operator: {{python: {name}.py, inputs: {{n: src/n}}, outputs: [m]}}\n"
+        )
+    (place / "flow.yml").write_text(flow)
+    line = [sys.executable, "-m", "noderuntime", "run", "flow.yml"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stdout == "good        │ True\n"
+    for name, (_, told) in WRONG_OPERATORS.items():
+        said = [text for text in done.stderr.splitlines() if text.startswith(f"{name} ") and told in text]
+        assert said, (name, done.stderr)
+    assert not re.search(r'File "[^"]*/noderuntime/', done.stderr), "frames of ours"
