@@ -40,8 +40,8 @@ def test_an_operator_killed_again_and_again_counts_each_message_once(folder: Fol
         kill(before["pid"])
         wait_until(lambda life=life: running.status()["sums"]["restarts"] >= life, "the next life")
         wait_until(lambda: running.status()["sums"]["state"] == "running", "it to run")
-        handled = running.status()["sums"]["messages"]
-        wait_until(lambda handled=handled: running.status()["sums"]["messages"] > handled, "progress")
+        handled = running.status()["sums"]["handled"]
+        wait_until(lambda handled=handled: running.status()["sums"]["handled"] > handled, "progress")
     assert_counted(running)
     assert running.rows()["sums"]["restarts"] == 8
     assert running.rows()["sums"]["messages"] == 601
@@ -144,7 +144,7 @@ class Operator(Source):
     running = folder.start(FROM_A_SOURCE)
     running.wait_for("line", "parent")
     running.wait_running()
-    wait_until(lambda: running.status()["sink"]["messages"] > 50, "some messages")
+    wait_until(lambda: running.status()["sink"]["handled"] > 50, "some messages")
     pids = processes_of(folder.home)
     assert len(pids) > 6
     kill(running.runtime_pid if victim == "runtime" else running.process.pid)
@@ -205,7 +205,7 @@ def test_guard_and_runtime_killed_together_leave_no_process(folder: Folder) -> N
 def test_a_killed_custom_node_is_restarted_as_its_policy_says(folder: Folder) -> None:
     running = folder.start(SLOW_SUMS.replace("sink.py,", "sink.py, restart_policy: on-failure,"))
     running.wait_running()
-    wait_until(lambda: running.status()["sink"]["messages"] > 5, "some messages")
+    wait_until(lambda: running.status()["sink"]["handled"] > 5, "some messages")
     kill(running.status()["sink"]["pid"])
     assert running.finish() == 0
     (line,) = running.lines("sink")
