@@ -3,7 +3,9 @@
     {"time": 1700000000.123, "node": "a", "stream": "stdout", "text": "...", "level": 20, "fields": {}}
 
 `stream` is stdout, stderr or log; `level` is Python's logging level. A disk that is full, or descriptors that
-ran out, do not stop a run: lines that cannot be written are counted, and the run goes on.
+ran out, do not stop a run: lines that cannot be written are counted, and the run goes on. Nor does a run that goes on
+for months fill a disk: a file that has reached FILE_BYTES_MAX becomes the older one (`NODE.jsonl.1`), in place of the
+one that was there.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from noderuntime.observer import LogRecord, Observer
+from noderuntime.rundir import older_log
 
 RETRY_S = 1.0
+FILE_BYTES_MAX = 64_000_000  # of one node there are at most two files
 FRAME = "\x1b[2J"  # a line that begins so paints a picture on a terminal: nothing to keep
 
 
@@ -33,6 +37,7 @@ class RunLogs:
         self.lost = 0
         self.problem = ""
         self._files: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
         self._waiting: dict[str, list[bytes]] = {}
         self._retry_s = 0.0
 
@@ -77,16 +82,22 @@ class RunLogs:
         return self.folder / (f"{node}.jsonl" if node else "runtime.log")
 
     def _append(self, node: str, data: bytes) -> None:
+        if self._sizes.get(node, 0) and self._sizes[node] + len(data) > FILE_BYTES_MAX:
+            os.close(self._files.pop(node))
+            self._path(node).rename(older_log(self._path(node)))
         fd = self._files.get(node)
         if fd is None:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             fd = self._files[node] = os.open(self._path(node), flags, 0o600)
+            self._sizes[node] = os.fstat(fd).st_size
         written = os.write(fd, data)
+        self._sizes[node] += written
         if written < len(data):
             # the disk became full in the middle of a line: leave no half line for the readers
             kept = data[:written].rfind(b"\n") + 1
             size = os.fstat(fd).st_size
             os.ftruncate(fd, size - written + kept)
+            self._sizes[node] -= written - kept
             raise OSError(28, "No space left on device")
 
     def close(self) -> None:

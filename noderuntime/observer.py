@@ -72,7 +72,8 @@ class Observer(Protocol):
     """Whoever shows the run. Texts have no newline at their end; a `trace` has several lines.
 
     It may have a property `congested`, true while text piles up: then what nodes print stays in their pipes for the
-    moment, and they wait.
+    moment, and they wait; and a property `out_is_gone`, true once whoever read stdout has gone away (`run ... | head`),
+    which is why SIGTERM comes then.
     """
 
     def waiting(self, nodes: Sequence[str]) -> None:

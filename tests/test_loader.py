@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,25 @@ def test_a_module_that_is_not_found_is_warned_about(tmp_path: Path) -> None:
     assert check_files(loaded(tmp_path, "operator: {module: mine}", "mine.py")) == []
 
 
+def test_a_module_that_only_a_finder_of_its_own_knows_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OfEditedPackages:
+        """What `pip install --editable` puts beside the search by path."""
+
+        @staticmethod
+        def find_spec(name: str, path: object, target: object = None) -> ModuleSpec | None:
+            return ModuleSpec(name, None) if name == "edited" else None
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, OfEditedPackages])
+    assert check_files(loaded(tmp_path, "operator: {module: edited.part}")) == []
+    assert check_files(loaded(tmp_path, "operator: {module: noderuntime.operators.running_sum}")) == []
+
+
+def test_a_module_on_the_path_that_the_file_sets_is_found(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "mine.py").write_text("")
+    assert check_files(loaded(tmp_path, "operator: {module: mine}, env: {PYTHONPATH: lib}")) == []
+
+
 def test_the_command_of_a_node_is_python_a_file_or_what_the_path_finds(tmp_path: Path) -> None:
     flow = loaded(tmp_path, "path: a.py, args: [x, y z]", "a.py")
     assert command(flow, flow.nodes[0]) == [sys.executable, str(tmp_path / "a.py"), "x", "y z"]
@@ -183,5 +203,5 @@ def test_the_command_of_a_node_is_python_a_file_or_what_the_path_finds(tmp_path:
     assert command(flow, flow.nodes[0]) == [str(tmp_path / "bin" / "tool")]
 
     flow = loaded(tmp_path, "path: nothing-like-this")
-    with pytest.raises(DataflowError, match="does not exist"):
+    with pytest.raises(DataflowError, match="does not exist, and no command of that name is on the PATH"):
         command(flow, flow.nodes[0])

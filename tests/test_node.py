@@ -447,14 +447,14 @@ dice = random.Random(5)
 sent = 0
 number = 0
 while number < 3000:
-    signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.00005, 0.0006))
     try:
+        signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.00005, 0.0006))
         while number < 3000:
             number += 1
             node.send_output("out", number)
+        signal.setitimer(signal.ITIMER_REAL, 0)
     except InterruptedError:
         pass
-signal.setitimer(signal.ITIMER_REAL, 0)
 node.close()
 """
     child = r.begun("n", program)

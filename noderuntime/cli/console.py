@@ -100,7 +100,29 @@ class Prefixes:
         return f"\x1b[{NODE_COLOURS[at % len(NODE_COLOURS)]}m{text}\x1b[0m"
 
 
-class Console:
+class _Written:
+    """What both consoles have: all that they say goes through a writer, whose thread waits for whoever reads."""
+
+    _writer: Writer
+
+    @property
+    def out_is_gone(self) -> bool:
+        """Whether whoever read stdout has gone away."""
+        return self._writer.out_is_gone
+
+    @property
+    def congested(self) -> bool:
+        """Whether text piles up because nobody takes it."""
+        return self._writer.congested
+
+    def start(self) -> None:
+        self._writer.start()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Console(_Written):
     """The Observer for people. `nodes` in the order of the file.
 
     Nothing is written before `start`, which has to come after the last fork; `close` writes what is left.
@@ -135,21 +157,6 @@ class Console:
         size = os.get_terminal_size(self._out.fileno())
         return f"{size.columns or 80}x{size.lines or 24}"
 
-    @property
-    def out_is_gone(self) -> bool:
-        return self._writer.out_is_gone
-
-    @property
-    def congested(self) -> bool:
-        """Whether text piles up because nobody takes it."""
-        return self._writer.congested
-
-    def start(self) -> None:
-        self._writer.start()
-
-    def close(self) -> None:
-        self._writer.close()
-
     def waiting(self, nodes: Sequence[str]) -> None:
         if not self._quiet:
             self._waiting.set(nodes)
@@ -180,7 +187,10 @@ class Console:
         head = f"{CRASH_HEADS.get(where, f'failed in {where}')}: {error}"
         if self._err_colour:
             head = f"\x1b[{output.RED}m{harmless(head)}\x1b[0m"
-        self._crashes[node] = [head, *(f"  {line}" for line in trace.strip("\n").splitlines())]
+        lines = trace.strip("\n").splitlines()
+        if lines and lines[-1] == error:  # the head has said it
+            lines.pop()
+        self._crashes[node] = [head, *(f"  {line}" for line in lines)]
         for line in self._crashes[node]:
             self._say(node, line)
 
@@ -228,7 +238,7 @@ class Console:
         return [*rows, spinner] if spinner else rows, ()
 
 
-class JsonConsole:
+class JsonConsole(_Written):
     """The Observer for programs: JSON objects with at least `time` (seconds since the epoch), `node` and
     `stream`.
 
@@ -250,20 +260,6 @@ class JsonConsole:
         self._quiet = quiet
         self._clock = clock
         self._writer = Writer(out or sys.stdout, err or sys.stderr, broken=broken)
-
-    @property
-    def out_is_gone(self) -> bool:
-        return self._writer.out_is_gone
-
-    @property
-    def congested(self) -> bool:
-        return self._writer.congested
-
-    def start(self) -> None:
-        self._writer.start()
-
-    def close(self) -> None:
-        self._writer.close()
 
     def waiting(self, nodes: Sequence[str]) -> None:
         if not self._quiet:

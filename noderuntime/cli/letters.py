@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from noderuntime.cli import output
-from noderuntime.cli.choose import RUNNING, choose_logs
+from noderuntime.cli.choose import RUNNING, LoggedRun, choose_logs, ended_runs
 from noderuntime.cli.ended import Ended, choose_kept
 from noderuntime.cli.output import CommandError
 from noderuntime.cli.state import open_store
@@ -126,7 +126,7 @@ def letters_text(count: int) -> str:
 def _of_ended_run(options: Namespace, gone: NotRunning) -> int:
     """The run has ended: what it had left is with its logs."""
     try:
-        logged, _ = choose_logs(options.run, None)
+        logged = _logged(options)
     except NotRunning:
         raise gone from None
     if options.operation in ("replay", "drop"):
@@ -142,6 +142,21 @@ def _of_ended_run(options: Namespace, gone: NotRunning) -> int:
     if options.operation == "show" and options.uids:
         chosen = [letter for letter in chosen if letter["uid"] in options.uids]
     return _present(options, chosen, 0)
+
+
+def _logged(options: Namespace) -> LoggedRun:
+    """The run that is meant: that of the name, else the last one to begin among those that knew the node; which is then
+    said, because nobody named it."""
+    if options.run is not None:
+        return choose_logs(options.run, None)[0]
+    ended = ended_runs()
+    known = [run for run in ended if options.node in {"", *run.nodes(), *(each["node"] for each in _kept(run.log_dir))}]
+    if not known:
+        return choose_logs(None, None)[0]
+    others = sorted({run.name for run in known} - {known[0].name})
+    also = f"; {', '.join(others)} had {'it' if options.node else 'some'} too: name one with --run" if others else ""
+    output.tell(f"of the last run of {known[0].name!r}, which has ended{also}")
+    return known[0]
 
 
 def _kept(log_dir: Path) -> list[Letter]:

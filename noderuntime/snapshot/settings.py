@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from noderuntime.snapshot.backend import open_backend
+from noderuntime.snapshot.places import open_backend
 
 FILE = "snapshots.json"
 SPOOL = "snapshots"

@@ -93,7 +93,6 @@ def test_without_a_terminal_nothing_is_coloured_and_frames_are_lines(files: tupl
         "a           │ failed in on_event: ValueError: no",
         "a           │   Traceback",
         "a           │     File x",
-        "a           │   ValueError: no",
         "node     state     restarts  messages  reason",
         "numbers  finished         0       100",
         "sum      failed           3        42  ValueError: no",
@@ -139,10 +138,9 @@ def test_the_end_names_cause_and_traceback_of_what_failed(files: tuple[TextIO, T
     console.line("sum", "stderr", "something else")
     console.summary(ROWS)
     console.close()
-    assert read(files[1])[-6:-3] == [
+    assert read(files[1])[-5:-3] == [
         "sum         │ failed in on_event: ValueError: no",
         "sum         │   Traceback",
-        "sum         │   ValueError: no",
     ]
 
 

@@ -80,7 +80,10 @@ class Operator:
     assert running.lines("seeds") == ["0 0"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGHUP, 129), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)],
+)
 def test_a_signal_stops_the_run_in_order(folder: Folder, number: signal.Signals, code: int) -> None:
     running = folder.start(TICKING)
     running.wait_running()
@@ -223,8 +226,8 @@ def test_abort_on_failure_stops_the_others(folder: Folder) -> None:
     ("code", "where", "error"),
     [
         ("import nonsense_module", "import", "nonsense_module"),
-        ("def something(): pass", "import", "Operator"),
-        ("class Operator:\n    pass", "init", "on_event"),
+        pytest.param("def something(): pass", "import", "Operator", marks=pytest.mark.long),
+        pytest.param("class Operator:\n    pass", "init", "on_event", marks=pytest.mark.long),
     ],
 )
 def test_an_operator_that_can_never_work_fails_at_once_and_says_why(

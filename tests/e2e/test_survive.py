@@ -527,8 +527,13 @@ def test_the_demo_ends_by_itself(place: Folder) -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(["--seed", "3"], "it needs --chaos"), (["--chaos", "0s"], "one kill after the other")],
+    [
+        (["--seed", "3"], "it needs --chaos"),
+        (["--chaos", "0s"], "one kill after the other"),
+        (["--fresh", "--resume"], "--fresh forgets what --resume is to go on with"),
+        (["--fresh", "--from", "3"], "--fresh forgets what --from is to go on with"),
+    ],
 )
-def test_chaos_options_that_make_no_sense_are_refused(options: list[str], said: str, place: Folder) -> None:
+def test_options_that_make_no_sense_together_are_refused(options: list[str], said: str, place: Folder) -> None:
     place.file.write_text(POISON % "false")
     assert said in call_outside("run", str(Path(place.file)), *options, code=2)
