@@ -5,8 +5,6 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 N ?= 200
-# end-to-end tests wait for real processes, and a busy machine can be late: what was tried again is listed at the end
-PATIENCE := --reruns 2 -r fER
 AZURITE := 3.35.0
 
 # new random schedules of kills: make faults N=2000; SEED=17 N=1 for one again
@@ -47,10 +45,10 @@ check: .venv/.test
 	@$(BIN)/python -m pytest -q tests/test_floors.py
 
 test: check
-	@$(BIN)/python -m pytest -q $(PATIENCE) -n 2 --dist loadfile -m "not long" --ignore tests/test_floors.py
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not long" --ignore tests/test_floors.py
 
 test-all: .venv/.test .venv/.azurite
-	@$(BIN)/python -m pytest -q $(PATIENCE) -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 bench/.venv/.ready: bench/requirements.txt
 	@echo "installing the peers of the benchmarks into bench/.venv" >&2
