@@ -41,7 +41,7 @@ WANTED = {
 }
 SLOW = {"PAUSE": "0.02"}
 # so that those of few messages take about as long
-SLOW_BY_SOURCE = {"numbers": SLOW, "tens": {"PAUSE": "0.2", "KILLED": "0.02"}, "words": {"PAUSE": "0.4"}}
+SLOW_BY_SOURCE = {"numbers": SLOW, "tens": {"PAUSE": "0.2", "KILLED": "yes"}, "words": {"PAUSE": "0.4"}}
 STEPS = {"numbers": 12, "tens": 3, "words": 2}  # at most one less results between two losses
 
 
@@ -123,11 +123,40 @@ def test_the_results_are_the_same_under_random_kills_and_losses(
     assert unquoted(rows(programs)) == WANTED[source, operator]
 
 
-def test_an_operator_that_is_killed_in_the_middle_of_batches_repeats_and_loses_nothing(programs: Folder) -> None:
-    hurt = {"PAUSE": "0", "KILLED": "0.1"}
+def test_an_operator_that_is_killed_in_the_middle_of_each_batch_repeats_and_loses_nothing(programs: Folder) -> None:
+    hurt = {"PAUSE": "0", "KILLED": "yes"}
     assert to_the_end(programs, flow("tens", "together"), hurt, lambda running, dice: False, 0) == 1
     assert results(programs) == WANTED["tens", "together"]
-    assert programs.runs[0].rows()["work"]["restarts"] > 0
+    assert programs.runs[0].rows()["work"]["restarts"] == 10
+
+
+def test_several_keyed_operators_in_one_dataflow_each_keep_their_own_states(programs: Folder) -> None:
+    """One after the other, batches into batches, and side by side, all of them killed."""
+    dataflow = """
+nodes:
+  - {id: source, operator: {python: programs.py:tens, outputs: [out]}}
+  - {id: first, operator: {python: programs.py:together, inputs: {in: source/out}, outputs: [out]}}
+  - {id: second, operator: {python: programs.py:together, inputs: {in: first/out}, outputs: [out]}}
+  - {id: beside, operator: {python: programs.py:together, inputs: {in: source/out}, outputs: [out]}}
+  - id: file
+    operator: {module: noderuntime.operators.file_sink, inputs: {second: second/out}}
+    config: {path: out.txt}
+  - id: other
+    operator: {module: noderuntime.operators.file_sink, inputs: {beside: beside/out}}
+    config: {path: beside.txt}
+snapshots: {to: none}
+"""
+    running = programs.start(dataflow, env={"KILLED": "yes"})
+    assert running.finish(60.0) == 0
+    assert all(running.rows()[node]["restarts"] > 0 for node in ("first", "second", "beside"))
+    assert (programs.folder / "beside.txt").read_text().splitlines() == TOGETHER
+    sums = {0: 0, 1: 0}
+    wanted = []
+    for number in map(int, PARITY):
+        sums[number % 2] += number
+        wanted.append(sums[number % 2])
+    found = [number for line in results(programs) for number in json.loads(line)]
+    assert found == wanted
 
 
 # --- the life of a run
