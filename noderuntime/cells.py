@@ -46,6 +46,11 @@ _KINDS: Final[dict[type, int]] = {Add: 0, Max: 1, Min: 2, Union: 3}
 _MAKERS: Final = (Add, Max, Min, lambda elements: Union(set(elements)))
 
 
+_SHA1: Final = hashlib.sha1(usedforsecurity=False)  # copied: to begin one costs more than to hash a small value
+_LENGTHS: Final = [length.to_bytes(4, "little") for length in range(512)]  # of keys
+_SMALL: Final = 4096  # bytes of a value that costs less to copy than a second call
+
+
 class Part(NamedTuple):
     """What one store has merged into a cell. `amount`: all its merges in one, b"" when it has expired."""
 
@@ -105,6 +110,19 @@ def latest(cell: Cell) -> int:
     return max((cell.stamp, *(part.first for part in cell.parts)))
 
 
+def kind_of(merge: Merge) -> int | None:
+    """The number of a merge's kind; None for one of the user's own."""
+    return _KINDS.get(type(merge))
+
+
+def writer(cell: Cell) -> int:
+    """The origin of what is latest in it; of merges only the store is known."""
+    if not cell.parts:
+        return cell.origin
+    last = max(cell.parts, key=lambda part: (part.first, part.store))
+    return last.store << ORIGIN_BITS
+
+
 def expired(cell: Cell, now_ns: int) -> Cell:
     """The cell without the bytes that have expired."""
     if 0 < cell.expires_ns <= now_ns:
@@ -150,8 +168,14 @@ def merged(
     A time to live goes on; a key that the merge creates gets the default one. A merge of another kind than those before
     it, or of a kind of the user's own, writes its result as a set does.
     """
-    current = visible(cell, now_ns)
     kind = _KINDS.get(type(merge))
+    if len(cell.parts) == 1 and cell.value is None:  # the frequent case, without the ceremony: it is all ours
+        (part,) = cell.parts
+        if part.kind == kind and part.store == origin >> ORIGIN_BITS and part.amount and not part.expires_ns:
+            result = merge.apply(part.amount)
+            mine = Part(kind, part.store, part.first, part.merges + 1, result, 0)
+            return Cell(cell.stamp, cell.origin, cell.expires_ns, None, (mine,))
+    current = visible(cell, now_ns)
     packed = None if kind is None or kind == _UNION else merge.apply(None)
     result = merge.apply(current) if packed is None else _apply(kind or 0, packed, current)
     expires_ns = default_expires_ns if current is None else ends_ns(alive(cell, now_ns))
@@ -269,9 +293,13 @@ def contribution(key: bytes, value: bytes | None) -> int:
     of one key changes it in constant time. SHA-1 because it is fast, and the one hash that a Redis server's scripts
     have; it stands between equal and different contents, not between us and somebody who forges them.
     """
-    digest = hashlib.sha1(len(key).to_bytes(4, "little") + key, usedforsecurity=False)
-    if value is not None:
-        digest.update(b"=")
+    digest = _SHA1.copy()
+    if value is None:
+        digest.update(_LENGTHS[len(key)] + key)
+    elif len(value) < _SMALL:
+        digest.update(b"".join((_LENGTHS[len(key)], key, b"=", value)))
+    else:
+        digest.update(b"".join((_LENGTHS[len(key)], key, b"=")))
         digest.update(value)
     return int.from_bytes(digest.digest()[:DIGEST_BYTES], "little")
 

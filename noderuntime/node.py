@@ -28,21 +28,21 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from noderuntime import doorbell, pulse
+from noderuntime import doorbell, process, pulse
 from noderuntime.channel import Dealer
 from noderuntime.errors import Fenced, NodeRuntimeError, NotRunning, StateNotAvailable, StoreFull, UnknownOutput
-from noderuntime.events import Event, input_event, kvs_update, notice, tick_event
+from noderuntime.events import Event, input_event, kvs_update, notice
 from noderuntime.member import ROOM_CHECK_S, Member
 from noderuntime.protocol import EXIT_FENCED, VERSION, Bye, Hello, Ready, Refused, Stop, Welcome
 from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir, home
 from noderuntime.space import records
-from noderuntime.space.commit import Input, Staged
-from noderuntime.space.keys import parse_message
+from noderuntime.space.commit import Staged
 from noderuntime.space.mailbox import Message
 from noderuntime.space.segments import Dropped
 from noderuntime.space.shared import Merge
 from noderuntime.space.watching import Cursor, Update
 from noderuntime.state import State
+from noderuntime.timers import Timers
 from noderuntime.wiring import Wiring
 
 if TYPE_CHECKING:
@@ -120,13 +120,7 @@ class Node:
         self._unacknowledged: set[bytes] = set()  # keys that are in hand, or whose acknowledgement is staged
         self._free_slots = list(range(pulse.HANDS_MAX - 1, -1, -1))
         self._fetch_max = 1 if any(item.wiring.drop_oldest for item in member.inputs.values()) else GROUP_MAX
-        self._timers = [item for item in member.inputs.values() if item.wiring.period_ns]
-        self._watched = [item for item in member.inputs.values() if item.wiring.timeout_ns]
-        self._cells = {
-            cell: member.commits.cells[cell]
-            for item in (*self._timers, *self._watched)
-            for cell in (item.cell, item.cell + 1)
-        }
+        self._timers = Timers(member)
         self._recovered: deque[Message] = deque()  # a message that waits behind its INPUT_RECOVERED
         self._updates: deque[Update] = deque()  # of watched keys, read and not handed out
         self._taken: deque[_Taken] = deque()  # handed out, oldest first: the cursor stays behind the first not done
@@ -143,6 +137,7 @@ class Node:
         self._closed = False
         self._armed = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        process.sleep_exactly()
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
         dealer.send(Ready(welcome.incarnation))
         member.set_phase(pulse.WAITING)
@@ -192,7 +187,7 @@ class Node:
             event: Event | None = self._take(holder)
             if event is not _NOTHING:
                 return event
-            pause_s = self._pause_s()
+            pause_s = self._timers.pause_s(SLOW_CHECK_S)
             if deadline is not None:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
@@ -216,7 +211,7 @@ class Node:
             event: Event | None = self._take(holder)
             if event is not _NOTHING:
                 return event
-            await self._wait_async(self._pause_s(), drains)
+            await self._wait_async(self._timers.pause_s(SLOW_CHECK_S), drains)
         return None
 
     def _take(self, holder: Holder) -> Any:
@@ -301,26 +296,23 @@ class Node:
         input = member.input_of(key)
         staged = Staged()
         if record[0] < records.NOTICE_MIN and input.cell >= 0:
-            if self._cells[input.cell + 1]:
+            if (recovery := self._timers.recovery(input)) is not None:
                 self._recovered.append(message)
-                self._cells[input.cell + 1] = 0
-                staged.cells = {input.cell + 1: 0}
+                staged.also().cells = recovery
                 self._hands[holder] = _Hand(staged, None, -1)
                 return notice("INPUT_RECOVERED", input.name)
-            now_ns = _boot_ns()
-            self._cells[input.cell] = now_ns
-            staged.cells = {input.cell: now_ns, input.cell + 1: 0}
+            staged.also().cells = self._timers.arrival(input)
         try:
-            decoded = member.decode(key, record)
+            decoded = records.decode_message(record, member.body(key, record) if record[1] else None)
         except Dropped:
             return self._next_locked(holder)
         lives = member.attempts.get(key, 0)
         staged.ack = (key, input, record)
-        staged.attempts = lives > 0
+        if lives:
+            staged.also().attempts = True
         slot = self._free_slots.pop() if self._free_slots else -1
         if slot >= 0:
-            _, _, sequence, index = parse_message(key)
-            member.page.take(slot, input.number, sequence, index)
+            member.page.take(slot, key)
         self._hands[holder] = _Hand(staged, key, slot)
         self._unacknowledged.add(key)
         member.set_phase(pulse.HANDLING)
@@ -333,18 +325,12 @@ class Node:
         return notice(records.NOTICE_TYPES[kind], value[0], value[1] or "")
 
     def _due_locked(self, holder: Holder) -> Event | None:
-        """A tick or a timeout that is due. Ticks that were missed are one."""
-        wall_ns, boot_ns = self._member.space.clock
-        for item in self._timers:
-            period_ns = item.wiring.period_ns
-            number = (_boot_ns() - boot_ns) // period_ns
-            if number != self._cells[item.cell]:  # less: the period was changed before a resume
-                self._hold_cell(holder, item.cell, number)
-                return tick_event(item.name, item.wiring.source, wall_ns + number * period_ns)
-        for item in self._watched:
-            if self._timeout_in_ns(item) <= 0 and not self._member.has_messages(item, self._unacknowledged):
-                self._hold_cell(holder, item.cell + 1, 1)
-                return notice("INPUT_CLOSED", item.name)
+        """A tick or a timeout that is due."""
+        for event, cells in self._timers.due(self._unacknowledged) if self._timers else ():
+            staged = Staged()
+            staged.also().cells = cells
+            self._hands[holder] = _Hand(staged, None, -1)
+            return event
         return None
 
     def _update_locked(self, holder: Holder) -> Event | None:
@@ -360,18 +346,6 @@ class Node:
         self._update_last = True
         return kvs_update(item.key, item.value, item.revision)
 
-    def _hold_cell(self, holder: Holder, cell: int, value: int) -> None:
-        self._cells[cell] = value
-        staged = Staged()
-        staged.cells = {cell: value}
-        self._hands[holder] = _Hand(staged, None, -1)
-
-    def _timeout_in_ns(self, item: Input) -> int:
-        last, timed_out = self._cells[item.cell], self._cells[item.cell + 1]
-        if not last or timed_out or item.name in self._member.closed:
-            return 1 << 62
-        return last + item.wiring.timeout_ns - _boot_ns()
-
     def _acknowledge(self, holder: Holder) -> None:
         hand = self._hands.pop(holder, None)
         if hand is None:
@@ -382,22 +356,12 @@ class Node:
         if hand.update is not None:
             hand.update.done = True
             while self._taken and self._taken[0].done:
-                hand.staged.cursor = self._taken.popleft().cursor
+                hand.staged.also().cursor = self._taken.popleft().cursor
         self._member.page.words[pulse.HANDLED] += 1
         self._staged.append(hand.staged)
         self._arm()
 
     # --- waiting ----------------------------------------------------------------------------------------------------
-
-    def _pause_s(self) -> float:
-        boot_ns = self._member.space.clock[1]
-        pause_ns = int(SLOW_CHECK_S * 1e9)
-        for item in self._timers:
-            period_ns = item.wiring.period_ns
-            pause_ns = min(pause_ns, period_ns - (_boot_ns() - boot_ns) % period_ns)
-        for item in self._watched:
-            pause_ns = min(pause_ns, max(0, self._timeout_in_ns(item)))
-        return pause_ns / 1e9
 
     def _wait(self, pause_s: float, drains: int) -> None:
         """Sleep until the bell rings, or `pause_s` is over; not at all when it was drained since `drains`."""
@@ -764,7 +728,3 @@ def _end_fenced(fenced: Fenced) -> Any:
     """This life is over: another one has the node now. End at once, touching nothing."""
     print(f"noderuntime: {fenced}; this process ends", file=sys.stderr, flush=True)
     os._exit(EXIT_FENCED)
-
-
-def _boot_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

@@ -1,7 +1,7 @@
 """The runtime: one loop that carries out what supervision decides. Floor 4.
 
     run = hold the name, lay out the run directory, nursery, store, `open`, bells and pulses, children;
-          turn the loop until every node is done; figures, the last snapshot, `quit`, summary
+          turn the loop until every node is done; the outbox, figures, the last snapshot, `quit`, summary
 
 It decides nothing by itself, never opens the space, and never waits for the store: a child that is stopped inside LMDB
 can hold a lock of the space, and must not freeze the one process that can notice and kill it. The store, too, is a
@@ -43,6 +43,7 @@ from noderuntime.nursery import Order
 from noderuntime.observer import Observer, RunOptions
 from noderuntime.plan import plan, store_nodes
 from noderuntime.protocol import Ask, Message
+from noderuntime.run_outbox import RunOutbox
 from noderuntime.run_snapshots import RunSnapshots
 from noderuntime.runs import Held, RunFile
 from noderuntime.storelink import StoreLink
@@ -123,7 +124,8 @@ class Runtime:
         )
         self._file.write(self._run_dir)
         guard.announce(self._run_dir.root, _farewell(options.name, file))
-        self._snapshots = RunSnapshots(dataflow, options, self._run_dir, self._notes)
+        self._snapshots = RunSnapshots(dataflow, options, self._run_dir, self._notes, held.size_bytes)
+        self._outbox = RunOutbox(dataflow, self._notes)
         self._loop = Loop()
         self._router = Router(self._run_dir.runtime_socket)
         self._link = StoreLink(self._loop, self._run_dir, f"runtime-{held.epoch}")
@@ -157,6 +159,7 @@ class Runtime:
         self._phase = "opening"
         self._keeps_state = not held.fresh  # whether there is anything to be resumed
         self._shown_waiting: list[str] = []
+        self._stop_after_s = options.stop_after_s  # counted from when all nodes are ready; None once it is
         self._stop_at_s = NEVER
         self._next_look_s = 0.0
         self._give_up_at_s = NEVER
@@ -184,7 +187,7 @@ class Runtime:
         finally:
             self._end()
         unlucky = self._chaos is not None and not self._chaos.report.is_good
-        failed = self._gave_up or self._crew.failed or unlucky
+        failed = self._gave_up or self._crew.failed or unlucky or self._outbox.problem
         return self._code or (FAILED if failed else OK)
 
     def _turn(self) -> None:
@@ -202,6 +205,8 @@ class Runtime:
             self._look(now_s)
         if self._chaos is not None:
             self._chaos.turn(now_s)
+        if self._stop_after_s is not None and self._phase == "running" and self._crew.has_begun():
+            self._stop_at_s, self._stop_after_s = now_s + self._stop_after_s, None
         if now_s >= self._stop_at_s:
             self._stop_at_s = NEVER
             self._notes.tell(f"stopping after {self._options.stop_after_s:g} s")
@@ -233,6 +238,8 @@ class Runtime:
         self._crew.look(now_s, holdings, pinnings)
         if not self._nursery.busy:
             self._crew.reap_orphans()
+        if self._phase == "emptying":
+            self._outbox.look(self._link, now_s)
         if self._phase == "saving":
             self._snapshots.look(self._link)
         if self._code_watch is not None and not self._stopping:
@@ -243,6 +250,9 @@ class Runtime:
         """A phase that is over is followed by the next."""
         if self._phase == "running" and self._crew.done and self._link.idle:
             self._finish()
+            self._link.advance(time.monotonic())
+        elif self._phase == "emptying" and self._outbox.over:
+            self._save()
             self._link.advance(time.monotonic())
         elif self._phase == "saving" and self._snapshots.over:
             self._quit()
@@ -292,8 +302,6 @@ class Runtime:
             self._crew.start()
             if self._chaos is not None:
                 self._chaos.start()
-            if self._options.stop_after_s is not None:
-                self._stop_at_s = time.monotonic() + self._options.stop_after_s
         self._observer.started()
         guard.started()
 
@@ -336,10 +344,14 @@ class Runtime:
                 if self._phase == "quitting":
                     self._phase = "over"
                 self._crew.abort()
+                self._outbox.give_up()
                 self._snapshots.give_up()
             else:
                 self._code = 128 + number
-                self._notes.tell(f"{signal.Signals(number).name}: stopping (once more: at once)")
+                if getattr(self._observer, "out_is_gone", False):
+                    self._notes.tell("nobody reads what the nodes print any more: stopping")
+                else:
+                    self._notes.tell(f"{signal.Signals(number).name}: stopping (once more: at once)")
                 self._stop()
 
     def _children_changed(self) -> None:
@@ -385,7 +397,7 @@ class Runtime:
             self._phase = "over"
             return
         self._gave_up = why
-        self._notes.tell(f"{why}; the run ends{', and its state is kept' if self._keeps_state else ''}")
+        self._notes.tell(f"{why.rstrip('.')}; the run ends{', and its state is kept' if self._keeps_state else ''}")
         self._give_up_at_s = time.monotonic() + GIVE_UP_S
         if self._phase == "opening":
             self._phase = "over"
@@ -393,10 +405,15 @@ class Runtime:
             self._crew.abort()
 
     def _finish(self) -> None:
-        """Every node is done: last figures, the dead letters, the last snapshot, then the store may go."""
-        self._phase = "saving"
+        """Every node is done: what they wrote elsewhere has to arrive there, and the rest to be saved."""
+        self._phase = "emptying"
+        self._outbox.begin(time.monotonic(), self._stopping)
         if self._chaos is not None:
             self._chaos.stop()
+
+    def _save(self) -> None:
+        """Last figures, the dead letters, the last snapshot, then the store may go."""
+        self._phase = "saving"
         self._link.request("figures", {}, self._last_figures, lambda error, text: self._last_figures({}))
 
     def _last_figures(self, result: dict[str, Any]) -> None:
@@ -446,28 +463,34 @@ class Runtime:
         if self._snapshots.problem:
             kept = ". The state is kept in memory; `--resume` continues from it" if keep else ""
             self._notes.tell(f"there is no last snapshot: {self._snapshots.problem}{kept}")
-        for hint in results.hints(self._file.name, self._file.file, rows, self._figures, keep):
+        if self._outbox.problem:
+            why = self._outbox.problem
+            self._notes.tell(f"shared writes have not arrived: {why}. They are kept; `--resume` delivers them")
+        resumable = keep or (self._snapshots.settings.enabled and results.made_progress(self._figures))
+        for hint in results.hints(self._file.name, self._file.file, rows, self._figures, resumable):
             self._notes.tell(hint)
         if self._letters:
             results.keep_letters(Path(self._file.log_dir), self._letters)
         self._observer.summary(rows)
         self._notes.close()
         if keep:
-            if self._crew.failed and not self._gave_up:
+            if self._crew.failed and not self._gave_up and not self._outbox.problem:
                 replace(self._file, ended="failed").write(self._run_dir)
             self._held.release()
         else:
             self._held.remove()
 
     def _has_to_be_kept(self) -> bool:
-        """Whether the space stays, for `--resume`: of a run that was cut short, or in which a node failed for good."""
+        """Whether the space stays, for `--resume`: of a run that was cut short, or failed and has no last snapshot."""
         if not self._keeps_state:
             return False  # there was never anything
-        if self._phase != "over" or self._gave_up:
+        if self._phase != "over" or self._gave_up or self._outbox.problem:
             return True
         if self._snapshots.problem:
             return not all(child.machine.state is State.ENDED for child in self._crew.children.values())
-        return bool(self._crew.failed) and results.made_progress(self._figures)
+        # a failed run goes on from its last snapshot; where it keeps none, from its space
+        without = not self._snapshots.settings.enabled
+        return without and bool(self._crew.failed) and results.made_progress(self._figures)
 
 
 def _noted(number: int, frame: FrameType | None) -> None:

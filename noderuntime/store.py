@@ -13,8 +13,10 @@ one that is repeated after a kill counts once:
     end        node, failed, error -> {}
     touch      -> {}                                    takes the write lock once: see below
     figures    -> nodes, used_bytes, size_bytes, readers
+    resumed    -> number, created_ns, skipped           the snapshot that the space was made from
     state_*, kvs_*, node_*                              see store_state.py, store_nodes.py and docs/store-api.md
     letters_*                                           see store_letters.py
+    outbox     -> first, trouble                        of what waits for a State outside the space; "": nothing does
     quit       -> {}                                    ends the process
 
 Those of store_snapshot.py belong to them when the run keeps snapshots.
@@ -43,17 +45,18 @@ import msgpack
 from noderuntime import doorbell
 from noderuntime.channel import Router
 from noderuntime.errors import NodeRuntimeError, ProtocolError, StoreError
+from noderuntime.process import die_with_parent
 from noderuntime.protocol import VERSION, Reply, Request
 from noderuntime.rundir import RunDir
 from noderuntime.snapshot.restore import restore_newest
 from noderuntime.snapshot.settings import Settings
-from noderuntime.space import claims, keys, records, watching
+from noderuntime.space import claims, keys, outbox, records, watching
 from noderuntime.space.claims import Graph, Vertex
 from noderuntime.space.letters import counts
 from noderuntime.space.reconcile import adapt, reconcile
 from noderuntime.space.shared import ttl_to_ns
 from noderuntime.space.space import Space, create, open_space, scan
-from noderuntime.store_forward import Forward
+from noderuntime.store_forward import Forward, is_forwarded
 from noderuntime.store_letters import LetterOperations
 from noderuntime.store_nodes import NextEvents, Nodes, SendMessages
 from noderuntime.store_snapshot import Snapshots, say
@@ -95,6 +98,7 @@ class Store:
         }
         self.queries: dict[str, Callable[[Any, Arguments], Result]] = {
             "figures": self.figures,
+            "resumed": self.resumed,
             **self.state.queries,
             **self.letters.queries,
         }
@@ -232,6 +236,14 @@ class Store:
             "readers": self.space.env.info()["num_readers"],
         }
 
+    def resumed(self, txn: Any, arguments: Arguments) -> Result:
+        """Of the snapshot that the space was made from: number, created_ns, and texts about newer ones that are bad."""
+        about = txn.get(keys.fact("resumed"))
+        if about is None:
+            raise StoreError("this space was not made from a snapshot")
+        found: Result = msgpack.unpackb(about)
+        return found
+
     # --- housekeeping -----------------------------------------------------------------------------------------------
 
     def housekeeping(self, purge: bool) -> None:
@@ -326,8 +338,9 @@ class Service:
         self._bell = doorbell.open_bell(run_dir.bell(watching.STORE))
         self._bells = doorbell.Bells(run_dir, {watching.STORE: self._bell})
         self._start = Start(store.space, spec, purge_interval_s, lambda: doorbell.ring(self._bell))
+        store.queries["outbox"] = self._outbox
         self._forward: Forward | None = None
-        self._early: list[tuple[bytes, Request]] = []  # `open`, before the start is over
+        self._early: dict[tuple[str, int], tuple[bytes, Request]] = {}  # what has to wait until the start is over
 
     def run(self) -> int:
         """Answer until `quit` comes."""
@@ -351,9 +364,9 @@ class Service:
             while self._forward is not None and self._forward.replies:
                 self._send(*self._forward.replies.popleft())
             if self._early and self._start.ready.is_set():
-                early, self._early = self._early, []
-                for identity, request in early:
-                    self._handle(identity, request)
+                early, self._early = self._early, {}
+                for identity, request in early.values():
+                    self._take(identity, request)
             self._bells.ring(self.store.state.taken_rings())
             if not self._answer():
                 return 0
@@ -372,18 +385,28 @@ class Service:
             if message.operation == "quit":
                 self._send(identity, Reply(message.number, {}, "", ""))
                 return False
-            forward = self._forwarding()
-            if forward is not None and forward.takes(message) and message.version == VERSION:
-                forward.take(identity, message)
-                continue
-            if message.operation in self.waits.operations and message.version == VERSION:
-                self.waits.take(identity, message)
-                continue
-            if message.operation == "open" and not self._start.ready.is_set():
-                self._early.append((identity, message))
-                continue
-            self._handle(identity, message)
+            self._take(identity, message)
         return True
+
+    def _take(self, identity: bytes, request: Request) -> None:
+        elsewhere = self._start.elsewhere and is_forwarded(request) and request.version == VERSION
+        if (elsewhere or request.operation == "open") and not self._start.ready.is_set():
+            self._early[request.client, request.number] = identity, request
+        elif elsewhere:
+            self._pass_on(identity, request)
+        elif request.operation in self.waits.operations and request.version == VERSION:
+            self.waits.take(identity, request)
+        else:
+            self._handle(identity, request)
+
+    def _pass_on(self, identity: bytes, request: Request) -> None:
+        """To the State outside the space; never to the shared KVS in it, which is another store."""
+        forward = self._forwarding()
+        error = self._start.error
+        if forward is not None:
+            forward.take(identity, request)
+        elif error is not None:
+            self._send(identity, Reply(request.number, {}, type(error).__name__, str(error)))
 
     def _handle(self, identity: bytes, request: Request) -> None:
         if request.operation == "open":
@@ -410,10 +433,17 @@ class Service:
         except StoreError:  # no room: there will be a next time
             return False
 
+    def _outbox(self, txn: Any, arguments: Arguments) -> Result:
+        """The first of the writes that wait for the State outside the space, and why they do."""
+        outside = self._start.outside
+        trouble = str(self._start.error or "") if outside is None else outside.trouble
+        return {"first": outbox.first(txn).hex(), "trouble": trouble}
+
     def _forwarding(self) -> Forward | None:
         """Where requests about shared state go when that is outside the space."""
         if self._forward is None and self._start.state is not None:
-            self._forward = Forward(self._start.state, lambda: doorbell.ring(self._bell))
+            run = self.store.space.outbox_id
+            self._forward = Forward(self._start.state, lambda: doorbell.ring(self._bell), run)
         return self._forward
 
     def _poll_nodes(self) -> None:
@@ -445,7 +475,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--snapshots", type=Path, help="settings of the snapshots, see snapshot/settings.py")
     parser.add_argument("--resume", action="store_true", help="when there is no space, make it from a snapshot")
     parser.add_argument("--from", dest="from_snapshot", type=int, help="from this one")
+    parser.add_argument("--parent", type=int, help="end when this process, which is our parent, has ended")
     options = parser.parse_args(argv)
+    if options.parent is not None:
+        die_with_parent(options.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     run_dir = RunDir(options.run_dir)
     settings = Settings.read(options.snapshots) if options.snapshots else None

@@ -1,8 +1,9 @@
 """The store's operations on shared state when that is outside the space: passed on to the State there. Floor 4.
 
-Threads do it, so that a server that does not answer holds up nothing else; the replies are sent by the loop. A changing
-request that is repeated while this store process lives counts once; one that was under way when it was killed may count
-twice, unlike with the kind `memory`, so use `expect` where that matters.
+Threads do it, so that a server that does not answer holds up nothing else; the replies are sent by the loop. A
+changing request carries its number to the State, which keeps it with the change: one that is repeated, to this store
+process or to the next one, counts once. A kind that does not derive from TableState keeps no numbers: there a request
+that was under way when the store process was killed may count twice.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final
 
 from noderuntime import cells
@@ -19,7 +21,7 @@ from noderuntime.errors import NodeRuntimeError, ProtocolError, StoreError
 from noderuntime.protocol import Reply, Request
 from noderuntime.space import watching
 from noderuntime.state.base import Diff, Entry, State
-from noderuntime.state.common import TableState
+from noderuntime.state.common import Once, TableState
 from noderuntime.store_state import MERGES, UPDATES_MAX
 from noderuntime.store_waits import WAIT_S_MAX
 
@@ -31,11 +33,39 @@ WATCHERS: Final = 64
 CLIENTS_KEPT: Final = 1000
 
 
-class Forward:
-    """Answers what concerns shared state. `wake` is called when there is a reply to send."""
+def is_forwarded(request: Request) -> bool:
+    """Whether this is a request about shared state."""
+    if request.operation.startswith("state_"):
+        return request.arguments.get("scope") == "shared"
+    return request.operation.startswith("kvs_")
 
-    def __init__(self, state: State, wake: Callable[[], None]) -> None:
+
+class Writer:
+    """The changing calls of a State, for one request."""
+
+    def __init__(self, state: State) -> None:
+        self.set, self.delete, self.merge, self.apply = state.set, state.delete, state.merge, state.apply
+
+
+class OnceWriter(Writer):
+    """Those of a State that keeps the request's number with what it changes."""
+
+    def __init__(self, state: TableState, once: Once) -> None:
+        self.set = partial(state.set_once, once)
+        self.delete = partial(state.delete_once, once)
+        self.merge = partial(state.merge_once, once)
+        self.apply = partial(state.apply_once, once)
+
+
+class Forward:
+    """Answers what concerns shared state. `wake` is called when there is a reply to send.
+
+    `run` tells the clients of this run from those of others that share the State.
+    """
+
+    def __init__(self, state: State, wake: Callable[[], None], run: str = "") -> None:
         self._state = state
+        self._run = run
         self._wake = wake
         self._workers = ThreadPoolExecutor(WORKERS, "noderuntime-forward")
         self._watchers = ThreadPoolExecutor(WATCHERS, "noderuntime-watch")
@@ -43,7 +73,7 @@ class Forward:
         self._lock = threading.Lock()
         self._last: OrderedDict[str, tuple[int, Reply | None]] = OrderedDict()  # None: under way
         self.replies: deque[tuple[bytes, Reply]] = deque()
-        self._changes: dict[str, Callable[[Arguments], Result]] = {
+        self._changes: dict[str, Callable[[Writer, Arguments], Result]] = {
             "kvs_set": self._set, "kvs_delete": self._delete, "kvs_merge": self._merge, "kvs_apply": self._apply,
             "state_set": self._set, "state_rm": self._remove,
         }  # fmt: skip
@@ -53,17 +83,11 @@ class Forward:
             "state_get": self._value, "state_ls": self._list,
         }  # fmt: skip
 
-    def takes(self, request: Request) -> bool:
-        """Whether this is a request about shared state."""
-        if request.operation.startswith("state_"):
-            return request.arguments.get("scope") == "shared"
-        return request.operation in self._changes or request.operation in self._queries
-
     def take(self, identity: bytes, request: Request) -> None:
         change = self._changes.get(request.operation)
         if change is None:
             pool = self._watchers if request.operation == "kvs_watch" else self._workers
-            pool.submit(self._answer, identity, request, self._queries[request.operation])
+            pool.submit(self._answer, identity, request, self._queries.get(request.operation, self._unknown))
             return
         with self._lock:
             number, reply = self._last.get(request.client, (0, None))
@@ -75,7 +99,8 @@ class Forward:
             self._last.move_to_end(request.client)
             while len(self._last) > CLIENTS_KEPT:
                 self._last.popitem(last=False)
-        self._workers.submit(self._answer, identity, request, change)
+        writer = self._writer(request)
+        self._workers.submit(self._answer, identity, request, partial(change, writer))
 
     def _answer(self, identity: bytes, request: Request, operation: Callable[[Arguments], Result]) -> None:
         try:
@@ -90,6 +115,11 @@ class Forward:
                 self._last[request.client] = request.number, reply
         self._done(identity, reply)
 
+    def _writer(self, request: Request) -> Writer:
+        if not isinstance(self._state, TableState):
+            return Writer(self._state)
+        return OnceWriter(self._state, Once(f"{self._run}/{request.client}", f"{request.number:020d}"))
+
     def _done(self, identity: bytes, reply: Reply) -> None:
         self.replies.append((identity, reply))
         self._wake()
@@ -103,24 +133,28 @@ class Forward:
 
     # --- the operations ---------------------------------------------------------------------------------------------
 
-    def _set(self, arguments: Arguments) -> Result:
+    def _unknown(self, arguments: Arguments) -> Result:
+        known = ", ".join([*self._changes, *self._queries])
+        raise ProtocolError(f"unknown operation; of shared state the store knows {known}")
+
+    def _set(self, to: Writer, arguments: Arguments) -> Result:
         ttl, expect = arguments.get("ttl"), arguments.get("expect")
-        return {"revision": self._state.set(arguments["key"], arguments["value"], ttl, expect)}
+        return {"revision": to.set(arguments["key"], arguments["value"], ttl, expect)}
 
-    def _delete(self, arguments: Arguments) -> Result:
-        return {"deleted": self._state.delete(arguments["key"]), "revision": 0}
+    def _delete(self, to: Writer, arguments: Arguments) -> Result:
+        return {"deleted": to.delete(arguments["key"]), "revision": 0}
 
-    def _remove(self, arguments: Arguments) -> Result:
-        return {"removed": self._state.delete(arguments["key"])}
+    def _remove(self, to: Writer, arguments: Arguments) -> Result:
+        return {"removed": to.delete(arguments["key"])}
 
-    def _merge(self, arguments: Arguments) -> Result:
+    def _merge(self, to: Writer, arguments: Arguments) -> Result:
         name, amount = arguments["merge"]
         if name not in MERGES:
             raise ProtocolError(f"there is no merge {name!r}; there are {', '.join(MERGES)}")
-        return {"revision": self._state.merge(arguments["key"], MERGES[name](amount))}
+        return {"revision": to.merge(arguments["key"], MERGES[name](amount))}
 
-    def _apply(self, arguments: Arguments) -> Result:
-        return {"changed": self._state.apply(Diff.from_bytes(arguments["diff"]))}
+    def _apply(self, to: Writer, arguments: Arguments) -> Result:
+        return {"changed": to.apply(Diff.from_bytes(arguments["diff"]))}
 
     def _get(self, arguments: Arguments) -> Result:
         entry = self._state.get(arguments["key"])
@@ -172,8 +206,7 @@ class Forward:
             raise StoreError(f"{type(state).__name__} cannot be watched from here: it does not derive from TableState")
         cursor, seconds = arguments.get("cursor"), arguments.get("wait", 0)
         if cursor is None:
-            with state._moment() as moment:
-                return {"updates": [], "cursor": [moment.revision, 0]}
+            return {"updates": [], "cursor": [state.revision(), 0]}
         if type(seconds) not in (int, float) or not 0 <= seconds <= WAIT_S_MAX:
             raise ValueError(f"wait is a number of seconds from 0 to {WAIT_S_MAX:.0f}")
         match = watching.Prefixes(prefix.encode() for prefix in arguments["prefixes"]).match

@@ -13,14 +13,12 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from noderuntime import cells
-from noderuntime.cells import Cell
 from noderuntime.errors import StoreError, StoreUnreachable
 from noderuntime.space import outbox
 from noderuntime.space.shared import SharedWrite
 from noderuntime.space.space import Space
 from noderuntime.state.base import State
-from noderuntime.state.common import Row, TableState
+from noderuntime.state.common import Once, TableState
 
 GROUP: Final = 64
 IDLE_S: Final = 1.0
@@ -38,7 +36,7 @@ class Outside:
         self._purge_interval_s = purge_interval_s
         self._poked = threading.Event()
         self._closing = threading.Event()
-        self._told = False  # that it cannot be reached
+        self.trouble = ""  # why it cannot be reached
         self._thread = threading.Thread(target=self._run, name="noderuntime-outbox", daemon=True)
         self._thread.start()
 
@@ -73,9 +71,9 @@ class Outside:
                 self._poked.clear()
 
     def _say(self, trouble: str) -> None:
-        if bool(trouble) != self._told:
+        if bool(trouble) != bool(self.trouble):
             print(f"state: {trouble or 'reached again; shared writes are applied'}", file=sys.stderr, flush=True)
-            self._told = bool(trouble)
+        self.trouble = trouble
 
     def _apply(self) -> bool:
         """Apply a group of entries; whether there were any."""
@@ -99,8 +97,8 @@ class Outside:
 def apply_entry(state: State, who: str, entry: outbox.Entry) -> None:
     """Apply one event's writes to a State, once. Raises StoreUnreachable."""
     if isinstance(state, TableState):
-        names = list({item.key.decode(): None for item in entry.writes})
-        state._transact(names, _decide(state, entry), who, entry.mark)
+        for why in state.write_all(entry.writes, entry.node, Once(who, entry.mark, for_ever=True)):
+            print(f"state: {why}", file=sys.stderr, flush=True)
         return
     for item in entry.writes:
         key = item.key.decode()
@@ -114,34 +112,6 @@ def _write(state: State, key: str, item: SharedWrite) -> None:
         state.delete(key)
     else:
         state.set(key, item.value, item.ttl_ns / 1e9 if item.ttl_ns else None)
-
-
-def _decide(
-    state: TableState, entry: outbox.Entry
-) -> Callable[[dict[str, Row | None], int, int, int], list[tuple[str, Cell]]]:
-    origin = state.origin | entry.node
-
-    def decide(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
-        made: dict[str, Cell] = {}
-        for item in entry.writes:
-            key = item.key.decode()
-            row = rows[key]
-            cell = made.get(key, cells.EMPTY if row is None else row.cell)
-            ttl_ns = item.ttl_ns or state.ttl_ns
-            expires_ns = now_ns + ttl_ns if ttl_ns else 0
-            if item.merge is not None:
-                try:
-                    made[key] = cells.merged(cell, item.merge, stamp, origin, now_ns, expires_ns)
-                except TypeError as error:
-                    print(f"state: a merge into {key!r} was left out: {error}", file=sys.stderr, flush=True)
-            elif item.value is not None:
-                made[key] = cells.written(stamp, origin, item.value, expires_ns)
-            elif key in made or row is not None:
-                made[key] = cells.written(stamp, origin, None)
-            stamp += 2
-        return list(made.items())
-
-    return decide
 
 
 def _guarded(item: SharedWrite, write: Callable[[], None]) -> None:

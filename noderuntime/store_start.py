@@ -1,20 +1,21 @@
 """What the store does before it answers `open`: reads the seed, and opens the State outside the space. Floor 3.
 
 A seed command, and a server, may take their time: a thread does it, and the store answers everything else meanwhile.
-What goes wrong is the answer to `open`, so that the run does not start, and says why.
+What goes wrong is the answer to `open`, so that the run does not start, and says why. In a run that has started already
+the server may be away when the store process is started again: it is tried again until it is there.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
 from noderuntime import cells
 from noderuntime.cells import Cell
-from noderuntime.errors import NodeRuntimeError, StoreError
+from noderuntime.errors import NodeRuntimeError, StoreError, StoreUnreachable
 from noderuntime.space import keys, outbox, shared
 from noderuntime.space.space import Space
 from noderuntime.state import kinds, seeds
@@ -22,9 +23,12 @@ from noderuntime.state.base import State
 from noderuntime.state.common import Row, TableState
 from noderuntime.store_outside import Outside
 
+AGAIN_S: Final = 0.2
+
 
 class Start:
-    """The `state:` section of the dataflow file, carried out. `ready` is set when it is; then `error` may say why not.
+    """The `state:` section of the dataflow file, carried out. `ready` is set when it is; then `error` may say why not
+    (yet). `elsewhere`: whether shared state is outside the space, reached or not.
 
     `spec`: kind, options, ttl, history, seed_file, seed_command; None leaves everything as it is in the space.
     """
@@ -42,6 +46,9 @@ class Start:
         self._purge_interval_s = purge_interval_s
         self._wake = wake
         self._kind = str(self._spec.get("kind", kinds.MEMORY))
+        self.elsewhere = self._kind != kinds.MEMORY
+        self._closed = threading.Event()
+        self._seeds: dict[str, bytes] | None = None
         if spec is None:
             self.ready.set()
             return
@@ -58,27 +65,40 @@ class Start:
         self._thread.start()
 
     def _run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self._carry_out()
+                self.error = None
+            except NodeRuntimeError as error:
+                self.error = error
+            except Exception as error:  # of a kind that somebody else has written
+                self.error = StoreError(f"state: kind {self._kind!r}: {type(error).__name__}: {error}")
+            self.ready.set()
+            self._wake()
+            if not isinstance(self.error, StoreUnreachable):
+                return
+            self._closed.wait(AGAIN_S)
+
+    def _carry_out(self) -> None:
+        with self._space.read() as txn:
+            seeded = txn.get(keys.fact("seeded")) is not None
+            if not self.elsewhere:
+                outbox.refuse_unless_empty(txn)
+        if self._seeds is None:
+            self._seeds = {} if seeded else self._read_seeds()
+        if not self.elsewhere:
+            self.seeds = self._seeds
+            return
+        state = kinds.open_kind(self._kind, self._config)
         try:
-            with self._space.read() as txn:
-                seeded = txn.get(keys.fact("seeded")) is not None
-                if self._kind == kinds.MEMORY:
-                    outbox.refuse_unless_empty(txn)
-            if not seeded:
-                self.seeds = self._read_seeds()
-            if self._kind != kinds.MEMORY:
-                state = kinds.open_kind(self._kind, self._config)
-                state.init()
-                if self.seeds and not state.cells():
-                    sow(state, self.seeds)
-                self.seeds = {}
-                self.state = state
-                self.outside = Outside(self._space, state, self._purge_interval_s)
-        except NodeRuntimeError as error:
-            self.error = error
-        except Exception as error:  # of a kind that somebody else has written
-            self.error = StoreError(f"state: kind {self._kind!r}: {type(error).__name__}: {error}")
-        self.ready.set()
-        self._wake()
+            state.init()
+            if self._seeds and not state.cells():
+                sow(state, self._seeds)
+        except BaseException:
+            state.close()
+            raise
+        self.state = state
+        self.outside = Outside(self._space, state, self._purge_interval_s)
 
     def _read_seeds(self) -> dict[str, bytes]:
         if self._spec.get("seed_file"):
@@ -88,6 +108,7 @@ class Start:
         return {}
 
     def close(self, within_s: float) -> None:
+        self._closed.set()
         if self.outside is not None:
             self.outside.close(within_s)
 

@@ -71,6 +71,11 @@ def entries(txn: Any, limit: int) -> list[Entry]:
     return found
 
 
+def first(txn: Any) -> bytes:
+    """The key of the oldest entry that waits; b"" when none does."""
+    return next((key for key, _ in scan(txn, keys.OUTBOX_PREFIX)), b"")
+
+
 def last_of(txn: Any, node: int) -> bytes | None:
     """The key of a node's newest entry that waits."""
     found = None
@@ -82,7 +87,7 @@ def last_of(txn: Any, node: int) -> bytes | None:
 
 def refuse_unless_empty(txn: Any) -> None:
     """Raise StoreError while something waits here that another kind would never get."""
-    if next(scan(txn, keys.OUTBOX_PREFIX), None) is not None:
+    if first(txn):
         raise StoreError(
             "writes of the last run still wait for the State that it used; resume it with the same `state:` section"
         )

@@ -181,14 +181,21 @@ def all_stored(txn: Any, prefix: bytes = b"") -> Iterator[tuple[bytes, Stored]]:
 
 def _stored(record: bytes) -> Stored:
     revision, stamp, changes_ns, origin, contributed, index, flags = SHARED.unpack_from(record)
-    if flags & MERGED:
-        cell = _cell_of(record)
-    elif flags & GONE:
-        cell = Cell(stamp, origin, 0, None)
-    else:
-        cell = Cell(stamp, origin, changes_ns, record[SHARED_BYTES:])
+    cell = _kept(record)
     number = int.from_bytes(contributed, "little")
     return Stored(cell, revision, index, stamp, origin, number, changes_ns, bool(flags & GONE))
+
+
+def _kept(record: bytes | None) -> Cell:
+    """The cell in a record."""
+    if record is None:
+        return cells.EMPTY
+    _, stamp, changes_ns, origin, _, _, flags = SHARED.unpack_from(record)
+    if flags & MERGED:
+        return _cell_of(record)
+    if flags & GONE:
+        return Cell(stamp, origin, 0, None)
+    return Cell(stamp, origin, changes_ns, record[SHARED_BYTES:])
 
 
 def _cell_of(record: bytes) -> Cell:
@@ -318,7 +325,7 @@ class Changes:
         record = txn.get(b"s" + key)
         stamp = self._stamp = max(self._now_ns, self._stamp + 1)
         if item.merge is not None:
-            cell = cells.EMPTY if record is None else _stored(record).cell
+            cell = _kept(record)
             default_ns = self._now_ns + self._ttl_ns if self._ttl_ns else 0
             self._stamp += 1
             cell = cells.merged(cell, item.merge, stamp, self._origin, self._now_ns, default_ns)
@@ -356,7 +363,7 @@ class Changes:
     def join(self, key: bytes, cell: Cell) -> bool:
         """Take over what another store has under `key`; whether that changed anything here."""
         record = self._txn.get(b"s" + key)
-        mine = cells.EMPTY if record is None else _stored(record).cell
+        mine = _kept(record)
         self._stamp = max(self._stamp, cells.latest(cell))
         joined = cells.expired(cells.join(mine, cell), self._now_ns)
         if joined == mine:
@@ -374,7 +381,7 @@ class Changes:
         for key in due:
             record = self._txn.get(b"s" + key)
             if record is not None:
-                self._put_cell(key, record, cells.expired(_stored(record).cell, self._now_ns))
+                self._put_cell(key, record, cells.expired(_kept(record), self._now_ns))
         return len(due)
 
     def finish(self) -> None:

@@ -38,6 +38,7 @@ MARK_NEW_WORK, MARK_SINGLE, MARK_DRAIN = 0.70, 0.80, 0.88
 
 _WAITERS = 0x80000000
 _YIELD_S = 30e-6
+_ROOM_S = 0.005  # how long what the file system has room for is believed
 _NO_ROOM_ERRNOS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 
 
@@ -76,6 +77,8 @@ class Space:
         self.outbox_id: str = facts.get("outbox", "")
         # {"kind", "config"} of the State outside the space that shared writes go to; None: they stay here
         self.outside: dict[str, Any] | None = facts.get("outside")
+        self._room_pages = 1
+        self._room_until_s = 0.0  # others fill the file system too, but not in no time
         self._data = os.open(folder / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)  # (LMDB's fcntl locks are on lock.mdb)
 
     def facts(self) -> dict[str, Any]:
@@ -114,14 +117,15 @@ class Space:
         try:
             yield txn
             txn.commit()
-        except lmdb.Error as error:
-            txn.abort()
-            if is_no_room(error):
-                raise StoreFull(self.size_bytes, self.used_bytes(), str(error)) from error
+        except BaseException as error:
+            self.abort(txn, error)
             raise
-        except BaseException:
-            txn.abort()
-            raise
+
+    def abort(self, txn: Any, error: BaseException) -> None:
+        """Abort a write transaction that `error` has ended. Raises StoreFull when that was for want of room."""
+        txn.abort()
+        if is_no_room(error):
+            raise StoreFull(self.size_bytes, self.used_bytes(), str(error)) from error
 
     def read(self) -> Any:
         """A read transaction: `with space.read() as txn`. Keep it short; never hold it while user code runs."""
@@ -134,11 +138,14 @@ class Space:
     def used_share(self, txn: Any) -> float:
         """The share of the space that live pages take, as `txn` sees it. O(1)."""
         stat = txn.stat()
-        pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-        around = os.fstatvfs(self._data)
-        room = os.fstat(self._data).st_blocks * 512 + around.f_bavail * around.f_frsize
-        share: float = pages / max(1, min(self.pages_max, room // self.page_bytes))
-        return share
+        pages: int = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        now_s = time.monotonic()
+        if now_s > self._room_until_s:
+            around = os.fstatvfs(self._data)
+            room = os.fstat(self._data).st_blocks * 512 + around.f_bavail * around.f_frsize
+            self._room_pages = max(1, min(self.pages_max, room // self.page_bytes))
+            self._room_until_s = now_s + _ROOM_S
+        return pages / self._room_pages
 
     def used_bytes(self) -> int:
         stat = self.env.stat()

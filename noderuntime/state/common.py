@@ -10,15 +10,17 @@ import itertools
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final, NamedTuple
 
+import msgpack
+
 from noderuntime import cells
 from noderuntime.cells import Cell, contribution
-from noderuntime.errors import HistoryLost, RevisionConflict, StoreError, ValueTooLarge
+from noderuntime.errors import HistoryLost, ProtocolError, RevisionConflict, StoreError, ValueTooLarge
 from noderuntime.merges import Merge
-from noderuntime.space.shared import check_value, ttl_to_ns
+from noderuntime.space.shared import SharedWrite, check_value, ttl_to_ns
 from noderuntime.state import base
 from noderuntime.state.base import VALUE_BYTES_MAX, Diff, Entry, State, Update
 from noderuntime.state.diffs import check_diff, check_expect, diff_of, different, encoded_key, entry_of
@@ -50,6 +52,25 @@ class Put(NamedTuple):
     digest: int
 
 
+class Once(NamedTuple):
+    """Makes a change happen at most once, however often it is asked for.
+
+    `mark` rises with each change of `who`; marks compare as texts. The store knows the last one for an hour, or for
+    ever.
+    """
+
+    who: str
+    mark: str
+    for_ever: bool = False
+
+
+class Done(NamedTuple):
+    """A change that was made, now or before: the revision of the last key of it, and what was noted with it."""
+
+    revision: int
+    note: bytes
+
+
 class Moment:
     """Reads of one moment."""
 
@@ -75,6 +96,8 @@ class Moment:
     def changed_after(self, revision: int) -> Iterator[tuple[str, Row]]:
         """Rows with a greater revision, in order of revision."""
 
+
+KEPT_S: Final = 3600  # how long a mark is known that is not for ever
 
 Decide = Callable[[dict[str, Row | None], int, int, int], list[tuple[str, Cell]]]
 
@@ -123,15 +146,18 @@ class TableState(State):
         """Reads of one moment. Raises StoreError."""
 
     @abstractmethod
-    def _transact(self, keys: list[str], decide: Decide, who: str = "", mark: str = "") -> int:
-        """Change some keys at one moment; returns the revision of the last of them, or the present one.
-
-        With `who`, at most once: `mark` is kept with the change, and it is not made when a mark as great is kept
-        already. Marks compare as texts.
+    def _transact(
+        self, keys: list[str], decide: Decide, once: Once | None = None, note: Callable[[], bytes] = bytes
+    ) -> Done:
+        """Change some keys at one moment.
 
         `decide(rows, digest, stamp, now_ns)` gets what is there, and the next stamp of the store's clock; it returns
         the cells to keep, each of which gets the next revision, in order. It may be called several times, and may
         raise: then nothing is changed. `puts` makes of its answer what is to be kept.
+
+        `once`: the mark is kept with the change, together with its revision and what `note()` returns behind `decide`.
+        When that mark is known already, what was kept with it is returned, and nothing is changed; when a later one
+        is, `stale` says what to raise (a mark for ever: what was kept with the later one is returned).
         """
 
     @abstractmethod
@@ -149,6 +175,10 @@ class TableState(State):
     def _name(self) -> str:
         """What the store is called in errors."""
 
+    def stale(self, once: Once, later: str) -> ProtocolError:
+        """The error for a change whose client has made a later one since."""
+        return ProtocolError(f"request {int(once.mark)} of {once.who}: its last is {int(later)}")
+
     def puts(
         self, rows: Mapping[str, Row | None], made: Iterable[tuple[str, Cell]], now_ns: int
     ) -> tuple[list[Put], int]:
@@ -165,7 +195,8 @@ class TableState(State):
             last = max(last, latest)
             changes_ns = cells.changes_ns(cells.alive(cell, now_ns))
             digest = (added - (row.contribution if row else 0)) & cells.DIGEST_MASK
-            found.append(Put(key, cell, latest, added, changes_ns, value is None, digest))
+            written_ns = max(latest, now_ns) if cell.parts else latest
+            found.append(Put(key, cell, written_ns, added, changes_ns, value is None, digest))
         return found, last
 
     def _check_open(self) -> None:
@@ -221,50 +252,39 @@ class TableState(State):
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def set(self, key: str, value: bytes, ttl: float | None = None, expect: int | None = None) -> int:
+        return self.set_once(None, key, value, ttl, expect)
+
+    def delete(self, key: str) -> bool:
+        return self.delete_once(None, key)
+
+    def merge(self, key: str, merge: Merge) -> int:
+        return self.merge_once(None, key, merge)
+
+    def apply(self, diff: Diff) -> list[str]:
+        return self.apply_once(None, diff)
+
+    def set_once(
+        self, once: Once | None, key: str, value: bytes, ttl: float | None = None, expect: int | None = None
+    ) -> int:
+        """As `set`, at most once. Raises ProtocolError when `once` is stale; so do the others."""
         encoded_key(key)
         kept = check_value(f"the value of {key!r}", value)
         ttl_ns = ttl_to_ns(ttl) or self.ttl_ns
         check_expect(expect)
-
-        def decide(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
-            row = rows[key]
-            if expect is not None:
-                present = row is not None and cells.visible(row.cell, now_ns) is not None
-                revision = row.revision if row is not None and present else 0
-                if revision != expect:
-                    raise RevisionConflict(key, expect, revision)
-            return [(key, cells.written(stamp, self.origin, kept, now_ns + ttl_ns if ttl_ns else 0))]
-
         self._check_open()
-        return self._transact([key], decide)
+        return self._set(once, key, kept, ttl_ns, expect)
 
-    def delete(self, key: str) -> bool:
+    def delete_once(self, once: Once | None, key: str) -> bool:
         encoded_key(key)
-        present = False
-
-        def decide(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
-            nonlocal present
-            row = rows[key]
-            present = row is not None and cells.visible(row.cell, now_ns) is not None
-            return [(key, cells.written(stamp, self.origin, None))] if present else []
-
         self._check_open()
-        self._transact([key], decide)
-        return present
+        return self._delete(once, key)
 
-    def merge(self, key: str, merge: Merge) -> int:
+    def merge_once(self, once: Once | None, key: str, merge: Merge) -> int:
         encoded_key(key)
-
-        def decide(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
-            row = rows[key]
-            cell = cells.EMPTY if row is None else row.cell
-            default_ns = now_ns + self.ttl_ns if self.ttl_ns else 0
-            return [(key, cells.merged(cell, merge, stamp, self.origin, now_ns, default_ns))]
-
         self._check_open()
-        return self._transact([key], decide)
+        return self._merge(once, key, merge)
 
-    def apply(self, diff: Diff) -> list[str]:
+    def apply_once(self, once: Once | None, diff: Diff) -> list[str]:
         check_diff(diff)
         changed: list[str] = []
 
@@ -281,9 +301,70 @@ class TableState(State):
             return made
 
         self._check_open()
-        if diff.cells:
-            self._transact(list(diff.cells), decide)
-        return sorted(changed)
+        if not diff.cells:
+            return []
+        done = self._transact(list(diff.cells), decide, once, lambda: _packed(sorted(changed)))
+        found: list[str] = msgpack.unpackb(done.note)
+        return found
+
+    def write_all(self, writes: Sequence[SharedWrite], node: int, once: Once) -> list[str]:
+        """The writes of one event of a node, at one moment, at most once. Returns why some of them were left out."""
+        origin = self.origin | node
+        left_out: list[str] = []
+
+        def decide(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
+            left_out.clear()
+            made: dict[str, Cell] = {}
+            for item in writes:
+                key = item.key.decode()
+                row = rows[key]
+                cell = made.get(key, cells.EMPTY if row is None else row.cell)
+                try:
+                    new = _written(item, key, cell, stamp, origin, now_ns, self.ttl_ns)
+                except (TypeError, ValueTooLarge) as error:
+                    left_out.append(f"a merge into {key!r} was left out: {error}")
+                    new = None
+                if new is not None:
+                    made[key] = new
+                stamp += 2
+            return list(made.items())
+
+        self._transact(list({item.key.decode(): None for item in writes}), decide, once)
+        return left_out
+
+    # a kind that can do these in one step of its own does
+
+    def _set(self, once: Once | None, key: str, value: bytes, ttl_ns: int, expect: int | None) -> int:
+        def decide(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
+            row = rows[key]
+            if expect is not None:
+                present = row is not None and cells.visible(row.cell, now_ns) is not None
+                revision = row.revision if row is not None and present else 0
+                if revision != expect:
+                    raise RevisionConflict(key, expect, revision)
+            return [(key, cells.written(stamp, self.origin, value, now_ns + ttl_ns if ttl_ns else 0))]
+
+        return self._transact([key], decide, once).revision
+
+    def _delete(self, once: Once | None, key: str) -> bool:
+        present = False
+
+        def decide(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
+            nonlocal present
+            row = rows[key]
+            present = row is not None and cells.visible(row.cell, now_ns) is not None
+            return [(key, cells.written(stamp, self.origin, None))] if present else []
+
+        return self._transact([key], decide, once, lambda: b"1" if present else b"").note == b"1"
+
+    def _merge(self, once: Once | None, key: str, merge: Merge) -> int:
+        def decide(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
+            row = rows[key]
+            cell = cells.EMPTY if row is None else row.cell
+            default_ns = now_ns + self.ttl_ns if self.ttl_ns else 0
+            return [(key, cells.merged(cell, merge, stamp, self.origin, now_ns, default_ns))]
+
+        return self._transact([key], decide, once).revision
 
     def purge(self, limit: int = 1000) -> int:
         self._check_open()
@@ -320,14 +401,38 @@ class TableState(State):
     def watch(self, prefix: str = "") -> base.Watch:
         encoded_key(prefix)
         self._check_open()
+        return TableWatch(self, prefix, self.revision())
+
+    def revision(self) -> int:
+        """The revision of the last change."""
         with self._moment() as moment:
-            return TableWatch(self, prefix, moment.revision)
+            return moment.revision
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
             for watch in list(self._watches):
                 watch.close()
+
+
+def _packed(keys: list[str]) -> bytes:
+    packed: bytes = msgpack.packb(keys)
+    return packed
+
+
+def _written(
+    item: SharedWrite, key: str, cell: Cell, stamp: int, origin: int, now_ns: int, default_ns: int
+) -> Cell | None:
+    """What a write of an event makes of a cell; None: nothing. Raises TypeError, ValueTooLarge."""
+    ttl_ns = item.ttl_ns or default_ns
+    expires_ns = now_ns + ttl_ns if ttl_ns else 0
+    if item.merge is not None:
+        new = cells.merged(cell, item.merge, stamp, origin, now_ns, expires_ns)
+        check_value(f"the merged value of {key!r}", cells.visible(new, now_ns) or b"")
+        return new
+    if item.value is not None:
+        return cells.written(stamp, origin, item.value, expires_ns)
+    return None if cells.visible(cell, now_ns) is None else cells.written(stamp, origin, None)
 
 
 class TableWatch(base.Watch):

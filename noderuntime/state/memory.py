@@ -22,7 +22,7 @@ from noderuntime.merges import Merge
 from noderuntime.rundir import RunDir
 from noderuntime.space import keys, shared, watching
 from noderuntime.space.shared import SharedValue, SharedWrite, check_value, ttl_to_ns
-from noderuntime.space.space import MARK_NEW_WORK, Space, create, open_space
+from noderuntime.space.space import MARK_NEW_WORK, VALUE_BYTES_MAX, Space, create, open_space
 from noderuntime.space.watching import Subscription, Watchers
 from noderuntime.state import base
 from noderuntime.state.base import Diff, Entry, State, Update
@@ -191,32 +191,38 @@ class MemoryState(State):
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def set(self, key: str, value: bytes, ttl: float | None = None, expect: int | None = None) -> int:
-        write = SharedWrite(keys.user_key(key), check_value(f"the value of {key!r}", value), ttl_ns=ttl_to_ns(ttl))
+        encoded = keys.user_key(key)
+        if type(value) is not bytes or len(value) > VALUE_BYTES_MAX:
+            value = check_value(f"the value of {key!r}", value)
+        write = SharedWrite(encoded, value, None, 0 if ttl is None else ttl_to_ns(ttl))
+        if expect is None:
+            return self._change(lambda txn, changes, now_ns: changes.write(write))
         check_expect(expect)
-        revision, _ = self._write(write, key, expect)
-        return revision
+
+        def change(txn: Any, changes: shared.Changes, now_ns: int) -> None:
+            found = shared.read(txn, encoded, now_ns)
+            revision = 0 if found is None else found.revision
+            if revision != expect:
+                raise RevisionConflict(key, expect, revision)
+            changes.write(write)
+
+        return self._change(change)
 
     def delete(self, key: str) -> bool:
-        _, present = self._write(SharedWrite(keys.user_key(key)))
-        return present
-
-    def merge(self, key: str, merge: Merge) -> int:
-        revision, _ = self._write(SharedWrite(keys.user_key(key), merge=merge))
-        return revision
-
-    def _write(self, write: SharedWrite, key: str = "", expect: int | None = None) -> tuple[int, bool]:
-        """(revision, whether the key was there)."""
+        write = SharedWrite(keys.user_key(key))
         present = False
 
         def change(txn: Any, changes: shared.Changes, now_ns: int) -> None:
             nonlocal present
-            found = shared.read(txn, write.key, now_ns)
-            present = found is not None
-            if expect is not None and expect != (found.revision if found else 0):
-                raise RevisionConflict(key, expect, found.revision if found else 0)
+            present = shared.read(txn, write.key, now_ns) is not None
             changes.write(write)
 
-        return self._change(change, drains=write.value is None and write.merge is None), present
+        self._change(change, drains=True)
+        return present
+
+    def merge(self, key: str, merge: Merge) -> int:
+        write = SharedWrite(keys.user_key(key), merge=merge)
+        return self._change(lambda txn, changes, now_ns: changes.write(write))
 
     def apply(self, diff: Diff) -> list[str]:
         found = check_diff(diff)
@@ -249,12 +255,14 @@ class MemoryState(State):
 
     def _change(self, make: Callable[[Any, shared.Changes, int], None], drains: bool = False) -> int:
         """One write transaction; `drains`: it only makes room. Returns its revision."""
-        self._check_open()
-        space, check = self._space, self._check
-        rings: set[int] = set()
-        with space.write() as txn:
-            if check is not None:
-                check(txn)
+        if self._closed:
+            self._check_open()
+        space = self._space
+        rings: set[int] | None = None
+        txn = space.begin()
+        try:
+            if self._check is not None:
+                self._check(txn)
             now_ns = space.now_ns()
             if not drains and space.used_share(txn) > MARK_NEW_WORK:
                 raise StoreFull(space.size_bytes, space.used_bytes())
@@ -266,6 +274,10 @@ class MemoryState(State):
             if changes.keys and changes.generation:
                 with self._table:
                     rings = self._watchers.of(txn, changes)
+            txn.commit()
+        except BaseException as error:
+            space.abort(txn, error)
+            raise
         if rings and self._ring is not None:
             self._ring(rings)
         return revision

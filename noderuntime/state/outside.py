@@ -64,9 +64,7 @@ class OutsideSubscription:
         new = [prefix for prefix in prefixes if prefix not in self._prefixes]
         if not new:
             return
-        state = self._table()
-        with state._moment() as moment:
-            now = moment.revision
+        now = self._table().revision()
         with self._lock, self._space.write() as txn:
             if not self._prefixes:
                 self.cursor = now, 0

@@ -2,12 +2,14 @@
 
     state: {kind: redis, url: redis://127.0.0.1:6379/0}          # or unix:///run/redis.sock, rediss://...
 
-All hosts that name the same server and `name` share one store: the server orders all changes, and its clock is the one
-that times to live are counted by. A change is one script there, which applies it if what it was made of is still what
-is there; else it is made anew. It carries a number of its client, so that one that is repeated, because the answer was
-lost, counts once. Watches are woken by the server's publications, and read what is new themselves: what was published
-while the connection was gone is not missed. A server that does not answer is tried again, with pauses that double, for
-`timeout` seconds; then the call raises StoreUnreachable, and the next one tries again.
+All hosts that name the same server and `name` share one store: the server orders all changes, and its clock is the
+one that times to live are counted by. Setting, comparing, merging, deleting and expiring are each one script there
+(see redis_scripts.py): one round trip, nothing to be tried again. What only a client can make, another store's cells
+and merges of a kind of the user's own, is made of what was read, and kept if that is still what is there. A change
+carries a number of its client, so that one that is repeated, because the answer was lost, counts once. Watches are
+woken by the server's publications, and read what is new themselves: what was published while the connection was gone
+is not missed. A server that does not answer is tried again, with pauses that double, for `timeout` seconds; then the
+call raises StoreUnreachable, and the next one tries again.
 
 Rejected: keyspace notifications (off by default, and one per key of ours), a stream of changes (it would have to be
 trimmed against the slowest reader; order by revision in a sorted set needs no trimming).
@@ -26,14 +28,16 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 import msgpack
 
 from noderuntime import cells
-from noderuntime.cells import DIGEST_BYTES, ORIGIN_BITS, STORE_BITS
-from noderuntime.errors import HistoryLost, StoreError, StoreUnreachable
-from noderuntime.space.shared import ttl_to_ns
+from noderuntime.cells import DIGEST_BYTES, ORIGIN_BITS, STORE_BITS, Cell, Part
+from noderuntime.errors import HistoryLost, RevisionConflict, StoreError, StoreUnreachable
+from noderuntime.merges import Merge
+from noderuntime.space.shared import SharedWrite, ttl_to_ns
 from noderuntime.state import base, redis_scripts
-from noderuntime.state.base import Diff, Entry, State
-from noderuntime.state.common import Decide, Moment, Put, Row, TableState, digest_now
+from noderuntime.state.base import VALUE_BYTES_MAX, Diff, Entry, State
+from noderuntime.state.common import Decide, Done, Moment, Once, Put, Row, TableState, digest_now
 from noderuntime.state.config import Fields
 from noderuntime.state.diffs import diff_of, encoded_key, entry_of
+from noderuntime.state.redis_cells import DIGITS
 
 if TYPE_CHECKING:
     import redis
@@ -89,8 +93,14 @@ class RedisState(TableState):
 
     def init(self) -> None:
         self._check_open()
-        arguments = [str(secrets.randbits(STORE_BITS)), bytes(DIGEST_BYTES), _stamp(0)]
-        self.origin = int(self._run(redis_scripts.INIT, arguments)) << ORIGIN_BITS
+        arguments = [str(secrets.randbits(STORE_BITS)), bytes(DIGEST_BYTES), _digits(0), redis_scripts.FORMAT]
+        store, format = self._run(redis_scripts.INIT, arguments)
+        if format.decode() != redis_scripts.FORMAT:
+            raise StoreError(
+                f"{self._name()}: the store {self.name!r} there has format {format.decode()}; this noderuntime knows "
+                f"{redis_scripts.FORMAT}. Give `name:` of a new one, or use the version that made it."
+            )
+        self.origin = int(store) << ORIGIN_BITS
 
     def close(self) -> None:
         if not self._closed:
@@ -150,29 +160,104 @@ class RedisState(TableState):
         """All rows at once: a moment on a server lasts only as long as one script."""
         yield self._moment_of(self._run(redis_scripts.ALL, []))
 
-    def _transact(self, keys: list[str], decide: Decide, who: str = "", mark: str = "") -> int:
-        with self._token_lock:
-            self._tokens += 1
-            token = self._tokens
+    def _transact(
+        self, keys: list[str], decide: Decide, once: Once | None = None, note: Callable[[], bytes] = bytes
+    ) -> Done:
+        start, token_keys = self._begin(once)
         while True:
             moment = self._moment_of(self._run(redis_scripts.READ, [key.encode() for key in keys]))
             rows = {key: moment.row(key) for key in keys}
             stamp = max(moment.stamp + 1, moment.now_ns)
             made = decide(rows, moment.digest, stamp, moment.now_ns)
             found, latest = self.puts(rows, made, moment.now_ns)
-            if not found and not who:
-                return moment.revision
+            if not found and once is None:
+                return Done(moment.revision, note())
             wanted: list[Any] = []
             for key, row in rows.items():
                 wanted += [key.encode(), str(row.revision if row else 0)]
             arguments = [
-                self._channel, str(token), str(self.history), who, mark, _stamp(max(latest, moment.stamp)),
-                len(rows), len(found), *wanted, *(part for put in found for part in _plain(put)),
+                *start, _digits(max(latest, moment.stamp)), note(), len(rows), len(found), *wanted,
+                *(part for put in found for part in _plain(put)),
             ]  # fmt: skip
-            extra = [f"{{{self.name}}}:token:{self._client}:{threading.get_ident()}"]
-            done, revision = self._run(redis_scripts.COMMIT, arguments, extra)
-            if done == b"ok":
-                return int(revision)
+            answer = self._run(redis_scripts.COMMIT, arguments, token_keys)
+            if answer[0] == b"ok":
+                return Done(int(answer[1]), answer[2])
+            self._refused(once, answer)
+
+    def _begin(self, once: Once | None) -> tuple[list[Any], list[str]]:
+        """What the arguments of a change begin with, and the key under which its client's last one is kept."""
+        with self._token_lock:
+            self._tokens += 1
+            number = self._tokens
+        who, mark = f"{self._client}:{threading.get_ident()}", _digits(number)
+        for_ever = False
+        if once is not None:
+            who, mark, for_ever = once
+        start = [self._channel, str(self.history), "mark" if for_ever else "token", who, mark]
+        return start, [f"{{{self.name}}}:token:{who}"]
+
+    def _refused(self, once: Once | None, answer: list[Any]) -> None:
+        """Raise what an answer says, unless that is only that the client has to make the change itself."""
+        if answer[0] == b"stale":
+            raise self.stale(once or Once("this client", "0"), answer[1].decode())
+        if answer[0] == b"absent":
+            raise self._no_store()
+
+    def _no_store(self) -> StoreError:
+        return StoreError(f"there is no store {self.name!r} on {self._name()}; call init() first")
+
+    def _change(self, once: Once | None, origin: int, writes: list[list[Any]]) -> list[Any]:
+        """Let the server make a change. Raises ProtocolError when it is stale."""
+        start, token_keys = self._begin(once)
+        arguments = [
+            *start, _digits(origin), _digits(origin >> ORIGIN_BITS), _digits(self.ttl_ns), str(VALUE_BYTES_MAX),
+            len(writes), *(part for write in writes for part in write),
+        ]  # fmt: skip
+        answer: list[Any] = self._run(redis_scripts.CHANGE, arguments, token_keys)
+        self._refused(once, answer)
+        return answer
+
+    def _set(self, once: Once | None, key: str, value: bytes, ttl_ns: int, expect: int | None) -> int:
+        expected = "" if expect is None else str(expect)
+        write = ["set", key.encode(), value, "", _digits(ttl_ns), expected]
+        done, revision, *_ = self._change(once, self.origin, [write])
+        if done == b"conflict":
+            assert expect is not None
+            raise RevisionConflict(key, expect, int(revision))
+        return int(revision)
+
+    def _delete(self, once: Once | None, key: str) -> bool:
+        answer = self._change(once, self.origin, [["delete", key.encode(), b"", "", _NEVER, ""]])
+        return bool(answer[2] == b"1")
+
+    def _merge(self, once: Once | None, key: str, merge: Merge) -> int:
+        kind = cells.kind_of(merge)
+        if kind is not None:
+            write = ["merge", key.encode(), merge.apply(None), str(kind), _NEVER, ""]
+            answer = self._change(once, self.origin, [write])
+            if answer[0] == b"ok":
+                return int(answer[1])
+        return super()._merge(once, key, merge)
+
+    def write_all(self, writes: Sequence[SharedWrite], node: int, once: Once) -> list[str]:
+        plain = []
+        for item in writes:
+            if item.merge is not None:
+                kind = cells.kind_of(item.merge)
+                plain.append(["merge", item.key, item.merge.apply(None), str(kind), _digits(item.ttl_ns), ""])
+            elif item.value is not None:
+                plain.append(["set", item.key, item.value, "", _digits(item.ttl_ns), ""])
+            else:
+                plain.append(["delete", item.key, b"", "", _NEVER, ""])
+        if self._change(once, self.origin | node, plain)[0] == b"ok":
+            return []
+        return super().write_all(writes, node, once)
+
+    def purge(self, limit: int = 1000) -> int:
+        purged = self._run(redis_scripts.PURGE, [self._channel, str(self.history), "", "", "", str(limit)], [""])
+        if not isinstance(purged, int):
+            raise self._no_store()
+        return purged
 
     def _await_change(self, revision: int, timeout_s: float, closed: threading.Event) -> None:
         with self._start:
@@ -212,9 +297,8 @@ class RedisState(TableState):
             raise HistoryLost(since)
         return diff_of(list(moment.rows()), version, moment.now_ns)
 
-    def _due(self, limit: int) -> list[str]:
-        moment = self._moment_of(self._run(redis_scripts.DUE, [limit]))
-        return [key for key, _ in moment.due(moment.now_ns)]
+    def revision(self) -> int:
+        return self._moment_of(self._run(redis_scripts.READ, [])).revision
 
     def _after(self, revision: int, limit: int) -> tuple[list[tuple[str, Row]], int]:
         moment = self._moment_of(self._run(redis_scripts.AFTER, [revision, limit]))
@@ -315,25 +399,36 @@ class _Moment(Moment):
 
 def _row(packed: bytes) -> Row:
     revision, _, rest = packed.partition(b":")
-    body = msgpack.unpackb(rest[DIGEST_BYTES:])
-    cell = cells.load(body[0])
     contributed = int.from_bytes(rest[:DIGEST_BYTES], "little")
-    return Row(cell, int(revision), body[1], cell.origin, contributed, body[2])
+    written, changes, stamp, origin, expires, value, parts = msgpack.unpackb(rest[DIGEST_BYTES:], raw=True)
+    cell = Cell(
+        int(stamp), int(origin), int(expires), None if value is False else value,
+        tuple([Part(kind, int(store), int(first), int(merges), amount, int(over))
+               for kind, store, first, merges, amount, over in parts]),
+    )  # fmt: skip
+    return Row(cell, int(revision), int(written), cells.writer(cell), contributed, int(changes))
 
 
 def _plain(put: Put) -> list[Any]:
     """A change as the arguments of the script."""
-    body = msgpack.packb([cells.pack(put.cell), put.written_ns, put.changes_ns])
-    expires_us = -(-put.changes_ns // 1000)
-    return [
-        put.key.encode(), body, put.contribution.to_bytes(DIGEST_BYTES, "little"), str(expires_us),
-        "1" if put.gone else "0", put.digest.to_bytes(DIGEST_BYTES, "little"),
+    cell = put.cell
+    parts = [
+        [kind, _digits(store), _digits(first), _digits(count), amount, _digits(expires)]
+        for kind, store, first, count, amount, expires in cell.parts
+    ]
+    body = [
+        _digits(put.written_ns), _digits(put.changes_ns), _digits(cell.stamp), _digits(cell.origin),
+        _digits(cell.expires_ns), False if cell.value is None else cell.value, parts,
     ]  # fmt: skip
+    packed = msgpack.packb(body, use_bin_type=False)
+    expires_us = -(-put.changes_ns // 1000)
+    contribution = put.contribution.to_bytes(DIGEST_BYTES, "little")
+    return [put.key.encode(), packed, contribution, str(expires_us), "1" if put.gone else "0"]
 
 
-def _stamp(stamp: int) -> str:
-    """Twenty digits: they compare as texts as the numbers do."""
-    return f"{stamp:020d}"
+def _digits(number: int) -> str:
+    """As many digits as the scripts want: texts that compare as the numbers do."""
+    return f"{number:0{DIGITS}d}"
 
 
 def _sha(script: str) -> str:
@@ -346,3 +441,4 @@ def _sha(script: str) -> str:
 
 
 _SHAS: Final[dict[str, str]] = {}
+_NEVER: Final = "0" * DIGITS

@@ -2,23 +2,31 @@
 
 Keys of a store NAME, all with the hash tag {NAME}, so that a cluster keeps them together:
 
-    cells   hash   key -> REVISION ":" contribution (16 bytes) body (opaque to the server)
+    cells   hash   key -> REVISION ":" contribution (16 bytes) body
     order   zset   key, by revision of its last change
     due     zset   key, by the microsecond at which something of it expires
     gone    zset   key, by revision of its deletion, while that is in force
     digests zset   digest of all contents, by the latest revision that had it
-    head    hash   store, digest, revision, stamp (20 digits), floor, floor_revision
-    marks   hash   who -> the last of its changes that was applied
-    token:CLIENT   number of the last change of one client, and its revision; goes after an hour
+    head    hash   format, store, digest, revision, stamp, floor, floor_revision
+    marks   hash   who -> the last of its changes that was applied, revision and note of it
+    token:CLIENT   the last change of one client: its number, revision and note; goes after an hour
 
-The scripts compare, add up digests (128-bit, byte by byte: Lua's numbers are floats) and keep order. Cells are made by
-clients, who commit what they made of a revision only if that is still the present one: compare-and-set is the server's.
+A body is MessagePack of [written, changes, stamp, origin, expires, value or false, [[kind, store, first, merges,
+amount, expires], ...]]: the cell, when it was written, and when what is visible of it expires first. Numbers that a
+double may not hold are texts of 20 digits, which compare as texts. Digests are added up byte by byte.
+
+CHANGE makes cells of what is there (see redis_cells.py), PURGE forgets what has expired in them. COMMIT is for what
+only a client can make: another store's cells, merges of a kind of the user's own. It keeps them if what they were
+made of is still what is there.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from noderuntime.state.redis_cells import CELLS
+
+FORMAT: Final = "2"
 NAMES: Final = ("cells", "order", "due", "gone", "digests", "head", "marks")
 
 _HEAD: Final = """
@@ -83,36 +91,34 @@ INIT: Final = (
     _HEAD
     + """
 if redis.call('EXISTS', head) == 0 then
-  redis.call('HSET', head, 'store', ARGV[1], 'digest', ARGV[2], 'revision', '0', 'stamp', ARGV[3],
+  redis.call('HSET', head, 'format', ARGV[4], 'store', ARGV[1], 'digest', ARGV[2], 'revision', '0', 'stamp', ARGV[3],
              'floor', ARGV[2], 'floor_revision', '0')
 end
-return redis.call('HGET', head, 'store')
+local found = redis.call('HMGET', head, 'store', 'format')
+return {found[1], found[2] or '1'}
 """
 )
-"""ARGV: number of the store if it is new, digest of nothing, stamp 0. The number of the store."""
+"""ARGV: number of the store if it is new, digest of nothing, stamp 0, format. Number and format of the store."""
 
-COMMIT: Final = (
-    _HEAD
-    + """
+_WRITES: Final = r"""
+local channel, history, once, who, mark = unpack(ARGV, 1, 5)
 local token_key = KEYS[8]
-local channel, token, history, who, mark, stamp = unpack(ARGV, 1, 6)
-local expected, puts = tonumber(ARGV[7]), tonumber(ARGV[8])
-local known = redis.call('GET', token_key)
-if known then
-  local colon = known:find(':', 1, true)
-  if known:sub(1, colon - 1) == token then return {'ok', known:sub(colon + 1)} end
+
+-- What a change was answered with that was made before; {'stale'} when its client has made a later one since.
+local function known()
+  local last
+  if once == 'mark' then last = redis.call('HGET', marks, who) else last = redis.call('GET', token_key) end
+  if not last then return nil end
+  local before, revision, note = last:match('^([^:]*):([^:]*):(.*)$')
+  if before == mark or (once == 'mark' and before > mark) then return {'ok', revision, note} end
+  if before > mark then return {'stale', before} end
 end
-if who ~= '' then
-  local last = redis.call('HGET', marks, who)
-  if last and last >= mark then return {'ok', redis.call('HGET', head, 'revision')} end
+
+local function remember(revision, note)
+  local done = mark .. ':' .. revision .. ':' .. note
+  if once == 'mark' then redis.call('HSET', marks, who, done) else redis.call('SET', token_key, done, 'EX', 3600) end
 end
-local at = 9
-for _ = 1, expected do
-  local row = redis.call('HGET', cells, ARGV[at])
-  local revision = row and row:sub(1, row:find(':', 1, true) - 1) or '0'
-  if revision ~= ARGV[at + 1] then return {'again', ''} end
-  at = at + 2
-end
+
 local function add(a, b, sign)
   local out, carry = {}, 0
   for i = 1, 16 do
@@ -122,53 +128,182 @@ local function add(a, b, sign)
   end
   return table.concat(out)
 end
+
 local found = redis.call('HMGET', head, 'digest', 'revision', 'stamp')
-local digest, revision = found[1], tonumber(found[2])
-for _ = 1, puts do
-  local key, body, contribution, expires, is_gone, delta = unpack(ARGV, at, at + 5)
-  at = at + 6
+if not found[1] then return {'absent'} end
+local digest, revision, stamp = found[1], tonumber(found[2]), found[3]
+local first = revision
+
+local function contributed(row)
+  local colon = row:find(':', 1, true)
+  return row:sub(colon + 1, colon + 16)
+end
+
+-- `changes`: when what is visible expires first, in microseconds, '0': never
+local function put(key, row, body, contribution, changes, is_gone)
   revision = revision + 1
-  digest = add(digest, delta, 1)
+  if row then digest = add(digest, contributed(row), -1) end
+  digest = add(digest, contribution, 1)
   local number = string.format('%.0f', revision)
   redis.call('HSET', cells, key, number .. ':' .. contribution .. body)
   redis.call('ZADD', order, number, key)
-  if expires == '0' then redis.call('ZREM', due, key) else redis.call('ZADD', due, expires, key) end
-  if is_gone == '1' then redis.call('ZADD', gone, number, key) else redis.call('ZREM', gone, key) end
+  if changes == '0' then redis.call('ZREM', due, key) else redis.call('ZADD', due, changes, key) end
+  if is_gone then redis.call('ZADD', gone, number, key) else redis.call('ZREM', gone, key) end
   redis.call('ZADD', digests, number, digest)
 end
-local number = string.format('%.0f', revision)
-if puts > 0 then
+
+local function trim(number)
   local last = revision - tonumber(history)
-  if last > 0 then
-    last = string.format('%.0f', last)
-    local floor = redis.call('ZREVRANGEBYSCORE', digests, last, '-inf', 'WITHSCORES', 'LIMIT', 0, 1)
-    if floor[1] then redis.call('HSET', head, 'floor', floor[1], 'floor_revision', floor[2]) end
-    local old = redis.call('ZRANGEBYSCORE', gone, '-inf', last)
-    local before = digest
-    for _, key in ipairs(old) do
-      local row = redis.call('HGET', cells, key)
-      local colon = row:find(':', 1, true)
-      digest = add(digest, row:sub(colon + 1, colon + 16), -1)
-      redis.call('HDEL', cells, key)
-      redis.call('ZREM', order, key)
-      redis.call('ZREM', due, key)
-      redis.call('ZREM', gone, key)
-    end
-    if digest ~= before then
-      redis.call('ZADD', digests, number, digest)
-      if tonumber(history) == 0 then redis.call('HSET', head, 'floor', digest, 'floor_revision', number) end
-    end
-    redis.call('ZREMRANGEBYSCORE', digests, '-inf', last)
+  if last <= 0 then return end
+  last = string.format('%.0f', last)
+  local floor = redis.call('ZREVRANGEBYSCORE', digests, last, '-inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  if floor[1] then redis.call('HSET', head, 'floor', floor[1], 'floor_revision', floor[2]) end
+  local before = digest
+  for _, key in ipairs(redis.call('ZRANGEBYSCORE', gone, '-inf', last)) do
+    digest = add(digest, contributed(redis.call('HGET', cells, key)), -1)
+    redis.call('HDEL', cells, key)
+    redis.call('ZREM', order, key)
+    redis.call('ZREM', due, key)
+    redis.call('ZREM', gone, key)
   end
-  redis.call('HSET', head, 'digest', digest, 'revision', number)
+  if digest ~= before then
+    redis.call('ZADD', digests, number, digest)
+    if tonumber(history) == 0 then redis.call('HSET', head, 'floor', digest, 'floor_revision', number) end
+  end
+  redis.call('ZREMRANGEBYSCORE', digests, '-inf', last)
 end
-if stamp > found[3] then redis.call('HSET', head, 'stamp', stamp) end
-if who ~= '' then redis.call('HSET', marks, who, mark) end
-redis.call('SET', token_key, token .. ':' .. number, 'EX', 3600)
-if puts > 0 then redis.call('PUBLISH', channel, number) end
-return {'ok', number}
+
+-- The head, the history, and the word to those who watch; returns the revision of the last change.
+local function finish(latest)
+  local number = string.format('%.0f', revision)
+  if revision > first then
+    trim(number)
+    redis.call('HSET', head, 'digest', digest, 'revision', number)
+    redis.call('PUBLISH', channel, number)
+  end
+  if latest > stamp then redis.call('HSET', head, 'stamp', latest) end
+  return number
+end
+"""
+
+COMMIT: Final = (
+    _HEAD
+    + _WRITES
+    + """
+local answer = known()
+if answer then return answer end
+local latest, note = ARGV[6], ARGV[7]
+local expected, puts = tonumber(ARGV[8]), tonumber(ARGV[9])
+local at, rows = 10, {}
+for _ = 1, expected do
+  local key = ARGV[at]
+  local row = redis.call('HGET', cells, key)
+  local present = row and row:sub(1, row:find(':', 1, true) - 1) or '0'
+  if present ~= ARGV[at + 1] then return {'again'} end
+  rows[key] = row
+  at = at + 2
+end
+for _ = 1, puts do
+  local key, body, contribution, changes, is_gone = unpack(ARGV, at, at + 4)
+  at = at + 5
+  put(key, rows[key], body, contribution, changes, is_gone == '1')
+end
+local number = finish(latest)
+remember(number, note)
+return {'ok', number, note}
 """
 )
-"""KEYS[8]: the client's token key. ARGV: channel, token, history, who, mark, stamp, number of expectations, number of
-changes, then (key, revision) for each expectation, (key, body, contribution, expiry, gone, delta) for each change.
-{'ok', revision} or {'again', ''}."""
+"""KEYS[8]: the client's token key. ARGV: channel, history, once ('mark': known for ever; 'token': for an hour), who,
+mark, latest stamp, note, number of expectations, number of changes, then (key, revision) for each expectation, (key,
+body, contribution, expiry, gone) for each change. {'ok', revision, note}, {'again'} or {'stale', the later mark}."""
+
+_CELLS: Final = _HEAD + _WRITES + CELLS + r"""
+local time = redis.call('TIME')
+local now = string.format('%011.0f%09.0f', tonumber(time[1]), tonumber(time[2]) * 1000)
+
+local function keep(key, row, cell, value)
+  local changes = ends(cell, now)
+  local micros = '0'
+  if changes ~= NEVER then  -- rounded up
+    micros = plus(changes, string.rep('0', 17) .. '999'):sub(1, 17):gsub('^0+', '')
+  end
+  local written_at = latest(cell)
+  if #cell.parts > 0 and now > written_at then written_at = now end
+  put(key, row, pack_cell(cell, written_at, changes), contribution(key, value), micros, not value)
+end
+"""
+
+CHANGE: Final = (
+    _CELLS
+    + """
+local answer = known()
+if answer then return answer end
+local origin, store, default, most = unpack(ARGV, 6, 9)
+local writes = tonumber(ARGV[10])
+local next_stamp = plus(stamp, ONE)
+if now > next_stamp then next_stamp = now end
+local rows, made, keys, present = {}, {}, {}, false
+for write = 0, writes - 1 do
+  local operation, key, value, kind, ttl, expect = unpack(ARGV, 11 + 6 * write, 16 + 6 * write)
+  local cell = made[key]
+  if not cell then
+    if rows[key] == nil then rows[key] = redis.call('HGET', cells, key) end
+    local row = rows[key]
+    cell = row and load_cell(row:sub(row:find(':', 1, true) + 17)) or EMPTY
+    if expect ~= '' then
+      local there = visible(cell, now) and row:sub(1, row:find(':', 1, true) - 1) or '0'
+      if there ~= expect then return {'conflict', there} end
+    end
+  end
+  if ttl == NEVER then ttl = default end
+  local expires = ttl ~= NEVER and plus(now, ttl) or NEVER
+  local new
+  if operation == 'set' then
+    new = written(next_stamp, origin, value, expires)
+  elseif operation == 'merge' then
+    new = merged(cell, tonumber(kind), value, next_stamp, origin, store, now, expires)
+    if not new then return {'refused'} end
+  else
+    present = visible(cell, now) and true
+    new = present and written(next_stamp, origin, false, NEVER)
+  end
+  if new then
+    if not made[key] then keys[#keys + 1] = key end
+    made[key] = new
+  end
+  next_stamp = plus(next_stamp, '00000000000000000002')
+end
+local values, last = {}, stamp
+for _, key in ipairs(keys) do
+  local value = visible(made[key], now)
+  if value and #value > tonumber(most) then return {'refused'} end
+  values[key] = value
+  if latest(made[key]) > last then last = latest(made[key]) end
+end
+for _, key in ipairs(keys) do keep(key, rows[key], made[key], values[key]) end
+local note = present and '1' or ''
+local number = finish(last)
+remember(number, note)
+return {'ok', number, note}
+"""
+)
+"""KEYS[8] and the first five of ARGV as with COMMIT; then origin, store, default time to live, bytes of the largest
+value, number of writes, and for each ('set' | 'merge' | 'delete', key, value or amount, kind of merge, time to live,
+expected revision or ''). {'ok', revision, '1' if the last one has deleted something}, {'stale', mark}, {'conflict',
+revision in force}, or {'refused'}: something does not combine, or is too large. Then nothing is changed."""
+
+PURGE: Final = (
+    _CELLS
+    + """
+local micros = time[1] .. string.format('%06d', time[2])
+local old = redis.call('ZRANGEBYSCORE', due, '-inf', micros, 'LIMIT', 0, tonumber(ARGV[6]))
+for _, key in ipairs(old) do
+  local row = redis.call('HGET', cells, key)
+  local cell = expired(load_cell(row:sub(row:find(':', 1, true) + 17)), now)
+  keep(key, row, cell, visible(cell, now))
+end
+finish(stamp)
+return #old
+"""
+)
+"""ARGV: channel, history, '', '', '', limit. Turns what has expired into deletions; how many keys."""

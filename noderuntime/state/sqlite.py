@@ -6,7 +6,7 @@ It is also the worked example of a kind: what a user's package does to bring its
     sqlite = "noderuntime.state.sqlite:SqliteState"
 
 and a dataflow file names it: `state: {kind: sqlite, path: shared.db}`. Tables: `cells`, one row per key; `log`, one
-per change, with the digest of all contents after it; `marks`, what was applied of whom; `head`, one row.
+per change, with the digest of all contents after it; `done`, the last change of whoever numbers them; `head`, one row.
 
 Writers take the file's write lock for the whole of a change; readers read a moment in WAL mode and hold up nobody. A
 watch asks the file, some dozen times a second, whether it has changed: SQLite has no way of telling.
@@ -18,21 +18,22 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
 from noderuntime import cells
-from noderuntime.cells import DIGEST_BYTES, DIGEST_MASK, ORIGIN_BITS, STORE_BITS, Cell
+from noderuntime.cells import DIGEST_BYTES, DIGEST_MASK, ORIGIN_BITS, STORE_BITS
 from noderuntime.errors import StoreError
 from noderuntime.space.shared import ttl_to_ns
 from noderuntime.state import base
-from noderuntime.state.common import Decide, Moment, Row, TableState
+from noderuntime.state.common import KEPT_S, Decide, Done, Moment, Once, Row, TableState
 from noderuntime.state.config import Fields
 
 LOCK_S: Final = 30.0
 LOOK_S: Final = 0.02
+NEVER_NS: Final = (1 << 63) - 1
 
 _SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS cells (
@@ -41,7 +42,10 @@ _SCHEMA: Final = """
     ) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS due ON cells (changes_ns) WHERE changes_ns > 0;
     CREATE TABLE IF NOT EXISTS log (revision INTEGER PRIMARY KEY, key BLOB NOT NULL, digest BLOB NOT NULL);
-    CREATE TABLE IF NOT EXISTS marks (who TEXT PRIMARY KEY, mark TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS done (
+        who TEXT PRIMARY KEY, mark TEXT NOT NULL, revision INTEGER NOT NULL, note BLOB NOT NULL,
+        until_ns INTEGER NOT NULL
+    ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS head (
         one INTEGER PRIMARY KEY CHECK (one = 1), store INTEGER NOT NULL, digest BLOB NOT NULL, floor BLOB NOT NULL,
         floor_revision INTEGER NOT NULL, stamp INTEGER NOT NULL, revision INTEGER NOT NULL
@@ -132,25 +136,37 @@ class SqliteState(TableState):
                 if not nested:
                     connection.execute("ROLLBACK")
 
-    def _transact(self, keys: list[str], decide: Decide, who: str = "", mark: str = "") -> int:
+    def _transact(
+        self, keys: list[str], decide: Decide, once: Once | None = None, note: Callable[[], bytes] = bytes
+    ) -> Done:
         with self._errors():
             connection = self._connection()
             if connection.in_transaction:
                 raise StoreError(f"{self._name()}: nothing can be written inside `with snapshot()`")
             connection.execute("BEGIN IMMEDIATE")
             try:
-                if who:
-                    known = connection.execute("SELECT mark FROM marks WHERE who = ?", (who,)).fetchone()
-                    if known is not None and known[0] >= mark:
-                        decide = _nothing
-                    else:
-                        connection.execute("REPLACE INTO marks VALUES (?, ?)", (who, mark))
-                revision = self._change(connection, keys, decide)
+                done = None if once is None else self._known(connection, once)
+                if done is None:
+                    done = Done(self._change(connection, keys, decide), note())
+                    if once is not None:
+                        now_ns = self._now_ns()
+                        until_ns = NEVER_NS if once.for_ever else now_ns + KEPT_S * 10**9
+                        connection.execute("DELETE FROM done WHERE until_ns < ?", (now_ns,))
+                        row = (once.who, once.mark, *done, until_ns)
+                        connection.execute("REPLACE INTO done VALUES (?, ?, ?, ?, ?)", row)
                 connection.execute("COMMIT")
-                return revision
+                return done
             except BaseException:
                 connection.execute("ROLLBACK")
                 raise
+
+    def _known(self, connection: sqlite3.Connection, once: Once) -> Done | None:
+        """What was kept with that change, if it was made before. Raises ProtocolError when it is stale."""
+        asked = "SELECT mark, revision, note FROM done WHERE who = ?"
+        mark, *done = connection.execute(asked, (once.who,)).fetchone() or ("", 0, b"")
+        if mark > once.mark and not once.for_ever:
+            raise self.stale(once, mark)
+        return Done(*done) if mark >= once.mark else None
 
     def _change(self, connection: sqlite3.Connection, keys: list[str], decide: Decide) -> int:
         moment = _Moment(connection)
@@ -204,10 +220,6 @@ class SqliteState(TableState):
                     return
 
 
-def _nothing(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
-    return []
-
-
 class _Moment(Moment):
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -245,7 +257,7 @@ class _Moment(Moment):
 def _row(found: Any) -> Row:
     packed, revision, written_ns, contributed, changes_ns = found
     cell = cells.load(packed)
-    return Row(cell, revision, written_ns, cell.origin, int.from_bytes(contributed, "little"), changes_ns)
+    return Row(cell, revision, written_ns, cells.writer(cell), int.from_bytes(contributed, "little"), changes_ns)
 
 
 def _packed(digest: int) -> bytes:

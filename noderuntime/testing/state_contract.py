@@ -27,7 +27,7 @@ import pytest
 
 from noderuntime.errors import HistoryLost, KeyTooLong, RevisionConflict, StoreError, ValueTooLarge
 from noderuntime.merges import Add, Max, Merge, Min, Union, decode
-from noderuntime.state.base import Diff, State, Update
+from noderuntime.state.base import Diff, Entry, State, Update
 
 Configs = Callable[[str], dict[str, Any]]
 Stores = Callable[..., State]
@@ -52,6 +52,25 @@ def sync(one: State, other: State) -> None:
 
 def values(state: State) -> dict[str, bytes]:
     return {key: entry.value for key, entry in state.get_root().items()}
+
+
+class Append:
+    """A merge that no kind of State knows."""
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+
+    def apply(self, current: bytes | None) -> bytes:
+        return (current or b"") + self.text
+
+
+def _merged_later(state: State, before: Entry | None) -> bool:
+    """Merge once more; whether the entry says that it is a later one."""
+    state.merge("n", Add(1))
+    entry = state.get("n")
+    assert entry is not None
+    assert before is not None
+    return entry.timestamp > before.timestamp
 
 
 class StateContract:
@@ -247,10 +266,51 @@ class StateContract:
         state.merge("n", Add(1))
         assert decode(state.get_or("n", b"")) == 2**50 + 1
 
-    def test_6_large_whole_numbers_add_exactly(self, state: State) -> None:
-        state.merge("n", Add(2**62 + 1))
-        state.merge("n", Add(2**62 + 1))
-        assert decode(state.get_or("n", b"")) == 2**63 + 2
+    @pytest.mark.parametrize("start", [2**53 + 1, 2**62 + 1, 2**63 - 1, -(2**53) - 1])
+    def test_6_large_whole_numbers_add_exactly(self, state: State, start: int) -> None:
+        state.merge("n", Add(start))
+        state.merge("n", Add(2))
+        assert decode(state.get_or("n", b"")) == start + 2
+        state.merge("n", Max(start + 3))
+        state.merge("n", Max(float(start)))
+        assert decode(state.get_or("n", b"")) == start + 3
+
+    def test_6_a_sum_that_64_bits_do_not_hold_is_refused_and_changes_nothing(self, state: State) -> None:
+        state.merge("n", Add(2**63))
+        version = state.version()
+        with pytest.raises(TypeError, match="64 bits"):
+            state.merge("n", Add(2**63))
+        assert decode(state.get_or("n", b"")) == 2**63
+        assert state.version() == version
+
+    def test_6_a_merged_value_that_gets_too_large_is_refused_and_changes_nothing(self, state: State) -> None:
+        state.merge("all", Union({b"x" * 600_000}))
+        with pytest.raises(ValueTooLarge):
+            state.merge("all", Union({b"y" * 600_000}))
+        assert decode(state.get_or("all", b"")) == [b"x" * 600_000]
+
+    def test_6_sets_hold_elements_of_every_kind_in_one_order(self, state: State) -> None:
+        elements = [None, False, True, -5, 7, 2**60, -0.5, 7.0, "", "Z", "a", "é", b"", b"\xff"]
+        for element in reversed(elements):
+            state.merge("all", Union({element}))
+        found = decode(state.get_or("all", b""))
+        assert [(type(item), item) for item in found] == [(type(item), item) for item in elements]
+
+    def test_6_a_merge_of_a_kind_of_ones_own_is_applied_too(self, state: State) -> None:
+        state.merge("text", Append(b"one"))
+        state.merge("text", Append(b"two"))
+        assert state.get_or("text", b"") == b"onetwo"
+
+    def test_6_an_entry_tells_when_it_was_merged_into_and_in_which_store(self, state: State) -> None:
+        state.merge("n", Add(1))
+        state.set("other", b"")
+        first, other = state.get("n"), state.get("other")
+        wait_until(lambda: _merged_later(state, first))
+        last = state.get("n")
+        assert other is not None
+        assert last is not None
+        assert last.origin.partition("/")[0] == other.origin.partition("/")[0]
+        assert abs((last.timestamp - other.timestamp).total_seconds()) < 1000
 
     def test_6_a_value_that_cannot_be_merged_stays(self, state: State) -> None:
         state.set("k", b"\xa3abc")

@@ -58,7 +58,11 @@ def unquoted(values: list[Any]) -> list[str]:
 # --- the programs
 
 
-@pytest.mark.parametrize(("source", "operator"), WANTED)
+FIRST = [("numbers", "running"), ("numbers", "Failing")]
+REST = [pytest.param(*pair, marks=pytest.mark.long) for pair in WANTED if pair not in FIRST]
+
+
+@pytest.mark.parametrize(("source", "operator"), [*FIRST, *REST])
 def test_each_program_gives_exactly_its_results(source: str, operator: str, programs: Folder) -> None:
     assert to_the_end(programs, flow(source, operator), {}, lambda running, dice: False, 0) == 1
     assert results(programs) == WANTED[source, operator]
@@ -84,11 +88,19 @@ def is_up(running: Running) -> bool:
     return running.process.poll() is None
 
 
+LONG = pytest.mark.long
+
+
 @pytest.mark.parametrize(
     ("source", "operator", "times"),
-    [("numbers", "running", 3), ("numbers", "parity", 3), ("tens", "together", 3), ("words", "joined", 2),
-     ("words", "Live", 2)],
-)  # fmt: skip
+    [
+        ("numbers", "running", 3),
+        ("tens", "together", 3),
+        pytest.param("numbers", "parity", 3, marks=LONG),
+        pytest.param("words", "joined", 2, marks=LONG),
+        pytest.param("words", "Live", 2, marks=LONG),
+    ],
+)
 def test_the_results_are_the_same_when_machines_are_lost(
     source: str, operator: str, times: int, programs: Folder
 ) -> None:

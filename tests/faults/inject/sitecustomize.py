@@ -11,6 +11,7 @@ hits count in each process anew. A fault fires once in a run: a file FAULTS_DIR/
 
     kill    SIGKILL from within                     stop    SIGSTOP, and go on if somebody says so
     error   an exception that nobody expects        full    LMDB says that there is no room
+    server  SIGKILL to the Redis server whose pid is in the file FAULTS_SERVER
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import importlib.abc
 import importlib.machinery
 import json
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -61,12 +63,26 @@ def _act(action: str, name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
+    elif action == "server":
+        _kill_server()
     elif action == "full":
         import lmdb
 
         raise lmdb.MapFullError(f"injected at {name}")
     else:
         raise Injected(f"injected at {name}")
+
+
+def _kill_server() -> None:
+    """It must be gone when this returns."""
+    with open(os.environ["FAULTS_SERVER"]) as file:
+        pid = int(file.read())
+    with open(f"/proc/{pid}/comm") as file:
+        assert file.read().startswith("redis-server")
+    handle = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    select.select([handle], [], [])
+    os.close(handle)
 
 
 def around(owner: object, name: str, before: str = "", after: str = "") -> None:
@@ -94,6 +110,22 @@ class Stand:
         return getattr(self._real, name)
 
 
+class Cursor(Stand):
+    """A cursor of a write transaction."""
+
+    def __iter__(self) -> object:
+        return iter(self._real)
+
+    def delete(self) -> object:
+        point("delete")
+        return self._real.delete()
+
+    def putmulti(self, items: object) -> None:
+        for key, value in items:
+            point("put")
+            self._real.put(key, value)
+
+
 class Transaction(Stand):
     """A write transaction with its points."""
 
@@ -104,6 +136,9 @@ class Transaction(Stand):
     def delete(self, *arguments: object, **named: object) -> object:
         point("delete")
         return self._real.delete(*arguments, **named)
+
+    def cursor(self) -> object:
+        return Cursor(self._real.cursor())
 
     def commit(self) -> None:
         point("commit")
@@ -292,11 +327,79 @@ def process(module: ModuleType) -> None:
     around(module, "reap", "reap", "reaped")
 
 
+def memory_state(module: ModuleType) -> None:
+    around(module.MemoryState, "_change", "kvs", "kvs done")
+
+
+def table_state(module: ModuleType) -> None:
+    for call in ("set_once", "delete_once", "merge_once"):
+        around(module.TableState, call, "kvs", "kvs done")
+    around(module.TableState, "purge", "purge", "purged")
+
+
+def redis_state(module: ModuleType) -> None:
+    around(module.RedisState, "purge", "purge", "purged")
+
+
+def redis_connection(module: ModuleType) -> None:
+    around(module.AbstractConnection, "send_packed_command", "server send", "server sent")
+    around(module.AbstractConnection, "read_response", "", "server told")
+
+
+class Connection(Stand):
+    """A connection to SQLite with its points."""
+
+    def execute(self, *arguments: object) -> object:
+        point("sql")
+        found = self._real.execute(*arguments)
+        point("sql done")
+        return found
+
+
+def sqlite_state(module: ModuleType) -> None:
+    real = module.sqlite3
+    module.sqlite3 = Stand(real)
+    module.sqlite3.connect = lambda *arguments, **named: Connection(real.connect(*arguments, **named))
+
+
+def subscription(module: ModuleType) -> None:
+    kind = getattr(module, "OutsideSubscription", None) or module.Subscription
+    around(kind, "add", "subscribe", "subscribed")
+    around(kind, "read", "look", "looked")
+
+
+def store_state(module: ModuleType) -> None:
+    around(module.StateOperations, "purge", "purge", "purged")
+    around(module, "sow_here", "sow", "sown")
+
+
+def store_start(module: ModuleType) -> None:
+    around(module.Start, "_read_seeds", "seeds", "seeds read")
+    around(module, "sow", "sow", "sown")
+
+
+def store_outside(module: ModuleType) -> None:
+    around(module, "apply_entry", "apply", "applied")
+
+
+def store_forward(module: ModuleType) -> None:
+    around(module.Forward, "take", "forward", "forwarded")
+    around(module.Forward, "_answer", "carry out", "carried out")
+    around(module.Forward, "_done", "done")
+
+
 POINTS = {
     "noderuntime.space.space": space, "noderuntime.space.segments": segments, "noderuntime.doorbell": bells,
     "noderuntime.channel": channel, "noderuntime.context": context, "noderuntime.operator_host": operator_host,
-    "noderuntime.member": member, "noderuntime.node": node, "noderuntime.store": store, "noderuntime.nursery": nursery,
-    "noderuntime.runtime": runtime, "noderuntime.crew": crew, "noderuntime.process": process,
+    "noderuntime.member": member, "noderuntime.node": node, "noderuntime.store": store,
+    "noderuntime.forkserver": nursery, "noderuntime.runtime": runtime, "noderuntime.crew": crew,
+    "noderuntime.process": process,
+    "noderuntime.state.memory": memory_state, "noderuntime.state.common": table_state,
+    "noderuntime.state.redis": redis_state, "noderuntime.state.sqlite": sqlite_state,
+    "noderuntime.state.outside": subscription, "noderuntime.space.watching": subscription,
+    "noderuntime.store_state": store_state, "noderuntime.store_start": store_start,
+    "noderuntime.store_outside": store_outside, "noderuntime.store_forward": store_forward,
+    "redis.connection": redis_connection,
 }  # fmt: skip
 
 
