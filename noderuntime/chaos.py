@@ -23,7 +23,8 @@ from noderuntime.logs import Notes
 from noderuntime.nursery import Order
 from noderuntime.pulse import HANDLED, PHASE, WAITING
 from noderuntime.storelink import StoreLink
-from noderuntime.supervision import DONE, NEVER, State
+from noderuntime.supervision import NEVER
+from noderuntime.supervision_words import DONE, State
 
 LOOK_S = 0.001  # while somebody is being waited for
 RETRY_S = 0.05  # when nobody can be killed just now

@@ -23,7 +23,8 @@ from noderuntime.loop import Loop
 from noderuntime.nursery import PRELOAD, Nursery, Order, Spawning
 from noderuntime.pulse import COMMITS, HANDLED, HANDLING, INCARNATION, PHASE, SINCE_NS, PulsePage
 from noderuntime.rundir import ENV_NODE, ENV_RUN_DIR
-from noderuntime.supervision import ALIVE, Hands, Policy, Supervision
+from noderuntime.supervision import Policy, Supervision
+from noderuntime.supervision_words import ALIVE, Hands
 from noderuntime.wiring import Wiring
 
 READ_BYTES = 65536

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from noderuntime import supervision as su
+from noderuntime import supervision_words as su
 from noderuntime.children import Child
 from noderuntime.crew import Crew
 from noderuntime.dataflow import Dataflow
 from noderuntime.imports import files_of
 from noderuntime.logs import Notes
-from noderuntime.supervision import DONE, State
+from noderuntime.supervision_words import DONE, State
 
 LOOK_S = 0.25
 

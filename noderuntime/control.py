@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from noderuntime import supervision as su
+from noderuntime import supervision_words as su
 from noderuntime.children import Child
 from noderuntime.crew import Crew
 from noderuntime.identifiers import nearest

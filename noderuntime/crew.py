@@ -12,7 +12,7 @@ from shlex import quote
 from typing import Any
 
 from noderuntime import doorbell, process
-from noderuntime import supervision as su
+from noderuntime import supervision_words as su
 from noderuntime.channel import Router
 from noderuntime.children import Child, Proc, kill_strays, order_of, policy_of
 from noderuntime.dataflow import Dataflow, NodeSpec
@@ -42,7 +42,8 @@ from noderuntime.protocol import (
 from noderuntime.pulse import PulsePage
 from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, ENV_TERMINAL, RunDir
 from noderuntime.storelink import StoreLink
-from noderuntime.supervision import DONE, NEVER, IllegalEvent, State, Supervision
+from noderuntime.supervision import NEVER, IllegalEvent, Supervision
+from noderuntime.supervision_words import DONE, State
 from noderuntime.wiring import Wiring
 
 LAST_WORDS_S = 0.1

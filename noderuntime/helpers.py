@@ -12,13 +12,14 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 
 from noderuntime import process
+from noderuntime.budget import Budget
 from noderuntime.children import Lines, Owner, Proc
 from noderuntime.errors import NodeRuntimeError
 from noderuntime.logs import Notes
 from noderuntime.loop import Loop
 from noderuntime.nursery import Nursery, Order, Spawning
 from noderuntime.storelink import StoreLink
-from noderuntime.supervision import LOCK_S_MAX, NEVER, STOPPED_S_MAX, Budget
+from noderuntime.supervision import LOCK_S_MAX, NEVER, STOPPED_S_MAX
 
 SPAWN_S_MAX = 10.0
 PAUSE_S = 0.01

@@ -46,12 +46,11 @@ class StatefulMap(KeyedOperator):
         at = self._moment(event) if self._by_event_time else keyed.now
         value = event.value
         key = None if self._key is None else self._key(value)
-        slot = keyed.find(key, ctx)
+        slot = keyed.open(key, at, ctx)
         returned = self._function(key, value, self._new_state() if slot.state is None else slot.state)
         if type(returned) is not tuple or len(returned) != 2:
             raise self._no_pair(returned)
         message, slot.state = returned
-        keyed.note(slot, at)
         if message is not None:
             ctx.send_output(self.output, message, {"key": list(key) if isinstance(key, tuple) else key})
 
@@ -77,8 +76,7 @@ class StatefulMap(KeyedOperator):
                 except TypeError:  # a list or a dict
                     slot = None
                 if slot is None or not slot.changed or timed or slot.kind is not type(key):
-                    slot = keyed.find(key, ctx)
-                    keyed.note(slot, at)
+                    slot = keyed.open(key, at, ctx)
                 state = slot.state
                 returned = function(key, record, self._new_state() if state is None else state)
                 if type(returned) is not tuple or len(returned) != 2:

@@ -79,6 +79,8 @@ class KeyedStates:
         self._by_event_time = by_event_time
         self._has_timers = has_timers
         self._kept = SAME if codec is None else frozenset()
+        # where nothing has to be decoded, and no time to be looked at
+        self._quick = self._kept if ttl is None and not by_event_time else frozenset()
         self._slots: dict[str, Slot] = {}
         # those of plain keys, by key: of a kind and its equals of another kind (True is 1 to a dict) only the first
         self.near: dict[Any, Slot] = {}
@@ -176,6 +178,17 @@ class KeyedStates:
             self._read(slot, slot.stored)
         if slot.state is None or (self._ttl is not None and self.is_over(slot.last, self.now)):
             slot.state = slot.timer = slot.last = None
+        return slot
+
+    def open(self, key: Any, at: float, ctx: Private) -> Slot:
+        """The same as `find` and `note`: for an operator that always changes what it finds."""
+        slot = self.near.get(key) if type(key) in PLAIN else None
+        if slot is None or slot.changed or slot.kind is not type(key) or type(slot.state) not in self._quick:
+            slot = self.find(key, ctx)
+            self.note(slot, at)
+        else:
+            slot.changed = True
+            self._changed.append(slot)
         return slot
 
     def by_tag(self, tag: str, ctx: Private) -> Slot | None:

@@ -16,7 +16,7 @@ from noderuntime.children import Child
 from noderuntime.dataflow import Dataflow
 from noderuntime.observer import SummaryRow
 from noderuntime.rundir import letters_file
-from noderuntime.supervision import State
+from noderuntime.supervision_words import State
 
 STATES = {State.ENDED: "finished", State.STOPPED: "stopped", State.FAILED: "failed"}
 

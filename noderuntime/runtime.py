@@ -47,7 +47,8 @@ from noderuntime.run_outbox import RunOutbox
 from noderuntime.run_snapshots import RunSnapshots
 from noderuntime.runs import Held, RunFile
 from noderuntime.storelink import StoreLink
-from noderuntime.supervision import NEVER, State
+from noderuntime.supervision import NEVER
+from noderuntime.supervision_words import State
 
 LOOK_S = 0.1
 WAITING_SHOWN_S = 0.3

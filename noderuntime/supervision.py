@@ -4,6 +4,8 @@ One `Supervision` per node. Events go in, actions come out, time is an argument:
 
     child.handle(Exited(-9), now_s=5.0) == [Spawn(2), Claim(2, "SIGKILL", False), Tell(...)]
 
+The states, events and actions are in supervision_words.py, rule 6 is in budget.py, and rule 7 in deaths.py.
+
 Rules
 -----
 1.  A life is one process of a node. `Spawn(life)` promises that `Exited` or `SpawnFailed` of that life comes
@@ -61,10 +63,40 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import get_args
 
-from noderuntime.protocol import EXIT_FENCED, EXIT_RELOAD
+from noderuntime.budget import Budget
+from noderuntime.deaths import SIGKILL, SIGTERM, Death, death_of
+from noderuntime.supervision_words import (
+    DONE,
+    Abort,
+    Action,
+    Claim,
+    Claimed,
+    ClaimRefused,
+    End,
+    Event,
+    Exited,
+    Hands,
+    Hello,
+    Ready,
+    Refuse,
+    Reload,
+    Reported,
+    SaidBye,
+    SendReload,
+    SendStop,
+    Signal,
+    Spawn,
+    SpawnFailed,
+    Start,
+    State,
+    Stop,
+    Tell,
+    Tick,
+    Touch,
+    Vitals,
+    Welcome,
+)
 
 STOPPED_S_MAX = 0.5
 LOCK_S_MAX = 3.0
@@ -72,34 +104,6 @@ PIN_S_MAX = 1.0
 TERM_S = 2.0
 DEAF_GRACE_S = 1.0
 NEVER = math.inf
-
-SIGKILL, SIGTERM = 9, 15  # Linux's numbers, here because pure modules import nothing of the system
-SIGNAL_NAMES = {
-    1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 5: "SIGTRAP", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE",
-    9: "SIGKILL", 10: "SIGUSR1", 11: "SIGSEGV", 12: "SIGUSR2", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM",
-    24: "SIGXCPU", 25: "SIGXFSZ", 31: "SIGSYS",
-}  # fmt: skip
-
-
-class State(Enum):
-    """See the head of this module."""
-
-    WAITING = "waiting"
-    STARTING = "starting"
-    RESTORING = "restoring"
-    RUNNING = "running"
-    STOPPING = "stopping"
-    KILLED = "killed"
-    BACKOFF = "backoff"
-    STOPPED = "stopped"
-    ENDED = "ended"
-    FAILED = "failed"
-
-
-ALIVE = frozenset({State.STARTING, State.RESTORING, State.RUNNING, State.STOPPING, State.KILLED})
-DONE = frozenset({State.STOPPED, State.ENDED, State.FAILED})
-
-Hands = tuple[tuple[int, int, int], ...]  # input number, sequence, index: messages' places in the mailbox
 
 
 class IllegalEvent(Exception):
@@ -125,241 +129,6 @@ class Policy:
     health_check_timeout_s: float | None = None
     has_inputs: bool = True
     has_ports: bool = True  # any input or output
-
-
-@dataclass(slots=True)
-class Budget:
-    """Restarts without progress: how many are left, and how long to wait. A function of (spent, now,
-    window)."""
-
-    max_restarts: int
-    window_s: float
-    delay_s: float
-    max_delay_s: float
-    spent_s: list[float] = field(default_factory=list)
-    streak: int = 0
-
-    def spend(self, now_s: float) -> float | None:
-        """The seconds to wait before the next life; None when the budget is used up."""
-        if self.max_restarts:
-            self.spent_s = [at_s for at_s in self.spent_s if now_s - at_s < self.window_s]
-            if len(self.spent_s) >= self.max_restarts:
-                return None
-            self.spent_s.append(now_s)
-        self.streak += 1
-        if self.streak == 1:
-            return 0.0
-        # a float doubles about a thousand times, a crash loop goes on for longer
-        return min(self.delay_s * 2.0 ** min(self.streak - 2, 60), self.max_delay_s)
-
-    def reset(self) -> None:
-        """Progress was made."""
-        self.spent_s.clear()
-        self.streak = 0
-
-
-# ---- events
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """The run begins."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hello:
-    """The child of this life connected."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """The store answered the claim of this life. `buried`: a message in hand became a dead letter."""
-
-    buried: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimRefused:
-    """The store answered: this node has ended; its last life committed its end before it died."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The child has restored and handles events."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """The child sent `failed`, and will exit."""
-
-    where: str
-    error: str
-    trace: str = ""
-    permanent: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SaidBye:
-    """The child ends on purpose. `ended`: the node is done, else it only stopped."""
-
-    ended: bool
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Exited:
-    """The child was reaped. `status`: exit code, or minus the signal; None when nobody can know (dynamic
-    nodes).
-
-    `hands`: the messages that this life had in hand, from its pulse; `commits` made in this life.
-    """
-
-    status: int | None
-    hands: Hands = ()
-    commits: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class SpawnFailed:
-    """There is no process. `permanent`: the program is missing or not executable."""
-
-    error: str
-    permanent: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Vitals:
-    """What the loop sees of a live child, some times a second.
-
-    `commits` in this life; `handling_s`: for how long the present handler call has been running (0 = none);
-    `lock_s`: for how long it has held the write lock (0 = it does not); `pinned_s`: for how long it has had
-    a read transaction open that others have written behind (0 = it has not).
-    """
-
-    commits: int = 0
-    handling_s: float = 0.0
-    stopped: bool = False
-    lock_s: float = 0.0
-    pinned_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """`deadline_s` has come (earlier is harmless)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Stop in order; `drain`: and end, so that receivers get INPUT_CLOSED and finish what is queued."""
-
-    grace_s: float
-    drain: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Abort:
-    """Stop at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reload:
-    """Take over new code between two events."""
-
-
-Event = (
-    Start | Hello | Claimed | ClaimRefused | Ready | Reported | SaidBye | Exited | SpawnFailed | Vitals | Tick
-    | Stop | Abort | Reload
-)  # fmt: skip
-EVENTS: tuple[type, ...] = get_args(Event)
-
-
-# ---- actions
-
-
-@dataclass(frozen=True, slots=True)
-class Spawn:
-    """Make a process for this life."""
-
-    life: int
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Ask the store for a new incarnation. `cause`: why the last life ended ("" for the first)."""
-
-    life: int
-    cause: str = ""
-    counts: bool = False
-    hands: Hands = ()
-    trace: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Welcome:
-    """Send `welcome` and the claimed state."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """Tell the child that it may not take part."""
-
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class SendStop:
-    """Send the STOP event."""
-
-    grace_s: float
-    drain: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SendReload:
-    """Send `reload`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """Signal the process group. When the process is not known yet: as soon as it is."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """Ask the store to close the node's mailbox and outputs."""
-
-    failed: bool
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Touch:
-    """Ask the store to take the write lock once (rule 10)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """A line for the person who watches; `is_error`: something is lost for good."""
-
-    text: str
-    is_error: bool = False
-
-
-Action = Spawn | Claim | Welcome | Refuse | SendStop | SendReload | Signal | End | Touch | Tell
-
-
-@dataclass(frozen=True, slots=True)
-class Death:
-    """Why a life ended. `counts`: towards max_attempts. `free`: asked for, costs no budget."""
-
-    cause: str
-    counts: bool
-    hands: Hands = ()
-    trace: str = ""
-    free: bool = False
-    permanent: bool = False
 
 
 @dataclass(slots=True)
@@ -607,7 +376,7 @@ class Supervision:
         if self._has_ended(event):
             self.reason = bye.reason if bye is not None else ""
             return self._leave_now(State.ENDED)
-        return self._after(self._death_of(event), now_s)
+        return self._after(death_of(event, self.policy.kind, self._our_kill, self._report, bye), now_s)
 
     def _has_ended(self, event: Exited) -> bool:
         bye = self._bye
@@ -617,27 +386,6 @@ class Supervision:
             closed = bye is not None and bye.reason == "ALL_INPUTS_CLOSED"
             return closed or self.policy.restart_policy != "always"
         return bye is not None and bye.ended
-
-    def _death_of(self, event: Exited) -> Death:
-        hands, report, status = event.hands, self._report, event.status
-        if self._our_kill is not None:
-            return Death(self._our_kill.cause, self._our_kill.counts, hands)
-        if report is not None:
-            text = f"{report.where}: {report.error}"
-            return Death(text, True, hands, report.trace, permanent=report.permanent)
-        if status is None:
-            return Death("it is gone", False, hands)
-        if status == EXIT_RELOAD:
-            return Death("reloaded", False, hands, free=True)
-        if status == EXIT_FENCED:
-            return Death("it was fenced", False, hands)
-        if status < 0:
-            return Death(SIGNAL_NAMES.get(-status, f"signal {-status}"), -status != SIGKILL, hands)
-        if status == 0:
-            # a custom node under `always` did nothing wrong; an operator must not leave without a word
-            wrong = self.policy.kind == "operator" and self._bye is None
-            return Death("exit code 0", wrong, hands)
-        return Death(f"exit code {status}", True, hands)
 
     def _on_spawn_failed(self, event: Event, now_s: float) -> list[Action]:
         assert isinstance(event, SpawnFailed)

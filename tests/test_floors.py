@@ -12,10 +12,11 @@ PACKAGE = Path(__file__).parent.parent / "noderuntime"
 
 FLOORS: dict[str, int] = {
     "errors": 0, "identifiers": 0,
-    "batches": 1, "cells": 1, "dataflow": 1, "dataflow_file": 1, "dataflow_links": 1, "dataflow_names": 1,
-    "deadlines": 1, "events": 1,
+    "batches": 1, "budget": 1, "cells": 1, "dataflow": 1, "dataflow_file": 1, "dataflow_links": 1, "dataflow_names": 1,
+    "deadlines": 1, "deaths": 1, "events": 1,
     "graph": 1, "graph_layout": 1, "keyed": 1, "keyed_operator": 1, "keyed_states": 1, "keyed_values": 1, "kills": 1,
     "merges": 1, "observer": 1, "operator": 1, "plan": 1, "protocol": 1, "rundir": 1, "sources": 1, "supervision": 1,
+    "supervision_words": 1,
     "values": 1, "wiring": 1, "yaml_fields": 1, "yaml_nodes": 1, "yaml_tree": 1,
     "channel": 2, "commit_helper": 2, "cores": 2, "doorbell": 2, "homes": 2, "imports": 2, "loader": 2,
     "lockwatch": 2, "loop": 2, "process": 2, "pulse": 2, "runs": 2, "space": 2, "state": 2,

@@ -7,19 +7,15 @@ from signal import SIGKILL, SIGTERM
 
 import pytest
 
+from noderuntime.budget import Budget
 from noderuntime.protocol import EXIT_FENCED, EXIT_RELOAD
-from noderuntime.supervision import (
+from noderuntime.supervision import LOCK_S_MAX, NEVER, STOPPED_S_MAX, TABLE, TERM_S, IllegalEvent, Policy, Supervision
+from noderuntime.supervision_words import (
     ALIVE,
     DONE,
     EVENTS,
-    LOCK_S_MAX,
-    NEVER,
-    STOPPED_S_MAX,
-    TABLE,
-    TERM_S,
     Abort,
     Action,
-    Budget,
     Claim,
     Claimed,
     ClaimRefused,
@@ -27,8 +23,6 @@ from noderuntime.supervision import (
     Event,
     Exited,
     Hello,
-    IllegalEvent,
-    Policy,
     Ready,
     Refuse,
     Reload,
@@ -42,7 +36,6 @@ from noderuntime.supervision import (
     Start,
     State,
     Stop,
-    Supervision,
     Tell,
     Tick,
     Touch,

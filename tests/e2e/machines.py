@@ -17,7 +17,7 @@ from noderuntime.snapshot.backend import Listed
 from noderuntime.snapshot.settings import Settings
 
 PROGRAMS = """
-import os, time
+import os, random, signal, time
 from noderuntime import KeyedOperator, iterable_source, stateful_map
 
 def slowly(items):
@@ -33,12 +33,25 @@ def numbers():
 def words():
     return slowly(["foo", "bar", "hello", "world", "baz"])
 
+@iterable_source(output="out")
+def tens():
+    return slowly([list(range(at, min(at + 10, 101))) for at in range(0, 101, 10)])
+
 @stateful_map(output="out", default=int)
 def running(key, value, state):
     return state + value, state + value
 
 @stateful_map(output="out", key=lambda n: n % 2, default=int)
 def parity(key, value, state):
+    return state + value, state + value
+
+@stateful_map(output="out", key=lambda n: n % 2, default=int, batch=True)
+def together(key, value, state):
+    '''Kills itself in the middle of each batch, if told to, once.'''
+    mark = f"killed-{os.environ['NODERUNTIME_NODE']}-{value}"
+    if "KILLED" in os.environ and value % 10 == 6 and not os.path.exists(mark):
+        open(mark, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
     return state + value, state + value
 
 @stateful_map(output="out", key=len, default=str)
@@ -63,7 +76,6 @@ class Failing:
     def restore_state(self, state):
         self.total = int(state["total"])
     def on_event(self, event, ctx):
-        import random
         if event["type"] != "INPUT":
             return
         if random.random() < 0.02:

@@ -30,14 +30,19 @@ from machines import (
 
 RUNNING_SUM = [str(n * (n + 1) // 2) for n in range(101)]
 PARITY = [str(((i + 1) // 2) ** 2 if i % 2 else (i // 2) * (i // 2 + 1)) for i in range(101)]
+TOGETHER = [json.dumps([int(text) for text in PARITY[at : at + 10]]) for at in range(0, 101, 10)]
 WANTED = {
     ("numbers", "running"): RUNNING_SUM,
     ("numbers", "parity"): PARITY,
     ("words", "joined"): ["foo", "foobar", "hello", "helloworld", "baz"],
     ("words", "Live"): ["foo", "foo|bar", "foo|bar|hello", "bar|hello|world", "hello|world|baz"],
     ("numbers", "Failing"): RUNNING_SUM,
+    ("tens", "together"): TOGETHER,
 }
 SLOW = {"PAUSE": "0.02"}
+# so that those of few messages take about as long
+SLOW_BY_SOURCE = {"numbers": SLOW, "tens": {"PAUSE": "0.2", "KILLED": "yes"}, "words": {"PAUSE": "0.4"}}
+STEPS = {"numbers": 12, "tens": 3, "words": 2}  # at most one less results between two losses
 
 
 @pytest.fixture
@@ -64,14 +69,14 @@ def test_each_program_gives_exactly_its_results(source: str, operator: str, prog
     assert unquoted(rows(programs)) == WANTED[source, operator]
 
 
-def _lose_three_machines(folder: Folder) -> Any:
-    left = [3]
+def _lose_machines(folder: Folder, times: int, step: int) -> Any:
+    left = [times]
 
     def hurt(running: Running, dice: random.Random) -> bool:
         lines = len(results(folder))
-        newest = max((item.number for item in snapshots(folder)), default=0) if left[0] < 3 else 0
+        newest = max((item.number for item in snapshots(folder)), default=0) if left[0] < times else 0
         wait_for_snapshots(folder, newest)
-        wait_until(lambda: len(results(folder)) > lines + dice.randrange(6) or not is_up(running), "some progress")
+        wait_until(lambda: len(results(folder)) > lines + dice.randrange(step) or not is_up(running), "some progress")
         lose_machine(folder, running)
         left[0] -= 1
         return left[0] > 0
@@ -83,26 +88,40 @@ def is_up(running: Running) -> bool:
     return running.process.poll() is None
 
 
-@pytest.mark.parametrize("operator", ["running", pytest.param("parity", marks=pytest.mark.long)])
-def test_the_results_are_the_same_when_machines_are_lost(operator: str, programs: Folder) -> None:
-    starts = to_the_end(programs, flow("numbers", operator), SLOW, _lose_three_machines(programs), 1)
-    assert starts == 4
-    assert results(programs) == WANTED["numbers", operator]
-    assert unquoted(rows(programs)) == WANTED["numbers", operator]
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    ("source", "operator", "times"),
+    [
+        ("numbers", "running", 3),
+        ("tens", "together", 3),
+        pytest.param("numbers", "parity", 3, marks=LONG),
+        pytest.param("words", "joined", 2, marks=LONG),
+        pytest.param("words", "Live", 2, marks=LONG),
+    ],
+)
+def test_the_results_are_the_same_when_machines_are_lost(
+    source: str, operator: str, times: int, programs: Folder
+) -> None:
+    hurt = _lose_machines(programs, times, STEPS[source] // 2)
+    assert to_the_end(programs, flow(source, operator), SLOW_BY_SOURCE[source], hurt, 1) == times + 1
+    assert results(programs) == WANTED[source, operator]
+    assert unquoted(rows(programs)) == WANTED[source, operator]
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("operator", ["running", "parity", "Failing"])
+@pytest.mark.parametrize(("source", "operator"), WANTED)
 @pytest.mark.parametrize("seed", range(3))
 def test_the_results_are_the_same_under_random_kills_and_losses(
-    seed: int, operator: str, programs: Folder
+    seed: int, source: str, operator: str, programs: Folder
 ) -> None:
     left = [8]
 
     def hurt(running: Running, dice: random.Random) -> bool:
         while left[0] > 0 and is_up(running):
             before = len(results(programs))
-            wanted = before + dice.randrange(1, 12)
+            wanted = before + dice.randrange(1, STEPS[source])
             wait_until(lambda: len(results(programs)) >= wanted or not is_up(running), "some progress")  # noqa: B023
             left[0] -= 1
             if dice.random() < 0.25:
@@ -111,9 +130,45 @@ def test_the_results_are_the_same_under_random_kills_and_losses(
                 kill_one(programs, dice)
         return left[0] > 0
 
-    to_the_end(programs, flow("numbers", operator, "100ms"), SLOW, hurt, seed)
-    assert results(programs) == WANTED["numbers", operator]
-    assert unquoted(rows(programs)) == WANTED["numbers", operator]
+    to_the_end(programs, flow(source, operator, "100ms"), SLOW_BY_SOURCE[source], hurt, seed)
+    assert results(programs) == WANTED[source, operator]
+    assert unquoted(rows(programs)) == WANTED[source, operator]
+
+
+def test_an_operator_that_is_killed_in_the_middle_of_each_batch_repeats_and_loses_nothing(programs: Folder) -> None:
+    hurt = {"PAUSE": "0", "KILLED": "yes"}
+    assert to_the_end(programs, flow("tens", "together"), hurt, lambda running, dice: False, 0) == 1
+    assert results(programs) == WANTED["tens", "together"]
+    assert programs.runs[0].rows()["work"]["restarts"] == 10
+
+
+def test_several_keyed_operators_in_one_dataflow_each_keep_their_own_states(programs: Folder) -> None:
+    """One after the other, batches into batches, and side by side, all of them killed."""
+    dataflow = """
+nodes:
+  - {id: source, operator: {python: programs.py:tens, outputs: [out]}}
+  - {id: first, operator: {python: programs.py:together, inputs: {in: source/out}, outputs: [out]}}
+  - {id: second, operator: {python: programs.py:together, inputs: {in: first/out}, outputs: [out]}}
+  - {id: beside, operator: {python: programs.py:together, inputs: {in: source/out}, outputs: [out]}}
+  - id: file
+    operator: {module: noderuntime.operators.file_sink, inputs: {second: second/out}}
+    config: {path: out.txt}
+  - id: other
+    operator: {module: noderuntime.operators.file_sink, inputs: {beside: beside/out}}
+    config: {path: beside.txt}
+snapshots: {to: none}
+"""
+    running = programs.start(dataflow, env={"KILLED": "yes"})
+    assert running.finish(60.0) == 0
+    assert all(running.rows()[node]["restarts"] > 0 for node in ("first", "second", "beside"))
+    assert (programs.folder / "beside.txt").read_text().splitlines() == TOGETHER
+    sums = {0: 0, 1: 0}
+    wanted = []
+    for number in map(int, PARITY):
+        sums[number % 2] += number
+        wanted.append(sums[number % 2])
+    found = [number for line in results(programs) for number in json.loads(line)]
+    assert found == wanted
 
 
 # --- the life of a run

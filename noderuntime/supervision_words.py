@@ -1,0 +1,223 @@
+"""The words of supervision: the states of a node, what `Supervision` is told, and what it asks for. Floor 1, pure.
+
+They are data without a rule in them. The rules are in supervision.py; what becomes of the actions is in crew.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import get_args
+
+
+class State(Enum):
+    """See the head of supervision.py."""
+
+    WAITING = "waiting"
+    STARTING = "starting"
+    RESTORING = "restoring"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    KILLED = "killed"
+    BACKOFF = "backoff"
+    STOPPED = "stopped"
+    ENDED = "ended"
+    FAILED = "failed"
+
+
+ALIVE = frozenset({State.STARTING, State.RESTORING, State.RUNNING, State.STOPPING, State.KILLED})
+DONE = frozenset({State.STOPPED, State.ENDED, State.FAILED})
+
+Hands = tuple[tuple[int, int, int], ...]  # input number, sequence, index: messages' places in the mailbox
+
+
+# ---- events
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The run begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The child of this life connected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The store answered the claim of this life. `buried`: a message in hand became a dead letter."""
+
+    buried: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRefused:
+    """The store answered: this node has ended; its last life committed its end before it died."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The child has restored and handles events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The child sent `failed`, and will exit."""
+
+    where: str
+    error: str
+    trace: str = ""
+    permanent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SaidBye:
+    """The child ends on purpose. `ended`: the node is done, else it only stopped."""
+
+    ended: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The child was reaped. `status`: exit code, or minus the signal; None when nobody can know (dynamic
+    nodes).
+
+    `hands`: the messages that this life had in hand, from its pulse; `commits` made in this life.
+    """
+
+    status: int | None
+    hands: Hands = ()
+    commits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnFailed:
+    """There is no process. `permanent`: the program is missing or not executable."""
+
+    error: str
+    permanent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What the loop sees of a live child, some times a second.
+
+    `commits` in this life; `handling_s`: for how long the present handler call has been running (0 = none);
+    `lock_s`: for how long it has held the write lock (0 = it does not); `pinned_s`: for how long it has had
+    a read transaction open that others have written behind (0 = it has not).
+    """
+
+    commits: int = 0
+    handling_s: float = 0.0
+    stopped: bool = False
+    lock_s: float = 0.0
+    pinned_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """`deadline_s` has come (earlier is harmless)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop in order; `drain`: and end, so that receivers get INPUT_CLOSED and finish what is queued."""
+
+    grace_s: float
+    drain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Stop at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """Take over new code between two events."""
+
+
+Event = (
+    Start | Hello | Claimed | ClaimRefused | Ready | Reported | SaidBye | Exited | SpawnFailed | Vitals | Tick
+    | Stop | Abort | Reload
+)  # fmt: skip
+EVENTS: tuple[type, ...] = get_args(Event)
+
+
+# ---- actions
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Make a process for this life."""
+
+    life: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Ask the store for a new incarnation. `cause`: why the last life ended ("" for the first)."""
+
+    life: int
+    cause: str = ""
+    counts: bool = False
+    hands: Hands = ()
+    trace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Send `welcome` and the claimed state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Tell the child that it may not take part."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendStop:
+    """Send the STOP event."""
+
+    grace_s: float
+    drain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SendReload:
+    """Send `reload`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Signal the process group. When the process is not known yet: as soon as it is."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Ask the store to close the node's mailbox and outputs."""
+
+    failed: bool
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """Ask the store to take the write lock once (rule 10)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """A line for the person who watches; `is_error`: something is lost for good."""
+
+    text: str
+    is_error: bool = False
+
+
+Action = Spawn | Claim | Welcome | Refuse | SendStop | SendReload | Signal | End | Touch | Tell
