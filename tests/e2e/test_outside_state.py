@@ -204,6 +204,21 @@ def test_a_store_process_that_begins_while_the_server_is_away_waits_for_it(folde
     assert counted(server) == 201
 
 
+def test_an_operator_begins_a_life_while_the_server_is_away(folder: Folder, server: RedisServer) -> None:
+    folder.write(adder_py=ADDER)
+    running = folder.start(FINISHING.replace("URL", server.url))
+    running.wait_for("line", "writer", "stdout", "half")
+    server.kill()
+    os.kill(running.status()["writer"]["pid"], signal.SIGKILL)
+    running.wait_for("line", "writer", "stdout", "half")
+    assert running.status()["writer"]["restarts"] == 1
+    (folder.folder / "go").touch()
+    running.wait_for("status", "shared writes wait for*")
+    server.start()
+    assert running.finish() == 0
+    assert counted(server) == 201
+
+
 def refused(running: Running, operation: str, **arguments: object) -> str:
     """The error that a request is answered with, if it is answered soon."""
     with Dealer(running.folder.run_dir().store_socket) as dealer:
