@@ -1,85 +1,90 @@
-"""`make bench`: all questions, one table, and bench/RESULTS.md, which the README shows.
+"""`make bench`: all questions, one table, bench/RESULTS.md, and the summary and plots that the README shows.
 
-    python -m bench [--rounds N] [QUESTION ...]         questions: floor hop state start throughput recovery
-                                                        account snapshot
-
-Raw figures go to bench/results/, which git ignores. With named questions RESULTS.md stays as it is.
+    python -m bench [--rounds N] [QUESTION ...]     with named questions the pages stay as they are
+    python -m bench --render                        the pages anew, of the last answer to each question
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
 import time
 from collections.abc import Callable
 from importlib import import_module
+from types import ModuleType
 
-from bench.measure import Section, table
-from bench.systems import BENCH, tell, versions
+from bench.measure import Section, missed
+from bench.render import Answer, details, keep, render
+from bench.systems import RunFailed, tell, versions
 
-QUESTIONS = ("floor", "hop", "state", "start", "throughput", "recovery", "account", "snapshot")
-ROUNDS = 7
+QUESTIONS = (
+    "hop", "throughput", "payload", "volume", "state", "keyed", "recovery", "fairness", "scale", "start", "soak",
+    "snapshot", "account",
+)  # fmt: skip
+ROUNDS = 5
 
 Measure = Callable[[int], Section]
 
 
 def setting() -> str:
-    """On what machine, with what, and how busy it was."""
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    """On what machine, and with what."""
     used = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return f"{os.cpu_count()} cores, Linux {platform.release()}, {used}; load {load}"
+    return f"{os.cpu_count()} cores, Linux {platform.release()}, {used}"
 
 
-def keep(name: str, section: Section) -> None:
-    folder = BENCH / "results"
-    folder.mkdir(exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps({"setting": setting(), **section.plain()}))
+def rounds_of(module: ModuleType, asked: int | None) -> int:
+    default: int = getattr(module, "ROUNDS", ROUNDS)
+    return asked or default
 
 
-def show(sections: list[Section]) -> str:
-    notes = [note for section in sections for note in section.notes]
-    return table(sections) + "".join(f"\n{note}\n" for note in notes)
-
-
-def alone(measure: Measure) -> None:
-    """One question, asked by itself: `python -m bench.hop [ROUNDS]`."""
-    section = measure(int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS)
-    keep(measure.__module__.rpartition(".")[2], section)
-    print(show([section]))
+def ask(question: str, rounds: int | None) -> Answer:
+    """Measure, and keep the answer."""
+    module = import_module(f"bench.{question}")
+    load = os.getloadavg()[0]
+    date = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+    begun = time.monotonic()
+    count = rounds_of(module, rounds)
+    section: Section = module.measure(count)
+    answer = Answer(section, date, setting(), load, count, time.monotonic() - begun)
+    keep(question, answer)
+    return answer
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench")
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help=", ".join(QUESTIONS))
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    asked = parser.parse_args()
+    parser.add_argument("--rounds", type=int, help="of each question; by default as many as each one needs")
+    parser.add_argument("--soak-s", type=float, help="how long the soak runs, in seconds")
+    parser.add_argument("--render", action="store_true", help="write the pages from what was measured last")
+    asked = parser.parse_intermixed_args()
     for name in asked.questions:
         if name not in QUESTIONS:
             parser.error(f"{name!r} is none of {', '.join(QUESTIONS)}")
+    if asked.soak_s:
+        os.environ["BENCH_SOAK_S"] = str(asked.soak_s)
+    questions = asked.questions or ([] if asked.render else QUESTIONS)
     sections = []
+    failed = []
     begun = time.monotonic()
-    for name in asked.questions or QUESTIONS:
+    for name in questions:
         tell(name)
-        section: Section = import_module(f"bench.{name}").measure(asked.rounds)
-        keep(name, section)
-        sections.append(section)
-    text = show(sections)
-    print(text)
-    if not asked.questions:
-        minutes = (time.monotonic() - begun) / 60
-        head = f"Measured by `make bench` in {minutes:.0f} minutes, {asked.rounds} rounds: {setting()}.\n"
-        explained = (
-            "Ratios are medians over rounds in which all sides ran one after the other; they say more than the\n"
-            "figures themselves, which move with the machine. `bench/README.md` says how each was taken.\n"
-        )
-        (BENCH / "RESULTS.md").write_text(f"{head}{explained}\n{text}")
-    missed = [row.what for section in sections for row in section.rows if row.reached is False]
-    if missed:
-        tell(f"missed: {'; '.join(missed)}")
-    return 0
+        try:
+            sections.append(ask(name, asked.rounds).section)
+        except RunFailed as error:
+            failed.append(name)
+            tell(f"{name} could not be measured: {error}")
+    if sections:
+        print(details(sections))
+        tell(f"took {(time.monotonic() - begun) / 60:.1f} minutes")
+    short = missed(sections)
+    if asked.render or not asked.questions:
+        short = render(QUESTIONS)
+        tell("wrote bench/RESULTS.md, docs/plots/ and the summary in README.md")
+    if short:
+        tell(f"missed: {'; '.join(short)}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from typing import Any
 
 from bench.measure import Row, Section, percentile, times, us
 from bench.systems import tell
-from noderuntime.snapshot.backend import open_backend
 from noderuntime.snapshot.keeper import Keeper, Taken
+from noderuntime.snapshot.places import open_backend
 from noderuntime.snapshot.restore import restore_newest
 from noderuntime.space import keys, records
 from noderuntime.space.space import Space, create, open_space
@@ -32,6 +32,7 @@ SIZES_MB = (1, 10, 100, 1000)
 CHANGED_SHARE = 0.01
 WRITER_STATE_MB = 100
 WRITER_KEYS = 1000
+ROUNDS = 3
 WRITER_S = 1.5
 RATIO_MAX = 5
 TAIL_MS = 2.0
@@ -181,9 +182,3 @@ def measure(rounds: int) -> Section:
             Row(f"{megabytes} MB: space restored in", f"{part['resume_s']:.3f} s", "", ""),
         ]  # fmt: skip
     return Section("Snapshots", rows, raw)
-
-
-if __name__ == "__main__":
-    from bench.__main__ import alone as by_itself
-
-    by_itself(measure)

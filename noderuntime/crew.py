@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -181,8 +182,8 @@ class Crew:
                 self._ask("end", arguments, lambda _: child.ring())
             case su.Touch():
                 self._ask("touch", {}, lambda _: child.ring())
-            case su.Tell(text):
-                self.notes.tell(text)
+            case su.Tell(text, is_error):
+                self.notes.tell(text, logging.ERROR if is_error else logging.INFO)
 
     def _ask(self, operation: str, arguments: Mapping[str, Any], then: Callable[[dict[str, Any]], None]) -> None:
         def refused(error: str, text: str) -> None:
@@ -474,6 +475,16 @@ class Crew:
     @property
     def failed(self) -> list[Child]:
         return [child for child in self.children.values() if child.machine.state is State.FAILED]
+
+    def has_begun(self) -> bool:
+        """Whether every node has been ready, or has shown that it will not be so at its first try."""
+        return all(
+            child.machine.was_ready
+            or child.machine.restarts > 0
+            or child.machine.state not in UNFINISHED
+            or child.spec.kind == "dynamic"
+            for child in self.children.values()
+        )
 
     def not_ready(self) -> list[str]:
         """Nodes that have not been ready yet, in this run."""

@@ -157,7 +157,7 @@ class SnapshotCorrupt(StoreError):
     def __init__(self, snapshot: str, what: str) -> None:
         self.snapshot = snapshot
         self.what = what
-        super().__init__(f"snapshot {snapshot} cannot be used: {what}. Choose an older one with `--from`.")
+        super().__init__(f"snapshot {snapshot} cannot be used: {what}. Choose another one with `--from`.")
 
 
 class ProtocolError(NodeRuntimeError):

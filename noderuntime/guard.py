@@ -11,6 +11,8 @@ are removed, the space stays. When the guard is killed, the runtime ends the run
 The fork happens before ZeroMQ is imported, while this process has one thread. The runtime is a process group
 of its own, so that Ctrl-C reaches it once, by us, and not twice. Detached, the guard is the leader of a new
 session, and the launched process waits only until the run has started, with its errors still on the terminal.
+
+A runtime that is stopped (SIGSTOP) is left alone, and the terminal is told: nobody else would notice.
 """
 
 from __future__ import annotations
@@ -202,11 +204,27 @@ def _watch(runtime: int, notes: int, woken: int, detached: bool) -> int:
 
 
 def _reap(runtime: int) -> int | None:
-    """The status of the runtime once it has ended; orphans that have ended are reaped on the way."""
+    """The status of the runtime once it has ended; orphans that have ended are reaped on the way.
+
+    That it was stopped is only told: it may be on purpose.
+    """
     while True:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid in (0, runtime):
+        pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+        if os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
+            if pid == runtime:
+                _tell_stopped(runtime, os.WIFSTOPPED(status))
+        elif pid in (0, runtime):
             return status if pid else None
+
+
+def _tell_stopped(runtime: int, stopped: bool) -> None:
+    text = (
+        f"was stopped: nodes that die are not restarted meanwhile; `kill -CONT {runtime}` lets it go on"
+        if stopped
+        else "goes on"
+    )
+    with contextlib.suppress(OSError):
+        print(f"noderuntime: the runtime (process {runtime}) {text}", file=sys.stderr, flush=True)
 
 
 def _let_terminal_go() -> None:

@@ -5,23 +5,24 @@
         state += value
         return state, state
 
-The state of a key lies in the operator's private state and is read from there for every event, so a life
-after a crash sees precisely what the one before it saw: a tuple comes back as a list either way, an array
-read-only. It is a KeyedOperator (keyed_operator.py) made of a function.
+It is a KeyedOperator (keyed_operator.py) made of a function, and works without its events, contexts and timers. With
+`batch=True` each message carries many records, and the loop over them is all that is done for each.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
+from noderuntime.batches import RecordEvent
 from noderuntime.keyed_operator import KeyedOperator, wall_clock_s
 from noderuntime.keyed_values import codec_of
 
 if TYPE_CHECKING:
     from noderuntime.events import Event
+    from noderuntime.operator import Context
 
 Function = Callable[[Any, Any, Any], tuple[Any, Any]]
 
@@ -33,22 +34,70 @@ class StatefulMap(KeyedOperator):
     output: str
     key: Callable[[Any], Any] | None
 
-    def key_of(self, event: Event) -> Any:
-        key = type(self).key
-        return None if key is None else key(event["value"])
-
-    def on_key_event(self, key: Any, event: Event, state: Any, ctx: Any) -> Any:
+    def _prepare(self) -> None:
+        super()._prepare()
         cls = type(self)
-        returned = cls.function(key, event["value"], state)
-        if not isinstance(returned, tuple) or len(returned) != 2:
-            raise TypeError(
-                f"{cls.__name__} returned {returned!r:.80}; "
-                "a stateful_map function returns (message, new state)"
-            )
-        message, new = returned
+        self._function = cls.function
+        self._key = cls.key
+        self._needs_clock = cls.ttl is not None and not self._by_event_time
+
+    def _handle(self, event: Event, ctx: Context) -> None:
+        keyed = self._keyed
+        at = self._moment(event) if self._by_event_time else keyed.now
+        value = event.value
+        key = None if self._key is None else self._key(value)
+        slot = keyed.find(key, ctx)
+        returned = self._function(key, value, self._new_state() if slot.state is None else slot.state)
+        if type(returned) is not tuple or len(returned) != 2:
+            raise self._no_pair(returned)
+        message, slot.state = returned
+        keyed.note(slot, at)
         if message is not None:
-            ctx.send_output(cls.output, message, {"key": list(key) if isinstance(key, tuple) else key})
-        return new
+            ctx.send_output(self.output, message, {"key": list(key) if isinstance(key, tuple) else key})
+
+    def _handle_batch(self, event: Event, records: Sequence[Any], ctx: Context) -> None:
+        """The same for many records. What they send goes out as one message."""
+        keyed = self._keyed
+        key_of, function, timed = self._key, self._function, self._by_event_time
+        near = keyed.near
+        messages: list[Any] = []
+        keys: list[Any] = []
+        at = keyed.now
+        key = slot = None
+        index = -1
+        try:
+            for index, record in enumerate(records):
+                if timed:
+                    each: Any = RecordEvent(event, record, index)
+                    at = self._moment(each)
+                if key_of is not None:
+                    key = key_of(record)
+                try:
+                    slot = near.get(key)
+                except TypeError:  # a list or a dict
+                    slot = None
+                if slot is None or not slot.changed or timed or slot.kind is not type(key):
+                    slot = keyed.find(key, ctx)
+                    keyed.note(slot, at)
+                state = slot.state
+                returned = function(key, record, self._new_state() if state is None else state)
+                if type(returned) is not tuple or len(returned) != 2:
+                    raise self._no_pair(returned)
+                message, slot.state = returned
+                if message is not None:
+                    messages.append(message)
+                    keys.append(key)
+        except Exception as error:
+            error.add_note(f"in record {index} of a batch of {len(records)}")
+            raise
+        if messages:
+            keys = [list(key) if isinstance(key, tuple) else key for key in keys]
+            ctx.send_output(self.output, messages, {"keys": keys})
+
+    def _no_pair(self, returned: Any) -> TypeError:
+        return TypeError(
+            f"{type(self).__name__} returned {returned!r:.80}; a stateful_map function returns (message, new state)"
+        )
 
 
 @overload
@@ -61,6 +110,7 @@ def stateful_map(
     ttl: float | None = None,
     time: Callable[[Any], float] | None = None,
     codec: Any = None,
+    batch: bool = False,
     clock: Callable[[], float] = wall_clock_s,
 ) -> type[StatefulMap]: ...
 
@@ -75,6 +125,7 @@ def stateful_map(
     ttl: float | None = None,
     time: Callable[[Any], float] | None = None,
     codec: Any = None,
+    batch: bool = False,
     clock: Callable[[], float] = wall_clock_s,
 ) -> Callable[[Function], type[StatefulMap]]: ...
 
@@ -88,6 +139,7 @@ def stateful_map(
     ttl: float | None = None,
     time: Callable[[Any], float] | None = None,
     codec: Any = None,
+    batch: bool = False,
     clock: Callable[[], float] = wall_clock_s,
 ) -> type[StatefulMap] | Callable[[Function], type[StatefulMap]]:
     """An operator class from `function(key, value, state) -> (message, new state)`. A decorator, or called
@@ -106,6 +158,11 @@ def stateful_map(
       in any unit that `ttl` has too. A key is forgotten when an event more than `ttl` later has been seen.
     - `codec`: how the state is stored: an object with encode and decode, one with dumps and loads, or two
       functions. None: MessagePack, which carries arrays and datetimes too.
+    - `batch`: each message carries many records: a list; a numpy array (rows of a structured one are dicts); an Arrow
+      table or record batch (dicts too) or array. The function is called for one record after the other, as if each had
+      come alone. The batch is one transaction, in which the state of each key that it touches is saved once. What the
+      function sends goes out as *one* message, a list (whose items cannot be arrays), with the key of each item in
+      `metadata["keys"]`; if there is nothing to send, no message goes out. Input that is no batch is a TypeError.
     - `clock`: seconds since the epoch; for tests.
 
     The plain function stays reachable as `.function`. Raises TypeError and ValueError for arguments that
@@ -121,6 +178,8 @@ def stateful_map(
         raise ValueError(f"stateful_map: ttl={ttl!r}; it is a number of seconds above 0")
     if time is not None and not callable(time):
         raise TypeError(f"stateful_map: time={time!r}; it is a function from the event to its time, or None")
+    if not isinstance(batch, bool):
+        raise TypeError(f"stateful_map: batch={batch!r}; it is True when each message carries a batch of records")
     codec_of(codec)
 
     def make(function: Function) -> type[StatefulMap]:
@@ -139,6 +198,7 @@ def stateful_map(
             "output": output,
             "ttl": None if ttl is None else float(ttl),
             "codec": codec,
+            "batch": batch,
         }
         if time is not None:
             body["time_of"] = staticmethod(time)

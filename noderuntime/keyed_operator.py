@@ -18,71 +18,31 @@
 Time is the wall clock, or event time where `time_of` is overridden: then it is the highest time seen so far, and it
 stands still while nothing comes. Both are the same in the life after a crash: event time is part of the state.
 
-The state of a key lies in the private state under its tag (keyed_values.py), as [state, time of its last event, timer,
-key]; it is read from there for every event. In memory there is only what is needed to know what is due next.
+How states are kept is told in keyed_states.py; here is what happens in which order.
 """
 
 from __future__ import annotations
 
 import copy
 import datetime as dt
-import heapq
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from noderuntime.keyed_values import Codec, codec_of, key_tag, pack, unpack_stored
+from noderuntime.batches import RecordEvent, records_of
+from noderuntime.keyed_states import NEVER, KeyedStates, Slot
+from noderuntime.keyed_values import codec_of
 from noderuntime.operator import Operator
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from noderuntime.events import Event
     from noderuntime.operator import Context, Status
-
-PURGED_PER_EVENT_MAX: Final = 100  # so that one event never pays for all that has expired
-TIME_KEY: Final = "keyed.time"  # no tag: they all hold a colon
 
 
 def wall_clock_s() -> float:
     """Seconds since the epoch: time to live has to count while no process runs."""
     return dt.datetime.now(dt.UTC).timestamp()
-
-
-class Deadlines:
-    """Texts with a time each; the earliest comes first. Those that were moved stay in the heap until they come up."""
-
-    def __init__(self) -> None:
-        self._at: dict[str, float] = {}
-        self._heap: list[tuple[float, str]] = []
-
-    def __len__(self) -> int:
-        return len(self._at)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._at)
-
-    def load(self, items: dict[str, float]) -> None:
-        self._at = items
-        self._heap = [(at, tag) for tag, at in items.items()]
-        heapq.heapify(self._heap)
-
-    def set(self, tag: str, at: float) -> None:
-        if self._at.get(tag) == at:
-            return
-        self._at[tag] = at
-        heapq.heappush(self._heap, (at, tag))
-        if len(self._heap) > 2 * len(self._at) + 1000:
-            self.load(self._at)
-
-    def discard(self, tag: str) -> None:
-        self._at.pop(tag, None)
-
-    def first(self) -> tuple[float, str] | None:
-        """The earliest, which stays."""
-        while self._heap:
-            at, tag = self._heap[0]
-            if self._at.get(tag) == at:
-                return at, tag
-            heapq.heappop(self._heap)
-        return None
 
 
 class KeyContext:
@@ -95,7 +55,7 @@ class KeyContext:
 
     def set_timer(self, at: float) -> None:
         """Call on_timer for this key when the time has come to `at`. A key has one timer: a later call moves it."""
-        if isinstance(at, bool) or not isinstance(at, int | float):
+        if isinstance(at, bool) or not isinstance(at, int | float) or math.isnan(at):
             raise TypeError(f"set_timer({at!r}): the time is a number of seconds, as ctx.now is")
         self.timer = float(at)
 
@@ -114,14 +74,20 @@ class KeyedOperator(Operator):
 
     `ttl`: seconds (or whatever unit `time_of` counts) after its last event when a key is forgotten: by the wall clock
     at that time, by event time behind it. `codec`: see codec_of.
+
+    `batch`: whether each message carries many records, as a list, a numpy array or an Arrow table (see records_of).
+    Then every method gets the event of one record after the other, whose value is the record; all of the message is one
+    transaction, and the state of a key that it touches is saved once. The wall clock stands still in it.
     """
 
     default: ClassVar[Any] = None
     ttl: ClassVar[float | None] = None
     codec: ClassVar[Any] = None
+    batch: ClassVar[bool] = False
 
-    _codec: Codec
+    _keyed: KeyedStates
     _by_event_time: bool
+    _needs_clock: bool
 
     def key_of(self, event: Event) -> Any:
         """The key of an INPUT event: anything MessagePack can carry."""
@@ -145,24 +111,17 @@ class KeyedOperator(Operator):
 
     def live_keys(self, ctx: Any) -> list[Any]:
         """The keys that have a state now, those whose last event is the oldest first. It reads all of them."""
-        found = []
-        for tag in list(ctx.state()):
-            stored = None if tag == TIME_KEY else ctx.load_state(tag)
-            if stored is not None:
-                _, last, _, key = unpack_stored(stored)
-                if not self._is_over(last, self._time):
-                    found.append((last, tag, key))
-        return [key for _, _, key in sorted(found, key=lambda item: item[:2])]
+        return self._keyed.live(ctx)
 
     # --- what the host calls ----------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
         """The instance's own part; __init__ belongs to the user's class."""
-        self._codec = codec_of(type(self).codec)
-        self._by_event_time = type(self).time_of is not KeyedOperator.time_of
-        self._ends = Deadlines()
-        self._timers = Deadlines()
-        self._time = float("-inf")  # event time so far
+        cls = type(self)
+        self._by_event_time = cls.time_of is not KeyedOperator.time_of
+        has_timers = cls.on_timer is not KeyedOperator.on_timer
+        self._needs_clock = not self._by_event_time
+        self._keyed = KeyedStates(codec_of(cls.codec), cls.ttl, self._by_event_time, has_timers)
 
     def __new__(cls, *arguments: Any, **named: Any) -> Any:
         self = super().__new__(cls)
@@ -170,117 +129,76 @@ class KeyedOperator(Operator):
         return self
 
     def restore_state(self, state: dict[str, bytes]) -> None:
-        ends: dict[str, float] = {}
-        timers: dict[str, float] = {}
-        if TIME_KEY in state:
-            self._time = unpack_stored(state[TIME_KEY])
-        for tag, stored in state.items():
-            if tag == TIME_KEY:
-                continue
-            if self.ttl is None and not self._has_timers:
-                break  # nothing will ever be due
-            _, last, timer, _ = unpack_stored(stored)
-            if self.ttl is not None:
-                ends[tag] = last + self.ttl
-            if timer is not None:
-                timers[tag] = timer
-        self._ends.load(ends)
-        self._timers.load(timers)
-
-    @property
-    def _has_timers(self) -> bool:
-        return type(self).on_timer is not KeyedOperator.on_timer
+        self._keyed.restore(state)
 
     def on_event(self, event: Event, ctx: Context) -> Status | None:
-        if event["type"] != "INPUT":
+        if event.type != "INPUT":
             return None
-        is_message = "uid" in event  # a tick has none: it only moves the clock
-        now = self._now(event if is_message else None, ctx)
-        self._fire(now, ctx)
-        if is_message:
-            self._handle(event, now, ctx)
-        self._purge(now, ctx)
+        keyed = self._keyed
+        keyed.begin(ctx)
+        keyed.now = self.clock() if self._needs_clock else keyed.time
+        if event.value is None and "uid" not in event:  # a tick only moves the clock
+            self._fire(ctx)
+        elif self.batch:
+            self._handle_batch(event, self._records(event), ctx)
+        else:
+            self._handle(event, ctx)
+        keyed.save(ctx)
         return None
 
-    def _now(self, event: Event | None, ctx: Context) -> float:
-        if not self._by_event_time:
-            return self.clock()
-        if event is not None:
-            at = self.time_of(event)
-            if isinstance(at, bool) or not isinstance(at, int | float):
-                raise TypeError(f"{type(self).__name__}.time_of returned {at!r:.60}; it is a number")
-            if at > self._time:
-                self._time = at
-                ctx.save_state(TIME_KEY, pack(at))
-        return self._time
+    def _records(self, event: Event) -> Sequence[Any]:
+        try:
+            return records_of(event.value)
+        except TypeError as error:
+            name = type(self).__name__
+            raise TypeError(f"{name} takes batches, and on its input {event.id!r} came {error}") from None
 
-    def _is_over(self, last: float, now: float) -> bool:
-        if self.ttl is None:
-            return False
-        if self._by_event_time:
-            return now > last + self.ttl
-        return self.clock() >= last + self.ttl
+    def _handle_batch(self, event: Event, records: Sequence[Any], ctx: Context) -> None:
+        for index, record in enumerate(records):
+            each: Any = RecordEvent(event, record, index)
+            self._handle(each, ctx)
 
-    def _handle(self, event: Event, now: float, ctx: Context) -> None:
+    def _handle(self, event: Event, ctx: Context) -> None:
+        keyed = self._keyed
+        at = self._moment(event) if self._by_event_time else keyed.now
+        self._fire(ctx)
         key = self.key_of(event)
-        tag = key_tag(key)
-        stored = ctx.load_state(tag)
-        timer = None
-        state = None
-        if stored is not None:
-            packed, last, timer, _ = unpack_stored(stored)
-            if self._is_over(last, now):
-                stored = timer = None
-            else:
-                state = self._codec.decode(packed)
-        if stored is None:
-            state = self._new_state()
-        at = now
-        if self._by_event_time:
-            at = float(self.time_of(event) or 0.0)
-        keyed = KeyContext(ctx, now, timer)
-        self._keep(key, tag, self.on_key_event(key, event, state, keyed), at, keyed, ctx)
+        slot = keyed.find(key, ctx)
+        state = self._new_state() if slot.state is None else slot.state
+        own = KeyContext(ctx, keyed.now, slot.timer)
+        self._change(slot, self.on_key_event(key, event, state, own), at, own)
+
+    def _moment(self, event: Event) -> float:
+        """The time of an event, which has come if it was not there before."""
+        at = self.time_of(event)
+        if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at):
+            raise TypeError(f"{type(self).__name__}.time_of returned {at!r:.60}; it is a finite number")
+        keyed = self._keyed
+        if at > keyed.time:
+            keyed.time = at
+        keyed.now = keyed.time
+        return float(at)
 
     def _new_state(self) -> Any:
         default = type(self).default
         return default() if callable(default) else copy.deepcopy(default)
 
-    def _keep(self, key: Any, tag: str, state: Any, last: float, keyed: KeyContext, ctx: Context) -> None:
-        if state is None:
-            self._drop(tag, ctx)
-            return
-        ctx.save_state(tag, pack([self._codec.encode(state), last, keyed.timer, key]))
-        if self.ttl is not None:
-            self._ends.set(tag, last + self.ttl)
-        if keyed.timer is None:
-            self._timers.discard(tag)
+    def _change(self, slot: Slot, state: Any, at: float, own: KeyContext) -> None:
+        keyed = self._keyed
+        slot.state = state
+        slot.timer = None if state is None else own.timer
+        if slot.timer is None:
+            keyed.timers.discard(slot.tag)
         else:
-            self._timers.set(tag, keyed.timer)
+            keyed.timers.set(slot.tag, slot.timer)
+        keyed.note(slot, at)
 
-    def _drop(self, tag: str, ctx: Context) -> None:
-        ctx.delete_state(tag)
-        self._ends.discard(tag)
-        self._timers.discard(tag)
-
-    def _fire(self, now: float, ctx: Context) -> None:
+    def _fire(self, ctx: Context) -> None:
         """Call on_timer for what is due, in order of time."""
-        while (first := self._timers.first()) is not None and first[0] <= now:
+        keyed = self._keyed
+        while keyed.timers and (first := keyed.timers.take(keyed.now)) is not None:
             due, tag = first
-            self._timers.discard(tag)
-            stored = ctx.load_state(tag)
-            if stored is None:
-                continue
-            packed, last, _, key = unpack_stored(stored)
-            if self._is_over(last, due):
-                continue
-            keyed = KeyContext(ctx, due, None)
-            state = self.on_timer(key, due, self._codec.decode(packed), keyed)
-            self._keep(key, tag, state, last, keyed, ctx)
-
-    def _purge(self, now: float, ctx: Context) -> None:
-        """Free what has expired, some of it: a key that has is seen as new in any case."""
-        for _ in range(PURGED_PER_EVENT_MAX):
-            first = self._ends.first()
-            if first is None or self.ttl is None or not self._is_over(first[0] - self.ttl, now):
-                return
-            self._drop(first[1], ctx)
+            slot = keyed.by_tag(tag, ctx)
+            if slot is not None and not keyed.is_over(slot.last, due):
+                own = KeyContext(ctx, due, None)
+                self._change(slot, self.on_timer(slot.key, due, slot.state, own), NEVER, own)

@@ -30,7 +30,7 @@ def key_tag(key: Any) -> str:
         tag = f"{kind.__name__}:{key!r}"
     else:
         tag = f"msgpack:{pack(_sorted(key)).hex()}"
-    if len(tag.encode(errors="surrogatepass")) > TAG_BYTES_MAX:
+    if len(tag) > TAG_BYTES_MAX // 4 and len(tag.encode(errors="surrogatepass")) > TAG_BYTES_MAX:
         tag = f"sha256:{hashlib.sha256(tag.encode(errors='surrogatepass')).hexdigest()}"
     return tag
 
@@ -42,7 +42,20 @@ def _sorted(key: Any) -> Any:
     return [_sorted(part) for part in key] if isinstance(key, list | tuple) else key
 
 
+pack_plain: Callable[[Any], bytes] = msgpack.Packer(use_bin_type=True, datetime=True).pack
+"""What `pack` tries first, for values without arrays and the like. Raises NOT_PLAIN.
+
+One Packer for all, since making one costs more than most packing; without a default nothing calls back into Python.
+"""
+NOT_PLAIN = (TypeError, ValueError, OverflowError)
+
+
 def pack(value: Any) -> bytes:
+    """MessagePack of a value, and of arrays and Arrow data as extensions. Raises TypeError for what cannot be saved."""
+    try:
+        return pack_plain(value)
+    except NOT_PLAIN:  # an array, say, or what cannot be saved at all
+        pass
     try:
         packed: bytes = msgpack.packb(value, use_bin_type=True, datetime=True, default=_extension)
     except OverflowError:
@@ -73,16 +86,6 @@ class Codec(Protocol):
     def decode(self, stored: bytes) -> Any: ...
 
 
-class MessagePack:
-    """The codec where none is given: what MessagePack carries, arrays and datetimes."""
-
-    def encode(self, state: Any) -> bytes:
-        return pack(state)
-
-    def decode(self, stored: bytes) -> Any:
-        return unpack_stored(stored)
-
-
 class Functions:
     """A codec of two functions, for instance `json.dumps` (with its text as UTF-8) and `json.loads`."""
 
@@ -98,10 +101,13 @@ class Functions:
         return self._decode(stored)
 
 
-def codec_of(given: Any) -> Codec:
-    """The codec that was given: None, an object with encode and decode, one with dumps and loads, or two functions."""
+def codec_of(given: Any) -> Codec | None:
+    """The codec that was given: an object with encode and decode, one with dumps and loads, or two functions.
+
+    None: there is none, and states are saved as MessagePack, with all that `pack` takes.
+    """
     if given is None:
-        return MessagePack()
+        return None
     if isinstance(given, tuple) and len(given) == 2 and all(map(callable, given)):
         return Functions(*given)
     for names in (("encode", "decode"), ("dumps", "loads")):

@@ -53,6 +53,9 @@ def check_files(dataflow: Dataflow) -> list[str]:
         warning = _node_warning(dataflow, node)
         if warning:
             warnings.append(f"{_where(dataflow, node.code.place)}: {warning}")
+        warning = _budget_warning(node)
+        if warning:
+            warnings.append(f"{_where(dataflow, node.place)}: {warning}")
     seed = dataflow.state.seed_file
     if seed and not Path(dataflow.folder, seed).is_file():
         errors.append(_error(dataflow, dataflow.state.place, f"there is no seed file {seed!r}", dataflow.folder))
@@ -132,11 +135,13 @@ def _node_problem(dataflow: Dataflow, node: NodeSpec) -> DataflowError | None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        if node.kind == "node" and "/" not in written and path.suffix != ".py" and _on_path(node):
+        may_be_command = node.kind == "node" and "/" not in written and path.suffix != ".py"
+        if may_be_command and _on_path(node):
             return None
         near = _near_file(path, (".py",), written)
         hint = f"{near} Paths are relative to the folder of the dataflow file, {dataflow.folder!r}."
-        return _error(dataflow, node.code.place, f"{label} does not exist", hint)
+        nor = ", and no command of that name is on the PATH" if may_be_command else ""
+        return _error(dataflow, node.code.place, f"{label} does not exist{nor}", hint)
     except OSError as error:
         return _error(dataflow, node.code.place, f"{label} cannot be read: {error.strerror}", "Check the path.")
     if stat.S_ISDIR(mode):
@@ -158,9 +163,29 @@ def _node_warning(dataflow: Dataflow, node: NodeSpec) -> str:
         )
     if node.code.module:
         top = node.code.module.partition(".")[0]
-        if top not in sys.builtin_module_names and PathFinder.find_spec(top, [dataflow.folder, *sys.path]) is None:
+        set_in_file = filter(None, node.env.get("PYTHONPATH", "").split(os.pathsep))
+        if not _is_importable(top, [dataflow.folder, *(str(Path(dataflow.folder, each)) for each in set_in_file)]):
             return f"no module {top!r} is found for node {node.id!r}. Install it, or set PYTHONPATH."
     return ""
+
+
+def _budget_warning(node: NodeSpec) -> str:
+    """A message that fails every time is buried in the claim of the life after its last attempt: is there one?"""
+    takes_messages = any(not spec.is_timer for spec in node.inputs)
+    if node.restart_policy == "never" or not takes_messages or not 0 < node.max_restarts < node.max_attempts:
+        return ""
+    return (
+        f"node {node.id!r} fails for good before a message that fails every time becomes a dead letter: that takes "
+        f"max_attempts = {node.max_attempts} restarts, and max_restarts is {node.max_restarts}. Raise it."
+    )
+
+
+def _is_importable(top: str, folders: list[str]) -> bool:
+    """Whether `import top` finds something: in the folders, or the way this process does (which includes the finders of
+    packages that are installed to be edited). Executes nothing."""
+    if top in sys.modules or PathFinder.find_spec(top, folders) is not None:
+        return True
+    return any(finder.find_spec(top, None) is not None for finder in sys.meta_path)
 
 
 def _on_path(node: NodeSpec) -> str | None:

@@ -3,12 +3,15 @@
     {"time": 1700000000.123, "node": "a", "stream": "stdout", "text": "...", "level": 20, "fields": {}}
 
 `stream` is stdout, stderr or log; `level` is Python's logging level. A disk that is full, or descriptors that
-ran out, do not stop a run: lines that cannot be written are counted, and the run goes on.
+ran out, do not stop a run: lines that cannot be written are counted, and the run goes on. Nor does a run that goes on
+for months fill a disk: a file that has reached FILE_BYTES_MAX becomes the older one (`NODE.jsonl.1`), in place of the
+one that was there.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -16,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from noderuntime.observer import LogRecord, Observer
+from noderuntime.rundir import older_log
 
 RETRY_S = 1.0
+FILE_BYTES_MAX = 64_000_000  # of one node there are at most two files
 FRAME = "\x1b[2J"  # a line that begins so paints a picture on a terminal: nothing to keep
 
 
@@ -32,6 +37,7 @@ class RunLogs:
         self.lost = 0
         self.problem = ""
         self._files: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
         self._waiting: dict[str, list[bytes]] = {}
         self._retry_s = 0.0
 
@@ -76,16 +82,22 @@ class RunLogs:
         return self.folder / (f"{node}.jsonl" if node else "runtime.log")
 
     def _append(self, node: str, data: bytes) -> None:
+        if self._sizes.get(node, 0) and self._sizes[node] + len(data) > FILE_BYTES_MAX:
+            os.close(self._files.pop(node))
+            self._path(node).rename(older_log(self._path(node)))
         fd = self._files.get(node)
         if fd is None:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             fd = self._files[node] = os.open(self._path(node), flags, 0o600)
+            self._sizes[node] = os.fstat(fd).st_size
         written = os.write(fd, data)
+        self._sizes[node] += written
         if written < len(data):
             # the disk became full in the middle of a line: leave no half line for the readers
             kept = data[:written].rfind(b"\n") + 1
             size = os.fstat(fd).st_size
             os.ftruncate(fd, size - written + kept)
+            self._sizes[node] -= written - kept
             raise OSError(28, "No space left on device")
 
     def close(self) -> None:
@@ -120,10 +132,10 @@ class Notes:
             record.node, "log", record.text, at_s=record.time, level=record.level, fields=record.fields
         )
 
-    def tell(self, text: str) -> None:
-        """The runtime has something to say."""
-        self.observer.status(text)
-        self.logs.write("", "log", text)
+    def tell(self, text: str, level: int = logging.INFO) -> None:
+        """The runtime has something to say. `level` as in `logging`."""
+        self.observer.status(text, level)
+        self.logs.write("", "log", text, level=level)
 
     def report(self, lines: Sequence[str], facts: Mapping[str, Any]) -> None:
         """What a run under --chaos came to."""

@@ -137,13 +137,11 @@ class Member:
             self._pool = SegmentPool(self.space, self._folder, self.wiring.number)
         return self._pool
 
-    def decode(self, key: bytes, record: bytes) -> tuple[int, Any, dict[str, Any], int, int]:
-        """As records.decode_message; the body may lie in a segment. Raises Dropped."""
-        if not record[1]:
-            return records.decode_message(record)
+    def body(self, key: bytes, record: bytes) -> Any:
+        """The body of a message, as a buffer, that lies in a segment (record[1]). Raises Dropped."""
         if self._views is None:
             self._views = SegmentViews(self.space, self._folder)
-        return records.decode_message(record, self._views.lease(key, records.reference_of(record)))
+        return self._views.lease(key, records.reference_of(record))
 
     def raw(self, key: bytes, record: bytes) -> tuple[int, bytes, bytes, bytes, int, int]:
         """(kind, head, metadata, body, number, sent_ns) of a message, nothing of it decoded. Raises Dropped."""
@@ -152,9 +150,7 @@ class Member:
         metadata = record[records.MESSAGE_BYTES : at]
         head, body = record[at : at + head_bytes], record[at + head_bytes :]
         if where:
-            if self._views is None:
-                self._views = SegmentViews(self.space, self._folder)
-            body = bytes(self._views.lease(key, records.reference_of(record)))
+            body = bytes(self.body(key, record))
         return kind, head, metadata, body, number, sent_ns
 
     def let_go(self, group: Sequence[Staged]) -> None:
@@ -171,8 +167,8 @@ class Member:
 
     def set_phase(self, phase: int) -> None:
         words = self.page.words
+        words[pulse.SINCE_NS] = time.monotonic_ns()  # first: whoever sees the phase must not see an old time
         words[pulse.PHASE] = phase
-        words[pulse.SINCE_NS] = time.monotonic_ns()
 
     def publish(self) -> None:
         """Take the write lock once: a commit whose process was killed half way in publishing it becomes visible."""

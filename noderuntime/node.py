@@ -24,25 +24,24 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from noderuntime import doorbell, pulse
+from noderuntime import doorbell, process, pulse
 from noderuntime.channel import Dealer
 from noderuntime.errors import Fenced, NodeRuntimeError, NotRunning, StateNotAvailable, StoreFull, UnknownOutput
-from noderuntime.events import Event, input_event, kvs_update, notice, tick_event
+from noderuntime.events import Event, input_event, kvs_update, notice
+from noderuntime.joining import end_fenced, find_run, greet
 from noderuntime.member import ROOM_CHECK_S, Member
-from noderuntime.protocol import EXIT_FENCED, VERSION, Bye, Hello, Ready, Refused, Stop, Welcome
-from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir, home
+from noderuntime.protocol import Bye, Ready, Refused, Stop
 from noderuntime.space import records
-from noderuntime.space.commit import Input, Staged
-from noderuntime.space.keys import parse_message
+from noderuntime.space.commit import Staged
 from noderuntime.space.mailbox import Message
 from noderuntime.space.segments import Dropped
 from noderuntime.space.shared import Merge
 from noderuntime.space.watching import Cursor, Update
 from noderuntime.state import State
+from noderuntime.timers import Timers
 from noderuntime.wiring import Wiring
 
 if TYPE_CHECKING:
@@ -52,7 +51,6 @@ T = TypeVar("T")
 
 HOLD_NS: Final = 1_000_000
 GROUP_MAX: Final = 64
-WELCOME_S: Final = 60.0
 SLOW_CHECK_S: Final = 5.0
 IDLE_TURNS_MAX: Final = 20
 SWITCH_INTERVAL_S: Final = 0.0005
@@ -92,17 +90,17 @@ class Node:
     """
 
     def __init__(self, node_id: str | None = None, run: str | None = None) -> None:
-        run_dir, name, dynamic = _find(node_id, run)
+        run_dir, name, dynamic = find_run(node_id, run)
         try:
             dealer = Dealer(run_dir.runtime_socket)
         except OSError:
             raise NotRunning(f"there is no run {run or str(run_dir.root)!r}") from None
-        welcome = _greet(dealer, name, dynamic)
+        welcome = greet(dealer, name, dynamic)
         wiring = Wiring.from_plain(welcome.wiring)
         try:
             self._member = member = Member(run_dir, wiring, welcome.incarnation, welcome.attempts)
         except Fenced as fenced:
-            _end_fenced(fenced)
+            end_fenced(fenced)
         except BaseException:
             dealer.close(0)
             raise
@@ -120,13 +118,7 @@ class Node:
         self._unacknowledged: set[bytes] = set()  # keys that are in hand, or whose acknowledgement is staged
         self._free_slots = list(range(pulse.HANDS_MAX - 1, -1, -1))
         self._fetch_max = 1 if any(item.wiring.drop_oldest for item in member.inputs.values()) else GROUP_MAX
-        self._timers = [item for item in member.inputs.values() if item.wiring.period_ns]
-        self._watched = [item for item in member.inputs.values() if item.wiring.timeout_ns]
-        self._cells = {
-            cell: member.commits.cells[cell]
-            for item in (*self._timers, *self._watched)
-            for cell in (item.cell, item.cell + 1)
-        }
+        self._timers = Timers(member)
         self._recovered: deque[Message] = deque()  # a message that waits behind its INPUT_RECOVERED
         self._updates: deque[Update] = deque()  # of watched keys, read and not handed out
         self._taken: deque[_Taken] = deque()  # handed out, oldest first: the cursor stays behind the first not done
@@ -143,6 +135,7 @@ class Node:
         self._closed = False
         self._armed = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        process.sleep_exactly()
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
         dealer.send(Ready(welcome.incarnation))
         member.set_phase(pulse.WAITING)
@@ -192,7 +185,7 @@ class Node:
             event: Event | None = self._take(holder)
             if event is not _NOTHING:
                 return event
-            pause_s = self._pause_s()
+            pause_s = self._timers.pause_s(SLOW_CHECK_S)
             if deadline is not None:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
@@ -216,7 +209,7 @@ class Node:
             event: Event | None = self._take(holder)
             if event is not _NOTHING:
                 return event
-            await self._wait_async(self._pause_s(), drains)
+            await self._wait_async(self._timers.pause_s(SLOW_CHECK_S), drains)
         return None
 
     def _take(self, holder: Holder) -> Any:
@@ -250,7 +243,7 @@ class Node:
         try:
             self._member.commits.be_eager()
         except Fenced as fenced:
-            _end_fenced(fenced)
+            end_fenced(fenced)
         self._eager = True
 
     def _next_locked(self, holder: Holder) -> Any:
@@ -301,26 +294,23 @@ class Node:
         input = member.input_of(key)
         staged = Staged()
         if record[0] < records.NOTICE_MIN and input.cell >= 0:
-            if self._cells[input.cell + 1]:
+            if (recovery := self._timers.recovery(input)) is not None:
                 self._recovered.append(message)
-                self._cells[input.cell + 1] = 0
-                staged.cells = {input.cell + 1: 0}
+                staged.also().cells = recovery
                 self._hands[holder] = _Hand(staged, None, -1)
                 return notice("INPUT_RECOVERED", input.name)
-            now_ns = _boot_ns()
-            self._cells[input.cell] = now_ns
-            staged.cells = {input.cell: now_ns, input.cell + 1: 0}
+            staged.also().cells = self._timers.arrival(input)
         try:
-            decoded = member.decode(key, record)
+            decoded = records.decode_message(record, member.body(key, record) if record[1] else None)
         except Dropped:
             return self._next_locked(holder)
         lives = member.attempts.get(key, 0)
         staged.ack = (key, input, record)
-        staged.attempts = lives > 0
+        if lives:
+            staged.also().attempts = True
         slot = self._free_slots.pop() if self._free_slots else -1
         if slot >= 0:
-            _, _, sequence, index = parse_message(key)
-            member.page.take(slot, input.number, sequence, index)
+            member.page.take(slot, key)
         self._hands[holder] = _Hand(staged, key, slot)
         self._unacknowledged.add(key)
         member.set_phase(pulse.HANDLING)
@@ -333,18 +323,12 @@ class Node:
         return notice(records.NOTICE_TYPES[kind], value[0], value[1] or "")
 
     def _due_locked(self, holder: Holder) -> Event | None:
-        """A tick or a timeout that is due. Ticks that were missed are one."""
-        wall_ns, boot_ns = self._member.space.clock
-        for item in self._timers:
-            period_ns = item.wiring.period_ns
-            number = (_boot_ns() - boot_ns) // period_ns
-            if number != self._cells[item.cell]:  # less: the period was changed before a resume
-                self._hold_cell(holder, item.cell, number)
-                return tick_event(item.name, item.wiring.source, wall_ns + number * period_ns)
-        for item in self._watched:
-            if self._timeout_in_ns(item) <= 0 and not self._member.has_messages(item, self._unacknowledged):
-                self._hold_cell(holder, item.cell + 1, 1)
-                return notice("INPUT_CLOSED", item.name)
+        """A tick or a timeout that is due."""
+        for event, cells in self._timers.due(self._unacknowledged) if self._timers else ():
+            staged = Staged()
+            staged.also().cells = cells
+            self._hands[holder] = _Hand(staged, None, -1)
+            return event
         return None
 
     def _update_locked(self, holder: Holder) -> Event | None:
@@ -360,18 +344,6 @@ class Node:
         self._update_last = True
         return kvs_update(item.key, item.value, item.revision)
 
-    def _hold_cell(self, holder: Holder, cell: int, value: int) -> None:
-        self._cells[cell] = value
-        staged = Staged()
-        staged.cells = {cell: value}
-        self._hands[holder] = _Hand(staged, None, -1)
-
-    def _timeout_in_ns(self, item: Input) -> int:
-        last, timed_out = self._cells[item.cell], self._cells[item.cell + 1]
-        if not last or timed_out or item.name in self._member.closed:
-            return 1 << 62
-        return last + item.wiring.timeout_ns - _boot_ns()
-
     def _acknowledge(self, holder: Holder) -> None:
         hand = self._hands.pop(holder, None)
         if hand is None:
@@ -382,22 +354,12 @@ class Node:
         if hand.update is not None:
             hand.update.done = True
             while self._taken and self._taken[0].done:
-                hand.staged.cursor = self._taken.popleft().cursor
+                hand.staged.also().cursor = self._taken.popleft().cursor
         self._member.page.words[pulse.HANDLED] += 1
         self._staged.append(hand.staged)
         self._arm()
 
     # --- waiting ----------------------------------------------------------------------------------------------------
-
-    def _pause_s(self) -> float:
-        boot_ns = self._member.space.clock[1]
-        pause_ns = int(SLOW_CHECK_S * 1e9)
-        for item in self._timers:
-            period_ns = item.wiring.period_ns
-            pause_ns = min(pause_ns, period_ns - (_boot_ns() - boot_ns) % period_ns)
-        for item in self._watched:
-            pause_ns = min(pause_ns, max(0, self._timeout_in_ns(item)))
-        return pause_ns / 1e9
 
     def _wait(self, pause_s: float, drains: int) -> None:
         """Sleep until the bell rings, or `pause_s` is over; not at all when it was drained since `drains`."""
@@ -557,7 +519,7 @@ class Node:
             try:
                 done = self._member.commit(staged)
             except Fenced as fenced:
-                _end_fenced(fenced)
+                end_fenced(fenced)
             for item in staged[:done]:
                 if item.ack is not None:
                     self._unacknowledged.discard(item.ack[0])
@@ -663,7 +625,7 @@ class Node:
                 self._stop = message
                 doorbell.ring(self._member.bell)
             elif isinstance(message, Refused):
-                _end_fenced(Fenced(message.why))
+                end_fenced(Fenced(message.why))
 
     # --- ending -----------------------------------------------------------------------------------------------------
 
@@ -721,35 +683,6 @@ class Node:
         self._close(finished=kind is None)
 
 
-def _find(node_id: str | None, run: str | None) -> tuple[RunDir, str, bool]:
-    """Where the run is, which node this is, and whether it joins as a dynamic one."""
-    environ = os.environ
-    if node_id is None or (run is None and environ.get(ENV_NODE) == node_id):
-        if ENV_RUN_DIR not in environ or ENV_NODE not in environ:
-            raise NotRunning(
-                "this program is a node of a dataflow, and was started without one",
-                "Start the dataflow with `noderuntime run FILE`, or join one with Node('id', run='NAME').",
-            )
-        return RunDir(Path(environ[ENV_RUN_DIR])), environ[ENV_NODE], False
-    if run is None:
-        raise TypeError("Node(id, run=NAME): the name of the run is missing; `noderuntime ps` lists them")
-    return RunDir.of(run, home(environ, os.getuid())), node_id, True
-
-
-def _greet(dealer: Dealer, name: str, dynamic: bool) -> Welcome:
-    life = 0 if dynamic else int(os.environ.get(ENV_LIFE, "0"))
-    dealer.send(Hello(VERSION, name, "dynamic" if dynamic else "node", os.getpid(), life))
-    answer = dealer.receive(WELCOME_S)
-    if isinstance(answer, Welcome):
-        return answer
-    dealer.close(0)
-    if isinstance(answer, Refused):
-        if dynamic:
-            raise NotRunning(f"node {name!r} may not join: {answer.why}", "")
-        _end_fenced(Fenced(answer.why))
-    raise NotRunning(f"the runtime did not answer node {name!r} within {WELCOME_S:.0f} seconds")
-
-
 def _went_well(task: asyncio.Task[Any]) -> bool:
     """Whether a task has returned. (`task.exception()` would silence asyncio's report of what nobody awaited.)"""
     return task.done() and not task.cancelled() and getattr(task, "_exception", None) is None
@@ -758,13 +691,3 @@ def _went_well(task: asyncio.Task[Any]) -> bool:
 def _wake(woken: asyncio.Future[None]) -> None:
     if not woken.done():
         woken.set_result(None)
-
-
-def _end_fenced(fenced: Fenced) -> Any:
-    """This life is over: another one has the node now. End at once, touching nothing."""
-    print(f"noderuntime: {fenced}; this process ends", file=sys.stderr, flush=True)
-    os._exit(EXIT_FENCED)
-
-
-def _boot_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 STDOUT, STDERR = "stdout", "stderr"
 
 GRACE_S = 5.0
+INFO = 20  # of Python's logging
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ class Observer(Protocol):
     """Whoever shows the run. Texts have no newline at their end; a `trace` has several lines.
 
     It may have a property `congested`, true while text piles up: then what nodes print stays in their pipes for the
-    moment, and they wait.
+    moment, and they wait; and a property `out_is_gone`, true once whoever read stdout has gone away (`run ... | head`),
+    which is why SIGTERM comes then.
     """
 
     def waiting(self, nodes: Sequence[str]) -> None:
@@ -89,8 +91,11 @@ class Observer(Protocol):
     def log(self, record: LogRecord) -> None:
         """A node logged a record."""
 
-    def status(self, text: str) -> None:
-        """Something that a person should know about the run: a restart, a stop, a full disk."""
+    def status(self, text: str, level: int = INFO) -> None:
+        """Something that a person should know about the run: a restart, a stop, a full disk.
+
+        `level` as in `logging`.
+        """
 
     def crash(self, node: str, where: str, error: str, trace: str) -> None:
         """User code of a node failed. `where`: import | init | restore_state | on_event | produce | spawn.

@@ -197,29 +197,21 @@ class Source(Operator):
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What one call of `produce` came to.
+_pack = msgpack.Packer(use_bin_type=True, datetime=True).pack
 
-    `position`: what to save under POSITION_KEY in the same transaction, None when it stays as it was.
-    `idle_s`: how long to wait before the next call.
+
+def packed_position(returned: Any) -> bytes | None:
+    """The position that `produce` returned, to be saved under POSITION_KEY in the same transaction.
+
+    None for Source.END and Source.IDLE, which leave it as it was. Raises TypeError for what is no position.
     """
-
-    ended: bool = False
-    position: bytes | None = None
-    idle_s: float = 0.0
-
-
-def turn(returned: Any) -> Turn:
-    """Read what `produce` returned. Raises TypeError for what is no position."""
-    if returned is Source.END:
-        return Turn(ended=True)
-    if isinstance(returned, Idle):
-        return Turn(idle_s=returned.seconds)
+    if returned is Source.END or isinstance(returned, Idle):
+        return None
     if returned is None:
         raise TypeError("produce returned None; return the new position, Source.END or Source.IDLE")
     try:
-        return Turn(position=msgpack.packb(returned, use_bin_type=True, datetime=True))
+        packed: bytes = _pack(returned)
+        return packed
     except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(
             f"produce returned a {type(returned).__name__} that MessagePack cannot carry ({error}); "

@@ -21,16 +21,26 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from noderuntime import doorbell, pulse
+from noderuntime import doorbell, process, pulse
 from noderuntime.channel import Dealer
 from noderuntime.codecheck import CodeCheck
+from noderuntime.commit_helper import CommitHelper
 from noderuntime.context import OperatorContext
 from noderuntime.errors import Fenced, NodeRuntimeError, OperatorError, StoreFull
-from noderuntime.events import Event, input_event, kvs_update, notice, tick_event
+from noderuntime.events import Event, input_event, kvs_update, notice
 from noderuntime.member import ROOM_CHECK_S, Member
-from noderuntime.operator import POSITION_KEY, Status, make, own_state, position_of, status_of, turn
+from noderuntime.operator import (
+    POSITION_KEY,
+    Source,
+    Status,
+    make,
+    own_state,
+    packed_position,
+    position_of,
+    status_of,
+)
 from noderuntime.protocol import (
     EXIT_FENCED,
     EXIT_RELOAD,
@@ -38,7 +48,6 @@ from noderuntime.protocol import (
     Bye,
     Failed,
     Hello,
-    Log,
     Ready,
     Refused,
     Reload,
@@ -48,65 +57,33 @@ from noderuntime.protocol import (
     StopAll,
     Welcome,
 )
+from noderuntime.remote_log import LogHandler
 from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
-from noderuntime.space import keys, records
-from noderuntime.space.commit import Inapplicable, Input, Staged
-from noderuntime.space.keys import parse_message
+from noderuntime.space import records
+from noderuntime.space.commit import Inapplicable, Staged
 from noderuntime.space.mailbox import Message
+from noderuntime.space.records import NOTICE_MIN, decode_message
 from noderuntime.space.segments import Dropped
-from noderuntime.space.watching import Cursor
+from noderuntime.timers import Cells, Timers
 from noderuntime.usercode import describe, load, user_trace
 from noderuntime.wiring import Wiring
 
 GROUP_EVENTS_MAX = 64
 GROUP_NS = 1_000_000
-HELPER_S = 0.001
-HELPER_IDLE_TURNS_MAX = 50
 SLOW_CHECK_S = 5.0
-LOG_CHARACTERS_MAX = 100_000
 WELCOME_S = 60.0
 WAIT_WARNING_S = 10.0
 
 
-_LOG_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
-
-
-def _plain(value: Any) -> Any:
-    """What `extra=` holds, as something that MessagePack can carry."""
-    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
-
-
-class LogHandler(logging.Handler):
-    """Sends log records over the control channel. ZeroMQ sockets belong to one thread: others leave theirs to it."""
-
-    def __init__(self, dealer: Dealer) -> None:
-        super().__init__()
-        self._dealer = dealer
-        self._thread = threading.get_ident()
-        self._waiting: deque[Log] = deque(maxlen=10_000)
-        self.has_sent = False  # since the last look at what the runtime has sent: see channel.py on edges
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            text = record.getMessage()
-            if record.exc_info:
-                text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
-            text = text[:LOG_CHARACTERS_MAX].encode(errors="replace").decode()
-            extra = {name: _plain(value) for name, value in vars(record).items() if name not in _LOG_ATTRIBUTES}
-            self._waiting.append(Log(record.created, record.levelno, text, {"logger": record.name, **extra}))
-            if threading.get_ident() == self._thread:
-                self.pass_on()
-        except Exception:
-            self.handleError(record)
-
-    def pass_on(self) -> None:
-        """Send what waits. From the thread of the socket only."""
-        while self._waiting:
-            self.has_sent = True
-            self._dealer.send(self._waiting.popleft())
-
-
 _SAME_IN_MESSAGEPACK = frozenset({int, str, bytes, bool, float})
+_POSITION = POSITION_KEY.encode()
+
+
+def _with_cells(cells: Cells) -> Staged:
+    """An event that sets these cells."""
+    staged = Staged()
+    staged.also().cells = cells
+    return staged
 
 
 def _ignore(event: Event, ctx: OperatorContext) -> None:
@@ -126,24 +103,23 @@ class OperatorHost:
         self._on_event: Callable[[Event, OperatorContext], Any] = _ignore
         self.group: list[Staged] = []
         self.group_since_ns = 0  # when the handling of the first event of the group began
-        self.helper: Helper | None = None
+        self.helper: CommitHelper | None = None
         self.committing = threading.Lock()
         self.stop: Stop | None = None
         self.ended = False  # the last commit closed the outputs
         self.stop_all = False
         self.gave_up = False  # handled events were left uncommitted: nothing that follows from them may be committed
         self.exit_code: int | None = None  # set: leave between two events
+        self.over = False  # one of these: nothing may be handled any more in this life
         self.position: Any = None
         self.produces = False
         self.idle_until = 0.0
-        self._cells = member.commits.cells.copy()  # with what is staged
+        self._timers = Timers(member)
         self._ahead: deque[Message] = deque()  # read, not yet handled
         self._reads_ahead = not any(item.wiring.drop_oldest for item in member.inputs.values())
         self._reload: CodeCheck | None = None
         self._reload_again = False  # asked for once more, while the code was being checked
         self._poller = member.poller(dealer.fd)
-        self._timers = [item for item in member.inputs.values() if item.wiring.period_ns]
-        self._watched = [item for item in member.inputs.values() if item.wiring.timeout_ns]
         self._waiting_since = 0.0
         self._rung = False  # the bell has rung, and is not drained yet
         self.ctx.wait_for_room = self._wait_for_payload_room
@@ -197,16 +173,16 @@ class OperatorHost:
                 self.exit_code = None
                 self._finish(self.stop)
                 break
-            if self._over:
+            if self.over:
                 break
             worked = self._tick()
-            if self._over:
+            if self.over:
                 break
             worked |= self._update()
-            if self._over:
+            if self.over:
                 break
             worked |= self._produce() if self.produces else self._take()
-            if self._over:
+            if self.over:
                 break
             if not worked and self.member.all_closed:
                 self._finish(Stop("ALL_INPUTS_CLOSED", 0.0))
@@ -217,11 +193,6 @@ class OperatorHost:
         if self.exit_code is None:
             self.dealer.send(Bye(self.ended, ""))
         return self.exit_code or 0
-
-    @property
-    def _over(self) -> bool:
-        """Whether nothing may be handled any more in this life."""
-        return self.ended or self.stop_all or self.gave_up or self.exit_code is not None
 
     def _take(self) -> bool:
         """Handle the next group of messages; whether there was one."""
@@ -234,11 +205,12 @@ class OperatorHost:
         deadline = self.group_since_ns + GROUP_NS
         if len(ahead) > 1:
             self._arm_helper()
+        self.words[pulse.SINCE_NS] = self.group_since_ns
         self.words[pulse.PHASE] = pulse.HANDLING
         message, clock, take = self._message, time.monotonic_ns, ahead.popleft
         while ahead:
-            message(*take())
-            if self._over or clock() > deadline:
+            message(take())
+            if self.over or clock() > deadline:
                 break
         self.member.page.release(0)
         self._flush()
@@ -249,84 +221,74 @@ class OperatorHost:
     def _update(self) -> bool:
         """Hand out what has changed of the watched keys; whether there was anything."""
         updates = self.member.watch.read(GROUP_EVENTS_MAX)
+        if not updates:
+            return False
         self.group_since_ns = time.monotonic_ns()
         for item in updates:
-            self._handle(kvs_update(item.key, item.value, item.revision), cursor=(item.revision, item.nth))
-            if self._over:
+            self.member.set_phase(pulse.HANDLING)
+            staged = Staged()
+            staged.also().cursor = item.revision, item.nth
+            self._handle(kvs_update(item.key, item.value, item.revision), staged)
+            if self.over:
                 break
         self._flush()
-        return bool(updates)
+        return True
 
-    def _message(self, key: bytes, record: bytes) -> None:
+    def _message(self, message: Message) -> None:
+        """Handle one message of a mailbox."""
+        key, record = message
         member = self.member
-        input = member.input_of(key)
-        cells: dict[int, int] | None = None
-        if input.cell >= 0 and record[0] < records.NOTICE_MIN:
-            if self._cells[input.cell + 1]:
-                self._handle(notice("INPUT_RECOVERED", input.name), cells={input.cell + 1: 0})
-                if self._over:
+        input = member.inputs[key[3] << 8 | key[4]]
+        staged = Staged()
+        staged.ack = key, input, record
+        if input.cell >= 0 and record[0] < NOTICE_MIN:
+            if (recovery := self._timers.recovery(input)) is not None:
+                self._handle(notice("INPUT_RECOVERED", input.name), _with_cells(recovery))
+                if self.over:
                     return
-            cells = {input.cell: _boot_ns(), input.cell + 1: 0}
-        sequence, index = keys.message_place(key)
-        member.page.take(0, input.number, sequence, index)
-        lives = member.attempts.pop(key, 0) if member.attempts else 0
-        self._handle((key, input, record), cells, lives=lives)
+            staged.also().cells = self._timers.arrival(input)
+        member.page.take(0, key)
+        lives = 0
+        if member.attempts:
+            lives = member.attempts.pop(key, 0)
+            staged.also().attempts = lives > 0
+        try:
+            outside = member.body(key, record) if record[1] else None
+            kind, value, metadata, number, sent_ns = decode_message(record, outside)
+        except Dropped:
+            return
+        except BaseException as error:
+            self._fail("on_event", error)
+        if kind < NOTICE_MIN:
+            event = input_event(input.name, value, metadata, input.source, sent_ns, number, lives + 1)
+        elif kind == records.INPUT_CLOSED:
+            member.closed.add(input.name)
+            event = notice("INPUT_CLOSED", input.name)
+        else:
+            event = notice(records.NOTICE_TYPES[kind], value[0], value[1] or "")
+        self._handle(event, staged)
 
-    def _event_of(self, message: tuple[bytes, Input, bytes], lives: int) -> Event:
-        key, input, record = message
-        kind, value, metadata, number, sent_ns = self.member.decode(key, record)
-        if kind < records.NOTICE_MIN:
-            return input_event(input.name, value, metadata, input.wiring.source, sent_ns, number, lives + 1)
-        if kind == records.INPUT_CLOSED:
-            self.member.closed.add(input.name)
-            return notice("INPUT_CLOSED", input.name)
-        return notice(records.NOTICE_TYPES[kind], value[0], value[1] or "")
-
-    def _handle(
-        self,
-        what: Event | tuple[bytes, Input, bytes],
-        cells: dict[int, int] | None = None,
-        lives: int = 0,
-        ends: bool | None = None,
-        cursor: Cursor | None = None,
-    ) -> None:
-        """Run the handler for an event, or for a message (key, input, record), and stage what it changes.
+    def _handle(self, event: Event, staged: Staged, ends: bool | None = None) -> None:
+        """Run the handler for an event; what it changes is staged in `staged`, which joins the group.
 
         `ends` tells whether it is the last event of this node; by default the handler's Status decides.
         """
         ctx = self.ctx
-        staged = ctx.staged = Staged()
-        if cursor is not None:
-            staged.cursor = cursor
+        ctx.staged = staged
         try:
-            if type(what) is tuple:
-                staged.ack = what
-                if lives:
-                    staged.attempts = True
-                event = self._event_of(what, lives)
-            else:
-                event = cast(Event, what)
-                self.member.set_phase(pulse.HANDLING)
             returned = self._on_event(event, ctx)
-            status = None if returned is None else status_of(returned)
+            if returned is not None and returned is not Status.CONTINUE:
+                status = status_of(returned)
+                if ends is None:
+                    ends = True
+                    staged.also().stops_all = self.stop_all = status is Status.STOP_ALL
         except Fenced:
             raise
-        except Dropped:
-            ctx.staged = None
-            return
         except BaseException as error:
             self._fail("on_event", error)
-        if cells is not None:
-            staged.cells = cells
-            for cell, number in cells.items():
-                self._cells[cell] = number
         ctx.staged = None
-        self.words[pulse.HANDLED] += 1
-        if ends is None and status is not None and status is not Status.CONTINUE:
-            ends = True
-            staged.stops_all = self.stop_all = status is Status.STOP_ALL
         if ends:
-            staged.ends = self.ended = True
+            staged.also().ends = self.ended = self.over = True
         self.group.append(staged)
 
     def _fail(self, where: str, error: BaseException) -> None:
@@ -348,7 +310,7 @@ class OperatorHost:
                 if self.stop is not None or self.exit_code is not None:
                     # Uncommitted is undone, and will be handled in the next life. The operator has it in its memory:
                     # so it must not commit anything from here on, what it would do at the STOP event included.
-                    self.gave_up = True
+                    self.gave_up = self.over = True
                     self.ended = self.stop_all = False
                     self.member.let_go(self.group)
                     self.group.clear()
@@ -359,6 +321,7 @@ class OperatorHost:
         with self.committing:
             if self.group:  # else the other thread was faster
                 done = self.member.commit(self.group)
+                self.words[pulse.HANDLED] += done
                 del self.group[:done]
 
     def _fail_staged(self, failed: Inapplicable) -> None:
@@ -366,25 +329,28 @@ class OperatorHost:
         bad = self.group[failed.at]
         del self.group[failed.at :]
         if bad.ack is not None:
-            key, input, _ = bad.ack
-            _, _, sequence, index = parse_message(key)
-            self.member.page.take(0, input.number, sequence, index)
+            self.member.page.take(0, bad.ack[0])
         self._fail("on_event", failed.error)
 
-    def commit_what_waits(self) -> None:
-        """For the helper thread: a handler takes long, so commit the events that were finished before it."""
+    def _commit_what_waits(self) -> bool:
+        """For the helper thread: a handler takes long, so commit the events that were finished before it.
+
+        Whether there were any, committed or not.
+        """
+        waiting = bool(self.group)
         if self.group and not self.gave_up and time.monotonic_ns() - self.group_since_ns > GROUP_NS:
             try:
                 self._commit()
             except Fenced:
                 os._exit(EXIT_FENCED)
             except Inapplicable:
-                return  # the loop will meet it too, and can say so
+                return waiting  # the loop will meet it too, and can say so
             self.group_since_ns = time.monotonic_ns()
+        return waiting
 
     def _arm_helper(self) -> None:
         if self.helper is None:
-            self.helper = Helper(self)
+            self.helper = CommitHelper(self._commit_what_waits)
         self.helper.arm()
 
     def close(self) -> None:
@@ -418,49 +384,22 @@ class OperatorHost:
         self.member.set_phase(pulse.WAITING_FOR_ROOM)
         self._wait(ROOM_CHECK_S)
 
-    # --- timers and timeouts ----------------------------------------------------------------------------------------
-
     def _tick(self) -> bool:
-        """Make the ticks and timeouts that are due; whether there was one. Those missed meanwhile are one."""
+        """Hand out the ticks and timeouts that are due; whether there was one."""
         worked = False
-        if self._timers:
-            wall_ns, boot_ns = self.member.space.clock
-            for item in self._timers:
-                if self._over:
-                    return worked
-                elapsed = _boot_ns() - boot_ns
-                number = elapsed // item.wiring.period_ns
-                if number != self._cells[item.cell]:  # less: the period was changed before a resume
-                    due_ns = wall_ns + number * item.wiring.period_ns
-                    self._handle(tick_event(item.name, item.wiring.source, due_ns), cells={item.cell: number})
-                    self._flush()
-                    worked = True
-        for item in self._watched:
-            if not self._over and self._timeout_in_ns(item) <= 0 and not self.member.has_messages(item):
-                self._handle(notice("INPUT_CLOSED", item.name), cells={item.cell + 1: 1})
-                self._flush()
-                worked = True
+        for event, cells in self._timers.due() if self._timers else ():
+            self.member.set_phase(pulse.HANDLING)
+            self._handle(event, _with_cells(cells))
+            self._flush()
+            worked = True
+            if self.over:
+                break
         return worked
-
-    def _timeout_in_ns(self, item: Input) -> int:
-        """Nanoseconds until `item` has been silent for too long; far away when nothing came yet, or it is known."""
-        last, timed_out = self._cells[item.cell : item.cell + 2]
-        if not last or timed_out or item.name in self.member.closed:
-            return 1 << 62
-        return last + item.wiring.timeout_ns - _boot_ns()
 
     def _pause_s(self) -> float:
         """How long to sleep when there is nothing to do."""
-        pause_s = SLOW_CHECK_S
-        boot_ns = self.member.space.clock[1]
-        for item in self._timers:
-            period = item.wiring.period_ns
-            pause_s = min(pause_s, (period - (_boot_ns() - boot_ns) % period) / 1e9)
-        for item in self._watched:
-            pause_s = min(pause_s, max(0, self._timeout_in_ns(item)) / 1e9)
-        if self.produces:
-            pause_s = min(pause_s, max(0.0, self.idle_until - time.monotonic()))
-        return pause_s
+        pause_s = self._timers.pause_s(SLOW_CHECK_S)
+        return min(pause_s, max(0.0, self.idle_until - time.monotonic())) if self.produces else pause_s
 
     # --- sources ----------------------------------------------------------------------------------------------------
 
@@ -472,32 +411,38 @@ class OperatorHost:
         deadline = self.group_since_ns + GROUP_NS
         self._arm_helper()
         self.member.set_phase(pulse.HANDLING)
-        produce = self.operator.produce
+        produce, ctx, group = self.operator.produce, self.ctx, self.group
+        idle_s = 0.0
         while True:
-            staged = self.ctx.begin()
+            ctx.staged = staged = Staged()
             try:
-                returned = produce(self.position, self.ctx)
-                made = turn(returned)
-                if made.position is not None:
-                    self.ctx.save_state(POSITION_KEY, made.position)
+                returned = produce(self.position, ctx)
+                position = packed_position(returned)
+                if position is not None:
                     same = type(returned) in _SAME_IN_MESSAGEPACK
-                    self.position = returned if same else position_of({POSITION_KEY: made.position})
+                    self.position = returned if same else position_of({POSITION_KEY: position})
+                elif returned is Source.END:
+                    staged.also().ends = self.ended = self.over = True
+                else:
+                    idle_s = returned.seconds
             except Fenced:
                 raise
             except BaseException as error:
                 self._fail("produce", error)
-            self.ctx.staged = None
-            self.words[pulse.HANDLED] += 1
-            if made.ended:
-                staged.ends = self.ended = True
-            if made.ended or staged.outputs or staged.private or staged.shared:
-                self.group.append(staged)
-            if made.idle_s:
-                self.idle_until = time.monotonic() + made.idle_s
-            if made.ended or made.idle_s or len(self.group) >= GROUP_EVENTS_MAX or time.monotonic_ns() > deadline:
+            ctx.staged = None
+            if position is not None:
+                if staged.private is None:
+                    staged.private = {_POSITION: position}
+                else:
+                    staged.private[_POSITION] = position
+            if staged.private is not None or staged.outputs is not None or staged.rare is not None:
+                group.append(staged)
+            if self.over or idle_s or len(group) >= GROUP_EVENTS_MAX or time.monotonic_ns() > deadline:
                 break
+        if idle_s:
+            self.idle_until = time.monotonic() + idle_s
         self._flush()
-        return not made.idle_s
+        return not idle_s
 
     # --- waiting and control ----------------------------------------------------------------------------------------
 
@@ -560,69 +505,21 @@ class OperatorHost:
         if self._reload_again:  # it has changed again meanwhile
             self._begin_reload()
         elif failure is None:
-            self.exit_code = EXIT_RELOAD
+            self.exit_code, self.over = EXIT_RELOAD, True
         else:
             self.dealer.send(ReloadFailed(*failure))
             self.control()  # a send may eat the edge
 
     def _finish(self, stop: Stop) -> None:
         """The STOP event. When all inputs have ended, so does this node: its outputs close in the same commit."""
-        self._handle(notice("STOP", stop.id), ends=stop.id == "ALL_INPUTS_CLOSED")
+        self.member.set_phase(pulse.HANDLING)
+        self._handle(notice("STOP", stop.id), Staged(), ends=stop.id == "ALL_INPUTS_CLOSED")
         self._flush()
-
-
-class Helper(threading.Thread):
-    """Looks every HELPER_S, while groups are being handled, whether finished events wait behind a slow handler.
-
-    Waking it for each group would cost a switch of threads per group; so it stays awake while there is a backlog.
-    """
-
-    def __init__(self, host: OperatorHost) -> None:
-        super().__init__(name="noderuntime-commits", daemon=True)
-        self._host = host
-        self._armed = threading.Event()
-        self._used = False
-        self._stopped = False
-        self.start()
-
-    def arm(self) -> None:
-        self._used = True
-        if not self._armed.is_set():
-            self._armed.set()
-
-    def stop(self) -> None:
-        """Returns when the thread has ended."""
-        self._stopped = True
-        self._armed.set()
-        self.join()
-
-    def run(self) -> None:
-        try:
-            self._look()
-        except BaseException:
-            # nothing would notice that this thread is gone; the next life can go on
-            traceback.print_exc()
-            os._exit(1)
-
-    def _look(self) -> None:
-        idle_turns = 0
-        while not self._stopped:
-            if idle_turns > HELPER_IDLE_TURNS_MAX:
-                idle_turns = 0
-                self._armed.clear()
-                self._armed.wait()
-            time.sleep(HELPER_S)
-            idle_turns = 0 if self._used or self._host.group else idle_turns + 1
-            self._used = False
-            self._host.commit_what_waits()
-
-
-def _boot_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def main() -> int:
     """The life of the operator that the environment names; returns the exit code."""
+    process.sleep_exactly()
     run_dir = RunDir(Path(os.environ[ENV_RUN_DIR]))
     node = os.environ[ENV_NODE]
     for stream in (sys.stdout, sys.stderr):

@@ -1,13 +1,15 @@
 """Pulses: a page of plain shared memory per node that only its present incarnation writes. Floor 2.
 
 The runtime reads it without locks: to notice hangs, to know what was in hand at a crash, for the figures of `ps`.
-All slots are native unsigned 64-bit words, each stored at once, so that none is ever seen half written.
+The figures are native unsigned 64-bit words, each stored at once, so that none is ever seen half written. The keys of
+messages in hand are not; a half written one is none of a message, and whoever counts attempts looks for the message.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import struct
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +23,10 @@ INCARNATION, PID, PHASE, HANDLED, COMMITS, SINCE_NS = range(6)
 """HANDLED (events whose handler returned) and COMMITS count in this life; SINCE_NS is CLOCK_MONOTONIC at the last
 change to HANDLING or WAITING_FOR_ROOM."""
 
-HANDS = 16  # from here on, pairs: sequence (0: free) and input << 32 | index, of each message in hand
+HANDS_BYTE = 128  # from here on, the key of each message in hand (noderuntime.space.keys.message); 0: free
 HANDS_MAX = 64
+_HAND = struct.Struct(">3xHQI")
+_SLOTS = tuple(slice(at, at + _HAND.size) for at in range(HANDS_BYTE, HANDS_BYTE + 24 * HANDS_MAX, 24))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,38 +58,30 @@ class PulsePage:
         """A new life takes the page over."""
         words = self.words
         for slot in range(HANDS_MAX):
-            words[HANDS + 2 * slot] = 0
+            self.release(slot)
         words[HANDLED] = words[COMMITS] = 0
         words[PHASE] = STARTING
         words[PID] = os.getpid()
         words[SINCE_NS] = time.monotonic_ns()
         words[INCARNATION] = incarnation
 
-    def take(self, slot: int, input: int, sequence: int, index: int) -> None:
-        """Say that a message is in hand. Never half said: the sequence is what makes a slot count."""
-        words = self.words
-        at = HANDS + 2 * slot
-        words[at] = 0
-        words[at + 1] = input << 32 | index
-        words[at] = sequence
+    def take(self, slot: int, key: bytes) -> None:
+        """Say that the message under `key` is in hand."""
+        self._map[_SLOTS[slot]] = key
 
     def release(self, slot: int) -> None:
-        self.words[HANDS + 2 * slot] = 0
+        self._map[_SLOTS[slot].start] = 0
 
     def read(self) -> Pulse:
         words = self.words
-        hands = []
-        for at in range(HANDS, HANDS + 2 * HANDS_MAX, 2):
-            sequence, place = words[at], words[at + 1]
-            if sequence:
-                hands.append((place >> 32, sequence, place & 0xFFFFFFFF))
+        taken = (self._map[slot] for slot in _SLOTS)
         return Pulse(
             incarnation=words[INCARNATION],
             pid=words[PID],
             phase=words[PHASE],
             handled=words[HANDLED],
             commits=words[COMMITS],
-            hands=tuple(hands),
+            hands=tuple(_HAND.unpack(key) for key in taken if key[0]),
             since_ns=words[SINCE_NS],
         )
 

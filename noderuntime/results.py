@@ -73,7 +73,7 @@ def made_progress(figures: Figures) -> bool:
 
 
 def hints(run: str, file: str, found: Sequence[SummaryRow], figures: Figures, kept: bool) -> list[str]:
-    """What to do next, as lines for the end of the run. `kept`: the space stays for `--resume`."""
+    """What to do next, as lines for the end of the run. `kept`: `--resume` finds the space or a last snapshot."""
     lines = [
         f"{letters_text(count)} of {node}: `noderuntime dead-letters show --run {quote(run)} {node}`"
         for node, count in dead_letters(figures).items()

@@ -22,8 +22,8 @@ from noderuntime.storelink import StoreLink
 SAVING_SHOWN_S = 3.0
 
 
-def settings_of(dataflow: Dataflow, options: RunOptions) -> Settings:
-    """Where the snapshots of this run go."""
+def settings_of(dataflow: Dataflow, options: RunOptions, size_bytes: int) -> Settings:
+    """Where the snapshots of this run go. `size_bytes`: of its space."""
     spec = dataflow.snapshots
     own = state_home(options.environ) / directory_name(options.name)
     return Settings(
@@ -34,14 +34,18 @@ def settings_of(dataflow: Dataflow, options: RunOptions) -> Settings:
         every_s=spec.every_s,
         keep=spec.keep,
         options=dict(spec.options),
+        size_bytes=size_bytes,
     )
 
 
 class RunSnapshots:
-    """See the head of this module. `over`: the last one is safe, or there is none (`problem`: why, if one was due)."""
+    """See the head of this module.
 
-    def __init__(self, dataflow: Dataflow, options: RunOptions, run_dir: RunDir, notes: Notes) -> None:
-        self.settings = settings_of(dataflow, options)
+    `over`: the last one is safe, or there is none (`problem`: why, if one was due). `size_bytes`: of the space.
+    """
+
+    def __init__(self, dataflow: Dataflow, options: RunOptions, run_dir: RunDir, notes: Notes, size_bytes: int) -> None:
+        self.settings = settings_of(dataflow, options, size_bytes)
         self.over = False
         self.problem = ""
         self.skip_last = False

@@ -11,6 +11,7 @@
         segments/OWNER-NUMBER       payloads of large messages
     STATE/NAME/                     on disk; STATE = ~/.local/state/noderuntime, or $NODERUNTIME_HOME/state
         logs/STAMP/NODE.jsonl       one JSON object a line: time, node, stream (stdout|stderr|log), text, level, fields
+        logs/STAMP/NODE.jsonl.1     what came before, once that has become large
         logs/STAMP/dead-letters.json                       what was left of them when the run ended
         snapshots/                  those of a run without a `snapshots: {to: ...}`
         snapshots.json              where the snapshots of the last run of this name are
@@ -43,6 +44,11 @@ def state_home(env: Mapping[str, str]) -> Path:
     if given:
         return Path(given).absolute() / "state"
     return Path(env.get("XDG_STATE_HOME") or Path(env.get("HOME", "/tmp")) / ".local/state") / "noderuntime"
+
+
+def older_log(file: Path) -> Path:
+    """What a log file becomes when it has grown large."""
+    return file.with_name(f"{file.name}.1")
 
 
 def letters_file(log_dir: Path) -> Path:

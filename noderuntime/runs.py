@@ -2,49 +2,30 @@
 
 A run is *running* while its `lock` is flock'ed, by its runtime, for as long as that lives. A folder with a
 `run.json` and no lock held is an *interrupted* run: its runtime was killed, its space is kept; or a *failed*
-one: it ended in order, but a node of it failed for good, and `--resume` is to find what that left. After a reboot
+one: it ended in order, but a node of it failed for good, and there is no last snapshot to resume from. After a reboot
 nothing in a folder is trusted (boot id): shared memory is gone then, and a space on a disk was written
 without sync.
-
-Homes are looked at in order: shared memory, and the fallback on disk for machines whose shared memory is
-small.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
 import shutil
-import stat
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
 
-from noderuntime.errors import NodeRuntimeError
+from noderuntime.homes import RunRefused, choose_home, homes, make_private, size_where_it_is
 from noderuntime.identifiers import directory_name
-from noderuntime.rundir import ENV_HOME, RunDir, home, state_home
+from noderuntime.rundir import RunDir, state_home
 
 FORMAT = 1
 LOG_RUNS_KEPT = 10
-SIZE_BYTES = 1_000_000_000
-SIZE_BYTES_MIN = 16_000_000
-SHM_SHARE = 0.8  # of what is free in shared memory, at most this much becomes a space
-MEMORY_SHARE = 0.5  # of the cgroup's memory limit
-
-
-class RunRefused(NodeRuntimeError):
-    """A run of this name cannot begin: it is running, or was interrupted. Exit code 2."""
-
-    def __init__(self, run: str, what: str, hint: str) -> None:
-        self.run = run
-        self.what = what
-        self.hint = hint
-        super().__init__(f"{what}\n  {hint}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,87 +83,6 @@ class Run:
 def boot_id() -> str:
     """A text that is another one after each start of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-# ---- homes
-
-
-def homes(environ: Mapping[str, str]) -> list[Path]:
-    """The folders in which runs may be, the preferred one first."""
-    first = home(environ, os.getuid())
-    return [first] if environ.get(ENV_HOME) else [first, state_home(environ) / "spaces"]
-
-
-def make_private(folder: Path) -> None:
-    """Make a folder that only this user may enter. Raises RunRefused when there cannot be one."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        if error.errno not in {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}:
-            raise
-        hint = f"Set ${ENV_HOME} to a folder of yours."
-        raise RunRefused("", f"{folder} cannot be made: {error.strerror}", hint) from None
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise RunRefused(
-            "", f"{folder} belongs to somebody else", "Remove it, or set $NODERUNTIME_HOME to a folder of yours."
-        )
-    if stat.S_IMODE(status.st_mode) != 0o700:
-        folder.chmod(0o700)
-
-
-def memory_limit_bytes() -> int | None:
-    """The memory limit of this process's cgroup; None without one."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            number, controllers, path = line.split(":", 2)
-            if number == "0":
-                text = Path(f"/sys/fs/cgroup{path}/memory.max").read_text().strip()
-            elif "memory" in controllers.split(","):
-                text = Path(f"/sys/fs/cgroup/memory{path}/memory.limit_in_bytes").read_text().strip()
-            else:
-                continue
-            if text != "max" and int(text) < 1 << 60:
-                return int(text)
-    return None
-
-
-def choose_home(environ: Mapping[str, str], size_bytes: int | None) -> tuple[Path, int, str]:
-    """Where a new run goes, how large its space may be, and what a person should know about that ("" for
-    nothing).
-
-    A size that was asked for and does not fit into shared memory goes to disk; the default one is made to
-    fit, unless it would become very small.
-    """
-    candidates = homes(environ)
-    first = candidates[0]
-    make_private(first)
-    free = _free_bytes(first)
-    limit = memory_limit_bytes()
-    wanted = size_bytes if size_bytes is not None else SIZE_BYTES
-    room = int(free * SHM_SHARE)
-    if limit is not None and _is_memory(first):
-        room = min(room, int(limit * MEMORY_SHARE))
-    if wanted <= room:
-        return first, wanted, ""
-    if size_bytes is None and room >= SIZE_BYTES_MIN:
-        return first, room, f"the space is limited to {room // 1_000_000} MB: {first} has no more room"
-    if len(candidates) == 1 or not _is_memory(first):
-        return first, wanted, f"{first} has {free // 1_000_000} MB free; the space may grow to {wanted // 1_000_000} MB"
-    second = candidates[1]
-    make_private(second)
-    return second, wanted, (
-        f"{first.parent} is too small for a space of {wanted // 1_000_000} MB: it is on disk, in {second} (slower)"
-    )
-
-
-def _free_bytes(folder: Path) -> int:
-    room = os.statvfs(folder)
-    return room.f_bavail * room.f_frsize
-
-
-def _is_memory(folder: Path) -> bool:
-    return str(folder).startswith("/dev/shm/")
 
 
 # ---- who is there
@@ -275,7 +175,7 @@ def hold(
     notices = []
     if there is not None:
         folder = there.run_dir.root.parent
-        size = size_bytes if size_bytes is not None else SIZE_BYTES
+        size = size_where_it_is(folder, size_bytes, there.run_dir.space)
     else:
         folder, size, notice = choose_home(environ, size_bytes)
         notices.append(notice)
@@ -343,8 +243,25 @@ def _empty(run_dir: RunDir) -> None:
 
 def clean(run: Run) -> bool:
     """Remove an interrupted run. False when it is running after all."""
+    return _remove_unless_held(run.run_dir)
+
+
+def clean_remains(environ: Mapping[str, str]) -> list[Path]:
+    """Remove the folders that are no runs, and held by nobody: of a command that was killed at the state of an ended
+    run, or of a runtime that was killed before it had begun. Returns them."""
+    removed = []
+    for folder in homes(environ):
+        with contextlib.suppress(OSError):
+            for entry in sorted(folder.iterdir()):
+                run_dir = RunDir(entry)
+                if run_dir.lock.exists() and not run_dir.run_file.exists() and _remove_unless_held(run_dir):
+                    removed.append(entry)
+    return removed
+
+
+def _remove_unless_held(run_dir: RunDir) -> bool:
     try:
-        fd = os.open(run.run_dir.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(run_dir.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
         return True
     try:
@@ -352,7 +269,7 @@ def clean(run: Run) -> bool:
     except BlockingIOError:
         return False
     else:
-        shutil.rmtree(run.run_dir.root, ignore_errors=True)
+        shutil.rmtree(run_dir.root, ignore_errors=True)
         return True
     finally:
         os.close(fd)

@@ -124,7 +124,7 @@ class Runtime:
         )
         self._file.write(self._run_dir)
         guard.announce(self._run_dir.root, _farewell(options.name, file))
-        self._snapshots = RunSnapshots(dataflow, options, self._run_dir, self._notes)
+        self._snapshots = RunSnapshots(dataflow, options, self._run_dir, self._notes, held.size_bytes)
         self._outbox = RunOutbox(dataflow, self._notes)
         self._loop = Loop()
         self._router = Router(self._run_dir.runtime_socket)
@@ -159,6 +159,7 @@ class Runtime:
         self._phase = "opening"
         self._keeps_state = not held.fresh  # whether there is anything to be resumed
         self._shown_waiting: list[str] = []
+        self._stop_after_s = options.stop_after_s  # counted from when all nodes are ready; None once it is
         self._stop_at_s = NEVER
         self._next_look_s = 0.0
         self._give_up_at_s = NEVER
@@ -204,6 +205,8 @@ class Runtime:
             self._look(now_s)
         if self._chaos is not None:
             self._chaos.turn(now_s)
+        if self._stop_after_s is not None and self._phase == "running" and self._crew.has_begun():
+            self._stop_at_s, self._stop_after_s = now_s + self._stop_after_s, None
         if now_s >= self._stop_at_s:
             self._stop_at_s = NEVER
             self._notes.tell(f"stopping after {self._options.stop_after_s:g} s")
@@ -299,8 +302,6 @@ class Runtime:
             self._crew.start()
             if self._chaos is not None:
                 self._chaos.start()
-            if self._options.stop_after_s is not None:
-                self._stop_at_s = time.monotonic() + self._options.stop_after_s
         self._observer.started()
         guard.started()
 
@@ -347,7 +348,10 @@ class Runtime:
                 self._snapshots.give_up()
             else:
                 self._code = 128 + number
-                self._notes.tell(f"{signal.Signals(number).name}: stopping (once more: at once)")
+                if getattr(self._observer, "out_is_gone", False):
+                    self._notes.tell("nobody reads what the nodes print any more: stopping")
+                else:
+                    self._notes.tell(f"{signal.Signals(number).name}: stopping (once more: at once)")
                 self._stop()
 
     def _children_changed(self) -> None:
@@ -393,7 +397,7 @@ class Runtime:
             self._phase = "over"
             return
         self._gave_up = why
-        self._notes.tell(f"{why}; the run ends{', and its state is kept' if self._keeps_state else ''}")
+        self._notes.tell(f"{why.rstrip('.')}; the run ends{', and its state is kept' if self._keeps_state else ''}")
         self._give_up_at_s = time.monotonic() + GIVE_UP_S
         if self._phase == "opening":
             self._phase = "over"
@@ -462,7 +466,8 @@ class Runtime:
         if self._outbox.problem:
             why = self._outbox.problem
             self._notes.tell(f"shared writes have not arrived: {why}. They are kept; `--resume` delivers them")
-        for hint in results.hints(self._file.name, self._file.file, rows, self._figures, keep):
+        resumable = keep or (self._snapshots.settings.enabled and results.made_progress(self._figures))
+        for hint in results.hints(self._file.name, self._file.file, rows, self._figures, resumable):
             self._notes.tell(hint)
         if self._letters:
             results.keep_letters(Path(self._file.log_dir), self._letters)
@@ -476,14 +481,16 @@ class Runtime:
             self._held.remove()
 
     def _has_to_be_kept(self) -> bool:
-        """Whether the space stays, for `--resume`: of a run that was cut short, or in which a node failed for good."""
+        """Whether the space stays, for `--resume`: of a run that was cut short, or failed and has no last snapshot."""
         if not self._keeps_state:
             return False  # there was never anything
         if self._phase != "over" or self._gave_up or self._outbox.problem:
             return True
         if self._snapshots.problem:
             return not all(child.machine.state is State.ENDED for child in self._crew.children.values())
-        return bool(self._crew.failed) and results.made_progress(self._figures)
+        # a failed run goes on from its last snapshot; where it keeps none, from its space
+        without = not self._snapshots.settings.enabled
+        return without and bool(self._crew.failed) and results.made_progress(self._figures)
 
 
 def _noted(number: int, frame: FrameType | None) -> None:

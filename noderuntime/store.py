@@ -13,6 +13,7 @@ one that is repeated after a kill counts once:
     end        node, failed, error -> {}
     touch      -> {}                                    takes the write lock once: see below
     figures    -> nodes, used_bytes, size_bytes, readers
+    resumed    -> number, created_ns, skipped           the snapshot that the space was made from
     state_*, kvs_*, node_*                              see store_state.py, store_nodes.py and docs/store-api.md
     letters_*                                           see store_letters.py
     outbox     -> first, trouble                        of what waits for a State outside the space; "": nothing does
@@ -44,6 +45,7 @@ import msgpack
 from noderuntime import doorbell
 from noderuntime.channel import Router
 from noderuntime.errors import NodeRuntimeError, ProtocolError, StoreError
+from noderuntime.process import die_with_parent
 from noderuntime.protocol import VERSION, Reply, Request
 from noderuntime.rundir import RunDir
 from noderuntime.snapshot.restore import restore_newest
@@ -96,6 +98,7 @@ class Store:
         }
         self.queries: dict[str, Callable[[Any, Arguments], Result]] = {
             "figures": self.figures,
+            "resumed": self.resumed,
             **self.state.queries,
             **self.letters.queries,
         }
@@ -232,6 +235,14 @@ class Store:
             "size_bytes": self.space.size_bytes,
             "readers": self.space.env.info()["num_readers"],
         }
+
+    def resumed(self, txn: Any, arguments: Arguments) -> Result:
+        """Of the snapshot that the space was made from: number, created_ns, and texts about newer ones that are bad."""
+        about = txn.get(keys.fact("resumed"))
+        if about is None:
+            raise StoreError("this space was not made from a snapshot")
+        found: Result = msgpack.unpackb(about)
+        return found
 
     # --- housekeeping -----------------------------------------------------------------------------------------------
 
@@ -464,7 +475,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--snapshots", type=Path, help="settings of the snapshots, see snapshot/settings.py")
     parser.add_argument("--resume", action="store_true", help="when there is no space, make it from a snapshot")
     parser.add_argument("--from", dest="from_snapshot", type=int, help="from this one")
+    parser.add_argument("--parent", type=int, help="end when this process, which is our parent, has ended")
     options = parser.parse_args(argv)
+    if options.parent is not None:
+        die_with_parent(options.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     run_dir = RunDir(options.run_dir)
     settings = Settings.read(options.snapshots) if options.snapshots else None

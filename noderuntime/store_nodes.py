@@ -68,8 +68,7 @@ class RemoteNode:
     def _take(self, key: bytes, record: bytes) -> None:
         slot = self._free.pop() if self._free else -1
         if slot >= 0:
-            _, input, sequence, index = keys.parse_message(key)
-            self.member.page.take(slot, input, sequence, index)
+            self.member.page.take(slot, key)
         self.taken[key] = record, slot
 
     def acknowledge(self, places: list[Any]) -> None:
@@ -87,7 +86,8 @@ class RemoteNode:
                 self._free.append(slot)
             staged = Staged()
             staged.ack = (key, member.input_of(key), record)
-            staged.attempts = member.attempts.pop(key, 0) > 0
+            if member.attempts.pop(key, 0):
+                staged.also().attempts = True
             member.page.words[pulse.HANDLED] += 1
             group.append(staged)
         while group:

@@ -341,9 +341,10 @@ class Touch:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """A line for the person who watches."""
+    """A line for the person who watches; `is_error`: something is lost for good."""
 
     text: str
+    is_error: bool = False
 
 
 Action = Spawn | Claim | Welcome | Refuse | SendStop | SendReload | Signal | End | Touch | Tell
@@ -481,6 +482,7 @@ class Supervision:
 
     def _on_claim_refused(self, event: Event, now_s: float) -> list[Action]:
         self._leave = State.ENDED
+        self.reason = ""  # its last life died behind its end, which took nothing from it
         refusal = Refuse("this node has ended")
         if self.policy.kind == "dynamic":  # not ours to kill
             return [refusal, *self._leave_now(State.ENDED)]
@@ -673,7 +675,7 @@ class Supervision:
         self.state = State.FAILED
         self.deadline_s = NEVER
         self.reason = reason
-        return [End(failed=True, error=reason), Tell(f"{self.node} failed for good: {reason}")]
+        return [End(failed=True, error=reason), Tell(f"{self.node} failed for good: {reason}", is_error=True)]
 
     def _on_backoff_tick(self, event: Event, now_s: float) -> list[Action]:
         return [] if now_s < self.deadline_s else self._begin(now_s)
@@ -691,9 +693,11 @@ class Supervision:
 
     def _on_late_refusal(self, event: Event, now_s: float) -> list[Action]:
         self._leave = State.ENDED
+        self.reason = ""
         return [Refuse("this node has ended")]
 
     def _on_backoff_refused(self, event: Event, now_s: float) -> list[Action]:
+        self.reason = ""
         return self._leave_now(State.ENDED)
 
     # ---- nothing to do

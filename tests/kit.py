@@ -165,9 +165,11 @@ def staged(
         event.ack = key, next(i for i in commits.inputs.values() if key.startswith(i.mailbox)), record
     if private:
         event.private = {key.encode(): value for key, value in private.items()}
-    event.shared = list(shared) or None
-    event.cells = cells
-    event.ends = ends
+    if shared or cells or ends:
+        rare = event.also()
+        rare.shared = list(shared) or None
+        rare.cells = cells
+        rare.ends = ends
     return event
 
 

@@ -352,9 +352,23 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.dictionaries(st.sampled_from(FIELDS), VALUES), max_size=3))
+SHAPES = st.lists(st.dictionaries(st.sampled_from(FIELDS), VALUES), max_size=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SHAPES)
 def test_any_shape_of_nodes_either_loads_or_raises_a_dataflow_error(nodes: list[dict[str, str]]) -> None:
+    _loads_or_raises(nodes)
+
+
+@pytest.mark.long
+@settings(max_examples=1000, deadline=None)
+@given(SHAPES)
+def test_any_of_many_shapes_of_nodes_either_loads_or_raises_a_dataflow_error(nodes: list[dict[str, str]]) -> None:
+    _loads_or_raises(nodes)
+
+
+def _loads_or_raises(nodes: list[dict[str, str]]) -> None:
     try:
         parse("nodes:\n" + "\n".join(f"- {_flow(fields)}" for fields in nodes), env={"A": "1"})
     except DataflowError as error:

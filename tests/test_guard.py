@@ -142,6 +142,19 @@ return 0
         assert line_of(program) == ["orphaned"]
 
 
+def test_that_the_runtime_is_stopped_is_told_and_nothing_else_happens() -> None:
+    with begin("print(os.getpid(), flush=True); time.sleep(1000)") as program:
+        assert program.stderr is not None
+        (runtime,) = (int(pid) for pid in line_of(program))
+        os.kill(runtime, signal.SIGSTOP)
+        said = program.stderr.readline()
+        assert f"(process {runtime}) was stopped" in said and f"`kill -CONT {runtime}`" in said
+        os.kill(runtime, signal.SIGCONT)
+        assert program.stderr.readline().endswith("goes on\n")
+        os.kill(runtime, signal.SIGKILL)
+        assert program.wait(WAIT_S) == 137
+
+
 def test_detached_the_launcher_goes_as_soon_as_the_run_has_started() -> None:
     body = """
 print(os.getpid(), os.getppid(), flush=True)
@@ -151,7 +164,8 @@ time.sleep(1000)
 """
     with begin(body, ", detach=True") as program:
         runtime, above = (int(pid) for pid in line_of(program))
-        out, errors = program.communicate(timeout=WAIT_S)
+        assert program.stdout is not None and program.stderr is not None
+        out, errors = program.stdout.read(), program.stderr.read()  # communicate() misses what readline has read ahead
     assert (program.returncode, out, errors) == (0, "guard ends with 0\n", "")
     assert os.getsid(above) == above
     os.kill(runtime, signal.SIGKILL)

@@ -34,7 +34,7 @@ class Told:
     def log(self, record: LogRecord) -> None:
         self.all.append(("log", record))
 
-    def status(self, text: str) -> None:
+    def status(self, text: str, level: int = 20) -> None:
         self.all.append(("status", text))
 
     def crash(self, node: str, where: str, error: str, trace: str) -> None:
@@ -58,6 +58,25 @@ def test_one_json_object_a_line_per_node(tmp_path: Path) -> None:
     ]
     (record,) = kept(tmp_path, "b")
     assert (record["level"], record["fields"]) == (30, {"n": 1, "odd": "{2}"})
+
+
+def test_a_large_log_becomes_the_older_one_and_the_one_before_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "FILE_BYTES_MAX", 1000)
+    written = RunLogs(tmp_path)
+    for number in range(30):
+        written.write("a", "stdout", f"{number}")
+        written.write("", "log", f"{number}")
+        written.flush()
+    written.close()
+    for name in ("a.jsonl", "runtime.log"):
+        text = "".join((tmp_path / f"{name}{end}").read_text() for end in (".1", ""))
+        lines = [json.loads(line)["text"] for line in text.splitlines()]
+        assert lines == [str(number) for number in range(30 - len(lines), 30)]
+        assert 10 <= len(lines) < 30
+        assert all((tmp_path / f"{name}{end}").stat().st_size <= 1000 for end in ("", ".1"))
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_any_text_can_be_kept(tmp_path: Path) -> None:

@@ -447,14 +447,14 @@ dice = random.Random(5)
 sent = 0
 number = 0
 while number < 3000:
-    signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.00005, 0.0006))
     try:
+        signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.00005, 0.0006))
         while number < 3000:
             number += 1
             node.send_output("out", number)
+        signal.setitimer(signal.ITIMER_REAL, 0)
     except InterruptedError:
         pass
-signal.setitimer(signal.ITIMER_REAL, 0)
 node.close()
 """
     child = r.begun("n", program)
@@ -652,10 +652,19 @@ asyncio.run(main())
     wait_until(lambda: r.queued("n", "in") == [])
 
 
-def test_a_cancelled_wait_takes_nothing_from_the_others(run: Make) -> None:
+CANCELS = {
+    "before anything comes": ("tasks[0].cancel()", ""),
+    "when the bell has rung": ("", "while not node.kvs_read('go'): time.sleep(0.001)"),
+    "when it has been woken": ("drains = node._drains", "while node._drains == drains: await asyncio.sleep(0)"),
+}
+
+
+@pytest.mark.parametrize("when", CANCELS)
+def test_a_cancelled_wait_takes_nothing_from_the_others(run: Make, when: str) -> None:
     r = run(between())
-    program = """
-import asyncio
+    before, behind = CANCELS[when]
+    program = f"""
+import asyncio, time
 from noderuntime import Node
 async def main():
     node = Node()
@@ -664,11 +673,15 @@ async def main():
             await asyncio.wait_for(node.next_async(), 0.0005)
         except TimeoutError:
             pass
-    node.send_output("out", "waiting")
     tasks = [asyncio.create_task(node.next_async()) for _ in range(3)]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # all of them wait
+    {before}
+    node.send_output("out", "waiting")
+    node.flush()
+    {behind}
     tasks[0].cancel()
     done, _ = await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)
+    assert tasks[0].cancelled()
     node.send_output("out", done.pop().result().value)
     await node.next_async()
 asyncio.run(main())
@@ -676,6 +689,7 @@ asyncio.run(main())
     r.begun("n", program)
     assert r.take("c") == ["waiting"]
     r.send("a", 7)
+    r.ask("state_set", scope="shared", key="go", value=b"1")
     assert r.take("c") == [7]
 
 
@@ -742,7 +756,7 @@ def test_a_refused_program_ends_without_a_failure_and_a_dynamic_one_is_told_why(
     program = f"""
 import os; os.environ.pop('{ENV_NODE}'); from noderuntime import Node, NotRunning, rundir
 rundir.home = None
-import noderuntime.node as m
+import noderuntime.joining as m
 m.home = lambda *_: __import__('pathlib').Path({str(home)!r})
 try: Node('n', run={r.folder.name!r})
 except NotRunning as error: print(error)

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from noderuntime import Operator, Source, Status
-from noderuntime.operator import POSITION_KEY, Turn, position_of, turn
+from noderuntime.operator import POSITION_KEY, packed_position, position_of
 
 
 def carried(position: Any) -> Any:
     """`position` as `produce` sees it after the commit."""
-    saved = turn(position).position
+    saved = packed_position(position)
     assert saved is not None
     return position_of({POSITION_KEY: saved})
 
@@ -30,13 +30,13 @@ def test_at_first_there_is_no_position() -> None:
 
 
 def test_end_ends_and_leaves_the_position_alone() -> None:
-    assert turn(Source.END) == Turn(ended=True, position=None)
+    assert packed_position(Source.END) is None
 
 
 def test_idle_waits_and_leaves_the_position_alone() -> None:
-    assert turn(Source.idle(2)) == Turn(idle_s=2.0)
-    assert 0 < turn(Source.IDLE).idle_s < 1
-    assert turn(Source.IDLE).position is None
+    assert Source.idle(2).seconds == 2.0
+    assert 0 < Source.IDLE.seconds < 1
+    assert packed_position(Source.IDLE) is None
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
@@ -47,14 +47,14 @@ def test_idle_refuses_what_is_no_pause(seconds: float) -> None:
 
 def test_a_forgotten_return_is_a_clear_error() -> None:
     with pytest.raises(TypeError, match=r"produce returned None; .*Source\.END"):
-        turn(None)
+        packed_position(None)
 
 
 def test_a_position_that_cannot_be_saved_is_a_clear_error() -> None:
     with pytest.raises(TypeError, match="produce returned a set"):
-        turn({1, 2})
+        packed_position({1, 2})
     with pytest.raises(TypeError, match="produce returned a int"):
-        turn(2**80)
+        packed_position(2**80)
 
 
 def test_what_a_subclass_forgot_is_named() -> None:

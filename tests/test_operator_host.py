@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,6 +190,36 @@ def test_an_input_carries_what_the_contract_says(run: Make) -> None:
     r.send("a", 5)
     expected = {"type": "INPUT", "id": "in", "value": "5", "source": "a/out", "uid": "a/out#1", "attempt": "1"}
     assert r.take("c") == [expected]
+
+
+HELD = """
+import time
+from pathlib import Path
+class Op:
+    def on_event(self, event, ctx):
+        while event.type == "INPUT" and not Path(event.value).exists():
+            time.sleep(0.001)
+        ctx.send_output("out", event.id)
+"""
+
+
+def test_the_pulse_says_since_when_a_message_is_handled_not_since_when_another_one_was(
+    run: Make, tmp_path: Path
+) -> None:
+    r = run(between(), op=HELD)
+    child = r.begun("op")
+    go = tmp_path / "go"
+    go.touch()
+    r.send("a", str(go))
+    assert r.take("c") == ["in"]
+    wait_until(lambda: child.pulse.phase == pulse.WAITING)
+    go.unlink()
+    sent_ns = time.monotonic_ns()
+    r.send("a", str(go))
+    wait_until(lambda: child.pulse.phase == pulse.HANDLING)
+    assert child.pulse.since_ns >= sent_ns
+    go.touch()
+    assert r.take("c", 1) == ["in"]
 
 
 KILLS_ITSELF_TWICE = """

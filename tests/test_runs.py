@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from noderuntime import runs
+from noderuntime.homes import RunRefused
 from noderuntime.rundir import RunDir
-from noderuntime.runs import Held, RunFile, RunRefused
+from noderuntime.runs import Held, RunFile
 
 
 @pytest.fixture
@@ -168,45 +169,6 @@ os.kill(os.getpid(), signal.SIGKILL)
     subprocess.run([sys.executable, "-c", code], check=False)
     found = runs.find_run("flow", environ)
     assert found is not None and found.state == "interrupted"
-
-
-# ---- where it goes
-
-
-@pytest.fixture
-def shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
-    """A machine whose shared memory has 64 MB free, and a disk."""
-    shm = tmp_path / "shm" / "noderuntime"
-    shm.parent.mkdir()
-    monkeypatch.setattr(runs, "home", lambda environ, uid: shm)
-    monkeypatch.setattr(runs, "_is_memory", lambda folder: folder == shm)
-    monkeypatch.setattr(runs, "_free_bytes", lambda folder: 64_000_000)
-    monkeypatch.setattr(runs, "memory_limit_bytes", lambda: None)
-    return {"XDG_STATE_HOME": str(tmp_path / "state")}
-
-
-def test_a_small_shared_memory_limits_the_default_size(shared_memory: dict[str, str]) -> None:
-    folder, size, notice = runs.choose_home(shared_memory, None)
-    assert (folder.name, size) == ("noderuntime", 51_200_000)
-    assert "limited to 51 MB" in notice
-
-
-def test_a_size_that_does_not_fit_into_shared_memory_goes_to_disk_and_says_so(shared_memory: dict[str, str]) -> None:
-    folder, size, notice = runs.choose_home(shared_memory, 500_000_000)
-    assert (folder.name, size) == ("spaces", 500_000_000)
-    assert "it is on disk" in notice
-    assert folder in runs.homes(shared_memory)
-
-
-def test_a_size_that_fits_is_given_in_silence(shared_memory: dict[str, str]) -> None:
-    assert runs.choose_home(shared_memory, 20_000_000)[1:] == (20_000_000, "")
-
-
-def test_the_memory_limit_of_a_container_counts(
-    shared_memory: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runs, "memory_limit_bytes", lambda: 60_000_000)
-    assert runs.choose_home(shared_memory, None)[1] == 30_000_000
 
 
 # ---- logs

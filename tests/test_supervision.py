@@ -350,7 +350,13 @@ def test_a_node_whose_end_was_committed_before_it_died_ends_instead_of_living_ag
     actions = child.handle(ClaimRefused(), 0.0)
     assert actions == [Refuse("this node has ended"), Signal(SIGKILL)]
     assert child.handle(Exited(-9), 0.0) == [End(failed=False)]
-    assert child.state is State.ENDED
+    assert (child.state, child.reason) == (State.ENDED, ""), "its death is no reason any more"
+
+
+def test_a_failure_for_good_is_told_as_an_error_and_a_restart_is_not() -> None:
+    child = running(Policy(max_restarts=1))
+    assert [action.is_error for action in child.handle(CRASH, 0.0) if isinstance(action, Tell)] == [False]
+    assert [action.is_error for action in child.handle(CRASH, 0.0) if isinstance(action, Tell)] == [True]
 
 
 def test_a_reload_begins_a_new_life_without_costing_budget() -> None:

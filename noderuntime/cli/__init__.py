@@ -92,7 +92,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _code_of(error: NodeRuntimeError) -> int:
-    from noderuntime.runs import RunRefused
+    from noderuntime.homes import RunRefused
 
     if isinstance(error, DataflowError | RunRefused):
         return output.USAGE

@@ -17,6 +17,7 @@ from noderuntime.protocol import VERSION, Answer, Ask, Reply, Request
 RUNTIME_ANSWERS_WITHIN_S = 10.0
 STORE_ANSWERS_WITHIN_S = 15.0
 REPEAT_S = 0.5
+LOOK_S = 0.05
 
 
 def ask_runtime(
@@ -102,3 +103,20 @@ class StoreClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def take_snapshot(store: StoreClient, why: str) -> dict[str, Any]:
+    """Have a snapshot taken, and wait for it; the facts about it. CommandError when none could be taken."""
+    ticket = None
+    while True:
+        if ticket is None:
+            ticket = store.request("snapshot_take", {"why": why})["ticket"]
+        found = store.request("snapshot_status", {"ticket": ticket})
+        if found["state"] == "done":
+            taken: dict[str, Any] = found["snapshot"]
+            return taken
+        if found["state"] == "failed":
+            raise CommandError(f"no snapshot was taken: {found['error']}")
+        if found["state"] == "unknown":  # the store was killed meanwhile
+            ticket = None
+        time.sleep(LOOK_S)

@@ -124,6 +124,17 @@ def _logged(name: str) -> LoggedRun | None:
     return LoggedRun(name, folders[0], None) if folders else None
 
 
+def ended_runs() -> list[LoggedRun]:
+    """The last run of each name whose logs are kept, the one that began last first."""
+    kept = [_folders(folder / "logs") for folder in _folders(state_home(os.environ))]
+    last = [max(folders, key=_stamp) for folders in kept if folders]
+    return [LoggedRun(folder.parent.parent.name, folder, None) for folder in sorted(last, key=_stamp, reverse=True)]
+
+
+def _stamp(folder: Path) -> str:
+    return folder.name  # these names sort by time
+
+
 def _latest() -> LoggedRun:
     """The logs of the only running run; when none is running, of the one that began last."""
     running = [run for run in known_runs() if run.state == RUNNING]
@@ -131,11 +142,10 @@ def _latest() -> LoggedRun:
         raise _several(running)
     if running:
         return LoggedRun(running[0].name, Path(running[0].file.log_dir), running[0])
-    folders = [kept for folder in _folders(state_home(os.environ)) for kept in _folders(folder / "logs")]
-    if not folders:
+    ended = ended_runs()
+    if not ended:
         raise NotRunning("no run has left any logs", "")
-    last = max(folders, key=lambda folder: folder.name)  # the names are stamps that sort by time
-    return LoggedRun(last.parent.parent.name, last, None)
+    return ended[0]
 
 
 def _folders(parent: Path) -> list[Path]:

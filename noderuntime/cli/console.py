@@ -100,7 +100,29 @@ class Prefixes:
         return f"\x1b[{NODE_COLOURS[at % len(NODE_COLOURS)]}m{text}\x1b[0m"
 
 
-class Console:
+class _Written:
+    """What both consoles have: all that they say goes through a writer, whose thread waits for whoever reads."""
+
+    _writer: Writer
+
+    @property
+    def out_is_gone(self) -> bool:
+        """Whether whoever read stdout has gone away."""
+        return self._writer.out_is_gone
+
+    @property
+    def congested(self) -> bool:
+        """Whether text piles up because nobody takes it."""
+        return self._writer.congested
+
+    def start(self) -> None:
+        self._writer.start()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Console(_Written):
     """The Observer for people. `nodes` in the order of the file.
 
     Nothing is written before `start`, which has to come after the last fork; `close` writes what is left.
@@ -135,21 +157,6 @@ class Console:
         size = os.get_terminal_size(self._out.fileno())
         return f"{size.columns or 80}x{size.lines or 24}"
 
-    @property
-    def out_is_gone(self) -> bool:
-        return self._writer.out_is_gone
-
-    @property
-    def congested(self) -> bool:
-        """Whether text piles up because nobody takes it."""
-        return self._writer.congested
-
-    def start(self) -> None:
-        self._writer.start()
-
-    def close(self) -> None:
-        self._writer.close()
-
     def waiting(self, nodes: Sequence[str]) -> None:
         if not self._quiet:
             self._waiting.set(nodes)
@@ -169,16 +176,21 @@ class Console:
             return
         self._say(record.node, log_text(record, self._err_colour))
 
-    def status(self, text: str) -> None:
-        if not self._quiet:
-            for line in text.splitlines():
-                self._say("", line)
+    def status(self, text: str, level: int = logging.INFO) -> None:
+        if self._quiet and level < logging.WARNING:
+            return
+        for line in text.splitlines():
+            colour = f"\x1b[{output.RED}m{harmless(line)}\x1b[0m" if level >= logging.ERROR else ""
+            self._say("", colour if colour and self._err_colour else line)
 
     def crash(self, node: str, where: str, error: str, trace: str) -> None:
         head = f"{CRASH_HEADS.get(where, f'failed in {where}')}: {error}"
         if self._err_colour:
             head = f"\x1b[{output.RED}m{harmless(head)}\x1b[0m"
-        self._crashes[node] = [head, *(f"  {line}" for line in trace.strip("\n").splitlines())]
+        lines = trace.strip("\n").splitlines()
+        if lines and lines[-1] == error:  # the head has said it
+            lines.pop()
+        self._crashes[node] = [head, *(f"  {line}" for line in lines)]
         for line in self._crashes[node]:
             self._say(node, line)
 
@@ -226,7 +238,7 @@ class Console:
         return [*rows, spinner] if spinner else rows, ()
 
 
-class JsonConsole:
+class JsonConsole(_Written):
     """The Observer for programs: JSON objects with at least `time` (seconds since the epoch), `node` and
     `stream`.
 
@@ -249,20 +261,6 @@ class JsonConsole:
         self._clock = clock
         self._writer = Writer(out or sys.stdout, err or sys.stderr, broken=broken)
 
-    @property
-    def out_is_gone(self) -> bool:
-        return self._writer.out_is_gone
-
-    @property
-    def congested(self) -> bool:
-        return self._writer.congested
-
-    def start(self) -> None:
-        self._writer.start()
-
-    def close(self) -> None:
-        self._writer.close()
-
     def waiting(self, nodes: Sequence[str]) -> None:
         if not self._quiet:
             self._put("", "waiting", nodes=list(nodes))
@@ -278,9 +276,9 @@ class JsonConsole:
         if not self._quiet or record.level >= logging.WARNING:
             self._put(record.node, "log", record.time, **log_fields(record))
 
-    def status(self, text: str) -> None:
-        if not self._quiet:
-            self._put("", "status", text=text)
+    def status(self, text: str, level: int = logging.INFO) -> None:
+        if not self._quiet or level >= logging.WARNING:
+            self._put("", "status", text=text, level=level)
 
     def crash(self, node: str, where: str, error: str, trace: str) -> None:
         self._put(node, "crash", where=where, error=error, trace=trace)
@@ -316,7 +314,7 @@ class Detached:
     def log(self, record: LogRecord) -> None:
         """It is in the log files."""
 
-    def status(self, text: str) -> None:
+    def status(self, text: str, level: int = logging.INFO) -> None:
         output.tell(text)
 
     def crash(self, node: str, where: str, error: str, trace: str) -> None:

@@ -14,7 +14,7 @@ from noderuntime.cli.choose import RUNNING, choose, find, is_running, known_runs
 from noderuntime.cli.output import CommandError, UsageError
 from noderuntime.cli.text import duration
 from noderuntime.errors import NotRunning
-from noderuntime.runs import Run
+from noderuntime.runs import Run, clean_remains
 from noderuntime.runs import clean as remove
 
 PATIENCE_S = 2.0
@@ -96,12 +96,14 @@ def clean(options: Namespace) -> int:
         runs = [run]
     else:
         runs = [run for run in known_runs() if run.state != RUNNING]
-    removed = [run for run in runs if remove(run)]
+    removed = [(run.name, run.run_dir.root) for run in runs if remove(run)]
+    if options.run is None:
+        removed += [(path.name, path) for path in clean_remains(os.environ)]
     if options.json:
-        output.result_json([{"name": run.name, "path": str(run.run_dir.root)} for run in removed])
+        output.result_json([{"name": name, "path": str(path)} for name, path in removed])
     else:
-        for run in removed:
-            output.result(f"removed {run.name} ({run.run_dir.root})")
+        for name, path in removed:
+            output.result(f"removed {name} ({path})")
         if not removed:
             output.tell("nothing to remove")
     return output.OK
@@ -117,10 +119,14 @@ def _node(run: Run, node: str) -> dict[str, Any]:
 
 
 def _ps_nodes(run: Run, as_json: bool) -> int:
+    from noderuntime import results
+
     status = _ask(run, "status", {})
-    letters = _dead_letters(run)
+    figures = _figures(run)
     for node in status["nodes"]:
-        node["dead_letters"] = None if letters is None else letters.get(node["id"], 0)
+        own = figures.get(node["id"])
+        node["messages"] = None if own is None else results.messages(own)
+        node["dead_letters"] = None if own is None else int(own.get("dead_letters", 0))
     if as_json:
         output.result_json(status)
         return output.OK
@@ -131,7 +137,7 @@ def _ps_nodes(run: Run, as_json: bool) -> int:
             node["state"],
             node["pid"] or "-",
             node["restarts"],
-            node["messages"],
+            "-" if node["messages"] is None else node["messages"],
             node["phase"] or "-",
             _reason(node),
         )
@@ -147,18 +153,18 @@ def _reason(node: dict[str, Any]) -> str:
     return "; ".join(filter(None, [node["reason"], letters]))
 
 
-def _dead_letters(run: Run) -> dict[str, int] | None:
-    """How many dead letters the nodes have; None when the store, which alone knows, does not answer just now."""
+def _figures(run: Run) -> dict[str, Any]:
+    """The store's figures of the nodes; empty when the store, which alone knows, does not answer just now."""
     from noderuntime.cli.ask import StoreClient
 
     if not run.run_dir.store_socket.exists():
-        return None
+        return {}
     try:
         with StoreClient(run.name, run.run_dir.store_socket, within_s=STORE_PATIENCE_S) as store:
-            nodes = store.request("figures", {})["nodes"]
+            found: dict[str, Any] = store.request("figures", {})["nodes"]
     except (CommandError, NotRunning):
-        return None
-    return {id: figures["dead_letters"] for id, figures in nodes.items()}
+        return {}
+    return found
 
 
 def _ask(run: Run, what: str, arguments: dict[str, Any]) -> dict[str, Any]:

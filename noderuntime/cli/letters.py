@@ -1,7 +1,7 @@
 """`dead-letters ls|show|replay|drop`: messages that failed their operator for good.
 
-Of live, interrupted and failed runs, as `state` does it. What a run still had when it ended is kept with its logs, and
-can be listed and shown from there.
+Of live and interrupted runs, and of ended ones that can be resumed, as `state` does it. What a finished run still had
+is kept with its logs, and can be listed and shown from there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from noderuntime.cli import output
-from noderuntime.cli.choose import RUNNING, choose, choose_logs
+from noderuntime.cli.choose import RUNNING, LoggedRun, choose_logs, ended_runs
+from noderuntime.cli.ended import Ended, choose_kept
 from noderuntime.cli.output import CommandError
 from noderuntime.cli.state import open_store
 from noderuntime.cli.text import duration, plain
@@ -32,11 +33,13 @@ _VALUE_CHARACTERS_MAX = 2000
 def dead_letters(options: Namespace) -> int:
     """Carry out one `dead-letters` command."""
     try:
-        run = choose(options.run, interrupted=True)
+        run = choose_kept(options.run)
     except NotRunning as gone:
         return _of_ended_run(options, gone)
+    if isinstance(run, Ended) and run.last.finished:
+        return _of_ended_run(options, NotRunning(f"the run {run.name!r} has ended"))
     arguments = {"node": options.node, **({} if options.operation == "ls" else {"uids": options.uids})}
-    with open_store(run) as store:
+    with open_store(run, options.operation) as store:
         result = store.request(f"letters_{options.operation}", arguments)
     if options.operation == "replay":
         return _replayed(run, options, result["replayed"])
@@ -45,7 +48,7 @@ def dead_letters(options: Namespace) -> int:
     return _present(options, result["letters"], result["left_out"])
 
 
-def _replayed(run: Run, options: Namespace, count: int) -> int:
+def _replayed(run: Run | Ended, options: Namespace, count: int) -> int:
     if options.json:
         output.result_json({"node": options.node, "replayed": count})
     elif not count:
@@ -123,7 +126,7 @@ def letters_text(count: int) -> str:
 def _of_ended_run(options: Namespace, gone: NotRunning) -> int:
     """The run has ended: what it had left is with its logs."""
     try:
-        logged, _ = choose_logs(options.run, None)
+        logged = _logged(options)
     except NotRunning:
         raise gone from None
     if options.operation in ("replay", "drop"):
@@ -139,6 +142,21 @@ def _of_ended_run(options: Namespace, gone: NotRunning) -> int:
     if options.operation == "show" and options.uids:
         chosen = [letter for letter in chosen if letter["uid"] in options.uids]
     return _present(options, chosen, 0)
+
+
+def _logged(options: Namespace) -> LoggedRun:
+    """The run that is meant: that of the name, else the last one to begin among those that knew the node; which is then
+    said, because nobody named it."""
+    if options.run is not None:
+        return choose_logs(options.run, None)[0]
+    ended = ended_runs()
+    known = [run for run in ended if options.node in {"", *run.nodes(), *(each["node"] for each in _kept(run.log_dir))}]
+    if not known:
+        return choose_logs(None, None)[0]
+    others = sorted({run.name for run in known} - {known[0].name})
+    also = f"; {', '.join(others)} had {'it' if options.node else 'some'} too: name one with --run" if others else ""
+    output.tell(f"of the last run of {known[0].name!r}, which has ended{also}")
+    return known[0]
 
 
 def _kept(log_dir: Path) -> list[Letter]:

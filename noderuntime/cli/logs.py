@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import json
 import logging
+import os
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from noderuntime.cli import output
 from noderuntime.cli.choose import LoggedRun, choose_logs
 from noderuntime.cli.console import Prefixes, log_text
 from noderuntime.cli.text import harmless, is_frame
 from noderuntime.observer import LogRecord
+from noderuntime.rundir import older_log
 
 POLL_S = 0.1
 RUNTIME_LOG = "runtime.log"  # what the runtime itself had to say, in the same form
@@ -58,25 +61,40 @@ class Tail:
 
 
 class LogFile:
-    """One file of JSON lines, read on from where the last reading ended. What is no record is passed over."""
+    """One file of JSON lines and the older one before it, read on from where the last reading ended. What is no record
+    is passed over."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._inode = 0  # of the file that was read last
         self._at = 0
 
     def records(self) -> Iterator[Record]:
         """The complete lines from here on, to the present end."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._at)
-                for line in file:
-                    if not line.endswith(b"\n"):  # still being written
-                        return
-                    self._at += len(line)
-                    if (record := parse(line)) is not None:
-                        yield record
-        except FileNotFoundError:
-            return
+        with contextlib.ExitStack() as opened:
+            try:
+                file = opened.enter_context(self._path.open("rb"))
+            except FileNotFoundError:
+                return
+            inode = os.fstat(file.fileno()).st_ino
+            if inode != self._inode:  # the first reading, or the file that we read has become the older one
+                with contextlib.suppress(FileNotFoundError):
+                    older = opened.enter_context(older_log(self._path).open("rb"))
+                    before = os.fstat(older.fileno()).st_ino
+                    if before != inode:
+                        yield from self._read_on(older, self._at if before == self._inode else 0)
+                self._inode, self._at = inode, 0
+            yield from self._read_on(file, self._at)
+
+    def _read_on(self, file: BinaryIO, at: int) -> Iterator[Record]:
+        file.seek(at)
+        self._at = at
+        for line in file:
+            if not line.endswith(b"\n"):  # still being written
+                return
+            self._at += len(line)
+            if (record := parse(line)) is not None:
+                yield record
 
 
 def parse(line: bytes) -> Record | None:

@@ -32,6 +32,8 @@ OPERATIONS = {
     "dead-letters": ("ls", "show", "replay", "drop"),
 }
 
+ONE_VALUE = "one JSON value on stdout, for programs"
+
 
 class Parser(argparse.ArgumentParser):
     """Raises UsageError instead of ending the process, and accepts no abbreviated options."""
@@ -134,7 +136,8 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     run.add_argument("file", metavar="FILE", help="the dataflow file")
     run.add_argument("-d", "--detach", action="store_true", help="return when it is up, and print its name")
     run.add_argument("--name", help="name of the run (default: the file's name without its ending)")
-    run.add_argument("--stop-after", type=seconds, metavar="TIME", help="stop after that long, such as 10s")
+    about = "stop that long after all nodes are ready, such as 10s"
+    run.add_argument("--stop-after", type=seconds, metavar="TIME", help=about)
     about = "go on with the last run of this name: with what it left in memory, or from its last snapshot"
     run.add_argument("--resume", action="store_true", help=about)
     run.add_argument(
@@ -177,7 +180,7 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     logs.add_argument("run", metavar="RUN", nargs="?", help="may be left out when there is just one")
     logs.add_argument("node", metavar="NODE", nargs="?", help="only this node")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
-    _json(logs)
+    _json(logs, "one JSON object per line, for programs")
 
     reload = parsers["reload"]
     reload.usage = "noderuntime reload [-h] [RUN] NODE"
@@ -223,7 +226,7 @@ def _build_state(state: Parser) -> None:
             operation.add_argument("key", metavar="KEY")
         if name == "set":
             operation.add_argument("value", metavar="VALUE", help="text, stored as UTF-8; - reads stdin")
-        _json(operation)
+        _json(operation, "one JSON object per line, for programs" if name == "watch" else ONE_VALUE)
 
 
 def _build_snapshot(snapshot: Parser) -> None:
@@ -267,5 +270,5 @@ def _env(parser: Parser, about: str) -> None:
     parser.add_argument("--env", type=assignment, action="append", default=[], metavar="K=V", help=about)
 
 
-def _json(parser: Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="one JSON value on stdout, for programs")
+def _json(parser: Parser, about: str = ONE_VALUE) -> None:
+    parser.add_argument("--json", action="store_true", help=about)

@@ -32,6 +32,9 @@ def run(options: Namespace) -> int:
         raise UsageError("--chaos 0s would be one kill after the other; give a time such as 1s", "noderuntime run")
     if options.seed is not None and options.chaos is None:
         raise UsageError("--seed says which kills to repeat; it needs --chaos TIME", "noderuntime run")
+    if options.fresh and (options.resume or options.from_snapshot is not None):
+        other = "--resume" if options.resume else "--from"
+        raise UsageError(f"--fresh forgets what {other} is to go on with; give one of them", "noderuntime run")
     for warning in check_files(dataflow):
         output.warn(warning)
     if not options.detach:

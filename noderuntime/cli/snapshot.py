@@ -11,7 +11,7 @@ from argparse import Namespace
 from typing import Any
 
 from noderuntime.cli import output
-from noderuntime.cli.ask import StoreClient
+from noderuntime.cli.ask import StoreClient, take_snapshot
 from noderuntime.cli.choose import choose, known_runs
 from noderuntime.cli.output import CommandError
 from noderuntime.cli.text import duration
@@ -20,8 +20,6 @@ from noderuntime.identifiers import directory_name, nearest
 from noderuntime.rundir import state_home
 from noderuntime.snapshot.backend import Listed
 from noderuntime.snapshot.settings import FILE, Settings
-
-LOOK_S = 0.05
 
 
 def snapshot(options: Namespace) -> int:
@@ -32,17 +30,7 @@ def snapshot(options: Namespace) -> int:
 def _take(options: Namespace) -> int:
     run = choose(options.run)
     with StoreClient(run.name, run.run_dir.store_socket) as store:
-        ticket = store.request("snapshot_take", {"why": "asked"})["ticket"]
-        while True:
-            found = store.request("snapshot_status", {"ticket": ticket})
-            if found["state"] == "done":
-                break
-            if found["state"] == "failed":
-                raise CommandError(f"no snapshot was taken: {found['error']}")
-            if found["state"] == "unknown":  # the store was killed meanwhile
-                ticket = store.request("snapshot_take", {"why": "asked"})["ticket"]
-            time.sleep(LOOK_S)
-    taken = found["snapshot"]
+        taken = take_snapshot(store, "asked")
     if options.json:
         output.result_json(taken)
     else:
@@ -130,18 +118,23 @@ def _verify(options: Namespace) -> int:
     return output.FAILED if any(why for _, why in results) else output.OK
 
 
+def known_settings() -> list[Settings]:
+    """Where the last runs of all names kept their snapshots, by the folder's name."""
+    paths = sorted(state_home(os.environ).glob(f"*/{FILE}"))
+    return [settings for path in paths if (settings := Settings.read(path))]
+
+
 def _settings(name: str | None) -> Settings:
     """Where the snapshots are of the run of that name, or of the only one there is."""
-    state = state_home(os.environ)
     if name is None:
         live = [run.name for run in known_runs()]
         if len(live) == 1:
             name = live[0]
     if name is not None:
-        settings = Settings.read(state / directory_name(name) / FILE)
+        settings = Settings.read(state_home(os.environ) / directory_name(name) / FILE)
         if settings is not None:
             return settings
-    known = [settings for path in sorted(state.glob(f"*/{FILE}")) if (settings := Settings.read(path))]
+    known = known_settings()
     if name is None and len(known) == 1:
         return known[0]
     names = [settings.run for settings in known]

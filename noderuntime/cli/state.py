@@ -1,16 +1,15 @@
-"""`state ls|get|set|rm`: the shared KVS and the private state of nodes, of live and of interrupted runs.
+"""`state ls|get|set|rm`: the shared KVS and the private state of nodes, of live, interrupted and ended runs.
 
 `watch` and `diff` are in state_watch.py.
 
-A live run's store is asked. For an interrupted one a store is started for this one request, under the run's
-lock, so that nobody can resume or clean the run meanwhile.
+A live run's store is asked. For an interrupted one a store is started for this one command, under the run's
+lock, so that nobody can resume or clean the run meanwhile. For one whose space is gone see ended.py.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -18,12 +17,15 @@ from typing import Any
 
 from noderuntime.cli import output
 from noderuntime.cli.ask import StoreClient
-from noderuntime.cli.choose import RUNNING, choose, hold
+from noderuntime.cli.choose import RUNNING, hold
+from noderuntime.cli.ended import Ended, choose_kept, open_ended
+from noderuntime.cli.one_store import one_store
 from noderuntime.cli.output import CommandError
 from noderuntime.cli.text import plain
+from noderuntime.errors import NotRunning
 from noderuntime.runs import Run
 
-STORE_ENDS_WITHIN_S = 5.0
+WRITES = ("set", "rm", "replay", "drop")  # operations of `state` and `dead-letters` that change something
 
 
 def state(options: Namespace) -> int:
@@ -34,8 +36,10 @@ def state(options: Namespace) -> int:
         operation = {"watch": state_watch.watch, "diff": state_watch.diff}[options.operation]
     else:
         operation = {"ls": _ls, "get": _get, "set": _set, "rm": _rm}[options.operation]
-    run = choose(options.run, interrupted=True)
-    with open_store(run) as store:
+    run = choose_kept(options.run)
+    if options.operation == "watch" and isinstance(run, Ended):
+        raise NotRunning(f"the run {run.name!r} has ended: nothing changes any more")
+    with open_store(run, options.operation) as store:
         return operation(store, options)
 
 
@@ -110,30 +114,18 @@ def json_value(value: bytes) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def open_store(run: Run) -> Iterator[StoreClient]:
-    """A client of the run's store; for an interrupted run, of one that lives only for this."""
+def open_store(run: Run | Ended, operation: str) -> Iterator[StoreClient]:
+    """A client of the run's store, for one operation; where none is running, of one that lives only for this."""
+    if isinstance(run, Ended):
+        with open_ended(run, operation in WRITES) as client:
+            yield client
+        return
     if run.state == RUNNING:
         with StoreClient(run.name, run.run_dir.store_socket) as client:
             yield client
         return
     if not run.trusted:
         raise CommandError(f"the machine was restarted since {run.name!r} was interrupted: its space is not trusted")
-    with hold(run) as lock:
-        # size 0: the one that the space already has
-        arguments = [sys.executable, "-m", "noderuntime.store", str(run.run_dir.root), "--size", "0"]
-        # it holds the lock too: should we be killed, nobody else opens the space while it still does
-        process = subprocess.Popen(arguments, pass_fds=[lock], stdin=subprocess.DEVNULL)
-        try:
-            with StoreClient(run.name, run.run_dir.store_socket, lost=lambda: _ended(process)) as client:
-                yield client
-                client.request("quit", {})
-            process.wait(STORE_ENDS_WITHIN_S)
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-
-
-def _ended(process: subprocess.Popen[bytes]) -> str:
-    code = process.poll()
-    return "" if code is None else f"the store process ended with code {code} before it answered"
+    # size 0: the one that the space already has
+    with hold(run) as lock, one_store(run.name, run.run_dir, lock, ["--size", "0"]) as client:
+        yield client

@@ -2,7 +2,8 @@
 
     format      what a snapshot is: manifest, parts, key index. Pure
     cut         one read transaction of the space, walked into local files
-    backend     where snapshots are kept: the contract, and `open_backend`
+    backend     where snapshots are kept: the contract
+    places      which backend a dataflow names: `open_backend`
     blobs       the part of a backend that directories and object stores have in common
     directory   a folder; objects: s3://, gs://, az://; slate: slatedb+...
     restore     a snapshot back into a space

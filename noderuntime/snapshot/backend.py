@@ -1,4 +1,4 @@
-"""Where snapshots are kept: the contract that all backends keep, and how one is chosen. Floor 3.
+"""Where snapshots are kept: the contract that all backends keep. Floor 3. Which one a dataflow names: see places.py.
 
 What a backend guarantees; the tests in tests/contract/test_backends.py have these sentences as their names:
 
@@ -15,20 +15,18 @@ SnapshotUnavailable (a disk, a network, credentials; an earlier retry with back-
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from noderuntime.errors import SnapshotCorrupt, StoreError
-from noderuntime.identifiers import directory_name
-from noderuntime.snapshot.cut import Walked
-from noderuntime.snapshot.format import Manifest
 
-NONE = "none"
-_SCHEMES = ("s3://", "gs://", "az://")
-_SLATE = "slatedb+"
+if TYPE_CHECKING:  # the runtime knows where snapshots go, and has no use for what reads a space
+    from noderuntime.snapshot.cut import Walked
+    from noderuntime.snapshot.format import Manifest
+
+SCHEMES = ("s3://", "gs://", "az://")
 
 
 class SnapshotConflict(StoreError):
@@ -91,73 +89,14 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
-class NoBackend:
-    """`to: none`. Nothing is kept."""
-
-    place = NONE
-    spool = Path()
-
-    def snapshots(self) -> list[Listed]:
-        return []
-
-    def save(self, manifest: Manifest, walked: Walked) -> Manifest:
-        raise SnapshotUnavailable(NONE, "this dataflow says `snapshots: {to: none}`; change it to keep some")
-
-    def read(self, number: int) -> Iterator[list[tuple[bytes, bytes | None]]]:
-        raise SnapshotCorrupt(str(number), "there are no snapshots: the dataflow says `to: none`")
-
-    def verify(self, number: int) -> Manifest:
-        raise SnapshotCorrupt(str(number), "there are no snapshots: the dataflow says `to: none`")
-
-    def prune(self, keep: int) -> list[int]:
-        return []
-
-    def may_build_on(self, manifest: Manifest) -> bool:
-        return False
-
-    def close(self) -> None:
-        pass
-
-
-def open_backend(to: str, run: str, folder: Path, spool: Path, options: Mapping[str, Any]) -> Any:
-    """The backend that `snapshots: {to: ...}` names; "" means the folder `spool`.
-
-    A directory is relative to `folder`, the one of the dataflow file. Below the place that is named each run has a
-    folder of its own, so that runs of different names can share one. Raises SnapshotUnavailable.
-    """
-    if to == NONE:
-        return NoBackend()
-    name = directory_name(run)
-    if to.startswith(_SLATE):
-        from noderuntime.snapshot.slate import SlateBackend
-
-        inner = to.removeprefix(_SLATE)
-        place = inner.rstrip("/") + f"/{name}" if is_remote(inner) else str((folder / inner / name).absolute())
-        return SlateBackend(place, _spool_below(spool), options)
-    if is_remote(to):
-        from noderuntime.snapshot.blobs import BlobBackend
-        from noderuntime.snapshot.objects import ObjectBlobs
-
-        return BlobBackend(ObjectBlobs(to.rstrip("/") + f"/{name}", options), _spool_below(spool))
-    if re.match(r"[a-z0-9+]+://", to):
-        known = ", ".join((NONE, "a directory", *_SCHEMES, f"{_SLATE}<any of these>"))
-        raise SnapshotUnavailable(to, f"this kind of place is not known. `to:` is one of: {known}")
-    from noderuntime.snapshot.blobs import BlobBackend
-    from noderuntime.snapshot.directory import DirectoryBlobs
-
-    root = (folder / to / name) if to else spool
-    return BlobBackend(DirectoryBlobs(root.absolute()), root.absolute())
-
-
-def _spool_below(folder: Path) -> Path:
-    """A folder for files on their way to somewhere else; nothing in it is ever a snapshot."""
-    spool = folder / "spool"
-    try:
-        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise SnapshotUnavailable(str(folder), f"{error.strerror}. Check $NODERUNTIME_HOME or your home.") from None
-    return spool
-
-
 def is_remote(to: str) -> bool:
-    return to.startswith(_SCHEMES)
+    return to.startswith(SCHEMES)
+
+
+def is_good(backend: Backend, number: int) -> bool:
+    """Whether that snapshot can be read as a whole."""
+    try:
+        backend.verify(number)
+    except SnapshotCorrupt:
+        return False
+    return True

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from noderuntime.errors import SnapshotCorrupt
-from noderuntime.snapshot.backend import Listed, SnapshotConflict
+from noderuntime.snapshot.backend import Listed, SnapshotConflict, is_good
 from noderuntime.snapshot.cut import Walked
 from noderuntime.snapshot.format import (
     MANIFEST_BYTES_MAX,
@@ -202,9 +202,9 @@ class BlobBackend:
             if number in readable:
                 needed.update(readable[number].chain)
         superfluous = [number for number in rest if number not in needed]
-        if superfluous and not any(self._is_good(number) for number in kept):
+        if superfluous and not any(is_good(self, number) for number in kept):
             # none of those that are to be kept can be used: the newest older one that can must stay, with its chain
-            saviour = next((number for number in rest if self._is_good(number)), None)
+            saviour = next((number for number in rest if is_good(self, number)), None)
             if saviour is not None:
                 self.warn(f"the newest snapshots in {self.place} are damaged; {saviour} is kept")
                 needed |= {saviour, *readable[saviour].chain}
@@ -231,13 +231,6 @@ class BlobBackend:
         for number in superfluous:
             self._own.pop(number, None)
         return superfluous
-
-    def _is_good(self, number: int) -> bool:
-        try:
-            self.verify(number)
-        except SnapshotCorrupt:
-            return False
-        return True
 
     def close(self) -> None:
         self.blobs.close()

@@ -47,9 +47,10 @@ def restore_newest(
     """
     listed = backend.snapshots()
     if number is not None:
+        there = ", ".join(str(item.number) for item in listed) or "none"
         listed = [item for item in listed if item.number == number]
         if not listed:
-            raise SnapshotCorrupt(str(number), f"there is no such snapshot in {backend.place}")
+            raise SnapshotCorrupt(str(number), f"there is no such snapshot in {backend.place}, which has: {there}")
     skipped: list[str] = []
     for item in listed:
         try:

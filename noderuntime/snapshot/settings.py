@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from noderuntime.snapshot.backend import open_backend
+from noderuntime.snapshot.places import open_backend
 
 FILE = "snapshots.json"
 SPOOL = "snapshots"
@@ -29,6 +29,7 @@ class Settings:
     every_s: float = 60.0
     keep: int = 3
     options: dict[str, Any] = field(default_factory=dict)
+    size_bytes: int = 0  # of the space; 0: the default
 
     @property
     def enabled(self) -> bool:

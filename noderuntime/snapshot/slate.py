@@ -34,7 +34,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from noderuntime.errors import SnapshotCorrupt
-from noderuntime.snapshot.backend import Listed, SnapshotConflict, SnapshotUnavailable, is_remote
+from noderuntime.snapshot.backend import Listed, SnapshotConflict, SnapshotUnavailable, is_good, is_remote
 from noderuntime.snapshot.cut import Walked
 from noderuntime.snapshot.format import RECORDS, Manifest, parse_manifest, read_frames
 
@@ -294,8 +294,8 @@ class SlateBackend:
     def prune(self, keep: int) -> list[int]:
         listed = self.snapshots()
         kept, rest = listed[: max(1, keep)], listed[max(1, keep) :]
-        if rest and not any(self._is_good(item.number) for item in kept):
-            saviour = next((item for item in rest if self._is_good(item.number)), None)
+        if rest and not any(is_good(self, item.number) for item in kept):
+            saviour = next((item for item in rest if is_good(self, item.number)), None)
             if saviour is not None:
                 self.warn(f"the newest snapshots in {self.place} are damaged; {saviour.number} is kept")
                 kept = [*kept, saviour]
@@ -336,13 +336,6 @@ class SlateBackend:
             for row in found:
                 batch.delete(row.key)
             await db.write(batch)
-
-    def _is_good(self, number: int) -> bool:
-        try:
-            self.verify(number)
-        except SnapshotCorrupt:
-            return False
-        return True
 
     def close(self) -> None:
         if self._db is not None:

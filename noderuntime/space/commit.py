@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import lmdb
 
@@ -37,9 +38,10 @@ from noderuntime.space.records import (
     message_bytes,
     reference_of,
 )
-from noderuntime.space.segments import Segment, adjust, register
+from noderuntime.space.segments import THRESHOLD_BYTES, Segment, adjust, register
 from noderuntime.space.space import MARK_DRAIN, MARK_NEW_WORK, MARK_SINGLE, Space, is_no_room, yield_lock
 from noderuntime.space.watching import STORE, Cursor, Watchers
+from noderuntime.values import BYTES as BYTES_KIND
 from noderuntime.wiring import InputWiring, OutputWiring, ReceiverWiring, Wiring
 
 _LOOK_EVERY = 16  # commits between two looks at how full the space is, while it is far from full
@@ -60,23 +62,45 @@ class Inapplicable(Exception):
         super().__init__(str(error))
 
 
-class Staged:
-    """What one event is to change. `ack` is (message key, its input, its record) or None.
+class Rare:
+    """What few events change."""
 
-    Made for each event: defaults stand in the class, so that only what is used is set.
-    """
-
-    ack: tuple[bytes, Input, bytes] | None = None
     attempts: bool = False  # the message has an attempts record, which goes with it
-    private: dict[bytes, bytes | None] | None = None
     shared: list[shared.SharedWrite] | None = None
     cursor: Cursor | None = None  # how far the watch of this node has come with this event
-    outputs: list[Sent] | None = None
-    size: int = 0  # bytes of all copies of the outputs
     cells: dict[int, int] | None = None
     ends: bool = False  # the last event of this node: close its outputs and its mailbox
     stops_all: bool = False  # and of the run
-    tried: bytes | None = None  # the node record of the last commit that was tried with it
+
+
+class Staged:
+    """What one event is to change. `ack` is (message key, its input, its record) or None.
+
+    Made for each event: defaults stand in the class, so that only what is used is set; what is seldom used has a
+    place of its own, so that a commit need not ask for each of it.
+    """
+
+    ack: tuple[bytes, Input, bytes] | None = None
+    private: dict[bytes, bytes | None] | None = None
+    outputs: list[Sent] | None = None
+    size: int = 0  # bytes of all copies of the outputs
+    rare: Rare | None = None
+
+    def also(self) -> Rare:
+        """`rare`, made when it is first needed."""
+        if self.rare is None:
+            self.rare = Rare()
+        return self.rare
+
+
+class Applied(NamedTuple):
+    """What a write transaction holds that is about to be committed."""
+
+    done: int  # events
+    record: bytes  # the node record
+    cells: list[int]
+    written: int  # bytes
+    outbox_last: bytes | None
 
 
 class Receiver:
@@ -115,10 +139,14 @@ class Output:
         for a large payload; nothing is staged then.
         """
         number = self.sent + 1
-        try:
-            record, segment = records.encode_message(value, metadata, number, time.time_ns(), payloads)
-        except ValueTooLarge as error:
-            raise ValueTooLarge(f"a message to {self.name!r}", error.size_bytes, error.limit_bytes) from None
+        segment = None
+        if type(value) is bytes and not metadata and len(value) < THRESHOLD_BYTES:
+            record = records.pack_message(BYTES_KIND, records.INLINE, 0, 0, number, time.time_ns()) + value
+        else:
+            try:
+                record, segment = records.encode_message(value, metadata, number, time.time_ns(), payloads)
+            except ValueTooLarge as error:
+                raise ValueTooLarge(f"a message to {self.name!r}", error.size_bytes, error.limit_bytes) from None
         size = staged.size + len(record) * self.copies
         if size > payloads.event_bytes_max:
             if segment is not None:
@@ -136,10 +164,12 @@ class Output:
 class Input:
     """One input of this node. Timers and inputs with a timeout have two cells, from `cell` on; -1: none."""
 
-    __slots__ = ("cell", "freed", "freed_bytes", "mailbox", "name", "number", "queue_key", "taken", "wiring")
+    __slots__ = ("cell", "freed", "freed_bytes", "mailbox", "name", "number", "queue_key", "source", "taken",
+                 "wiring")  # fmt: skip
 
     def __init__(self, node: int, wiring: InputWiring, cell: int) -> None:
         self.name = wiring.name
+        self.source = wiring.source
         self.number = wiring.number
         self.mailbox = keys.mailbox(node, wiring.number)
         self.queue_key = keys.queue(node, wiring.number)
@@ -172,7 +202,8 @@ class Commits:
         self._look_bytes = min(_LOOK_BYTES, space.size_bytes // 256)
         self._share = 0.0
         self._group_max = _GROUP_MAX
-        self._tried = b""  # the node record of the last commit that was tried
+        self._tried = b""  # the node record of the last commit that was tried, and its events
+        self._tried_events: Sequence[Staged] = ()
         with space.read() as txn:
             record = txn.get(self._node_key)
             if space.outside is not None:
@@ -229,148 +260,32 @@ class Commits:
 
         Fewer than all, and `waits_for` is "": call again at once. Raises Fenced when this life is over.
         """
-        rings: set[int] = set()
-        self.rings = rings
+        self.rings = set()
         self.waits_for = ""
         if not group:  # another thread was first
             return 0
         space = self.space
         txn = space.begin()
         try:
-            found = txn.get(self._node_key)
-            if found != self._record:
-                if found != self._tried:
-                    raise Fenced(f"incarnation {self._incarnation} of {self.name} has been replaced")
-                parsed = records.NodeRecord.parse(found)
-                self._record, self._number, self.cells = found, parsed.commit, parsed.cells
-            if group[0].tried is not None and group[0].tried == found:
+            known = self._committed_before(txn, group)
+            if known:
                 txn.abort()
-                # whom it should have rung is unknown by now
-                rings.update(node for node, _, _ in (*self.links.receivers, *self.links.inputs) if node >= 0)
-                rings |= self._watchers.all()
-                return sum(staged.tried == found for staged in group)
-            if group[0].tried is not None:
-                # that commit was not made, and another one of fewer events may leave the very same node record behind
-                for staged in group:
-                    staged.tried = None
+                return known
             self._look_in -= 1
             if self._look_in <= 0 or self._share > _LOOK_SHARE:
                 self._share = space.used_share(txn)
                 self._look_in = _LOOK_EVERY
-            queues: dict[bytes, list[int]] = {}
-            for receiver in self._receivers:
-                receiver.queue = None
-            for input in self._mailboxes:
-                input.taken = input.freed = input.freed_bytes = 0
             if len(group) > self._group_max:
                 group = group[: self._group_max]
             if self._share > MARK_NEW_WORK:
                 group = self._restrain(txn, group, now_ns)
-            sequence = space.base + txn.id()
-            cells = self.cells.copy()
-            private: dict[bytes, bytes | None] = {}
-            place = keys.place
-            status = records.LIVE
-            changes: shared.Changes | None = None
-            outbox_last: bytes | None = None
-            cursor: Cursor | None = None
-            done = index = written = 0
-            for staged in group:
-                outputs = staged.outputs
-                if outputs:
-                    if not self._admits(txn, outputs, queues):
-                        self.waits_for = "a receiver whose queue is full"
-                        break
-                    for output, record, number, segment in outputs:
-                        cells[output.cell] = number
-                        first = index
-                        size = len(record) if segment is None else message_bytes(record)
-                        for receiver in output.receivers:
-                            queue = receiver.queue or _load(txn, receiver, queues)
-                            if queue[FLAGS]:
-                                if queue[FLAGS] & CLOSED:
-                                    queue[DISCARDED] += 1
-                                    continue
-                                if queue[FLAGS] & EAGER:
-                                    rings.add(receiver.node)
-                            txn.put(receiver.mailbox + place(sequence, index), record)
-                            index += 1
-                            written += len(record)
-                            if not queue[QUEUED]:
-                                rings.add(receiver.node)
-                            queue[QUEUED] += 1
-                            queue[BYTES] += size
-                            if receiver.drop_oldest:
-                                limits = receiver.size, receiver.size_bytes, receiver.messages_min
-                                drop_oldest(txn, receiver.mailbox, queue, *limits)
-                        if segment is not None:
-                            register(txn, segment, index - first)
-                if staged.ack is not None:
-                    key, input, message = staged.ack
-                    if staged.attempts:
-                        txn.delete(keys.attempts(key))
-                    present = txn.delete(key)
-                    if message[0] < records.NOTICE_MIN:
-                        input.taken += 1
-                        if present:
-                            input.freed += 1
-                            if message[1]:
-                                input.freed_bytes += message_bytes(message)
-                                adjust(txn, reference_of(message), -1)
-                            else:
-                                input.freed_bytes += len(message)
-                        if self._loops:
-                            self._settle(txn, queues)
-                if staged.private is not None:
-                    private.update(staged.private)
-                if staged.shared and space.outside is not None:
-                    outbox_last = outbox.put(txn, sequence, done, self.node, staged.shared)
-                    rings.add(STORE)
-                elif staged.shared:
-                    if changes is None:
-                        changes = shared.Changes(txn, sequence, now_ns, self._origin)
-                    try:
-                        for write in staged.shared:
-                            changes.write(write)
-                    except (TypeError, StoreError) as error:
-                        raise Inapplicable(done, error) from error
-                if staged.cursor:
-                    cursor = staged.cursor
-                if staged.cells:
-                    for cell, value in staged.cells.items():
-                        cells[cell] = value
-                done += 1
-                if staged.ends:
-                    self._settle(txn, queues)
-                    status = records.ENDED
-                    if staged.stops_all:
-                        txn.put(keys.STOP_ALL, self.name.encode())
-                    close(txn, self.links, queues, rings, sequence, index, now_ns)
+            applied = self._apply(txn, group, now_ns)
+            done = applied.done
             if not done:
                 txn.abort()
                 return 0
-            self._settle(txn, queues)
-            if private:
-                stamp = records.PRIVATE.pack(sequence)
-                for key, kept in private.items():
-                    if kept is None:
-                        txn.delete(self._private_prefix + key)
-                    else:
-                        txn.put(self._private_prefix + key, stamp + kept)
-                        written += len(kept)
-            if changes is not None:
-                changes.finish()
-                if changes.generation:
-                    rings |= self._watchers.of(txn, changes)
-            if cursor is not None:
-                txn.put(keys.watch_cursor(self.node), place(*cursor))
-            for queue_key, queue in queues.items():
-                txn.put(queue_key, QUEUE.pack(*queue))
-            record = self._pack_record(self._incarnation, status, self._number + 1, *cells)
-            txn.put(self._node_key, record)
-            self._tried = record
-            for staged in group[:done]:
-                staged.tried = record
+            self._tried = applied.record
+            self._tried_events = group[:done]
             crowded = space.has_waiters()
             txn.commit()
         except lmdb.Error as error:
@@ -378,7 +293,7 @@ class Commits:
                 txn.abort()
             if not is_no_room(error):
                 raise
-            rings.clear()
+            self.rings.clear()
             self._look_in = 0
             self._group_max = max(1, len(group) // 2)  # it may be the group that is too large, not the rest
             self.waits_for = f"room in the space ({error})"
@@ -386,12 +301,12 @@ class Commits:
         except BaseException:
             txn.abort()
             raise
-        self._record = record
+        self._record = applied.record
         self._number += 1
-        self.cells = cells
-        if outbox_last is not None:
-            self.outbox_last = outbox_last
-        if written > self._look_bytes:
+        self.cells = applied.cells
+        if applied.outbox_last is not None:
+            self.outbox_last = applied.outbox_last
+        if applied.written > self._look_bytes:
             self._look_in = 0
         if self._group_max < _GROUP_MAX:
             self._group_max *= 2
@@ -399,11 +314,165 @@ class Commits:
             yield_lock()
         return done
 
+    def _committed_before(self, txn: Any, group: Sequence[Staged]) -> int:
+        """How many events from the front of `group` the last call has committed, although an exception hid it.
+
+        Raises Fenced when the node record is none that this life has left.
+        """
+        found = txn.get(self._node_key)
+        if found != self._record:
+            if found != self._tried:
+                raise Fenced(f"incarnation {self._incarnation} of {self.name} has been replaced")
+            parsed = records.NodeRecord.parse(found)
+            self._record, self._number, self.cells = found, parsed.commit, parsed.cells
+        tried = self._tried_events
+        if not tried or tried[0] is not group[0]:
+            return 0
+        if found == self._tried:
+            # whom it should have rung is unknown by now
+            self.rings.update(node for node, _, _ in (*self.links.receivers, *self.links.inputs) if node >= 0)
+            self.rings |= self._watchers.all()
+            return len(tried)
+        # that commit was not made, and another one of fewer events may leave the very same node record behind
+        self._tried_events = ()
+        return 0
+
+    def _apply(self, txn: Any, group: Sequence[Staged], now_ns: int) -> Applied:
+        """Put what the longest part of `group` that there is room for changes; nothing, when that is none of it."""
+        rings = self.rings
+        queues: dict[bytes, list[int]] = {}
+        for receiver in self._receivers:
+            receiver.queue = None
+        for input in self._mailboxes:
+            input.taken = input.freed = input.freed_bytes = 0
+        sequence = self.space.base + txn.id()
+        cells = self.cells.copy()
+        private: dict[bytes, bytes | None] = {}
+        changes: shared.Changes | None = None
+        outbox_last: bytes | None = None
+        watched: Cursor | None = None
+        status = records.LIVE
+        puts: list[tuple[bytes, bytes]] = []  # messages: put together at the end
+        place_start, place_ends, notice_min = keys.place_start(sequence), keys.PLACE_ENDS, records.NOTICE_MIN
+        taker = None
+        room = room_bytes = 0  # as long as there are some, every receiver has room, whichever it is
+        if len(group) > 1:
+            taker = txn.cursor()  # messages are mostly taken in the order of their keys
+            room, room_bytes = self._room(txn, queues)
+        done = index = written = 0
+        for staged in group:
+            outputs = staged.outputs
+            if outputs is not None:
+                if (room <= 0 or room_bytes <= 0) and not self._admits(txn, outputs, queues):
+                    self.waits_for = "a receiver whose queue is full"
+                    break
+                for output, record, number, segment in outputs:
+                    cells[output.cell] = number
+                    first = index
+                    size = len(record)
+                    written += size
+                    if segment is not None:
+                        size = message_bytes(record)
+                    for receiver in output.receivers:
+                        queue = receiver.queue or _load(txn, receiver, queues)
+                        if queue[FLAGS]:
+                            if queue[FLAGS] & CLOSED:
+                                queue[DISCARDED] += 1
+                                continue
+                            if queue[FLAGS] & EAGER:
+                                rings.add(receiver.node)
+                        end = place_ends[index] if index < keys.PLACE_ENDS_MAX else keys.place_end(index)
+                        index += 1
+                        room -= 1
+                        room_bytes -= size
+                        if not queue[QUEUED]:
+                            rings.add(receiver.node)
+                        queue[QUEUED] += 1
+                        queue[BYTES] += size
+                        if receiver.drop_oldest:
+                            txn.put(receiver.mailbox + place_start + end, record)
+                            limits = receiver.size, receiver.size_bytes, receiver.messages_min
+                            drop_oldest(txn, receiver.mailbox, queue, *limits)
+                        else:
+                            puts.append((receiver.mailbox + place_start + end, record))
+                    if segment is not None:
+                        register(txn, segment, index - first)
+            if staged.ack is not None:
+                key, input, message = staged.ack
+                if taker is None:
+                    present = txn.delete(key)
+                elif present := taker.key() == key or taker.set_key(key):
+                    taker.delete()
+                if message[0] < notice_min:
+                    input.taken += 1
+                    if present:
+                        input.freed += 1
+                        if message[1]:
+                            input.freed_bytes += message_bytes(message)
+                            adjust(txn, reference_of(message), -1)
+                        else:
+                            input.freed_bytes += len(message)
+                    if self._loops:
+                        self._settle(txn, queues)
+            if staged.private is not None:
+                private.update(staged.private)
+            done += 1
+            rare = staged.rare
+            if rare is not None:
+                if rare.attempts and staged.ack is not None:
+                    txn.delete(keys.attempts(staged.ack[0]))
+                if rare.shared and self.space.outside is not None:
+                    outbox_last = outbox.put(txn, sequence, done - 1, self.node, rare.shared)
+                    rings.add(STORE)
+                elif rare.shared:
+                    if changes is None:
+                        changes = shared.Changes(txn, sequence, now_ns, self._origin)
+                    try:
+                        for write in rare.shared:
+                            changes.write(write)
+                    except (TypeError, StoreError) as error:
+                        raise Inapplicable(done - 1, error) from error
+                if rare.cursor is not None:
+                    watched = rare.cursor
+                if rare.cells is not None:
+                    for cell, value in rare.cells.items():
+                        cells[cell] = value
+                if rare.ends:
+                    _put_all(txn, puts)
+                    self._settle(txn, queues)
+                    status = records.ENDED
+                    if rare.stops_all:
+                        txn.put(keys.STOP_ALL, self.name.encode())
+                    close(txn, self.links, queues, rings, sequence, index, now_ns)
+        if not done:
+            return Applied(0, b"", cells, 0, None)
+        _put_all(txn, puts)
+        self._settle(txn, queues)
+        if private:
+            stamp = records.PRIVATE.pack(sequence)
+            for key, kept in private.items():
+                if kept is None:
+                    txn.delete(self._private_prefix + key)
+                else:
+                    txn.put(self._private_prefix + key, stamp + kept)
+                    written += len(kept)
+        if changes is not None:
+            changes.finish()
+            if changes.generation:
+                rings |= self._watchers.of(txn, changes)
+        if watched is not None:
+            txn.put(keys.watch_cursor(self.node), keys.place(*watched))
+        for queue_key, queue in queues.items():
+            txn.put(queue_key, QUEUE.pack(*queue))
+        record = self._pack_record(self._incarnation, status, self._number + 1, *cells)
+        txn.put(self._node_key, record)
+        return Applied(done, record, cells, written, outbox_last)
+
     def _restrain(self, txn: Any, group: Sequence[Staged], now_ns: int) -> Sequence[Staged]:
         """What of the group may be tried in a space that fills up."""
         allowed = len(group) if self._share <= MARK_SINGLE else 1
         if self.fresh_work:
-            brings = (bool(item.outputs or item.private or item.shared) for item in group)
+            brings = (bool(item.outputs or item.private or (item.rare and item.rare.shared)) for item in group)
             allowed = next((at for at, new in enumerate(brings) if new), allowed)
         elif self._share > MARK_DRAIN and self._grows(txn, group[0], now_ns):
             allowed = 0
@@ -425,9 +494,19 @@ class Commits:
         for key, value in (staged.private or {}).items():
             old = txn.get(self._private_prefix + key)
             growth += len(value or b"") - (len(old) - records.PRIVATE_BYTES if old else -len(key))
-        for write in staged.shared or ():
+        for write in (staged.rare and staged.rare.shared) or ():
             growth += shared.growth(txn, write, now_ns)
         return growth > 0
+
+    def _room(self, txn: Any, queues: dict[bytes, list[int]]) -> tuple[int, int]:
+        """How many messages and bytes there is room for in the fullest of the queues that are never full."""
+        room, room_bytes = sys.maxsize, sys.maxsize
+        for receiver in self._receivers:
+            if not receiver.drop_oldest:
+                queue = _load(txn, receiver, queues)
+                room = min(room, receiver.size - queue[QUEUED])
+                room_bytes = min(room_bytes, receiver.size_bytes - queue[BYTES])
+        return room, room_bytes
 
     def _admits(self, txn: Any, outputs: list[Sent], queues: dict[bytes, list[int]]) -> bool:
         """Whether every backpressure receiver of an event has room. Two messages of a default queue always fit."""
@@ -435,10 +514,9 @@ class Commits:
             for receiver in output.waiting_receivers:
                 queue = receiver.queue or _load(txn, receiver, queues)
                 queued = queue[QUEUED]
-                full = queued >= receiver.size or (
-                    queue[BYTES] >= receiver.size_bytes and queued >= receiver.messages_min
-                )
-                if full and not queue[FLAGS] & CLOSED:
+                if queued < receiver.size and queue[BYTES] < receiver.size_bytes:
+                    continue
+                if (queued >= receiver.size or queued >= receiver.messages_min) and not queue[FLAGS] & CLOSED:
                     return False
         return True
 
@@ -459,6 +537,15 @@ class Commits:
             if not was_low and is_low(queue, *limits):
                 self.rings.add(input.wiring.sender)
             input.taken = input.freed = input.freed_bytes = 0
+
+
+def _put_all(txn: Any, puts: list[tuple[bytes, bytes]]) -> None:
+    """Put these messages; the list is empty afterwards."""
+    if len(puts) == 1:
+        txn.put(*puts[0])
+    elif puts:
+        txn.cursor().putmulti(puts)
+    puts.clear()
 
 
 def _load(txn: Any, receiver: Receiver, queues: dict[bytes, list[int]]) -> list[int]:

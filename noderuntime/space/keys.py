@@ -43,6 +43,19 @@ MESSAGE_KEY_BYTES = _MESSAGE.size
 place = _PLACE.pack
 """place(sequence, index): what follows a mailbox prefix."""
 
+PLACE_ENDS_MAX = 256
+PLACE_ENDS = tuple(index.to_bytes(4, "big") for index in range(PLACE_ENDS_MAX))
+"""place_end of the first indexes, which is what most commits need."""
+
+
+def place_start(sequence: int) -> bytes:
+    """place(sequence, index) is place_start(sequence) + place_end(index)."""
+    return sequence.to_bytes(8, "big")
+
+
+def place_end(index: int) -> bytes:
+    return index.to_bytes(4, "big")
+
 
 def parse_place(place: bytes) -> tuple[int, int]:
     sequence, index = _PLACE.unpack(place)
@@ -67,6 +80,11 @@ def queue(node: int, input: int) -> bytes:
 def mailbox(node: int, input: int) -> bytes:
     """The prefix of all messages of one input."""
     return _INPUT.pack(b"m", node, input)
+
+
+def queue_of(mailbox: bytes) -> bytes:
+    """The key of the queue record of a mailbox (its prefix)."""
+    return b"q" + mailbox[1:]
 
 
 def message(node: int, input: int, sequence: int, index: int) -> bytes:

@@ -30,8 +30,10 @@ NOTICE_TYPES = {INPUT_CLOSED: "INPUT_CLOSED", NODE_RESTARTED: "NODE_RESTARTED", 
 
 MESSAGE = struct.Struct("<BBHIQq")  # kind, where the body is, head and metadata bytes, number, sent (ns, epoch)
 pack_message = MESSAGE.pack
+_unpack_message = MESSAGE.unpack_from
 MESSAGE_BYTES = MESSAGE.size
 INLINE, SEGMENT = 0, 1
+_BYTES = values.BYTES
 
 
 class Payloads(Protocol):
@@ -55,8 +57,6 @@ def encode_message(
 
     Raises TypeError for what cannot travel, ValueTooLarge, StoreFull when there is no room for a segment.
     """
-    if type(value) is bytes and not metadata and len(value) < THRESHOLD_BYTES:
-        return pack_message(values.BYTES, INLINE, 0, 0, number, sent_ns) + value, None
     kind, head, body = values.encode(value)
     packed = b""
     if metadata:
@@ -83,8 +83,8 @@ def decode_message(record: bytes, outside: Any = None) -> tuple[int, Any, dict[s
 
     `outside` is the body, as a buffer, when it lies in a segment.
     """
-    kind, _, head_bytes, metadata_bytes, number, sent_ns = MESSAGE.unpack_from(record)
-    if kind == values.BYTES and not metadata_bytes and outside is None:
+    kind, _, head_bytes, metadata_bytes, number, sent_ns = _unpack_message(record)
+    if kind == _BYTES and not metadata_bytes and outside is None:
         return kind, record[MESSAGE_BYTES:], {}, number, sent_ns
     start = MESSAGE_BYTES + metadata_bytes + head_bytes
     view = memoryview(record)

@@ -12,10 +12,16 @@ death releases them:
   may hold something else by now). It keeps the lock for as long as any view of the data lives: acknowledged or not.
 
 Rejected: reference counts alone. A receiver that still reads what it has acknowledged would see it overwritten.
+
+How much there may be is one limit for all senders together, the space itself included. Who meets it first takes a
+larger one that is free, then gives back the memory of its own that are free and of no use; the files stay, for others
+may have them mapped. A sender of which nothing is under way may exceed the limit by what one event sends: it would wait
+for nobody, and what is in its mailbox could never leave it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -39,6 +45,7 @@ if TYPE_CHECKING:
 SEGMENT_BYTES_MIN = 64 * 1024
 THRESHOLD_BYTES = 64 * 1024  # smaller bodies travel in the message itself
 PROBE_S = 0.0002  # between two tries to lock a segment that its owner holds
+LOOK_SHARE = 64  # a pool looks again how much there is when it has taken this part of the room that it saw
 
 REFERENCE = struct.Struct("<HIQQ")  # owner, number, generation, length
 _RECORD = struct.Struct("<QQQ")  # generation, size, references
@@ -132,6 +139,8 @@ class Segment:
 class SegmentPool:
     """The segments that this node owns and reuses. Adopts what an earlier life has left.
 
+    All that it has stays its own until it is short of memory itself.
+
     Safe from several threads. Finalizers of arrays only append to a list: they run at any moment, in any thread.
     """
 
@@ -141,8 +150,9 @@ class SegmentPool:
         self._owner = owner
         self._lock = threading.RLock()
         self._segments: dict[int, list[Segment]] = {}  # by size, least recently used first
+        self._hollow: dict[int, list[Segment]] = {}  # by size: files whose memory was given back
         self._numbers = 0
-        self._total_bytes = 0
+        self._allowance = 0  # bytes that may be taken before the next look
         self._allocated: dict[int, Segment] = {}  # address of the data -> segment, for arrays of `allocate`
         self._released: deque[tuple[Segment, int]] = deque()
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -155,11 +165,9 @@ class SegmentPool:
                 os.close(fd)
                 path.unlink()
                 continue
-            self._add(Segment(owner, number, fd, size))
-
-    def _add(self, segment: Segment) -> None:
-        self._segments.setdefault(segment.size, []).append(segment)
-        self._total_bytes += segment.size
+            is_whole = os.fstat(fd).st_blocks * 512 >= size
+            pools = self._segments if is_whole else self._hollow
+            pools.setdefault(size, []).append(Segment(owner, number, fd, size))
 
     def take(self, length: int) -> Segment:
         """A segment for `length` bytes, locked for filling; nothing refers to it. Raises StoreFull.
@@ -168,17 +176,27 @@ class SegmentPool:
         """
         self.work_off()
         size = size_class(length)
-        pool = self._segments.get(size, [])
-        with self._lock, self._space.read() as txn:
+        with self._lock:
+            segment = self._reuse(self._segments.get(size, []))
+            if segment is None:
+                try:
+                    segment = self._create(size)
+                except StoreFull:
+                    larger = (self._reuse(self._segments[other]) for other in sorted(self._segments) if other > size)
+                    segment = next(filter(None, larger), None)
+                    if segment is None:
+                        raise
+            segment.users = 1
+        return segment
+
+    def _reuse(self, pool: list[Segment]) -> Segment | None:
+        """One of the pool that is free, locked for filling."""
+        with self._space.read() as txn:
             for at, segment in enumerate(pool):
                 if self._is_free(txn, segment):
                     pool.append(pool.pop(at))
-                    segment.users = 1
                     return segment
-        with self._lock:
-            segment = self._create(size)
-            segment.users = 1
-        return segment
+        return None
 
     def _is_free(self, txn: Any, segment: Segment) -> bool:
         if segment.users:
@@ -197,26 +215,84 @@ class SegmentPool:
         return True
 
     def _create(self, size: int) -> Segment:
-        space = self._space
-        used = space.used_bytes() + self._total_bytes
-        if used + size > space.size_bytes * MARK_NEW_WORK:
-            raise StoreFull(space.size_bytes, used, f"no room for a payload of {size} bytes beside {used} in use")
-        number = self._numbers
-        path = segment_path(self._folder, self._owner, number)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.posix_fallocate(fd, 0, size)
-        except OSError as error:
-            os.close(fd)
-            path.unlink()
-            raise StoreFull(space.size_bytes, used, f"no memory for a payload of {size} bytes: {error}") from error
-        self._numbers += 1
-        segment = Segment(self._owner, number, fd, size)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        segment.generation = 1
-        segment.filling = True
-        self._add(segment)
+        """A new one, or the file of an old one with new memory, locked for filling. Raises StoreFull."""
+        self._need(size)
+        segment = self._reuse(self._hollow.get(size, []))
+        if segment is None:
+            path = segment_path(self._folder, self._owner, self._numbers)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                self._allocate(fd, size)
+            except BaseException:
+                os.close(fd)
+                path.unlink()
+                raise
+            segment = Segment(self._owner, self._numbers, fd, size)
+            self._numbers += 1
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            segment.generation = 1
+            segment.filling = True
+        else:
+            try:
+                self._allocate(segment.fd, size)
+            except BaseException:
+                segment.seal()
+                raise
+            self._hollow[size].remove(segment)
+        self._segments.setdefault(size, []).append(segment)
         return segment
+
+    def _allocate(self, fd: int, size: int) -> None:
+        try:
+            try:
+                os.posix_fallocate(fd, 0, size)
+            except OSError:
+                if not self._give_back()[0]:
+                    raise
+                os.posix_fallocate(fd, 0, size)
+        except OSError as error:
+            space = self._space
+            what = f"no memory for a payload of {size} bytes: {error}"
+            raise StoreFull(space.size_bytes, space.used_bytes() + self._taken_bytes(), what) from error
+
+    def _need(self, size: int) -> None:
+        """See the head of this module. Raises StoreFull when `size` more bytes are too many."""
+        if size <= self._allowance:
+            self._allowance -= size
+            return
+        space = self._space
+        used = space.used_bytes() + self._taken_bytes()
+        room = int(space.size_bytes * MARK_NEW_WORK) - used
+        if room >= size:
+            self._allowance = (room - size) // LOOK_SHARE
+            return
+        self._allowance = 0
+        returned, under_way = self._give_back()
+        mine = sum(segment.size for pool in self._segments.values() for segment in pool)
+        if room + returned < size and (under_way or mine + size > 2 * space.event_bytes_max):
+            raise StoreFull(space.size_bytes, used, f"no room for a payload of {size} bytes beside {used} in use")
+
+    def _taken_bytes(self) -> int:
+        """What the segments of all senders take."""
+        with os.scandir(self._folder) as entries:
+            return sum(entry.stat().st_blocks * 512 for entry in entries)
+
+    def _give_back(self) -> tuple[int, bool]:
+        """Give back the memory of what is free: how many bytes, and whether something of ours is under way."""
+        returned, under_way = 0, False
+        with self._space.read() as txn:
+            for pool in self._segments.values():
+                for segment in [segment for segment in pool if not segment.users]:
+                    if not self._is_free(txn, segment):
+                        under_way = True
+                        continue
+                    with contextlib.suppress(OSError):  # not every file system can
+                        segment.map.madvise(mmap.MADV_REMOVE)
+                        pool.remove(segment)
+                        self._hollow.setdefault(segment.size, []).append(segment)
+                        returned += segment.size
+                    segment.seal()
+        return returned, under_way
 
     def fill(self, body: bytes | memoryview) -> Segment:
         """A segment that holds a copy of `body`, sealed. Raises StoreFull."""
@@ -267,7 +343,7 @@ class SegmentPool:
                 self.done(segment)
 
     def close(self) -> None:
-        for pool in self._segments.values():
+        for pool in (*self._segments.values(), *self._hollow.values()):
             for segment in pool:
                 os.close(segment.fd)
 

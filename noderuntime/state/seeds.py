@@ -19,6 +19,7 @@ from noderuntime.space.shared import check_value
 from noderuntime.state.diffs import encoded_key
 
 SEED_BYTES_MAX: Final = 64 << 20
+SEED_LEVELS_MAX: Final = 64  # the parser takes time with the square of them
 COMMAND_S: Final = 60.0
 
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -58,9 +59,13 @@ def from_command(command: Sequence[str]) -> dict[str, bytes]:
 def parse(data: bytes, where: str) -> dict[str, bytes]:
     """The values in a YAML or JSON text. Raises StoreError, with the reason."""
     try:
+        depth = 0
         for event in yaml.parse(data, Loader=_LOADER):
             if isinstance(event, yaml.AliasEvent):
                 raise StoreError(f"{where}: anchors and aliases are not allowed (*{event.anchor})")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > SEED_LEVELS_MAX:
+                raise StoreError(f"{where}: more than {SEED_LEVELS_MAX} levels of nesting")
         found = yaml.load(data, Loader=_LOADER)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise StoreError(f"{where}: {error}") from None

@@ -12,7 +12,7 @@ import pytest
 from cli_world import World
 
 from noderuntime.cli import main
-from noderuntime.protocol import Answer, Ask
+from noderuntime.protocol import Answer, Ask, Reply
 
 Capture = pytest.CaptureFixture[str]
 
@@ -50,9 +50,14 @@ def test_a_run_directory_that_is_just_beginning_is_passed_over(world: World, cap
 def test_ps_of_a_run_shows_its_nodes(world: World, capsys: Capture) -> None:
     node = {
         "id": "sums", "kind": "operator", "state": "running", "pid": 7, "restarts": 2, "incarnation": 3,
-        "messages": 40, "reason": "", "phase": "waiting", "since_s": 1.0,
+        "handled": 47, "reason": "", "phase": "waiting", "since_s": 1.0,
     }  # fmt: skip
-    world.runtime(world.run("flow"), lambda ask: Answer({"run": "flow", "nodes": [node]}, ""))
+    run = world.run("flow")
+    world.runtime(run, lambda ask: Answer({"run": "flow", "nodes": [node]}, ""))
+    assert main(["ps", "flow"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[5] == "-", "only the store knows"
+    figures = {"inputs": {"n": {"taken": 40}}, "outputs": {"sum": 7}, "dead_letters": 0}
+    world.store(run, lambda request: Reply(request.number, {"nodes": {"sums": figures}}, "", ""))
     assert main(["ps", "flow"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == [
         "sums", "operator", "running", "7", "2", "40", "waiting",
@@ -153,6 +158,15 @@ def test_clean_removes_interrupted_runs_and_never_a_running_one(world: World, ca
     assert live.paths.root.exists() and not lost.paths.root.exists()
     assert main(["clean"]) == 0
     assert "nothing to remove" in capsys.readouterr().err
+
+
+def test_clean_removes_what_is_no_run_and_held_by_nobody(world: World, capsys: Capture) -> None:
+    begins, left = world.run("begins"), world.run("left", running=False)
+    for run in (begins, left):
+        run.paths.run_file.unlink()
+    assert main(["clean"]) == 0
+    assert capsys.readouterr().out == f"removed left ({left.paths.root})\n"
+    assert begins.paths.root.exists() and not left.paths.root.exists()
 
 
 def test_clean_of_a_name_removes_only_that(world: World, capsys: Capture) -> None:

@@ -126,3 +126,20 @@ def test_what_a_run_had_left_when_it_ended_can_be_looked_at_and_no_more(world: W
     assert "can only be looked at" in capsys.readouterr().err
     assert main(["dead-letters", "show", "--run", "flow", "smus"]) == 1
     assert main(["dead-letters", "ls", "--run", "none"]) == 3
+
+
+def test_without_a_name_the_last_run_that_knew_the_node_is_taken_and_named(world: World, capsys: Capture) -> None:
+    for day, name, node in ((1, "old", "sums"), (2, "flow", "sums"), (3, "new", "b")):
+        folder = world.home / "state" / name / "logs" / f"2026-01-0{day}"
+        folder.mkdir(parents=True)
+        letters_file(folder).write_text(json.dumps([{**LETTER, "node": node, "uid": f"{name}/n#1"}]))
+    assert main(["dead-letters", "ls", "sums"]) == 0
+    said = capsys.readouterr()
+    assert "flow/n#1" in said.out and "old/n#1" not in said.out
+    assert said.err == "of the last run of 'flow', which has ended; old had it too: name one with --run\n"
+    assert main(["dead-letters", "ls", "--json"]) == 0
+    said = capsys.readouterr()
+    assert [letter["uid"] for letter in json.loads(said.out)] == ["new/n#1"]
+    assert said.err == "of the last run of 'new', which has ended; flow, old had some too: name one with --run\n"
+    assert main(["dead-letters", "ls", "--run", "old", "sums"]) == 0
+    assert capsys.readouterr().err == ""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from cli_world import World
 
+import noderuntime.logs
 from noderuntime.cli import logs, main
 from noderuntime.cli.logs import Tail
 
@@ -79,6 +80,24 @@ def test_lines_that_are_no_records_are_passed_over(world: World, capsys: Capture
     (run.logs / "a.jsonl").write_bytes(b'\xff\n{"time": 1}\n[]\n{"node": "a", "text": "good"}\n{"te')
     assert main(["logs"]) == 0
     assert capsys.readouterr().out.endswith("│ good\n")
+
+
+def test_a_tail_reads_over_the_moment_in_which_a_large_file_becomes_the_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noderuntime.logs, "FILE_BYTES_MAX", 1000)
+    written = noderuntime.logs.RunLogs(tmp_path)
+    tail, seen = Tail(tmp_path), []
+    for number in range(100):
+        written.write("a", "stdout", f"{number}")
+        written.flush()
+        if number % 7 == 0:
+            seen += [int(record["text"]) for record in tail.records()]
+    written.close()
+    seen += [int(record["text"]) for record in tail.records()]
+    assert seen == list(range(100))
+    whole = [int(record["text"]) for record in Tail(tmp_path).records()]
+    assert whole == list(range(100 - len(whole), 100))
 
 
 def test_a_tail_gives_each_record_once_and_a_half_written_line_when_it_is_whole(tmp_path: Path) -> None:

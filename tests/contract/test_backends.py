@@ -12,7 +12,8 @@ import pytest
 from snapshot.spaces import BOOT, content, keeper, make_space, read_all, save
 
 from noderuntime.errors import SnapshotCorrupt, StoreError
-from noderuntime.snapshot.backend import NoBackend, SnapshotConflict, SnapshotUnavailable, open_backend
+from noderuntime.snapshot.backend import SnapshotConflict, SnapshotUnavailable
+from noderuntime.snapshot.places import NoBackend, open_backend
 from noderuntime.snapshot.restore import restore_newest
 from noderuntime.space.space import Space, open_space
 

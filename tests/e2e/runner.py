@@ -36,7 +36,7 @@ class Printer:
     def log(self, record: LogRecord) -> None:
         self._say("log", record.node, record.text)
 
-    def status(self, text: str) -> None:
+    def status(self, text: str, level: int = 20) -> None:
         self._say("status", text)
 
     def crash(self, node: str, where: str, error: str, trace: str) -> None:

@@ -61,6 +61,9 @@ WRONG = {  # name -> (text, line:column, what is wrong, what would be right)
     ),
     "ten megabytes": (f"{NODE}    config: {{x: {'y' * 10_000_000}}}\n", "4:", "1048576 bytes", "Move large data"),
     "a node file that is missing": ("nodes:\n  - {id: a, path: aa.py}\n", "2:19", "does not exist", "'a.py'"),
+    "a command that there is not": (
+        "nodes:\n  - {id: a, path: no-such-command}\n", "2:19", "no command of that name", "relative to",
+    ),
     "nothing": ("", "1:1", "the file is empty", "`nodes:`"),
 }  # fmt: skip
 

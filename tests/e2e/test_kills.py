@@ -259,9 +259,9 @@ class Operator:
     assert "operator_host" not in crashes[0][4]
 
 
-def test_a_poison_message_becomes_a_dead_letter_and_the_flow_goes_on(folder: Folder) -> None:
-    folder.write(
-        sums_py="""
+# sums, but not of 50
+SUMS_BUT = """
+import time
 class Operator:
     total = 0
     def restore_state(self, state):
@@ -270,12 +270,15 @@ class Operator:
         if event["type"] != "INPUT":
             return
         if event["value"] == 50:
-            raise ValueError("I hate fifty")
+            %s
         self.total += event["value"]
         ctx.save_state("total", self.total.to_bytes(8, "little"))
         ctx.send_output("sum", self.total)
 """
-    )
+
+
+def test_a_poison_message_becomes_a_dead_letter_and_the_flow_goes_on(folder: Folder) -> None:
+    folder.write(sums_py=SUMS_BUT % 'raise ValueError("I hate fifty")')
     running = folder.start(SUMS)
     assert running.finish() == 0
     assert running.lines("sink") == ["last 5000 of 100"]
@@ -287,23 +290,7 @@ class Operator:
 
 
 def test_a_handler_that_never_returns_is_killed_and_its_message_becomes_a_dead_letter(folder: Folder) -> None:
-    folder.write(
-        sums_py="""
-import time
-class Operator:
-    total = 0
-    def restore_state(self, state):
-        self.total = int.from_bytes(state["total"], "little")
-    def on_event(self, event, ctx):
-        if event["type"] != "INPUT":
-            return
-        if event["value"] == 50:
-            time.sleep(1000)
-        self.total += event["value"]
-        ctx.save_state("total", self.total.to_bytes(8, "little"))
-        ctx.send_output("sum", self.total)
-"""
-    )
+    folder.write(sums_py=SUMS_BUT % "time.sleep(1000)")
     text = SUMS.replace(
         "outputs: [sum]}\n", "outputs: [sum]}\n    health_check_timeout: 300ms\n    restart_delay: 10ms\n"
     )

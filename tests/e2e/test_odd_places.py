@@ -80,7 +80,7 @@ def test_the_table_counts_messages_that_were_taken_or_sent_and_nothing_else(tmp_
     assert rows[1:] == [["s0", "finished", "0", "0"], ["c0", "finished", "0", "0"]]
 
 
-@pytest.mark.parametrize("name", ["two words", "ünïcode/../x", "-x", "n" * 300, ".hidden", "a;b|c$d"])
+@pytest.mark.parametrize("name", ["-two words; ünïcode/../a|b$c", ".hidden", "n" * 300])
 def test_a_run_may_have_any_name(tmp_path: Path, name: str) -> None:
     write(tmp_path, messages=3, size=1)
     done = run(tmp_path, tmp_path / "home", f"--name={name}")

@@ -80,7 +80,10 @@ class Operator:
     assert running.lines("seeds") == ["0 0"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGHUP, 129), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)],
+)
 def test_a_signal_stops_the_run_in_order(folder: Folder, number: signal.Signals, code: int) -> None:
     running = folder.start(TICKING)
     running.wait_running()
@@ -94,6 +97,29 @@ def test_stop_after_ends_the_run_with_code_0(folder: Folder) -> None:
     running = folder.start(TICKING, stop_after_s=0.3)
     assert running.finish() == 0
     assert {row["state"] for row in running.rows().values()} == {"stopped"}
+
+
+def test_stop_after_counts_from_when_all_nodes_are_ready(folder: Folder) -> None:
+    """Longer in the making than the run is to last, and yet there are ticks. Who never joins is not waited for."""
+    folder.write(
+        lazy_py="""
+import time
+class Operator:
+    def __init__(self):
+        time.sleep(1.5)
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT":
+            ctx.send_output("n", 1)
+"""
+    )
+    text = """
+nodes:
+  - {id: lazy, operator: {python: lazy.py, inputs: {t: timer/millis/10}, outputs: [n]}}
+  - {id: guest, path: dynamic, inputs: {n: {source: lazy/n, queue_policy: drop_oldest}}}
+"""
+    running = folder.start(text, stop_after_s=0.5)
+    assert running.finish() == 0
+    assert running.rows()["lazy"]["messages"] > 0
 
 
 STUBBORN = """
@@ -132,7 +158,7 @@ def test_a_command_can_ask_for_status_and_stop(folder: Folder) -> None:
     nodes = running.status()
     assert nodes["ticks"]["kind"] == "operator" and is_alive(nodes["ticks"]["pid"])
     assert nodes["ticks"]["incarnation"] == 1
-    wait_until(lambda: running.status()["idle"]["messages"] > 2, "messages")
+    wait_until(lambda: running.status()["idle"]["handled"] > 2, "events")
     assert running.ask("dance").error.startswith("a runtime can be asked for")
     assert running.ask("reload", node="tick").error == "the run has no node 'tick'; did you mean 'ticks'?"
     assert running.ask("stop").error == ""
@@ -160,7 +186,7 @@ nodes:
 """
     running = folder.start(text)
     running.wait_running()
-    wait_until(lambda: running.status()["slow"]["messages"] > 20, "some messages", 20.0)
+    wait_until(lambda: running.status()["slow"]["handled"] > 20, "some messages", 20.0)
     running.ask("stop", drain=True)
     assert running.finish() == 0
     rows = running.rows()
@@ -200,8 +226,8 @@ def test_abort_on_failure_stops_the_others(folder: Folder) -> None:
     ("code", "where", "error"),
     [
         ("import nonsense_module", "import", "nonsense_module"),
-        ("def something(): pass", "import", "Operator"),
-        ("class Operator:\n    pass", "init", "on_event"),
+        pytest.param("def something(): pass", "import", "Operator", marks=pytest.mark.long),
+        pytest.param("class Operator:\n    pass", "init", "on_event", marks=pytest.mark.long),
     ],
 )
 def test_an_operator_that_can_never_work_fails_at_once_and_says_why(

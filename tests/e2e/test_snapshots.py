@@ -53,7 +53,11 @@ def unquoted(values: list[Any]) -> list[str]:
 # --- the programs
 
 
-@pytest.mark.parametrize(("source", "operator"), WANTED)
+FIRST = [("numbers", "running"), ("numbers", "Failing")]
+REST = [pytest.param(*pair, marks=pytest.mark.long) for pair in WANTED if pair not in FIRST]
+
+
+@pytest.mark.parametrize(("source", "operator"), [*FIRST, *REST])
 def test_each_program_gives_exactly_its_results(source: str, operator: str, programs: Folder) -> None:
     assert to_the_end(programs, flow(source, operator), {}, lambda running, dice: False, 0) == 1
     assert results(programs) == WANTED[source, operator]
@@ -79,7 +83,7 @@ def is_up(running: Running) -> bool:
     return running.process.poll() is None
 
 
-@pytest.mark.parametrize("operator", ["running", "parity"])
+@pytest.mark.parametrize("operator", ["running", pytest.param("parity", marks=pytest.mark.long)])
 def test_the_results_are_the_same_when_machines_are_lost(operator: str, programs: Folder) -> None:
     starts = to_the_end(programs, flow("numbers", operator), SLOW, _lose_three_machines(programs), 1)
     assert starts == 4

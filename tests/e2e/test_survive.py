@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Folder, wait_until
+from harness import Folder, processes_of, wait_until
 
 from noderuntime.cli import main
 
@@ -189,6 +189,7 @@ class Operator:
             ctx.kvs_write("last", str(event["value"]).encode())
 """
 FAILING = """
+snapshots: {to: %s}
 nodes:
   - id: numbers
     operator: {python: numbers.py, outputs: [n]}
@@ -203,9 +204,10 @@ nodes:
 """
 
 
-def test_a_state_that_cannot_be_restored_fails_its_node_and_removing_it_is_the_way_out(place: Folder) -> None:
+@pytest.mark.parametrize("to", ["./snapshots", "none"])
+def test_a_state_that_cannot_be_restored_fails_its_node_and_removing_it_is_the_way_out(place: Folder, to: str) -> None:
     place.write(sick_py=SICK, tells_py=TELLS)
-    running = place.start(FAILING)
+    running = place.start(FAILING % to)
     assert running.finish() == 1
     rows = running.rows()
     assert rows["sums"]["state"] == "failed"
@@ -219,9 +221,12 @@ def test_a_state_that_cannot_be_restored_fails_its_node_and_removing_it_is_the_w
     assert any("noderuntime state rm --run flow sums KEY" in text for text in running.statuses())
     assert any(f"run {place.file} --resume" in text for text in running.statuses())
 
-    assert "failed" in call("ps", "-a")
-    assert total() == "sick"
+    left = [path.name for path in (place.home / "runs").iterdir()]
+    assert left == (["flow"] if to == "none" else []), "the last snapshot has it all"
+    assert ("failed" in call("ps", "-a")) == (to == "none")
+    assert "sick" in call("state", "get", "--run", "flow", "sums", "total")
     call("state", "rm", "--run", "flow", "sums", "total")
+    assert [path.name for path in (place.home / "runs").iterdir()] == left
     place.write(sick_py=SICK.replace("== 50", "== -1"))
     again = place.start(resume=True)
     assert again.finish() == 0
@@ -233,12 +238,110 @@ def test_a_state_that_cannot_be_restored_fails_its_node_and_removing_it_is_the_w
 
 def test_a_plain_run_after_a_failed_one_starts_anew_and_says_so(place: Folder) -> None:
     place.write(sick_py=SICK, tells_py=TELLS)
-    assert place.start(FAILING).finish() == 1
+    assert place.start(FAILING % "none").finish() == 1
     place.write(sick_py=SICK.replace("== 50", "== -1").replace("== 49", "== -1"))
     again = place.start()
     assert again.finish() == 0
     assert any(text.startswith("the last run of this name failed: starting anew") for text in again.statuses())
     assert again.rows()["sums"]["messages"] == 5001
+
+
+STOPPED = """
+nodes:
+  - id: ticks
+    operator: {python: ticks.py, inputs: {t: timer/millis/10}, outputs: [tick]}
+  - id: counts
+    operator: {python: counts.py, inputs: {tick: ticks/tick}}
+    max_attempts: 1
+    restart_delay: 1ms
+"""
+STOPPED_COUNTS = """
+class Operator:
+    def __init__(self):
+        self.count = 0
+    def restore_state(self, state):
+        self.count = int(state["count"])
+        print("from", self.count)
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT":
+            if event["uid"] == "ticks/tick#3":
+                raise ValueError("the third")
+            self.count += 1
+            ctx.save_state("count", str(self.count).encode())
+"""
+
+
+@pytest.fixture
+def stopped(place: Folder) -> Folder:
+    """A run that was stopped, and had a dead letter: its space is gone."""
+    place.write(counts_py=STOPPED_COUNTS)
+    running = place.start(STOPPED)
+    running.wait_for("status", "counts failed once on ticks/tick#3*")
+    wait_until(lambda: int(call("state", "get", "--run", "flow", "counts", "count")) > 5, "it to count on")
+    running.ask("stop")
+    assert running.finish() == 0
+    assert list((place.home / "runs").iterdir()) == []
+    return place
+
+
+def snapshots() -> list[Any]:
+    found: list[Any] = json.loads(call("snapshot", "ls", "--json", "--run", "flow"))
+    return found
+
+
+def test_the_state_of_a_stopped_run_is_read_from_its_last_snapshot_and_written_into_a_new_one(stopped: Folder) -> None:
+    before = snapshots()
+    assert "this is its snapshot 1" in call("state", "ls", "--run", "flow", "counts")
+    assert snapshots() == before, "who only reads changes nothing"
+    call("state", "rm", "--run", "flow", "counts", "of no such name", code=1)
+    assert snapshots() == before
+    call("state", "set", "--run", "flow", "shared", "greeting", "hello")
+    assert "continues from snapshot 3" in call("state", "set", "--run", "flow", "counts", "count", "1000000")
+    assert [(item["snapshot"], item["why"], item["finished"]) for item in snapshots()] == [
+        (3, "end", False),
+        (2, "end", False),
+        (1, "end", False),
+    ]
+    assert list((stopped.home / "runs").iterdir()) == []
+    again = stopped.start(resume=True)
+    again.wait_for("line", "counts", "stdout", "from 1000000")
+    assert call("state", "get", "--run", "flow", "shared", "greeting") == "hello\n"
+    again.ask("stop")
+    assert again.finish() == 0
+
+
+def test_dead_letters_of_a_stopped_run_are_replayed_when_it_is_resumed(stopped: Folder) -> None:
+    assert "ticks/tick#3" in call("dead-letters", "ls", "--run", "flow")
+    assert "once flow is resumed" in call("dead-letters", "replay", "--run", "flow", "counts")
+    assert "no dead letters" in call("dead-letters", "ls", "--run", "flow", "counts")
+    stopped.write(counts_py=STOPPED_COUNTS.replace("raise", "print('handled') #"))
+    again = stopped.start(resume=True)
+    again.wait_for("line", "counts", "stdout", "handled")
+    again.ask("stop")
+    assert again.finish() == 0
+    assert again.rows()["counts"]["reason"] == ""
+
+
+def test_a_command_on_an_ended_run_that_is_killed_changes_nothing_and_leaves_no_process(stopped: Folder) -> None:
+    line = [sys.executable, "-m", "noderuntime", "state", "set", "--run", "flow", "shared", "k", "-"]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as command:
+        assert command.stderr is not None
+        assert "this is its snapshot 1" in command.stderr.readline()
+        call("state", "get", "--run", "flow", "counts", "count", code=2)  # it is in use
+        command.kill()
+    wait_until(lambda: not processes_of(stopped.home), "its store to end too")
+    assert len(snapshots()) == 1
+    assert "removed flow" in call("clean")
+    assert list((stopped.home / "runs").iterdir()) == []
+    assert call("state", "get", "--run", "flow", "shared", "k", code=1)
+    assert list((stopped.home / "runs").iterdir()) == []
+
+
+def test_of_a_run_that_has_finished_the_state_can_still_be_read(place: Folder) -> None:
+    assert place.start(POISON % "false").finish() == 0
+    assert str(WITHOUT_POISON) in call("state", "get", "--run", "flow", "sums", "total").splitlines()
+    assert "has ended" in call("state", "watch", "--run", "flow", "shared", code=3)
+    assert "can only be looked at" in call("dead-letters", "replay", "--run", "flow", "sums", code=3)
 
 
 def test_a_failure_before_anything_was_handled_leaves_nothing(place: Folder) -> None:
@@ -424,8 +527,13 @@ def test_the_demo_ends_by_itself(place: Folder) -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(["--seed", "3"], "it needs --chaos"), (["--chaos", "0s"], "one kill after the other")],
+    [
+        (["--seed", "3"], "it needs --chaos"),
+        (["--chaos", "0s"], "one kill after the other"),
+        (["--fresh", "--resume"], "--fresh forgets what --resume is to go on with"),
+        (["--fresh", "--from", "3"], "--fresh forgets what --from is to go on with"),
+    ],
 )
-def test_chaos_options_that_make_no_sense_are_refused(options: list[str], said: str, place: Folder) -> None:
+def test_options_that_make_no_sense_together_are_refused(options: list[str], said: str, place: Folder) -> None:
     place.file.write_text(POISON % "false")
     assert said in call_outside("run", str(Path(place.file)), *options, code=2)

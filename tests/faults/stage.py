@@ -276,14 +276,12 @@ class Stage:
         self.close()
 
 
-def run_to_the_end(flow: Flow, faults: Sequence[Fault] = (), *, all_fire: bool = True, **env: str) -> Stage:
-    """Run a dataflow with these faults, and check everything. Returns the (closed) stage."""
+def run_to_the_end(flow: Flow, faults: Sequence[Fault] = (), **env: str) -> list[Fault]:
+    """Run a dataflow with these faults, and check everything. Returns the faults that never happened."""
     with Stage(faults, **env) as stage:
         stage.start(flow.yaml(str(stage.root)))
         stage.complete(flow)
         stage.check(flow)
         stage.finish()
-        if all_fire:
-            missed = set(range(len(stage.faults))) - stage.fired()
-            assert not missed, f"these faults never happened: {[stage.faults[index] for index in sorted(missed)]}"
-    return stage
+        fired = stage.fired()
+        return [fault for index, fault in enumerate(stage.faults) if index not in fired]

@@ -105,5 +105,4 @@ def test_a_store_and_a_fork_server_that_are_stopped_are_replaced() -> None:
             {"who": "nursery", "point": "made", "hit": 6, "action": "stop"},
             *({"who": "a", "point": "committed", "hit": hit, "action": "kill"} for hit in (1, 2)),
         ],
-        all_fire=False,
     )

@@ -1,7 +1,9 @@
 """Each named point, hit with a kill, with a stop and a kill, and with an error. What comes out is always exact.
 
 In one run the lives of one victim end one after the other, each at the next point; a fault that never happens fails the
-test, so that no point can get lost.
+test, so that no point can get lost. But not every life comes to every point: an operator that was killed behind its
+last commit has ended, and nobody is rung whose queue is not empty. So the last words have runs of their own, and so has
+what the common run did not come to: there the victim's first life, which nothing disturbs, passes every point.
 """
 
 from __future__ import annotations
@@ -32,12 +34,13 @@ def faults(who: str, action: str, points: tuple[str, ...], hits: tuple[int, ...]
     return [{"who": who, "point": point, "hit": hit, "action": action} for point in points for hit in hits]
 
 
-# who has been killed before its last words has ended all the same, and gets no second chance to say them
-OPERATOR = tuple(point for point in (*OPERATOR_ONCE, *OPERATOR_OFTEN) if point != "sent Bye")
+OPERATOR = (*OPERATOR_ONCE, *OPERATOR_OFTEN)
+OPERATORS = ("source", "a", "c")
+LAST_WORDS = ("send Bye", "sent Bye")
 POINTS = {
     "source": (*(point for point in OPERATOR if point not in NOT_OF_SOURCES), *SENDING[:4]),
     "a": (*OPERATOR, *SENDING, *TAKING),
-    "c": ("sent Bye", *(point for point in OPERATOR if point not in ("send Bye", "ring", "rung"))),
+    "c": tuple(point for point in OPERATOR if point not in ("ring", "rung")),  # it sends nothing, and holds nobody up
     "count": tuple(point for point in (*CUSTOM_ONCE, *CUSTOM_OFTEN) if point not in ("take", "taken")),
     "sink": tuple(point for point in (*CUSTOM_ONCE, *CUSTOM_OFTEN) if point not in ("stage", "staged")),
     "store": STORE,
@@ -46,44 +49,69 @@ POINTS = {
 PAUSES = [{"who": "b", "point": point, "hit": 1, "action": "kill"} for point in ("restore", "restored")]
 
 
+DEATH = [{"who": "a", "point": "committed", "hit": 3, "action": "kill"}]
+BEFORE = {"received RestoreState": DEATH, "request touch": PAUSES, "answer touch": PAUSES}
+
+
+def sweep(who: str, action: str, points: tuple[str, ...], count: int = 60) -> None:
+    """Every point happens: as many as can be in one run, and the others in one run each."""
+    alone = [point for point in points if point in LAST_WORDS and who in OPERATORS]
+    together = faults(who, action, tuple(point for point in points if point not in alone))
+    missed = run_to_the_end(flow(count), together + PAUSES)
+    assert [fault for fault in missed if fault["who"] != who] == []
+    for fault in missed + faults(who, action, tuple(alone)):
+        assert run_to_the_end(flow(), [*BEFORE.get(fault["point"], []), fault]) == []
+
+
 @pytest.mark.parametrize("who", ["a", pytest.param("sink", marks=pytest.mark.long), "store"])
 def test_killed_at_every_point(who: str) -> None:
-    run_to_the_end(flow(), faults(who, "kill", POINTS[who]) + PAUSES)
+    sweep(who, "kill", POINTS[who])
 
 
 def test_stopped_then_killed_holding_the_lock_reading_and_restoring() -> None:
-    run_to_the_end(flow(), faults("a", "stop", ("locked", "read", "restore", "flocked")))
+    assert run_to_the_end(flow(), faults("a", "stop", ("locked", "read", "restore", "flocked"))) == []
 
 
 def test_an_error_at_every_point() -> None:
-    run_to_the_end(flow(), faults("a", "error", POINTS["a"]))
+    sweep("a", "error", POINTS["a"])
 
 
 def test_no_room_at_every_write() -> None:
-    run_to_the_end(flow(), faults("a", "full", ("put", "delete", "commit"), (1, 2, 7, 20)))
+    assert run_to_the_end(flow(), faults("a", "full", ("put", "delete", "commit"), (1, 2, 7, 20))) == []
+
+
+def points_of(who: str, action: str) -> tuple[str, ...]:
+    return tuple(point for point in POINTS[who] if not (who == "store" and action == "error" and point == "begin"))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("hits", [(1,), (3, 11), (5, 29)])
 @pytest.mark.parametrize("action", ["kill", "error", "stop"])
 @pytest.mark.parametrize("who", POINTS)
-def test_every_victim_at_every_point(who: str, action: str, hits: tuple[int, ...]) -> None:
-    points = tuple(point for point in POINTS[who] if not (who == "store" and action == "error" and point == "begin"))
-    if action == "stop":
-        hits = hits[:1]
-    run_to_the_end(flow(200), faults(who, action, points, hits) + PAUSES, all_fire=hits == (1,) and action == "kill")
+def test_every_victim_at_every_point(who: str, action: str) -> None:
+    sweep(who, action, points_of(who, action), 200)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("hits", [(3, 11), (5, 29)])
+@pytest.mark.parametrize("action", ["kill", "error", "stop"])
+@pytest.mark.parametrize("who", POINTS)
+def test_every_victim_at_later_passes_of_every_point(who: str, action: str, hits: tuple[int, ...]) -> None:
+    """What is passed once in a life never happens here."""
+    hits = hits[:1] if action == "stop" else hits
+    run_to_the_end(flow(200), faults(who, action, points_of(who, action), hits) + PAUSES)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("point", NURSERY)
 def test_the_nursery_killed_while_it_makes_a_child(point: str) -> None:
     plan = [*faults("nursery", "kill", (point,), (2, 5)), *faults("a", "kill", OPERATOR_OFTEN)]
-    run_to_the_end(flow(), plan, all_fire=False)
+    run_to_the_end(flow(), plan)
 
 
 def test_children_killed_before_they_are_anybody() -> None:
-    run_to_the_end(flow(), faults("spare", "kill", ("become", "ordered", "called")), all_fire=False)
+    run_to_the_end(flow(), faults("spare", "kill", ("become", "ordered", "called")))
 
 
 @pytest.mark.parametrize("point", ["event Exited"])

@@ -17,8 +17,8 @@ import signal
 import sys
 from pathlib import Path
 
-from noderuntime.snapshot.backend import open_backend
 from noderuntime.snapshot.keeper import Keeper
+from noderuntime.snapshot.places import open_backend
 from noderuntime.space.space import open_space
 
 sys.path.insert(0, str(Path(__file__).parent.parent))

@@ -143,7 +143,7 @@ def test_the_attempts_of_a_message_go_with_its_acknowledgement(chain: Net) -> No
     chain.claim("b", hands=[hand])
     b = chain.begin("b")
     event = staged(b, ack=chain.messages(b, 1)[0])
-    event.attempts = True
+    event.also().attempts = True
     commit(b, event)
     with chain.space.read() as txn:
         assert list(scan(txn, keys.attempts_prefix(b.node))) == []
@@ -290,7 +290,7 @@ def test_a_node_that_is_not_there_is_named_with_those_that_are(chain: Net) -> No
 def test_a_claim_tells_that_its_node_had_asked_for_the_end_of_the_run(chain: Net) -> None:
     b = chain.begin("b")
     event = staged(b, ends=True)
-    event.stops_all = True
+    event.also().stops_all = True
     assert commit(b, event) == 1
     assert chain.claim("b", cause="killed before it could say so") == {"ended": True, "stop_all": True}
     chain.end("a")

@@ -194,6 +194,18 @@ def test_a_group_that_did_not_fit_is_committed_in_parts_and_whole(
     assert chain.queued("b", "in") == []
 
 
+@pytest.mark.parametrize("crowded", [True, False])
+def test_after_a_commit_a_writer_lets_those_in_who_wait_and_else_goes_on(
+    crowded: bool, chain: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yielded: list[bool] = []
+    monkeypatch.setattr("noderuntime.space.commit.yield_lock", lambda: yielded.append(True))
+    monkeypatch.setattr(chain.space, "has_waiters", lambda: crowded)
+    a = chain.begin("a")
+    assert commit(a, staged(a, ("out", 1))) == 1
+    assert bool(yielded) is crowded
+
+
 # --- limits ---------------------------------------------------------------------------------------------------------
 
 

@@ -56,10 +56,11 @@ def take():
             staged = handled(value)
         else:
             staged = Staged()
-            staged.ends = kind == records.INPUT_CLOSED
+            if kind == records.INPUT_CLOSED:
+                staged.also().ends = True
         staged.ack = key, member.input_of(key), record
         group.append(staged)
-        if staged.ends:
+        if staged.rare is not None:
             break
     return group
 
@@ -67,7 +68,7 @@ def produce():
     group = [handled(place) for _ in range(min(GROUP, count - place))]
     if place == count:
         group.append(Staged())
-        group[-1].ends = True
+        group[-1].also().ends = True
     return group
 
 poller = member.poller()
@@ -76,7 +77,7 @@ try:
     while not ended:
         doorbell.drain(member.bell)
         group = take() if member.mailboxes else produce()
-        ended = bool(group) and group[-1].ends
+        ended = bool(group) and group[-1].rare is not None
         while group:
             del group[: member.commit(group)]
             if group and member.commits.waits_for:

@@ -273,7 +273,7 @@ class Game:
             }
             ends = random.random() < 0.01
             event = staged(commits, *sends, ack=taken and taken[3], private=private, shared=writes, ends=ends)
-            event.attempts = taken is not None and (node, taken[1]) in model.attempts
+            event.also().attempts = taken is not None and (node, taken[1]) in model.attempts
             group.append(event)
             sized = [
                 (output.name, value, len(record))

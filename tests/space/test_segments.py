@@ -281,6 +281,95 @@ def test_no_room_is_store_full_and_leaves_nothing(net: Net, sender: Sender) -> N
     assert files(net) == count
 
 
+def taken(net: Net) -> int:
+    """Bytes of memory that segments take."""
+    return sum(path.stat().st_blocks * 512 for path in (net.folder / "segments").iterdir())
+
+
+def test_the_limit_is_one_for_all_senders(net: Net, sender: Sender) -> None:
+    other = SegmentPool(net.space, net.folder / "segments", 99)
+    kept = [other.take(FRAME) for _ in range(25)]
+    with pytest.raises(StoreFull, match="no room for a payload"):
+        for _ in range(100):
+            sender.send(frame(1))
+    assert taken(net) < net.space.size_bytes * 3 // 4
+    for segment in kept:
+        other.done(segment)
+    other.close()
+
+
+def test_a_sender_of_which_nothing_is_under_way_may_always_send_one_event(net: Net, sender: Sender) -> None:
+    """Else what waits in its mailbox could never leave it, and nobody would ever make room."""
+    other = SegmentPool(net.space, net.folder / "segments", 99)
+    kept = []
+    with pytest.raises(StoreFull):
+        while True:
+            kept.append(other.take(FRAME))
+    receivers = [net.begin(node) for node in ("left", "right", "newest")]
+    for number in range(3):
+        for segment in [sender.pool.fill(bytes(FRAME)), sender.pool.fill(bytes(FRAME))]:  # an event that sends two
+            sender.pool.done(segment)
+        sender.send(frame(number))
+        sender.send(frame(number))
+        with pytest.raises(StoreFull):
+            sender.send(frame(number))
+        for receiver in receivers:
+            while net.messages(receiver):
+                acknowledge(net, receiver)
+    assert files(net) == len(kept) + 2
+    other.close()
+
+
+def test_free_segments_of_another_size_give_way(net: Net, sender: Sender, views: SegmentViews) -> None:
+    receivers = [net.begin(node) for node in ("left", "right", "newest")]
+    with pytest.raises(StoreFull):
+        for _ in range(200):
+            sender.send(np.zeros(FRAME // 2, dtype=np.uint8))
+    full = taken(net)
+    for receiver in receivers:
+        while net.messages(receiver):
+            acknowledge(net, receiver)
+    for number in (1, 2):
+        sender.send(np.full(FRAME * 5, number, dtype=np.uint8))
+        sender.send(np.full(FRAME // 2, number, dtype=np.uint8))
+    assert taken(net) <= full
+    for value, size in ((1, FRAME * 5), (1, FRAME // 2), (2, FRAME * 5), (2, FRAME // 2)):
+        message = net.messages(receivers[0])[0]
+        seen = see(views, message)
+        assert len(seen) == size and (seen == value).all()
+        acknowledge(net, receivers[0])
+
+
+def test_what_gave_its_memory_back_is_used_again_by_a_new_life(net: Net, sender: Sender) -> None:
+    receivers = [net.begin(node) for node in ("left", "right", "newest")]
+    with pytest.raises(StoreFull):
+        for _ in range(200):
+            sender.send(np.zeros(FRAME // 2, dtype=np.uint8))
+    for receiver in receivers:
+        while net.messages(receiver):
+            acknowledge(net, receiver)
+    sender.send(frame(1))
+    count = files(net)
+    sender.pool.close()
+    successor = Sender(net)
+    successor.send(np.ones(FRAME // 2, dtype=np.uint8))
+    assert files(net) == count
+
+
+def test_a_smaller_payload_takes_a_larger_segment_before_it_waits(net: Net, sender: Sender) -> None:
+    large = sender.pool.take(FRAME)
+    sender.pool.done(large)
+    other = SegmentPool(net.space, net.folder / "segments", 99)
+    with pytest.raises(StoreFull):
+        for _ in range(100):
+            other.take(FRAME)
+    kept = [sender.pool.take(FRAME)]
+    assert kept[0] is large
+    sender.pool.done(large)
+    assert sender.pool.take(FRAME // 2).size <= large.size
+    other.close()
+
+
 def test_a_message_larger_than_an_eighth_of_the_space_is_refused(net: Net, sender: Sender) -> None:
     with pytest.raises(ValueTooLarge, match="a message to 'frame'"):
         sender.send(bytes(2 * MB + 1))

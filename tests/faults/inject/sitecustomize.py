@@ -110,6 +110,22 @@ class Stand:
         return getattr(self._real, name)
 
 
+class Cursor(Stand):
+    """A cursor of a write transaction."""
+
+    def __iter__(self) -> object:
+        return iter(self._real)
+
+    def delete(self) -> object:
+        point("delete")
+        return self._real.delete()
+
+    def putmulti(self, items: object) -> None:
+        for key, value in items:
+            point("put")
+            self._real.put(key, value)
+
+
 class Transaction(Stand):
     """A write transaction with its points."""
 
@@ -120,6 +136,9 @@ class Transaction(Stand):
     def delete(self, *arguments: object, **named: object) -> object:
         point("delete")
         return self._real.delete(*arguments, **named)
+
+    def cursor(self) -> object:
+        return Cursor(self._real.cursor())
 
     def commit(self) -> None:
         point("commit")
@@ -372,14 +391,15 @@ def store_forward(module: ModuleType) -> None:
 POINTS = {
     "noderuntime.space.space": space, "noderuntime.space.segments": segments, "noderuntime.doorbell": bells,
     "noderuntime.channel": channel, "noderuntime.context": context, "noderuntime.operator_host": operator_host,
-    "noderuntime.member": member, "noderuntime.node": node, "noderuntime.store": store, "noderuntime.nursery": nursery,
+    "noderuntime.member": member, "noderuntime.node": node, "noderuntime.store": store,
+    "noderuntime.forkserver": nursery, "noderuntime.runtime": runtime, "noderuntime.crew": crew,
+    "noderuntime.process": process,
     "noderuntime.state.memory": memory_state, "noderuntime.state.common": table_state,
     "noderuntime.state.redis": redis_state, "noderuntime.state.sqlite": sqlite_state,
     "noderuntime.state.outside": subscription, "noderuntime.space.watching": subscription,
     "noderuntime.store_state": store_state, "noderuntime.store_start": store_start,
     "noderuntime.store_outside": store_outside, "noderuntime.store_forward": store_forward,
     "redis.connection": redis_connection,
-    "noderuntime.runtime": runtime, "noderuntime.crew": crew, "noderuntime.process": process,
 }  # fmt: skip
 
 

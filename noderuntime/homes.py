@@ -1,0 +1,134 @@
+"""Where runs live, and how large the space of a new one may be. Floor 2.
+
+Homes are looked at in order: shared memory, and the fallback on disk for machines whose shared memory is small.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from noderuntime.errors import NodeRuntimeError
+from noderuntime.rundir import ENV_HOME, home, state_home
+
+SIZE_BYTES = 1_000_000_000
+SIZE_BYTES_MIN = 16_000_000
+SHM_SHARE = 0.8  # of what is free in shared memory, at most this much becomes a space
+MEMORY_SHARE = 0.5  # of the cgroup's memory limit
+MEMORY_SYSTEMS = frozenset({"tmpfs", "ramfs", "hugetlbfs"})
+
+
+class RunRefused(NodeRuntimeError):
+    """A run of this name cannot begin: it is running, or was interrupted. Exit code 2."""
+
+    def __init__(self, run: str, what: str, hint: str) -> None:
+        self.run = run
+        self.what = what
+        self.hint = hint
+        super().__init__(f"{what}\n  {hint}")
+
+
+def homes(environ: Mapping[str, str]) -> list[Path]:
+    """The folders in which runs may be, the preferred one first."""
+    first = home(environ, os.getuid())
+    return [first] if environ.get(ENV_HOME) else [first, state_home(environ) / "spaces"]
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that only this user may enter. Raises RunRefused when there cannot be one."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno not in {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}:
+            raise
+        hint = f"Set ${ENV_HOME} to a folder of yours."
+        raise RunRefused("", f"{folder} cannot be made: {error.strerror}", hint) from None
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise RunRefused(
+            "", f"{folder} belongs to somebody else", "Remove it, or set $NODERUNTIME_HOME to a folder of yours."
+        )
+    if stat.S_IMODE(status.st_mode) != 0o700:
+        folder.chmod(0o700)
+
+
+def memory_limit_bytes() -> int | None:
+    """The memory limit of this process's cgroup; None without one."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            number, controllers, path = line.split(":", 2)
+            if number == "0":
+                text = Path(f"/sys/fs/cgroup{path}/memory.max").read_text().strip()
+            elif "memory" in controllers.split(","):
+                text = Path(f"/sys/fs/cgroup/memory{path}/memory.limit_in_bytes").read_text().strip()
+            else:
+                continue
+            if text != "max" and int(text) < 1 << 60:
+                return int(text)
+    return None
+
+
+def choose_home(environ: Mapping[str, str], size_bytes: int | None) -> tuple[Path, int, str]:
+    """Where a new run goes, how large its space may be, and what a person should know about that ("" for
+    nothing).
+
+    A size that was asked for and does not fit into shared memory goes to disk; the default one is made to
+    fit, unless it would become very small.
+    """
+    candidates = homes(environ)
+    first = candidates[0]
+    make_private(first)
+    wanted = size_bytes if size_bytes is not None else SIZE_BYTES
+    free = _free_bytes(first)
+    room = _room_bytes(first, free)
+    if wanted <= room:
+        return first, wanted, ""
+    if size_bytes is None and room >= SIZE_BYTES_MIN:
+        return first, room, f"the space is limited to {room // 1_000_000} MB: {first} has no more room"
+    if len(candidates) == 1 or not is_memory(first):
+        return first, wanted, f"{first} has {free // 1_000_000} MB free; the space may grow to {wanted // 1_000_000} MB"
+    second = candidates[1]
+    make_private(second)
+    return second, wanted, (
+        f"{first.parent} is too small for a space of {wanted // 1_000_000} MB: it is on disk, in {second} (slower)"
+    )
+
+
+def size_where_it_is(folder: Path, size_bytes: int | None, space: Path) -> int:
+    """How large a space may be that stays where it is, in `folder`: as large as was asked for, else as a new one would
+    become there. What it takes already is room that it has."""
+    if size_bytes is not None:
+        return size_bytes
+    taken = 0
+    with contextlib.suppress(OSError):
+        taken = sum(entry.stat().st_blocks * 512 for entry in os.scandir(space))
+    return min(SIZE_BYTES, max(_room_bytes(folder, _free_bytes(folder) + taken), taken, SIZE_BYTES_MIN))
+
+
+def _room_bytes(folder: Path, free: int) -> int:
+    room = int(free * SHM_SHARE)
+    limit = memory_limit_bytes()
+    if limit is not None and is_memory(folder):
+        room = min(room, int(limit * MEMORY_SHARE))
+    return room
+
+
+def _free_bytes(folder: Path) -> int:
+    room = os.statvfs(folder)
+    return room.f_bavail * room.f_frsize
+
+
+def is_memory(folder: Path) -> bool:
+    """Whether what is written there stays in memory: the kind of its file system says so, wherever it is mounted."""
+    device = folder.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            mount, _, system = line.partition(" - ")
+            if mount.split(" ", 3)[2] == number:
+                return system.split(" ", 1)[0] in MEMORY_SYSTEMS
+    return False

@@ -1,0 +1,51 @@
+"""How a custom node's program joins its run: which one, as whom, and the runtime's welcome. Floor 3."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Final, NoReturn
+
+from noderuntime.channel import Dealer
+from noderuntime.errors import Fenced, NotRunning
+from noderuntime.protocol import EXIT_FENCED, VERSION, Hello, Refused, Welcome
+from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir, home
+
+WELCOME_S: Final = 60.0
+
+
+def find_run(node_id: str | None, run: str | None) -> tuple[RunDir, str, bool]:
+    """Where the run is, which node this is, and whether it joins as a dynamic one."""
+    environ = os.environ
+    if node_id is None or (run is None and environ.get(ENV_NODE) == node_id):
+        if ENV_RUN_DIR not in environ or ENV_NODE not in environ:
+            raise NotRunning(
+                "this program is a node of a dataflow, and was started without one",
+                "Start the dataflow with `noderuntime run FILE`, or join one with Node('id', run='NAME').",
+            )
+        return RunDir(Path(environ[ENV_RUN_DIR])), environ[ENV_NODE], False
+    if run is None:
+        raise TypeError("Node(id, run=NAME): the name of the run is missing; `noderuntime ps` lists them")
+    return RunDir.of(run, home(environ, os.getuid())), node_id, True
+
+
+def greet(dealer: Dealer, name: str, dynamic: bool) -> Welcome:
+    """Say hello, and wait for the answer. Raises NotRunning; a process whose life is over ends here."""
+    life = 0 if dynamic else int(os.environ.get(ENV_LIFE, "0"))
+    dealer.send(Hello(VERSION, name, "dynamic" if dynamic else "node", os.getpid(), life))
+    answer = dealer.receive(WELCOME_S)
+    if isinstance(answer, Welcome):
+        return answer
+    dealer.close(0)
+    if isinstance(answer, Refused):
+        if dynamic:
+            raise NotRunning(f"node {name!r} may not join: {answer.why}", "")
+        end_fenced(Fenced(answer.why))
+    raise NotRunning(f"the runtime did not answer node {name!r} within {WELCOME_S:.0f} seconds")
+
+
+def end_fenced(fenced: Fenced) -> NoReturn:
+    """This life is over: another one has the node now. End at once, touching nothing."""
+    print(f"noderuntime: {fenced}; this process ends", file=sys.stderr, flush=True)
+    os._exit(EXIT_FENCED)

@@ -1,0 +1,254 @@
+"""The states of the keys of one operator: read, changed, saved at the end of each event. Floor 1, pure.
+
+In the private state each key has one value, under its tag (keyed_values.py): [state, time of its latest event, timer,
+key]. The rules:
+
+1. Within an event, a state is the object that the operator returned last. It is encoded once, at the end of the event.
+2. From one event to the next, a state is what was saved: it is decoded anew, so that a life after a crash sees just
+   what the one before it saw. States that come back from their bytes as they were, and that nobody can change in
+   between, are kept as they are, which comes to the same and costs nothing (SAME).
+3. What is in memory is a copy of what is committed and staged, dropped as a whole when it becomes large. An event that
+   fails leaves it in doubt, and then it is read again; `begin` and `save` stand around each event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+from noderuntime.deadlines import Deadlines
+from noderuntime.keyed_values import NOT_PLAIN, Codec, key_tag, pack, pack_plain, unpack_stored
+
+TIME_KEY: Final = "keyed.time"  # no tag: they all hold a colon
+TAG_KINDS: Final = frozenset({"str", "int", "bool", "float", "msgpack", "sha256"})
+CACHE_BYTES_MAX: Final = 16_000_000
+SLOT_BYTES: Final = 400  # what a key costs in memory besides its state, roughly
+PURGED_PER_SAVE_MAX: Final = 100  # besides one for each state saved, so that no event pays for all that has expired
+NEVER: Final = float("-inf")
+
+# Kinds of states that are the same after a crash, and cannot be changed.
+SAME: Final = frozenset({bool, int, float, str, bytes})
+# Kinds of keys of which equal ones of the same kind have one tag. (0.0 and -0.0 are equal, and have two.)
+PLAIN: Final = frozenset({bool, int, str, bytes, type(None)})
+
+_UNREAD: Final[Any] = object()  # in place of a state: it is in `stored`
+
+
+class Private(Protocol):
+    """What of `ctx` is needed here."""
+
+    def save_state(self, key: str, value: bytes) -> None: ...
+
+    def delete_state(self, key: str) -> None: ...
+
+    def load_state(self, key: str, default: None = None) -> bytes | None: ...
+
+    def state(self) -> dict[str, bytes]: ...
+
+
+class Slot:
+    """What is known of one key. A state of None: it has none.
+
+    `last`: the time of its latest event; NEVER: not known, as there was no time to live then. None: it has no state.
+    """
+
+    __slots__ = ("changed", "key", "kind", "last", "size", "state", "stored", "tag", "timer")
+
+    def __init__(self, tag: str, key: Any) -> None:
+        self.tag = tag
+        self.key = key
+        self.kind = type(key)
+        self.state: Any = None
+        self.stored: bytes = b""
+        self.last: float | None = None
+        self.timer: float | None = None
+        self.changed = False  # in this event
+        self.size = 0  # of what is saved, in bytes
+
+
+class KeyedStates:
+    """See the head of this module. `ttl`: see KeyedOperator. `by_event_time`: see `is_over`."""
+
+    def __init__(self, codec: Codec | None, ttl: float | None, by_event_time: bool, has_timers: bool) -> None:
+        self.time = NEVER  # event time so far
+        self.now = NEVER  # of the event in hand: the wall clock, or event time
+        self.timers = Deadlines()
+        self._ends = Deadlines()
+        self._codec = codec
+        self._ttl = ttl
+        self._by_event_time = by_event_time
+        self._has_timers = has_timers
+        self._kept = SAME if codec is None else frozenset()
+        self._slots: dict[str, Slot] = {}
+        # those of plain keys, by key: of a kind and its equals of another kind (True is 1 to a dict) only the first
+        self.near: dict[Any, Slot] = {}
+        self._changed: list[Slot] = []
+        self._size = 0
+        self._time_saved = NEVER
+        self._in_doubt = False
+
+    # --- events -----------------------------------------------------------------------------------------------------
+
+    def restore(self, state: Mapping[str, bytes]) -> None:
+        """Begin with what is saved."""
+        self.forget()
+        self.time = self._time_saved = unpack_stored(state[TIME_KEY]) if TIME_KEY in state else NEVER
+        ends: list[tuple[str, float]] = []
+        timers: list[tuple[str, float]] = []
+        if self._ttl is not None or self._has_timers:  # else nothing will ever be due
+            for tag, stored in state.items():
+                if tag.partition(":")[0] in TAG_KINDS:
+                    _, last, timer, _ = unpack_stored(stored)
+                    if self._ttl is not None and last != NEVER:
+                        ends.append((tag, last + self._ttl))
+                    if timer is not None:
+                        timers.append((tag, timer))
+        self._ends.load(ends)
+        self.timers.load(timers)
+        self._in_doubt = False
+
+    def begin(self, ctx: Private) -> None:
+        """An event is to be handled: until `save` has returned, what is in memory may be ahead of what is staged."""
+        if self._in_doubt:
+            self.restore(ctx.state())
+        self._in_doubt = True
+
+    def save(self, ctx: Private) -> None:
+        """The event was handled: stage what it has changed, and free what has expired."""
+        saved = self.stage(ctx)
+        if self._ttl is not None:
+            self._purge(PURGED_PER_SAVE_MAX + saved, ctx)
+        if self._size > CACHE_BYTES_MAX:
+            self.forget()
+        self._in_doubt = False
+
+    def stage(self, ctx: Private) -> int:
+        """Stage what has been changed so far; how many states."""
+        if self.time != self._time_saved:
+            ctx.save_state(TIME_KEY, pack(self.time))
+            self._time_saved = self.time
+        changed, codec, kept, ttl, save_state = self._changed, self._codec, self._kept, self._ttl, ctx.save_state
+        for slot in changed:
+            slot.changed = False
+            state = slot.state
+            if state is None:
+                self._drop(slot, ctx)
+                continue
+            last = slot.last
+            what = [state if codec is None else codec.encode(state), last, slot.timer, slot.key]
+            try:
+                packed = pack_plain(what)
+            except NOT_PLAIN:
+                packed = pack(what)
+            save_state(slot.tag, packed)
+            if type(state) not in kept:
+                slot.state = _UNREAD
+                slot.stored = packed
+            if len(packed) != slot.size:
+                self._size += len(packed) - slot.size
+                slot.size = len(packed)
+            if ttl is not None and last is not None and last != NEVER:
+                self._ends.set(slot.tag, last + ttl)
+        saved = len(changed)
+        changed.clear()
+        return saved
+
+    def forget(self) -> None:
+        """Keep nothing in memory of what is not changed."""
+        self._slots.clear()
+        self.near.clear()
+        self._changed.clear()
+        self._size = 0
+
+    # --- keys -------------------------------------------------------------------------------------------------------
+
+    def find(self, key: Any, ctx: Private) -> Slot:
+        """What is known of `key`, its state read. What has expired is not there any more."""
+        kind = type(key)
+        if kind in PLAIN:
+            slot = self.near.get(key)
+            if slot is None or slot.kind is not kind:
+                slot = self._at(key_tag(key), key, ctx)
+                self.near.setdefault(key, slot)
+        else:
+            slot = self._at(key_tag(key), key, ctx)
+        if slot.state is _UNREAD:
+            self._read(slot, slot.stored)
+        if slot.state is None or (self._ttl is not None and self.is_over(slot.last, self.now)):
+            slot.state = slot.timer = slot.last = None
+        return slot
+
+    def by_tag(self, tag: str, ctx: Private) -> Slot | None:
+        """What is known of the key with that tag, its state read, expired or not; None when it has no state."""
+        slot = self._slots.get(tag)
+        if slot is None:
+            stored = ctx.load_state(tag)
+            if stored is None:
+                return None
+            slot = self._add(Slot(tag, None), stored)
+        elif slot.state is _UNREAD:
+            self._read(slot, slot.stored)
+        return None if slot.state is None else slot
+
+    def note(self, slot: Slot, at: float) -> None:
+        """An event of that key at `at` has changed it: `save` will stage it."""
+        if slot.last is None or at > slot.last:
+            slot.last = at
+        if not slot.changed:
+            slot.changed = True
+            self._changed.append(slot)
+
+    def is_over(self, last: float | None, at: float) -> bool:
+        """Whether a key whose last event was at `last` is forgotten: by event time at `at`, else by now."""
+        if self._ttl is None or last is None or last == NEVER:
+            return False
+        return at > last + self._ttl if self._by_event_time else self.now >= last + self._ttl
+
+    def live(self, ctx: Private) -> list[Any]:
+        """The keys that have a state now, those whose last event is the oldest first. It reads all of them."""
+        self.stage(ctx)
+        found = []
+        for tag, stored in ctx.state().items():
+            if tag.partition(":")[0] in TAG_KINDS:
+                _, last, _, key = unpack_stored(stored)
+                if not self.is_over(last, self.now):
+                    found.append((last, tag, key))
+        return [key for _, _, key in sorted(found, key=lambda item: item[:2])]
+
+    def _at(self, tag: str, key: Any, ctx: Private) -> Slot:
+        slot = self._slots.get(tag)
+        if slot is None:
+            stored = ctx.load_state(tag)
+            if stored is None and type(key) not in PLAIN:
+                key = unpack_stored(pack(key))  # a tuple is a list after a crash, so it is one before
+            slot = self._add(Slot(tag, key), stored)
+        return slot
+
+    def _add(self, slot: Slot, stored: bytes | None) -> Slot:
+        if stored is not None:
+            self._read(slot, stored)
+            slot.size = len(stored)
+        self._slots[slot.tag] = slot
+        self._size += slot.size + SLOT_BYTES
+        return slot
+
+    def _read(self, slot: Slot, stored: bytes) -> None:
+        state, slot.last, slot.timer, slot.key = unpack_stored(stored)
+        slot.kind = type(slot.key)
+        slot.state = state if self._codec is None else self._codec.decode(state)
+
+    def _drop(self, slot: Slot, ctx: Private) -> None:
+        slot.state = slot.timer = slot.last = None
+        slot.stored = b""
+        ctx.delete_state(slot.tag)
+        self._ends.discard(slot.tag)
+        self.timers.discard(slot.tag)
+
+    def _purge(self, most: int, ctx: Private) -> None:
+        """Free what has expired, some of it: a key that has is seen as new in any case."""
+        for _ in range(most):
+            first = self._ends.first()
+            if first is None or (first[0] >= self.now if self._by_event_time else first[0] > self.now):
+                return
+            slot = self._slots.get(first[1])
+            self._drop(Slot(first[1], None) if slot is None else slot, ctx)

@@ -1,0 +1,83 @@
+"""Ticks, and inputs that have been silent for too long: which are due, and when the next one is. Floor 4.
+
+Each process makes those of its own node. How far it has come stands in cells of the node record (see
+noderuntime.space.records), committed with the event that tells of it; so no life repeats or loses one. Ticks that were
+missed are one. All times are those of CLOCK_BOOTTIME.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Container, Iterator
+
+from noderuntime.events import Event, notice, tick_event
+from noderuntime.member import Member
+from noderuntime.space.commit import Input
+
+Cells = dict[int, int]  # of the node record: number -> value
+
+_NEVER_NS = 1 << 62
+
+
+class Timers:
+    """The timers of one node in one life, and its inputs with a timeout."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+        self._cells = member.commits.cells.copy()  # with what is staged
+        self._ticking = [item for item in member.inputs.values() if item.wiring.period_ns]
+        self._watched = [item for item in member.inputs.values() if item.wiring.timeout_ns]
+
+    def __bool__(self) -> bool:
+        return bool(self._ticking or self._watched)
+
+    def due(self, in_hand: Container[bytes] = ()) -> Iterator[tuple[Event, Cells]]:
+        """Each tick and each timeout that is due, once, and the cells to commit with it: they are noted already.
+
+        An input with messages is not silent; those in `in_hand` do not count.
+        """
+        if self._ticking:
+            wall_ns, boot_ns = self._member.space.clock
+            for item in self._ticking:
+                period_ns = item.wiring.period_ns
+                number = (now_ns() - boot_ns) // period_ns
+                if number != self._cells[item.cell]:  # less: the period was changed before a resume
+                    tick = tick_event(item.name, item.source, wall_ns + number * period_ns)
+                    yield tick, self._note({item.cell: number})
+        for item in self._watched:
+            if self._left_ns(item) <= 0 and not self._member.has_messages(item, in_hand):
+                yield notice("INPUT_CLOSED", item.name), self._note({item.cell + 1: 1})
+
+    def recovery(self, input: Input) -> Cells | None:
+        """A message of `input` has come: the cells for INPUT_RECOVERED, if it was taken to be closed."""
+        return self._note({input.cell + 1: 0}) if self._cells[input.cell + 1] else None
+
+    def arrival(self, input: Input) -> Cells:
+        """The cells to commit with a message of `input`."""
+        return self._note({input.cell: now_ns(), input.cell + 1: 0})
+
+    def pause_s(self, longest_s: float) -> float:
+        """How long nothing will be due, at most `longest_s`."""
+        pause_ns = int(longest_s * 1e9)
+        if self._ticking:
+            since_ns = now_ns() - self._member.space.clock[1]
+            pause_ns = min(pause_ns, *(-since_ns % item.wiring.period_ns for item in self._ticking))
+        for item in self._watched:
+            pause_ns = min(pause_ns, max(0, self._left_ns(item)))
+        return pause_ns / 1e9
+
+    def _left_ns(self, item: Input) -> int:
+        """Until `item` has been silent for too long; far away when nothing came yet, or it is known."""
+        last_ns, timed_out = self._cells[item.cell], self._cells[item.cell + 1]
+        if not last_ns or timed_out or item.name in self._member.closed:
+            return _NEVER_NS
+        return last_ns + item.wiring.timeout_ns - now_ns()
+
+    def _note(self, cells: Cells) -> Cells:
+        for cell, value in cells.items():
+            self._cells[cell] = value
+        return cells
+
+
+def now_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
