@@ -79,6 +79,9 @@ class RunSnapshots:
             if resumed:
                 seconds = max(0, time.time_ns() - resumed["created_ns"]) // 1_000_000_000
                 tell(f"continuing from snapshot {resumed['number']}, {seconds} s old")
+                kind = self._dataflow.state.kind
+                if kind != "memory":
+                    tell(f"shared keys are not in snapshots: those of kind {kind!r} are as they are there now")
             else:
                 tell("there is nothing to resume: starting anew")
         for text in result["dropped"]:

@@ -16,20 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final
 
-from noderuntime import cells
 from noderuntime.errors import NodeRuntimeError, ProtocolError, StoreError
 from noderuntime.protocol import Reply, Request
-from noderuntime.space import watching
 from noderuntime.state.base import Diff, Entry, State
 from noderuntime.state.common import Once, TableState
-from noderuntime.store_state import MERGES, UPDATES_MAX
-from noderuntime.store_waits import WAIT_S_MAX
+from noderuntime.store_state import LISTING_BYTES_MAX, MERGES
+from noderuntime.store_watches import Watches
 
 Arguments = dict[str, Any]
 Result = dict[str, Any]
 
 WORKERS: Final = 4
-WATCHERS: Final = 64
 CLIENTS_KEPT: Final = 1000
 
 
@@ -67,9 +64,9 @@ class Forward:
         self._state = state
         self._run = run
         self._wake = wake
-        self._workers = ThreadPoolExecutor(WORKERS, "noderuntime-forward")
-        self._watchers = ThreadPoolExecutor(WATCHERS, "noderuntime-watch")
-        self._closed = threading.Event()
+        # those of one client by one thread: in the order in which they came
+        self._workers = [ThreadPoolExecutor(1, "noderuntime-forward") for _ in range(WORKERS)]
+        self._watches = Watches(state, self._done) if isinstance(state, TableState) else None
         self._lock = threading.Lock()
         self._last: OrderedDict[str, tuple[int, Reply | None]] = OrderedDict()  # None: under way
         self.replies: deque[tuple[bytes, Reply]] = deque()
@@ -79,15 +76,15 @@ class Forward:
         }  # fmt: skip
         self._queries: dict[str, Callable[[Arguments], Result]] = {
             "kvs_get": self._get, "kvs_read": self._read, "kvs_root": self._root, "kvs_cells": self._cells,
-            "kvs_version": self._version, "kvs_diff": self._diff, "kvs_watch": self._watch,
+            "kvs_version": self._version, "kvs_diff": self._diff,
             "state_get": self._value, "state_ls": self._list,
         }  # fmt: skip
 
     def take(self, identity: bytes, request: Request) -> None:
+        worker = self._workers[hash(request.client) % WORKERS]
         change = self._changes.get(request.operation)
         if change is None:
-            pool = self._watchers if request.operation == "kvs_watch" else self._workers
-            pool.submit(self._answer, identity, request, self._queries.get(request.operation, self._unknown))
+            worker.submit(self._query, identity, request)
             return
         with self._lock:
             number, reply = self._last.get(request.client, (0, None))
@@ -100,20 +97,36 @@ class Forward:
             while len(self._last) > CLIENTS_KEPT:
                 self._last.popitem(last=False)
         writer = self._writer(request)
-        self._workers.submit(self._answer, identity, request, partial(change, writer))
+        worker.submit(self._answer, identity, request, partial(change, writer))
+
+    def _query(self, identity: bytes, request: Request) -> None:
+        if request.operation != "kvs_watch":
+            self._answer(identity, request, self._queries.get(request.operation, self._unknown))
+            return
+        try:
+            if self._watches is None:
+                kind = type(self._state).__name__
+                raise StoreError(f"{kind} cannot be watched from here: it does not derive from TableState")
+            self._watches.take(identity, request)
+        except Exception as error:
+            self._done(identity, self._refusal(request, error))
 
     def _answer(self, identity: bytes, request: Request, operation: Callable[[Arguments], Result]) -> None:
         try:
             reply = Reply(request.number, operation(request.arguments), "", "")
-        except NodeRuntimeError as error:
-            reply = Reply(request.number, {}, type(error).__name__, str(error))
-        except Exception as error:  # arguments of another shape, or a kind that somebody else has written
-            text = f"{request.operation}: wrong arguments ({type(error).__name__}: {error})"
-            reply = Reply(request.number, {}, "ProtocolError", text)
+        except Exception as error:
+            reply = self._refusal(request, error)
         if request.operation in self._changes:
             with self._lock:
                 self._last[request.client] = request.number, reply
         self._done(identity, reply)
+
+    def _refusal(self, request: Request, error: Exception) -> Reply:
+        if isinstance(error, NodeRuntimeError):
+            return Reply(request.number, {}, type(error).__name__, str(error))
+        # arguments of another shape, or a kind that somebody else has written
+        text = f"{request.operation}: wrong arguments ({type(error).__name__}: {error})"
+        return Reply(request.number, {}, "ProtocolError", text)
 
     def _writer(self, request: Request) -> Writer:
         if not isinstance(self._state, TableState):
@@ -125,16 +138,15 @@ class Forward:
         self._wake()
 
     def close(self) -> None:
-        self._closed.set()
-        if isinstance(self._state, TableState):
-            self._state._wake()
-        self._workers.shutdown(wait=False, cancel_futures=True)
-        self._watchers.shutdown(wait=False, cancel_futures=True)
+        if self._watches is not None:
+            self._watches.close()
+        for worker in self._workers:
+            worker.shutdown(wait=False, cancel_futures=True)
 
     # --- the operations ---------------------------------------------------------------------------------------------
 
     def _unknown(self, arguments: Arguments) -> Result:
-        known = ", ".join([*self._changes, *self._queries])
+        known = ", ".join([*self._changes, *self._queries, "kvs_watch"])
         raise ProtocolError(f"unknown operation; of shared state the store knows {known}")
 
     def _set(self, to: Writer, arguments: Arguments) -> Result:
@@ -173,19 +185,28 @@ class Forward:
     def _root(self, arguments: Arguments) -> Result:
         prefix, after = arguments.get("prefix", ""), arguments.get("after", "")
         with self._state.snapshot() as view:
-            found = view.get_root()
+            root = view.get_root()
             version = view.version()
-        entries = [
-            [key, *_plain(entry)]
-            for key, entry in found.items()
-            if key.startswith(prefix) and (not after or key.encode() > after.encode())
-        ]
-        return {"entries": entries, "more": False, "version": version}
+        found: list[list[Any]] = []
+        room = LISTING_BYTES_MAX
+        for key, entry in root.items():
+            if key.startswith(prefix) and (not after or key.encode() > after.encode()):
+                if room < 0:
+                    return {"entries": found, "more": True, "version": version}
+                found.append([key, *_plain(entry)])
+                room -= len(key) + len(entry.value) + 60
+        return {"entries": found, "more": False, "version": version}
 
     def _list(self, arguments: Arguments) -> Result:
         prefix = arguments.get("prefix", "")
-        root = self._state.get_root()
-        found = [[key, len(item.value), item.revision] for key, item in root.items() if key.startswith(prefix)]
+        found: list[list[Any]] = []
+        room = LISTING_BYTES_MAX
+        for key, entry in self._state.get_root().items():
+            if key.startswith(prefix):
+                room -= len(key) + 24
+                if room < 0:
+                    return {"keys": found, "more": True}
+                found.append([key, len(entry.value), entry.revision])
         return {"keys": found, "more": False}
 
     def _cells(self, arguments: Arguments) -> Result:
@@ -196,32 +217,9 @@ class Forward:
         return {"version": self._state.version()}
 
     def _diff(self, arguments: Arguments) -> Result:
-        made = self._state.diff(arguments["since"])
+        made = self._state.diff(str(arguments["since"]))
         changed = {key: [*_plain(entry)[:3], entry.ttl, entry.origin] for key, entry in made.changed.items()}
         return {"changed": changed, "deleted": sorted(made.deleted), "version": made.version, "diff": made.to_bytes()}
-
-    def _watch(self, arguments: Arguments) -> Result:
-        state = self._state
-        if not isinstance(state, TableState):
-            raise StoreError(f"{type(state).__name__} cannot be watched from here: it does not derive from TableState")
-        cursor, seconds = arguments.get("cursor"), arguments.get("wait", 0)
-        if cursor is None:
-            return {"updates": [], "cursor": [state.revision(), 0]}
-        if type(seconds) not in (int, float) or not 0 <= seconds <= WAIT_S_MAX:
-            raise ValueError(f"wait is a number of seconds from 0 to {WAIT_S_MAX:.0f}")
-        match = watching.Prefixes(prefix.encode() for prefix in arguments["prefixes"]).match
-        revision = int(cursor[0])
-        found: list[list[Any]] = []
-        for turn in range(2):
-            rows, now_ns = state._after(revision, UPDATES_MAX)
-            for key, row in rows:
-                revision = row.revision
-                if match(key.encode()):
-                    found.append([key, cells.visible(row.cell, now_ns), row.revision])
-            if found or turn or not seconds or self._closed.is_set():
-                break
-            state._await_change(revision, float(seconds), self._closed)
-        return {"updates": found, "cursor": [revision, 0]}
 
 
 def _plain(entry: Entry) -> list[Any]:

@@ -18,6 +18,8 @@ import pytest
 
 from noderuntime import dataflow_file
 from noderuntime.cli import parser
+from noderuntime.errors import StoreError
+from noderuntime.state import base, kinds
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -98,8 +100,34 @@ def test_every_field_of_a_dataflow_file_is_described_and_no_other() -> None:
     described = {
         field for fields in FIELD.findall(document("dataflow-file.md")) for field in re.findall(r"`(\w+)`", fields)
     }
-    known = {*dataflow_file._NODE, *dataflow_file._INPUT, *dataflow_file._STATE, *dataflow_file._SNAPSHOTS}
-    assert described == known
+    parts = (dataflow_file._NODE, dataflow_file._INPUT, dataflow_file._SNAPSHOTS, dataflow_file._STATE)
+    assert described == {*(field for part in parts for field in part), *fields_of_kinds()}
+
+
+def fields_of_kinds() -> set[str]:
+    """The fields that kinds outside the space take, as they say themselves when they are given one that is none."""
+    found: set[str] = set()
+    for kind, needed in (("redis", "url"), ("sqlite", "path")):
+        with pytest.raises(StoreError) as refused:
+            kinds.open_kind(kind, {needed: "unix:///nowhere", "qqqqqqqq": 1})
+        found.update(str(refused.value).partition("its fields are: ")[2].partition(".")[0].split(", "))
+    return found
+
+
+def test_every_guarantee_of_a_state_is_told_and_no_other() -> None:
+    promised = re.findall(r"^ ?(\d+)\. (\w+) +(.*(?:\n {14,}.*)*)", base.__doc__ or "", re.MULTILINE)
+    told = re.findall(r"^(\d+)\. \*\*(\w+)\*\*: (.*(?:\n {3,}.*)*)", document("state.md"), re.MULTILINE)
+    assert len(promised) == 14
+    assert [tuple(" ".join(part.split()) for part in item) for item in told] == [
+        tuple(" ".join(part.split()) for part in item) for item in promised
+    ]
+
+
+def test_every_operation_of_state_is_described() -> None:
+    text = document("command-line.md")
+    rows = re.findall(r"^\| `state ([^`]*)`", text, re.MULTILINE)
+    described = {name for row in rows for name in row.split(" ")[0].split("\\|")}
+    assert described == set(parser.OPERATIONS["state"])
 
 
 def test_every_command_and_option_is_described_and_no_other() -> None:
@@ -114,7 +142,7 @@ def test_every_command_and_option_is_described_and_no_other() -> None:
         *parsers
     }
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
-    assert options <= {option for parsed in parsers.values() for option in parsed.option_names()} | {"--run"}
+    assert options <= {option for parsed in parsers.values() for option in parsed.option_names()} | {"--run", "--count"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -24,7 +24,7 @@ FLOORS: dict[str, int] = {
     "snapshot": 3, "store_outside": 3, "store_start": 3, "storelink": 3, "usercode": 3,
     "chaos": 4, "children": 4, "codecheck": 4, "codewatch": 4, "context": 4, "crew": 4, "helpers": 4, "results": 4,
     "run_outbox": 4, "run_snapshots": 4, "store_forward": 4, "store_letters": 4, "store_nodes": 4, "store_snapshot": 4,
-    "store_state": 4, "store_waits": 4, "timers": 4,
+    "store_state": 4, "store_waits": 4, "store_watches": 4, "timers": 4,
     "control": 5, "node": 5, "operator_host": 5, "runtime": 5, "store": 5, "testing": 5,
     "__init__": 6,
     "cli": 7,

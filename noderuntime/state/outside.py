@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 
 from noderuntime import cells, doorbell
 from noderuntime.cells import Cell
-from noderuntime.errors import StoreError
+from noderuntime.errors import StoreError, StoreUnreachable
 from noderuntime.merges import Merge
 from noderuntime.space import keys
 from noderuntime.space.space import Space, scan
@@ -29,11 +29,15 @@ PAUSE_S: Final = 0.5
 
 
 def open_outside(space: Space) -> State | None:
-    """The State that the run's facts name, None when it is the space itself. Raises StoreError."""
+    """The State that the run's facts name, None when it is the space itself. Raises StoreError.
+
+    A server that is away ends no node: who uses the State before it is back gets StoreUnreachable.
+    """
     if space.outside is None:
         return None
     state = kinds.open_kind(space.outside["kind"], space.outside["config"])
-    state.init()
+    with contextlib.suppress(StoreUnreachable):
+        state.init()
     return state
 
 

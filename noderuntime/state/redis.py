@@ -73,6 +73,7 @@ class RedisState(TableState):
         self._failed = redis.RedisError
         self._keys = [f"{{{name}}}:{part}" for part in redis_scripts.NAMES]
         self._channel = f"{{{name}}}:changed"
+        self._origin: int | None = None
         self._client = secrets.token_hex(8)
         self._token_lock = threading.Lock()
         self._tokens = 0
@@ -100,7 +101,18 @@ class RedisState(TableState):
                 f"{self._name()}: the store {self.name!r} there has format {format.decode()}; this noderuntime knows "
                 f"{redis_scripts.FORMAT}. Give `name:` of a new one, or use the version that made it."
             )
-        self.origin = int(store) << ORIGIN_BITS
+        self._origin = int(store) << ORIGIN_BITS
+
+    @property
+    def origin(self) -> int:
+        if self._origin is None:  # the server was away when it was asked first
+            self.init()
+        assert self._origin is not None
+        return self._origin
+
+    @origin.setter
+    def origin(self, origin: int) -> None:
+        self._origin = origin
 
     def close(self) -> None:
         if not self._closed:

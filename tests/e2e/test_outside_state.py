@@ -204,6 +204,21 @@ def test_a_store_process_that_begins_while_the_server_is_away_waits_for_it(folde
     assert counted(server) == 201
 
 
+def test_an_operator_begins_a_life_while_the_server_is_away(folder: Folder, server: RedisServer) -> None:
+    folder.write(adder_py=ADDER)
+    running = folder.start(FINISHING.replace("URL", server.url))
+    running.wait_for("line", "writer", "stdout", "half")
+    server.kill()
+    os.kill(running.status()["writer"]["pid"], signal.SIGKILL)
+    running.wait_for("line", "writer", "stdout", "half")
+    assert running.status()["writer"]["restarts"] == 1
+    (folder.folder / "go").touch()
+    running.wait_for("status", "shared writes wait for*")
+    server.start()
+    assert running.finish() == 0
+    assert counted(server) == 201
+
+
 def refused(running: Running, operation: str, **arguments: object) -> str:
     """The error that a request is answered with, if it is answered soon."""
     with Dealer(running.folder.run_dir().store_socket) as dealer:
@@ -244,6 +259,35 @@ class Operator:
         return Status.STOP
 """
 
+TWICE = """
+class Operator:
+    def __init__(self, ctx):
+        self.told = False
+    def on_event(self, event, ctx):
+        before = ctx.kvs.get_or("name", b"")
+        ctx.kvs.set("name", b"mine")
+        if not self.told:
+            self.told = True
+            print(before, "->", ctx.kvs.get_or("name", b""), flush=True)
+"""
+
+MORTAL = """
+from noderuntime import Status
+class Operator:
+    def __init__(self):
+        self.wrote = False
+    def on_event(self, event, ctx):
+        if not self.wrote:
+            self.wrote = True
+            ctx.kvs.set("at once", b"")
+            ctx.kvs_write("with the event", b"")
+            return
+        found = [ctx.kvs.get(key) for key in ("at once", "with the event")]
+        if all(found):
+            print(*(3500 < entry.ttl <= 3600 for entry in found), flush=True)
+            return Status.STOP
+"""
+
 SEED = """
 name: grün
 limit: 5
@@ -264,6 +308,46 @@ def test_a_seed_file_is_there_before_the_first_event(folder: Folder, kind: str) 
         "raw": b"\x00\x01\x02",
     }
     assert running.lines("reader") == [str(expected)]
+
+
+@pytest.mark.parametrize("kind", ["", "kind: sqlite, path: seeded.db, "])
+def test_a_seed_goes_into_an_empty_store_only(folder: Folder, kind: str) -> None:
+    """Into the space of a run that is resumed, or into a file that was there before, it does not go again."""
+    folder.write(reader_py=TWICE, **{"seed.yml": "name: first"})
+    flow = SEEDED.replace("{STATE}", f"{{{kind}seed: {{file: seed.yml}}}}")
+    running = folder.start(flow)
+    running.wait_for("line", "reader", "stdout", "b'first' -> b'mine'")
+    os.kill(running.runtime_pid, signal.SIGKILL)
+    running.finish()
+    folder.write(**{"seed.yml": "name: second"})
+    again = folder.start(flow, resume=True)
+    again.wait_for("line", "reader", "stdout", "b'mine' -> b'mine'")
+    assert again.ask("stop").error == ""
+    again.finish()
+
+
+@pytest.mark.parametrize("kind", ["", "kind: sqlite, path: mortal.db, "])
+def test_shared_keys_live_as_long_as_the_file_says(folder: Folder, kind: str) -> None:
+    folder.write(reader_py=MORTAL)
+    running = folder.start(SEEDED.replace("{STATE}", f"{{{kind}ttl: 1h}}"))
+    assert running.finish() == 0
+    assert running.lines("reader") == ["True True"]
+
+
+def test_a_run_that_goes_on_from_a_snapshot_says_that_shared_keys_are_not_in_it(folder: Folder) -> None:
+    folder.write(reader_py=TWICE, **{"seed.yml": "name: first"})
+    state = "{kind: sqlite, path: k.db, seed: {file: seed.yml}}"
+    flow = SEEDED.replace("{STATE}", state) + "snapshots: {every: 60s, to: ./snapshots}"
+    running = folder.start(flow)
+    running.wait_for("line", "reader", "stdout", "b'first' -> b'mine'")
+    assert running.ask("stop").error == ""
+    assert running.finish() == 0
+    again = folder.start(resume=True)
+    again.wait_for("status", "continuing from snapshot*")
+    again.wait_for("status", "shared keys are not in snapshots*")
+    again.wait_for("line", "reader", "stdout", "b'mine' -> b'mine'")
+    assert again.ask("stop").error == ""
+    again.finish()
 
 
 def test_a_seed_command_is_run_where_the_file_is(folder: Folder) -> None:

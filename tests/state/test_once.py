@@ -18,6 +18,7 @@ from noderuntime.state.common import Once, TableState
 from noderuntime.state.redis import RedisState
 from noderuntime.state.sqlite import SqliteState
 from noderuntime.store_forward import Forward
+from noderuntime.testing.state_contract import wait_until
 
 Open = Callable[[], TableState]
 
@@ -122,9 +123,7 @@ def test_the_writes_of_an_event_are_applied_once_and_what_cannot_be_is_left_out(
 
 def reply_of(forward: Forward, number: int, operation: str, arguments: dict[str, Any]) -> Reply:
     forward.take(b"peer", Request(VERSION, "a client", number, operation, arguments))
-    forward._workers.submit(int).result()
-    while not forward.replies:
-        forward._workers.submit(int).result()
+    wait_until(lambda: bool(forward.replies))
     return forward.replies.popleft()[1]
 
 

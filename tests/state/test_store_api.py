@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import msgpack
 import pytest
 import zmq
+from redis_server import RedisServer
 
 from noderuntime.channel import Dealer
 from noderuntime.merges import decode
@@ -54,20 +56,27 @@ class Client:
         return reply.error
 
 
-@pytest.fixture
-def run_dir() -> Iterator[RunDir]:
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def run_dir(request: pytest.FixtureRequest) -> Iterator[RunDir]:
     with TemporaryDirectory(dir="/dev/shm", prefix="noderuntime-test-") as folder:
         run_dir = RunDir(Path(folder))
-        store = start(run_dir)
+        server = RedisServer(Path(folder)) if request.param == "redis" else None
+        url = server.url if server else ""
+        options = {"memory": {}, "sqlite": {"path": f"{folder}/k.db"}, "redis": {"url": url}}[request.param]
+        store = start(run_dir, request.param, options)
         yield run_dir
         store.kill()
         store.wait()
+        if server is not None:
+            server.kill()
 
 
-def start(run_dir: RunDir) -> subprocess.Popen[bytes]:
+def start(run_dir: RunDir, kind: str, options: dict[str, str]) -> subprocess.Popen[bytes]:
+    state = json.dumps({"kind": kind, "options": options})
     return subprocess.Popen(
-        [sys.executable, "-m", "noderuntime.store", str(run_dir.root), "--size", "100000000", "--purge-interval", ".05"]
-    )
+        [sys.executable, "-m", "noderuntime.store", str(run_dir.root), "--size", "100000000", "--purge-interval", ".05",
+         "--state", state]
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -111,7 +120,7 @@ def test_a_diff_is_applied_to_another_store(client: Client) -> None:
     diff = client.ask("kvs_diff", since="0" * 32)
     with TemporaryDirectory(dir="/dev/shm", prefix="noderuntime-test-") as folder:
         other_dir = RunDir(Path(folder))
-        store = start(other_dir)
+        store = start(other_dir, "memory", {})
         other = Client(other_dir)
         assert other.ask("kvs_apply", diff=diff["diff"])["changed"] == ["k", "n"]
         assert other.ask("kvs_apply", diff=diff["diff"])["changed"] == []
