@@ -31,6 +31,7 @@ SAME: Final = frozenset({bool, int, float, str, bytes})
 # Kinds of keys of which equal ones of the same kind have one tag. (0.0 and -0.0 are equal, and have two.)
 PLAIN: Final = frozenset({bool, int, str, bytes, type(None)})
 
+_FOUR: Final = b"\x94"  # MessagePack: four items follow
 _UNREAD: Final[Any] = object()  # in place of a state: it is in `stored`
 
 
@@ -52,7 +53,7 @@ class Slot:
     `last`: the time of its latest event; NEVER: not known, as there was no time to live then. None: it has no state.
     """
 
-    __slots__ = ("changed", "key", "kind", "last", "size", "state", "stored", "tag", "timer")
+    __slots__ = ("changed", "key", "kind", "last", "size", "state", "stored", "tag", "tail", "timer")
 
     def __init__(self, tag: str, key: Any) -> None:
         self.tag = tag
@@ -64,6 +65,11 @@ class Slot:
         self.timer: float | None = None
         self.changed = False  # in this event
         self.size = 0  # of what is saved, in bytes
+        self.tail = b""  # what is saved behind the state, when there is neither clock nor timer
+
+    def make_tail(self) -> bytes:
+        self.tail = pack_plain([NEVER, None, self.key])[1:]
+        return self.tail
 
 
 class KeyedStates:
@@ -137,11 +143,14 @@ class KeyedStates:
                 self._drop(slot, ctx)
                 continue
             last = slot.last
-            what = [state if codec is None else codec.encode(state), last, slot.timer, slot.key]
+            encoded = state if codec is None else codec.encode(state)
             try:
-                packed = pack_plain(what)
+                if last is NEVER and slot.timer is None:  # then all but the state is always the same
+                    packed = _FOUR + pack_plain(encoded) + (slot.tail or slot.make_tail())
+                else:
+                    packed = pack_plain([encoded, last, slot.timer, slot.key])
             except NOT_PLAIN:
-                packed = pack(what)
+                packed = pack([encoded, last, slot.timer, slot.key])
             save_state(slot.tag, packed)
             if type(state) not in kept:
                 slot.state = _UNREAD
@@ -246,7 +255,8 @@ class KeyedStates:
         return slot
 
     def _read(self, slot: Slot, stored: bytes) -> None:
-        state, slot.last, slot.timer, slot.key = unpack_stored(stored)
+        state, last, slot.timer, slot.key = unpack_stored(stored)
+        slot.last = NEVER if last == NEVER else last
         slot.kind = type(slot.key)
         slot.state = state if self._codec is None else self._codec.decode(state)
 
