@@ -28,6 +28,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from noderuntime import doorbell, process, pulse
+from noderuntime.alarm import Alarm
 from noderuntime.channel import Dealer
 from noderuntime.errors import Fenced, NodeRuntimeError, NotRunning, StateNotAvailable, StoreFull, UnknownOutput
 from noderuntime.events import Event, input_event, kvs_update, notice
@@ -52,7 +53,6 @@ T = TypeVar("T")
 HOLD_NS: Final = 1_000_000
 GROUP_MAX: Final = 64
 SLOW_CHECK_S: Final = 5.0
-IDLE_TURNS_MAX: Final = 20
 SWITCH_INTERVAL_S: Final = 0.0005
 
 _NOTHING: Final = object()
@@ -133,7 +133,7 @@ class Node:
         self._ended = False  # STOP was handed out
         self._closing = False
         self._closed = False
-        self._armed = False
+        self._alarm = Alarm(HOLD_NS)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         process.sleep_exactly()
         process.keep_heap()
@@ -358,7 +358,8 @@ class Node:
                 hand.staged.also().cursor = self._taken.popleft().cursor
         self._member.page.words[pulse.HANDLED] += 1
         self._staged.append(hand.staged)
-        self._arm()
+        if len(self._staged) == 1:
+            self._alarm.set()
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
@@ -447,8 +448,8 @@ class Node:
             self._with_room(lambda: known.stage(staged, value, metadata, self._member))
             self._staged.append(staged)
             due = self._is_due()
-            if not due:
-                self._arm()
+            if not due and len(self._staged) == 1:
+                self._alarm.set()
         if due:
             self._drain()
 
@@ -477,12 +478,6 @@ class Node:
 
     def _is_due(self) -> bool:
         return len(self._staged) >= GROUP_MAX or time.monotonic_ns() - self._committed_ns > HOLD_NS
-
-    def _arm(self) -> None:
-        """Let the service thread commit what stays staged for a millisecond."""
-        if not self._armed:
-            self._armed = True
-            os.eventfd_write(self._wake, 1)
 
     def _drain(self) -> None:
         """Commit everything that is staged, waiting for room as long as it has to."""
@@ -598,27 +593,16 @@ class Node:
         poller = select.poll()
         poller.register(self._dealer.fd, select.POLLIN)
         poller.register(self._wake, select.POLLIN)
-        idle_turns = 0
-        pause_ms = 1.0
+        poller.register(self._alarm.fd, select.POLLIN)
         self._control()
         while not self._closed:
-            poller.poll(pause_ms if self._armed else None)
-            pause_ms = 1.0
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._wake)
+            ready = dict(poller.poll())
             self._control()
-            if self._armed:
+            if self._alarm.fd in ready:
+                self._alarm.wait()
                 with self._lock:
-                    if self._closed:
-                        break
-                    if self._staged:
-                        idle_turns = 0
-                        if time.monotonic_ns() - self._committed_ns > HOLD_NS and not self._commit_locked():
-                            pause_ms = ROOM_CHECK_S * 1000
-                    else:
-                        idle_turns += 1
-                        if idle_turns > IDLE_TURNS_MAX:
-                            self._armed = False
+                    if not self._closed and not self._commit_locked():
+                        self._alarm.set_in(int(ROOM_CHECK_S * 1e9))
 
     def _control(self) -> None:
         while (message := self._dealer.receive_nowait()) is not None:
@@ -661,6 +645,7 @@ class Node:
             self._dealer.send(Bye(self._stop is None, reason))
         self._dealer.close()
         os.close(self._wake)
+        self._alarm.close()
         self._member.close()
 
     def _at_exit(self) -> None:

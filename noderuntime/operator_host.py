@@ -104,6 +104,7 @@ class OperatorHost:
         self.group: list[Staged] = []
         self.group_since_ns = 0  # when the handling of the first event of the group began
         self.helper: CommitHelper | None = None
+        self._helped = False  # the helper has an eye on this group
         self.committing = threading.Lock()
         self.stop: Stop | None = None
         self.ended = False  # the last commit closed the outputs
@@ -204,7 +205,7 @@ class OperatorHost:
         self.group_since_ns = time.monotonic_ns()
         deadline = self.group_since_ns + GROUP_NS
         if len(ahead) > 1:
-            self._arm_helper()
+            self._begin_group()
         self.words[pulse.SINCE_NS] = self.group_since_ns
         self.words[pulse.PHASE] = pulse.HANDLING
         message, clock, take = self._message, time.monotonic_ns, ahead.popleft
@@ -300,6 +301,9 @@ class OperatorHost:
 
     def _flush(self) -> None:
         """Commit the group; waits for room as long as it has to, unless this life is to end."""
+        if self._helped and self.helper is not None:
+            self._helped = False
+            self.helper.committing()
         while self.group:
             try:
                 self._commit()
@@ -335,23 +339,24 @@ class OperatorHost:
     def _commit_what_waits(self) -> bool:
         """For the helper thread: a handler takes long, so commit the events that were finished before it.
 
-        Whether there were any, committed or not.
+        Whether some of them still wait.
         """
-        waiting = bool(self.group)
         if self.group and not self.gave_up and time.monotonic_ns() - self.group_since_ns > GROUP_NS:
             try:
                 self._commit()
             except Fenced:
                 os._exit(EXIT_FENCED)
             except Inapplicable:
-                return waiting  # the loop will meet it too, and can say so
+                return False  # the loop will meet it too, and can say so
             self.group_since_ns = time.monotonic_ns()
-        return waiting
+        return bool(self.group)
 
-    def _arm_helper(self) -> None:
+    def _begin_group(self) -> None:
+        """What is finished is not to wait for long from here on, whatever the handlers do."""
         if self.helper is None:
-            self.helper = CommitHelper(self._commit_what_waits)
-        self.helper.arm()
+            self.helper = CommitHelper(self._commit_what_waits, GROUP_NS)
+        self._helped = True
+        self.helper.begun()
 
     def close(self) -> None:
         """Let go of the space; no commit is under way afterwards."""
@@ -409,7 +414,7 @@ class OperatorHost:
             return False
         self.group_since_ns = time.monotonic_ns()
         deadline = self.group_since_ns + GROUP_NS
-        self._arm_helper()
+        self._begin_group()
         self.member.set_phase(pulse.HANDLING)
         produce, ctx, group = self.operator.produce, self.ctx, self.group
         idle_s = 0.0
