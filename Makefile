@@ -45,7 +45,7 @@ check: .venv/.test
 	@$(BIN)/python -m pytest -q tests/test_floors.py
 
 test: check
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not long" --ignore tests/test_floors.py
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not long" --ignore tests/test_floors.py
 
 test-all: .venv/.test .venv/.azurite
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile

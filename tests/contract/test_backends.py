@@ -263,7 +263,9 @@ def test_in_a_directory_any_damage_to_any_file_is_noticed_and_the_snapshot_befor
     place.close()
 
 
-@pytest.mark.parametrize("how", ["missing", "cut off", "a flipped bit"])
+@pytest.mark.parametrize(
+    "how", ["missing", *(pytest.param(how, marks=pytest.mark.long) for how in ("cut off", "a flipped bit"))]
+)
 def test_in_slatedb_damage_to_its_tables_never_gives_wrong_records(
     how: str, space: Space, tmp_path: Path
 ) -> None:

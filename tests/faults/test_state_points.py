@@ -178,7 +178,7 @@ def play(kind: str, faults: list[Fault], server: Server | None) -> None:
         check(found, len(faults))
 
 
-KINDS = ["memory", "sqlite", "redis"]
+KINDS = ["memory", "sqlite", pytest.param("redis", marks=pytest.mark.long)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

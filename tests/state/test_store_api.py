@@ -56,7 +56,7 @@ class Client:
         return reply.error
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.long)])
 def run_dir(request: pytest.FixtureRequest) -> Iterator[RunDir]:
     with TemporaryDirectory(dir="/dev/shm", prefix="noderuntime-test-") as folder:
         run_dir = RunDir(Path(folder))
