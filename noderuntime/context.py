@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 from noderuntime.errors import NodeRuntimeError, StoreFull, StoreUnreachable, UnknownOutput
 from noderuntime.member import Member
 from noderuntime.space import keys, records, shared
-from noderuntime.space.commit import Output, Staged
 from noderuntime.space.outbox import check_merge
 from noderuntime.space.shared import Merge, SharedWrite, check_value, ttl_to_ns
 from noderuntime.space.space import VALUE_BYTES_MAX, scan
+from noderuntime.space.staged import Output, Staged
 from noderuntime.state import State
 
 if TYPE_CHECKING:

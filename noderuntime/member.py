@@ -15,10 +15,11 @@ from noderuntime import doorbell, pulse
 from noderuntime.cores import Cores
 from noderuntime.rundir import RunDir
 from noderuntime.space import keys, records
-from noderuntime.space.commit import Commits, Input, Staged
+from noderuntime.space.commit import Commits
 from noderuntime.space.mailbox import Message, next_messages, queue_of
 from noderuntime.space.segments import SegmentPool, SegmentViews
 from noderuntime.space.space import Space, open_space
+from noderuntime.space.staged import Input, Staged
 from noderuntime.space.watching import Subscription
 from noderuntime.state import State
 from noderuntime.state.memory import NodeState

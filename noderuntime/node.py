@@ -36,10 +36,10 @@ from noderuntime.joining import end_fenced, find_run, greet
 from noderuntime.member import ROOM_CHECK_S, Member
 from noderuntime.protocol import Bye, Ready, Refused, Stop
 from noderuntime.space import records
-from noderuntime.space.commit import Staged
 from noderuntime.space.mailbox import Message
 from noderuntime.space.segments import Dropped
 from noderuntime.space.shared import Merge
+from noderuntime.space.staged import Staged
 from noderuntime.space.watching import Cursor, Update
 from noderuntime.state import State
 from noderuntime.timers import Timers

@@ -60,10 +60,11 @@ from noderuntime.protocol import (
 from noderuntime.remote_log import LogHandler
 from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
 from noderuntime.space import records
-from noderuntime.space.commit import Inapplicable, Staged
+from noderuntime.space.commit import Inapplicable
 from noderuntime.space.mailbox import Message
 from noderuntime.space.records import NOTICE_MIN, decode_message
 from noderuntime.space.segments import Dropped
+from noderuntime.space.staged import Staged
 from noderuntime.timers import Cells, Timers
 from noderuntime.usercode import describe, load, user_trace
 from noderuntime.wiring import Wiring

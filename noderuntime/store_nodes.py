@@ -23,9 +23,9 @@ from noderuntime.events import utc
 from noderuntime.member import Member
 from noderuntime.rundir import RunDir
 from noderuntime.space import keys, records
-from noderuntime.space.commit import Staged
 from noderuntime.space.segments import Dropped
 from noderuntime.space.space import Space
+from noderuntime.space.staged import Staged
 from noderuntime.wiring import Wiring
 
 EVENTS_MAX: Final = 64

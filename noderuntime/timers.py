@@ -12,7 +12,7 @@ from collections.abc import Container, Iterator
 
 from noderuntime.events import Event, notice, tick_event
 from noderuntime.member import Member
-from noderuntime.space.commit import Input
+from noderuntime.space.staged import Input
 
 Cells = dict[int, int]  # of the node record: number -> value
 

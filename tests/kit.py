@@ -12,10 +12,11 @@ from noderuntime.dataflow_file import parse
 from noderuntime.plan import plan, store_nodes
 from noderuntime.protocol import VERSION, Request
 from noderuntime.space import keys, records, shared
-from noderuntime.space.commit import Commits, Staged
+from noderuntime.space.commit import Commits
 from noderuntime.space.mailbox import next_messages, queue_of
 from noderuntime.space.segments import SegmentPool
 from noderuntime.space.space import Space, create, scan
+from noderuntime.space.staged import Staged
 from noderuntime.store import Store
 
 MB = 1 << 20

@@ -19,10 +19,10 @@ from noderuntime.member import Member
 from noderuntime.merges import Add, Max, Min, Union
 from noderuntime.protocol import VERSION, Request
 from noderuntime.rundir import RunDir
-from noderuntime.space.commit import Staged
 from noderuntime.space.mailbox import next_messages
 from noderuntime.space.records import decode_message
 from noderuntime.space.space import create
+from noderuntime.space.staged import Staged
 from noderuntime.store import Store
 from noderuntime.testing import Harness
 from noderuntime.wiring import OutputWiring, ReceiverWiring, Wiring

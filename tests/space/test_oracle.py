@@ -15,9 +15,10 @@ from kit import Make, Net, shown, staged
 from noderuntime.errors import Fenced
 from noderuntime.merges import Add, Max, decode
 from noderuntime.space import keys, records, shared
-from noderuntime.space.commit import Commits, Staged
+from noderuntime.space.commit import Commits
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.space import scan
+from noderuntime.space.staged import Staged
 
 SECOND = 10**9
 ATTEMPTS_MAX = 3

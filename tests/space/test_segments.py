@@ -14,7 +14,7 @@ from kit import MB, Net, commit, staged
 
 from noderuntime.errors import StoreFull, ValueTooLarge
 from noderuntime.space import records, segments
-from noderuntime.space.commit import Commits, Staged
+from noderuntime.space.commit import Commits
 from noderuntime.space.segments import (
     SEGMENT_BYTES_MIN,
     THRESHOLD_BYTES,
@@ -24,6 +24,7 @@ from noderuntime.space.segments import (
     referenced,
     size_class,
 )
+from noderuntime.space.staged import Staged
 
 KB = 1024
 FRAME = 200 * KB

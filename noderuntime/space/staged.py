@@ -1,0 +1,126 @@
+"""What an event is to change, before it is committed: staged in memory by the calls of its handler.
+
+Values are copied or encoded here, at the call, so that a buffer may be reused at once and the commit only compares and
+puts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from noderuntime.errors import ValueTooLarge
+from noderuntime.space import keys, records, shared
+from noderuntime.space.segments import THRESHOLD_BYTES, Segment
+from noderuntime.space.watching import Cursor
+from noderuntime.values import BYTES
+from noderuntime.wiring import InputWiring, OutputWiring, ReceiverWiring
+
+Sent = tuple["Output", bytes, int, Segment | None]  # an output, and a message's record, number and segment
+
+
+class Rare:
+    """What few events change."""
+
+    attempts: bool = False  # the message has an attempts record, which goes with it
+    shared: list[shared.SharedWrite] | None = None
+    cursor: Cursor | None = None  # how far the watch of this node has come with this event
+    cells: dict[int, int] | None = None
+    ends: bool = False  # the last event of this node: close its outputs and its mailbox
+    stops_all: bool = False  # and of the run
+
+
+class Staged:
+    """What one event is to change. `ack` is (message key, its input, its record) or None.
+
+    Made for each event: defaults stand in the class, so that only what is used is set; what is seldom used has a
+    place of its own, so that a commit need not ask for each of it.
+    """
+
+    ack: tuple[bytes, Input, bytes] | None = None
+    private: dict[bytes, bytes | None] | None = None
+    outputs: list[Sent] | None = None
+    size: int = 0  # bytes of all copies of the outputs
+    rare: Rare | None = None
+
+    def also(self) -> Rare:
+        """`rare`, made when it is first needed."""
+        if self.rare is None:
+            self.rare = Rare()
+        return self.rare
+
+
+class Receiver:
+    """One mailbox that an output goes to."""
+
+    __slots__ = ("drop_oldest", "mailbox", "messages_min", "node", "queue", "queue_key", "size", "size_bytes")
+
+    def __init__(self, wiring: ReceiverWiring) -> None:
+        self.node = wiring.node
+        self.mailbox = keys.mailbox(wiring.node, wiring.input)
+        self.queue_key = keys.queue(wiring.node, wiring.input)
+        self.size = wiring.queue_size
+        self.size_bytes = wiring.queue_bytes
+        self.messages_min = wiring.messages_min
+        self.drop_oldest = wiring.drop_oldest
+        self.queue: list[int] | None = None  # its record, during a commit
+
+
+class Output:
+    """One output: its cell in the node record counts its messages; `sent` counts those that are staged as well."""
+
+    __slots__ = ("cell", "copies", "name", "receivers", "sent", "waiting_receivers")
+
+    def __init__(self, wiring: OutputWiring, sent: int) -> None:
+        self.name = wiring.name
+        self.cell = records.output_cell(wiring.number)
+        self.sent = sent
+        self.receivers = [Receiver(receiver) for receiver in wiring.receivers]
+        self.waiting_receivers = [receiver for receiver in self.receivers if not receiver.drop_oldest]
+        self.copies = len(self.receivers)
+
+    def stage(
+        self, staged: Staged, value: Any, metadata: Mapping[str, Any] | None, payloads: records.Payloads
+    ) -> None:
+        """Add a message to what `staged` sends. Raises TypeError, ValueTooLarge, and StoreFull when there is no room
+        for a large payload; nothing is staged then.
+        """
+        number = self.sent + 1
+        segment = None
+        if type(value) is bytes and not metadata and len(value) < THRESHOLD_BYTES:
+            record = records.pack_message(BYTES, records.INLINE, 0, 0, number, time.time_ns()) + value
+        else:
+            try:
+                record, segment = records.encode_message(value, metadata, number, time.time_ns(), payloads)
+            except ValueTooLarge as error:
+                raise ValueTooLarge(f"a message to {self.name!r}", error.size_bytes, error.limit_bytes) from None
+        size = staged.size + len(record) * self.copies
+        if size > payloads.event_bytes_max:
+            if segment is not None:
+                payloads.pool.done(segment)
+            what = f"with this message to {self.name!r}, what one event sends"
+            raise ValueTooLarge(what, size, payloads.event_bytes_max)
+        self.sent = number
+        staged.size = size
+        if staged.outputs is None:
+            staged.outputs = [(self, record, number, segment)]
+        else:
+            staged.outputs.append((self, record, number, segment))
+
+
+class Input:
+    """One input of this node. Timers and inputs with a timeout have two cells, from `cell` on; -1: none."""
+
+    __slots__ = ("cell", "freed", "freed_bytes", "mailbox", "name", "number", "queue_key", "source", "taken",
+                 "wiring")  # fmt: skip
+
+    def __init__(self, node: int, wiring: InputWiring, cell: int) -> None:
+        self.name = wiring.name
+        self.source = wiring.source
+        self.number = wiring.number
+        self.mailbox = keys.mailbox(node, wiring.number)
+        self.queue_key = keys.queue(node, wiring.number)
+        self.wiring = wiring
+        self.cell = cell
+        self.taken = self.freed = self.freed_bytes = 0  # during a commit
