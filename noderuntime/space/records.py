@@ -60,9 +60,11 @@ def encode_message(
     kind, head, body = values.encode(value)
     packed = b""
     if metadata:
-        if not isinstance(metadata, Mapping):
-            raise TypeError(f"metadata is a dict, not {type(metadata).__name__}")
-        packed = values.pack(dict(metadata))
+        if type(metadata) is not dict:
+            if not isinstance(metadata, Mapping):
+                raise TypeError(f"metadata is a dict, not {type(metadata).__name__}")
+            metadata = dict(metadata)
+        packed = values.pack(metadata)
     if place is not None and len(body) >= THRESHOLD_BYTES:
         if len(body) > place.message_bytes_max:
             raise ValueTooLarge("a message", len(body), place.message_bytes_max)
@@ -86,16 +88,15 @@ def decode_message(record: bytes, outside: Any = None) -> tuple[int, Any, dict[s
     kind, _, head_bytes, metadata_bytes, number, sent_ns = _unpack_message(record)
     if kind == _BYTES and not metadata_bytes and outside is None:
         return kind, record[MESSAGE_BYTES:], {}, number, sent_ns
-    start = MESSAGE_BYTES + metadata_bytes + head_bytes
-    view = memoryview(record)
-    body = view[start:] if outside is None else outside
+    head = MESSAGE_BYTES + metadata_bytes
+    start = head + head_bytes
     if kind == values.MSGPACK or kind >= NOTICE_MIN:
-        value = values.unpack(body)
-    elif kind == values.BYTES:
-        value = bytes(body)
-    else:
-        value = values.decode(kind, record[start - head_bytes : start], body)
-    metadata = values.unpack(view[MESSAGE_BYTES : MESSAGE_BYTES + metadata_bytes]) if metadata_bytes else {}
+        value = values.unpack(record[start:] if outside is None else outside)
+    elif kind == _BYTES:
+        value = record[start:] if outside is None else bytes(outside)
+    else:  # a view of the record, which stays for as long as that
+        value = values.decode(kind, record[head:start], memoryview(record)[start:] if outside is None else outside)
+    metadata = values.unpack(record[MESSAGE_BYTES:head]) if metadata_bytes else {}
     return kind, value, metadata, number, sent_ns
 
 
