@@ -7,7 +7,6 @@ and only a timer that nobody cleared in time wakes the thread.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import time
@@ -48,8 +47,7 @@ class Alarm:
 
     def wait(self) -> None:
         """Sleep until it goes off."""
-        with contextlib.suppress(InterruptedError):
-            os.read(self.fd, 8)
+        os.read(self.fd, 8)
 
     def close(self) -> None:
         os.close(self.fd)

@@ -1,4 +1,4 @@
-"""The runtime: one loop that carries out what supervision decides. Floor 4.
+"""The runtime: one loop that carries out what supervision decides. Floor 5.
 
     run = hold the name, lay out the run directory, nursery, store, `open`, bells and pulses, children;
           turn the loop until every node is done; the outbox, figures, the last snapshot, `quit`, summary

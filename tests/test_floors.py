@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -103,3 +104,11 @@ def test_operators_and_dataflows_use_public_names_only(path: Path) -> None:
         if name.startswith("noderuntime"):
             assert name.count(".") <= 1, name
             assert name.partition(".")[2] not in FLOORS or name in PUBLIC_MODULES, name
+
+
+def test_a_module_that_names_its_floor_names_the_right_one() -> None:
+    paths = {name: PACKAGE / f"{name}.py" for name in FLOORS}
+    said = {name: re.search(r"Floor\s+(\d)", path.read_text()) for name, path in paths.items() if path.exists()}
+    assert {name: int(found[1]) for name, found in said.items() if found} == {
+        name: FLOORS[name] for name, found in said.items() if found
+    }
