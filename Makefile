@@ -44,11 +44,15 @@ check: .venv/.test
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/test_floors.py
 
+# Tests wait for other processes up to a limit. A wait that ran out is tried once more, and shown as a rerun, for it may
+# have been the machine's fault; a wrong result never is.
+WAITS := --reruns 1 --only-rerun TimeoutExpired --only-rerun 'waited in vain'
+
 test: check
-	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not long" --ignore tests/test_floors.py
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not long" --ignore tests/test_floors.py $(WAITS)
 
 test-all: .venv/.test .venv/.azurite
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(WAITS)
 
 bench/.venv/.ready: bench/requirements.txt
 	@echo "installing the peers of the benchmarks into bench/.venv" >&2
