@@ -60,17 +60,19 @@ from noderuntime.protocol import (
 from noderuntime.remote_log import LogHandler
 from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
 from noderuntime.space import records
-from noderuntime.space.commit import Inapplicable
+from noderuntime.space.keys import MAILBOX_PREFIX_BYTES
 from noderuntime.space.mailbox import Message
 from noderuntime.space.records import NOTICE_MIN, decode_message
 from noderuntime.space.segments import Dropped
 from noderuntime.space.staged import Staged
+from noderuntime.space.writer import Inapplicable
 from noderuntime.timers import Cells, Timers
 from noderuntime.usercode import describe, load, user_trace
 from noderuntime.wiring import Wiring
 
 GROUP_EVENTS_MAX = 64
 GROUP_NS = 1_000_000
+CLOCK_EVENTS = 4  # events between two looks at the clock; for slow handlers there is the helper
 SLOW_CHECK_S = 5.0
 WELCOME_S = 60.0
 WAIT_WARNING_S = 10.0
@@ -99,6 +101,8 @@ class OperatorHost:
         self.dealer = dealer
         self.log = log
         self.words = member.page.words
+        self._take_in_hand = member.page.hand(0)
+        self._inputs = {item.mailbox: item for item in member.inputs.values()}
         self.ctx = OperatorContext(member, member.wiring.config, logging.getLogger(member.wiring.node))
         self.operator: Any = None
         self._on_event: Callable[[Event, OperatorContext], Any] = _ignore
@@ -210,9 +214,11 @@ class OperatorHost:
         self.words[pulse.SINCE_NS] = self.group_since_ns
         self.words[pulse.PHASE] = pulse.HANDLING
         message, clock, take = self._message, time.monotonic_ns, ahead.popleft
+        count = 0
         while ahead:
             message(take())
-            if self.over or clock() > deadline:
+            count += 1
+            if self.over or (not count % CLOCK_EVENTS and clock() > deadline):
                 break
         self.member.page.release(0)
         self._flush()
@@ -240,7 +246,7 @@ class OperatorHost:
         """Handle one message of a mailbox."""
         key, record = message
         member = self.member
-        input = member.inputs[key[3] << 8 | key[4]]
+        input = self._inputs[key[:MAILBOX_PREFIX_BYTES]]
         staged = Staged()
         staged.ack = key, input, record
         if input.cell >= 0 and record[0] < NOTICE_MIN:
@@ -249,7 +255,7 @@ class OperatorHost:
                 if self.over:
                     return
             staged.also().cells = self._timers.arrival(input)
-        member.page.take(0, key)
+        self._take_in_hand(key)
         lives = 0
         if member.attempts:
             lives = member.attempts.pop(key, 0)
@@ -334,7 +340,7 @@ class OperatorHost:
         bad = self.group[failed.at]
         del self.group[failed.at :]
         if bad.ack is not None:
-            self.member.page.take(0, bad.ack[0])
+            self._take_in_hand(bad.ack[0])
         self._fail("on_event", failed.error)
 
     def _commit_what_waits(self) -> bool:

@@ -43,7 +43,7 @@ MESSAGE_KEY_BYTES = _MESSAGE.size
 place = _PLACE.pack
 """place(sequence, index): what follows a mailbox prefix."""
 
-PLACE_ENDS_MAX = 256
+PLACE_ENDS_MAX = 1024
 PLACE_ENDS = tuple(index.to_bytes(4, "big") for index in range(PLACE_ENDS_MAX))
 """place_end of the first indexes, which is what most commits need."""
 

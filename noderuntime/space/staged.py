@@ -54,7 +54,7 @@ class Staged:
 class Receiver:
     """One mailbox that an output goes to."""
 
-    __slots__ = ("drop_oldest", "mailbox", "messages_min", "node", "queue", "queue_key", "size", "size_bytes")
+    __slots__ = ("drop_oldest", "mailbox", "messages_min", "node", "queue_key", "size", "size_bytes")
 
     def __init__(self, wiring: ReceiverWiring) -> None:
         self.node = wiring.node
@@ -64,7 +64,6 @@ class Receiver:
         self.size_bytes = wiring.queue_bytes
         self.messages_min = wiring.messages_min
         self.drop_oldest = wiring.drop_oldest
-        self.queue: list[int] | None = None  # its record, during a commit
 
 
 class Output:
@@ -112,8 +111,7 @@ class Output:
 class Input:
     """One input of this node. Timers and inputs with a timeout have two cells, from `cell` on; -1: none."""
 
-    __slots__ = ("cell", "freed", "freed_bytes", "mailbox", "name", "number", "queue_key", "source", "taken",
-                 "wiring")  # fmt: skip
+    __slots__ = ("cell", "mailbox", "name", "number", "queue_key", "source", "wiring")
 
     def __init__(self, node: int, wiring: InputWiring, cell: int) -> None:
         self.name = wiring.name
@@ -123,4 +121,3 @@ class Input:
         self.queue_key = keys.queue(node, wiring.number)
         self.wiring = wiring
         self.cell = cell
-        self.taken = self.freed = self.freed_bytes = 0  # during a commit

@@ -9,8 +9,9 @@ from kit import CHAIN, MB, Make, Net, Nodes, commit, send, staged, take
 from noderuntime.errors import Fenced, ValueTooLarge
 from noderuntime.merges import Add, Union
 from noderuntime.space import records
-from noderuntime.space.commit import Commits, Inapplicable
+from noderuntime.space.commit import Commits
 from noderuntime.space.shared import SharedWrite
+from noderuntime.space.writer import Inapplicable
 
 
 @pytest.fixture
@@ -194,16 +195,26 @@ def test_a_group_that_did_not_fit_is_committed_in_parts_and_whole(
     assert chain.queued("b", "in") == []
 
 
-@pytest.mark.parametrize("crowded", [True, False])
-def test_after_a_commit_a_writer_lets_those_in_who_wait_and_else_goes_on(
-    crowded: bool, chain: Net, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("crowded", "later_ns", "gives_way"), [(True, 0, True), (True, 10**6, False), (False, 0, False)]
+)
+def test_a_writer_that_comes_back_at_once_lets_those_in_who_wait_and_else_goes_on(
+    crowded: bool, later_ns: int, gives_way: bool, chain: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    yielded: list[bool] = []
-    monkeypatch.setattr("noderuntime.space.commit.yield_lock", lambda: yielded.append(True))
-    monkeypatch.setattr(chain.space, "has_waiters", lambda: crowded)
+    slept: list[float] = []
+    now_ns = [10**9]
+    monkeypatch.setattr("noderuntime.space.space.time.sleep", slept.append)
+    monkeypatch.setattr("noderuntime.space.space.time.monotonic_ns", lambda: now_ns[0])
     a = chain.begin("a")
+    monkeypatch.setattr(chain.space, "has_waiters", lambda: crowded)
     assert commit(a, staged(a, ("out", 1))) == 1
-    assert bool(yielded) is crowded
+    assert not slept
+    now_ns[0] += later_ns
+    crowded = False
+    assert commit(a, staged(a, ("out", 2))) == 1
+    assert bool(slept) is gives_way
+    assert commit(a, staged(a, ("out", 3))) == 1
+    assert len(slept) == gives_way
 
 
 # --- limits ---------------------------------------------------------------------------------------------------------
