@@ -127,9 +127,10 @@ class Member:
         sooner (bench/README.md has the figures). Not when messages come thick and fast, for then nobody sleeps; nor
         when no core is to spare, for then they would only be in the way.
         """
-        receivers = {receiver.node for output, *_ in staged.outputs or () for receiver in output.receivers}
-        if len(receivers) <= ANNOUNCED_MAX:
-            self.bells.ring(receivers)
+        outputs = staged.outputs or ()
+        nodes = outputs[0][0].nodes if len(outputs) == 1 else {node for output, *_ in outputs for node in output.nodes}
+        if len(nodes) <= ANNOUNCED_MAX:
+            self.bells.ring(nodes)
 
     @property
     def pool(self) -> SegmentPool:

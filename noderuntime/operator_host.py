@@ -129,7 +129,7 @@ class OperatorHost:
         self._waiting_since = 0.0
         self._rung = False  # the bell has rung, and is not drained yet
         self.ctx.wait_for_room = self._wait_for_payload_room
-        self._published = time.monotonic()
+        self._checked = time.monotonic()
 
     # --- beginning --------------------------------------------------------------------------------------------------
 
@@ -181,7 +181,7 @@ class OperatorHost:
                 break
             if self.over:
                 break
-            worked = self._tick()
+            worked = self._tick() if self._timers else False
             if self.over:
                 break
             worked |= self._update()
@@ -399,7 +399,7 @@ class OperatorHost:
     def _tick(self) -> bool:
         """Hand out the ticks and timeouts that are due; whether there was one."""
         worked = False
-        for event, cells in self._timers.due() if self._timers else ():
+        for event, cells in self._timers.due():
             self.member.set_phase(pulse.HANDLING)
             self._handle(event, _with_cells(cells))
             self._flush()
@@ -486,10 +486,10 @@ class OperatorHost:
             elif self._reload is not None:
                 self._reload_checked(self._reload)
         if not rung and pause_s > 0:
-            self.control()
             now = time.monotonic()
-            if now - self._published >= SLOW_CHECK_S:
-                self._published = now
+            if now - self._checked >= SLOW_CHECK_S:  # not at each tick: ZeroMQ takes 50 us, and what is cached with it
+                self._checked = now
+                self.control()
                 self.member.publish()
 
     def control(self) -> None:

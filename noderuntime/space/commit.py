@@ -116,7 +116,7 @@ class Commits:
             return 0
         if len(group) > self._group_max:
             group = group[: self._group_max]
-        batch = Batch(group)
+        batch = Batch(group) if len(group) > 1 else None
         space, writer = self.space, self._writer
         txn = space.begin()
         try:
@@ -132,15 +132,14 @@ class Commits:
                 allowed = self._restrain(txn, group, now_ns)
                 if allowed < len(group):
                     group = group[:allowed]
-                    batch = Batch(group)
-            writer.begin(txn, self.cells, now_ns)
-            if not writer.write(batch, group):
+                    batch = Batch(group) if allowed > 1 else None
+            done = writer.write(txn, group, batch, self.cells, self._number + 1, now_ns)
+            if done < len(group):
                 self.waits_for = "a receiver whose queue is full"
-            done = writer.events
             if not done:
                 txn.abort()
                 return 0
-            self._tried = writer.finish(self._number + 1)
+            self._tried = writer.record
             self._tried_events = group[:done]
             space.commit(txn)
         except lmdb.Error as error:

@@ -69,7 +69,7 @@ class Receiver:
 class Output:
     """One output: its cell in the node record counts its messages; `sent` counts those that are staged as well."""
 
-    __slots__ = ("cell", "copies", "name", "receivers", "sent", "waiting_receivers")
+    __slots__ = ("cell", "copies", "drops_oldest", "name", "nodes", "receivers", "sent", "waiting_receivers")
 
     def __init__(self, wiring: OutputWiring, sent: int) -> None:
         self.name = wiring.name
@@ -77,7 +77,9 @@ class Output:
         self.sent = sent
         self.receivers = [Receiver(receiver) for receiver in wiring.receivers]
         self.waiting_receivers = [receiver for receiver in self.receivers if not receiver.drop_oldest]
+        self.drops_oldest = len(self.waiting_receivers) < len(self.receivers)
         self.copies = len(self.receivers)
+        self.nodes = {receiver.node for receiver in self.receivers}
 
     def stage(
         self, staged: Staged, value: Any, metadata: Mapping[str, Any] | None, payloads: records.Payloads

@@ -12,9 +12,9 @@ from typing import Any
 
 from noderuntime.errors import StoreError
 from noderuntime.space import keys, outbox, records, shared
-from noderuntime.space.batch import Acks, Batch, Sends
+from noderuntime.space.batch import Batch, Send
 from noderuntime.space.ending import Links, close
-from noderuntime.space.mailbox import drop_oldest, is_low, queue_of
+from noderuntime.space.mailbox import Message, drop_oldest, is_low, queue_of
 from noderuntime.space.records import (
     BYTES,
     CLOSED,
@@ -31,8 +31,10 @@ from noderuntime.space.records import (
 )
 from noderuntime.space.segments import adjust, register
 from noderuntime.space.space import Space
-from noderuntime.space.staged import Input, Output, Receiver, Staged
+from noderuntime.space.staged import Input, Output, Sent, Staged
 from noderuntime.space.watching import STORE, Cursor, Watchers
+
+Queues = dict[bytes, list[int]]  # queue records by their keys, as far as a transaction has read them
 
 
 class Inapplicable(Exception):
@@ -45,10 +47,10 @@ class Inapplicable(Exception):
 
 
 class Writer:
-    """One write transaction of a node after the other: `begin`, `write`, `finish`. After `finish`:
+    """One write transaction of a node after the other. After `write`:
 
-    `events` is how many were written, 0 when there was no room for any; `rings` are the nodes to ring; `cells` and
-    `record` are those of the node; `written` is about how many bytes.
+    `rings` are the nodes to ring, `cells` and `record` those of the node, `written` is about how many bytes, and
+    `outbox_last` the newest writes on their way to a State outside the space, if there were any.
     """
 
     def __init__(self, space: Space, node: int, links: Links, incarnation: int, cells: int) -> None:
@@ -63,124 +65,148 @@ class Writer:
         self._pack_record = struct.Struct(f"<IBxxxQ{cells}Q").pack
         self.watchers = Watchers()
         self.rings: set[int] = set()
-
-    def begin(self, txn: Any, cells: Sequence[int], now_ns: int) -> None:
-        """A new transaction, which finds the node with these `cells`."""
-        self._txn = txn
-        self._now_ns = now_ns
-        self._sequence = self._space.base + txn.id()
-        self._queues: dict[bytes, list[int]] = {}
+        self.cells: list[int] = []
+        self.record = b""
+        self.written = 0
+        self.outbox_last: bytes | None = None
         self._changes: shared.Changes | None = None
         self._cursor: Cursor | None = None
         self._status = records.LIVE
-        self._indexes = 0
-        self.cells = list(cells)
-        self.events = 0
+
+    def write(
+        self,
+        txn: Any,
+        group: Sequence[Staged],
+        batch: Batch | None,
+        cells: Sequence[int],
+        number: int,
+        now_ns: int,
+    ) -> int:
+        """Write the events of `group`, or as many from its front as there is room for; how many.
+
+        `batch` is their sum, if there are several; the node is found with `cells`, and left with `number` commits.
+        """
+        rings: set[int] = set()
+        self.rings = rings
+        self.cells = cells = list(cells)
         self.written = 0
-        self.outbox_last: bytes | None = None  # the newest writes on their way to a State outside the space
-        self.rings = set()
-
-    def write(self, batch: Batch, group: Sequence[Staged]) -> bool:
-        """Write `batch`, the sum of `group`, or as many events from its front as there is room for; whether all."""
-        if not self._loops and self._fits(batch):
-            self._write(batch)
-            return True
-        for staged in group:  # nearly full, or what an event takes makes room for those behind it
-            batch = Batch((staged,))
-            if not self._admits(batch):
-                return False
-            self._write(batch)
-        return True
-
-    def finish(self, number: int) -> bytes:
-        """Write what stands at the end of a transaction; the node's record, with `number` commits."""
-        txn = self._txn
-        if self._changes is not None:
-            self._changes.finish()
-            if self._changes.generation:
-                self.rings |= self.watchers.of(txn, self._changes)
-        if self._cursor is not None:
-            txn.put(keys.watch_cursor(self._node), keys.place(*self._cursor))
-        for queue_key, queue in self._queues.items():
-            txn.put(queue_key, QUEUE.pack(*queue))
-        record: bytes = self._pack_record(self._incarnation, self._status, number, *self.cells)
-        txn.put(self._node_key, record)
-        return record
-
-    def _queue(self, key: bytes) -> list[int]:
-        """A queue record, read once a transaction. A node that sends to itself has one for both ends."""
-        queue = self._queues.get(key)
-        if queue is None:
-            queue = self._queues[key] = queue_of(self._txn, key)
-        return queue
-
-    # --- whether there is room --------------------------------------------------------------------------------------
-
-    def _fits(self, batch: Batch) -> bool:
-        """Whether all of it stays within the limits of all queues: then each event of it is admitted."""
-        for output, sends in batch.sends.items():
-            for receiver in output.waiting_receivers:
-                queue = self._queue(receiver.queue_key)
-                if queue[QUEUED] + len(sends.messages) > receiver.size:
-                    return False
-                if queue[BYTES] + sends.size > receiver.size_bytes:
-                    return False
-        return True
-
-    def _admits(self, batch: Batch) -> bool:
-        """Whether every backpressure receiver of an event has room. Two messages of a default queue always fit."""
-        for output in batch.sends:
-            for receiver in output.waiting_receivers:
-                queue = self._queue(receiver.queue_key)
-                queued = queue[QUEUED]
-                if queued < receiver.size and queue[BYTES] < receiver.size_bytes:
-                    continue
-                if (queued >= receiver.size or queued >= receiver.messages_min) and not queue[FLAGS] & CLOSED:
-                    return False
-        return True
-
-    # --- what is written --------------------------------------------------------------------------------------------
-
-    def _write(self, batch: Batch) -> None:
-        txn = self._txn
-        for output, segment in batch.segments:
-            open_receivers = sum(not self._queue(to.queue_key)[FLAGS] & CLOSED for to in output.receivers)
-            register(txn, segment, open_receivers)
-        for output, sends in batch.sends.items():
-            self._send(output, sends)
-        self._indexes += batch.indexes
-        for input, acks in batch.acks.items():
-            self._take(input, acks)
-        for key in batch.attempts:
-            txn.delete(keys.attempts(key))
-        if batch.private:
-            stamp, prefix = records.PRIVATE.pack(self._sequence), self._private_prefix
-            for key, kept in batch.private.items():
+        self.outbox_last = self._changes = self._cursor = None
+        self._status = records.LIVE
+        queues: Queues = {}
+        sequence = self._space.base + txn.id()
+        if batch is not None and not self._loops and _fits(txn, batch, queues):
+            private = self._write_all(txn, batch, queues, sequence, now_ns)
+            done = len(group)
+        else:
+            private, done = self._write_each(txn, group, queues, sequence, now_ns)
+            if not done:
+                return 0
+        if private:
+            stamp, prefix = records.PRIVATE.pack(sequence), self._private_prefix
+            for key, kept in private.items():
                 if kept is None:
                     txn.delete(prefix + key)
                 else:
                     txn.put(prefix + key, stamp + kept)
                     self.written += len(kept)
-        for at, writes in batch.shared:
-            self._share(self.events + at, writes)
-        if batch.cells:
-            for cell, value in batch.cells.items():
-                self.cells[cell] = value
-        if batch.cursor is not None:
-            self._cursor = batch.cursor
-        self.events += batch.events
-        if batch.ends:
-            self._status = records.ENDED
-            if batch.stops_all:
-                txn.put(keys.STOP_ALL, self._links.node.encode())
-            close(txn, self._links, self._queues, self.rings, self._sequence, self._indexes, self._now_ns)
+        if self._changes is not None:
+            self._changes.finish()
+            if self._changes.generation:
+                rings |= self.watchers.of(txn, self._changes)
+        if self._cursor is not None:
+            txn.put(keys.watch_cursor(self._node), keys.place(*self._cursor))
+        for queue_key, queue in queues.items():
+            txn.put(queue_key, QUEUE.pack(*queue))
+        self.record = self._pack_record(self._incarnation, self._status, number, *cells)
+        txn.put(self._node_key, self.record)
+        return done
 
-    def _send(self, output: Output, sends: Sends) -> None:
+    # --- event by event ---------------------------------------------------------------------------------------------
+
+    def _write_each(
+        self, txn: Any, group: Sequence[Staged], queues: Queues, sequence: int, now_ns: int
+    ) -> tuple[dict[bytes, bytes | None], int]:
+        """One event; or one after the other, as long as there is room; what they keep, and how many they were.
+
+        A message that comes alone waits for this, on cold caches, where each function of ours costs a microsecond
+        (bench/README.md): hence in one piece.
+        """
+        cells, rings = self.cells, self.rings
+        start = keys.place_start(sequence)
+        private: dict[bytes, bytes | None] = {}
+        done = index = 0
+        for staged in group:
+            outputs = staged.outputs
+            if outputs is not None:
+                if not _admits(txn, outputs, queues):
+                    break
+                for output, record, sent, segment in outputs:
+                    cells[output.cell] = sent
+                    size = len(record) if segment is None else message_bytes(record)
+                    first = index
+                    for receiver in output.receivers:
+                        queue = queues[receiver.queue_key]
+                        if queue[FLAGS]:
+                            if queue[FLAGS] & CLOSED:
+                                queue[DISCARDED] += 1
+                                continue
+                            if queue[FLAGS] & EAGER:
+                                rings.add(receiver.node)
+                        if not queue[QUEUED]:
+                            rings.add(receiver.node)
+                        queue[QUEUED] += 1
+                        queue[BYTES] += size
+                        self.written += size
+                        txn.put(receiver.mailbox + start + keys.place_end(index), record)
+                        index += 1
+                    if segment is not None:
+                        register(txn, segment, index - first)
+                    if output.drops_oldest:
+                        _drop_oldest(txn, output, queues)
+            if staged.ack is not None:
+                key, input, record = staged.ack
+                present = txn.delete(key)
+                if record[0] < NOTICE_MIN:
+                    size = message_bytes(record)
+                    if present and record[1]:
+                        adjust(txn, reference_of(record), -1)
+                    self._settle(txn, input, queues, 1, int(present), size if present else 0)
+            if staged.private is not None:
+                private.update(staged.private)
+            if staged.rare is not None:
+                self._write_rare(txn, done, staged, queues, sequence, index, now_ns)
+            done += 1
+        return private, done
+
+    # --- a batch ----------------------------------------------------------------------------------------------------
+
+    def _write_all(
+        self, txn: Any, batch: Batch, queues: Queues, sequence: int, now_ns: int
+    ) -> dict[bytes, bytes | None]:
+        """Write a batch that fits; what it keeps."""
+        for output, sends in batch.sends.items():
+            self._send(txn, output, sends, queues, sequence)
+        for output, segment in batch.segments:
+            register(txn, segment, sum(not queues[to.queue_key][FLAGS] & CLOSED for to in output.receivers))
+        for output in batch.sends:
+            if output.drops_oldest:
+                _drop_oldest(txn, output, queues)
+        for input, acks in batch.acks.items():
+            self._take(txn, input, acks, queues)
+        for cell, number in batch.cells.items():
+            self.cells[cell] = number
+        for at, staged in batch.rare:
+            self._write_rare(txn, at, staged, queues, sequence, batch.indexes, now_ns)
+        return batch.private
+
+    def _send(self, txn: Any, output: Output, sends: list[Send], queues: Queues, sequence: int) -> None:
         """Put the messages of one output into the mailboxes of its receivers."""
-        count = len(sends.messages)
-        start = keys.place_start(self._sequence)
-        for index, receiver in enumerate(output.receivers, self._indexes):
-            queue = self._queue(receiver.queue_key)
+        count, size = len(sends), _size_of(sends)
+        start = keys.place_start(sequence)
+        last = sends[-1][0] + output.copies
+        ends: Any = keys.PLACE_ENDS if last < keys.PLACE_ENDS_MAX else [keys.place_end(index) for index in range(last)]
+        for copy, receiver in enumerate(output.receivers):
+            queue = queues[receiver.queue_key]
             if queue[FLAGS]:
                 if queue[FLAGS] & CLOSED:
                     queue[DISCARDED] += count
@@ -190,73 +216,119 @@ class Writer:
             if not queue[QUEUED]:
                 self.rings.add(receiver.node)
             queue[QUEUED] += count
-            queue[BYTES] += sends.size
-            self.written += sends.size
-            self._put(receiver.mailbox + start, sends.messages, index)
-            if receiver.drop_oldest:
-                self._drop_oldest(receiver, queue)
+            queue[BYTES] += size
+            self.written += size
+            prefix = receiver.mailbox + start
+            txn.cursor().putmulti([(prefix + ends[index + copy], record) for index, record in sends])
 
-    def _put(self, prefix: bytes, messages: list[tuple[int, bytes]], index: int) -> None:
-        """Put messages of one mailbox, whose own indexes count from `index` on."""
-        if len(messages) == 1:
-            self._txn.put(prefix + keys.place_end(messages[0][0] + index), messages[0][1])
-            return
-        if messages[-1][0] + index < keys.PLACE_ENDS_MAX:
-            ends = keys.PLACE_ENDS
-            puts = [(prefix + ends[at + index], record) for at, record in messages]
-        else:
-            puts = [(prefix + keys.place_end(at + index), record) for at, record in messages]
-        self._txn.cursor().putmulti(puts)
-
-    def _drop_oldest(self, receiver: Receiver, queue: list[int]) -> None:
-        drop_oldest(
-            self._txn, receiver.mailbox, queue, receiver.size, receiver.size_bytes, receiver.messages_min
-        )
-
-    def _take(self, input: Input, acks: Acks) -> None:
-        """Remove the messages of one input that were handled, and ring a sender whose queue has drained by that."""
-        txn = self._txn
-        missing = missing_bytes = 0
-        if len(acks.messages) == 1:
-            key, record = acks.messages[0]
-            if txn.delete(key):
-                if record[1]:
-                    adjust(txn, reference_of(record), -1)
-            elif record[0] < NOTICE_MIN:
-                missing, missing_bytes = 1, acks.size
-        else:
-            cursor = txn.cursor()  # they were mostly taken in the order of their keys
-            at, find, delete = cursor.key, cursor.set_key, cursor.delete
-            for key, record in acks.messages:
-                if at() == key or find(key):
-                    delete()
+    def _take(self, txn: Any, input: Input, acks: list[Message], queues: Queues) -> None:
+        """Remove the messages of one input that were handled."""
+        taken = freed = freed_bytes = 0
+        cursor = txn.cursor()  # they were mostly taken in the order of their keys
+        at, find, delete = cursor.key, cursor.set_key, cursor.delete
+        for key, record in acks:
+            if present := at() == key or find(key):
+                delete()
+            if record[0] < NOTICE_MIN:
+                taken += 1
+                if present:
+                    freed += 1
                     if record[1]:
+                        freed_bytes += message_bytes(record)
                         adjust(txn, reference_of(record), -1)
-                elif record[0] < NOTICE_MIN:
-                    missing += 1
-                    missing_bytes += message_bytes(record)
-        if not acks.counted:
-            return
-        queue = self._queue(input.queue_key)
+                    else:
+                        freed_bytes += len(record)
+        if taken:
+            self._settle(txn, input, queues, taken, freed, freed_bytes)
+
+    # --- both -------------------------------------------------------------------------------------------------------
+
+    def _settle(self, txn: Any, input: Input, queues: Queues, taken: int, freed: int, freed_bytes: int) -> None:
+        """Note in the queue of an input what was taken, notices not counted, and ring a sender when it has drained."""
+        queue = queues.get(input.queue_key)
+        if queue is None:
+            queue = queues[input.queue_key] = queue_of(txn, input.queue_key)
         limits = input.wiring.queue_size, input.wiring.queue_bytes
         was_low = is_low(queue, *limits)
-        queue[TAKEN] += acks.counted
-        queue[QUEUED] -= acks.counted - missing
-        queue[BYTES] -= acks.size - missing_bytes
-        queue[DROPPED] -= missing  # dropped while in hand: they took effect after all
+        queue[TAKEN] += taken
+        queue[QUEUED] -= freed
+        queue[BYTES] -= freed_bytes
+        queue[DROPPED] -= taken - freed  # dropped while in hand: they took effect after all
         if not was_low and is_low(queue, *limits):
             self.rings.add(input.wiring.sender)
 
-    def _share(self, at: int, writes: list[shared.SharedWrite]) -> None:
-        """The shared writes of one event: applied here, or put on their way to the State outside the space."""
-        if self._space.outside is not None:
-            self.outbox_last = outbox.put(self._txn, self._sequence, at, self._node, writes)
+    def _write_rare(
+        self, txn: Any, at: int, staged: Staged, queues: Queues, sequence: int, index: int, now_ns: int
+    ) -> None:
+        """What few events change; this is event `at` of the transaction, with `index` copies of messages before it."""
+        rare = staged.rare
+        assert rare is not None
+        if rare.attempts and staged.ack is not None:
+            txn.delete(keys.attempts(staged.ack[0]))
+        if rare.shared and self._space.outside is not None:
+            self.outbox_last = outbox.put(txn, sequence, at, self._node, rare.shared)
             self.rings.add(STORE)
-            return
-        if self._changes is None:
-            self._changes = shared.Changes(self._txn, self._sequence, self._now_ns, self._origin)
-        try:
-            for write in writes:
-                self._changes.write(write)
-        except (TypeError, StoreError) as error:
-            raise Inapplicable(at, error) from error
+        elif rare.shared:
+            if self._changes is None:
+                self._changes = shared.Changes(txn, sequence, now_ns, self._origin)
+            try:
+                for write in rare.shared:
+                    self._changes.write(write)
+            except (TypeError, StoreError) as error:
+                raise Inapplicable(at, error) from error
+        if rare.cursor is not None:
+            self._cursor = rare.cursor
+        if rare.cells is not None:
+            for cell, value in rare.cells.items():
+                self.cells[cell] = value
+        if rare.ends:  # and is the last of this node
+            self._status = records.ENDED
+            if rare.stops_all:
+                txn.put(keys.STOP_ALL, self._links.node.encode())
+            close(txn, self._links, queues, self.rings, sequence, index, now_ns)
+
+
+def _load(txn: Any, output: Output, queues: Queues) -> None:
+    """Read the queue records of an output's receivers, once a transaction; a node that sends to itself shares one."""
+    for receiver in output.receivers:
+        if receiver.queue_key not in queues:
+            queues[receiver.queue_key] = queue_of(txn, receiver.queue_key)
+
+
+def _fits(txn: Any, batch: Batch, queues: Queues) -> bool:
+    """Whether all of it stays within the limits of all queues: then each event of it is admitted."""
+    for output, sends in batch.sends.items():
+        _load(txn, output, queues)
+        size = _size_of(sends)
+        for receiver in output.waiting_receivers:
+            queue = queues[receiver.queue_key]
+            if queue[QUEUED] + len(sends) > receiver.size or queue[BYTES] + size > receiver.size_bytes:
+                return False
+    return True
+
+
+def _admits(txn: Any, outputs: list[Sent], queues: Queues) -> bool:
+    """Whether every backpressure receiver of an event has room. Two messages of a default queue always fit."""
+    for output, _, _, _ in outputs:
+        _load(txn, output, queues)
+        for receiver in output.waiting_receivers:
+            queue = queues[receiver.queue_key]
+            queued = queue[QUEUED]
+            if queued < receiver.size and queue[BYTES] < receiver.size_bytes:
+                continue
+            if (queued >= receiver.size or queued >= receiver.messages_min) and not queue[FLAGS] & CLOSED:
+                return False
+    return True
+
+
+def _size_of(sends: list[Send]) -> int:
+    """What one receiver's queue counts for them, in bytes."""
+    return sum([message_bytes(record) for _, record in sends])
+
+
+def _drop_oldest(txn: Any, output: Output, queues: Queues) -> None:
+    """Bring the queues of receivers that would rather have the newest back within their limits."""
+    for receiver in output.receivers:
+        queue = queues[receiver.queue_key]
+        if receiver.drop_oldest and not queue[FLAGS] & CLOSED:
+            drop_oldest(txn, receiver.mailbox, queue, receiver.size, receiver.size_bytes, receiver.messages_min)
