@@ -114,8 +114,7 @@ class Commits:
         self.waits_for = ""
         if not group:  # another thread was first
             return 0
-        if len(group) > self._group_max:
-            group = group[: self._group_max]
+        group = group[: self._group_max]  # a copy: while we wait for the lock, the handler's thread may add to it
         batch = Batch(group) if len(group) > 1 else None
         space, writer = self.space, self._writer
         txn = space.begin()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lmdb
 import pytest
 from kit import CHAIN, MB, Make, Net, Nodes, commit, send, staged, take
@@ -215,6 +217,25 @@ def test_a_writer_that_comes_back_at_once_lets_those_in_who_wait_and_else_goes_o
     assert bool(slept) is gives_way
     assert commit(a, staged(a, ("out", 3))) == 1
     assert len(slept) == gives_way
+
+
+def test_what_joins_a_group_while_it_waits_for_the_lock_is_not_taken_for_committed(
+    chain: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = chain.begin("a")
+    group = [staged(a, ("out", 1)), staged(a, ("out", 2))]
+    begin = chain.space.begin
+
+    def wait_and_begin() -> Any:
+        group.append(staged(a, ("out", 3)))  # as the handler's thread does when the helper commits
+        return begin()
+
+    monkeypatch.setattr(chain.space, "begin", wait_and_begin)
+    done = a.commit(group, chain.space.now_ns())
+    monkeypatch.undo()
+    assert chain.queued("b", "in") == [1, 2, 3][:done]
+    assert commit(a, *group[done:]) == 3 - done
+    assert chain.queued("b", "in") == [1, 2, 3]
 
 
 # --- limits ---------------------------------------------------------------------------------------------------------
