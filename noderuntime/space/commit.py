@@ -22,14 +22,11 @@ from noderuntime.space.batch import Batch
 from noderuntime.space.ending import Links
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.records import CLOSED, EAGER, FLAGS, QUEUE, QUEUED
-from noderuntime.space.space import MARK_DRAIN, MARK_NEW_WORK, MARK_SINGLE, Space, is_no_room
+from noderuntime.space.space import MARK_DRAIN, MARK_NEW_WORK, MARK_SINGLE, Fullness, Space, is_no_room
 from noderuntime.space.staged import Input, Output, Staged
 from noderuntime.space.writer import Writer
 from noderuntime.wiring import Wiring
 
-_LOOK_EVERY = 16  # commits between two looks at how full the space is, while it is far from full
-_LOOK_SHARE = 0.5
-_LOOK_BYTES = 256 * 1024
 _GROUP_MAX = 64
 
 
@@ -51,9 +48,7 @@ class Commits:
         self._node_key = keys.node(wiring.number)
         self._private_prefix = keys.private_prefix(wiring.number)
         self.outbox_last: bytes | None = None  # this node's newest writes on their way to a State outside the space
-        self._look_in = 0
-        self._look_bytes = min(_LOOK_BYTES, space.size_bytes // 256)
-        self._share = 0.0
+        self._fullness = Fullness(space)
         self._group_max = _GROUP_MAX
         self._tried = b""  # the node record of the last commit that was tried, and its events
         self._tried_events: Sequence[Staged] = ()
@@ -89,7 +84,7 @@ class Commits:
     def check(self, txn: Any) -> None:
         """Raise Fenced when this life is over, as the write transaction `txn` sees it."""
         record = txn.get(self._node_key)
-        if record is None or records.NodeRecord.parse(record).incarnation != self._incarnation:
+        if record is None or records.incarnation_of(record) != self._incarnation:
             raise Fenced(f"incarnation {self._incarnation} of {self.name} has been replaced")
 
     def be_eager(self) -> None:
@@ -123,11 +118,7 @@ class Commits:
             if known:
                 txn.abort()
                 return known
-            self._look_in -= 1
-            if self._look_in <= 0 or self._share > _LOOK_SHARE:
-                self._share = space.used_share(txn)
-                self._look_in = _LOOK_EVERY
-            if self._share > MARK_NEW_WORK:
+            if self._fullness.look(txn) > MARK_NEW_WORK:
                 allowed = self._restrain(txn, group, now_ns)
                 if allowed < len(group):
                     group = group[:allowed]
@@ -146,7 +137,7 @@ class Commits:
                 txn.abort()
             if not is_no_room(error):
                 raise
-            self._look_in = 0
+            self._fullness.ran_out()
             self._group_max = max(1, len(group) // 2)  # it may be the group that is too large, not the rest
             self.waits_for = f"room in the space ({error})"
             return 0
@@ -159,8 +150,7 @@ class Commits:
         self.rings = writer.rings
         if writer.outbox_last is not None:
             self.outbox_last = writer.outbox_last
-        if writer.written > self._look_bytes:
-            self._look_in = 0
+        self._fullness.wrote(writer.written)
         if self._group_max < _GROUP_MAX:
             self._group_max *= 2
         return done
@@ -190,14 +180,15 @@ class Commits:
 
     def _restrain(self, txn: Any, group: Sequence[Staged], now_ns: int) -> int:
         """How many events from the front of the group may be tried in a space that fills up."""
-        allowed = len(group) if self._share <= MARK_SINGLE else 1
+        share = self._fullness.share
+        allowed = len(group) if share <= MARK_SINGLE else 1
         if self.fresh_work:
             brings = (bool(item.outputs or item.private or (item.rare and item.rare.shared)) for item in group)
             allowed = next((at for at, new in enumerate(brings) if new), allowed)
-        elif self._share > MARK_DRAIN and self._grows(txn, group[0], now_ns):
+        elif share > MARK_DRAIN and self._grows(txn, group[0], now_ns):
             allowed = 0
         if not allowed:
-            self.waits_for = f"room in the space ({self._share:.0%} of {self.space.size_bytes} bytes are used)"
+            self.waits_for = f"room in the space ({share:.0%} of {self.space.size_bytes} bytes are used)"
         return allowed
 
     def _grows(self, txn: Any, staged: Staged, now_ns: int) -> bool:

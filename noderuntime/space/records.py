@@ -133,6 +133,11 @@ LIVE, ENDED, FAILED = range(3)
 STATUSES = ("live", "ended", "failed")
 
 
+def incarnation_of(record: bytes) -> int:
+    """The incarnation in a node record, without the rest of it."""
+    return int.from_bytes(record[:4], "little")
+
+
 def output_cell(number: int) -> int:
     """The cell that counts the messages of an output. Cells are interleaved, so that none moves when one is added."""
     return 3 * number

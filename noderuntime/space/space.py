@@ -36,6 +36,10 @@ EVENT_SHARE = 4  # and all copies of what one event sends, a quarter: more might
 # as acknowledgements: copy-on-write needs pages even to delete, and a full LMDB could never drain.
 MARK_NEW_WORK, MARK_SINGLE, MARK_DRAIN = 0.70, 0.80, 0.88
 
+_LOOK_EVERY = 16  # writes between two looks at how full the space is, while it is far from full
+_LOOK_SHARE = 0.5
+_LOOK_BYTES = 256 * 1024
+
 _WAITERS = 0x80000000
 _YIELD_S = 30e-6
 _WAKE_NS = 50_000  # about what a waiter takes to wake up
@@ -230,6 +234,37 @@ def open_space(folder: Path) -> Space:
         env.close()
         lock_word.release()
         raise
+
+
+class Fullness:
+    """How full the space is, for who writes into it again and again: looked up only every few writes while it is far
+    from full, and after a large one.
+    """
+
+    __slots__ = ("_look_bytes", "_look_in", "_space", "share")
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._look_bytes = min(_LOOK_BYTES, space.size_bytes // 256)
+        self._look_in = 0
+        self.share = 0.0  # as it was looked up last
+
+    def look(self, txn: Any) -> float:
+        """`share`, before something is written by `txn`."""
+        self._look_in -= 1
+        if self._look_in <= 0 or self.share > _LOOK_SHARE:
+            self.share = self._space.used_share(txn)
+            self._look_in = _LOOK_EVERY
+        return self.share
+
+    def wrote(self, size_bytes: int) -> None:
+        """About so much has been written."""
+        if size_bytes > self._look_bytes:
+            self._look_in = 0
+
+    def ran_out(self) -> None:
+        """There was no room."""
+        self._look_in = 0
 
 
 @contextmanager

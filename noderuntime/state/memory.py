@@ -22,7 +22,7 @@ from noderuntime.merges import Merge
 from noderuntime.rundir import RunDir
 from noderuntime.space import keys, shared, watching
 from noderuntime.space.shared import SharedValue, SharedWrite, check_value, ttl_to_ns
-from noderuntime.space.space import MARK_NEW_WORK, VALUE_BYTES_MAX, Space, create, open_space
+from noderuntime.space.space import MARK_NEW_WORK, VALUE_BYTES_MAX, Fullness, Space, create, open_space
 from noderuntime.space.watching import Subscription, Watchers
 from noderuntime.state import base
 from noderuntime.state.base import Diff, Entry, State, Update
@@ -75,6 +75,7 @@ class MemoryState(State):
         check: Callable[[Any], None] | None = None,
     ) -> None:
         self._space = space
+        self._fullness = Fullness(space)
         self._check = check
         self._origin = space.origin | origin
         self._ring = ring
@@ -196,7 +197,7 @@ class MemoryState(State):
             value = check_value(f"the value of {key!r}", value)
         write = SharedWrite(encoded, value, None, 0 if ttl is None else ttl_to_ns(ttl))
         if expect is None:
-            return self._change(lambda txn, changes, now_ns: changes.write(write))
+            return self._change(lambda txn, changes, now_ns: changes.write(write), len(value))
         check_expect(expect)
 
         def change(txn: Any, changes: shared.Changes, now_ns: int) -> None:
@@ -206,7 +207,7 @@ class MemoryState(State):
                 raise RevisionConflict(key, expect, revision)
             changes.write(write)
 
-        return self._change(change)
+        return self._change(change, len(value))
 
     def delete(self, key: str) -> bool:
         write = SharedWrite(keys.user_key(key))
@@ -253,8 +254,13 @@ class MemoryState(State):
         while due and self.purge(PURGE_STEP) == PURGE_STEP:
             pass
 
-    def _change(self, make: Callable[[Any, shared.Changes, int], None], drains: bool = False) -> int:
-        """One write transaction; `drains`: it only makes room. Returns its revision."""
+    def _change(
+        self,
+        make: Callable[[Any, shared.Changes, int], None],
+        size_bytes: int = VALUE_BYTES_MAX,
+        drains: bool = False,
+    ) -> int:
+        """One write transaction of about `size_bytes`; `drains`: it only makes room. Returns its revision."""
         if self._closed:
             self._check_open()
         space = self._space
@@ -264,7 +270,7 @@ class MemoryState(State):
             if self._check is not None:
                 self._check(txn)
             now_ns = space.now_ns()
-            if not drains and space.used_share(txn) > MARK_NEW_WORK:
+            if not drains and self._fullness.look(txn) > MARK_NEW_WORK:
                 raise StoreFull(space.size_bytes, space.used_bytes())
             revision: int = space.base + txn.id()
             changes = shared.Changes(txn, revision, now_ns, self._origin)
@@ -276,8 +282,10 @@ class MemoryState(State):
                     rings = self._watchers.of(txn, changes)
             space.commit(txn)
         except BaseException as error:
+            self._fullness.ran_out()
             space.abort(txn, error)
             raise
+        self._fullness.wrote(size_bytes)
         if rings and self._ring is not None:
             self._ring(rings)
         return revision
