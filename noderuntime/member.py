@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from typing import Any
 
 from noderuntime import doorbell, pulse
@@ -47,7 +47,7 @@ class Member:
     ) -> None:
         self.wiring = wiring
         self.incarnation = incarnation
-        self._committed_ns = 0
+        self._heard_ns = 0  # when the receivers heard of us last
         self._cores = Cores()
         self.space = open_space(run_dir.space) if space is None else space
         self._owns_space = space is None
@@ -110,26 +110,28 @@ class Member:
         words = self.page.words
         phase = words[pulse.PHASE]
         words[pulse.PHASE] = pulse.COMMITTING
-        if group and group[0].outputs and time.monotonic_ns() - self._committed_ns > QUIET_NS and self._cores.spare():
-            self._announce(group[0])
+        outputs = group[0].outputs if group else None
+        if outputs and time.monotonic_ns() - self._heard_ns > QUIET_NS:
+            one = len(outputs) == 1
+            self.announce(outputs[0][0].nodes if one else {node for output, *_ in outputs for node in output.nodes})
         done = commits.commit(group, self.space.now_ns())
-        self._committed_ns = time.monotonic_ns()
+        self._heard_ns = time.monotonic_ns()
         words[pulse.COMMITS] += 1 if done else 0
         self.let_go(group[:done])
         self.bells.ring(commits.rings)
         words[pulse.PHASE] = phase
         return done
 
-    def _announce(self, staged: Staged) -> None:
+    def announce(self, nodes: Collection[int]) -> None:
         """Ring the receivers before the commit as well, after a pause: they find nothing yet and sleep again.
 
         But then they, and the core that they sleep on, wake up while we commit, and the ring that counts reaches them
         sooner (bench/README.md has the figures). Not when messages come thick and fast, for then nobody sleeps; nor
         when no core is to spare, for then they would only be in the way.
         """
-        outputs = staged.outputs or ()
-        nodes = outputs[0][0].nodes if len(outputs) == 1 else {node for output, *_ in outputs for node in output.nodes}
-        if len(nodes) <= ANNOUNCED_MAX:
+        now_ns = time.monotonic_ns()
+        if now_ns - self._heard_ns > QUIET_NS and len(nodes) <= ANNOUNCED_MAX and self._cores.spare():
+            self._heard_ns = now_ns
             self.bells.ring(nodes)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,9 @@ class Place:
         self.message_bytes_max = commits.space.message_bytes_max
         self.event_bytes_max = commits.space.event_bytes_max
         self.commits = commits
+
+    def announce(self, nodes: Collection[int]) -> None:
+        """Nobody sleeps here."""
 
     @property
     def pool(self) -> SegmentPool:

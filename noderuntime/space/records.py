@@ -7,7 +7,8 @@ values.py; from there on it is a notice, whose body is MessagePack [id, error].
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import msgpack
@@ -45,6 +46,9 @@ class Payloads(Protocol):
     @property
     def pool(self) -> SegmentPool: ...
 
+    def announce(self, nodes: Collection[int]) -> None:
+        """A message to these nodes will be committed soon."""
+
 
 def encode_message(
     value: Any,
@@ -52,8 +56,9 @@ def encode_message(
     number: int,
     sent_ns: int,
     place: Payloads | None = None,
+    to: Collection[int] = (),
 ) -> tuple[bytes, Segment | None]:
-    """The record of a message, and the segment of `place` that its body went to when it is large.
+    """The record of a message to the nodes `to`, and the segment of `place` that its body went to when it is large.
 
     Raises TypeError for what cannot travel, ValueTooLarge, StoreFull when there is no room for a segment.
     """
@@ -71,7 +76,7 @@ def encode_message(
         pool = place.pool
         segment = pool.segment_of(value) if kind == values.NDARRAY else None
         if segment is None:
-            segment = pool.fill(body)
+            segment = pool.fill(body, partial(place.announce, to))
         start = pack_message(kind, SEGMENT, len(head), len(packed), number, sent_ns)
         return b"".join((start, packed, head, segment.reference(len(body)))), segment
     start = pack_message(kind, INLINE, len(head), len(packed), number, sent_ns)

@@ -30,7 +30,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 SEGMENT_BYTES_MIN = 64 * 1024
 THRESHOLD_BYTES = 64 * 1024  # smaller bodies travel in the message itself
+LAST_BYTES = 1 << 20  # copying so much takes about as long as waking up a receiver that has slept long
 PROBE_S = 0.0002  # between two tries to lock a segment that its owner holds
 LOOK_SHARE = 64  # a pool looks again how much there is when it has taken this part of the room that it saw
 
@@ -294,10 +295,18 @@ class SegmentPool:
                     segment.seal()
         return returned, under_way
 
-    def fill(self, body: bytes | memoryview) -> Segment:
-        """A segment that holds a copy of `body`, sealed. Raises StoreFull."""
+    def fill(self, body: bytes | memoryview, nearly: Callable[[], None] | None = None) -> Segment:
+        """A segment that holds a copy of `body`, sealed; `nearly` is called when only LAST_BYTES are left to copy.
+
+        Raises StoreFull.
+        """
         segment = self.take(len(body))
-        segment.map[: len(body)] = body
+        last = max(0, len(body) - LAST_BYTES)
+        with memoryview(body) as view:
+            segment.map[:last] = view[:last]
+            if nearly is not None:
+                nearly()
+            segment.map[last : len(body)] = view[last:]
         segment.seal()
         return segment
 

@@ -93,7 +93,8 @@ class Output:
             record = records.pack_message(BYTES, records.INLINE, 0, 0, number, time.time_ns()) + value
         else:
             try:
-                record, segment = records.encode_message(value, metadata, number, time.time_ns(), payloads)
+                now_ns = time.time_ns()
+                record, segment = records.encode_message(value, metadata, number, now_ns, payloads, self.nodes)
             except ValueTooLarge as error:
                 raise ValueTooLarge(f"a message to {self.name!r}", error.size_bytes, error.limit_bytes) from None
         size = staged.size + len(record) * self.copies

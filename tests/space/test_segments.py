@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from noderuntime.errors import StoreFull, ValueTooLarge
 from noderuntime.space import records, segments
 from noderuntime.space.commit import Commits
 from noderuntime.space.segments import (
+    LAST_BYTES,
     SEGMENT_BYTES_MIN,
     THRESHOLD_BYTES,
     Dropped,
@@ -45,6 +46,10 @@ class Sender:
         self.message_bytes_max = net.space.message_bytes_max
         self.event_bytes_max = net.space.event_bytes_max
         self.pool = SegmentPool(net.space, net.folder / "segments", self.commits.node)
+        self.announced: list[set[int]] = []
+
+    def announce(self, nodes: Collection[int]) -> None:
+        self.announced.append(set(nodes))
 
     def send(self, value: Any) -> None:
         event = Staged()
@@ -105,6 +110,23 @@ def test_all_receivers_share_one_segment_and_see_it_without_a_copy(
     assert (left == 7).all()
     assert np.shares_memory(left, right)
     assert not left.flags.writeable
+
+
+def test_receivers_are_announced_a_large_message_when_most_of_it_is_copied(net: Net, sender: Sender) -> None:
+    left, right = (net.wirings[node].number for node in ("left", "right"))
+    sender.send(b"small")
+    assert sender.announced == []
+    sender.send(frame(1))
+    assert [nodes - {net.wirings["newest"].number} for nodes in sender.announced] == [{left, right}]
+    large = np.ones(3 * MB, dtype=np.uint8)
+    seen: list[np.ndarray[Any, Any]] = []
+
+    def look() -> None:
+        (segment,) = (item for pool in sender.pool._segments.values() for item in pool if item.size >= 3 * MB)
+        seen.append(np.frombuffer(segment.map[: 3 * MB], dtype=np.uint8))
+
+    sender.pool.fill(large.data, look)
+    assert seen[0].sum() == 3 * MB - LAST_BYTES
 
 
 def test_dtype_shape_metadata_and_small_values_are_as_without_segments(
