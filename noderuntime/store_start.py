@@ -7,6 +7,7 @@ the server may be away when the store process is started again: it is tried agai
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -30,7 +31,8 @@ class Start:
     """The `state:` section of the dataflow file, carried out. `ready` is set when it is; then `error` may say why not
     (yet). `elsewhere`: whether shared state is outside the space, reached or not.
 
-    `spec`: kind, options, ttl, history, seed_file, seed_command; None leaves everything as it is in the space.
+    `spec`: kind, options, ttl, history, seed_file, seed_command; None leaves everything as it is in the space, which
+    knows of a State outside: this is a store process for one command, on a run that does not run.
     """
 
     def __init__(
@@ -45,24 +47,37 @@ class Start:
         self._spec = spec or {}
         self._purge_interval_s = purge_interval_s
         self._wake = wake
-        self._kind = str(self._spec.get("kind", kinds.MEMORY))
+        self._kind = kinds.MEMORY
+        self._config: dict[str, Any] = {}
+        self._folder: str | None = None  # to go to first
+        self._seeds: dict[str, bytes] | None = None
+        if spec is not None:
+            self._kind = str(spec.get("kind", kinds.MEMORY))
+            config = {name: spec[name] for name in ("history", "ttl") if spec.get(name) is not None}
+            self._config = {**config, **spec.get("options", {})}
+            self._note_kind()
+        elif space.outside is not None:
+            self._kind, self._config = space.outside["kind"], space.outside["config"]
+            self._folder = space.outside.get("folder")
         self.elsewhere = self._kind != kinds.MEMORY
         self._closed = threading.Event()
-        self._seeds: dict[str, bytes] | None = None
-        if spec is None:
+        if spec is None and not self.elsewhere:
             self.ready.set()
             return
-        config = {name: spec[name] for name in ("history", "ttl") if spec.get(name) is not None}
-        self._config = {**config, **spec.get("options", {})}
+        self._thread = threading.Thread(target=self._run, name="noderuntime-start", daemon=True)
+        self._thread.start()
+
+    def _note_kind(self) -> None:
+        """Let everybody who opens the space know where shared state is."""
+        space = self._space
         with space.write() as txn:
             if self._kind == kinds.MEMORY:
                 txn.delete(keys.fact("outside"))
                 space.outside = None
             else:
-                space.outside = {"kind": self._kind, "config": self._config}
+                # relative paths in it are meant from here, where the dataflow file is
+                space.outside = {"kind": self._kind, "config": self._config, "folder": os.getcwd()}
                 txn.put(keys.fact("outside"), msgpack.packb(space.outside))
-        self._thread = threading.Thread(target=self._run, name="noderuntime-start", daemon=True)
-        self._thread.start()
 
     def _run(self) -> None:
         while not self._closed.is_set():
@@ -89,6 +104,11 @@ class Start:
         if not self.elsewhere:
             self.seeds = self._seeds
             return
+        if self._folder is not None:
+            try:
+                os.chdir(self._folder)
+            except OSError as error:
+                raise StoreError(f"state: kind {self._kind!r} belongs to a dataflow file elsewhere: {error}") from None
         state = kinds.open_kind(self._kind, self._config)
         try:
             state.init()

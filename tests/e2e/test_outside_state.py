@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import secrets
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -375,3 +378,49 @@ def test_what_is_wrong_with_the_state_fails_the_start_with_its_reason(
     assert running.lines("reader") == []
     told = "\n".join([*running.statuses(), *running.errors])
     assert reason in told, told
+
+
+KEEPER = """
+class Operator:
+    def on_event(self, event, ctx):
+        ctx.kvs_write("name", b"mine")
+        ctx.save_state("seen", b"yes")
+        print("kept", flush=True)
+"""
+
+
+def command(folder: Folder, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "noderuntime", *arguments],
+        env={**os.environ, "NODERUNTIME_HOME": str(folder.home)},
+        cwd=folder.home,  # elsewhere than the dataflow file: paths in it are meant from where that is
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_state_commands_on_a_run_that_does_not_run_go_to_the_state_outside(folder: Folder, interrupted: bool) -> None:
+    folder.write(reader_py=KEEPER)
+    running = folder.start(SEEDED.replace("{STATE}", "{kind: sqlite, path: kept.db}"))
+    running.wait_for("line", "reader", "stdout", "kept")
+    state = SqliteState.open({"path": str(folder.folder / "kept.db")})
+    state.init()
+    wait_until(lambda: state.get_or("name", b"") == b"mine", "the write to arrive")
+    if interrupted:
+        os.kill(running.runtime_pid, signal.SIGKILL)
+    else:
+        assert running.ask("stop").error == ""
+    running.finish()
+    state.set("from elsewhere", b"1")
+    listed = command(folder, "state", "ls", "shared", "--json")
+    assert [row["key"] for row in json.loads(listed.stdout)] == ["from elsewhere", "name"], listed
+    assert command(folder, "state", "set", "shared", "name", "yours").returncode == 0
+    assert state.get_or("name", b"") == b"yours"
+    assert command(folder, "state", "get", "shared", "name").stdout == "yours\n"
+    assert command(folder, "state", "get", "reader", "seen").stdout == "yes\n"
+    assert command(folder, "state", "rm", "shared", "name").returncode == 0
+    assert state.get("name") is None
+    state.close()
