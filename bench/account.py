@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.measure import Row, Section, over_rounds, p50, us
 from bench.profile import Use, counted, instructions, system_calls
@@ -27,9 +27,23 @@ COUNT = 600
 WARMUP = 100
 RUN_S = 60.0
 LOOK_S = 1.5
-LOOK_COUNTS = {"hop_operators.yml": 4000, "one_hop_source.yml": 100_000_000}
-PACES = {"hop_operators.yml": "a message every 3 ms", "one_hop_source.yml": "at full speed"}
-SIDES = ("sender", "receiver")  # nodes 0 and 1 of both files
+MANY = 100_000_000
+
+
+class Looked(NamedTuple):
+    """A file whose processes are looked at. `sides`: its nodes, in order; the last one counts the messages."""
+
+    pace: str
+    count: int
+    sides: tuple[str, ...]
+    closely: bool  # each side's system calls as well, and not only what all of them take
+
+
+LOOKS = {
+    "hop_operators.yml": Looked("a message every 3 ms", 4000, ("sender", "receiver"), True),
+    "one_hop_source.yml": Looked("at full speed", MANY, ("sender", "receiver"), True),
+    "three_hops.yml": Looked("three hops at full speed", MANY, ("sender", "first", "second", "receiver"), False),
+}
 
 STAGES = {  # name -> (from, to); a mark of the sender is "s:..."
     "encoding, the end of the handler, until the commit begins": ("sent", "s:commit begins"),
@@ -59,16 +73,19 @@ def hops() -> list[dict[str, int]]:
 
 
 def outside(file: str) -> dict[str, dict[str, Any]]:
-    """What the two processes did per message, seen from outside."""
+    """What each process did per message, seen from outside."""
+    looked = LOOKS[file]
     with scratch() as folder:
         run_dir = RunDir.of("bench", home({ENV_HOME: str(folder / "home")}, os.getuid()))
-        both = range(len(SIDES))
-        with ours(file, folder, BENCH_COUNT=LOOK_COUNTS[file]) as run:
-            run.wait_for("both", lambda: ready_ours(run_dir, both), RUN_S)
-            run.wait_for("messages", lambda: handled(run_dir, 1) > WARMUP, RUN_S)
-            pids = pids_of(run_dir, both)
-            found = {side: look(run_dir, number, pid, folder)
-                     for number, (side, pid) in enumerate(zip(SIDES, pids, strict=True))}  # fmt: skip
+        numbers = range(len(looked.sides))
+        with ours(file, folder, BENCH_COUNT=looked.count) as run:
+            run.wait_for("all of them", lambda: ready_ours(run_dir, numbers), RUN_S)
+            run.wait_for("messages", lambda: handled(run_dir, numbers[-1]) > WARMUP, RUN_S)
+            pids = pids_of(run_dir, numbers)
+            found = look(run_dir, numbers[-1], dict(zip(looked.sides, pids, strict=True)))
+            if looked.closely:
+                for side, pid in zip(looked.sides, pids, strict=True):
+                    found[side] |= look_closely(run_dir, numbers[-1], pid, folder)
             run.end()
         return found
 
@@ -77,23 +94,31 @@ def handled(run_dir: RunDir, number: int) -> int:
     return int(words_of(run_dir, [number])[0][pulse.HANDLED])
 
 
-def look(run_dir: RunDir, number: int, pid: int, folder: Path) -> dict[str, Any]:
-    """Per message that the receiver handled meanwhile."""
-    with instructions(pid) as counter:
-        before, count, done = Use.of(pid), counted(counter), handled(run_dir, 1)
-        time.sleep(LOOK_S)
-        use, messages = Use.of(pid).since(before), handled(run_dir, 1) - done
-        found: dict[str, Any] = {
-            "core_ns": use.core_ns / messages,
-            "kernel_share": use.kernel_share,
-            "instructions": None if counter is None else (counted(counter) - count) / messages,
-        }
-    found["calls"] = system_calls(pid, LOOK_S, folder, lambda: handled(run_dir, 1))
+def look(run_dir: RunDir, last: int, pids: dict[str, int]) -> dict[str, dict[str, Any]]:
+    """The time that each side spends on a core, per message that the last node handles meanwhile."""
+    before = {side: Use.of(pid) for side, pid in pids.items()}
+    begun_ns, done = time.monotonic_ns(), handled(run_dir, last)
+    time.sleep(LOOK_S)
+    found = {}
+    for side, pid in pids.items():
+        use, messages = Use.of(pid).since(before[side]), handled(run_dir, last) - done
+        busy = use.core_ns / (time.monotonic_ns() - begun_ns)
+        found[side] = {"core_ns": use.core_ns / messages, "kernel_share": use.kernel_share, "busy": busy}
     return found
 
 
+def look_closely(run_dir: RunDir, last: int, pid: int, folder: Path) -> dict[str, Any]:
+    """Instructions and system calls per message that the last node handles meanwhile. They are slower by that."""
+    with instructions(pid) as counter:
+        count, done = counted(counter), handled(run_dir, last)
+        time.sleep(LOOK_S)
+        messages = handled(run_dir, last) - done
+        found = {"instructions": None if counter is None else (counted(counter) - count) / messages}
+    return found | {"calls": system_calls(pid, LOOK_S, folder, lambda: handled(run_dir, last))}
+
+
 def measure(rounds: int) -> Section:
-    found = interleave(rounds, {"hops": hops} | {file: partial(outside, file) for file in PACES})
+    found = interleave(rounds, {"hops": hops} | {file: partial(outside, file) for file in LOOKS})
     all_hops = [hop for hops_of_round in found["hops"] for hop in hops_of_round]
     # a receiver that was rung before the commit may have woken up before its end, and waits for it
     whole = p50([hop["handled"] - hop["sent"] for hop in all_hops])
@@ -103,24 +128,53 @@ def measure(rounds: int) -> Section:
         if took:
             rows.append(Row(stage, us(p50(took)), "", f"{p50(took) / whole:.0%}" if stage != LAST else ""))
     notes = []
-    for file, pace in PACES.items():
-        for side in SIDES:
-            looks = [figures[side] for figures in found[file]]
-            core_ns = over_rounds(looks, lambda look: look["core_ns"])
-            share = ""
-            if all(look["kernel_share"] is not None for look in looks):
-                share = f"{over_rounds(looks, lambda look: look['kernel_share']):.0%} in the kernel"
-            rows.append(Row(f"{pace}: {side}'s time on a core per message", us(core_ns), "", share))
-            with contextlib.suppress(TypeError):
-                count = over_rounds(looks, lambda look: look["instructions"])
-                rows.append(Row(f"{pace}: {side}'s instructions per message", f"{count:,.0f}", "", ""))
-            calls: Counter[str] = Counter()
-            for one in looks:
-                calls.update({name: count / len(looks) for name, count in (one["calls"] or {}).items()})
-            if calls:
-                rows.append(Row(f"{pace}: {side}'s system calls per message", f"{calls.total():.2f}", "", ""))
-                often = ", ".join(f"{name} {count:.2f}" for name, count in calls.most_common(6) if count >= 0.005)
-                notes.append(f"{pace}, system calls per message of the {side}: {often}.")
-    if all(figures[side]["instructions"] is None for file in PACES for figures in found[file] for side in SIDES):
+    for file, looked in LOOKS.items():
+        rounds_of_all = found[file]
+        for side in looked.sides if looked.closely else ():
+            sides, side_notes = of_side(looked.pace, side, [figures[side] for figures in rounds_of_all])
+            rows += sides
+            notes += side_notes
+        if looked.count == MANY:
+            rows += bound(looked, rounds_of_all)
+    closely = [(file, side) for file, looked in LOOKS.items() if looked.closely for side in looked.sides]
+    if all(figures[side]["instructions"] is None for file, side in closely for figures in found[file]):
         notes.append("instructions are not counted: this machine shows no hardware counters.")
     return Section("Where the time of one hop goes (p50 of each stage)", rows, found, notes)
+
+
+def of_side(pace: str, side: str, looks: list[dict[str, Any]]) -> tuple[list[Row], list[str]]:
+    """The rows about one process, and a note on its system calls."""
+    rows, notes = [], []
+    core_ns = over_rounds(looks, lambda look: look["core_ns"])
+    share = ""
+    if all(look["kernel_share"] is not None for look in looks):
+        share = f"{over_rounds(looks, lambda look: look['kernel_share']):.0%} in the kernel"
+    rows.append(Row(f"{pace}: {side}'s time on a core per message", us(core_ns), "", share))
+    with contextlib.suppress(TypeError):
+        count = over_rounds(looks, lambda look: look["instructions"])
+        rows.append(Row(f"{pace}: {side}'s instructions per message", f"{count:,.0f}", "", ""))
+    calls: Counter[str] = Counter()
+    for one in looks:
+        calls.update({name: count / len(looks) for name, count in (one["calls"] or {}).items()})
+    if calls:
+        rows.append(Row(f"{pace}: {side}'s system calls per message", f"{calls.total():.2f}", "", ""))
+        often = ", ".join(f"{name} {count:.2f}" for name, count in calls.most_common(6) if count >= 0.005)
+        notes.append(f"{pace}, system calls per message of the {side}: {often}.")
+    return rows, notes
+
+
+def bound(looked: Looked, found: list[dict[str, dict[str, Any]]]) -> list[Row]:
+    """What the cores would allow if nobody ever waited: the busiest process has one at most, and all of them all."""
+    cores = len(os.sched_getaffinity(0))
+
+    def most_per_s(figures: dict[str, dict[str, Any]]) -> float:
+        took = [figures[side]["core_ns"] for side in looked.sides]
+        return 1e9 / max(max(took), sum(took) / cores)
+
+    def reached(figures: dict[str, dict[str, Any]]) -> float:
+        busy = [figures[side]["busy"] for side in looked.sides]
+        return max(max(busy), sum(busy) / cores)
+
+    most = f"{over_rounds(found, most_per_s) / 1000:.0f}k/s"
+    share = f"{over_rounds(found, reached):.0%} of it"
+    return [Row(f"{looked.pace}: what the time on {cores} cores allows, how much there is", most, "", share)]
