@@ -72,7 +72,6 @@ from noderuntime.wiring import Wiring
 
 GROUP_EVENTS_MAX = 64
 GROUP_NS = 1_000_000
-CLOCK_EVENTS = 4  # events between two looks at the clock; for slow handlers there is the helper
 SLOW_CHECK_S = 5.0
 WELCOME_S = 60.0
 WAIT_WARNING_S = 10.0
@@ -214,11 +213,9 @@ class OperatorHost:
         self.words[pulse.SINCE_NS] = self.group_since_ns
         self.words[pulse.PHASE] = pulse.HANDLING
         message, clock, take = self._message, time.monotonic_ns, ahead.popleft
-        count = 0
         while ahead:
             message(take())
-            count += 1
-            if self.over or (not count % CLOCK_EVENTS and clock() > deadline):
+            if self.over or clock() > deadline:  # after each: what is handled and not committed is lost to a kill
                 break
         self.member.page.release(0)
         self._flush()

@@ -159,7 +159,7 @@ nodes:
 snapshots: {to: none}
 """
     running = programs.start(dataflow, env={"KILLED": "yes"})
-    assert running.finish(60.0) == 0
+    assert running.finish(60.0) == 0, "\n".join(running.statuses()[-12:])
     assert all(running.rows()[node]["restarts"] > 0 for node in ("first", "second", "beside"))
     assert (programs.folder / "beside.txt").read_text().splitlines() == TOGETHER
     sums = {0: 0, 1: 0}
