@@ -128,7 +128,7 @@ class OperatorHost:
         self._waiting_since = 0.0
         self._rung = False  # the bell has rung, and is not drained yet
         self.ctx.wait_for_room = self._wait_for_payload_room
-        self._checked = time.monotonic()
+        self._published = time.monotonic()
 
     # --- beginning --------------------------------------------------------------------------------------------------
 
@@ -483,10 +483,10 @@ class OperatorHost:
             elif self._reload is not None:
                 self._reload_checked(self._reload)
         if not rung and pause_s > 0:
+            self.control()
             now = time.monotonic()
-            if now - self._checked >= SLOW_CHECK_S:  # not at each tick: ZeroMQ takes 50 us, and what is cached with it
-                self._checked = now
-                self.control()
+            if now - self._published >= SLOW_CHECK_S:
+                self._published = now
                 self.member.publish()
 
     def control(self) -> None:
