@@ -25,7 +25,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 from noderuntime import doorbell, process, pulse
 from noderuntime.alarm import Alarm
@@ -555,8 +555,8 @@ class Node:
         self._check_open()
         if self._staged:
             self._drain()
-        entry = self._kvs.get(key)
-        return default if entry is None else entry.value
+        found: bytes | None = self._kvs.get_or(key, cast(Any, default))  # which it hands back, whatever it is
+        return found
 
     def kvs_write(self, key: str, value: bytes, ttl: float | None = None) -> None:
         """Write to the shared KVS; the value is gone `ttl` seconds from now, if given."""

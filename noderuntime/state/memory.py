@@ -134,8 +134,8 @@ class MemoryState(State):
             self._check_open()
         space = self._space
         with space.env.begin() as txn:
-            found = shared.read(txn, keys.user_key(key), space.now_ns())
-        return default if found is None else found.value
+            found = shared.read_value(txn, keys.user_key(key), space.now_ns)
+        return default if found is None else found
 
     def get_root(self) -> dict[str, Entry]:
         with self.snapshot() as view:
