@@ -11,8 +11,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Any, TypeVar
 
 from kit import MB, Net, Nodes, commit, shown, staged
@@ -20,11 +22,13 @@ from procs import WAIT_S, wait_until
 
 from noderuntime import doorbell, pulse
 from noderuntime.channel import Router
-from noderuntime.protocol import Hello, Log, Message, Ready, RestoreState, Welcome
+from noderuntime.protocol import Bye, Failed, Hello, Log, Message, Ready, RestoreState, Welcome
 from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
 from noderuntime.space.commit import Commits
 
 M = TypeVar("M")
+
+LAST_WORDS_S = 1.0
 
 
 class Forker:
@@ -92,6 +96,9 @@ class Child:
     def wait(self) -> int:
         """Its exit code; minus the signal that killed it."""
         code: int = wait_until(lambda: self.code is not None and [self.code], f"the end of {self}")[0]
+        deadline = time.monotonic() + LAST_WORDS_S
+        while code in (0, 1) and not self.has_said(Bye | Failed) and time.monotonic() < deadline:
+            time.sleep(0.001)  # it has ended, and its last words are still under way
         self.run.listen()
         return code
 
@@ -111,7 +118,7 @@ class Child:
         self.signal(signal.SIGKILL)
         assert self.wait() == -signal.SIGKILL
 
-    def has_said(self, kind: type[M]) -> list[M]:
+    def has_said(self, kind: type[M] | UnionType) -> list[M]:
         self.run.listen()
         return [message for message in self.said if isinstance(message, kind)]
 
