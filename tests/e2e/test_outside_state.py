@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -88,8 +89,14 @@ def kill(running: Running, victim: str) -> None:
         return
     row = wait_until(lambda: (row := running.status()[victim])["state"] in ("running", "ended") and row, "it to run")
     if row["state"] == "running" and row["pid"]:
-        os.kill(row["pid"], signal.SIGKILL)
-        wait_until(lambda: running.status()[victim]["pid"] not in (0, row["pid"]), "the next life")
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(row["pid"], signal.SIGKILL)
+
+        def is_over() -> bool:
+            now = running.status()[victim]  # killed behind its last commit, it has ended and lives no more
+            return now["state"] == "ended" or now["pid"] not in (0, row["pid"])
+
+        wait_until(is_over, "its end, or the next life")
 
 
 def ask(running: Running, operation: str, **arguments: object) -> dict[str, object]:
