@@ -431,3 +431,16 @@ def test_state_commands_on_a_run_that_does_not_run_go_to_the_state_outside(folde
     assert command(folder, "state", "rm", "shared", "name").returncode == 0
     assert state.get("name") is None
     state.close()
+    if interrupted:
+        moved = folder.folder.with_name("moved")
+        folder.folder.rename(moved)
+        try:
+            gone = subprocess.run(
+                [sys.executable, "-m", "noderuntime", "state", "ls", "shared"],
+                env={**os.environ, "NODERUNTIME_HOME": str(moved / "home")},
+                capture_output=True, text=True, timeout=60, check=False,
+            )  # fmt: skip
+        finally:
+            moved.rename(folder.folder)
+        assert gone.returncode != 0
+        assert "belongs to a dataflow file elsewhere" in gone.stderr
