@@ -29,6 +29,7 @@ from noderuntime import process
 WARM = ("noderuntime.channel",)  # modules whose warm_up() each spare calls while it waits
 ADOPTION_POLL_S = 0.0002
 PID = struct.Struct("=q")  # what a spare says first
+TAKEN = b"+"  # what it says when it has its order, before it does anything of it
 
 _INT_BYTES = array.array("i").itemsize
 _ORDER_FDS = 4  # the order itself, stdin, stdout, stderr
@@ -117,6 +118,7 @@ def _wait_at_gate(gate: int, between: int, runtime: int, warm: Sequence[str]) ->
     sock.detach()
     if not body or len(fds) != _ORDER_FDS:
         os._exit(1)
+    os.write(gate, TAKEN)
     request, *stdio = fds
     for wanted, fd in enumerate(stdio):
         os.dup2(fd, wanted)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from noderuntime import process
 from noderuntime.budget import Budget
@@ -117,11 +117,15 @@ class NurseryKeeper:
         self._died = True
         self.due_s = 0.0
 
-    def look(self, now_s: float, stopped: bool) -> None:
-        """Restart it, or kill it, when that is due."""
+    def look(self, now_s: float, stopped_pids: Container[int]) -> None:
+        """Restart it, or kill it, when that is due. `stopped_pids`: children of ours that are stopped now."""
+        for pid in self._nursery.untaken:
+            if pid in stopped_pids:
+                process.signal_group(pid, signal.SIGKILL)  # nobody knows it yet who could; another takes its order
         if self._died:
             self._restart(now_s)
             return
+        stopped = self._nursery.pid in stopped_pids
         self._stopped_since_s = min(self._stopped_since_s, now_s) if stopped else NEVER
         self._busy_since_s = min(self._busy_since_s, now_s) if self.busy else NEVER
         stopped_s, busy_s = now_s - self._stopped_since_s, now_s - self._busy_since_s

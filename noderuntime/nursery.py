@@ -11,7 +11,12 @@
 and a spawn is one message:
 
     runtime    memfd with the order, stdin, stdout, stderr  --gate-->  spare
+    spare      "taken" --gate--> runtime, before it does anything of the order
     spare      calls its entry point, or execs its program; an error --gate--> runtime; else the gate closes
+
+An order at a gate that ends without "taken" was not begun: its spare was killed while it waited, which a send does not
+show (the gate stays open until the kernel has ended the process, and until the nursery has let go of its copy). It goes
+to the next spare. So only a spare that took the order becomes the caller's child.
 
 The gate keeps the nursery without state: when the nursery dies, the runtime closes the gates at which nobody has
 arrived, and asks the next nursery. A spare of the dead one then reads the end of its gate and exits before it has done
@@ -39,10 +44,10 @@ from pathlib import Path
 
 import msgpack
 
-from noderuntime.forkserver import PID
+from noderuntime.forkserver import PID, TAKEN
 
 PRELOAD = ("noderuntime.operator_host", "noderuntime.store")
-ASKED_MAX = 5
+ASKED_MAX = 5  # spares in a row that died on their way, or with the same order before they took it
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,7 @@ class Spare:
 
 @dataclass(slots=True, eq=False)
 class Spawning:
-    """A spawn. `pid` is 0 until there was a spare; `done`: it runs what was ordered, or never will.
+    """A spawn. `pid` is 0 until a spare has taken the order; `done`: it runs what was ordered, or never will.
 
     `error` says why not. With a pid and an error (a program that cannot be executed) there is a child to be reaped.
     """
@@ -86,6 +91,8 @@ class Spawning:
     pidfd: int = -1  # the caller's, once it is known
     error: OSError | None = None
     done: bool = False
+    spare: Spare | None = None  # has the order at its gate and has not said that it took it
+    given: int = 0  # to so many spares
 
 
 class Nursery:
@@ -226,13 +233,18 @@ class Nursery:
     @property
     def pids(self) -> set[int]:
         """The nursery's own, and those of the spares."""
-        return {self.pid, *(spare.pid for spare in self._spares.values())}
+        return {self.pid, *(spare.pid for spare in self._spares.values()), *self.untaken}
+
+    @property
+    def untaken(self) -> set[int]:
+        """Pids of spares that have an order at their gate and have not said yet that they took it."""
+        return {spawning.spare.pid for spawning in self._ordered.values() if spawning.spare is not None}
 
     def _hand_out(self) -> list[Spawning]:
-        """Give orders to spares that are ready; the spawns that got one, or will never."""
-        served = []
+        """Give orders to spares that are ready; the spawns that will never get one."""
+        refused = []
         while self._waiting and self._waiting[0].done:
-            served.append(self._waiting.popleft())
+            refused.append(self._waiting.popleft())
         for spare in [spare for spare in self._spares.values() if spare.pid]:
             if not self._waiting:
                 break
@@ -246,12 +258,11 @@ class Nursery:
             finally:
                 gate.detach()
             self._waiting.popleft()
-            spawning.pid, spawning.pidfd = spare.pid, spare.pidfd
             del self._spares[spare.gate]
             self._ordered[spare.gate] = spawning
-            self._let_stdio_go(spawning)
-            served.append(spawning)
-        return served
+            spawning.spare = spare
+            spawning.given += 1
+        return refused
 
     # ---- news
 
@@ -299,16 +310,40 @@ class Nursery:
                 return
 
     def _listen_to_child(self, gate: int) -> list[Spawning]:
+        """The spawn at this gate, when there is news of it."""
         spawning = self._ordered[gate]
+        news = False
         while (said := _read_gate(gate)) is not None:
-            if said:
+            if said == TAKEN:
+                self._took(spawning)
+                news = True
+            elif said:
                 spawning.error = _error_of(said)
-                continue
-            del self._ordered[gate]
-            os.close(gate)
-            spawning.done = True
-            return [spawning]
-        return []
+            else:
+                del self._ordered[gate]
+                os.close(gate)
+                if spawning.spare is not None:
+                    self._give_back(spawning, spawning.spare)
+                    return []
+                spawning.done = True
+                return [spawning]
+        return [spawning] if news else []
+
+    def _took(self, spawning: Spawning) -> None:
+        """The spare is the caller's child from here on."""
+        assert spawning.spare is not None
+        spawning.pid, spawning.pidfd = spawning.spare.pid, spawning.spare.pidfd
+        spawning.spare = None
+        self._let_stdio_go(spawning)
+
+    def _give_back(self, spawning: Spawning, spare: Spare) -> None:
+        """Its spare died before it took the order: the order is the next one to be handed out."""
+        os.close(spare.pidfd)
+        spawning.spare = None
+        if spawning.given >= ASKED_MAX:
+            spawning.error = spawning.error or OSError(0, "it ended before it began")
+            self._finish(spawning)
+        self._waiting.appendleft(spawning)
 
     def _let_stdio_go(self, spawning: Spawning) -> None:
         for fd in (spawning.request, *spawning.stdio):
@@ -334,6 +369,10 @@ class Nursery:
             self._finish(spawning)
         for gate, spawning in self._ordered.items():
             os.close(gate)
+            if spawning.spare is not None:  # it finds its gate closed, and exits
+                os.close(spawning.spare.pidfd)
+                spawning.spare = None
+                self._let_stdio_go(spawning)
             spawning.done = True
         self._waiting.clear()
         self._ordered.clear()

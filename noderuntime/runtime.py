@@ -234,7 +234,7 @@ class Runtime:
         stopped = self._crew.stopped
         store_pid = self._store.pid
         lock_s = max((held.held_s for pid, held in holdings if pid == store_pid), default=0.0)
-        self._nursery.look(now_s, self._nursery.pid in stopped)
+        self._nursery.look(now_s, stopped)
         self._store.look(now_s, store_pid in stopped, lock_s)
         self._crew.look(now_s, holdings, pinnings)
         if not self._nursery.busy:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from noderuntime import process
-from noderuntime.nursery import Nursery, Order, Spawning
+from noderuntime.nursery import ASKED_MAX, Nursery, Order, Spawning
 
 WAIT_S = 20.0
 ENV = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
@@ -256,6 +256,47 @@ def test_a_spare_that_was_killed_while_it_waited_is_replaced(parent: Parent) -> 
     os.kill(spare, signal.SIGKILL)
     os.waitpid(spare, 0)
     assert parent.spawn("report").wait() == 7
+
+
+def test_a_spare_that_is_killed_just_before_it_gets_an_order_costs_nothing(parent: Parent) -> None:
+    for _ in range(20):
+        wait_for_spare(parent)
+        (spare,) = parent.nursery.pids - {parent.nursery.pid}
+        os.kill(spare, signal.SIGKILL)  # and not waited for: the kernel may still be ending it
+        assert parent.spawn("report").wait() == 7
+
+
+def test_a_spare_that_dies_with_an_order_at_its_gate_hands_it_on(parent: Parent) -> None:
+    wait_for_spare(parent)
+    (spare,) = parent.nursery.pids - {parent.nursery.pid}
+    os.kill(spare, signal.SIGSTOP)
+    child = parent.start("report")
+    assert not child.spawning.pid
+    assert parent.nursery.untaken == {spare}
+    assert spare in parent.nursery.pids
+    os.kill(spare, signal.SIGKILL)
+    parent.finish(child)
+    assert child.spawning.pid not in (0, spare)
+    assert child.wait() == 7
+    assert json.loads(child.read())["stdin"] == ""
+
+
+def test_an_order_whose_spares_all_die_before_they_take_it_is_refused(parent: Parent) -> None:
+    wait_for_spare(parent)
+    os.kill(*(parent.nursery.pids - {parent.nursery.pid}), signal.SIGSTOP)
+    child = parent.start("report")
+    while not child.spawning.done:
+        (spare,) = parent.nursery.untaken
+        wait_for_spare(parent)
+        (following,) = parent.nursery.pids - {parent.nursery.pid, spare}
+        os.kill(following, signal.SIGSTOP)
+        os.kill(spare, signal.SIGKILL)
+        while parent.nursery.untaken == {spare}:
+            assert select.select([parent.nursery.fd], [], [], WAIT_S)[0]
+            parent.nursery.advance()
+    assert child.spawning.given == ASKED_MAX
+    assert not child.spawning.pid
+    assert child.spawning.error is not None
 
 
 def wait_for_spare(parent: Parent) -> None:
