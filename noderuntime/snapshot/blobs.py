@@ -28,6 +28,7 @@ from noderuntime.snapshot.format import (
     parse_manifest,
     read_frames,
 )
+from noderuntime.snapshot.proof import prove
 
 CHAIN_MAX = 24  # incremental snapshots on top of a full one
 CHAIN_SHARE = 0.5  # and what they may take together, as a share of the full one
@@ -140,9 +141,9 @@ class BlobBackend:
             raise SnapshotCorrupt(str(number), f"part {part.name} is missing") from None
 
     def verify(self, number: int) -> Manifest:
-        for _ in self.read(number):
-            pass
-        return self._manifest(number)
+        manifest = self._manifest(number)
+        prove(manifest, self.read(number), in_order=manifest.full)
+        return manifest
 
     def may_build_on(self, manifest: Manifest) -> bool:
         """Not on what others wrote, is damaged at first sight, or has become too long to be worth it."""

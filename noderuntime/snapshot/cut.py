@@ -12,8 +12,13 @@ copies itself five times as fast as Python walks, the pages are let go, and the 
 first, because it writes all of the state where an incremental snapshot writes a part of it.
 
 Payload segments that messages of the cut refer to are locked (shared) inside the write lock, so that their owners do
-not use them again before they are copied. In a snapshot they are records like all others, behind them in order: the key
-is SEGMENT_PREFIX, owner, number, generation and offset, the value up to SEGMENT_CHUNK bytes.
+not use them again before they are copied. In a snapshot they are records like all others, behind them in order, in
+chunks of up to SEGMENT_CHUNK bytes whose keys tell their content (see proof.py). One segment may be sent several times,
+the beginning of it first and all of it later: how much of it is copied is what the longest message, or dead letter, of
+the cut refers to.
+
+What an incremental snapshot may leave out is decided by what a record is, not by its key: keys of the parent whose
+records have another CRC are written again.
 """
 
 from __future__ import annotations
@@ -22,7 +27,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,23 +36,25 @@ from typing import Any, Self
 
 from noderuntime.errors import StoreError
 from noderuntime.snapshot.format import GONE, PART_BYTES, RECORDS, KeyIndex, Part, PartWriter
+from noderuntime.snapshot.proof import Payload, chunk_key, needed_payload, record_crc
 from noderuntime.space import claims, records
-from noderuntime.space.segments import REFERENCE, referenced, segment_path
+from noderuntime.space.segments import referenced, segment_path
 from noderuntime.space.space import Space, read_copy
 
 GROWTH_MARK = 0.85  # share of the space that its pages, pinned ones included, may reach during a walk
 _LOOK_EVERY = 4096  # keys, or kilobytes
 
-SEGMENT_PREFIX = b"\xff"  # behind all prefixes of the space
 SEGMENT_CHUNK = 1 << 20
-SEGMENT_KEY = struct.Struct(">cHIQQ")
 _LEASE_TRIES = 50
 _LEASE_PAUSE_S = 0.0001
 
 _REQUEST = b"r"[0]
-_MESSAGE = b"m"[0]
+_REFERRING = frozenset(b"md")  # messages and dead letters
 _STAMPED = frozenset(b"ps")
-_WRITTEN_ONCE = frozenset(b"mc")  # what stands under these keys never changes: messages, the log of changes
+# messages, the log of changes, chunks of payloads: when their CRC is the same, so are they. What is written again and
+# again under its key is written into each snapshot: of so many changes one would leave the CRC as it was
+_SELDOM_CHANGED = frozenset(b"mc\xff")
+_NO_RECORD = (None, 0)
 
 
 class SpaceTooFull(StoreError):
@@ -79,10 +85,9 @@ class SegmentBusy(StoreError):
 class _Lease:
     """A segment that the cut refers to, locked against its reuse."""
 
-    def __init__(self, folder: Path, owner: int, number: int, generation: int) -> None:
-        self.owner = owner
-        self.number = number
-        self.generation = generation
+    def __init__(self, folder: Path, payload: Payload) -> None:
+        self.payload = payload
+        owner, number, _ = payload
         self.fd = os.open(segment_path(folder, owner, number), os.O_RDONLY | os.O_CLOEXEC)
         for _ in range(_LEASE_TRIES):
             try:
@@ -93,11 +98,19 @@ class _Lease:
         os.close(self.fd)
         raise SegmentBusy(f"the snapshot was put off: payload {owner}-{number} is locked by another process")
 
-    def chunks(self, length: int) -> Iterator[tuple[bytes, int, int]]:
-        """(key, offset, size) of what there is to copy."""
+    def chunks(self, length: int) -> Iterator[tuple[bytes, bytes]]:
+        """(key, bytes) of the first `length` bytes. Raises StoreError when there are fewer."""
         for offset in range(0, length, SEGMENT_CHUNK):
-            key = SEGMENT_KEY.pack(SEGMENT_PREFIX, self.owner, self.number, self.generation, offset)
-            yield key, offset, min(SEGMENT_CHUNK, length - offset)
+            size = min(SEGMENT_CHUNK, length - offset)
+            chunk = os.pread(self.fd, size, offset)
+            if len(chunk) != size:
+                raise _too_short(self.payload, offset + len(chunk), length)
+            yield chunk_key(self.payload, offset, chunk), chunk
+
+
+def _too_short(payload: Payload, found: int, length: int) -> StoreError:
+    owner, number, _ = payload
+    return StoreError(f"payload {owner}-{number} has {found} bytes, and a message refers to {length}: not copied")
 
 
 class Cut:
@@ -110,7 +123,7 @@ class Cut:
         self._leases = leases
         self._pinned_s = 0.0
         self._grown: int | None = None  # set: the pages are free already
-        self._lengths: dict[tuple[int, int], int] = {}
+        self._lengths: dict[Payload, int] = {}
         self.sequence = space.base + txn_id
         self.clock_ns = space.now_ns()
         self._opened_s = time.monotonic()
@@ -168,57 +181,56 @@ class Cut:
         index = KeyIndex()
         add_key = index.add
         add = spool.add_record
-        old_keys = iter(known) if known is not None else iter(())
-        old = next(old_keys, None)
+        old_records = iter(known) if known is not None else iter(())
+        old, old_crc = next(old_records, _NO_RECORD)
         newer_than = -1 if since is None else since
         sequence_of = records.PRIVATE.unpack_from
         look_in = 1
-        for key, value in self.txn.cursor():
+        for key, value in self._records():
             look_in -= 1 + (len(value) >> 10)
             if look_in <= 0:
                 self._look()
                 look_in = _LOOK_EVERY
             kind = key[0]
-            if kind == _REQUEST:  # what a client of this store was answered means nothing to the next store
-                continue
-            if kind == _MESSAGE and value[1]:
-                self._note_length(value)
-            add_key(key)
+            if kind in _REFERRING:
+                self._note_length(key, value)
+            crc = record_crc(key, value)
+            add_key(key, crc)
             while old is not None and old < key:
                 spool.add_gone(old)
-                old = next(old_keys, None)
+                old, old_crc = next(old_records, _NO_RECORD)
             if old != key:
                 add(key, value)
                 continue
-            old = next(old_keys, None)
+            changed = crc != old_crc
+            old, old_crc = next(old_records, _NO_RECORD)
             if kind in _STAMPED:  # they begin with the sequence of the commit that wrote them
-                if sequence_of(value)[0] > newer_than:
+                if changed or sequence_of(value)[0] > newer_than:
                     add(key, value)
-            elif kind not in _WRITTEN_ONCE:
+            elif changed or kind not in _SELDOM_CHANGED:
                 add(key, value)
-        for lease in self._leases:
-            for key, offset, size in lease.chunks(self._length(lease)):
-                add_key(key)
-                while old is not None and old < key:
-                    spool.add_gone(old)
-                    old = next(old_keys, None)
-                if old == key:
-                    old = next(old_keys, None)
-                else:
-                    add(key, os.pread(lease.fd, size, offset))
         while old is not None:
             spool.add_gone(old)
-            old = next(old_keys, None)
+            old, old_crc = next(old_records, _NO_RECORD)
         index.finish()
         return index
 
-    def _note_length(self, message: bytes) -> None:
-        owner, number, _, length = REFERENCE.unpack(records.reference_of(message))
-        self._lengths[owner, number] = max(length, self._lengths.get((owner, number), 0))
+    def _records(self) -> Iterator[tuple[bytes, bytes]]:
+        """All records of the cut in the order of their keys, the chunks of payloads behind the others."""
+        for key, value in self.txn.cursor():
+            if key[0] != _REQUEST:  # what a client of this store was answered means nothing to the next store
+                yield key, value
+        leases = {lease.payload: lease for lease in self._leases}
+        for payload, length in sorted(self._lengths.items()):
+            if payload not in leases:
+                raise _too_short(payload, 0, length)
+            yield from leases[payload].chunks(length)
 
-    def _length(self, lease: _Lease) -> int:
-        """How much of a segment is in use; all of it when only a dead letter refers to it."""
-        return self._lengths.get((lease.owner, lease.number)) or os.fstat(lease.fd).st_size
+    def _note_length(self, key: bytes, value: bytes) -> None:
+        needed = needed_payload(key, value)
+        if needed is not None:
+            payload, length = needed
+            self._lengths[payload] = max(length, self._lengths.get(payload, 0))
 
     def _look(self) -> None:
         if self._grown is not None:
@@ -253,7 +265,7 @@ def open_cut(space: Space, segments: Path | None = None) -> Cut:
         try:
             if segments is not None:
                 for owner, number, generation, _ in referenced(txn):
-                    leases.append(_Lease(segments, owner, number, generation))
+                    leases.append(_Lease(segments, (owner, number, generation)))
             return Cut(space, txn, txn.id(), leases)
         except BaseException:
             txn.abort()

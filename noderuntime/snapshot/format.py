@@ -8,8 +8,10 @@ stand in the manifest.
 A **manifest** is JSON, for people too. Its last field is the SHA-256 of all the others. A full snapshot holds all
 records of its cut; an incremental one those that are newer than its parent's cut and the keys that are gone, and names
 the manifest of its parent by its checksum, so that a chain cannot be put together from two histories. After all parts
-of a chain have been applied, the number of keys and the CRC over all of them, in order, must be those of the last
-manifest: what is missing altogether is noticed as well.
+of a chain have been applied, keys and values must be those that the last manifest tells of (see proof.py): what is
+missing altogether, or was not taken although it had changed, is noticed as well.
+
+Format 2 added `content`, and sizes and digests in the keys of payloads. Format 1 is read.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ import msgpack
 
 from noderuntime.errors import SnapshotCorrupt
 
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, 2)  # those that are read
 FRAME_BYTES = 1 << 20  # a frame is closed when it has reached this
 FRAME_BYTES_MAX = 1 << 30
 PART_BYTES = 64 << 20  # a part is closed when it has reached this
@@ -35,6 +38,7 @@ MANIFEST_BYTES_MAX = 64 << 20
 RECORDS, GONE = "records", "gone"
 
 _FRAME = struct.Struct("<II")
+CONTENT_MODULUS = 1 << 64
 _INDEX_BLOCK_KEYS = 4096
 
 
@@ -76,6 +80,7 @@ class Manifest:
     chain: tuple[int, ...] = ()
     parent_sha256: str = ""
     growth_bytes: int = 0
+    content: int | None = None  # None in format 1
     format: int = FORMAT
     sha256: str = field(default="", compare=False)
 
@@ -92,6 +97,8 @@ class Manifest:
         """The manifest as it is stored."""
         plain = asdict(self)
         del plain["sha256"]
+        if self.format == 1:
+            del plain["content"]
         plain["sha256"] = hashlib.sha256(_canonical(plain)).hexdigest()
         return json.dumps(plain, indent=1).encode() + b"\n"
 
@@ -110,8 +117,9 @@ def parse_manifest(name: str, stored: bytes) -> Manifest:
         raise SnapshotCorrupt(name, "its manifest is torn or altered") from None
     if hashlib.sha256(_canonical(plain)).hexdigest() != claimed:
         raise SnapshotCorrupt(name, "its manifest is altered: the checksum differs")
-    if version != FORMAT:
-        raise SnapshotCorrupt(name, f"it has format {version!r}, and this noderuntime reads {FORMAT}")
+    if version not in FORMATS:
+        known = " and ".join(map(str, FORMATS))
+        raise SnapshotCorrupt(name, f"it has format {version!r}, and this noderuntime reads {known}")
     try:
         parts = tuple(Part(**part) for part in plain.pop("parts"))
         chain = tuple(plain.pop("chain"))
@@ -218,26 +226,30 @@ def _frame(snapshot: str, part: Part, body: bytes, crc: int) -> list[bytes]:
 
 
 class KeyIndex:
-    """All keys of a cut, in order, compressed in memory: what the next cut finds out from which of them are gone.
+    """All keys of a cut, in order, each with the CRC of its record, compressed in memory.
 
-    `count` and `crc` (CRC-32 over all keys, one after the other) go into the manifest.
+    The next cut finds out from it which keys are gone, and which records have changed. `count`, `crc` (CRC-32 over all
+    keys, one after the other) and `content` (see proof.py) go into the manifest.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self.crc = 0
+        self.content = 0
         self._blocks: list[bytes] = []
-        self._last: list[bytes] = []
+        self._last: list[tuple[bytes, int]] = []
 
-    def add(self, key: bytes) -> None:
-        self._last.append(key)
+    def add(self, key: bytes, record_crc: int) -> None:
+        self._last.append((key, record_crc))
         if len(self._last) == _INDEX_BLOCK_KEYS:
             self._close_block()
 
     def _close_block(self) -> None:
         self.count += len(self._last)
-        for key in self._last:
+        for key, record_crc in self._last:
             self.crc = zlib.crc32(key, self.crc)
+            self.content += record_crc
+        self.content %= CONTENT_MODULUS
         self._blocks.append(zlib.compress(msgpack.packb(self._last), 1))
         self._last = []
 
@@ -245,9 +257,9 @@ class KeyIndex:
         if self._last:
             self._close_block()
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[tuple[bytes, int]]:
         for block in self._blocks:
-            yield from msgpack.unpackb(zlib.decompress(block))
+            yield from map(tuple, msgpack.unpackb(zlib.decompress(block)))
         yield from self._last
 
     @property

@@ -114,4 +114,5 @@ class Keeper:
             chain=(*parent.chain, parent.number) if parent else (),
             parent_sha256=parent.sha256 if parent else "",
             growth_bytes=walked.growth_bytes,
+            content=walked.index.content,
         )

@@ -10,9 +10,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ import msgpack
 
 from noderuntime.errors import SnapshotCorrupt
 from noderuntime.snapshot.backend import Backend, Listed
-from noderuntime.snapshot.cut import SEGMENT_KEY, SEGMENT_PREFIX
 from noderuntime.snapshot.format import Manifest
+from noderuntime.snapshot.proof import SEGMENT_PREFIX, Proof, parse_chunk
 from noderuntime.space import claims, keys, records
 from noderuntime.space.segments import segment_path, sizes
 from noderuntime.space.space import Space, create
@@ -78,8 +77,8 @@ def _restore(
     try:
         space = create(building, size_bytes, boot_id)
         try:
-            _apply(space, segments, backend, item.number)
-            _check(space, segments, manifest)
+            own_facts = _apply(space, segments, backend, item.number)
+            _check(space, own_facts, segments, manifest)
             _translate(space, manifest, skipped)
             segments.finish(space)
         finally:
@@ -97,15 +96,15 @@ class _Segments:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.live: set[bytes] = set()
+        self.live: dict[bytes, int] = {}  # key -> size of the chunk
         shutil.rmtree(folder, ignore_errors=True)  # of a restore that was cut off
 
     def apply(self, key: bytes, value: bytes | None) -> None:
         if value is None:
-            self.live.discard(key)
+            self.live.pop(key, None)
             return
-        self.live.add(key)
-        _, owner, number, _, offset = SEGMENT_KEY.unpack(key)
+        self.live[key] = len(value)
+        (owner, number, _), offset = parse_chunk(key)
         self.folder.mkdir(mode=0o700, exist_ok=True)
         fd = os.open(segment_path(self.folder, owner, number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -113,9 +112,17 @@ class _Segments:
         finally:
             os.close(fd)
 
+    def chunks(self) -> Iterator[tuple[bytes, bytes]]:
+        """What was applied, as it is in the files now."""
+        for key in sorted(self.live):
+            (owner, number, _), offset = parse_chunk(key)
+            with open(segment_path(self.folder, owner, number), "rb") as file:
+                file.seek(offset)
+                yield key, file.read(self.live[key])
+
     def finish(self, space: Space) -> None:
         """Give the files their sizes, and remove those that nothing refers to any more."""
-        wanted = {SEGMENT_KEY.unpack(key)[1:3] for key in self.live}
+        wanted = {parse_chunk(key)[0][:2] for key in self.live}
         with space.read() as txn:
             for owner, number, size in sizes(txn):
                 path = segment_path(self.folder, owner, number)
@@ -132,20 +139,25 @@ class _Segments:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _apply(space: Space, segments: _Segments, backend: Backend, number: int) -> None:
+def _apply(space: Space, segments: _Segments, backend: Backend, number: int) -> dict[bytes, bytes]:
+    """Returns those records that are not applied, because each space has its own."""
+    own_facts: dict[bytes, bytes] = {}
     batch: list[tuple[bytes, bytes | None]] = []
     size = 0
     for items in backend.read(number):
         for key, value in items:
             if key[:1] == SEGMENT_PREFIX:
                 segments.apply(key, value)
-            elif key not in _OWN_FACTS:
+            elif key in _OWN_FACTS and value is not None:
+                own_facts[key] = value
+            else:
                 batch.append((key, value))
                 size += len(key) + len(value or b"")
         if size >= _BATCH_BYTES:
             _write(space, batch)
             batch, size = [], 0
     _write(space, batch)
+    return own_facts
 
 
 def _write(space: Space, batch: list[tuple[bytes, bytes | None]]) -> None:
@@ -157,15 +169,15 @@ def _write(space: Space, batch: list[tuple[bytes, bytes | None]]) -> None:
                 txn.put(key, value)
 
 
-def _check(space: Space, segments: _Segments, manifest: Manifest) -> None:
-    """All parts were whole; was it all of the parts?"""
-    count = crc = 0
+def _check(space: Space, own_facts: dict[bytes, bytes], segments: _Segments, manifest: Manifest) -> None:
+    """All parts were whole; was it all of the parts, and the right ones? Looks at what has come to be."""
+    proof = Proof(manifest)
     with space.read() as txn:
-        for key in chain(txn.cursor().iternext(values=False), sorted(segments.live)):
-            count += 1
-            crc = zlib.crc32(key, crc)
-    if (count, crc) != (manifest.keys, manifest.keys_crc):
-        raise SnapshotCorrupt(str(manifest.number), f"it gives {count} keys instead of {manifest.keys}, or other ones")
+        for key, value in txn.cursor():
+            proof.add(key, own_facts.get(key, value))
+    for key, chunk in segments.chunks():
+        proof.add(key, chunk)
+    proof.finish()
 
 
 def _translate(space: Space, manifest: Manifest, skipped: list[str]) -> None:

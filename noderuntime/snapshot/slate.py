@@ -37,6 +37,7 @@ from noderuntime.errors import SnapshotCorrupt
 from noderuntime.snapshot.backend import Listed, SnapshotConflict, SnapshotUnavailable, is_good, is_remote
 from noderuntime.snapshot.cut import Walked
 from noderuntime.snapshot.format import RECORDS, Manifest, parse_manifest, read_frames
+from noderuntime.snapshot.proof import prove
 
 BATCH_BYTES = 8 << 20
 ROWS_PER_CALL = 2000
@@ -219,12 +220,12 @@ class SlateBackend:
                 raise SnapshotCorrupt(str(number), f"it has {count} records instead of {manifest.keys}, or other ones")
 
     def verify(self, number: int) -> Manifest:
-        for _ in self.read(number):
-            pass
-        return self._run(self._verified(number))
-
-    async def _verified(self, number: int) -> Manifest:
-        return await self._manifest(number, (await self._checkpoints())[number])
+        checkpoint = self._run(self._checkpoints()).get(number)
+        if checkpoint is None:
+            raise SnapshotCorrupt(str(number), f"there is no such snapshot in {self.place}")
+        manifest = self._run(self._manifest(number, checkpoint))
+        prove(manifest, self.read(number), in_order=True)
+        return manifest
 
     def may_build_on(self, manifest: Manifest) -> bool:
         return self._db is not None and manifest.number == self._newest and len(manifest.chain) < CHAIN_MAX

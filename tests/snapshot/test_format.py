@@ -111,12 +111,20 @@ def test_keys_that_are_gone_come_back() -> None:
     assert found == [b"%d" % number for number in range(10)]
 
 
-def test_the_key_index_gives_all_keys_in_order_and_takes_little_memory() -> None:
+def test_the_key_index_gives_all_keys_in_order_with_their_records_crc_and_takes_little_memory() -> None:
     index = KeyIndex()
-    keys = [b"p\0\1str:%08d" % number for number in range(50_000)]
-    for key in keys:
-        index.add(key)
+    records = [(b"p\0\1str:%08d" % number, number * 2654435761 % (1 << 32)) for number in range(50_000)]
+    for key, record_crc in records:
+        index.add(key, record_crc)
     index.finish()
-    assert list(index) == keys
+    assert list(index) == records
     assert index.count == 50_000
-    assert index.size_bytes < 8 * 50_000
+    assert index.content == sum(record_crc for _, record_crc in records)
+    assert index.size_bytes < 12 * 50_000
+
+
+def test_a_manifest_of_format_1_is_read_and_written_as_it_was() -> None:
+    old = replace(MANIFEST, format=1, content=None)
+    packed = old.pack()
+    assert b'"content"' not in packed
+    assert parse_manifest("3", packed) == old
