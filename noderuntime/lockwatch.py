@@ -3,8 +3,12 @@
 LMDB's two mutexes live in `lock.mdb`; they are robust, so their futex words hold the thread id of the owner. The
 runtime, which never opens the space, maps the file read-only and looks: a holder that is stopped, or makes no
 progress, is killed, and the mutex frees itself. Offsets as in LMDB 0.9 with 64-byte cache lines and 40-byte mutexes
-(x86-64, glibc and musl): 8 the mutex of the reader table, 48 the id of the last transaction, 64 the writers' mutex. On
-other machines nothing is watched.
+(x86-64, glibc and musl): 8 the mutex of the reader table, 48 the id of the last transaction, 64 the writers' mutex.
+
+The file says which engine made it: its first word is LMDB's mark, its second the version and features of the lock file
+(0x10001: version 1 with locks by pid, which is 0.9; LMDB 1.0 has version 2 and other fields). With another engine, or
+on another machine, `has_known_layout` is False and nothing is watched: a process that is stopped while it holds a lock
+is then found only by what else is known of it.
 
 The table of readers follows at 128, 64 bytes each: transaction (all ones: none), process. What a read transaction may
 still look at cannot be reused, so one that is kept open while others write makes the space grow by all they write.
@@ -15,6 +19,7 @@ from __future__ import annotations
 import mmap
 import platform
 import struct
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +29,13 @@ _TID_MASK = 0x3FFFFFFF  # the upper bits: waiters, owner died
 _WORD, _ID = struct.Struct("<I"), struct.Struct("<Q")
 _READER = struct.Struct("<QI")
 _NONE = 2**64 - 1
-_MAGIC = 0xBEEFC0DE
+_ENGINE_0_9 = struct.Struct("<II").pack(0xBEEFC0DE, 0x10001)
+
+
+def has_known_layout(lock_file: bytes | mmap.mmap) -> bool:
+    """Whether the offsets above hold for a lock file that begins with these bytes, on this machine."""
+    here = platform.machine() in ("x86_64", "AMD64") and sys.maxsize > 2**32
+    return here and lock_file[: len(_ENGINE_0_9)] == _ENGINE_0_9
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +60,7 @@ class LockWatch:
     def __init__(self, path: Path) -> None:
         with open(path, "rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        known = platform.machine() in ("x86_64", "AMD64") and _WORD.unpack_from(self._map, 0)[0] == _MAGIC
+        known = has_known_layout(self._map)
         self._places = (WRITER_AT, READERS_AT) if known else ()
         self._seen: dict[int, tuple[tuple[int, int], float]] = {}
         self._known = known

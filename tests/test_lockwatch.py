@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import struct
 import subprocess
 import sys
 import threading
@@ -13,7 +15,7 @@ import lmdb
 import pytest
 
 from noderuntime import process
-from noderuntime.lockwatch import LockWatch, Pinning
+from noderuntime.lockwatch import WRITER_AT, LockWatch, Pinning, has_known_layout
 
 
 @pytest.fixture
@@ -69,6 +71,31 @@ def test_a_file_that_is_no_lock_file_is_not_watched(tmp_path: Path) -> None:
     path.write_bytes(os.urandom(8192))
     watch = LockWatch(path)
     assert watch.look(0.0) == []
+    watch.close()
+
+
+def test_a_lock_file_of_another_engine_is_not_watched(tmp_path: Path) -> None:
+    make = "import lmdb, sys\nlmdb.open(sys.argv[1], map_size=1 << 20).close()"
+    environ = {**os.environ, "LMDB_DEFAULT_LIB_VERSION": "1"}
+    subprocess.run([sys.executable, "-c", make, str(tmp_path)], env=environ, check=True, capture_output=True)
+    data = bytearray((tmp_path / "lock.mdb").read_bytes())
+    if has_known_layout(bytes(data)):  # a binding with one engine: what LMDB 1.0 writes there
+        struct.pack_into("<I", data, 4, 0x2C2F6002)
+    struct.pack_into("<I", data, WRITER_AT, threading.get_native_id())
+    (tmp_path / "lock.mdb").write_bytes(data)
+    watch = LockWatch(tmp_path / "lock.mdb")
+    assert watch.look(0.0) == []
+    assert watch.look_at_readers(0.0) == []
+    watch.close()
+
+
+def test_on_another_machine_nothing_is_watched(
+    env: lmdb.Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    watch = LockWatch(tmp_path / "lock.mdb")
+    with env.begin(write=True):
+        assert watch.look(0.0) == []
     watch.close()
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import lmdb
 import msgpack
 
+from noderuntime import lockwatch
 from noderuntime.cells import ORIGIN_BITS, STORE_BITS
 from noderuntime.errors import StoreError, StoreFull
 from noderuntime.space import keys
@@ -203,11 +204,13 @@ def create(folder: Path, size_bytes: int, boot_id: str) -> Space:
         "boot_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
     }
     size_bytes = max(size_bytes, SIZE_BYTES_MIN)
+    options = _options(create=True)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with lmdb.open(
-            str(folder), map_size=size_bytes, max_readers=READERS_MAX, **_options(create=True)
-        ) as env, env.begin(write=True) as txn:
+        if not (folder / "data.mdb").exists():
+            options |= _engine()
+        with lmdb.open(str(folder), map_size=size_bytes, max_readers=READERS_MAX, **options) as env, \
+                env.begin(write=True) as txn:
             if txn.get(keys.fact("format")) is None:
                 for name, value in facts.items():
                     txn.put(keys.fact(name), msgpack.packb(value))
@@ -278,6 +281,19 @@ def read_copy(folder: Path) -> Iterator[Any]:
         env.close()
 
 
+def _engine() -> dict[str, int]:
+    """What makes a new space one of LMDB 0.9, where the binding has that engine beside another.
+
+    Its default is the user's choice, by $LMDB_DEFAULT_LIB_VERSION. A space that is there is opened by the engine that
+    made it.
+    """
+    try:
+        lmdb.version(lib_version=0)
+    except (TypeError, lmdb.Error):
+        return {}  # the binding has one engine
+    return {"lib_version": 0}
+
+
 def _options(create: bool) -> dict[str, Any]:
     return {
         "create": create,
@@ -294,6 +310,8 @@ def _options(create: bool) -> dict[str, Any]:
 def _map_lock_word(path: Path) -> memoryview:
     """The futex word of LMDB's write mutex: bytes 64 to 67 of the lock file, owner's thread id and a waiters bit.
 
+    Zero for ever where the layout is not known: then nobody seems to wait, and writers do not give way.
+
     Mapped before the environment is opened: closing a descriptor of the lock file later would drop this process's
     fcntl locks on it, and a second writer could enter.
     """
@@ -305,4 +323,7 @@ def _map_lock_word(path: Path) -> memoryview:
         mapped = mmap.mmap(fd, mmap.PAGESIZE, prot=mmap.PROT_READ)
     finally:
         os.close(fd)
-    return memoryview(mapped)[64:68].cast("I")
+    if not lockwatch.has_known_layout(mapped):
+        mapped.close()
+        return memoryview(bytes(4)).cast("I")
+    return memoryview(mapped)[lockwatch.WRITER_AT : lockwatch.WRITER_AT + 4].cast("I")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,9 @@ import pytest
 from kit import MB
 from procs import Child, wait_until
 
-from noderuntime.space.space import Space, create
+from noderuntime import lockwatch
+from noderuntime.lockwatch import has_known_layout
+from noderuntime.space.space import Space, create, open_space
 
 OPEN = """
 import sys
@@ -68,6 +72,32 @@ def test_the_lock_word_is_the_thread_id_of_who_holds_the_write_lock(space: Space
     assert holder(space) == threading.get_native_id()
     txn.abort()
     assert holder(space) == 0
+
+
+def test_a_new_space_is_one_of_the_engine_whose_locks_are_known_whatever_the_user_s_default_is(shm: Path) -> None:
+    make = "import sys\nfrom pathlib import Path\nfrom noderuntime.space.space import create\n"
+    make += "create(Path(sys.argv[1]), 1 << 22, 'boot').close()"
+    environ = {**os.environ, "LMDB_DEFAULT_LIB_VERSION": "1"}
+    subprocess.run([sys.executable, "-c", make, str(shm)], env=environ, check=True, capture_output=True)
+    assert has_known_layout((shm / "lock.mdb").read_bytes())
+    space = open_space(shm)
+    assert holder(space) == 0
+    txn = space.begin()
+    assert holder(space) == threading.get_native_id()
+    txn.abort()
+    space.close()
+
+
+def test_a_space_of_another_engine_is_used_without_its_lock_word(
+    shm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lockwatch, "has_known_layout", lambda _: False)
+    space = create(shm, 4 * MB, "boot")
+    with space.write() as txn:
+        txn.put(b"k", b"v")
+        assert not space.has_waiters()
+    assert get(space, b"k") == b"v"
+    space.close()
 
 
 def test_the_lock_word_shows_holders_in_other_processes(space: Space, spawn: Spawn) -> None:
