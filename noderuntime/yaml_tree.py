@@ -5,7 +5,8 @@ bounds must hold *while* reading: its own composer recurses, expands aliases wit
 keys pass.
 
 - Bounded: size of the text, nesting, number of values and of characters after expansion of aliases and
-  variables. An alias costs what it repeats, so a bomb is refused at the alias that goes too far.
+  variables. An alias costs what it repeats, so a bomb is refused at the alias that goes too far. The count of
+  levels is ours: `parser_events` finds it also where the scanner, which reads ahead, gives up first.
 - `$VAR`, `${VAR}`, `${VAR:-default}` and `$$` are expanded in every scalar value, as docker compose does;
   keys are not.
 - `<<` merges mappings, as in YAML 1.1. One document a file.
@@ -13,6 +14,7 @@ keys pass.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -36,6 +38,45 @@ _TAGS = {
 _VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\})?")
 
 
+class TooDeep(Exception):
+    """A text is nested deeper than was allowed; `place` is where the level begins that is too much."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self.place = place
+
+
+def parser_events(text: str, levels_max: int) -> Iterator[Any]:
+    """PyYAML's parser events for `text`. Raises TooDeep where it goes beyond `levels_max`, and yaml.YAMLError.
+
+    The scanner reads up to 1,024 characters ahead, and a release may have a bound of its own for nesting, so it can
+    fail before the event has come that is too deep for us. What it has read up to there is then counted again, as a
+    text that ends there: the levels in it come as events.
+    """
+    try:
+        yield from _counted(text, levels_max)
+    except yaml.MarkedYAMLError as error:
+        if error.problem_mark is not None:
+            with contextlib.suppress(yaml.YAMLError):
+                for _ in _counted(text[: error.problem_mark.index], levels_max):
+                    pass
+        raise
+
+
+def _counted(text: str, levels_max: int) -> Iterator[Any]:
+    levels = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        levels += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if levels > levels_max:
+            raise TooDeep(place_of(event.start_mark))
+        yield event
+
+
+def place_of(mark: Any) -> Place:
+    """Line and column, from 1, of one of PyYAML's marks."""
+    return Place(mark.line + 1, mark.column + 1)
+
+
 def read(data: bytes | str, env: Mapping[str, str]) -> Tree:
     """The tree of the one document in `data`.
 
@@ -44,8 +85,10 @@ def read(data: bytes | str, env: Mapping[str, str]) -> Tree:
     text = _decode(data)
     try:
         return _Builder(text, env).build()
+    except TooDeep as error:
+        raise _too_deep(error.place) from None
     except yaml.MarkedYAMLError as error:
-        raise _syntax_error(error, text) from None
+        raise syntax_error(error, text) from None
     except yaml.reader.ReaderError as error:
         place = _place_at(text, error.position)
         code = error.character if isinstance(error.character, int) else ord(error.character)
@@ -60,7 +103,7 @@ class _Builder:
     """Builds the tree from parser events, with a stack of its own instead of recursion."""
 
     def __init__(self, text: str, env: Mapping[str, str]) -> None:
-        self.events: Iterator[Any] = iter(yaml.parse(text, Loader=_LOADER))
+        self.events = parser_events(text, DEPTH_MAX)
         self.env = env
         self.anchors: dict[str, Tree | None] = {}  # None while the anchored thing is still open
         self.values = 0
@@ -72,12 +115,10 @@ class _Builder:
         ] = []  # what is open, its parts so far, its anchor
         root: Tree | None = None
         for event in self.events:
-            place = Place(event.start_mark.line + 1, event.start_mark.column + 1)
+            place = place_of(event.start_mark)
             done: Tree
             anchor: str | None = None
             if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
-                if len(stack) >= DEPTH_MAX:
-                    raise self._too_deep(place)
                 mapping = isinstance(event, yaml.MappingStartEvent)
                 self._tag(event, place, "map" if mapping else "seq")
                 self._count(1, 1, place)
@@ -129,14 +170,6 @@ class _Builder:
                 "once aliases (`*name`) and variables are expanded",
                 "Split the dataflow, or move large data into files that the nodes read.",
             )
-
-    @staticmethod
-    def _too_deep(place: Place) -> DataflowError:
-        return fail(
-            place,
-            f"more than {DEPTH_MAX} levels of nesting",
-            "A dataflow needs about six; is a bracket unclosed?",
-        )
 
     @staticmethod
     def _tag(event: Any, place: Place, allowed: str) -> str:
@@ -210,7 +243,7 @@ class _Builder:
                 "A dataflow cannot contain itself.",
             )
         if depth + found.height > DEPTH_MAX:
-            raise self._too_deep(place)
+            raise _too_deep(place)
         self._count(found.values, found.characters, place)
         return found
 
@@ -262,6 +295,11 @@ class _Builder:
                 into.fields.setdefault(name, pair)
 
 
+def _too_deep(place: Place) -> DataflowError:
+    what = f"more than {DEPTH_MAX} levels of nesting"
+    return fail(place, what, "A dataflow needs about six; is a bracket unclosed?")
+
+
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()
@@ -293,8 +331,11 @@ def _decode(data: bytes | str) -> str:
         raise fail(_place_at(before, len(before)), what, "Save the file as UTF-8 text.") from None
 
 
-def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> DataflowError:
-    """PyYAML's words, with those of its messages that puzzle people put into plainer ones."""
+def syntax_error(error: yaml.MarkedYAMLError, text: str) -> DataflowError:
+    """What is wrong with `text`, where, and a hint.
+
+    PyYAML's words, with those of its messages that puzzle people put into plainer ones.
+    """
     problem = str(error.problem or "")
     context = str(error.context or "")
     mark = error.problem_mark or error.context_mark

@@ -26,3 +26,5 @@ class Operator(file_lines.Operator):
                     yield json.loads(line), lines.number
                 except json.JSONDecodeError as error:
                     raise ValueError(f"{lines.place}:{error.colno}: no JSON: {error.msg}") from None
+                except RecursionError:
+                    raise ValueError(f"{lines.place}: no JSON that can be read: nested too deeply") from None

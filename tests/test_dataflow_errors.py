@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
+import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from noderuntime import yaml_tree
 from noderuntime.dataflow import Dataflow
 from noderuntime.dataflow_file import parse
 from noderuntime.dataflow_links import ERRORS_MAX
@@ -298,6 +300,36 @@ def test_variables_cannot_blow_up_a_file() -> None:
 def test_nothing_is_executed() -> None:
     for tag in ("!!python/object/apply:sys.exit", "!!python/name:os.system", "!!python/module:antigravity"):
         assert "not allowed" in error_of(f"nodes: {tag} [1]").what
+
+
+DEEP = [name for name, row in BAD.items() if row[2] == "64 levels" and name != "depth by aliases"]
+
+
+@pytest.mark.parametrize("bound", [65, 100, 1000, None])
+@pytest.mark.parametrize("name", DEEP)
+def test_the_count_of_levels_is_ours_whatever_bound_the_scanner_has(
+    name: str, bound: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Loader(yaml.SafeLoader):
+        """A scanner with a bound of its own, which it may reach far ahead of the parser."""
+
+        def _bounded(self) -> None:
+            if bound is not None and self.flow_level + len(self.indents) > bound:
+                raise yaml.scanner.ScannerError("while doing so", self.get_mark(), "it is too much", self.get_mark())
+
+        def fetch_flow_collection_start(self, kind: type) -> None:
+            self._bounded()
+            super().fetch_flow_collection_start(kind)
+
+        def add_indent(self, column: int) -> bool:
+            self._bounded()
+            return bool(super().add_indent(column))
+
+    monkeypatch.setattr(yaml_tree, "_LOADER", Loader)
+    text, place, what, _ = BAD[name]
+    error = error_of(text)
+    assert what in error.what
+    assert (error.line, error.column) == place
 
 
 FIELDS = [

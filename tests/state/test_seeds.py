@@ -38,12 +38,14 @@ def test_an_empty_seed_is_no_values(text: str) -> None:
         ("just text", "is no mapping"),
         ("5: five", "the key 5 is no text; put it in quotes"),
         ("a: &x [1]\nb: *x", "anchors and aliases are not allowed"),
-        ("a: [", "while parsing"),
-        ("a: !!python/object/apply:os.getpid []", "could not determine a constructor"),
+        ("a: [1, 2", "seed:1:4: `,` or `]` is missing"),
+        ("ä:\n  b: {c: @}", "seed:2:10: a value cannot begin with `@`"),
+        ("a: !!python/object/apply:os.getpid []", "seed:1:4: this value cannot be read"),
+        ("a: 2024-13-45", "seed is no YAML: "),
         (f"a: {'x' * 1_000_001}", "the limit is 1000000"),
         (f"{'k' * 600}: 1", "the limit is 508"),
         ("a: !!set {1}", "'a'"),
-        ("\x00", "seed"),
+        ("\x00", "seed is no YAML: "),
     ],
 )
 def test_what_is_no_seed_is_refused_with_its_reason(text: str, reason: str) -> None:
@@ -54,8 +56,14 @@ def test_what_is_no_seed_is_refused_with_its_reason(text: str, reason: str) -> N
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "a: " + "{b: " * 5000])
 def test_nesting_without_end_is_refused(text: str) -> None:
-    with pytest.raises(StoreError, match="more than 64 levels of nesting"):
+    with pytest.raises(StoreError, match=r"^seed:1:\d+: more than 64 levels of nesting$"):
         seeds.parse(text.encode(), "seed")
+
+
+def test_what_is_no_text_is_refused_and_utf_16_is_text() -> None:
+    with pytest.raises(StoreError, match=r"^seed is not UTF-8 text: byte 3 cannot be read$"):
+        seeds.parse(b"a: \xff", "seed")
+    assert seeds.parse("a: ü".encode("utf-16"), "seed") == {"a": "ü".encode()}
 
 
 @pytest.mark.parametrize(
