@@ -39,6 +39,7 @@ class OperatorContext:
 
     def __init__(self, member: Member, config: Mapping[str, Any], log: logging.Logger) -> None:
         self.node_id = member.wiring.node
+        self.run_id = member.space.outbox_id
         self.config = MappingProxyType(dict(config))
         self.incarnation = member.incarnation
         self.is_restart = member.incarnation > 1

@@ -84,6 +84,10 @@ class Context(Protocol):
         """The id of this node in the dataflow file."""
 
     @property
+    def run_id(self) -> str:
+        """Which run this is: the same in all its lives and when it is resumed, another one in each new run."""
+
+    @property
     def config(self) -> Mapping[str, Any]:
         """`config:` of this node in the dataflow file; empty when it has none."""
 

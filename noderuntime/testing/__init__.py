@@ -14,6 +14,7 @@ it raises. Values are encoded and decoded as on their way between two nodes. Tim
 from __future__ import annotations
 
 import datetime as dt
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -56,6 +57,7 @@ class Harness:
     - `outputs`: the declared outputs; sending to another raises UnknownOutput. None: all are allowed.
     - `kvs`: the shared KVS, a dict of bytes or another Harness's `kvs`.
     - `state`: the private state that an earlier run has left.
+    - `run_id`: that of an earlier Harness whose run this one resumes. None: a new one.
 
     An exception of a handler comes out of the call that delivered the event; nothing of that event is
     committed, and the operator is dead, as its process would be. `redeliver()` is what a run does next: a new
@@ -71,10 +73,12 @@ class Harness:
         kvs: Mapping[str, bytes] | None = None,
         state: Mapping[str, bytes] | None = None,
         node_id: str = "operator",
+        run_id: str | None = None,
     ) -> None:
         if not callable(operator):
             raise TypeError(f"Harness({operator!r:.80}): give its class: each life makes a new one")
         self.node_id = node_id
+        self.run_id = secrets.token_hex(8) if run_id is None else run_id
         self.config: Mapping[str, Any] = dict(config or {})
         self.declared = None if outputs is None else list(outputs)
         self.kvs = kvs if isinstance(kvs, SharedKVS) else SharedKVS(kvs)

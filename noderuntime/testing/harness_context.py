@@ -158,6 +158,7 @@ class HarnessContext:
 
     def __init__(self, harness: Harness, incarnation: int) -> None:
         self.node_id = harness.node_id
+        self.run_id = harness.run_id
         self.config = MappingProxyType(dict(harness.config))
         self.incarnation = incarnation
         self.is_restart = incarnation > 1

@@ -269,7 +269,8 @@ def test_a_sqlite_sink_removes_what_a_lost_history_has_left_even_before_its_firs
     first = Harness(sqlite_sink.Operator, config=config)
     for value in ("a", "b", "c"):
         first.send("in", value)
-    again = Harness(sqlite_sink.Operator, config=config)  # from a snapshot taken before anything had arrived
+    # from a snapshot taken before anything had arrived
+    again = Harness(sqlite_sink.Operator, config=config, run_id=first.run_id)
     again.send("in", "A")
     with closing(sqlite3.connect(config["path"])) as database:
         assert database.execute("SELECT number, value FROM messages").fetchall() == [(1, '"A"')]
