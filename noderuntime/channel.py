@@ -22,6 +22,7 @@ from typing import Self
 
 import zmq
 
+from noderuntime import forks
 from noderuntime.errors import ProtocolError
 from noderuntime.protocol import FRAME_BYTES_MAX, VERSION, Hello, Message, decode, encode
 
@@ -69,6 +70,14 @@ class _Channel:
         self._socket.setsockopt(zmq.RCVHWM, QUEUE_FRAMES_MAX)
         self._socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
         self._socket.setsockopt(zmq.LINGER, int(LINGER_S * 1000))
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """See noderuntime.forks. The threads of the context are not here, and a send would end the parent's."""
+        self._closed = True
+        forks.keep(self._socket)
+        forks.keep(self._context)
+        self._socket = self._context = forks.GONE
 
     def _attach(self, how: Callable[[str], object]) -> None:
         try:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from noderuntime import forks
 from noderuntime.errors import NodeRuntimeError, StoreFull, StoreUnreachable, UnknownOutput
 from noderuntime.member import Member
 from noderuntime.space import keys, records, shared
@@ -57,6 +58,8 @@ class OperatorContext:
         self._shared: dict[bytes, bytes | None] = {}
         self._merges: dict[bytes, list[Merge]] = {}  # into what a State outside the space holds
         self._applied: bytes | None = None  # the last entry of the outbox that was seen to be applied
+        self._is_fork = False
+        forks.watch(self)
 
     # --- for the host -----------------------------------------------------------------------------------------------
 
@@ -68,6 +71,12 @@ class OperatorContext:
             self._shared.clear()
         if self._merges:
             self._merges.clear()
+
+    def forked(self) -> None:
+        """See noderuntime.forks: in the child there is no event in hand."""
+        self._is_fork = True
+        self.staged = None
+        self.kvs = self._member = forks.GONE
 
     # --- for operators ----------------------------------------------------------------------------------------------
 
@@ -220,6 +229,8 @@ class OperatorContext:
             self._merges.pop(write.key, None)
 
     def _too_early(self, call: str) -> NodeRuntimeError:
+        if self._is_fork:
+            return forks.Forked()
         return NodeRuntimeError(
             f"{call}: there is no event in hand. Sending and writing belong to on_event or produce; "
             "__init__, restore_state and other threads can only read."

@@ -340,7 +340,9 @@ class Crew:
             return f"{hello.node!r} has {state.value if state is not State.STOPPED else 'been stopped'}"
         if hello.kind == "dynamic":
             return f"{hello.node!r} is connected already, as process {child.peer}" if child.alive else ""
-        if hello.life != child.machine.life or not child.alive or child.identity is not None:
+        if hello.life == child.machine.life and child.alive and child.identity is not None:
+            return f"{hello.node!r} is connected already, as process {child.peer}"
+        if hello.life != child.machine.life or not child.alive:
             return f"this is an earlier life of {hello.node!r}"
         return ""
 

@@ -23,11 +23,11 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
-from noderuntime import doorbell, process, pulse
+from noderuntime import doorbell, forks, process, pulse
 from noderuntime.alarm import Alarm
 from noderuntime.channel import Dealer
 from noderuntime.errors import Fenced, NodeRuntimeError, NotRunning, StateNotAvailable, StoreFull, UnknownOutput
@@ -48,14 +48,13 @@ from noderuntime.wiring import Wiring
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-T = TypeVar("T")
-
 HOLD_NS: Final = 1_000_000
 GROUP_MAX: Final = 64
 SLOW_CHECK_S: Final = 5.0
 SWITCH_INTERVAL_S: Final = 0.0005
 
 _NOTHING: Final = object()
+_DROPPED: Final = object()  # the message was dropped in hand: look once more
 
 Holder = threading.Thread | asyncio.Task[Any] | None  # who took an event
 
@@ -87,6 +86,14 @@ class Node:
 
     Without arguments, the node that the runtime started this program as. `Node("id", run="NAME")` joins a run as its
     dynamic node `id`. Raises NotRunning when there is no such run, or when it refuses.
+
+    A fork of this process (os.fork, multiprocessing) is not the node: there, each call raises an error that says so,
+    close() and the end of `with` do nothing, and the node of the parent is not affected.
+
+    For the sake of latency it changes three settings of the whole process, for as long as that lives: threads switch
+    every 0.5 ms (sys.setswitchinterval, if it was longer), freed memory of up to 16 MiB stays with the process (mallopt
+    M_TRIM_THRESHOLD and M_MMAP_THRESHOLD), and sleeps of the calling thread and of those that it starts later are exact
+    to a microsecond (PR_SET_TIMERSLACK).
     """
 
     def __init__(self, node_id: str | None = None, run: str | None = None) -> None:
@@ -110,7 +117,6 @@ class Node:
         self._outputs = member.commits.outputs
         self._lock = threading.RLock()
         self._left = threading.Condition(self._lock)  # a waiting thread has left
-        self._pid = os.getpid()
         self._staged: list[Staged] = []
         self._committed_ns = 0
         self._fetched: deque[Message] = deque()
@@ -133,6 +139,7 @@ class Node:
         self._ended = False  # STOP was handed out
         self._closing = False
         self._closed = False
+        self._is_fork = False
         self._alarm = Alarm(HOLD_NS)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         process.sleep_exactly()
@@ -143,6 +150,7 @@ class Node:
         self._service = threading.Thread(target=self._serve, name="noderuntime", daemon=True)
         self._service.start()
         atexit.register(self._at_exit)
+        forks.watch(self)
 
     # --- facts ------------------------------------------------------------------------------------------------------
 
@@ -248,6 +256,11 @@ class Node:
         self._eager = True
 
     def _next_locked(self, holder: Holder) -> Any:
+        while (found := self._look_once_locked(holder)) is _DROPPED:
+            pass
+        return found
+
+    def _look_once_locked(self, holder: Holder) -> Any:
         member = self._member
         if self._ended:
             return None
@@ -304,7 +317,7 @@ class Node:
         try:
             decoded = records.decode_message(record, member.body(key, record) if record[1] else None)
         except Dropped:
-            return self._next_locked(holder)
+            return _DROPPED
         lives = member.attempts.get(key, 0)
         staged.ack = (key, input, record)
         if lives:
@@ -439,37 +452,62 @@ class Node:
         Raises UnknownOutput, TypeError for what cannot travel, ValueTooLarge. Once the run is being stopped, what
         nobody has room for is given up.
         """
-        with self._lock:
-            self._check_open()
-            known = self._outputs.get(output)
-            if known is None:
-                raise UnknownOutput(self.node_id, output, sorted(self._outputs))
-            staged = Staged()
-            self._with_room(lambda: known.stage(staged, value, metadata, self._member))
-            self._staged.append(staged)
-            due = self._is_due()
-            if not due and len(self._staged) == 1:
-                self._alarm.set()
+        waited = False
+        while True:
+            with self._lock:
+                self._check_open()
+                known = self._outputs.get(output)
+                if known is None:
+                    raise UnknownOutput(self.node_id, output, sorted(self._outputs))
+                staged = Staged()
+                try:
+                    known.stage(staged, value, metadata, self._member)
+                except StoreFull:
+                    if self._gives_up:
+                        raise
+                    self._make_room_locked()
+                else:
+                    self._staged.append(staged)
+                    due = self._is_due()
+                    if not due and len(self._staged) == 1:
+                        self._alarm.set()
+                    if waited:
+                        self._has_room_locked()
+                    break
+            time.sleep(ROOM_CHECK_S)
+            waited = True
         if due:
             self._drain()
 
     def allocate(self, shape: int | tuple[int, ...], dtype: Any = "uint8") -> NDArray[Any]:
         """A writable array in a payload segment: fill it and hand it to `send_output`, which then copies nothing."""
-        with self._lock:
-            self._check_open()
-            return self._with_room(lambda: self._member.pool.allocate(shape, dtype))
-
-    def _with_room(self, make: Callable[[], T]) -> T:
-        """What `make` makes, once there is room for its payload. Once the run is being stopped, StoreFull."""
+        waited = False
         while True:
-            try:
-                return make()
-            except StoreFull:
-                if self._gives_up:
-                    raise
-                self._commit_locked()
-                self._member.set_phase(pulse.WAITING_FOR_ROOM)
-                time.sleep(ROOM_CHECK_S)
+            with self._lock:
+                self._check_open()
+                try:
+                    array = self._member.pool.allocate(shape, dtype)
+                except StoreFull:
+                    if self._gives_up:
+                        raise
+                    self._make_room_locked()
+                else:
+                    if waited:
+                        self._has_room_locked()
+                    return array
+            time.sleep(ROOM_CHECK_S)
+            waited = True
+
+    def _make_room_locked(self) -> None:
+        """There is no room for a payload: commit what waits.
+
+        The caller then waits without the lock: another thread may hold the message whose acknowledgement makes room.
+        """
+        self._commit_locked()
+        self._member.set_phase(pulse.WAITING_FOR_ROOM)
+
+    def _has_room_locked(self) -> None:
+        self._member.set_phase(pulse.HANDLING if self._hands else pulse.WAITING)
 
     def flush(self) -> None:
         """What was sent is committed when this returns."""
@@ -493,7 +531,7 @@ class Node:
                     done = True
                 if done:
                     if waited:
-                        member.set_phase(pulse.HANDLING if self._hands else pulse.WAITING)
+                        self._has_room_locked()
                     return
                 if not waited:
                     waited = True
@@ -650,13 +688,19 @@ class Node:
 
     def _at_exit(self) -> None:
         """The program ends without close(): what it sent counts; the event in its hand is not acknowledged."""
-        if os.getpid() != self._pid:
-            return  # a fork of the program: the node is not its
         failed = hasattr(sys, "last_value")
         self._hands.clear()
         self._close(finished=not failed)
 
+    def forked(self) -> None:
+        """For noderuntime.forks, in the child of a fork: the node stays the parent's, and this copy is closed."""
+        self._is_fork = self._closing = self._closed = True
+        self._lock = threading.RLock()  # threads that are not here may hold the other one
+        self._hands, self._staged = {}, []
+
     def _check_open(self) -> None:
+        if self._is_fork:
+            raise forks.Forked
         if self._closing:
             raise NodeRuntimeError(f"node {self._member.wiring.node!r} is closed: it takes and sends nothing any more")
 

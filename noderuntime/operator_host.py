@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from noderuntime import doorbell, process, pulse
+from noderuntime import doorbell, forks, process, pulse
 from noderuntime.channel import Dealer
 from noderuntime.codecheck import CodeCheck
 from noderuntime.commit_helper import CommitHelper
@@ -129,6 +129,14 @@ class OperatorHost:
         self._rung = False  # the bell has rung, and is not drained yet
         self.ctx.wait_for_room = self._wait_for_payload_room
         self._published = time.monotonic()
+        self._is_fork = False
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """See noderuntime.forks. A child that comes back from the handler ends at the first use of what is gone."""
+        self._is_fork = self.over = True
+        self.helper, self._helped = None, False
+        self.words = self.member = self._take_in_hand = self.committing = forks.GONE
 
     # --- beginning --------------------------------------------------------------------------------------------------
 
@@ -298,6 +306,9 @@ class OperatorHost:
 
     def _fail(self, where: str, error: BaseException) -> None:
         """The handler raised: commit what was finished before it, say so, and end this process."""
+        if self._is_fork:
+            print(user_trace(error), file=sys.stderr, flush=True)
+            os._exit(1)
         self.ctx.staged = None
         self.ended = self.stop_all = False
         self._flush()
@@ -540,6 +551,9 @@ def main() -> int:
             return _live(run_dir, node, dealer)
         except Fenced:
             return EXIT_FENCED
+        except forks.Forked as forked:
+            print(f"noderuntime: {forked}; it ends here", file=sys.stderr, flush=True)
+            os._exit(1)
 
 
 def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
@@ -571,7 +585,7 @@ def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
         permanent = error.where == "import" or (error.where == "init" and not error.trace)
         dealer.send(Failed(error.where, error.error, error.trace, permanent))
         return 1
-    except Fenced:
+    except (Fenced, forks.Forked):
         raise
     except NodeRuntimeError as error:
         dealer.send(Failed("commit", str(error), "", False))

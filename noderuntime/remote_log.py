@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections import deque
 from typing import Any
 
+from noderuntime import forks
 from noderuntime.channel import Dealer
 from noderuntime.protocol import Log
 
@@ -23,7 +25,14 @@ class LogHandler(logging.Handler):
         self._dealer = dealer
         self._thread = threading.get_ident()
         self._waiting: deque[Log] = deque(maxlen=10_000)
+        self._is_fork = False
         self.has_sent = False  # since the last look at what the runtime has sent: see channel.py on edges
+
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """See noderuntime.forks: in the child records go to stderr, which is in the run's log, too."""
+        self._is_fork = True
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -31,6 +40,9 @@ class LogHandler(logging.Handler):
             if record.exc_info:
                 text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
             text = text[:LOG_CHARACTERS_MAX].encode(errors="replace").decode()
+            if self._is_fork:
+                print(text, file=sys.stderr, flush=True)
+                return
             extra = {name: _plain(value) for name, value in vars(record).items() if name not in _ATTRIBUTES}
             self._waiting.append(Log(record.created, record.levelno, text, {"logger": record.name, **extra}))
             if threading.get_ident() == self._thread:

@@ -813,3 +813,58 @@ for event in (node := Node()): node.send_output('out', event.attempt)
     wait_until(lambda: r.queued("n", "in") == [])
     with r.space.read() as txn:
         assert list(scan(txn, keys.attempts_prefix(n.node))) == []
+
+
+def test_a_thread_that_waits_for_payload_room_holds_up_nobody(run: Make) -> None:
+    """Others acknowledge meanwhile, which may be what makes room; and the run can be stopped."""
+    r = run(between())
+    child = r.begun(
+        "n",
+        """
+import threading
+from noderuntime import Node, StoreFull
+node = Node()
+def send():
+    try:
+        while True: node.send_output("out", bytes(2_000_000))
+    except StoreFull:
+        print("no room", flush=True)
+thread = threading.Thread(target=send)
+thread.start()
+for event in node:
+    print(event.type, flush=True)
+thread.join()
+node.close()
+""",
+    )
+    wait_until(lambda: child.pulse.phase == pulse.WAITING_FOR_ROOM)
+    r.send("a", 1, 2, 3)
+    wait_until(lambda: r.queued("n", "in") == [], "the acknowledgement of all")
+    child.send(Stop("MANUAL", 10.0))
+    assert child.wait() == 0
+    assert sorted(child.text.split("\n")) == ["", "INPUT", "INPUT", "INPUT", "STOP", "no room"]
+
+
+def test_a_node_passes_over_any_number_of_messages_that_were_dropped_in_hand(run: Make) -> None:
+    r = run(between())
+    child = r.begun(
+        "n",
+        """
+import sys
+from noderuntime import Node
+from noderuntime.space.segments import Dropped
+node = Node()
+body, left = node._member.body, 200
+def dropped(key, record):
+    global left
+    left -= 1
+    if left >= 0: raise Dropped
+    return body(key, record)
+node._member.body = dropped
+sys.setrecursionlimit(150)
+print(len(node.next().value), flush=True)
+""",
+    )
+    r.send("a", bytes(70_000))
+    assert child.wait() == 0, child.text
+    assert child.text == "70000\n"

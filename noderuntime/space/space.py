@@ -19,7 +19,7 @@ from typing import Any
 import lmdb
 import msgpack
 
-from noderuntime import lockwatch
+from noderuntime import forks, lockwatch
 from noderuntime.cells import ORIGIN_BITS, STORE_BITS
 from noderuntime.errors import StoreError, StoreFull
 from noderuntime.space import keys
@@ -87,6 +87,12 @@ class Space:
         self._room_pages = 1
         self._room_until_s = 0.0  # others fill the file system too, but not in no time
         self._data = os.open(folder / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)  # (LMDB's fcntl locks are on lock.mdb)
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """See noderuntime.forks. Closing the environment could free slots of the reader table that the parent uses."""
+        forks.keep(self.env)
+        self.env = forks.GONE
 
     def facts(self) -> dict[str, Any]:
         with self.env.begin() as txn:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final, Self
 
-from noderuntime import cells, doorbell
+from noderuntime import cells, doorbell, forks
 from noderuntime.cells import Cell
 from noderuntime.errors import StoreError, StoreUnreachable
 from noderuntime.merges import Merge
@@ -140,6 +140,12 @@ class OutsideState(State):
     def __init__(self, state: State, subscription: OutsideSubscription) -> None:
         self._state = state
         self._subscription = subscription
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """See noderuntime.forks. Connections to the State belong to the parent."""
+        forks.keep(self._state)
+        self._state = forks.GONE
 
     @classmethod
     def open(cls, config: Mapping[str, Any]) -> Self:

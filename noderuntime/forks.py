@@ -1,0 +1,80 @@
+"""Forks of a process that belongs to a run: what the copy may not use says so. Floor 2.
+
+A fork has copies of all objects, but neither their threads nor the locks that those hold; it shares descriptors,
+ZeroMQ's sockets and LMDB's slots with its parent, and whatever it does with them happens to the parent. So objects that
+must not cross a fork are watched, and each is told in the child, before any other code runs there. (Rejected: a look at
+the pid in every call, which costs each event something.)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import weakref
+from typing import Any, NoReturn, Protocol
+
+from noderuntime.errors import NodeRuntimeError
+
+
+class Forkable(Protocol):
+    """Something that must not be used in a fork of its process."""
+
+    def forked(self) -> None:
+        """Called in the child of a fork: give up what belongs to the parent, without touching it."""
+
+
+class Forked(NodeRuntimeError):
+    """A fork of a node's process used what belongs to the node. The parent is not affected."""
+
+    def __init__(self) -> None:
+        self.parent = _parent
+        super().__init__(
+            f"this process is a fork of a node's process ({_parent}), and only that one can send, receive, read and "
+            "write for the node. Pass the result back to it (a pipe, a multiprocessing queue), or make this program a "
+            "node of its own"
+        )
+
+
+class Gone:
+    """Stands in a fork for what belongs to the parent: any use raises Forked."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise Forked
+
+    def __call__(self, *arguments: Any) -> NoReturn:
+        raise Forked
+
+    def __getitem__(self, key: Any) -> NoReturn:
+        raise Forked
+
+    def __setitem__(self, key: Any, value: Any) -> NoReturn:
+        raise Forked
+
+
+GONE: Any = Gone()
+
+_watched: weakref.WeakSet[Forkable] = weakref.WeakSet()
+_process = os.getpid()
+_parent = 0
+
+
+def watch(item: Forkable) -> None:
+    """Call `item.forked()` in each fork of this process, for as long as it lives."""
+    _watched.add(item)
+
+
+def keep(item: Any) -> None:
+    """Never destroy `item` in this process: its destructor would reach what the parent still uses."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(item))
+
+
+def _in_child() -> None:
+    global _process, _parent
+    _parent, _process = _process, os.getpid()
+    items = list(_watched)
+    _watched.clear()
+    for item in items:
+        item.forked()
+
+
+os.register_at_fork(after_in_child=_in_child)
