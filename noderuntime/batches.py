@@ -45,15 +45,32 @@ def _of_array(array: Any) -> list[Any]:
     names = array.dtype.names
     if names:
         return _rows(names, [_of_array(array[name]) for name in names])
-    items: list[Any] = array.tolist()
+    items: list[Any] = _times(array) if array.dtype.kind in "mM" else array.tolist()
     return items
+
+
+def _times(array: Any) -> list[Any]:
+    """As Python's times, or as numpy's where those lose something: of these, tolist() would make bare integers."""
+    import numpy
+
+    micro = array
+    if numpy.datetime_data(array.dtype)[0] in ("ns", "ps", "fs", "as"):
+        micro = array.astype(f"{array.dtype.kind}8[us]")
+        if not bool(((micro == array) | numpy.isnat(array)).all()):
+            return list(array)
+    items: list[Any] = micro.tolist()
+    return list(array) if int in map(type, items) else items  # int: outside of Python's calendar
 
 
 def _of_arrow(value: Any) -> list[Any] | None:
     import pyarrow
 
     if isinstance(value, pyarrow.Table | pyarrow.RecordBatch):
-        return _rows(value.schema.names, [_of_column(value.column(at)) for at in range(value.num_columns)])
+        names = value.schema.names
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise TypeError(f"a {type(value).__name__} with two columns named {twice!r}: rename one of them")
+        return _rows(names, [_of_column(value.column(at)) for at in range(value.num_columns)])
     return _of_column(value) if isinstance(value, pyarrow.Array | pyarrow.ChunkedArray) else None
 
 

@@ -4,13 +4,20 @@ A value travels as (kind, head, body): the head describes the body and is short,
 float, str, list, dict with text keys and datetime are MessagePack; bytes-like, numpy arrays and Arrow data go as they
 lie in memory. Nothing is ever pickled. A body may be a view of the value: whoever stages it copies it at once.
 
+What is accepted arrives equal, and anything else is refused by `encode`. Conversions: a subclass of str, int, float,
+bytes, list or dict (a member of an Enum that is a text, say) arrives as the exact type, a numpy scalar as the Python
+value that equals it, a datetime with a zone in UTC, a bytes-like object as its bytes, a ChunkedArray as an Array.
+
 numpy and pyarrow are imported only when such a value is met: an operator that uses neither does not pay for them.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import importlib
+import re
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,12 +25,24 @@ from typing import Any
 import msgpack
 
 MSGPACK, BYTES, NDARRAY, ARROW, VIEW = range(5)
-"""VIEW: sent as bytearray or memoryview, received as a read-only memoryview; `bytes` stay bytes."""
+"""VIEW: sent as any other bytes-like object (see `buffer_of`), received as a read-only memoryview; bytes stay bytes."""
 NESTING_MAX = 100
 
 _NAIVE_DATETIME = 1  # MessagePack extension: a datetime without a zone, as ISO text
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
-_EXACT = {list: list, dict: dict, str: str, int: int, float: float}
+_TEXT = frozenset({str})
+# What an instance of a subclass holds, whatever the subclass overrides: str() of an Enum member is not its text.
+_EXACT: dict[type, Callable[[Any], Any]] = {
+    list: list.copy,
+    dict: lambda value: dict(OrderedDict.items(value) if isinstance(value, OrderedDict) else dict.items(value)),
+    str: str.__str__,
+    int: int.__int__,
+    float: float.__float__,
+}
+_FINER = frozenset({"ns", "ps", "fs", "as"})
+_ADDRESSES = frozenset("OPzZX&")  # codes of buffer formats
+_FIELD_NAME = re.compile(r":[^:]*:")
+_USER_DTYPES = "ml_dtypes"  # the one package whose dtypes travel, by name, beside those of numpy itself
 
 
 def encode(value: Any) -> tuple[int, bytes, bytes | memoryview]:
@@ -34,13 +53,15 @@ def encode(value: Any) -> tuple[int, bytes, bytes | memoryview]:
     if kind in _PLAIN or kind is dict or kind is list:
         return MSGPACK, b"", pack(value)
     if kind is bytearray or kind is memoryview:
-        view = memoryview(value)
-        return VIEW, b"", view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()
+        return VIEW, b"", _flat(value)
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray):
         return _encode_array(value)
-    if kind.__module__.partition(".")[0] == "pyarrow":
+    if kind.__module__.partition(".")[0] == "pyarrow" and not _is_arrow_buffer(value):
         return _encode_arrow(value)
+    buffer = buffer_of(value)
+    if buffer is not None:
+        return (BYTES, b"", buffer.tobytes()) if isinstance(value, bytes) else (VIEW, b"", _flat(buffer))
     return MSGPACK, b"", pack(value)
 
 
@@ -113,7 +134,8 @@ def _refusal(kind: type) -> str:
     hint = {"tuple": "; send a list", "set": "; send a list", "frozenset": "; send a list"}.get(kind.__name__, "")
     return (
         f"a value of type {kind.__module__}.{kind.__qualname__} cannot travel{hint}. Possible are None, bool, int, "
-        "float, str, bytes, list, dict with str keys, datetime, numpy arrays and, with pyarrow, its arrays and tables"
+        "float, str, bytes and other bytes-like objects, list, dict with str keys, datetime, numpy arrays and, with "
+        "pyarrow, its arrays and tables"
     ).replace("builtins.", "")
 
 
@@ -131,23 +153,84 @@ def _plain(value: Any, depth: int) -> Any:
             return value
         return [_plain(item, depth + 1) for item in value]
     if kind is dict:
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"dict: the key {key!r:.60} is {type(key).__name__}; keys must be str")
+        if not _TEXT.issuperset(map(type, value)):
+            value = _with_text_keys(value)
         if _PLAIN.issuperset(map(type, value.values())):
             return value
         return {key: _plain(item, depth + 1) for key, item in value.items()}
-    if kind is bytearray or kind is memoryview:
-        return bytes(value)
-    item: Callable[[], Any] | None = getattr(value, "item", None)
-    if kind.__module__ == "numpy" and item is not None and getattr(value, "shape", None) == ():
-        plain = item()
-        if type(plain) in _PLAIN or type(plain) is dt.datetime:
-            return plain
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.generic):
+        return _scalar(value)
     for base, exact in _EXACT.items():
         if isinstance(value, base):
             return _plain(exact(value), depth + 1)
+    buffer = buffer_of(value)
+    if buffer is not None:
+        return buffer.tobytes()
     raise TypeError(_refusal(kind))
+
+
+def _with_text_keys(value: dict[Any, Any]) -> dict[str, Any]:
+    for key in value:
+        if not isinstance(key, str):
+            raise TypeError(f"dict: the key {key!r:.60} is {type(key).__name__}; keys must be str")
+    exact = {str.__str__(key): item for key, item in value.items()}
+    if len(exact) < len(value):  # an Enum member and the text that equals it are two keys of one dict
+        raise TypeError("dict: two of its keys are the same text; one of their values would be lost")
+    return exact
+
+
+def _scalar(value: Any) -> Any:
+    """The Python value that equals a numpy scalar. Raises TypeError when there is none."""
+    import numpy
+
+    if isinstance(value, numpy.datetime64):
+        # what is finer than microseconds becomes a datetime only when nothing is lost by it
+        micro = value.astype("datetime64[us]") if numpy.datetime_data(value.dtype)[0] in _FINER else value
+        plain = micro.item()
+        if type(plain) is dt.datetime and bool(micro == value):
+            return plain
+        raise TypeError(f"{_refusal(type(value))}. Send numpy.array(value), which keeps its unit")
+    plain = None if isinstance(value, numpy.timedelta64) else value.item()
+    if type(plain) not in _PLAIN or plain is None:
+        raise TypeError(f"{_refusal(type(value))}. Send numpy.array(value), which keeps its type")
+    return plain
+
+
+def buffer_of(value: Any) -> memoryview | None:
+    """The memory of a bytes-like object: bytes, array.array, mmap, a ctypes array, pyarrow.Buffer; None for others.
+
+    Numpy's scalars and arrays have buffers too, and are not bytes-like here. Raises TypeError where the memory holds
+    addresses, which mean nothing elsewhere.
+    """
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.generic | numpy.ndarray):
+        return None
+    try:
+        buffer = memoryview(value)
+    except TypeError:
+        return None
+    if _ADDRESSES.intersection(_FIELD_NAME.sub("", buffer.format)):
+        raise TypeError(f"{_refusal(type(value))}. Its memory holds addresses (format {buffer.format!r:.40})")
+    return buffer
+
+
+def _flat(value: Any) -> bytes | memoryview:
+    """The bytes of a buffer in C order: a view of it where that is possible."""
+    buffer = buffer_of(value)
+    assert buffer is not None
+    if buffer.c_contiguous and buffer.nbytes:
+        try:
+            return buffer.cast("B")
+        except (TypeError, ValueError):  # of a format that memoryview can copy but not cast, as those of ctypes
+            pass
+    return buffer.tobytes()
+
+
+def _is_arrow_buffer(value: Any) -> bool:
+    import pyarrow
+
+    return isinstance(value, pyarrow.Buffer)
 
 
 def _moment(value: dt.datetime) -> dt.datetime:
@@ -168,16 +251,21 @@ def _encode_array(array: Any) -> tuple[int, bytes, bytes | memoryview]:
         raise TypeError(f"numpy.ndarray of dtype {dtype!r}: arrays of Python objects cannot travel")
     if hasattr(array, "mask"):
         raise TypeError(_refusal(type(array)) + ". Send its data and its mask")
-    described = dtype.str if dtype.names is None else _describe(dtype)
+    described = dtype.str if dtype.names is None and dtype.isbuiltin != 2 else _describe(dtype)
     bare = numpy.ascontiguousarray(array).reshape(-1).view(numpy.uint8)
     return NDARRAY, _pack([described, list(array.shape)]), bare.data
 
 
 def _describe(dtype: Any) -> Any:
-    """A dtype as text, [inner, shape], or all about its fields. (numpy's own `descr` knows no gaps and no unions.)"""
+    """A dtype as text, [inner, shape], or all about its fields; one of ml_dtypes as "ml_dtypes.bfloat16".
+
+    (numpy's own `descr` knows no gaps and no unions.)
+    """
     if dtype.subdtype is not None:
         inner, shape = dtype.subdtype
         return [_describe(inner), list(shape)]
+    if dtype.isbuiltin == 2:  # registered by another package: its text is that of bare bytes
+        return _user_dtype_name(dtype)
     if dtype.names is None:
         return dtype.str
     fields = [dtype.fields[name] for name in dtype.names]
@@ -191,10 +279,21 @@ def _describe(dtype: Any) -> Any:
     }
 
 
+def _user_dtype_name(dtype: Any) -> str:
+    kind = dtype.type
+    if kind.__module__ != _USER_DTYPES or not dtype.isnative:
+        name = f"{kind.__module__}.{kind.__name__} ({dtype})"
+        raise TypeError(f"numpy.ndarray of dtype {name}: only those of numpy, and native ones of ml_dtypes, can travel")
+    return f"{_USER_DTYPES}.{kind.__name__}"
+
+
 def _dtype(described: Any) -> Any:
     import numpy
 
     if isinstance(described, str):
+        package, _, name = described.partition(".")
+        if package == _USER_DTYPES:  # no other: a message must not choose what is imported
+            return numpy.dtype(getattr(importlib.import_module(_USER_DTYPES), name))
         return numpy.dtype(described)
     if isinstance(described, list):
         inner, shape = described
@@ -207,28 +306,36 @@ def _dtype(described: Any) -> Any:
 def _encode_arrow(value: Any) -> tuple[int, bytes, bytes | memoryview]:
     import pyarrow
 
-    if isinstance(value, pyarrow.Table):
-        head, table = b"table", value
-    elif isinstance(value, pyarrow.RecordBatch):
-        head, table = b"batch", pyarrow.Table.from_batches([value])
-    elif isinstance(value, pyarrow.Array | pyarrow.ChunkedArray):
-        head, table = b"array", pyarrow.table({"": value})
-    else:
-        raise TypeError(_refusal(type(value)))
-    sink = pyarrow.BufferOutputStream()
-    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
+    try:
+        if isinstance(value, pyarrow.Table):
+            head, schema, parts = b"table", value.schema, [value]
+        elif isinstance(value, pyarrow.RecordBatch):
+            head, schema, parts = b"batch", value.schema, [value]
+        elif isinstance(value, pyarrow.Array | pyarrow.ChunkedArray):
+            head, schema = b"array", pyarrow.schema([pyarrow.field("", value.type)])
+            chunks = value.chunks if isinstance(value, pyarrow.ChunkedArray) else [value]
+            chunks = chunks or [pyarrow.nulls(1, value.type)[:0]]  # not every type can be made of no chunks
+            parts = [pyarrow.RecordBatch.from_arrays([chunk], schema=schema) for chunk in chunks]
+        else:
+            raise TypeError(_refusal(type(value)))
+        sink = pyarrow.BufferOutputStream()
+        with pyarrow.ipc.new_stream(sink, schema) as writer:
+            for part in parts:  # record batches one by one, also empty ones: a table leaves those out
+                writer.write(part)
+    except pyarrow.ArrowException as error:
+        raise TypeError(f"{type(value).__name__} of type {getattr(value, 'type', 'table')}: {error}") from None
     return ARROW, head, memoryview(sink.getvalue())
 
 
 def _decode_arrow(head: bytes, body: bytes | memoryview) -> Any:
     import pyarrow
 
-    table = pyarrow.ipc.open_stream(pyarrow.py_buffer(body)).read_all()
+    reader = pyarrow.ipc.open_stream(pyarrow.py_buffer(body))
     if head == b"table":
-        return table
+        return reader.read_all()
+    batches = list(reader)
     if head == b"batch":
-        batches = table.combine_chunks().to_batches()
-        return batches[0] if batches else pyarrow.RecordBatch.from_pylist([], schema=table.schema)
-    column = table.column(0)
-    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+        return batches[0] if batches else pyarrow.RecordBatch.from_pylist([], schema=reader.schema)
+    if len(batches) == 1:
+        return batches[0].column(0)
+    return pyarrow.chunked_array([batch.column(0) for batch in batches], reader.schema.field(0).type).combine_chunks()

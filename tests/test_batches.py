@@ -81,6 +81,21 @@ def test_what_is_no_batch_is_a_type_error(value: Any) -> None:
         records_of(value)
 
 
+@pytest.mark.parametrize("make", [pa.Table.from_arrays, pa.RecordBatch.from_arrays])
+def test_a_table_with_two_columns_of_one_name_is_refused_instead_of_losing_one(make: Any) -> None:
+    with pytest.raises(TypeError, match="two columns named 'a'"):
+        records_of(make([pa.array([1]), pa.array([2])], ["a", "a"]))
+
+
+def test_times_of_an_array_are_times_and_never_bare_integers() -> None:
+    exact = np.array(["2020-01-01T00:00:00.000001", "NaT"], "M8[ns]")
+    assert records_of(exact) == [dt.datetime(2020, 1, 1, 0, 0, 0, 1), None]
+    assert records_of(np.array([1500], "m8[ns]").astype("m8[us]")) == [dt.timedelta(microseconds=1)]
+    for finer in (np.array([1], "M8[ns]"), np.array([1], "m8[ns]"), np.array(["20000-01-01"], "M8[s]")):
+        assert [type(item) for item in records_of(finer)] == [finer.dtype.type]
+        assert records_of(finer)[0] == finer[0]
+
+
 def test_the_event_of_a_record_is_that_of_its_message_with_the_record_as_value_and_its_index() -> None:
     message = input_event("in", [5, 6], {"unit": "m"}, "a/out", 1_000_000_000, 3, 2)
     event: Any = RecordEvent(message, 6, 1)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import array
+import ctypes
 import datetime as dt
+import mmap
 import subprocess
 import sys
-from collections import OrderedDict, namedtuple
+from collections import Counter, OrderedDict, namedtuple
 from decimal import Decimal
-from enum import IntEnum
+from enum import Enum, IntEnum
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -112,6 +116,126 @@ def test_subclasses_travel_as_what_they_are_made_of() -> None:
 @pytest.mark.parametrize("scalar", [np.int8(-5), np.uint64(2**64 - 1), np.float64(0.25), np.str_("x"), np.bool_(False)])
 def test_numpy_scalars_travel_as_plain_values(scalar: Any) -> None:
     assert same(travel(scalar), scalar.item())
+
+
+class Paint(str, Enum):  # noqa: UP042  (the older way to write it, whose str() is "Paint.RED")
+    RED = "red"
+    EMPTY = ""
+
+
+class Level(float, Enum):
+    HIGH = 0.5
+
+
+class Loud(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "something else"
+
+
+class Alike(str):
+    """Equal to a text, and another key of a dict."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class Odd(int):
+    def __int__(self) -> int:
+        return -1
+
+    __index__ = __int__
+
+
+class Steep(float):
+    __slots__ = ()
+
+    def __float__(self) -> float:
+        return -1.0
+
+
+class Backwards(list[Any]):
+    def __iter__(self) -> Any:
+        return reversed(self)
+
+
+class Upper(dict[str, Any]):
+    def items(self) -> Any:
+        return [(key.upper(), value) for key, value in super().items()]
+
+    def keys(self) -> Any:
+        return [key.upper() for key in super().__iter__()]
+
+    def __iter__(self) -> Any:
+        return iter(self.keys())
+
+
+class Raw(bytes):
+    def __bytes__(self) -> bytes:
+        return b"something else"
+
+
+SUBCLASSED = [
+    (Paint.RED, "red"),
+    (Paint.EMPTY, ""),
+    (Colour.RED, 3),
+    (Level.HIGH, 0.5),
+    (Loud("a"), "a"),
+    (Odd(5), 5),
+    (Steep(2.5), 2.5),
+    (Backwards([1, 2]), [1, 2]),
+    (Upper(a=1), {"a": 1}),
+    (OrderedDict(b=1, a=2), {"b": 1, "a": 2}),
+    (Counter("aab"), {"a": 2, "b": 1}),
+    (Raw(b"ab"), b"ab"),
+    (np.bytes_(b"ab"), b"ab"),
+]
+
+
+@pytest.mark.parametrize(("value", "exact"), SUBCLASSED, ids=lambda item: type(item).__name__)
+def test_an_instance_of_a_subclass_arrives_as_what_it_holds_whatever_it_overrides(value: Any, exact: Any) -> None:
+    assert same(travel(value), exact)
+    assert same(travel([value, {"in": value}]), [exact, {"in": exact}])
+
+
+def test_keys_of_a_subclass_arrive_as_text_and_two_that_are_the_same_text_are_refused() -> None:
+    assert same(travel({Paint.RED: 1, Loud("x"): 2}), {"red": 1, "x": 2})
+    with pytest.raises(TypeError, match="two of its keys are the same text"):
+        values.encode({Alike("red"): 1, "red": 2})
+
+
+DATETIME_UNITS = ("Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as")
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(DATETIME_UNITS), st.integers(-(2**63), 2**63 - 1) | st.integers(-(10**6), 10**6), st.booleans())
+@example("ns", 1_600_000_000_000_000_000, True)
+@example("ns", 1_600_000_000_000_000_001, True)
+@example("D", 6_585_322, True)
+@example("s", -(2**63), True)
+def test_numpy_times_arrive_as_a_datetime_that_equals_them_or_are_refused(unit: str, count: int, point: bool) -> None:
+    value = np.datetime64(count, unit) if point else np.timedelta64(count, unit)
+    try:
+        back = travel(value)
+    except TypeError as error:
+        assert "numpy.array(value)" in str(error)
+        assert np.array_equal(travel(np.array(value)), np.array(value), equal_nan=True)
+        return
+    assert type(back) is dt.datetime
+    assert np.datetime64(back) == value
+
+
+def test_no_time_is_refused_as_a_scalar_and_travels_in_an_array() -> None:
+    for value in (np.datetime64("NaT"), np.timedelta64("NaT"), np.datetime64("NaT", "ns")):
+        with pytest.raises(TypeError, match=r"Send numpy\.array"):
+            values.encode([value])
+        assert np.isnat(travel(np.array(value)))
 
 
 def test_a_numpy_datetime_travels_as_a_datetime() -> None:
@@ -222,6 +346,44 @@ def test_a_memoryview_with_gaps_or_of_other_items_travels_as_its_bytes() -> None
     assert travel(memoryview(np.arange(3, dtype="<u2"))) == b"\0\0\1\0\2\0"
 
 
+def buffers() -> list[Any]:
+    mapped = mmap.mmap(-1, 16)
+    mapped[:4] = b"abcd"
+    grid = memoryview(np.arange(6, dtype="u1").reshape(2, 3))
+    return [
+        array.array("i", [1, -2, 3]),
+        array.array("d"),
+        mapped,
+        (ctypes.c_int * 3)(1, 2, 3),
+        (ctypes.c_uint8 * 0)(),
+        pa.py_buffer(b"abc"),
+        memoryview(b"abcdef")[::-2],
+        grid,
+        memoryview(np.arange(6, dtype="u1").reshape(2, 3).T),
+        memoryview(np.arange(3, dtype=">u2")),
+        memoryview(np.array(5, dtype="f8")),
+    ]
+
+
+@pytest.mark.parametrize("value", buffers(), ids=lambda item: type(item).__name__)
+def test_what_python_takes_for_bytes_arrives_as_its_bytes(value: Any) -> None:
+    held = memoryview(value).tobytes()
+    back = travel(value)
+    assert type(back) is memoryview and back.readonly and back == held
+    assert same(travel([value]), [held])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [(ctypes.py_object * 1)(3), (ctypes.c_char_p * 1)(b"x"), memoryview(np.array([object()]))],
+    ids=lambda item: type(item).__name__,
+)
+def test_memory_that_holds_addresses_is_refused(value: Any) -> None:
+    for each in (value, [value]):
+        with pytest.raises(TypeError, match="addresses"):
+            values.encode(each)
+
+
 # --- numpy ----------------------------------------------------------------------------------------------------------
 
 SIMPLE = (
@@ -273,6 +435,30 @@ def test_unusual_arrays_keep_dtype_shape_and_items(array: Any) -> None:
     assert same_array(travel(array), array)
 
 
+ML_DTYPES = ("bfloat16", "float8_e4m3fn", "int4")
+
+
+@pytest.mark.parametrize("name", ML_DTYPES)
+def test_arrays_of_ml_dtypes_keep_dtype_shape_and_items(name: str) -> None:
+    dtype = np.dtype(getattr(ml_dtypes, name))
+    plain = np.array([[1, 2], [3, 4]]).astype(dtype)
+    assert same_array(travel(plain), plain)
+    record = np.zeros(2, dtype=[("x", dtype), ("y", dtype, (3,))])
+    assert same_array(travel(record), record)
+
+
+def test_scalars_of_ml_dtypes_arrive_as_equal_numbers_and_swapped_arrays_are_refused() -> None:
+    assert same(travel([ml_dtypes.bfloat16(1.5), ml_dtypes.int4(-3)]), [1.5, -3])
+    with pytest.raises(TypeError, match="bfloat16"):
+        values.encode(np.zeros(2, dtype=np.dtype(ml_dtypes.bfloat16).newbyteorder()))
+
+
+def test_a_message_cannot_choose_what_is_imported() -> None:
+    with pytest.raises((TypeError, AttributeError)):
+        values.decode(values.NDARRAY, values.pack(["antigravity.geohash", [1]]), b"\0")
+    assert "antigravity" not in sys.modules
+
+
 def test_an_array_comes_out_read_only_and_without_another_copy() -> None:
     body = np.arange(1000).tobytes()
     kind, head, _ = values.encode(np.arange(1000))
@@ -308,6 +494,39 @@ def test_arrow_data_come_out_as_they_went_in(value: Any) -> None:
     assert back.equals(value)
     if isinstance(value, pa.Table | pa.RecordBatch):
         assert back.schema.equals(value.schema, check_metadata=True)
+
+
+SPARSE = pa.UnionArray.from_sparse(pa.array([0, 1], pa.int8()), [pa.array([1, 2]), pa.array(["a", "b"])])
+DENSE = pa.UnionArray.from_dense(
+    pa.array([0, 1], pa.int8()), pa.array([0, 0], pa.int32()), [pa.array([1]), pa.array(["b"])]
+)
+TENSOR = pa.FixedShapeTensorArray.from_numpy_ndarray(np.arange(12, dtype="f4").reshape(3, 2, 2))
+SPECIAL = {
+    "sparse": SPARSE,
+    "dense": DENSE,
+    "tensor": TENSOR,
+    "null": pa.nulls(2),
+    "run ends": pa.RunEndEncodedArray.from_arrays([2, 3], [1, 2]),
+    "view": pa.array(["a" * 30, "b"], pa.string_view()),
+    "map": pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int32())),
+    "uuid": pa.array([b"0" * 16, None], pa.uuid()),
+    "lists of unions": pa.ListArray.from_arrays([0, 1, 2], SPARSE),
+}
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_arrow_values_of_any_type_come_out_also_empty_and_in_chunks(name: str) -> None:
+    value = SPECIAL[name]
+    for each in (value, value[:0], value[1:]):
+        assert travel(each).equals(each)
+        table, batch = pa.table({"x": each}), pa.RecordBatch.from_arrays([each], ["x"])
+        assert travel(table).equals(table)
+        assert travel(batch).equals(batch)
+    for chunks in ([], [value], [value, value[:0]], [value[:0], value[:0]]):
+        chunked = pa.chunked_array(chunks, value.type)
+        back = travel(chunked)
+        assert isinstance(back, pa.Array) and back.type == value.type
+        assert back.to_pylist() == chunked.to_pylist()
 
 
 @pytest.mark.parametrize("chunks", [[], [[1, 2]], [[1], [2, 3]]])
