@@ -2,7 +2,7 @@
 
 A cell is a *register* (what was set or deleted last) and *parts* (what each store has merged into it since):
 
-    register = stamp, origin, expiry, value (None: deleted, or never set)
+    register = stamp, origin, expiry, value (None: deleted, or never set), whether it is marked as MessagePack
     part     = kind of merge, store, first stamp, number of merges, amount so far, expiry
 
 `join` makes one cell of two. It is commutative, associative and idempotent, so stores that exchange cells in any order,
@@ -70,6 +70,7 @@ class Cell(NamedTuple):
     expires_ns: int
     value: bytes | None
     parts: tuple[Part, ...] = ()
+    packed: bool = False
 
 
 EMPTY: Final = Cell(0, 0, 0, None)
@@ -77,14 +78,23 @@ EMPTY: Final = Cell(0, 0, 0, None)
 
 def visible(cell: Cell, now_ns: int) -> bytes | None:
     """The value that readers get, None when there is none in force."""
-    value = None if 0 < cell.expires_ns <= now_ns else cell.value
+    return shown(cell, now_ns)[0]
+
+
+def shown(cell: Cell, now_ns: int) -> tuple[bytes | None, bool]:
+    """The value that readers get, None when there is none in force; and whether it is marked as MessagePack.
+
+    What was merged is; what was set is as its writer says (`written`).
+    """
+    over = 0 < cell.expires_ns <= now_ns
+    value, packed = (None, False) if over else (cell.value, cell.packed)
     for part in cell.parts:
         if part.amount and not 0 < part.expires_ns <= now_ns:
             try:
-                value = _apply(part.kind, part.amount, value)
+                value, packed = _apply(part.kind, part.amount, value), True
             except TypeError:  # merges of two kinds met here: what does not fit is left out, at both sides alike
                 continue
-    return value
+    return value, packed
 
 
 def alive(cell: Cell, now_ns: int) -> list[int]:
@@ -126,7 +136,7 @@ def writer(cell: Cell) -> int:
 def expired(cell: Cell, now_ns: int) -> Cell:
     """The cell without the bytes that have expired."""
     if 0 < cell.expires_ns <= now_ns:
-        cell = cell._replace(value=None, expires_ns=0)
+        cell = cell._replace(value=None, expires_ns=0, packed=False)
     if any(0 < part.expires_ns <= now_ns and part.amount for part in cell.parts):
         parts = (part._replace(amount=b"") if 0 < part.expires_ns <= now_ns else part for part in cell.parts)
         cell = cell._replace(parts=tuple(parts))
@@ -147,17 +157,17 @@ def join(one: Cell, other: Cell) -> Cell:
     return winner._replace(parts=tuple(found[place] for place in sorted(found)))
 
 
-def _rank(cell: Cell) -> tuple[int, int, bool, int, bytes]:
-    return cell.stamp, cell.origin, cell.value is None, cell.expires_ns, cell.value or b""
+def _rank(cell: Cell) -> tuple[int, int, bool, int, bytes, bool]:
+    return cell.stamp, cell.origin, cell.value is None, cell.expires_ns, cell.value or b"", cell.packed
 
 
 def _part_rank(part: Part) -> tuple[int, bool, int, bytes, int]:
     return part.merges, not part.amount, part.expires_ns, part.amount, part.kind
 
 
-def written(stamp: int, origin: int, value: bytes | None, expires_ns: int = 0) -> Cell:
-    """What setting a key makes of it; deleting, without a value."""
-    return Cell(stamp, origin, expires_ns, value)
+def written(stamp: int, origin: int, value: bytes | None, expires_ns: int = 0, packed: bool = False) -> Cell:
+    """What setting a key makes of it; deleting, without a value. `packed` marks the value as MessagePack."""
+    return Cell(stamp, origin, expires_ns, value, (), packed)
 
 
 def merged(
@@ -166,7 +176,8 @@ def merged(
     """What a merge makes of a cell. Takes two stamps: `stamp` and the next one. Raises TypeError as the merge does.
 
     A time to live goes on; a key that the merge creates gets the default one. A merge of another kind than those before
-    it, or of a kind of the user's own, writes its result as a set does.
+    it writes its result as a set does, marked as MessagePack; one of the user's own does too, unmarked: its bytes are
+    the user's.
     """
     kind = _KINDS.get(type(merge))
     if len(cell.parts) == 1 and cell.value is None:  # the frequent case, without the ceremony: it is all ours
@@ -180,7 +191,7 @@ def merged(
     result = merge.apply(current) if packed is None else _apply(kind or 0, packed, current)
     expires_ns = default_expires_ns if current is None else ends_ns(alive(cell, now_ns))
     if kind is None or any(part.kind != kind for part in cell.parts if part.amount):
-        return written(stamp, origin, result, expires_ns)
+        return written(stamp, origin, result, expires_ns, kind is not None)
     if current is None and (cell.parts or cell.value is not None):
         cell = written(stamp, origin, None)
     store = origin >> ORIGIN_BITS
@@ -193,11 +204,11 @@ def merged(
     try:
         amount = merge.apply(part.amount or None) if packed is None else _apply(kind, packed, part.amount or None)
     except TypeError:  # the sum of what was merged here fits no more, though the result does
-        return written(stamp, origin, result, expires_ns)
+        return written(stamp, origin, result, expires_ns, packed=True)
     parts[place] = Part(part.kind, store, part.first, part.merges + 1, amount, part.expires_ns)
     if len(parts) > 1:
         parts.sort(key=lambda part: (part.first, part.store))
-    return Cell(cell.stamp, cell.origin, cell.expires_ns, cell.value, tuple(parts))
+    return Cell(cell.stamp, cell.origin, cell.expires_ns, cell.value, tuple(parts), cell.packed)
 
 
 def _own(parts: list[Part], store: int, now_ns: int) -> int | None:
@@ -226,22 +237,25 @@ def _as_merge(kind: int, amount: bytes) -> Merge:
 
 
 def pack(cell: Cell) -> bytes:
-    """The cell as MessagePack: [stamp, origin, expiry, value, [[kind, store, first, merges, amount, expiry], ...]]."""
-    packed: bytes = msgpack.packb(cell)
+    """The cell as MessagePack: [stamp, origin, expiry, value, [[kind, store, first, merges, amount, expiry], ...]], and
+    behind them `true` when the value is marked as MessagePack."""
+    packed: bytes = msgpack.packb(cell if cell.packed else cell[:5])
     return packed
 
 
 def load(packed: bytes) -> Cell:
     """The cell that `pack` made, unchecked: for what a store has kept itself."""
-    stamp, origin, expires_ns, value, parts = msgpack.unpackb(packed)
-    return Cell(stamp, origin, expires_ns, value, tuple([Part(*part) for part in parts]))
+    stamp, origin, expires_ns, value, parts, *mark = msgpack.unpackb(packed)
+    return Cell(stamp, origin, expires_ns, value, tuple([Part(*part) for part in parts]), bool(mark))
 
 
 def unpack(packed: bytes) -> Cell:
     """The cell that `pack` made. Raises ValueError for anything else: it may come from another host."""
     try:
-        stamp, origin, expires_ns, value, parts = msgpack.unpackb(packed, raw=False)
-        cell = Cell(stamp, origin, expires_ns, value, tuple(Part(*part) for part in parts))
+        stamp, origin, expires_ns, value, parts, *mark = msgpack.unpackb(packed, raw=False)
+        cell = Cell(stamp, origin, expires_ns, value, tuple(Part(*part) for part in parts), bool(mark))
+        if mark not in ([], [True]):
+            raise ValueError("of another shape")
     except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError):
         raise ValueError("not a cell") from None
     _check(cell)
@@ -253,7 +267,7 @@ def _check(cell: Cell) -> None:
         _whole(cell.stamp, STAMP_MAX)
         and _whole(cell.origin, 1 << 64)
         and _whole(cell.expires_ns, STAMP_MAX)
-        and (cell.value is None or type(cell.value) is bytes)
+        and (type(cell.value) is bytes or (cell.value is None and not cell.packed))
         and len(cell.parts) <= PARTS_MAX
         and all(_is_part(part) for part in cell.parts)
         and all((one.first, one.store) < (two.first, two.store) for one, two in itertools.pairwise(cell.parts))

@@ -56,6 +56,7 @@ from noderuntime.space.letters import counts
 from noderuntime.space.reconcile import adapt, reconcile
 from noderuntime.space.shared import ttl_to_ns
 from noderuntime.space.space import Space, create, open_space, scan
+from noderuntime.state.seeds import Seed
 from noderuntime.store_forward import Forward, is_forwarded
 from noderuntime.store_letters import LetterOperations
 from noderuntime.store_nodes import NextEvents, Nodes, SendMessages
@@ -86,7 +87,7 @@ class Store:
             self.graph: Graph = claims.load(txn)
         self.actions: dict[str, Callable[[Arguments], Result]] = {}  # that keep their own books
         self._looked = 0
-        self.seeds: dict[str, bytes] = {}
+        self.seeds: dict[str, Seed] = {}
         self.state = StateOperations(space, lambda id: vertex_of(self.graph, id))
         self.letters = LetterOperations(space, lambda: self.graph, self._vertex)
         self.changes: dict[str, Callable[[Any, Arguments], Result]] = {

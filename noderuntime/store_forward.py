@@ -41,7 +41,8 @@ class Writer:
     """The changing calls of a State, for one request."""
 
     def __init__(self, state: State) -> None:
-        self.set, self.delete, self.merge, self.apply = state.set, state.delete, state.merge, state.apply
+        self.set, self.set_packed = state.set, state.set_packed
+        self.delete, self.merge, self.apply = state.delete, state.merge, state.apply
 
 
 class OnceWriter(Writer):
@@ -49,6 +50,7 @@ class OnceWriter(Writer):
 
     def __init__(self, state: TableState, once: Once) -> None:
         self.set = partial(state.set_once, once)
+        self.set_packed = partial(state.set_once, once, packed=True)
         self.delete = partial(state.delete_once, once)
         self.merge = partial(state.merge_once, once)
         self.apply = partial(state.apply_once, once)
@@ -151,7 +153,8 @@ class Forward:
 
     def _set(self, to: Writer, arguments: Arguments) -> Result:
         ttl, expect = arguments.get("ttl"), arguments.get("expect")
-        return {"revision": to.set(arguments["key"], arguments["value"], ttl, expect)}
+        write = to.set_packed if arguments.get("packed") else to.set
+        return {"revision": write(arguments["key"], arguments["value"], ttl, expect)}
 
     def _delete(self, to: Writer, arguments: Arguments) -> Result:
         return {"deleted": to.delete(arguments["key"]), "revision": 0}
@@ -174,7 +177,9 @@ class Forward:
 
     def _value(self, arguments: Arguments) -> Result:
         entry = self._state.get(arguments["key"])
-        return {"value": entry and entry.value, "revision": entry.revision if entry else 0}
+        if entry is None:
+            return {"value": None, "revision": 0, "packed": False}
+        return {"value": entry.value, "revision": entry.revision, "packed": entry.packed}
 
     def _read(self, arguments: Arguments) -> Result:
         with self._state.snapshot() as view:
@@ -198,11 +203,11 @@ class Forward:
         return {"entries": found, "more": False, "version": version}
 
     def _list(self, arguments: Arguments) -> Result:
-        prefix = arguments.get("prefix", "")
+        prefix, after = arguments.get("prefix", ""), arguments.get("after", "")
         found: list[list[Any]] = []
         room = LISTING_BYTES_MAX
         for key, entry in self._state.get_root().items():
-            if key.startswith(prefix):
+            if key.startswith(prefix) and (not after or key.encode() > after.encode()):
                 room -= len(key) + 24
                 if room < 0:
                     return {"keys": found, "more": True}
@@ -218,11 +223,13 @@ class Forward:
 
     def _diff(self, arguments: Arguments) -> Result:
         made = self._state.diff(str(arguments["since"]))
-        changed = {key: [*_plain(entry)[:3], entry.ttl, entry.origin] for key, entry in made.changed.items()}
+        changed = {
+            key: [*_plain(entry)[:3], entry.ttl, entry.origin, entry.packed] for key, entry in made.changed.items()
+        }
         return {"changed": changed, "deleted": sorted(made.deleted), "version": made.version, "diff": made.to_bytes()}
 
 
 def _plain(entry: Entry) -> list[Any]:
     written_ns = int(entry.timestamp.timestamp() * 1e9)
     expires_ns = 0 if entry.ttl is None else time.time_ns() + int(entry.ttl * 1e9)
-    return [entry.value, entry.revision, written_ns, expires_ns, entry.origin]
+    return [entry.value, entry.revision, written_ns, expires_ns, entry.origin, entry.packed]

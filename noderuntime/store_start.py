@@ -22,6 +22,7 @@ from noderuntime.space.space import Space
 from noderuntime.state import kinds, seeds
 from noderuntime.state.base import State
 from noderuntime.state.common import Row, TableState
+from noderuntime.state.seeds import Seed
 from noderuntime.store_outside import Outside
 
 AGAIN_S: Final = 0.2
@@ -40,7 +41,7 @@ class Start:
     ) -> None:
         self.ready = threading.Event()
         self.error: NodeRuntimeError | None = None
-        self.seeds: dict[str, bytes] = {}
+        self.seeds: dict[str, Seed] = {}
         self.outside: Outside | None = None
         self.state: State | None = None  # the one outside the space
         self._space = space
@@ -50,7 +51,7 @@ class Start:
         self._kind = kinds.MEMORY
         self._config: dict[str, Any] = {}
         self._folder: str | None = None  # to go to first
-        self._seeds: dict[str, bytes] | None = None
+        self._seeds: dict[str, Seed] | None = None
         if spec is not None:
             self._kind = str(spec.get("kind", kinds.MEMORY))
             config = {name: spec[name] for name in ("history", "ttl") if spec.get(name) is not None}
@@ -120,7 +121,7 @@ class Start:
         self.state = state
         self.outside = Outside(self._space, state, self._purge_interval_s)
 
-    def _read_seeds(self) -> dict[str, bytes]:
+    def _read_seeds(self) -> dict[str, Seed]:
         if self._spec.get("seed_file"):
             return seeds.from_file(self._spec["seed_file"])
         if self._spec.get("seed_command"):
@@ -133,11 +134,11 @@ class Start:
             self.outside.close(within_s)
 
 
-def sow(state: State, found: Mapping[str, bytes]) -> None:
+def sow(state: State, found: Mapping[str, Seed]) -> None:
     """Write the seeds into an empty State outside the space, all at one moment where the kind can."""
     if not isinstance(state, TableState):
-        for key, value in found.items():
-            state.set(key, value)
+        for key, seed in found.items():
+            (state.set_packed if seed.packed else state.set)(key, seed.value)
         return
 
     def decide(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
@@ -145,17 +146,17 @@ def sow(state: State, found: Mapping[str, bytes]) -> None:
             return []
         expires_ns = now_ns + state.ttl_ns if state.ttl_ns else 0
         return [
-            (key, cells.written(stamp + number, state.origin, value, expires_ns))
-            for number, (key, value) in enumerate(found.items())
+            (key, cells.written(stamp + number, state.origin, seed.value, expires_ns, seed.packed))
+            for number, (key, seed) in enumerate(found.items())
         ]
 
     state._transact(list(found), decide)
 
 
-def sow_here(txn: Any, changes: shared.Changes, found: Mapping[str, bytes]) -> None:
+def sow_here(txn: Any, changes: shared.Changes, found: Mapping[str, Seed]) -> None:
     """Write the seeds into the shared KVS of the space, if that is empty; once in the life of a space."""
     empty = next(shared.all_stored(txn), None) is None
     if empty and txn.get(keys.fact("seeded")) is None:
-        for key, value in found.items():
-            changes.write(shared.SharedWrite(keys.user_key(key), value))
+        for key, seed in found.items():
+            changes.write(shared.SharedWrite(keys.user_key(key), seed.value, packed=seed.packed))
     txn.put(keys.fact("seeded"), msgpack.packb(True))

@@ -18,6 +18,7 @@ from noderuntime.space.shared import SharedValue, SharedWrite, check_value, ttl_
 from noderuntime.space.space import MARK_NEW_WORK, Space, scan
 from noderuntime.state.base import Diff
 from noderuntime.state.diffs import check_diff, diff_of, origin_text
+from noderuntime.state.seeds import Seed
 from noderuntime.store_start import sow_here
 
 Arguments = dict[str, Any]
@@ -70,16 +71,16 @@ class StateOperations:
     # --- the command line: shared and private -----------------------------------------------------------------------
 
     def state_ls(self, txn: Any, arguments: Arguments) -> Result:
-        prefix = arguments.get("prefix", "").encode()
+        prefix, after = arguments.get("prefix", "").encode(), arguments.get("after", "").encode()
         listed: Iterator[tuple[bytes, int, int]]
         if arguments["scope"] == "shared":
-            entries = shared.entries(txn, prefix, self.space.now_ns())
+            entries = shared.entries(txn, prefix, self.space.now_ns(), after)
             listed = ((key, len(entry.value), entry.revision) for key, entry in entries)
         else:
             own = keys.private_prefix(self._vertex(arguments["scope"]).number)
             listed = (
                 (key[len(own) :], len(value) - records.PRIVATE_BYTES, *records.PRIVATE.unpack_from(value))
-                for key, value in scan(txn, own + prefix)
+                for key, value in scan(txn, own + prefix, own + after if after else b"")
             )
         found: list[list[Any]] = []
         room = LISTING_BYTES_MAX
@@ -94,16 +95,16 @@ class StateOperations:
         key = keys.user_key(arguments["key"])
         if arguments["scope"] == "shared":
             entry = shared.read(txn, key, self.space.now_ns())
-            return {"value": entry and entry.value, "revision": entry.revision if entry else 0}
+            return _shown(entry)
         value = txn.get(keys.private_prefix(self._vertex(arguments["scope"]).number) + key)
         if value is None:
-            return {"value": None, "revision": 0}
+            return _shown(None)
         (sequence,) = records.PRIVATE.unpack_from(value)
-        return {"value": value[records.PRIVATE_BYTES :], "revision": sequence}
+        return {"value": value[records.PRIVATE_BYTES :], "revision": sequence, "packed": False}
 
     def state_set(self, txn: Any, arguments: Arguments) -> Result:
         if arguments["scope"] == "shared":
-            return self.set(txn, {"key": arguments["key"], "value": arguments["value"]})
+            return self.set(txn, arguments)
         key = keys.user_key(arguments["key"])
         value = check_value(f"the value of {arguments['key']!r}", arguments["value"])
         self._refuse_when_full(txn)
@@ -124,7 +125,7 @@ class StateOperations:
         key = arguments["key"]
         value = check_value(f"the value of {key!r}", arguments["value"])
         ttl_ns = ttl_to_ns(arguments.get("ttl"))
-        write = SharedWrite(keys.user_key(key), value, ttl_ns=ttl_ns)
+        write = SharedWrite(keys.user_key(key), value, ttl_ns=ttl_ns, packed=bool(arguments.get("packed")))
         expect = arguments.get("expect")
         if expect is not None:
             if type(expect) is not int:
@@ -155,7 +156,7 @@ class StateOperations:
         self._finish(txn, changes)
         return {"changed": changed}
 
-    def sow(self, txn: Any, seeds: dict[str, bytes]) -> None:
+    def sow(self, txn: Any, seeds: dict[str, Seed]) -> None:
         """The first values of an empty store."""
         changes = self._begin(txn)
         sow_here(txn, changes, seeds)
@@ -209,9 +210,7 @@ class StateOperations:
         found: list[list[Any]] = []
         size = 0
         more = False
-        for key, entry in shared.entries(txn, prefix, now_ns):
-            if key <= after and after:
-                continue
+        for key, entry in shared.entries(txn, prefix, now_ns, after):
             if size > LISTING_BYTES_MAX:
                 more = True
                 break
@@ -244,7 +243,7 @@ class StateOperations:
                 found[change.key.decode()] = kept
         made = diff_of(found.items(), version, now_ns)
         changed = {
-            key: [entry.value, entry.revision, found[key].written_ns, entry.ttl, entry.origin]
+            key: [entry.value, entry.revision, found[key].written_ns, entry.ttl, entry.origin, entry.packed]
             for key, entry in made.changed.items()
         }
         return {"changed": changed, "deleted": sorted(made.deleted), "version": version, "diff": made.to_bytes()}
@@ -282,7 +281,14 @@ def vertex_of(graph: dict[str, Vertex], id: str) -> Vertex:
 
 
 def _plain(entry: SharedValue) -> list[Any]:
-    return [entry.value, entry.revision, entry.written_ns, entry.expires_ns, origin_text(entry.origin)]
+    return [entry.value, entry.revision, entry.written_ns, entry.expires_ns, origin_text(entry.origin), entry.packed]
+
+
+def _shown(entry: SharedValue | None) -> Result:
+    """What `state get` is answered: a value of None when there is none."""
+    if entry is None:
+        return {"value": None, "revision": 0, "packed": False}
+    return {"value": entry.value, "revision": entry.revision, "packed": entry.packed}
 
 
 def set_limits(txn: Any, history: int | None, ttl_ns: int) -> None:

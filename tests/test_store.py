@@ -15,7 +15,7 @@ import zmq
 from kit import CHAIN, MB, Net, StoreRefused, commit, dataflow_of, send, staged
 from procs import WAIT_S, wait_until
 
-from noderuntime import errors
+from noderuntime import errors, store_state
 from noderuntime.channel import Dealer
 from noderuntime.plan import store_nodes
 from noderuntime.protocol import VERSION, Reply, Request
@@ -65,12 +65,39 @@ def test_state_is_written_read_listed_and_removed(net: Net, scope: str) -> None:
     revision = net.ask("state_set", scope=scope, key="k/1", value=b"v")["revision"]
     net.ask("state_set", scope=scope, key="k/2", value=b"")
     net.ask("state_set", scope=scope, key="other", value=b"xyz")
-    assert net.ask("state_get", scope=scope, key="k/1") == {"value": b"v", "revision": revision}
+    assert net.ask("state_get", scope=scope, key="k/1") == {"value": b"v", "revision": revision, "packed": False}
     assert [key for key, _, _ in net.ask("state_ls", scope=scope, prefix="k/")["keys"]] == ["k/1", "k/2"]
     assert net.ask("state_ls", scope=scope)["keys"][-1][:2] == ["other", 3]
     assert net.ask("state_rm", scope=scope, key="k/1") == {"removed": True}
     assert net.ask("state_rm", scope=scope, key="k/1") == {"removed": False}
-    assert net.ask("state_get", scope=scope, key="k/1") == {"value": None, "revision": 0}
+    assert net.ask("state_get", scope=scope, key="k/1") == {"value": None, "revision": 0, "packed": False}
+
+
+def test_the_mark_of_messagepack_is_kept_with_a_shared_value(net: Net) -> None:
+    net.ask("state_set", scope="shared", key="n", value=b"\x05", packed=True)
+    assert net.ask("state_get", scope="shared", key="n")["packed"] is True
+    net.ask("state_set", scope="shared", key="n", value=b"\x05")
+    assert net.ask("state_get", scope="shared", key="n")["packed"] is False
+    net.ask("kvs_merge", key="n", merge=["add", 1])
+    assert net.ask("kvs_get", key="n")["entry"][-1] is True
+
+
+@pytest.mark.parametrize("scope", ["shared", "b"])
+def test_a_listing_goes_on_behind_the_last_key_of_its_page(
+    net: Net, scope: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_state, "LISTING_BYTES_MAX", 200)
+    wanted = [f"k{number:02}" for number in range(30)]
+    for key in ["a", *wanted, "l"]:
+        net.ask("state_set", scope=scope, key=key, value=b"")
+    found: list[str] = []
+    pages = 0
+    page = {"more": True}
+    while page["more"]:
+        page = net.ask("state_ls", scope=scope, prefix="k", after=found[-1] if found else "")
+        found += [key for key, _, _ in page["keys"]]
+        pages += 1
+    assert (found, pages > 3) == (wanted, True)
 
 
 def test_revisions_rise(net: Net) -> None:

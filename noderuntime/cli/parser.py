@@ -224,8 +224,23 @@ def _build_state(state: Parser) -> None:
             operation.add_argument("since", metavar="VERSION", nargs="?", default="", help=about)
         else:
             operation.add_argument("key", metavar="KEY")
+        if name == "get":
+            form = operation.add_mutually_exclusive_group()
+            form.add_argument("--raw", action="store_true", help="the bytes as they are")
+            form.add_argument("--json", action="store_true", help=ONE_VALUE)
+            about = "decode the value as MessagePack, whether it is marked so or not"
+            operation.add_argument("--msgpack", action="store_true", help=about)
+            continue
         if name == "set":
-            operation.add_argument("value", metavar="VALUE", help="text, stored as UTF-8; - reads stdin")
+            about = "a value of the kind that the key has; text where there is no such key; - reads bytes from stdin"
+            operation.add_argument("value", metavar="VALUE", help=about)
+            form = operation.add_mutually_exclusive_group()
+            form.add_argument("--json", action="store_true", help="VALUE is JSON, stored as MessagePack")
+            form.add_argument("--text", action="store_true", help="VALUE is text, stored as UTF-8")
+            form.add_argument("--hex", action="store_true", help="VALUE is bytes, in hexadecimal digits")
+            about = "set the private state of an operator although it is running"
+            operation.add_argument("--force", action="store_true", help=about)
+            continue
         _json(operation, "one JSON object per line, for programs" if name == "watch" else ONE_VALUE)
 
 

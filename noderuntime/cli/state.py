@@ -8,7 +8,6 @@ lock, so that nobody can resume or clean the run meanwhile. For one whose space 
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import sys
 from argparse import Namespace
@@ -16,12 +15,23 @@ from collections.abc import Iterator
 from typing import Any
 
 from noderuntime.cli import output
-from noderuntime.cli.ask import StoreClient
+from noderuntime.cli.ask import StoreClient, ask_runtime
 from noderuntime.cli.choose import RUNNING, hold
 from noderuntime.cli.ended import Ended, choose_kept, open_ended
 from noderuntime.cli.one_store import one_store
-from noderuntime.cli.output import CommandError
-from noderuntime.cli.text import plain
+from noderuntime.cli.output import CommandError, UsageError
+from noderuntime.cli.shown import (
+    Unfit,
+    from_hex,
+    from_json,
+    json_value,
+    like,
+    raw,
+    shown_key,
+    shown_value,
+    text_of,
+    unpacked,
+)
 from noderuntime.errors import NotRunning
 from noderuntime.runs import Run
 
@@ -36,16 +46,20 @@ def state(options: Namespace) -> int:
         operation = {"watch": state_watch.watch, "diff": state_watch.diff}[options.operation]
     else:
         operation = {"ls": _ls, "get": _get, "set": _set, "rm": _rm}[options.operation]
+    for word in (options.scope, getattr(options, "key", ""), getattr(options, "prefix", "")):
+        if not word.isascii() and word.encode(errors="replace").decode() != word:
+            raise UsageError(f"{word!a} is not UTF-8", f"noderuntime state {options.operation}")
     run = choose_kept(options.run)
     if options.operation == "watch" and isinstance(run, Ended):
         raise NotRunning(f"the run {run.name!r} has ended: nothing changes any more")
+    if options.operation == "set":
+        _check_force(run, options)
     with open_store(run, options.operation) as store:
         return operation(store, options)
 
 
 def _ls(store: StoreClient, options: Namespace) -> int:
-    result = store.request("state_ls", {"scope": options.scope, "prefix": options.prefix})
-    keys = sorted(result["keys"])
+    keys = sorted(_listed(store, options.scope, options.prefix))
     if options.json:
         output.result_json([{"key": key, "size": size, "revision": revision} for key, size, revision in keys])
     elif keys:
@@ -55,27 +69,81 @@ def _ls(store: StoreClient, options: Namespace) -> int:
     return output.OK
 
 
+def _listed(store: StoreClient, scope: str, prefix: str) -> Iterator[tuple[str, int, int]]:
+    """All keys with their size and revision, page by page."""
+    arguments = {"scope": scope, "prefix": prefix}
+    while True:
+        page = store.request("state_ls", arguments)
+        yield from page["keys"]
+        if not page.get("more") or not page["keys"]:
+            return
+        arguments = {**arguments, "after": page["keys"][-1][0]}
+
+
 def _get(store: StoreClient, options: Namespace) -> int:
-    result = store.request("state_get", {"scope": options.scope, "key": options.key})
-    value = result["value"]
+    found = store.request("state_get", {"scope": options.scope, "key": options.key})
+    value: bytes | None = found["value"]
     if value is None:
         raise CommandError(
             f"{options.scope} has no key {options.key!r}; `noderuntime state ls {options.scope}` lists them"
         )
-    if options.json:
-        output.result_json({"key": options.key, "revision": result["revision"], **json_value(value)})
+    packed = bool(found.get("packed"))
+    if options.msgpack:
+        try:
+            unpacked(value)
+        except Unfit as error:
+            raise CommandError(f"{options.scope} {options.key!r}: {error}") from None
+        packed = True
+    if options.raw:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(value)
+        sys.stdout.buffer.flush()
+    elif options.json:
+        output.result_json({"key": options.key, "revision": found["revision"], **json_value(value, packed)})
     else:
-        output.result(shown_value(value))
+        output.result(shown_value(value, packed))
     return output.OK
 
 
 def _set(store: StoreClient, options: Namespace) -> int:
-    text = options.value
-    value = sys.stdin.buffer.read() if text == "-" else text.encode(errors="surrogateescape")
-    result = store.request("state_set", {"scope": options.scope, "key": options.key, "value": value})
-    if options.json:
-        output.result_json({"key": options.key, "revision": result["revision"]})
+    found = store.request("state_get", {"scope": options.scope, "key": options.key})
+    try:
+        value, packed = _given(options, found["value"], bool(found.get("packed")))
+    except Unfit as error:
+        said = options.json or options.text or options.hex
+        hint = "" if said else "\n  --json, --text or --hex sets it as something else."
+        raise CommandError(f"{options.scope} {options.key!r}: {error}{hint}", output.USAGE) from None
+    arguments: dict[str, Any] = {"scope": options.scope, "key": options.key, "value": value}
+    store.request("state_set", {**arguments, "packed": True} if packed else arguments)
     return output.OK
+
+
+def _given(options: Namespace, current: bytes | None, packed: bool) -> tuple[bytes, bool]:
+    """What is to be stored, and whether it is marked as MessagePack. Raises Unfit."""
+    given = sys.stdin.buffer.read() if options.value == "-" else options.value.encode(errors="surrogateescape")
+    if not (options.json or options.text or options.hex):
+        if options.value == "-":
+            return given, raw(given, current, packed)
+        return like(options.value, current, packed)
+    text = text_of(given)
+    if text is None:
+        raise Unfit("what was given is not UTF-8; without --json, --text and --hex, - takes bytes as they are")
+    if options.json:
+        return from_json(text), True
+    return (from_hex(text) if options.hex else given), False
+
+
+def _check_force(run: Run | Ended, options: Namespace) -> None:
+    """Refuse to set the private state of an operator that runs: it does not notice, and may overwrite it."""
+    if options.force or options.scope == "shared" or run.state != RUNNING or isinstance(run, Ended):
+        return
+    for node in ask_runtime(run.name, run.run_dir.runtime_socket, "status", {})["nodes"]:
+        if node["id"] == options.scope and node["state"] not in ("failed", "ended", "stopped"):
+            raise CommandError(
+                f"{options.scope} is {node['state']}: it does not see what is set now, and its next event may "
+                "overwrite it. Stop the run first, or add --force",
+                output.USAGE,
+            )
 
 
 def _rm(store: StoreClient, options: Namespace) -> int:
@@ -85,32 +153,6 @@ def _rm(store: StoreClient, options: Namespace) -> int:
     elif not result["removed"]:
         raise CommandError(f"{options.scope} has no key {options.key!r}")
     return output.OK
-
-
-def text_of(value: bytes) -> str | None:
-    """The text that `value` is as UTF-8; None when it is none."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def shown_value(value: bytes) -> str:
-    """Text as it is; anything else (control characters included) as `0x` and hex digits."""
-    text = text_of(value)
-    if text is None or plain(text.replace("\n", "")) != text.replace("\n", ""):
-        return f"0x{value.hex()}"
-    return text
-
-
-def shown_key(key: str) -> str:
-    """A key on one line: as it is where it can be printed, else quoted with escapes."""
-    return key if key.isprintable() and key == key.strip() and key else ascii(key)
-
-
-def json_value(value: bytes) -> dict[str, Any]:
-    """`base64` always, `text` where it is UTF-8 (else null), `size` in bytes."""
-    return {"text": text_of(value), "base64": base64.b64encode(value).decode(), "size": len(value)}
 
 
 @contextlib.contextmanager

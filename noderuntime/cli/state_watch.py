@@ -9,7 +9,7 @@ from typing import Any
 from noderuntime.cli import output
 from noderuntime.cli.ask import StoreClient
 from noderuntime.cli.output import UsageError
-from noderuntime.cli.state import json_value, shown_key, shown_value
+from noderuntime.cli.shown import json_value, shown_key, shown_value
 from noderuntime.errors import NotRunning
 
 WAIT_S = 0.5
@@ -56,11 +56,13 @@ def diff(store: StoreClient, options: Namespace) -> int:
         return output.OK
     found = store.request("kvs_diff", {"since": options.since})
     if options.json:
-        changed = {key: {"revision": entry[1], **json_value(entry[0])} for key, entry in found["changed"].items()}
+        changed = {
+            key: {"revision": entry[1], **json_value(entry[0], entry[5])} for key, entry in found["changed"].items()
+        }
         output.result_json({"version": found["version"], "changed": changed, "deleted": found["deleted"]})
         return output.OK
     for key, entry in sorted(found["changed"].items()):
-        output.result(f"{entry[1]} {shown_key(key)} {shown_value(entry[0])}")
+        output.result(f"{entry[1]} {shown_key(key)} {shown_value(entry[0], entry[5])}")
     for key in found["deleted"]:
         output.result(f"- {shown_key(key)} (deleted)")
     output.tell(f"the version is now {found['version']}")

@@ -133,7 +133,10 @@ def user_key(key: str) -> bytes:
     """A user's key as UTF-8. Raises TypeError, or KeyTooLong above USER_KEY_BYTES_MAX."""
     if type(key) is not str:
         raise TypeError(f"a key is a str, not {type(key).__name__}")
-    encoded = key.encode()
+    try:
+        encoded = key.encode()
+    except UnicodeEncodeError:
+        raise TypeError(f"a key is text that UTF-8 can hold, not {key[:40]!r}") from None
     if len(encoded) > USER_KEY_BYTES_MAX:
         raise KeyTooLong(key, len(encoded), USER_KEY_BYTES_MAX)
     return encoded

@@ -186,6 +186,7 @@ SHARED = struct.Struct("<QqqQ16sIBxxx")
 SHARED_BYTES = SHARED.size
 GONE = 1  # a deletion in force; nothing follows but perhaps the cell
 MERGED = 2  # the visible value's length and when all of it has expired stand before it, and the whole cell behind it
+UNMARKED = 4  # with MERGED: what is visible is not marked as MessagePack; else it is
 VISIBLE = struct.Struct("<Iq")
 
 # digest, digest before the oldest change kept, last stamp, last revision and index, changes kept, changes to keep,

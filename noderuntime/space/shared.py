@@ -1,7 +1,7 @@
 """The shared KVS inside a transaction: reading an entry, and changing some. Used by commits, MemoryState and the store.
 
 What lies under a key is a cell (see noderuntime.cells). Most are a value that was set, and are stored as just that;
-those that were merged into carry the whole cell behind the value that readers get.
+those that were merged into, or are marked as MessagePack, carry the whole cell behind the value that readers get.
 
 `Changes` is the write side: one per transaction. Each change gets the transaction's sequence as its revision, and an
 index; it is written to the change log together with the digest of all contents after it. The log keeps as many changes
@@ -18,25 +18,43 @@ from noderuntime.cells import DIGEST_BYTES, DIGEST_MASK, Cell, contribution
 from noderuntime.errors import ValueTooLarge
 from noderuntime.merges import Merge as Merge
 from noderuntime.space import keys, records
-from noderuntime.space.records import CHANGE_HEAD_BYTES, GONE, HEAD, MERGED, SHARED, SHARED_BYTES, VISIBLE
+from noderuntime.space.records import (
+    CHANGE_HEAD_BYTES,
+    GONE,
+    HEAD,
+    MERGED,
+    SHARED,
+    SHARED_BYTES,
+    UNMARKED,
+    VISIBLE,
+)
 from noderuntime.space.space import VALUE_BYTES_MAX, scan
 
 _SLACK_SHIFT: Final = 6  # the log is cut when it is a 64th too long, several changes at once
 
 
 class SharedWrite:
-    """One staged write. `key` is UTF-8; neither `value` nor `merge`: a deletion. `ttl_ns` 0: the default.
+    """One staged write. `key` is UTF-8; neither `value` nor `merge`: a deletion. `ttl_ns` 0: the default. `packed`
+    marks the value as MessagePack.
 
     What is costly is done here, before the write lock is taken.
     """
 
-    __slots__ = ("contribution", "key", "merge", "ttl_ns", "value")
+    __slots__ = ("contribution", "key", "merge", "packed", "ttl_ns", "value")
 
-    def __init__(self, key: bytes, value: bytes | None = None, merge: Merge | None = None, ttl_ns: int = 0) -> None:
+    def __init__(
+        self,
+        key: bytes,
+        value: bytes | None = None,
+        merge: Merge | None = None,
+        ttl_ns: int = 0,
+        packed: bool = False,
+    ) -> None:
         self.key = key
         self.value = value
         self.merge = merge
         self.ttl_ns = ttl_ns
+        self.packed = packed
         self.contribution = 0 if merge is not None else contribution(key, value)
 
 
@@ -48,6 +66,7 @@ class SharedValue(NamedTuple):
     written_ns: int
     expires_ns: int
     origin: int
+    packed: bool = False
 
 
 class Stored(NamedTuple):
@@ -131,9 +150,9 @@ def read_value(txn: Any, key: bytes, clock: Callable[[], int]) -> bytes | None:
     return None if 0 < changes_ns <= clock() else record[SHARED_BYTES:]
 
 
-def entries(txn: Any, prefix: bytes, now_ns: int) -> Iterator[tuple[bytes, SharedValue]]:
-    """All (key, entry) in force whose key starts with `prefix`, in order of key."""
-    for key, record in scan(txn, keys.SHARED_PREFIX + prefix):
+def entries(txn: Any, prefix: bytes, now_ns: int, after: bytes = b"") -> Iterator[tuple[bytes, SharedValue]]:
+    """All (key, entry) in force whose key starts with `prefix` and comes behind `after`, in order of key."""
+    for key, record in scan(txn, keys.SHARED_PREFIX + prefix, keys.SHARED_PREFIX + after if after else b""):
         entry = _parse(record, now_ns)
         if entry is not None:
             yield key[1:], entry
@@ -158,13 +177,13 @@ def _parse(record: bytes, now_ns: int) -> SharedValue | None:
         return None
     if 0 < changes_ns <= now_ns:
         cell = _cell_of(record)
-        value = cells.visible(cell, now_ns)
+        value, packed = cells.shown(cell, now_ns)
         return None if value is None else SharedValue(
-            value, revision, stamp, cells.ends_ns(cells.alive(cell, now_ns)), origin
+            value, revision, stamp, cells.ends_ns(cells.alive(cell, now_ns)), origin, packed
         )
     size, ends_ns = VISIBLE.unpack_from(record, SHARED_BYTES)
     start = SHARED_BYTES + VISIBLE.size
-    return SharedValue(record[start : start + size], revision, stamp, ends_ns, origin)
+    return SharedValue(record[start : start + size], revision, stamp, ends_ns, origin, not flags & UNMARKED)
 
 
 def stored(txn: Any, key: bytes) -> Stored | None:
@@ -352,8 +371,12 @@ class Changes:
             return
         ttl_ns = item.ttl_ns or self._ttl_ns
         expires_ns = self._now_ns + ttl_ns if ttl_ns else 0
+        if item.packed:
+            body = VISIBLE.pack(len(value), expires_ns) + value
+            value = body + cells.pack(cells.written(stamp, self._origin, value, expires_ns, packed=True))
         packed = SHARED.pack(
-            self._revision, stamp, expires_ns, self._origin, added.to_bytes(DIGEST_BYTES, "little"), self._index, 0
+            self._revision, stamp, expires_ns, self._origin, added.to_bytes(DIGEST_BYTES, "little"), self._index,
+            MERGED if item.packed else 0,
         )
         txn.put(b"s" + key, packed + value)
         if expires_ns:
@@ -404,7 +427,7 @@ class Changes:
                 txn.delete(keys.expiry(changes_ns, was, index))
             self._digest -= int.from_bytes(contributed, "little")
         now_ns = self._now_ns
-        value = cells.visible(cell, now_ns)
+        value, marked = cells.shown(cell, now_ns)
         if value is not None and len(value) > VALUE_BYTES_MAX:
             raise ValueTooLarge(f"the merged value of {key.decode()!r}", len(value), VALUE_BYTES_MAX)
         expiries = cells.alive(cell, now_ns)
@@ -413,8 +436,9 @@ class Changes:
         self._digest += added
         stamp, origin, flags, body = cell.stamp, cell.origin, 0, value or b""
         if cell.parts:
-            flags = MERGED
             stamp, origin = max(self._stamp, cell.stamp), self._origin
+        if cell.parts or marked:
+            flags = MERGED if marked or value is None else MERGED | UNMARKED
             body = VISIBLE.pack(len(body), cells.ends_ns(expiries)) + body + cells.pack(cell)
         if value is None:
             flags |= GONE

@@ -187,10 +187,10 @@ class Space:
         self._lock_word.release()
 
 
-def scan(txn: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """All (key, value) whose key starts with `prefix`, in order."""
+def scan(txn: Any, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    """All (key, value) whose key starts with `prefix` and comes behind `after`, in order."""
     cursor = txn.cursor()
-    if not cursor.set_range(prefix):
+    if not cursor.set_range(max(prefix, after + b"\0") if after else prefix):
         return
     for key, value in cursor:
         if not key.startswith(prefix):

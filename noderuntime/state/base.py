@@ -27,6 +27,8 @@ Guarantees; the conformance suite (noderuntime.testing.state_contract) has tests
 13. watch     `watch(prefix)` yields the changes of keys with that prefix made after the call, in order of revision.
               None is left out, but several of one key may come as the newest. An expired key comes as deleted.
 14. lost      A store that cannot be reached raises StoreError, and is used again by later calls when it is back.
+15. kind      `packed` of an entry: merges and `set_packed` mark a value as MessagePack, `set` takes the mark away. The
+              mark travels with diffs; it is no part of what `version` is a digest of.
 
 Revisions, and entries' origins, are of one store: after `apply` the same value may have another revision here.
 """
@@ -55,7 +57,7 @@ HISTORY = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is stored under a key.
+    """What is stored under a key. `packed`: the value is marked as MessagePack, by a merge or by `set_packed`.
 
     `timestamp`: when it was written (UTC); `ttl`: seconds left, None for ever; `origin`: who wrote it, as
     "store/node": 12 hexadecimal digits and the node's number (0 also for whoever is no node).
@@ -66,6 +68,7 @@ class Entry:
     timestamp: dt.datetime
     ttl: float | None
     origin: str
+    packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +186,12 @@ class State(ABC):
 
         `expect`: the revision that must be in force, 0 for "there must be no such key"; else RevisionConflict.
         """
+
+    def set_packed(self, key: str, value: bytes, ttl: float | None = None, expect: int | None = None) -> int:
+        """As `set`, and marks the value as MessagePack, as merges do: `state get` decodes it. A kind that keeps no
+        marks only sets it.
+        """
+        return self.set(key, value, ttl, expect)
 
     @abstractmethod
     def get(self, key: str) -> Entry | None:

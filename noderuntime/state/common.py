@@ -254,6 +254,9 @@ class TableState(State):
     def set(self, key: str, value: bytes, ttl: float | None = None, expect: int | None = None) -> int:
         return self.set_once(None, key, value, ttl, expect)
 
+    def set_packed(self, key: str, value: bytes, ttl: float | None = None, expect: int | None = None) -> int:
+        return self.set_once(None, key, value, ttl, expect, packed=True)
+
     def delete(self, key: str) -> bool:
         return self.delete_once(None, key)
 
@@ -264,15 +267,21 @@ class TableState(State):
         return self.apply_once(None, diff)
 
     def set_once(
-        self, once: Once | None, key: str, value: bytes, ttl: float | None = None, expect: int | None = None
+        self,
+        once: Once | None,
+        key: str,
+        value: bytes,
+        ttl: float | None = None,
+        expect: int | None = None,
+        packed: bool = False,
     ) -> int:
-        """As `set`, at most once. Raises ProtocolError when `once` is stale; so do the others."""
+        """As `set` or `set_packed`, at most once. Raises ProtocolError when `once` is stale; so do the others."""
         encoded_key(key)
         kept = check_value(f"the value of {key!r}", value)
         ttl_ns = ttl_to_ns(ttl) or self.ttl_ns
         check_expect(expect)
         self._check_open()
-        return self._set(once, key, kept, ttl_ns, expect)
+        return self._set(once, key, kept, ttl_ns, expect, packed)
 
     def delete_once(self, once: Once | None, key: str) -> bool:
         encoded_key(key)
@@ -334,7 +343,9 @@ class TableState(State):
 
     # a kind that can do these in one step of its own does
 
-    def _set(self, once: Once | None, key: str, value: bytes, ttl_ns: int, expect: int | None) -> int:
+    def _set(
+        self, once: Once | None, key: str, value: bytes, ttl_ns: int, expect: int | None, packed: bool
+    ) -> int:
         def decide(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
             row = rows[key]
             if expect is not None:
@@ -342,7 +353,7 @@ class TableState(State):
                 revision = row.revision if row is not None and present else 0
                 if revision != expect:
                     raise RevisionConflict(key, expect, revision)
-            return [(key, cells.written(stamp, self.origin, value, now_ns + ttl_ns if ttl_ns else 0))]
+            return [(key, cells.written(stamp, self.origin, value, now_ns + ttl_ns if ttl_ns else 0, packed))]
 
         return self._transact([key], decide, once).revision
 
@@ -431,7 +442,7 @@ def _written(
         check_value(f"the merged value of {key!r}", cells.visible(new, now_ns) or b"")
         return new
     if item.value is not None:
-        return cells.written(stamp, origin, item.value, expires_ns)
+        return cells.written(stamp, origin, item.value, expires_ns, item.packed)
     return None if cells.visible(cell, now_ns) is None else cells.written(stamp, origin, None)
 
 

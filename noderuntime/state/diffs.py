@@ -31,19 +31,19 @@ def origin_text(origin: int) -> str:
 
 
 def entry(
-    value: bytes, revision: int, written_ns: int, expires_ns: int, origin: int, now_ns: int
+    value: bytes, revision: int, written_ns: int, expires_ns: int, origin: int, now_ns: int, packed: bool
 ) -> Entry:
     ttl = (expires_ns - now_ns) / 1e9 if expires_ns else None
-    return Entry(value, revision, utc(written_ns), ttl, origin_text(origin))
+    return Entry(value, revision, utc(written_ns), ttl, origin_text(origin), packed)
 
 
 def entry_of(kept: Kept, now_ns: int) -> Entry | None:
     """The entry that readers get of what is kept; None when nothing is in force."""
-    value = cells.visible(kept.cell, now_ns)
+    value, packed = cells.shown(kept.cell, now_ns)
     if value is None:
         return None
     ends_ns = cells.ends_ns(cells.alive(kept.cell, now_ns))
-    return entry(value, kept.revision, kept.written_ns, ends_ns, kept.origin, now_ns)
+    return entry(value, kept.revision, kept.written_ns, ends_ns, kept.origin, now_ns, packed)
 
 
 def diff_of(found: Iterable[tuple[str, Kept]], version: str, now_ns: int) -> Diff:

@@ -192,10 +192,16 @@ class MemoryState(State):
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def set(self, key: str, value: bytes, ttl: float | None = None, expect: int | None = None) -> int:
+        return self._set(key, value, ttl, expect, packed=False)
+
+    def set_packed(self, key: str, value: bytes, ttl: float | None = None, expect: int | None = None) -> int:
+        return self._set(key, value, ttl, expect, packed=True)
+
+    def _set(self, key: str, value: bytes, ttl: float | None, expect: int | None, packed: bool) -> int:
         encoded = keys.user_key(key)
         if type(value) is not bytes or len(value) > VALUE_BYTES_MAX:
             value = check_value(f"the value of {key!r}", value)
-        write = SharedWrite(encoded, value, None, 0 if ttl is None else ttl_to_ns(ttl))
+        write = SharedWrite(encoded, value, None, 0 if ttl is None else ttl_to_ns(ttl), packed)
         if expect is None:
             return self._change(lambda txn, changes, now_ns: changes.write(write), len(value))
         check_expect(expect)
@@ -457,4 +463,6 @@ _spaces = _Spaces()
 
 
 def _entry(found: SharedValue, now_ns: int) -> Entry:
-    return entry(found.value, found.revision, found.written_ns, found.expires_ns, found.origin, now_ns)
+    return entry(
+        found.value, found.revision, found.written_ns, found.expires_ns, found.origin, now_ns, found.packed
+    )

@@ -164,6 +164,9 @@ class OutsideState(State):
     def set(self, key: str, value: bytes, ttl: float | None = None, expect: int | None = None) -> int:
         return self._state.set(key, value, ttl, expect)
 
+    def set_packed(self, key: str, value: bytes, ttl: float | None = None, expect: int | None = None) -> int:
+        return self._state.set_packed(key, value, ttl, expect)
+
     def get(self, key: str) -> Entry | None:
         return self._state.get(key)
 

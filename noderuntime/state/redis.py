@@ -94,12 +94,12 @@ class RedisState(TableState):
 
     def init(self) -> None:
         self._check_open()
-        arguments = [str(secrets.randbits(STORE_BITS)), bytes(DIGEST_BYTES), _digits(0), redis_scripts.FORMAT]
+        arguments = [str(secrets.randbits(STORE_BITS)), bytes(DIGEST_BYTES), _digits(0), redis_scripts.FORMATS[0]]
         store, format = self._run(redis_scripts.INIT, arguments)
-        if format.decode() != redis_scripts.FORMAT:
+        if format.decode() not in redis_scripts.FORMATS:
             raise StoreError(
                 f"{self._name()}: the store {self.name!r} there has format {format.decode()}; this noderuntime knows "
-                f"{redis_scripts.FORMAT}. Give `name:` of a new one, or use the version that made it."
+                f"{' and '.join(redis_scripts.FORMATS)}. Give `name:` of a new one, or use the version that made it."
             )
         self._origin = int(store) << ORIGIN_BITS
 
@@ -229,9 +229,11 @@ class RedisState(TableState):
         self._refused(once, answer)
         return answer
 
-    def _set(self, once: Once | None, key: str, value: bytes, ttl_ns: int, expect: int | None) -> int:
+    def _set(
+        self, once: Once | None, key: str, value: bytes, ttl_ns: int, expect: int | None, packed: bool
+    ) -> int:
         expected = "" if expect is None else str(expect)
-        write = ["set", key.encode(), value, "", _digits(ttl_ns), expected]
+        write = ["pack" if packed else "set", key.encode(), value, "", _digits(ttl_ns), expected]
         done, revision, *_ = self._change(once, self.origin, [write])
         if done == b"conflict":
             assert expect is not None
@@ -258,7 +260,7 @@ class RedisState(TableState):
                 kind = cells.kind_of(item.merge)
                 plain.append(["merge", item.key, item.merge.apply(None), str(kind), _digits(item.ttl_ns), ""])
             elif item.value is not None:
-                plain.append(["set", item.key, item.value, "", _digits(item.ttl_ns), ""])
+                plain.append(["pack" if item.packed else "set", item.key, item.value, "", _digits(item.ttl_ns), ""])
             else:
                 plain.append(["delete", item.key, b"", "", _NEVER, ""])
         if self._change(once, self.origin | node, plain)[0] == b"ok":
@@ -412,11 +414,12 @@ class _Moment(Moment):
 def _row(packed: bytes) -> Row:
     revision, _, rest = packed.partition(b":")
     contributed = int.from_bytes(rest[:DIGEST_BYTES], "little")
-    written, changes, stamp, origin, expires, value, parts = msgpack.unpackb(rest[DIGEST_BYTES:], raw=True)
+    written, changes, stamp, origin, expires, value, parts, *mark = msgpack.unpackb(rest[DIGEST_BYTES:], raw=True)
     cell = Cell(
         int(stamp), int(origin), int(expires), None if value is False else value,
         tuple([Part(kind, int(store), int(first), int(merges), amount, int(over))
                for kind, store, first, merges, amount, over in parts]),
+        bool(mark),
     )  # fmt: skip
     return Row(cell, int(revision), int(written), cells.writer(cell), contributed, int(changes))
 
@@ -431,11 +434,16 @@ def _plain(put: Put) -> list[Any]:
     body = [
         _digits(put.written_ns), _digits(put.changes_ns), _digits(cell.stamp), _digits(cell.origin),
         _digits(cell.expires_ns), False if cell.value is None else cell.value, parts,
+        *([True] if cell.packed else []),
     ]  # fmt: skip
     packed = msgpack.packb(body, use_bin_type=False)
     expires_us = -(-put.changes_ns // 1000)
     contribution = put.contribution.to_bytes(DIGEST_BYTES, "little")
-    return [put.key.encode(), packed, contribution, str(expires_us), "1" if put.gone else "0"]
+    return [put.key.encode(), packed, contribution, str(expires_us), _flag(put.gone), _flag(cell.packed)]
+
+
+def _flag(is_so: bool) -> str:
+    return "1" if is_so else "0"
 
 
 def _digits(number: int) -> str:

@@ -292,13 +292,14 @@ local function latest(cell)
   return found
 end
 
-local function written(stamp, origin, value, expires)
-  return {stamp = stamp, origin = origin, expires = expires, value = value, parts = {}}
+local function written(stamp, origin, value, expires, packed)
+  return {stamp = stamp, origin = origin, expires = expires, value = value, parts = {}, packed = packed or false}
 end
 
 local function expired(cell, now)
   local over = is_over(cell.expires, now)
-  local made = written(cell.stamp, cell.origin, not over and cell.value, over and NEVER or cell.expires)
+  local made = written(cell.stamp, cell.origin, not over and cell.value, over and NEVER or cell.expires,
+                       not over and cell.packed)
   for place, part in ipairs(cell.parts) do
     local amount = not is_over(part.expires, now) and part.amount or ''
     made.parts[place] = {kind = part.kind, store = part.store, first = part.first, merges = part.merges,
@@ -315,10 +316,10 @@ local function merged(cell, kind, amount, stamp, origin, store, now, default)
   local expires = default
   if current then expires = select(2, ends(cell, now)) end
   for _, part in ipairs(cell.parts) do
-    if part.amount ~= '' and part.kind ~= kind then return written(stamp, origin, result, expires) end
+    if part.amount ~= '' and part.kind ~= kind then return written(stamp, origin, result, expires, true) end
   end
   if not current and (cell.value or #cell.parts > 0) then cell = written(stamp, origin, false, NEVER) end
-  local made, own = written(cell.stamp, cell.origin, cell.value, cell.expires), nil
+  local made, own = written(cell.stamp, cell.origin, cell.value, cell.expires, cell.packed), nil
   for place, part in ipairs(cell.parts) do
     made.parts[place] = part
     if not own and part.store == store and counts(part, now) then own = place end
@@ -328,7 +329,7 @@ local function merged(cell, kind, amount, stamp, origin, store, now, default)
                                    expires = expires}
   local total = result
   if part.amount ~= current then total = combine(kind, amount, part.amount ~= '' and part.amount) end
-  if not total then return written(stamp, origin, result, expires) end
+  if not total then return written(stamp, origin, result, expires, true) end
   made.parts[own] = {kind = part.kind, store = store, first = part.first, merges = plus(part.merges, ONE),
                      amount = total, expires = part.expires}
   table.sort(made.parts, function(a, b) return a.first < b.first or a.first == b.first and a.store < b.store end)
@@ -349,7 +350,7 @@ local EMPTY = written(NEVER, NEVER, false, NEVER)
 
 local function load_cell(body)
   local found = cmsgpack.unpack(body)
-  local cell = written(found[3], found[4], found[6], found[5])
+  local cell = written(found[3], found[4], found[6], found[5], found[8])
   for place, part in ipairs(found[7]) do
     cell.parts[place] = {kind = part[1], store = part[2], first = part[3], merges = part[4], amount = part[5],
                          expires = part[6]}
@@ -362,7 +363,9 @@ local function pack_cell(cell, written_at, changes)
   for place, part in ipairs(cell.parts) do
     parts[place] = {part.kind, part.store, part.first, part.merges, part.amount, part.expires}
   end
-  return cmsgpack.pack({written_at, changes, cell.stamp, cell.origin, cell.expires, cell.value, parts})
+  local body = {written_at, changes, cell.stamp, cell.origin, cell.expires, cell.value, parts}
+  if cell.packed then body[8] = true end
+  return cmsgpack.pack(body)
 end
 """
 """Functions that the scripts of redis_scripts.py begin with, where they change something."""

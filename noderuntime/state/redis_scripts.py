@@ -12,7 +12,8 @@ Keys of a store NAME, all with the hash tag {NAME}, so that a cluster keeps them
     token:CLIENT   the last change of one client: its number, revision and note; goes after an hour
 
 A body is MessagePack of [written, changes, stamp, origin, expires, value or false, [[kind, store, first, merges,
-amount, expires], ...]]: the cell, when it was written, and when what is visible of it expires first. Numbers that a
+amount, expires], ...]], behind which stands true when the value is
+marked as MessagePack: the cell, when it was written, and when what is visible of it expires first. Numbers that a
 double may not hold are texts of 20 digits, which compare as texts. Digests are added up byte by byte.
 
 CHANGE makes cells of what is there (see redis_cells.py), PURGE forgets what has expired in them. COMMIT is for what
@@ -26,7 +27,7 @@ from typing import Final
 
 from noderuntime.state.redis_cells import CELLS
 
-FORMAT: Final = "2"
+FORMATS: Final = "2", "3"  # a new store has the first; the first value that is marked as MessagePack makes it 3
 NAMES: Final = ("cells", "order", "due", "gone", "digests", "head", "marks")
 
 _HEAD: Final = """
@@ -140,7 +141,7 @@ local function contributed(row)
 end
 
 -- `changes`: when what is visible expires first, in microseconds, '0': never
-local function put(key, row, body, contribution, changes, is_gone)
+local function put(key, row, body, contribution, changes, is_gone, packed)
   revision = revision + 1
   if row then digest = add(digest, contributed(row), -1) end
   digest = add(digest, contribution, 1)
@@ -150,6 +151,7 @@ local function put(key, row, body, contribution, changes, is_gone)
   if changes == '0' then redis.call('ZREM', due, key) else redis.call('ZADD', due, changes, key) end
   if is_gone then redis.call('ZADD', gone, number, key) else redis.call('ZREM', gone, key) end
   redis.call('ZADD', digests, number, digest)
+  if packed then redis.call('HSET', head, 'format', '3') end
 end
 
 local function trim(number)
@@ -204,9 +206,9 @@ for _ = 1, expected do
   at = at + 2
 end
 for _ = 1, puts do
-  local key, body, contribution, changes, is_gone = unpack(ARGV, at, at + 4)
-  at = at + 5
-  put(key, rows[key], body, contribution, changes, is_gone == '1')
+  local key, body, contribution, changes, is_gone, packed = unpack(ARGV, at, at + 5)
+  at = at + 6
+  put(key, rows[key], body, contribution, changes, is_gone == '1', packed == '1')
 end
 local number = finish(latest)
 remember(number, note)
@@ -215,7 +217,8 @@ return {'ok', number, note}
 )
 """KEYS[8]: the client's token key. ARGV: channel, history, once ('mark': known for ever; 'token': for an hour), who,
 mark, latest stamp, note, number of expectations, number of changes, then (key, revision) for each expectation, (key,
-body, contribution, expiry, gone) for each change. {'ok', revision, note}, {'again'} or {'stale', the later mark}."""
+body, contribution, expiry, gone, packed) for each change. {'ok', revision, note}, {'again'} or {'stale', the later
+mark}."""
 
 _CELLS: Final = _HEAD + _WRITES + CELLS + r"""
 local time = redis.call('TIME')
@@ -229,7 +232,8 @@ local function keep(key, row, cell, value)
   end
   local written_at = latest(cell)
   if #cell.parts > 0 and now > written_at then written_at = now end
-  put(key, row, pack_cell(cell, written_at, changes), contribution(key, value), micros, not value)
+  put(key, row, pack_cell(cell, written_at, changes), contribution(key, value), micros, not value,
+      cell.packed)
 end
 """
 
@@ -258,8 +262,8 @@ for write = 0, writes - 1 do
   if ttl == NEVER then ttl = default end
   local expires = ttl ~= NEVER and plus(now, ttl) or NEVER
   local new
-  if operation == 'set' then
-    new = written(next_stamp, origin, value, expires)
+  if operation == 'set' or operation == 'pack' then
+    new = written(next_stamp, origin, value, expires, operation == 'pack')
   elseif operation == 'merge' then
     new = merged(cell, tonumber(kind), value, next_stamp, origin, store, now, expires)
     if not new then return {'refused'} end
@@ -288,9 +292,10 @@ return {'ok', number, note}
 """
 )
 """KEYS[8] and the first five of ARGV as with COMMIT; then origin, store, default time to live, bytes of the largest
-value, number of writes, and for each ('set' | 'merge' | 'delete', key, value or amount, kind of merge, time to live,
-expected revision or ''). {'ok', revision, '1' if the last one has deleted something}, {'stale', mark}, {'conflict',
-revision in force}, or {'refused'}: something does not combine, or is too large. Then nothing is changed."""
+value, number of writes, and for each ('set' | 'pack' | 'merge' | 'delete', key, value or amount, kind of merge, time to
+live, expected revision or ''); 'pack' sets, and marks as MessagePack. {'ok', revision, '1' if the last one has deleted
+something}, {'stale', mark}, {'conflict', revision in force}, or {'refused'}: something does not combine, or is too
+large. Then nothing is changed."""
 
 PURGE: Final = (
     _CELLS

@@ -1,7 +1,7 @@
 """Seeds: the first values of an empty store, from a file or from what a command prints. Floor 2.
 
 A mapping of key -> value in YAML (JSON is YAML too): text is stored as UTF-8, `!!binary` as its bytes, anything else as
-MessagePack. Anchors are refused: a few lines of them could stand for more than memory holds.
+MessagePack, and marked so. Anchors are refused: a few lines of them could stand for more than memory holds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import codecs
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import yaml
 
@@ -23,10 +23,18 @@ SEED_BYTES_MAX: Final = 64 << 20
 SEED_LEVELS_MAX: Final = 64  # the parser takes time with the square of them
 COMMAND_S: Final = 60.0
 
+
+class Seed(NamedTuple):
+    """A first value; `packed`: it is to be marked as MessagePack."""
+
+    value: bytes
+    packed: bool = False
+
+
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def from_file(path: str) -> dict[str, bytes]:
+def from_file(path: str) -> dict[str, Seed]:
     """The values in a file. Raises StoreError, with the reason."""
     where = f"seed {path}"
     try:
@@ -38,7 +46,7 @@ def from_file(path: str) -> dict[str, bytes]:
     return parse(data, where)
 
 
-def from_command(command: Sequence[str]) -> dict[str, bytes]:
+def from_command(command: Sequence[str]) -> dict[str, Seed]:
     """The values that a command prints. Raises StoreError, with the reason."""
     where = f"seed command {' '.join(command)!r}"
     try:
@@ -57,7 +65,7 @@ def from_command(command: Sequence[str]) -> dict[str, bytes]:
     return parse(done.stdout, where)
 
 
-def parse(data: bytes, where: str) -> dict[str, bytes]:
+def parse(data: bytes, where: str) -> dict[str, Seed]:
     """The values in a YAML or JSON text. Raises StoreError, with the reason."""
     text = _decoded(data, where)
     try:
@@ -81,13 +89,15 @@ def parse(data: bytes, where: str) -> dict[str, bytes]:
         return {}
     if not isinstance(found, dict):
         raise StoreError(f"{where} is no mapping of key: value")
-    seeds: dict[str, bytes] = {}
+    seeds: dict[str, Seed] = {}
     for key, value in found.items():
         if not isinstance(key, str):
             raise StoreError(f"{where}: the key {key!r} is no text; put it in quotes")
         try:
             encoded_key(key)
-            seeds[key] = check_value(f"the value of {key!r}", _encoded(value))
+            seed = _encoded(value)
+            check_value(f"the value of {key!r}", seed.value)
+            seeds[key] = seed
         except (NodeRuntimeError, TypeError) as error:
             raise StoreError(f"{where}: {key!r}: {error}") from None
     return seeds
@@ -101,7 +111,7 @@ def _decoded(data: bytes, where: str) -> str:
         raise StoreError(f"{where} is not UTF-8 text: byte {error.start} cannot be read") from None
 
 
-def _encoded(value: Any) -> bytes:
+def _encoded(value: Any) -> Seed:
     if isinstance(value, str):
-        return value.encode()
-    return value if isinstance(value, bytes) else values.pack(value)
+        return Seed(value.encode())
+    return Seed(value) if isinstance(value, bytes) else Seed(values.pack(value), packed=True)

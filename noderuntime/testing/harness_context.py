@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from noderuntime import cells
 from noderuntime.errors import NodeRuntimeError, RevisionConflict, UnknownOutput
 from noderuntime.space.keys import user_key
 from noderuntime.space.records import encode_message
@@ -31,6 +32,7 @@ class _Kept:
     revision: int
     written: dt.datetime
     expires: dt.datetime | None
+    packed: bool = False
 
 
 class SharedKVS(MutableMapping[str, bytes]):
@@ -96,7 +98,8 @@ class SharedKVS(MutableMapping[str, bytes]):
         """Combine `key` with `merge`; returns its revision."""
         expires = self._kept[key].expires if key in self else None
         revision = self.write(key, merge.apply(self.get(key)))
-        self._kept[key] = replace(self._kept[key], expires=expires)  # a time to live goes on
+        ours = cells.kind_of(merge) is not None
+        self._kept[key] = replace(self._kept[key], expires=expires, packed=ours)  # a time to live goes on
         return revision
 
     def entry(self, key: str) -> Entry | None:
@@ -106,7 +109,7 @@ class SharedKVS(MutableMapping[str, bytes]):
             return None
         kept = self._kept[key]
         ttl = None if kept.expires is None else (kept.expires - self.now).total_seconds()
-        return Entry(kept.value, kept.revision, kept.written, ttl, f"{0:012x}/0")
+        return Entry(kept.value, kept.revision, kept.written, ttl, f"{0:012x}/0", kept.packed)
 
 
 class HarnessState:

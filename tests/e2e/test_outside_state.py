@@ -408,6 +408,47 @@ def command(folder: Folder, *arguments: str) -> subprocess.CompletedProcess[str]
     )
 
 
+COUNTER = """
+from noderuntime.merges import Add
+
+class Operator:
+    def __init__(self, ctx):
+        if not ctx.is_restart:
+            ctx.kvs.merge("visits", Add(51))
+            ctx.kvs.set("name", b"0")
+            print("kept", flush=True)
+
+    def on_event(self, event, ctx):
+        pass
+"""
+
+
+@pytest.mark.parametrize("kind", ["", "kind: sqlite, path: kept.db, "])
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_counter_stays_a_counter_whatever_its_store_and_however_the_run_ended(
+    folder: Folder, kind: str, killed: bool
+) -> None:
+    folder.write(reader_py=COUNTER, **{"seed.yml": "limits: {a: [1]}"})
+    running = folder.start(SEEDED.replace("{STATE}", f"{{{kind}seed: {{file: seed.yml}}}}"))
+    running.wait_for("line", "reader", "stdout", "kept")
+
+    def shown(key: str) -> str:
+        return command(folder, "state", "get", "shared", key).stdout.strip()
+
+    assert (shown("visits"), shown("name"), shown("limits")) == ("51", "0", '{"a": [1]}')
+    assert command(folder, "state", "set", "shared", "visits", "0").returncode == 0
+    assert command(folder, "state", "set", "shared", "visits", "none").returncode == 2
+    if killed:
+        os.kill(running.runtime_pid, signal.SIGKILL)
+    else:
+        assert running.ask("stop").error == ""
+    running.finish()
+    assert (shown("visits"), shown("name"), shown("limits")) == ("0", "0", '{"a": [1]}')
+    assert command(folder, "state", "set", "shared", "visits", "7").returncode == 0
+    assert command(folder, "state", "set", "shared", "limits", "--json", "5").returncode == 0
+    assert (shown("visits"), shown("limits")) == ("7", "5")
+
+
 @pytest.mark.parametrize("interrupted", [True, False])
 def test_state_commands_on_a_run_that_does_not_run_go_to_the_state_outside(folder: Folder, interrupted: bool) -> None:
     folder.write(reader_py=KEEPER)

@@ -84,7 +84,7 @@ def found_cells(draw: st.DrawFn) -> Cell:
             parts[place] = parts[place]._replace(kind=0, amount=draw(st.sampled_from([b"", b"\x05"])))
     value = draw(values)
     return Cell(0, draw(st.sampled_from([0, ORIGIN, 1 << 20])), draw(expiries) if value is not None else 0, value,
-                tuple(parts[place] for place in sorted(parts)))  # fmt: skip
+                tuple(parts[place] for place in sorted(parts)), draw(st.booleans()) and value is not None)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

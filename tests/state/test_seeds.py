@@ -12,11 +12,11 @@ from noderuntime.state import seeds
 
 TEXT = "limit: 5\nname: grün\nraw: !!binary AAEC\nnested: {a: [1, 2]}\n'7': null\n"
 VALUES = {
-    "limit": msgpack.packb(5),
-    "name": "grün".encode(),
-    "raw": b"\x00\x01\x02",
-    "nested": msgpack.packb({"a": [1, 2]}),
-    "7": msgpack.packb(None),
+    "limit": seeds.Seed(msgpack.packb(5), packed=True),
+    "name": seeds.Seed("grün".encode()),
+    "raw": seeds.Seed(b"\x00\x01\x02"),
+    "nested": seeds.Seed(msgpack.packb({"a": [1, 2]}), packed=True),
+    "7": seeds.Seed(msgpack.packb(None), packed=True),
 }
 
 

@@ -90,8 +90,8 @@ def client(run_dir: RunDir) -> Iterator[Client]:
 def test_every_operation_of_the_contract_is_there(client: Client) -> None:
     empty = client.ask("kvs_version")["version"]
     first = client.ask("kvs_set", key="k", value=b"v")["revision"]
-    value, revision, _, expires_ns, origin = client.ask("kvs_get", key="k")["entry"]
-    assert (value, revision, expires_ns) == (b"v", first, 0)
+    value, revision, _, expires_ns, origin, packed = client.ask("kvs_get", key="k")["entry"]
+    assert (value, revision, expires_ns, packed) == (b"v", first, 0, False)
     assert origin.endswith("/0")
     assert client.refused("kvs_set", key="k", value=b"w", expect=0) == "RevisionConflict"
     assert client.ask("kvs_set", key="k", value=b"w", expect=first)["revision"] > first

@@ -20,13 +20,14 @@ from __future__ import annotations
 
 from noderuntime.testing.state_contract.exchange import Exchange
 from noderuntime.testing.state_contract.kit import SOON_S, Configs, Stores, sync, values, wait_until
+from noderuntime.testing.state_contract.marking import Marking
 from noderuntime.testing.state_contract.merging import Merging
 from noderuntime.testing.state_contract.reading import Reading
 from noderuntime.testing.state_contract.watching import Watching
 from noderuntime.testing.state_contract.writing import Writing
 
 
-class StateContract(Writing, Merging, Reading, Exchange, Watching):
+class StateContract(Writing, Merging, Reading, Exchange, Watching, Marking):
     """Derive from it, name the kind, and give a fixture `configs`."""
 
 
