@@ -56,6 +56,16 @@ def make_private(folder: Path) -> None:
         folder.chmod(0o700)
 
 
+def is_ours(folder: Path) -> bool:
+    """Whether it is a folder (no link to one) of this user, and nobody else may write there."""
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    return mine and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
 def memory_limit_bytes(root: Path = Path("/")) -> int | None:
     """The memory limit of this process's cgroup: the lowest of its own and those above it. None without one."""
     limits = []

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Final, NoReturn
 
+from noderuntime import runs
 from noderuntime.channel import Dealer
 from noderuntime.errors import Fenced, NotRunning
 from noderuntime.protocol import EXIT_FENCED, VERSION, Hello, Refused, Welcome
-from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir, home
+from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
 
 WELCOME_S: Final = 60.0
 
@@ -27,7 +28,13 @@ def find_run(node_id: str | None, run: str | None) -> tuple[RunDir, str, bool]:
         return RunDir(Path(environ[ENV_RUN_DIR])), environ[ENV_NODE], False
     if run is None:
         raise TypeError("Node(id, run=NAME): the name of the run is missing; `noderuntime ps` lists them")
-    return RunDir.of(run, home(environ, os.getuid())), node_id, True
+    found = runs.find_run(run, environ)
+    if found is None:
+        raise NotRunning(f"there is no run {run!r}")
+    if found.state != "running":
+        why = "has failed" if found.state == "failed" else "was interrupted"
+        raise NotRunning(f"the run {run!r} {why}, it is not running")
+    return found.run_dir, node_id, True
 
 
 def greet(dealer: Dealer, name: str, dynamic: bool) -> Welcome:

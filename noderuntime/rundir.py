@@ -1,9 +1,9 @@
-"""Where a run keeps its things. Floor 1: builds paths, touches nothing.
+"""Where a run keeps its things. Floor 2: builds paths, and touches nothing but the password database.
 
     HOME/NAME/                      on shared memory, 0700; HOME = /dev/shm/noderuntime-UID, or $NODERUNTIME_HOME/runs
         run.json                    written once by the runtime (see `RunFile` in runs.py)
         snapshots.json              where snapshots go (see snapshot/settings.py)
-        lock                        flock held by the runtime for as long as it lives
+        lock                        locked by the runtime for as long as it lives (see runs.py)
         runtime.sock store.sock     ZeroMQ
         space/data.mdb lock.mdb     the space
         bell/NUMBER                 doorbells, one FIFO per node
@@ -19,10 +19,13 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from noderuntime.errors import NodeRuntimeError
 from noderuntime.identifiers import directory_name
 
 ENV_HOME = "NODERUNTIME_HOME"
@@ -43,7 +46,23 @@ def state_home(env: Mapping[str, str]) -> Path:
     given = env.get(ENV_HOME)
     if given:
         return Path(given).absolute() / "state"
-    return Path(env.get("XDG_STATE_HOME") or Path(env.get("HOME", "/tmp")) / ".local/state") / "noderuntime"
+    given = env.get("XDG_STATE_HOME", "")
+    return (Path(given) if given.startswith("/") else _user_home(env) / ".local/state") / "noderuntime"
+
+
+def _user_home(env: Mapping[str, str]) -> Path:
+    """$HOME, else what the password database says. Never a folder that others can make first."""
+    given = env.get("HOME", "")
+    if given:
+        return Path(given)
+    uid = os.getuid()
+    try:
+        return Path(pwd.getpwuid(uid).pw_dir)
+    except KeyError:
+        raise NodeRuntimeError(
+            f"there is no place for logs and snapshots: $HOME is not set, and user {uid} has none in the password "
+            f"database. Set ${ENV_HOME} to a folder of yours"
+        ) from None
 
 
 def older_log(file: Path) -> Path:

@@ -1,6 +1,8 @@
 """The runs of this user: where they live, who holds them, and which one may begin. Floor 2.
 
-A run is *running* while its `lock` is flock'ed, by its runtime, for as long as that lives. A folder with a
+A run is *running* while its runtime lives. That holds two locks of the file `lock`: a flock, which decides who may use
+the run (commands at the state of an interrupted run take it, too), and an OFD lock, which says that it is a runtime.
+Commands that only look ask for the latter (F_OFD_GETLK) without taking any. A folder with a
 `run.json` and no lock held is an *interrupted* run: its runtime was killed, its space is kept; or a *failed*
 one: it ended in order, but a node of it failed for good, and there is no last snapshot to resume from. After a reboot
 nothing in a folder is trusted (boot id): shared memory is gone then, and a space on a disk was written
@@ -14,18 +16,23 @@ import fcntl
 import json
 import os
 import shutil
+import struct
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
 
-from noderuntime.homes import RunRefused, choose_home, homes, make_private, size_where_it_is
+from noderuntime.homes import RunRefused, choose_home, homes, is_ours, make_private, size_where_it_is
 from noderuntime.identifiers import directory_name
 from noderuntime.rundir import RunDir, state_home
 
 FORMAT = 1
 LOG_RUNS_KEPT = 10
+LOCK_WAIT_S = 2.0  # for a command that has the lock for a moment
+LOCK_LOOK_S = 0.01
+
+_FLOCK = struct.Struct("@hhqqi4x")  # l_type, l_whence, l_start, l_len, l_pid
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +117,8 @@ def find_run(name: str, environ: Mapping[str, str]) -> Run | None:
 
 
 def _look(run_dir: RunDir) -> Run | None:
+    if not (is_ours(run_dir.root.parent) and is_ours(run_dir.root)):
+        return None
     file = RunFile.read(run_dir)
     if file is None:
         return None
@@ -117,17 +126,16 @@ def _look(run_dir: RunDir) -> Run | None:
 
 
 def _is_held(run_dir: RunDir) -> bool:
+    """Whether a runtime holds the run. Takes no lock: that could be in the way of a start just now."""
     try:
         fd = os.open(run_dir.lock, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        asked = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
     finally:
         os.close(fd)
-    return False
+    return bool(_FLOCK.unpack(asked)[0] != fcntl.F_UNLCK)
 
 
 # ---- beginning and ending
@@ -209,12 +217,16 @@ def hold(
 
 
 def _lock(run_dir: RunDir, name: str) -> int:
-    for _ in range(100):
+    deadline_s = time.monotonic() + LOCK_WAIT_S
+    while time.monotonic() < deadline_s:
         fd = os.open(run_dir.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
+            if not _is_held(run_dir):  # a command looks at its state, or removes it
+                time.sleep(LOCK_LOOK_S)
+                continue
             file = RunFile.read(run_dir)
             who = f" (process {file.pid})" if file is not None else ""
             raise RunRefused(
@@ -225,10 +237,11 @@ def _lock(run_dir: RunDir, name: str) -> int:
         with contextlib.suppress(FileNotFoundError):
             # the holder before us may have removed the folder between our open and our lock
             if os.fstat(fd).st_ino == run_dir.lock.stat().st_ino:
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
                 return fd
         os.close(fd)
         make_private(run_dir.root)
-    raise RunRefused(name, f"the run {name!r} comes and goes", "Try again.")
+    raise RunRefused(name, f"another command uses the run {name!r} just now", "Try again when it has ended.")
 
 
 def _empty(run_dir: RunDir) -> None:
@@ -250,11 +263,12 @@ def clean_remains(environ: Mapping[str, str]) -> list[Path]:
     """Remove the folders that are no runs, and held by nobody: of a command that was killed at the state of an ended
     run, or of a runtime that was killed before it had begun. Returns them."""
     removed = []
-    for folder in homes(environ):
+    for folder in filter(is_ours, homes(environ)):
         with contextlib.suppress(OSError):
             for entry in sorted(folder.iterdir()):
                 run_dir = RunDir(entry)
-                if run_dir.lock.exists() and not run_dir.run_file.exists() and _remove_unless_held(run_dir):
+                remains = is_ours(entry) and run_dir.lock.exists() and not run_dir.run_file.exists()
+                if remains and _remove_unless_held(run_dir):
                     removed.append(entry)
     return removed
 

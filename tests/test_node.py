@@ -752,12 +752,12 @@ def test_a_refused_program_ends_without_a_failure_and_a_dynamic_one_is_told_why(
     child.expect(Hello)
     child.send(Refused("there is one already"))
     assert child.wait() == EXIT_FENCED
-    home = r.folder.parent
     program = f"""
-import os; os.environ.pop('{ENV_NODE}'); from noderuntime import Node, NotRunning, rundir
-rundir.home = None
-import noderuntime.joining as m
-m.home = lambda *_: __import__('pathlib').Path({str(home)!r})
+import os; os.environ.pop('{ENV_NODE}'); from noderuntime import Node, NotRunning, runs
+from pathlib import Path
+from types import SimpleNamespace
+found = SimpleNamespace(run_dir=runs.RunDir(Path({str(r.folder)!r})), state="running")
+runs.find_run = lambda name, environ: found
 try: Node('n', run={r.folder.name!r})
 except NotRunning as error: print(error)
 """

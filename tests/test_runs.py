@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
+import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 
+import as_user
 import pytest
 
-from noderuntime import runs
+from noderuntime import homes, joining, runs
+from noderuntime.errors import NotRunning
 from noderuntime.homes import RunRefused
 from noderuntime.rundir import RunDir
 from noderuntime.runs import Held, RunFile
@@ -195,3 +201,124 @@ def test_logs_of_a_run_that_lives_are_never_removed(environ: dict[str, str], tmp
     runs.new_log_folder("other", environ)
     assert logs.exists()
     held.remove()
+
+
+# ---- who looks is not in the way
+
+
+def test_looking_takes_no_lock(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(environ)
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("a lock was taken")
+
+    monkeypatch.setattr(runs.fcntl, "flock", refuse)
+    assert [run.state for run in runs.list_runs(environ)] == ["interrupted"]
+    found = runs.find_run("flow", environ)
+    assert found is not None and found.state == "interrupted"
+
+
+def test_a_run_can_be_resumed_while_others_look_at_it(environ: dict[str, str]) -> None:
+    run_dir = interrupted(environ)
+    looking = """
+import os, sys
+from noderuntime import runs
+print("looking", flush=True)
+while os.getppid() == int(sys.argv[1]):
+    runs.list_runs(os.environ)
+"""
+    command = [sys.executable, "-c", looking, str(os.getpid())]
+    lookers = [
+        subprocess.Popen(command, env={**os.environ, **environ}, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    try:
+        for looker in lookers:
+            assert looker.stdout is not None and looker.stdout.readline() == "looking\n"
+        for _ in range(300):
+            held = begin(environ, resume=True)
+            assert held.run_dir.root == run_dir.root
+            held.release()
+    finally:
+        for looker in lookers:
+            looker.kill()
+            looker.wait()
+            assert looker.stdout is not None
+            looker.stdout.close()
+
+
+def test_a_start_waits_for_a_command_that_has_the_lock_for_a_moment(environ: dict[str, str]) -> None:
+    run_dir = interrupted(environ)
+    command = """
+import fcntl, sys
+lock = open(sys.argv[1], "r+")
+fcntl.flock(lock, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", command, str(run_dir.lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None and other.stdin is not None
+        assert other.stdout.readline() == "locked\n"
+        assert [run.state for run in runs.list_runs(environ)] == ["interrupted"]  # no runtime has it
+        with pytest.raises(RunRefused, match="another command uses the run 'flow' just now"):
+            begin(environ, resume=True)
+        threading.Timer(0.1, other.stdin.close).start()
+        begin(environ, resume=True).release()
+
+
+# ---- other users
+
+
+@as_user.needs_root
+def test_folders_of_another_user_are_no_runs(tmp_path: Path) -> None:
+    shared = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    try:
+        shared.chmod(0o777)
+        environ = {"NODERUNTIME_HOME": str(shared)}
+        made = "held = runs.hold('flow', os.environ, resume=False, fresh=False, size_bytes=10**6)\n"
+        made += "runs.RunFile('flow', 1, 0, 'f', 1.0, runs.boot_id(), '/logs', 1).write(held.run_dir)\n"
+        made += "for path in (held.run_dir.root.parent, held.run_dir.root): path.chmod(0o755)\n"
+        made += "print([run.name for run in runs.list_runs(os.environ)])"
+        assert as_user.run_as(as_user.OTHER_USER, made, environ) == "['flow']\n"
+        assert (shared / "runs/flow/run.json").exists()
+        assert runs.list_runs(environ) == [] and runs.find_run("flow", environ) is None
+        assert runs.clean_remains(environ) == []
+        join = "try: node.Node('n', run='flow')\nexcept Exception as error: print(error)"
+        assert "there is no run 'flow'" in as_user.run_as(0, join, environ)
+    finally:
+        shutil.rmtree(shared)
+
+
+def test_a_run_in_a_folder_that_others_may_write_to_is_not_taken(environ: dict[str, str]) -> None:
+    run_dir = interrupted(environ)
+    run_dir.root.chmod(0o777)
+    assert runs.find_run("flow", environ) is None
+    run_dir.root.chmod(0o700)
+    run_dir.root.parent.chmod(0o770)
+    assert runs.list_runs(environ) == []
+
+
+@as_user.needs_root
+def test_without_home_the_password_database_says_where_state_is(tmp_path: Path) -> None:
+    show = "print(rundir.state_home(os.environ))"
+    nobody = pwd.getpwnam("nobody")
+    assert as_user.run_as(nobody.pw_uid, show, {}) == f"{nobody.pw_dir}/.local/state/noderuntime\n"
+    assert as_user.run_as(nobody.pw_uid, show, {"HOME": ""}) == f"{nobody.pw_dir}/.local/state/noderuntime\n"
+    assert as_user.run_as(nobody.pw_uid, show, {"HOME": "/h"}) == "/h/.local/state/noderuntime\n"
+    none = "try: rundir.state_home(os.environ)\nexcept Exception as error: print(error)"
+    assert "Set $NODERUNTIME_HOME to a folder" in as_user.run_as(as_user.OTHER_USER, none, {})
+
+
+def test_a_dynamic_node_finds_a_run_whose_space_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environ = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    monkeypatch.setattr(homes, "home", lambda environ, uid: tmp_path / "shm")
+    monkeypatch.setattr(homes, "is_memory", lambda folder: True)
+    held = runs.hold("flow", environ, resume=False, fresh=False, size_bytes=10**15)
+    assert held.run_dir.root.is_relative_to(tmp_path / "state")
+    file().write(held.run_dir)
+    monkeypatch.setattr(joining.os, "environ", environ)
+    assert joining.find_run("n", "flow") == (held.run_dir, "n", True)
+    held.release()
+    with pytest.raises(NotRunning, match="the run 'flow' was interrupted"):
+        joining.find_run("n", "flow")
