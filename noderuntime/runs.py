@@ -216,6 +216,11 @@ def hold(
     return Held(run_dir, not keep, epoch, size, "; ".join(filter(None, notices)), fd)
 
 
+def mark_running(fd: int) -> None:
+    """Say that whoever has this descriptor of a run's `lock` open is its runtime. It holds the flock already."""
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+
+
 def _lock(run_dir: RunDir, name: str) -> int:
     deadline_s = time.monotonic() + LOCK_WAIT_S
     while time.monotonic() < deadline_s:
@@ -237,7 +242,7 @@ def _lock(run_dir: RunDir, name: str) -> int:
         with contextlib.suppress(FileNotFoundError):
             # the holder before us may have removed the folder between our open and our lock
             if os.fstat(fd).st_ino == run_dir.lock.stat().st_ino:
-                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+                mark_running(fd)
                 return fd
         os.close(fd)
         make_private(run_dir.root)

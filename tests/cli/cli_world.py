@@ -45,10 +45,12 @@ class FakeRun:
         self._lock = os.open(self.paths.lock, os.O_RDWR | os.O_CREAT, 0o600)
         if running:
             fcntl.flock(self._lock, fcntl.LOCK_EX)
+            runs.mark_running(self._lock)
 
     def end(self) -> None:
         """Let go of the lock, as the death of the runtime does."""
-        fcntl.flock(self._lock, fcntl.LOCK_UN)
+        os.close(self._lock)
+        self._lock = -1
 
     def remove(self) -> None:
         """Remove its folder, as the end of a run does; the logs stay."""
@@ -60,7 +62,8 @@ class FakeRun:
                 file.write(json.dumps({"node": node, "stream": "stdout", **record}) + "\n")
 
     def close(self) -> None:
-        os.close(self._lock)
+        if self._lock >= 0:
+            self.end()
 
 
 class Server:
