@@ -16,9 +16,9 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
-from noderuntime.operators import file_lines
+from noderuntime.operators import file_lines, settings
 
 from noderuntime import Context
 
@@ -28,32 +28,53 @@ _TYPES: dict[str, Callable[[str], Any]] = {
 }  # fmt: skip
 
 
+csv.field_size_limit(max(csv.field_size_limit(), file_lines.LINE_BYTES_MAX))
+
+
+def _types(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r} is not a mapping {{COLUMN: TYPE}}")
+    for column, kind in value.items():
+        if not isinstance(kind, str) or kind not in _TYPES:
+            raise ValueError(f"{column}: {kind!r} is not one of {', '.join(_TYPES)}")
+    return value
+
+
+CONFIG = settings.Schema(
+    {
+        **{name: field for name, field in file_lines.CONFIG.fields.items() if name != "follow"},
+        "delimiter": settings.match(r"[^\r\n\"]", "one character", ","),
+        "types": settings.Field(_types, {}),
+    }
+)
+
+
 class Operator(file_lines.Operator):
     output = "row"
-    fields = ("path", "encoding", "batch", "delimiter", "types")
+    schema: ClassVar[Any] = CONFIG
 
     def __init__(self, ctx: Context) -> None:
         super().__init__(ctx)
-        self.delimiter = ctx.config.get("delimiter", ",")
-        if not isinstance(self.delimiter, str) or len(self.delimiter) != 1:
-            raise ValueError(f"config: delimiter: {self.delimiter!r} is not one character")
+        config = CONFIG.read(ctx.config)
+        self.delimiter: str = config["delimiter"]
+        self.types: dict[str, str] = config["types"]
         self.header = self.read_header()
-        self.types = ctx.config.get("types", {})
-        if not isinstance(self.types, dict):
-            raise ValueError(f"config: types: {self.types!r} is not a mapping {{COLUMN: TYPE}}")
-        for column, kind in self.types.items():
+        for column in self.types:
             if column not in self.header:
                 raise ValueError(f"config: types: {column}: {self.path} has only {self.header}")
-            if kind not in _TYPES:
-                raise ValueError(f"config: types: {column}: {kind!r} is not one of {', '.join(_TYPES)}")
+        # what an empty line may consist of: in a file of one column, spaces are a value
+        self.blank = " \t\v\f".replace(self.delimiter, "") if len(self.header) > 1 else ""
 
     def read_header(self) -> list[str]:
         with self.open() as file:
             lines = file_lines.Lines(file, [0, 0], self.encoding, follow=False)
-            header = next(csv.reader(lines, delimiter=self.delimiter), [])
+            try:
+                header = next(csv.reader(lines, delimiter=self.delimiter, strict=True), [])
+            except csv.Error as error:
+                raise ValueError(f"{self.path}:1: {error}") from None
+            self.header_end = [lines.offset, lines.number]
         if not header or len(set(header)) < len(header):
             raise ValueError(f"{self.path}:1: {header} is no header: it names each column once")
-        self.header_end = [lines.offset, lines.number]
         return header
 
     def produce(self, position: Any, ctx: Context) -> Any:
@@ -61,7 +82,7 @@ class Operator(file_lines.Operator):
 
     def records(self, lines: file_lines.Lines) -> Iterator[tuple[Any, int]]:
         for first in lines:
-            if first.isspace():
+            if not first.rstrip("\r\n").strip(self.blank):
                 continue
             number, place = lines.number, lines.place
             try:

@@ -9,65 +9,123 @@ names. A Source: after a crash it goes on exactly behind its last line.
 
 A file belongs to the folder once it has its name there and is not changed afterwards: write it under a name
 that begins with "." (those are passed over) and rename it. A file that comes later with a name before those
-that were sent already is sent then.
+that were sent already is sent then. One that is renamed while it is read goes on under its new name; one that is
+taken away is given up at the line where it was, which is logged. One that is shorter than what was read of it, or
+has something else there, ends the node with an error.
 """
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from noderuntime.operators import file_lines
+from noderuntime.operators import file_lines, followed, settings
 
 from noderuntime import Context, Source
 
 _DONE = "done:"
 
 
+def _name(value: Any) -> str | None:
+    if value is not None and (not isinstance(value, str) or not value or "/" in value or value in (".", "..")):
+        raise ValueError(f"{value!r} is not the name of a file in the folder")
+    return value
+
+
+def _pattern(value: Any) -> str:
+    if not isinstance(value, str) or not value or "/" in value:
+        raise ValueError(f'{value!r} is not a pattern for names of files, such as "*.log"')
+    return value
+
+
+CONFIG = settings.Schema(
+    {
+        "path": settings.text("the name of a folder"),
+        "pattern": settings.Field(_pattern, "*"),
+        "encoding": file_lines.CONFIG.fields["encoding"],
+        "batch": file_lines.CONFIG.fields["batch"],
+        "end": settings.Field(_name, None),
+    }
+)
+
+
 class Operator(Source):
     def __init__(self, ctx: Context) -> None:
-        config = ctx.config
-        known = ("path", "pattern", "encoding", "batch", "end")
-        if unknown := sorted(set(config) - set(known)):
-            raise ValueError(f"config: {unknown[0]}: unknown field; there are {', '.join(known)}")
-        path = config.get("path")
-        if not isinstance(path, str) or not path:
-            raise ValueError(f"config: path: {path!r} is not the name of a folder")
-        self.folder = Path(path)
+        config = CONFIG.read(ctx.config)
+        self.folder = Path(config["path"])
         if not self.folder.is_dir():
-            raise ValueError(f"config: path: {path}: there is no such folder (in {Path.cwd()})")
-        self.pattern = config.get("pattern", "*")
-        self.encoding = config.get("encoding", "utf-8")
-        self.end = config.get("end")
-        self.batch = config.get("batch", 100)
-        if isinstance(self.batch, bool) or not isinstance(self.batch, int) or self.batch < 1:
-            raise ValueError(f"config: batch: {self.batch!r} is not a whole number above 0")
+            raise ValueError(f"config: path: {config['path']}: there is no such folder (in {Path.cwd()})")
+        self.pattern: str = config["pattern"]
+        self.encoding: str = config["encoding"]
+        self.end: str | None = config["end"]
+        self.batch: int = config["batch"]
         self.done: set[str] = set()
 
     def restore_state(self, state: dict[str, bytes]) -> None:
         self.done = {key.removeprefix(_DONE) for key in state if key.startswith(_DONE)}
 
     def produce(self, position: Any, ctx: Context) -> Any:
-        name, *start = position or ["", 0, 0]
+        name, *place = position or [""]
         if not name:
+            place = [0, 0]
             name = self.next_name()
             if not name:
                 if self.end is not None and (self.folder / self.end).exists() and not self.next_name():
                     return Source.END
                 return Source.IDLE
-            start = [0, 0]
-        sent = 0
-        with (self.folder / name).open("rb") as file:
-            lines = file_lines.Lines(file, start, self.encoding, follow=False)
-            for line in lines:
+        file = self.open(name, place)
+        if file is None:
+            if place[0]:
+                ctx.log.warning(
+                    "%s is gone: what stood behind its line %d is not sent", self.folder / name, place[1]
+                )
+                self.finish(name, ctx)
+            return ["", 0, 0]
+        with file:
+            name = Path(file.name).name  # it may have another one by now
+            lines = file_lines.Lines(file, place, self.encoding, follow=False)
+            for sent, line in enumerate(lines, 1):
                 ctx.send_output("line", line.rstrip("\r\n"), {"file": name, "line": lines.number})
-                sent += 1
                 if sent == self.batch:
-                    return [name, lines.offset, lines.number]
+                    return [name, *lines.position]
+        self.finish(name, ctx)
+        return ["", 0, 0]
+
+    def open(self, name: str, place: Any) -> BinaryIO | None:
+        """The file that is being read, under the name that it has now; None when it is gone."""
+        try:
+            file: BinaryIO | None = followed.open_regular(self.folder / name)
+        except FileNotFoundError:
+            file = None
+        if file is None or not followed.is_at(file, place):
+            renamed = self.renamed(place)
+            if renamed is not None or file is None:
+                if file is not None:
+                    file.close()
+                return renamed
+            file.close()
+            raise ValueError(
+                f"{self.folder / name} has changed: its line {place[1]} ended at byte {place[0]}, and now the file is "
+                "shorter, or something else stands there. Put it back, or take it away to give up the rest of it"
+            )
+        return file
+
+    def renamed(self, place: Any) -> BinaryIO | None:
+        """The file that `place` is in, under whatever name."""
+        if len(place) < 4:  # of an earlier version
+            return None
+        for path in self.folder.iterdir():
+            if path.is_file() and path.stat().st_ino == place[3] and path.name not in self.done:
+                file: BinaryIO = followed.open_regular(path)
+                if followed.is_at(file, place):
+                    return file
+                file.close()
+        return None
+
+    def finish(self, name: str, ctx: Context) -> None:
         ctx.save_state(_DONE + name, b"")
         self.done.add(name)
-        return ["", 0, 0]
 
     def next_name(self) -> str:
         """The first file that was not sent yet; "" when there is none."""

@@ -15,6 +15,8 @@ from typing import Any
 
 from noderuntime.operators import file_lines
 
+CONFIG = file_lines.CONFIG
+
 
 class Operator(file_lines.Operator):
     output = "value"
@@ -22,9 +24,14 @@ class Operator(file_lines.Operator):
     def records(self, lines: file_lines.Lines) -> Iterator[tuple[Any, int]]:
         for line in lines:
             if not line.isspace():
-                try:
-                    yield json.loads(line), lines.number
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{lines.place}:{error.colno}: no JSON: {error.msg}") from None
-                except RecursionError:
-                    raise ValueError(f"{lines.place}: no JSON that can be read: nested too deeply") from None
+                yield self.parse(line, lines.place), lines.number
+
+    def parse(self, line: str, place: str) -> Any:
+        try:
+            return json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{place}:{error.colno}: no JSON: {error.msg}") from None
+        except RecursionError:
+            raise ValueError(f"{place}: no JSON that can be read: nested too deeply") from None
+        except ValueError as error:  # a number of too many digits
+            raise ValueError(f"{place}: no JSON that can be read: {error}") from None
