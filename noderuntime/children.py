@@ -191,6 +191,8 @@ class Child:
     handled_before: int = 0  # events of earlier lives
     reloads_failed: int = 0  # changed code that did not import
     reload_error: str = ""  # of the last one, with its traceback
+    waits: str = ""  # whom it waits for, in words, when it is stuck (noderuntime.stuck)
+    quiet_life: int = 0  # the life that was told to make no more ticks
     proc: Proc | None = None
     identity: bytes | None = None  # of its connection
     peer: int = 0  # the pid that said hello; a shell script's Python is not the process that was spawned

@@ -20,7 +20,7 @@ from noderuntime.supervision_words import DONE, State
 LOOK_S = 0.25
 
 Stamp = tuple[int, int, int] | None  # None: there is no such file now
-WILLING = frozenset({State.RUNNING, State.BACKOFF})
+WILLING = frozenset({State.RUNNING, State.BACKOFF, State.FAILED})
 
 
 class Changes:

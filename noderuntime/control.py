@@ -12,6 +12,9 @@ from noderuntime.identifiers import nearest
 from noderuntime.protocol import VERSION, Answer, Ask
 from noderuntime.pulse import PHASES
 from noderuntime.supervision import IllegalEvent
+from noderuntime.supervision_words import DONE
+
+_AGAIN = "Stop the run, and continue it with `run FILE --resume`: that starts all nodes that have not ended."
 
 
 def answer(ask: Ask, crew: Crew, facts: dict[str, Any], stop: Callable[[bool], None], now_s: float) -> Answer:
@@ -40,7 +43,7 @@ def node_status(child: Child, now_s: float) -> dict[str, Any]:
         "restarts": machine.restarts,
         "incarnation": child.incarnation,
         "handled": child.handled(),
-        "reason": machine.reason,
+        "reason": "; ".join(filter(None, [machine.reason, child.waits])),
         "phase": PHASES[glance.phase] if glance is not None and glance.phase < len(PHASES) else "",
         "reloads_failed": child.reloads_failed,
         "reload_error": child.reload_error,
@@ -55,9 +58,11 @@ def _reload(crew: Crew, node: str) -> Answer:
         hint = f"did you mean {near!r}?" if near else f"its nodes are: {', '.join(crew.children)}"
         return Answer({}, f"the run has no node {node!r}; {hint}")
     if child.spec.kind != "operator":
-        return Answer({}, f"{node!r} is a custom node; only operators can be reloaded. Stop and run it again.")
+        return Answer({}, f"{node!r} is a custom node; only operators can be reloaded. {_AGAIN}")
     try:
         crew.feed(child, su.Reload())
     except IllegalEvent:
-        return Answer({}, f"{node!r} is {child.machine.state.value}; only a running operator can be reloaded")
+        state = child.machine.state
+        way_out = f" {_AGAIN}" if state in DONE else ""
+        return Answer({}, f"{node!r} is {state.value}; only a running or failed operator can be reloaded.{way_out}")
     return Answer({}, "")

@@ -30,6 +30,7 @@ from noderuntime.protocol import (
     Hello,
     Log,
     Message,
+    Quiet,
     Ready,
     Refused,
     Reload,
@@ -172,8 +173,8 @@ class Crew:
                 self._welcome(child)
             case su.Refuse(why):
                 self._send(child, Refused(why))
-            case su.SendStop(grace_s, drain):
-                self._send(child, Stop("MANUAL", grace_s, drain))
+            case su.SendStop(grace_s, drain, id):
+                self._send(child, Stop(id, grace_s, drain))
             case su.SendReload():
                 self._send(child, Reload())
             case su.Signal(number):
@@ -181,6 +182,8 @@ class Crew:
             case su.End(failed, error):
                 arguments = {"node": child.id, "failed": failed, "error": error}
                 self._ask("end", arguments, lambda _: child.ring())
+            case su.Revive():
+                self._ask("revive", {"node": child.id}, lambda _: None)
             case su.Touch():
                 self._ask("touch", {}, lambda _: child.ring())
             case su.Tell(text, is_error):
@@ -459,6 +462,16 @@ class Crew:
                 self.feed(child, su.Vitals(0, 0.0, stopped, lock_s, pinned_s))
 
     # ---- the end
+
+    def end(self, child: Child, grace_s: float) -> None:
+        """All inputs of a node have ended, which it cannot know: it feeds itself, through others."""
+        self.feed(child, su.Stop(grace_s, True, "ALL_INPUTS_CLOSED"))
+
+    def quieten(self, child: Child) -> None:
+        """No more ticks for this life of a node: the run is drained."""
+        if child.machine.state is State.RUNNING and child.quiet_life != child.machine.life:
+            child.quiet_life = child.machine.life
+            self._send(child, Quiet())
 
     def stop(self, grace_s: float, drain: bool) -> None:
         """Stop all nodes; with `drain` only those that nobody feeds, and let the others end by themselves."""

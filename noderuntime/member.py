@@ -75,21 +75,25 @@ class Member:
         self.attempts = {
             keys.message(wiring.number, input, sequence, index): lives for input, sequence, index, lives in attempts
         }
-        self.closed = self._closed_inputs()
+        self.closed: set[str] = set()  # inputs that have ended: their INPUT_CLOSED was taken
+        self.cut_off: set[str] = set()  # those that a failure closed: their sender may come back
+        self._find_closed()
 
-    def _closed_inputs(self) -> set[str]:
-        """Inputs whose INPUT_CLOSED has been taken already."""
+    def _find_closed(self) -> None:
+        """What earlier lives have taken of INPUT_CLOSED."""
         with self.space.read() as txn:
-            return {
-                item.name
-                for item in self.inputs.values()
-                if queue_of(txn, item.queue_key)[records.FLAGS] & records.SOURCE_ENDED
-                and not self.has_messages(item)
-            }
+            for item in self.inputs.values():
+                flags = queue_of(txn, item.queue_key)[records.FLAGS]
+                if flags & records.SOURCE_ENDED and not self.has_messages(item):
+                    self.note_closed(item.name, bool(flags & records.SOURCE_FAILED))
+
+    def note_closed(self, input: str, by_failure: bool) -> None:
+        """INPUT_CLOSED of an input was taken. What a failure closed does not count as ended."""
+        (self.cut_off if by_failure else self.closed).add(input)
 
     @property
     def all_closed(self) -> bool:
-        """Whether this node has inputs other than timers, and all of them have ended."""
+        """Whether this node has inputs other than timers, and all of them have ended; a failure ends none."""
         return bool(self.mailboxes) and len(self.closed) == len(self.mailboxes)
 
     def next_messages(self, limit: int, taken: Container[bytes] = ()) -> list[Message]:
@@ -121,6 +125,16 @@ class Member:
         self.bells.ring(commits.rings)
         words[pulse.PHASE] = phase
         return done
+
+    def forget_gone(self, group: Sequence[Staged]) -> None:
+        """Take acknowledgements of messages that are not there any more out of events that were not committed.
+
+        For custom nodes, whose delivery is at least once: what they send is to go out all the same.
+        """
+        with self.space.read() as txn:
+            for staged in group:
+                if staged.ack is not None and txn.get(staged.ack[0]) is None:
+                    staged.ack = None
 
     def announce(self, nodes: Collection[int]) -> None:
         """Ring the receivers before the commit as well, after a pause: they find nothing yet and sleep again.

@@ -34,13 +34,14 @@ from noderuntime.errors import Fenced, NodeRuntimeError, NotRunning, StateNotAva
 from noderuntime.events import Event, input_event, kvs_update, notice
 from noderuntime.joining import end_fenced, find_run, greet
 from noderuntime.member import ROOM_CHECK_S, Member
-from noderuntime.protocol import Bye, Ready, Refused, Stop
+from noderuntime.protocol import Bye, Quiet, Ready, Refused, Stop
 from noderuntime.space import records
 from noderuntime.space.mailbox import Message
 from noderuntime.space.segments import Dropped
 from noderuntime.space.shared import Merge
 from noderuntime.space.staged import Staged
 from noderuntime.space.watching import Cursor, Update
+from noderuntime.space.writer import MessageGone
 from noderuntime.state import State
 from noderuntime.timers import Timers
 from noderuntime.wiring import Wiring
@@ -332,7 +333,7 @@ class Node:
         if kind < records.NOTICE_MIN:
             return input_event(input.name, value, metadata, input.wiring.source, sent_ns, number, lives + 1)
         if kind == records.INPUT_CLOSED:
-            member.closed.add(input.name)
+            member.note_closed(input.name, by_failure=value[1] is not None)
             return notice("INPUT_CLOSED", input.name)
         return notice(records.NOTICE_TYPES[kind], value[0], value[1] or "")
 
@@ -552,6 +553,11 @@ class Node:
         while staged:
             try:
                 done = self._member.commit(staged)
+            except MessageGone:
+                self._unacknowledged.difference_update(item.ack[0] for item in staged if item.ack is not None)
+                self._member.forget_gone(staged)
+                self._unacknowledged.update(item.ack[0] for item in staged if item.ack is not None)
+                continue
             except Fenced as fenced:
                 end_fenced(fenced)
             for item in staged[:done]:
@@ -647,6 +653,9 @@ class Node:
             if isinstance(message, Stop):
                 self._stop = message
                 doorbell.ring(self._member.bell)
+            elif isinstance(message, Quiet):
+                with self._lock:
+                    self._timers.quieten()
             elif isinstance(message, Refused):
                 end_fenced(Fenced(message.why))
 

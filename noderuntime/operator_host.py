@@ -48,6 +48,8 @@ from noderuntime.protocol import (
     Bye,
     Failed,
     Hello,
+    Log,
+    Quiet,
     Ready,
     Refused,
     Reload,
@@ -65,7 +67,7 @@ from noderuntime.space.mailbox import Message
 from noderuntime.space.records import NOTICE_MIN, decode_message
 from noderuntime.space.segments import Dropped
 from noderuntime.space.staged import Staged
-from noderuntime.space.writer import Inapplicable
+from noderuntime.space.writer import Inapplicable, MessageGone
 from noderuntime.timers import Cells, Timers
 from noderuntime.usercode import describe, load, user_trace
 from noderuntime.wiring import Wiring
@@ -275,7 +277,7 @@ class OperatorHost:
         if kind < NOTICE_MIN:
             event = input_event(input.name, value, metadata, input.source, sent_ns, number, lives + 1)
         elif kind == records.INPUT_CLOSED:
-            member.closed.add(input.name)
+            member.note_closed(input.name, by_failure=value[1] is not None)
             event = notice("INPUT_CLOSED", input.name)
         else:
             event = notice(records.NOTICE_TYPES[kind], value[0], value[1] or "")
@@ -510,6 +512,8 @@ class OperatorHost:
                     self._begin_reload()
                 else:
                     self._reload_again = True
+            elif isinstance(message, Quiet):
+                self._timers.quieten()
             elif isinstance(message, Refused):
                 raise Fenced(message.why)
 
@@ -549,6 +553,9 @@ def main() -> int:
     with Dealer(run_dir.runtime_socket) as dealer:
         try:
             return _live(run_dir, node, dealer)
+        except MessageGone as gone:
+            dealer.send(Log(time.time(), logging.WARNING, str(gone), {}))
+            return EXIT_FENCED
         except Fenced:
             return EXIT_FENCED
         except forks.Forked as forked:

@@ -131,6 +131,11 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Quiet:
+    """runtime -> child: make no more ticks. The run is drained, and with them it would never end."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reload:
     """runtime -> operator: try the new code; if it imports, end with EXIT_RELOAD, so that a new life takes over."""
 
@@ -182,14 +187,14 @@ class Reply:
 
 
 Message = (
-    Hello | Refused | Welcome | RestoreState | Ready | Log | Failed | StopAll | Bye | Stop | Reload | ReloadFailed
-    | Ask | Answer | Request | Reply
+    Hello | Refused | Welcome | RestoreState | Ready | Log | Failed | StopAll | Bye | Stop | Quiet | Reload
+    | ReloadFailed | Ask | Answer | Request | Reply
 )  # fmt: skip
 
 _NAMES: dict[type, str] = {
     Hello: "hello", Refused: "refused", Welcome: "welcome", RestoreState: "restore_state", Ready: "ready", Log: "log",
-    Failed: "failed", StopAll: "stop_all", Bye: "bye", Stop: "stop", Reload: "reload", ReloadFailed: "reload_failed",
-    Ask: "ask", Answer: "answer", Request: "request", Reply: "reply",
+    Failed: "failed", StopAll: "stop_all", Bye: "bye", Stop: "stop", Quiet: "quiet", Reload: "reload",
+    ReloadFailed: "reload_failed", Ask: "ask", Answer: "answer", Request: "request", Reply: "reply",
 }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def rows(children: Iterable[Child], figures: Figures) -> list[SummaryRow]:
                 state=STATES.get(machine.state, machine.state.value),
                 restarts=machine.restarts,
                 messages=messages(figures[child.id]) if child.id in figures else child.handled(),
-                reason=with_letters(machine.reason, dead),
+                reason=with_letters(machine.reason or child.waits, dead),
             )
         )
     return found
@@ -85,9 +85,13 @@ def hints(run: str, file: str, found: Sequence[SummaryRow], figures: Figures, ke
     resume = f"`noderuntime run {quote(file)}{named} --resume`"
     lines.append(f"the state and the messages of the run are kept; with the cause mended, {resume} goes on with them")
     for row in failed:
-        discarded = sum(item.get("discarded", 0) for item in figures.get(row.node, {}).get("inputs", {}).values())
-        if discarded:
-            lines.append(f"{discarded} messages that came for {row.node} after it had failed were discarded")
+        inputs = figures.get(row.node, {}).get("inputs", {}).values()
+        queued = sum(item.get("queued", 0) for item in inputs)
+        if queued:
+            lines.append(f"{_messages(queued)} for {row.node}: kept")
+        dropped = sum(item.get("dropped", 0) for item in inputs)
+        if dropped:
+            lines.append(f"{_messages(dropped)} for {row.node}: dropped, by `queue_policy: drop_oldest`")
         if "restore_state:" in row.reason:
             which = f"--run {quote(run)} {row.node}"
             lines.append(
@@ -95,6 +99,10 @@ def hints(run: str, file: str, found: Sequence[SummaryRow], figures: Figures, ke
                 f"{which}`) and remove what is wrong (`noderuntime state rm {which} KEY`)"
             )
     return lines
+
+
+def _messages(count: int) -> str:
+    return f"{count} message{'' if count == 1 else 's'}"
 
 
 def keep_letters(log_dir: Path, letters: Sequence[dict[str, Any]]) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import resource
 import secrets
@@ -47,6 +48,7 @@ from noderuntime.run_outbox import RunOutbox
 from noderuntime.run_snapshots import RunSnapshots
 from noderuntime.runs import Held, RunFile
 from noderuntime.storelink import StoreLink
+from noderuntime.stuck_watch import StuckWatch
 from noderuntime.supervision import NEVER
 from noderuntime.supervision_words import State
 
@@ -147,6 +149,9 @@ class Runtime:
             time.monotonic, self._stop_asked_by,
         )  # fmt: skip
         self._crew.on_message = self._on_message
+        self._stuck = StuckWatch(
+            self._crew, self._link, self._notes, dataflow, options.grace_s, time.monotonic, self._stop_because_stuck
+        )
         self._chaos: Chaos | None = None
         if options.chaos_s is not None:
             seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
@@ -239,6 +244,8 @@ class Runtime:
         self._crew.look(now_s, holdings, pinnings)
         if not self._nursery.busy:
             self._crew.reap_orphans()
+        if self._phase == "running" and not self._stopping:
+            self._stuck.look(now_s)
         if self._phase == "emptying":
             self._outbox.look(self._link, now_s)
         if self._phase == "saving":
@@ -377,6 +384,11 @@ class Runtime:
             self._notes.tell(f"{node} asked to stop the run")
             self._stop()
 
+    def _stop_because_stuck(self, why: str) -> None:
+        if not self._stopping:
+            self._notes.tell(f"{why}. Stopping the run", logging.ERROR)
+            self._stop()
+
     def _stop_asked(self, drain: bool) -> None:
         self._notes.tell("draining: sources stop, the others end when they have nothing left" if drain else "stopping")
         self._stop(drain)
@@ -390,6 +402,7 @@ class Runtime:
             return
         if self._chaos is not None and not drain:
             self._chaos.stop()
+        self._stuck.draining = drain
         self._crew.stop(self._options.grace_s, drain)
 
     def _give_up(self, why: str) -> None:

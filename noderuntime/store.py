@@ -11,7 +11,9 @@ one that is repeated after a kill counts once:
     claim      node, cause, counts, hands, max_attempts, trace -> incarnation, state, by_reference, attempts, buried
                | ended
     end        node, failed, error -> {}
+    revive     node -> {}                               of a failed node, before its next claim
     touch      -> {}                                    takes the write lock once: see below
+    queues     -> nodes                                 {id: {input: [messages, bytes, 1 if anything waits]}}
     figures    -> nodes, used_bytes, size_bytes, readers
     resumed    -> number, created_ns, skipped           the snapshot that the space was made from
     state_*, kvs_*, node_*                              see store_state.py, store_nodes.py and docs/store-api.md
@@ -94,11 +96,13 @@ class Store:
             "open": self.open,
             "claim": self.claim,
             "end": self.end,
+            "revive": self.revive,
             **self.state.changes,
             **self.letters.changes,
         }
         self.queries: dict[str, Callable[[Any, Arguments], Result]] = {
             "figures": self.figures,
+            "queues": self.queues,
             "resumed": self.resumed,
             **self.state.queries,
             **self.letters.queries,
@@ -211,6 +215,13 @@ class Store:
         watching.forget(txn, self._vertex(arguments).number)
         claims.end(txn, self.space, self.graph, self._vertex(arguments), failed=error)
         return {}
+
+    def revive(self, txn: Any, arguments: Arguments) -> Result:
+        claims.revive(txn, self.graph, self._vertex(arguments))
+        return {}
+
+    def queues(self, txn: Any, arguments: Arguments) -> Result:
+        return {"nodes": claims.queues(txn, self.graph)}
 
     def touch(self) -> Result:
         """Nothing is written, so that it works in a full space."""

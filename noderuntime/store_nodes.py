@@ -26,6 +26,7 @@ from noderuntime.space import keys, records
 from noderuntime.space.segments import Dropped
 from noderuntime.space.space import Space
 from noderuntime.space.staged import Staged
+from noderuntime.space.writer import MessageGone
 from noderuntime.wiring import Wiring
 
 EVENTS_MAX: Final = 64
@@ -91,11 +92,15 @@ class RemoteNode:
             member.page.words[pulse.HANDLED] += 1
             group.append(staged)
         while group:
-            done = member.commit(group)
+            try:
+                done = member.commit(group)
+            except MessageGone:
+                member.forget_gone(group)
+                continue
             if not done and member.commits.waits_for:  # not even room to delete
                 for staged in group:
-                    assert staged.ack is not None
-                    self._take(staged.ack[0], staged.ack[2])
+                    if staged.ack is not None:
+                        self._take(staged.ack[0], staged.ack[2])
                 raise ProtocolError(f"nothing can be acknowledged: {member.commits.waits_for}; ask again")
             del group[:done]
         member.set_phase(pulse.HANDLING if self.taken else pulse.WAITING)
@@ -128,7 +133,8 @@ class RemoteNode:
         if record[0] >= records.NOTICE_MIN:
             kind, value, _, _, _ = records.decode_message(record)
             if kind == records.INPUT_CLOSED:
-                return {"type": "INPUT_CLOSED", "id": input.name, "place": place}
+                failed = value[1] is not None  # then the input has not ended: its sender may come back
+                return {"type": "INPUT_CLOSED", "id": input.name, "failed": failed, "place": place}
             return {"type": records.NOTICE_TYPES[kind], "id": value[0], "error": value[1] or "", "place": place}
         kind, head, metadata, body, sent, sent_ns = member.raw(key, record)
         return {

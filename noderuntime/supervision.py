@@ -52,7 +52,7 @@ only what belongs to the present life.
     BACKOFF    dead, the next life is due at `deadline_s`
     STOPPED    asked to stop, and gone
     ENDED      ended by itself, outputs closed
-    FAILED     failed for good, outputs closed
+    FAILED     failed for good: outputs closed, mailbox open; a reload brings an operator back
 
 Rejected: one more state for each half of the wait in STARTING and for each rung of the ladder. They double
 the table and decide nothing.
@@ -82,6 +82,7 @@ from noderuntime.supervision_words import (
     Refuse,
     Reload,
     Reported,
+    Revive,
     SaidBye,
     SendReload,
     SendStop,
@@ -324,7 +325,7 @@ class Supervision:
             deaf = self.policy.kind == "node" and not self.policy.has_inputs
             grace_s = min(event.grace_s, DEAF_GRACE_S) if deaf else event.grace_s
             self.deadline_s = now_s + grace_s
-            return [SendStop(grace_s, event.drain)]
+            return [SendStop(grace_s, event.drain, event.id)]
         return self._terminate(now_s)
 
     def _on_stop_tick(self, event: Event, now_s: float) -> list[Action]:
@@ -432,6 +433,14 @@ class Supervision:
         self.budget.reset()
         return self._begin(now_s)
 
+    def _on_failed_reload(self, event: Event, now_s: float) -> list[Action]:
+        if self.policy.kind != "operator":
+            raise IllegalEvent(self.state, event)
+        self.budget.reset()
+        self.was_ready = False
+        self._death = Death("it is started again, after it had failed", False)
+        return [Revive(), *self._begin(now_s)]
+
     def _on_late_claim(self, event: Event, now_s: float) -> list[Action]:
         # of a life that is over already, or about to be; a buried message is progress all the same
         assert isinstance(event, Claimed)
@@ -537,6 +546,7 @@ def _table() -> dict[tuple[State, type], Row]:
     for state in DONE:
         for event in (Tick, Stop, Abort, Claimed, ClaimRefused):
             row(state, event, m._on_nothing, state)
+    row(s.FAILED, Reload, m._on_failed_reload, s.STARTING)
     return table
 
 

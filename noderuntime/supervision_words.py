@@ -123,10 +123,14 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Stop in order; `drain`: and end, so that receivers get INPUT_CLOSED and finish what is queued."""
+    """Stop in order; `drain`: and end, so that receivers get INPUT_CLOSED and finish what is queued.
+
+    `id`: of the STOP event, MANUAL or ALL_INPUTS_CLOSED.
+    """
 
     grace_s: float
     drain: bool = False
+    id: str = "MANUAL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,7 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """Take over new code between two events."""
+    """Take over new code: between two events, at once where the node waits for its next life, or has failed."""
 
 
 Event = (
@@ -185,6 +189,7 @@ class SendStop:
 
     grace_s: float
     drain: bool = False
+    id: str = "MANUAL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +206,15 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Ask the store to close the node's mailbox and outputs."""
+    """Ask the store to close the node's outputs; its mailbox too, unless it `failed`."""
 
     failed: bool
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Revive:
+    """Ask the store to make a failed node live again, before its next claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,4 +230,4 @@ class Tell:
     is_error: bool = False
 
 
-Action = Spawn | Claim | Welcome | Refuse | SendStop | SendReload | Signal | End | Touch | Tell
+Action = Spawn | Claim | Welcome | Refuse | SendStop | SendReload | Signal | End | Revive | Touch | Tell

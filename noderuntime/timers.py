@@ -31,6 +31,10 @@ class Timers:
     def __bool__(self) -> bool:
         return bool(self._ticking or self._watched)
 
+    def quieten(self) -> None:
+        """No more ticks: the run is drained. Timeouts of inputs go on."""
+        self._ticking = []
+
     def due(self, in_hand: Container[bytes] = ()) -> Iterator[tuple[Event, Cells]]:
         """Each tick and each timeout that is due, once, and the cells to commit with it: they are noted already.
 
@@ -54,6 +58,7 @@ class Timers:
 
     def arrival(self, input: Input) -> Cells:
         """The cells to commit with a message of `input`."""
+        self._member.cut_off.discard(input.name)
         return self._note({input.cell: now_ns(), input.cell + 1: 0})
 
     def pause_s(self, longest_s: float) -> float:
@@ -69,7 +74,8 @@ class Timers:
     def _left_ns(self, item: Input) -> int:
         """Until `item` has been silent for too long; far away when nothing came yet, or it is known."""
         last_ns, timed_out = self._cells[item.cell], self._cells[item.cell + 1]
-        if not last_ns or timed_out or item.name in self._member.closed:
+        member = self._member
+        if not last_ns or timed_out or item.name in member.closed or item.name in member.cut_off:
             return _NEVER_NS
         return last_ns + item.wiring.timeout_ns - now_ns()
 

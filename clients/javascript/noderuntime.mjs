@@ -194,7 +194,7 @@ export class Node {
       const { events } = await this.#ask("node_next", { ack: this.inHand, limit: 1, wait: 1 });
       this.inHand = events.map((event) => event.place);
       for (const event of events) {
-        if (event.type === "INPUT_CLOSED") this.open.delete(event.id);
+        if (event.type === "INPUT_CLOSED" && !event.failed) this.open.delete(event.id);
         if (event.type === "INPUT") {
           event.value = event.kind === "msgpack" ? decode(event.body) : event.body;
           event.metadata = event.metadata.length ? decode(event.metadata) : {};

@@ -18,6 +18,7 @@ from noderuntime.space.mailbox import queue_of
 from noderuntime.space.records import (
     BYTES,
     CLOSED,
+    CUT_OFF,
     DISCARDED,
     DROPPED,
     FLAGS,
@@ -178,7 +179,7 @@ def _bury(
 
 
 def end(txn: Any, space: Space, graph: Graph, vertex: Vertex, *, failed: str | None) -> None:
-    """End a node that did not do it itself: fence it, close its outputs and its mailbox. Twice is once."""
+    """End a node that did not do it itself: fence it, close its outputs, and unless it failed its mailbox."""
     record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
     if record.status != records.LIVE:
         return
@@ -189,6 +190,24 @@ def end(txn: Any, space: Space, graph: Graph, vertex: Vertex, *, failed: str | N
     close(txn, links(graph, vertex), queues, set(), space.base + txn.id(), 0, space.now_ns(), failed)
     for queue_key, queue in queues.items():
         txn.put(queue_key, QUEUE.pack(*queue))
+
+
+def revive(txn: Any, graph: Graph, vertex: Vertex) -> None:
+    """Make a node that had failed live again while the run goes on; its next claim tells its receivers. Twice is once.
+
+    Receivers keep the notices of its failure: they are in order before the NODE_RESTARTED of that claim.
+    """
+    record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
+    if record.status != records.FAILED:
+        return
+    record.status = records.LIVE
+    txn.put(keys.node(vertex.number), record.pack())
+    for _, _, queue_key in links(graph, vertex).receivers:
+        _clear_flags(txn, queue_key, SOURCE_ENDED | SOURCE_FAILED)
+    if not any(status(txn, other) == records.FAILED for other in graph.values()):
+        for other in graph.values():  # who ended meanwhile has ended
+            for number, _ in other.inputs.values():
+                _clear_flags(txn, keys.queue(other.number, number), CUT_OFF)
 
 
 def reopen(txn: Any, graph: Graph) -> None:
@@ -202,7 +221,7 @@ def reopen(txn: Any, graph: Graph) -> None:
         record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
         flags = [queue_of(txn, queue_key)[FLAGS] for _, _, queue_key in around.inputs]
         ended = record.status == records.ENDED
-        if record.status == records.FAILED or (ended and any(item & SOURCE_FAILED for item in flags)):
+        if record.status == records.FAILED or (ended and any(item & (SOURCE_FAILED | CUT_OFF) for item in flags)):
             record.status = records.LIVE
             txn.put(keys.node(vertex.number), record.pack())
             cut_off.append(around)
@@ -210,7 +229,7 @@ def reopen(txn: Any, graph: Graph) -> None:
         for _, _, queue_key in around.inputs:
             _clear_flags(txn, queue_key, CLOSED)
         for _, mailbox, queue_key in around.receivers:
-            _clear_flags(txn, queue_key, SOURCE_ENDED | SOURCE_FAILED)
+            _clear_flags(txn, queue_key, SOURCE_ENDED | SOURCE_FAILED | CUT_OFF)
             for key, message in list(scan(txn, mailbox)):
                 if message[0] in (records.NODE_FAILED, records.INPUT_CLOSED):
                     txn.delete(key)
@@ -218,14 +237,30 @@ def reopen(txn: Any, graph: Graph) -> None:
 
 def _clear_flags(txn: Any, queue_key: bytes, flags: int) -> None:
     queue = queue_of(txn, queue_key)
-    queue[FLAGS] &= ~flags
-    txn.put(queue_key, QUEUE.pack(*queue))
+    if queue[FLAGS] & flags:
+        queue[FLAGS] &= ~flags
+        txn.put(queue_key, QUEUE.pack(*queue))
 
 
 def private_state(txn: Any, vertex: Vertex) -> dict[str, bytes]:
     """The committed private state of a node."""
     prefix = keys.private_prefix(vertex.number)
     return {key[len(prefix) :].decode(): value[records.PRIVATE_BYTES :] for key, value in scan(txn, prefix)}
+
+
+def queues(txn: Any, graph: Graph) -> dict[str, dict[str, list[int]]]:
+    """What waits at one moment: {id: {input: [messages, their bytes, 1 if anything waits, notices included]}}."""
+    found: dict[str, dict[str, list[int]]] = {}
+    cursor = txn.cursor()
+    for vertex in graph.values():
+        inputs = found[vertex.id] = {}
+        for name, (number, source) in vertex.inputs.items():
+            if source:
+                queue = queue_of(txn, keys.queue(vertex.number, number))
+                mailbox = keys.mailbox(vertex.number, number)
+                waits = cursor.set_range(mailbox) and cursor.key().startswith(mailbox)
+                inputs[name] = [queue[QUEUED], queue[BYTES], int(waits)]
+    return found
 
 
 def figures(txn: Any, graph: Graph) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from noderuntime.space import keys, records
 from noderuntime.space.mailbox import queue_of
-from noderuntime.space.records import BYTES, CLOSED, DISCARDED, FLAGS, QUEUED, SOURCE_ENDED, SOURCE_FAILED
+from noderuntime.space.records import BYTES, CLOSED, CUT_OFF, DISCARDED, FLAGS, QUEUED, SOURCE_ENDED, SOURCE_FAILED
 from noderuntime.space.segments import adjust
 
 Link = tuple[int, bytes, bytes]  # number of the node at the other side (-1: a timer), mailbox prefix, queue key
@@ -34,20 +34,23 @@ def close(
 ) -> None:
     """INPUT_CLOSED behind the node's last messages; its own mailbox closed and emptied. Closing twice changes nothing.
 
-    With `failed`, NODE_FAILED goes to each receiver first, and the node's own queue is kept for `--resume`. That, and
-    having an input whose sender failed, marks its receivers: `--resume` makes live again whom a failure has cut off.
-    A receiver that has failed itself gets the notices too, behind its kept queue: it may be made live again.
+    With `failed`, NODE_FAILED goes to each receiver first, INPUT_CLOSED carries the error (so the receiver does not
+    take the input for ended), and the node's own mailbox stays open: it keeps what it holds and what comes. A node that
+    ends while a failure has closed an input of its own marks its receivers: `--resume` makes both live again.
     The caller writes `queues` back and rings `rings`.
     """
-    cut_off = failed is not None or any(_queue(txn, queues, key)[FLAGS] & SOURCE_FAILED for _, _, key in links.inputs)
-    closed = records.encode_notice(records.INPUT_CLOSED, "", None, now_ns)
+    mark = SOURCE_FAILED
+    if failed is None:
+        cut_off = any(_queue(txn, queues, key)[FLAGS] & (SOURCE_FAILED | CUT_OFF) for _, _, key in links.inputs)
+        mark = CUT_OFF if cut_off else 0
+    closed = records.encode_notice(records.INPUT_CLOSED, "", failed, now_ns)
     told: set[int] = set()
     for receiver, mailbox, queue_key in links.receivers:
         queue = _queue(txn, queues, queue_key)
         if queue[FLAGS] & SOURCE_ENDED:
             continue
-        queue[FLAGS] |= SOURCE_ENDED | (SOURCE_FAILED if cut_off else 0)
-        if queue[FLAGS] & CLOSED and not _has_failed(txn, receiver):
+        queue[FLAGS] |= SOURCE_ENDED | mark
+        if queue[FLAGS] & CLOSED:
             continue
         rings.add(receiver)
         if failed is not None and receiver not in told:
@@ -57,14 +60,15 @@ def close(
             index += 1
         txn.put(mailbox + keys.place(sequence, index), closed)
         index += 1
+    if failed is not None:
+        return
     for sender, mailbox, queue_key in links.inputs:
         queue = _queue(txn, queues, queue_key)
         queue[FLAGS] |= CLOSED
         if sender >= 0:
             rings.add(sender)
-        if failed is None:
-            queue[DISCARDED] += _empty(txn, mailbox)
-            queue[QUEUED] = queue[BYTES] = 0
+        queue[DISCARDED] += _empty(txn, mailbox)
+        queue[QUEUED] = queue[BYTES] = 0
 
 
 def tell(txn: Any, links: Links, kind: int, error: str, sequence: int, now_ns: int) -> None:
@@ -75,11 +79,6 @@ def tell(txn: Any, links: Links, kind: int, error: str, sequence: int, now_ns: i
         if receiver not in told and not queue_of(txn, queue_key)[FLAGS] & (CLOSED | SOURCE_ENDED):
             told.add(receiver)
             txn.put(mailbox + keys.place(sequence, len(told)), notice)
-
-
-def _has_failed(txn: Any, node: int) -> bool:
-    record = txn.get(keys.node(node))
-    return record is not None and records.NodeRecord.parse(record).status == records.FAILED
 
 
 def _queue(txn: Any, queues: dict[bytes, list[int]], key: bytes) -> list[int]:

@@ -128,8 +128,9 @@ EMPTY_QUEUE = (0, 0, 0, 0, 0, 0)
 
 CLOSED = 1  # the receiver has ended: later messages are discarded and counted
 SOURCE_ENDED = 2  # the sender has closed this input: INPUT_CLOSED is in the queue or was taken
-SOURCE_FAILED = 4  # it failed, or was cut off by one that failed: `--resume` makes it live again
+SOURCE_FAILED = 4  # it failed: this input is closed, and does not count as ended; the sender may come back
 EAGER = 8  # several threads wait for messages: ring for each commit, not only when the queue was empty
+CUT_OFF = 16  # the sender ended while an input of its own was SOURCE_FAILED or CUT_OFF: `--resume` makes it live again
 
 # --- nodes ----------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from noderuntime.errors import StoreError
+from noderuntime.errors import Fenced, StoreError
 from noderuntime.space import keys, outbox, records, shared
 from noderuntime.space.batch import Batch, Send
 from noderuntime.space.ending import Links, close
@@ -44,6 +44,17 @@ class Inapplicable(Exception):
         self.at = at
         self.error = error
         super().__init__(str(error))
+
+
+class MessageGone(Fenced):
+    """An event to commit was handled for a message that is not in the mailbox, and nothing drops from that input.
+
+    Then the same message may have taken effect elsewhere: nothing of the group is committed, and the mailbox is to be
+    read again by a life that remembers nothing of it.
+    """
+
+    def __init__(self, input: str) -> None:
+        super().__init__(f"a message of input {input!r} was taken away while it was in hand; the mailbox is read again")
 
 
 class Writer:
@@ -253,7 +264,10 @@ class Writer:
         queue[TAKEN] += taken
         queue[QUEUED] -= freed
         queue[BYTES] -= freed_bytes
-        queue[DROPPED] -= taken - freed  # dropped while in hand: they took effect after all
+        if taken != freed:
+            if not input.wiring.drop_oldest:
+                raise MessageGone(input.name)
+            queue[DROPPED] -= taken - freed  # dropped while in hand: they took effect after all
         if not was_low and is_low(queue, *limits):
             self.rings.add(input.wiring.sender)
 

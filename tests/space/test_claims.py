@@ -10,6 +10,7 @@ from kit import CHAIN, Make, Net, StoreRefused, commit, send, staged, take
 from noderuntime.errors import Fenced
 from noderuntime.member import keys
 from noderuntime.space import records
+from noderuntime.space.commit import Commits
 from noderuntime.space.space import scan
 
 
@@ -196,14 +197,73 @@ def test_an_operator_that_ended_itself_is_not_ended_again(chain: Net) -> None:
     assert chain.queued("b", "in") == [("INPUT_CLOSED", "", None)]
 
 
-def test_a_failed_node_keeps_its_queue_and_discards_what_comes(chain: Net) -> None:
+def test_a_failed_node_keeps_its_queue_and_what_comes(chain: Net) -> None:
     a = chain.begin("a")
     send(a, 1)
     chain.end("b", error="broken")
     send(a, 2)
-    assert chain.queued("b", "in") == [1]
-    assert chain.figures("b")["inputs"]["in"]["discarded"] == 1
-    assert chain.queued("c", "in") == [("NODE_FAILED", "b", "broken"), ("INPUT_CLOSED", "", None)]
+    assert chain.queued("b", "in") == [1, 2]
+    assert chain.figures("b")["inputs"]["in"]["discarded"] == 0
+    assert chain.queued("c", "in") == [("NODE_FAILED", "b", "broken"), ("INPUT_CLOSED", "", "broken")]
+
+
+def test_the_full_queue_of_a_failed_node_holds_its_sender_up_and_a_dropping_one_drops(make: Make) -> None:
+    full = {"source": "a/out", "queue_size": 2}
+    net = make({"a": {"outputs": ["out"]}, "b": {"inputs": {"in": full}}})
+    a = net.begin("a")
+    net.end("b", error="broken")
+    assert a.commit([staged(a, ("out", value)) for value in range(5)], 0) == 2
+    assert a.waits_for
+    dropping = make({"a": {"outputs": ["out"]}, "b": {"inputs": {"in": {**full, "queue_policy": "drop_oldest"}}}})
+    a = dropping.begin("a")
+    dropping.end("b", error="broken")
+    send(a, 1, 2, 3)
+    assert dropping.queued("b", "in") == [2, 3]
+    assert dropping.figures("b")["inputs"]["in"]["dropped"] == 1
+
+
+def test_a_failed_node_that_is_revived_goes_on_with_its_queue_and_its_receivers_are_told(chain: Net) -> None:
+    a, c = chain.begin("a"), chain.begin("c")
+    old = chain.begin("b")
+    send(a, 1)
+    chain.end("b", error="broken")
+    take(chain, c)
+    chain.ask("revive", node="b")
+    chain.ask("revive", node="b")
+    assert chain.claim("b", cause="its code was changed")["incarnation"] == 3
+    b = Commits(chain.space, chain.wirings["b"], 3)
+    assert take(chain, b, ("out", 10)) == 1
+    restarted = ("NODE_RESTARTED", "b", "its code was changed")
+    assert chain.queued("c", "in") == [("INPUT_CLOSED", "", "broken"), restarted, 10]
+    commit(b, staged(b, ends=True))
+    assert chain.queued("c", "in")[-1] == ("INPUT_CLOSED", "", None)
+    with pytest.raises(Fenced):
+        commit(old, staged(old))
+
+
+def test_reviving_is_for_failed_nodes_only(chain: Net) -> None:
+    chain.begin("a")
+    chain.end("a")
+    chain.ask("revive", node="a")
+    assert chain.claim("a") == {"ended": True, "stop_all": False}
+
+
+def test_who_ended_behind_a_failed_node_stays_ended_at_a_resume_once_that_was_revived(chain: Net) -> None:
+    chain.begin("a")
+    b, c = chain.begin("b"), chain.begin("c")
+    chain.end("a", error="broken")
+    commit(b, staged(b, ends=True))
+    commit(c, staged(c, ends=True))
+    chain.ask("revive", node="a")
+    assert chain.open(CHAIN, resume=True)["ended"] == ["b", "c"]
+
+
+def test_what_waits_is_told_of_one_moment_notices_included(chain: Net) -> None:
+    a = chain.begin("a")
+    send(a, 1, 2)
+    chain.end("b", error="broken")
+    size = chain.figures("b")["inputs"]["in"]["bytes"]
+    assert chain.ask("queues")["nodes"] == {"a": {}, "b": {"in": [2, size, 1]}, "c": {"in": [0, 0, 1]}}
 
 
 def test_a_restart_is_not_told_to_those_who_have_ended(chain: Net) -> None:
@@ -263,9 +323,9 @@ def test_the_end_of_a_sender_waits_behind_the_queue_that_a_failed_node_keeps(cha
     chain.end("b", error="broken")
     send(a, 2)
     commit(a, staged(a, ends=True))
-    assert chain.queued("b", "in") == [1, ("INPUT_CLOSED", "", None)]
+    assert chain.queued("b", "in") == [1, 2, ("INPUT_CLOSED", "", None)]
     chain.open(CHAIN, resume=True)
-    assert chain.queued("b", "in") == [1, ("INPUT_CLOSED", "", None)]
+    assert chain.queued("b", "in") == [1, 2, ("INPUT_CLOSED", "", None)]
 
 
 def test_resuming_leaves_those_ended_who_ended_by_themselves(chain: Net) -> None:

@@ -10,10 +10,11 @@ from kit import CHAIN, MB, Make, Net, Nodes, commit, send, staged, take
 
 from noderuntime.errors import Fenced, ValueTooLarge
 from noderuntime.merges import Add, Union
-from noderuntime.space import records
+from noderuntime.space import keys, records
 from noderuntime.space.commit import Commits
+from noderuntime.space.mailbox import queue_of
 from noderuntime.space.shared import SharedWrite
-from noderuntime.space.writer import Inapplicable
+from noderuntime.space.writer import Inapplicable, MessageGone
 
 
 @pytest.fixture
@@ -339,7 +340,7 @@ def test_notices_ignore_capacity(make: Make) -> None:
     a = net.begin("a")
     send(a, 1)
     net.end("a", error="broken")
-    assert net.queued("b", "in") == [1, ("NODE_FAILED", "a", "broken"), ("INPUT_CLOSED", "", None)]
+    assert net.queued("b", "in") == [1, ("NODE_FAILED", "a", "broken"), ("INPUT_CLOSED", "", "broken")]
     assert net.queue("b", "in")[records.QUEUED] == 1
 
 
@@ -352,6 +353,26 @@ def test_a_message_that_was_dropped_in_hand_is_counted_as_taken(make: Make) -> N
     assert commit(b, staged(b, ack=in_hand)) == 1
     figures = net.figures("b")["inputs"]["in"]
     assert (figures["queued"], figures["taken"], figures["dropped"]) == (1, 1, 0)
+
+
+def test_a_message_that_has_gone_from_a_queue_that_drops_nothing_undoes_the_commit(make: Make) -> None:
+    net = make({"a": {"outputs": ["out"]}, "b": {"inputs": {"in": "a/out"}, "outputs": ["out"]}})
+    a, b = net.begin("a"), net.begin("b")
+    send(a, 1, 2, 3)
+    first, second, third = net.messages(b)
+    with net.space.write() as txn:
+        txn.delete(second[0])
+        key = keys.queue_of(second[0][: keys.MAILBOX_PREFIX_BYTES])
+        queue = queue_of(txn, key)
+        queue[records.QUEUED] -= 1
+        queue[records.BYTES] -= len(second[1])
+        txn.put(key, records.QUEUE.pack(*queue))
+    before = net.queue("b", "in")
+    for group in ([second], [first, second, third]):
+        with pytest.raises(MessageGone, match="'in'"):
+            commit(b, *(staged(b, ack=message, private={"k": b"v"}) for message in group))
+    assert net.queue("b", "in") == before and net.private("b") == {}
+    assert net.messages(b) == [first, third]
 
 
 def test_a_message_or_an_event_that_the_space_could_hardly_hold_is_refused(make: Make) -> None:

@@ -40,6 +40,7 @@ class Queue:
     closed: bool = False
     source_ended: bool = False
     source_failed: bool = False
+    cut_off: bool = False
 
     @property
     def messages(self) -> list[tuple[int, Any, int]]:
@@ -52,6 +53,7 @@ class Queue:
     def facts(self) -> Any:
         flags = records.CLOSED * self.closed
         flags |= records.SOURCE_ENDED * self.source_ended | records.SOURCE_FAILED * self.source_failed
+        flags |= records.CUT_OFF * self.cut_off
         return [len(self.messages), self.bytes, self.taken, self.dropped, self.discarded, flags]
 
     def is_full(self) -> bool:
@@ -116,24 +118,23 @@ class Model:
             queue.dropped -= 1
 
     def close(self, node: str, failed: str | None, by_itself: bool = False) -> None:
-        cut_off = failed is not None or any(queue.source_failed for queue in self.own(node))
+        cut_off = failed is None and any(queue.source_failed or queue.cut_off for queue in self.own(node))
         told = set()
         for queue in self.downstream(node, by_itself):
             if queue.source_ended:
                 continue
-            queue.source_ended, queue.source_failed = True, cut_off
-            if queue.closed and self.status[queue.node] != "failed":
+            queue.source_ended, queue.source_failed, queue.cut_off = True, failed is not None, cut_off
+            if queue.closed:
                 continue
             if failed is not None and queue.node not in told:
                 told.add(queue.node)
                 self.put(queue, ("NODE_FAILED", node, failed), 0)
-            self.put(queue, ("INPUT_CLOSED", "", None), 0)
-        for queue in self.own(node):
-            queue.closed = True
-            if failed is None:
+            self.put(queue, ("INPUT_CLOSED", "", failed), 0)
+        if failed is None:
+            for queue in self.own(node):
+                queue.closed = True
                 queue.discarded += len(queue.messages)
                 queue.waiting.clear()
-        if failed is None:
             self.attempts = {at: tries for at, tries in self.attempts.items() if at[0] != node}
         self.status[node] = "ended" if failed is None else "failed"
 
@@ -148,15 +149,24 @@ class Model:
         again = [
             node
             for node, status in self.status.items()
-            if status == "failed" or (status == "ended" and any(queue.source_failed for queue in self.own(node)))
+            if status == "failed"
+            or (status == "ended" and any(queue.source_failed or queue.cut_off for queue in self.own(node)))
         ]
         for node in again:
             self.status[node] = "live"
             for queue in self.own(node):
                 queue.closed = False
             for queue in self.downstream(node):
-                queue.source_ended = queue.source_failed = False
+                queue.source_ended = queue.source_failed = queue.cut_off = False
                 queue.waiting = [item for item in queue.waiting if item[2] or item[1][0] == "NODE_RESTARTED"]
+
+    def revive(self, node: str) -> None:
+        self.status[node] = "live"
+        for queue in self.downstream(node):
+            queue.source_ended = queue.source_failed = False
+        if "failed" not in self.status.values():
+            for queue in self.queues.values():
+                queue.cut_off = False
 
     def write(self, item: shared.SharedWrite, now: int) -> None:
         key = item.key.decode()
@@ -224,7 +234,7 @@ class Game:
     # --- operations -----------------------------------------------------------------------------------------------
 
     def step(self) -> str:
-        kinds = ["commit"] * 30 + ["claim"] * 3 + ["hold"] * 3 + ["time", "end", "fail", "zombie"] + ["resume"]
+        kinds = ["commit"] * 30 + ["claim"] * 3 + ["hold"] * 3 + ["time", "end", "fail", "zombie", "resume", "revive"]
         kind = self.random.choice(kinds)
         node = self.random.choice(list(self.spec))
         live = self.model.status[node] == "live"
@@ -238,6 +248,8 @@ class Game:
             return self.end(node, "broken" if kind == "fail" else None)
         if kind == "zombie" and live:
             return self.zombie(node)
+        if kind == "revive":
+            return self.revive(node)
         if kind == "resume":
             return self.resume()
         self.now += self.random.choice([0, SECOND, 10 * SECOND])
@@ -372,6 +384,15 @@ class Game:
             self.model.close(node, error)
             self.model.incarnation[node] += 1
         return f"end of {node}: {error}"
+
+    def revive(self, node: str) -> str:
+        """A failed node is brought back while the run goes on: it goes on with its mailbox."""
+        self.net.ask("revive", node=node)
+        if self.model.status[node] != "failed":
+            return f"{node} has not failed"
+        self.model.revive(node)
+        self.held[node] = []
+        return f"{self.claim(node)}, revived"
 
     def zombie(self, node: str) -> str:
         old = self.lives[node]

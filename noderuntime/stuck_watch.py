@@ -1,0 +1,208 @@
+"""Looks after runs that cannot go on: asks the store what waits, reads the pulses, and carries out verdicts. Floor 4.
+
+What is decided is in stuck.py. The queues are those of one transaction of the store; what each node was doing is read
+from its pulse before and after it, and the verdict has to stay the same for STUCK_S, with nothing handled meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from typing import Any
+
+from noderuntime.children import Child
+from noderuntime.crew import Crew
+from noderuntime.dataflow import Dataflow, InputSpec, NodeSpec
+from noderuntime.logs import Notes
+from noderuntime.pulse import COMMITTING, HANDLED, WAITING, WAITING_FOR_ROOM
+from noderuntime.storelink import StoreLink
+from noderuntime.stuck import Doing, Place, Verdict, endless, judge, on_cycle, reachable, told, waits_text
+from noderuntime.supervision_words import State
+
+LOOK_S = 0.2
+STUCK_S = 1.0
+TOLD_S = 60.0
+
+Seen = tuple[Doing, int, int, int]  # what a node does; its life, and what it has handled and committed in that
+Queues = dict[str, dict[str, list[int]]]  # node -> input -> messages, bytes, whether anything waits
+
+
+class _Steady:
+    """For how long something has been the same."""
+
+    def __init__(self) -> None:
+        self._what: object = None
+        self._since_s = 0.0
+
+    def for_s(self, what: object, now_s: float) -> float:
+        if what != self._what:
+            self._what, self._since_s = what, now_s
+        return now_s - self._since_s
+
+
+class StuckWatch:
+    """Of one run. `stop(why)` ends it; nodes of finished cycles are told so that they end."""
+
+    def __init__(
+        self,
+        crew: Crew,
+        link: StoreLink,
+        notes: Notes,
+        dataflow: Dataflow,
+        grace_s: float,
+        clock: Callable[[], float],
+        stop: Callable[[str], None],
+    ) -> None:
+        self.draining = False
+        self._crew = crew
+        self._link = link
+        self._notes = notes
+        self._dataflow = dataflow
+        self._grace_s = grace_s
+        self._clock = clock
+        self._stop = stop
+        self._asked = False
+        self._over = False
+        self._next_s = 0.0
+        self._seen: dict[str, Seen] = {}
+        self._over_for = _Steady()
+        self._idle_for = _Steady()
+        self._stuck_for = _Steady()
+        self._told_s = 0.0
+        nodes = {spec.id: Place(Doing.BUSY, senders=senders_of(spec)) for spec in dataflow.nodes}
+        self._has_cycles = any(on_cycle(id, nodes, nodes) for id in nodes)
+
+    def look(self, now_s: float) -> None:
+        """Some times a second, while the run goes on."""
+        if self._asked or self._over or now_s < self._next_s:
+            return
+        self._next_s = now_s + LOOK_S
+        if not self._matters():
+            return
+        self._seen = before = self._look_at_pulses()
+        self._asked = True
+
+        def answered(result: dict[str, Any]) -> None:
+            self._asked = False
+            self._seen = after = self._look_at_pulses()
+            if before == after:
+                self._judge(result["nodes"])
+
+        def refused(error: str, text: str) -> None:
+            self._asked = False
+
+        self._link.request("queues", {}, answered, refused)
+
+    def _matters(self) -> bool:
+        """Whether anybody can be stuck: only behind a failure, or in a cycle whose Sources have ended."""
+        if self.draining or self._crew.failed:
+            return True
+        for child in self._crew.children.values():
+            child.waits = ""
+        states = (child.machine.state for child in self._crew.children.values())
+        return self._has_cycles and any(state is State.ENDED for state in states)
+
+    # ---- what the judge is told
+
+    def _look_at_pulses(self) -> dict[str, Seen]:
+        return {id: self._look_at(child) for id, child in self._crew.children.items()}
+
+    def _look_at(self, child: Child) -> Seen:
+        machine = child.machine
+        if machine.state is State.ENDED:
+            return Doing.ENDED, 0, 0, 0
+        if machine.state is State.FAILED:
+            return Doing.FAILED, 0, 0, 0
+        glance = child.glance(self._clock()) if machine.state is State.RUNNING else None
+        if glance is None:
+            return Doing.BUSY, machine.life, 0, 0
+        facts = machine.life, child.page.words[HANDLED], glance.commits
+        if glance.phase == WAITING:
+            return Doing.WAITING, *facts
+        full: Seen = (Doing.FULL, *facts)
+        tries_again = glance.phase == COMMITTING and self._seen.get(child.id) == full
+        if glance.phase == WAITING_FOR_ROOM or tries_again:
+            return full
+        return Doing.BUSY, *facts
+
+    def _places(self, queues: Queues) -> dict[str, Place]:
+        return {spec.id: self._place(spec, queues) for spec in self._dataflow.nodes}
+
+    def _place(self, spec: NodeSpec, queues: Queues) -> Place:
+        doing = self._seen[spec.id][0]
+        full = tuple(
+            receiver.id
+            for output in spec.outputs
+            for receiver, fed in self._dataflow.receivers(spec.id, output)
+            if self._seen[receiver.id][0] is not Doing.ENDED and is_full(fed, queues[receiver.id][fed.name])
+        )
+        if doing is Doing.FULL and (not full or (spec.kind == "dynamic" and not self.draining)):
+            doing = Doing.BUSY
+        by_itself = spec.kind != "operator" or not senders_of(spec) or any(fed.is_timer for fed in spec.inputs)
+        return Place(
+            doing=doing,
+            acts=by_itself and not self.draining,
+            queued=any(waits for _, _, waits in queues[spec.id].values()),
+            senders=senders_of(spec),
+            full=full,
+        )
+
+    # ---- what follows
+
+    def _judge(self, queues: Queues) -> None:
+        now_s = self._clock()
+        places = self._places(queues)
+        verdict = judge(places)
+        for id, child in self._crew.children.items():
+            child.waits = waits_text(places[id], verdict.stuck[id], places) if id in verdict.stuck else ""
+        if self.draining:
+            for id in endless(places):
+                child = self._crew.children[id]
+                if any(spec.is_timer for spec in child.spec.inputs):
+                    self._crew.quieten(child)
+        left = {id for id, place in places.items() if place.doing is not Doing.ENDED}
+        idle = reachable([verdict.opens], places, left) if verdict.opens else set()
+        if self._idle_for.for_s(self._marks(idle, queues), now_s) >= self._patience_s(idle, places) and idle:
+            self._crew.end(self._crew.children[verdict.opens], self._grace_s)
+            return
+        over = left if verdict.over and not verdict.opens else set()
+        if self._over_for.for_s(self._marks(over, queues), now_s) >= self._patience_s(over, places) and over:
+            self._over = True
+            self._stop(f"nothing can go on any more: {told(verdict, places)}")
+            return
+        self._tell(verdict, places, now_s)
+
+    def _marks(self, nodes: Collection[str], queues: Queues) -> object:
+        return [(id, self._seen[id], queues[id]) for id in sorted(nodes)]
+
+    def _patience_s(self, nodes: Collection[str], places: dict[str, Place]) -> float:
+        """How long nothing may have happened among `nodes` until nothing will: a silent input may yet time out."""
+        timeouts = [
+            fed.input_timeout_s
+            for id in nodes
+            for fed in self._dataflow.node(id).inputs
+            if fed.input_timeout_s is not None and places[fed.node].doing not in (Doing.ENDED, Doing.FAILED)
+        ]
+        return STUCK_S + max(timeouts, default=0.0)
+
+    def _tell(self, verdict: Verdict, places: dict[str, Place], now_s: float) -> None:
+        """Once it is so for STUCK_S, and every minute from then on: who waits for whom, behind a failure."""
+        stuck = verdict.stuck if self._crew.failed and not verdict.over else {}
+        if self._stuck_for.for_s(dict(stuck), now_s) < STUCK_S or not stuck:
+            return
+        if not self._told_s or now_s - self._told_s >= TOLD_S:
+            self._told_s = now_s
+            self._notes.tell(told(verdict, places), logging.WARNING)
+
+
+def senders_of(spec: NodeSpec) -> tuple[str, ...]:
+    """The nodes that feed a node."""
+    return tuple(fed.node for fed in spec.inputs if not fed.is_timer)
+
+
+def is_full(fed: InputSpec, queue: list[int]) -> bool:
+    """Whether a queue admits nothing: the rule of the commits (noderuntime.space.writer), for one that waits."""
+    messages, size, _ = queue
+    if fed.drop_oldest or (messages < fed.queue_size and size < fed.queue_bytes):
+        return False
+    return messages >= fed.queue_size or messages >= fed.queue_messages_min
