@@ -40,12 +40,13 @@ def test_a_failure_says_what_is_kept_and_how_to_go_on() -> None:
     assert "--name other --resume" in named
 
 
-def test_what_came_for_a_failed_node_and_was_discarded_is_told() -> None:
+def test_it_is_told_what_is_kept_for_a_failed_node_and_what_was_dropped() -> None:
     nodes = figures(0)
-    nodes["sums"]["inputs"]["n"]["discarded"] = 7
-    _, told, _ = results.hints("f", "f.yml", [FAILED], nodes, kept=True)
-    assert told.startswith("7 messages that came for sums")
-    assert not any("discarded" in line for line in results.hints("f", "f.yml", [FINE], nodes, True))
+    nodes["sums"]["inputs"]["n"] |= {"queued": 1, "dropped": 7}
+    _, kept, dropped, _ = results.hints("f", "f.yml", [FAILED], nodes, kept=True)
+    assert kept == "1 message for sums: kept"
+    assert dropped == "7 messages for sums: dropped, by `queue_policy: drop_oldest`"
+    assert not any("for sums:" in line for line in results.hints("f", "f.yml", [FINE], nodes, True))
 
 
 def test_a_failure_of_which_nothing_is_kept_promises_nothing() -> None:

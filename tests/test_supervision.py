@@ -27,6 +27,7 @@ from noderuntime.supervision_words import (
     Refuse,
     Reload,
     Reported,
+    Revive,
     SaidBye,
     SendReload,
     SendStop,
@@ -60,7 +61,7 @@ LEGAL: dict[State, str] = {
     State.BACKOFF: "Claimed ClaimRefused Tick Stop Abort Reload",
     State.STOPPED: "Claimed ClaimRefused Tick Stop Abort",
     State.ENDED: "Claimed ClaimRefused Tick Stop Abort",
-    State.FAILED: "Claimed ClaimRefused Tick Stop Abort",
+    State.FAILED: "Claimed ClaimRefused Tick Stop Abort Reload",
 }
 
 SAMPLES: dict[type, list[Event]] = {
@@ -81,7 +82,7 @@ SAMPLES: dict[type, list[Event]] = {
         Vitals(0, 0.0, False, 99.0),
     ],
     Tick: [Tick()],
-    Stop: [Stop(5.0), Stop(5.0, drain=True)],
+    Stop: [Stop(5.0), Stop(5.0, drain=True), Stop(5.0, True, "ALL_INPUTS_CLOSED")],
     Abort: [Abort()],
     Reload: [Reload()],
 }  # fmt: skip
@@ -243,11 +244,37 @@ def test_any_sequence_of_events_keeps_the_promises_between_machine_and_loop(seed
         if dynamic and child.state not in ALIVE:
             process = False
         if before in DONE:
-            assert child.state is before
-            assert not has(actions, Spawn)
+            assert child.state is before or (before is State.FAILED and isinstance(event, Reload))
+            assert has(actions, Spawn) == has(actions, Revive) == (child.state is not before)
         assert (child.state in ALIVE) == process
         assert (child.deadline_s < NEVER) <= (child.state not in DONE)
     assert claims == list(range(1, len(claims) + 1))
+
+
+def test_a_reload_brings_a_failed_operator_back_with_a_new_budget() -> None:
+    child = led(State.FAILED)
+    actions = child.handle(Reload(), 1.0)
+    why = "it is started again, after it had failed"
+    assert actions == [Revive(), Spawn(2), Claim(2, why)]
+    assert (child.state, child.budget.streak) == (State.STARTING, 0)
+    for event in (Hello(), Claimed(), Ready()):
+        child.handle(event, 1.0)
+    assert (child.state, child.reason) == (State.RUNNING, "")
+
+
+def test_what_cannot_ever_work_fails_again_at_once() -> None:
+    child = led(State.FAILED)
+    for event in (Reload(), Hello(), Claimed(), Reported("import", "no such class", "", True), CRASH):
+        child.handle(event, 1.0)
+    assert child.state is State.FAILED
+
+
+def test_a_node_of_a_finished_cycle_hears_that_its_inputs_have_ended_and_ends() -> None:
+    child = running()
+    assert child.handle(Stop(5.0, True, "ALL_INPUTS_CLOSED"), 0.0) == [SendStop(5.0, True, "ALL_INPUTS_CLOSED")]
+    child.handle(SaidBye(True), 0.1)
+    child.handle(Exited(0), 0.1)
+    assert child.state is State.ENDED
 
 
 # ---- lives

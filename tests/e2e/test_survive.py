@@ -214,7 +214,8 @@ def test_a_state_that_cannot_be_restored_fails_its_node_and_removing_it_is_the_w
     cause = "failed 4 times without progress; the last cause: restore_state: ValueError"
     assert rows["sums"]["reason"].startswith(cause)
     assert rows["sums"]["restarts"] == 3
-    assert (rows["numbers"]["state"], rows["numbers"]["messages"]) == ("finished", 5001), "it was not held up"
+    assert rows["numbers"]["state"] == rows["tells"]["state"] == "stopped"
+    assert rows["numbers"]["messages"] < 5001, "it was held up"
     assert running.lines("tells") == ["NODE_FAILED sums", "INPUT_CLOSED sum"]
     *_, crash = [said for said in running.said if said[0] == "crash"]
     assert crash[1:3] == ["sums", "restore_state"] and "in restore_state" in crash[4]
@@ -232,7 +233,7 @@ def test_a_state_that_cannot_be_restored_fails_its_node_and_removing_it_is_the_w
     assert again.finish() == 0
     assert again.rows()["sums"]["state"] == again.rows()["tells"]["state"] == "finished"
     assert again.lines("tells") == ["INPUT_CLOSED sum"]
-    assert again.rows()["sums"]["messages"] >= 50 + 100, "what had been queued when it failed was not handled"
+    assert again.rows()["sums"]["messages"] == 5001
     assert list((place.home / "runs").iterdir()) == []
 
 
