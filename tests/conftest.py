@@ -11,6 +11,8 @@ import pytest
 from fake_runtime import Forker, Run
 from kit import MB, Nodes
 
+pytest_plugins = ["reruns"]
+
 
 @pytest.fixture
 def shm() -> Iterator[Path]:
