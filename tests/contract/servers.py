@@ -10,13 +10,14 @@ import hmac
 import logging
 import os
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent.parent
-AZURITE = ROOT / ".venv" / "azurite" / "node_modules" / ".bin" / "azurite-blob"
+ENVIRONMENT = Path(sys.prefix)
+AZURITE = ENVIRONMENT / "azurite" / "node_modules" / ".bin" / "azurite-blob"
 AZURE_ACCOUNT = "devstoreaccount1"
 # the well-known key of this emulator's one account; it opens nothing else
 AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -53,10 +54,10 @@ def s3_server() -> Iterator[Options]:
 def azure_server() -> Iterator[Options]:
     """Azurite with one container; the options that a dataflow would give."""
     if not AZURITE.exists():
-        raise RuntimeError(f"there is no {AZURITE}: `make .venv/.azurite` installs it")
+        raise RuntimeError(f"there is no {AZURITE}: `make test-long` installs it")
     command = [str(AZURITE), "--blobHost", "127.0.0.1", "--blobPort", "0", "--inMemoryPersistence",
                "--disableTelemetry", "--skipApiVersionCheck"]  # fmt: skip
-    env = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{ROOT / '.venv' / 'bin'}"}  # where node may be
+    env = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{ENVIRONMENT / 'bin'}"}  # where node may be
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env) as process:
         try:
             assert process.stdout is not None

@@ -24,7 +24,7 @@ KINDS = (
     "directory",
     "s3",
     "slatedb+directory",
-    # `make test` needs nothing but Python; Azurite comes with `make test-all`
+    # `make test` needs nothing but Python; Azurite comes with `make test-long`
     pytest.param("az", marks=pytest.mark.long),
     pytest.param("slatedb+s3", marks=pytest.mark.long),
     pytest.param("slatedb+az", marks=pytest.mark.long),
