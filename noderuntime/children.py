@@ -14,7 +14,6 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from signal import SIGKILL
 from typing import Any, Protocol
 
 from noderuntime import doorbell, loader, process
@@ -319,5 +318,4 @@ def kill_strays(known: Container[int], run_dir: Path, node: str) -> None:
         env = process.environment_of(pid)
         if env.get(ENV_RUN_DIR) == str(run_dir) and env.get(ENV_NODE) == node:
             for found in (pid, *process.descendants_of(pid)):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(found, SIGKILL)
+                process.kill_below(found)

@@ -17,6 +17,7 @@ class Loop:
         self._callbacks: dict[int, Callable[[], object]] = {}
         self._pausable: set[int] = set()
         self._paused = False
+        self._unwatched: set[int] = set()  # in this turn
 
     def watch(self, fd: int, callback: Callable[[], object], *, pausable: bool = False) -> None:
         """Call back whenever `fd` is readable, or its other end has closed."""
@@ -44,6 +45,7 @@ class Loop:
         if not (fd in self._pausable and self._paused):
             self._epoll.unregister(fd)
         self._pausable.discard(fd)
+        self._unwatched.add(fd)
 
     def close_fd(self, fd: int) -> None:
         """Unwatch and close."""
@@ -52,10 +54,13 @@ class Loop:
 
     def turn(self, timeout_s: float) -> None:
         """Wait at most so long, and call back for what is ready."""
-        for fd, _ in self._epoll.poll(max(0.0, timeout_s), EVENTS_MAX):
-            callback = self._callbacks.get(fd)  # an earlier callback of this turn may have taken it away
-            if callback is not None:
-                callback()
+        ready = self._epoll.poll(max(0.0, timeout_s), EVENTS_MAX)
+        self._unwatched.clear()
+        for fd, _ in ready:
+            # An earlier callback of this turn may have taken it away, and another descriptor may have its number since:
+            # what has come for that one is told in the next turn.
+            if fd not in self._unwatched and fd in self._callbacks:
+                self._callbacks[fd]()
 
     def close(self) -> None:
         self._epoll.close()

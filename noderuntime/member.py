@@ -203,6 +203,9 @@ class Member:
         self.page.words[pulse.PHASE] = pulse.ENDED
         if self._pool is not None:
             self._pool.close()
+        if self._views is not None:
+            self._views.close()
+            self._views = None
         if self._owns_space:
             self.space.close()
         if self.outside is not None:

@@ -73,7 +73,8 @@ class Observer(Protocol):
 
     It may have a property `congested`, true while text piles up: then what nodes print stays in their pipes for the
     moment, and they wait; and a property `out_is_gone`, true once whoever read stdout has gone away (`run ... | head`),
-    which is why SIGTERM comes then.
+    which is why SIGTERM comes then. It may have a method `stopping(grace_s)`, called when the run is asked to stop:
+    from then on it may wait so long, and no longer, for somebody to take the text.
     """
 
     def waiting(self, nodes: Sequence[str]) -> None:

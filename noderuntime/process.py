@@ -164,6 +164,31 @@ def signal_process(pidfd: int, number: int) -> None:
         signal.pidfd_send_signal(pidfd, number)
 
 
+def kill_below(pid: int) -> None:
+    """SIGKILL a process that was seen below this one. Its number may be somebody else's by now: that is left alone."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        if _is_below(pid, os.getpid()):
+            signal_process(pidfd, signal.SIGKILL)
+    finally:
+        os.close(pidfd)
+
+
+def _is_below(pid: int, ancestor: int) -> bool:
+    """Whether `ancestor` is a parent of `pid`, or a parent of its parent, and so on."""
+    while pid > 1:
+        stat = read_stat(pid)
+        if stat is None:
+            return False
+        pid = stat.parent
+        if pid == ancestor:
+            return True
+    return False
+
+
 def kill_descendants(timeout_s: float) -> list[int]:
     """SIGKILL everything below this process until nothing is left; returns what is left at the end.
 
@@ -174,8 +199,7 @@ def kill_descendants(timeout_s: float) -> list[int]:
     deadline_s = time.monotonic() + timeout_s
     while True:
         for pid in descendants_of(me):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+            kill_below(pid)
         reap_all()
         left = [pid for pid in descendants_of(me) if not _is_dead(pid)]
         if not left or time.monotonic() > deadline_s:

@@ -175,7 +175,6 @@ class Runtime:
         self._figures: results.Figures = {}
         self._letters: list[dict[str, Any]] = []
         self._signals, self._signalled = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._old_handlers: dict[int, Any] = {}
 
     # ---- the loop
 
@@ -202,7 +201,8 @@ class Runtime:
         due_s = min(self._next_look_s, helpers_due_s, self._crew.deadline_s(), self._stop_at_s, self._give_up_at_s)
         if self._chaos is not None:
             due_s = min(due_s, self._chaos.deadline_s())
-        self._loop.pause(getattr(self._observer, "congested", False))
+        # a node that is being stopped must not wait for a reader of what it prints
+        self._loop.pause(not self._stopping and getattr(self._observer, "congested", False))
         self._loop.turn(due_s - now_s)
         now_s = time.monotonic()
         self._crew.tick(now_s)
@@ -283,7 +283,7 @@ class Runtime:
             self._loop.watch(guard.guard_pidfd(), self._guard_died)
         signal.set_wakeup_fd(self._signalled, warn_on_full_buffer=False)
         for number in (*SIGNALS, signal.SIGCHLD):
-            self._old_handlers[number] = signal.signal(number, _noted)
+            signal.signal(number, _noted)
         if self._held.notice:
             self._notes.tell(self._held.notice)
         arguments = {
@@ -349,6 +349,7 @@ class Runtime:
                 self._code = self._code or 128 + number
                 self._notes.tell("stopping at once")
                 self._stopping = True
+                self._tell_stopping(0.0)
                 if self._phase == "quitting":
                     self._phase = "over"
                 self._crew.abort()
@@ -397,6 +398,8 @@ class Runtime:
 
     def _stop(self, drain: bool = False) -> None:
         self._stopping = self._stopping or not drain
+        if not drain:
+            self._tell_stopping(self._options.grace_s)
         if self._phase == "opening":
             self._phase = "over"
             return
@@ -404,6 +407,11 @@ class Runtime:
             self._chaos.stop()
         self._stuck.draining = drain
         self._crew.stop(self._options.grace_s, drain)
+
+    def _tell_stopping(self, grace_s: float) -> None:
+        tell = getattr(self._observer, "stopping", None)
+        if tell is not None:
+            tell(grace_s)
 
     def _give_up(self, why: str) -> None:
         """The run cannot go on, and its space is kept."""
@@ -450,8 +458,8 @@ class Runtime:
         """Leave nothing behind: no process, no socket, and no space unless the run is to be resumed."""
         _close_all(self._reserve)
         signal.set_wakeup_fd(-1)
-        for number, handler in self._old_handlers.items():
-            signal.signal(number, handler)
+        for number in SIGNALS:  # to the end of the process: it ends already, and must not die on the way
+            signal.signal(number, lambda number, frame: self._tell_stopping(0.0))
         rows = results.rows(self._crew.children.values(), self._figures)
         if not rows:
             rows = results.rows_of_none(self._dataflow, "failed" if self._gave_up else "stopped")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -53,3 +55,28 @@ def test_who_keeps_its_heap_does_not_fetch_the_memory_of_messages_anew() -> None
     said = subprocess.run([sys.executable, "-c", FAULTS], stdout=subprocess.PIPE, check=True, text=True).stdout
     given_back, kept = map(int, said.split())
     assert given_back > 1000 and kept < 20
+
+
+def test_only_what_is_below_this_process_is_killed_whatever_number_it_has() -> None:
+    sleeper = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
+    orphan = f"""
+import os, subprocess, sys
+child = subprocess.Popen({sleeper!r}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+child.stdout.readline()
+print(child.pid, flush=True)
+"""
+    # its parent has ended, so it is below this process no more: as somebody else's that has been given an old number
+    done = subprocess.run([sys.executable, "-c", orphan], capture_output=True, text=True, check=True)
+    stranger = int(done.stdout)
+    pidfd = os.pidfd_open(stranger)
+    try:
+        with subprocess.Popen(sleeper, stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None and child.stdout.readline()
+            process.kill_below(stranger)
+            process.kill_below(child.pid)
+            assert child.wait(30) == -signal.SIGKILL
+        stat = process.read_stat(stranger)
+        assert stat is not None and not stat.dead
+    finally:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)

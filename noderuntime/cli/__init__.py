@@ -10,6 +10,7 @@ import errno
 import importlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -30,11 +31,23 @@ _NOT_OUR_BUGS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command line (default: that of this process) and return its exit code. Raises nothing."""
+    _complete_stdio()
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # by whoever started us: then no child could be waited for
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names and values may hold what the locale cannot say
             stream.reconfigure(errors="backslashreplace")
     return answered(lambda: _dispatch(arguments), arguments)
+
+
+def _complete_stdio() -> None:
+    """Descriptors 0 to 2 are open from here on, and no file of ours gets their numbers (`noderuntime run FILE >&-`)."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            fd = os.open(os.devnull, os.O_RDWR)  # the lowest that is free, which is the one that is missing
+            os.set_inheritable(fd, fd <= 2)
+            setattr(sys, name, os.fdopen(fd, mode, errors="backslashreplace"))
 
 
 def answered(work: Callable[[], int], arguments: Sequence[str]) -> int:

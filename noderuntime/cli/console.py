@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -31,6 +32,7 @@ SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 WAIT_SAID_AFTER_S = 2.0
 CRASH_HEADS = {"spawn": "failed", "import": "failed", "reload": "not reloaded"}
 WAIT_SAID_EVERY_S = 10.0
+PATIENCE_S_MIN = 1.0  # for the last words of a run whose grace time is over
 
 
 class Waiting:
@@ -104,6 +106,7 @@ class _Written:
     """What both consoles have: all that they say goes through a writer, whose thread waits for whoever reads."""
 
     _writer: Writer
+    _patience_until_s: float | None = None
 
     @property
     def out_is_gone(self) -> bool:
@@ -118,8 +121,16 @@ class _Written:
     def start(self) -> None:
         self._writer.start()
 
+    def stopping(self, grace_s: float) -> None:
+        """The run is being stopped: text that nobody takes is given up when `grace_s` seconds are over."""
+        self._patience_until_s = min(self._patience_until_s or math.inf, time.monotonic() + grace_s)
+
     def close(self) -> None:
-        self._writer.close()
+        """Write what is left; see `stopping`."""
+        until_s = self._patience_until_s
+        if not self._writer.close(None if until_s is None else max(PATIENCE_S_MIN, until_s - time.monotonic())):
+            what = "what came last was not shown: nobody takes it from stdout; the log files have everything"
+            output.tell_nowait(what)
 
 
 class Console(_Written):

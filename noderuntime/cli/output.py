@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
@@ -90,6 +91,15 @@ def tell(text: str) -> None:
     """Something that is not the result: stderr. Nobody to hear it is no reason to fail."""
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
+
+
+def tell_nowait(text: str) -> None:
+    """The same, unless that would have to wait: stderr may be the pipe that nobody reads."""
+    with contextlib.suppress(OSError, ValueError):
+        poller = select.poll()
+        poller.register(sys.stderr.fileno(), select.POLLOUT)
+        if any(event & select.POLLOUT for _, event in poller.poll(0)):
+            os.write(sys.stderr.fileno(), f"noderuntime: {text}\n".encode(errors="replace"))
 
 
 def complain(text: str) -> None:

@@ -14,6 +14,8 @@ from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from noderuntime import guard
 from noderuntime.cli import answered, output
@@ -76,8 +78,14 @@ def _shown(dataflow: Dataflow, options: Namespace, name: str) -> int:
         code = _runtime(dataflow, console, options, name, console.terminal)
     finally:
         over.set()
+        for number in guard.FORWARDED:
+            signal.signal(number, _end_by_signal)  # nobody may take what is left to write
         console.close()
     return output.PIPE_CLOSED if console.out_is_gone and code == output.TERMINATED else code
+
+
+def _end_by_signal(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _runtime(

@@ -118,15 +118,22 @@ class Writer:
             self._queue.append(None)
             self._changed.notify()
 
-    def close(self) -> None:
-        """Write what is queued, and end the thread. Waits for as long as somebody is there to take the
-        text."""
+    def close(self, patience_s: float | None = None) -> bool:
+        """Write what is queued, and end the thread; whether all was written.
+
+        Waits for as long as somebody is there to take the text, or at most `patience_s`: then the thread is left where
+        it is, and the process has to end without it.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        if self._thread is None:
+            return True
+        self._thread.join(patience_s)
+        if self._thread.is_alive():
+            return False
+        self._thread = None
+        return True
 
     def _work(self) -> None:
         while True:

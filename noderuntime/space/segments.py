@@ -358,14 +358,22 @@ class SegmentPool:
 
 
 class _Mapped:
-    """A segment of another node, mapped read-only; LOCK_SH is held while there are leases."""
+    """A segment of another node, mapped read-only; LOCK_SH is held while there are leases.
+
+    The descriptor, which the map has a copy of, is closed with the last reference: of its views, and of SegmentViews.
+    """
 
     __slots__ = ("fd", "leases", "map")
 
     def __init__(self, path: Path) -> None:
+        self.leases = 0
+        self.fd = -1
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.map = mmap.mmap(self.fd, 0, prot=mmap.PROT_READ)
-        self.leases = 0
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
 
     def release(self) -> None:
         self.leases -= 1
@@ -423,3 +431,9 @@ class SegmentViews:
         with self._lock:
             while self._released:
                 self._released.popleft().release()
+
+    def close(self) -> None:
+        """Let go of everything but what views still need: that goes with the last of them."""
+        self.work_off()
+        with self._lock:
+            self._mapped.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -403,3 +404,28 @@ def test_a_message_larger_than_an_eighth_of_the_space_is_refused(net: Net, sende
 @pytest.mark.parametrize("length", [1, THRESHOLD_BYTES, THRESHOLD_BYTES + 1, 98_304, 98_305, 131_072, 4 * MB, 5 * MB])
 def test_a_size_class_wastes_at_most_half(length: int) -> None:
     assert max(length, SEGMENT_BYTES_MIN) <= size_class(length) <= max(2 * length, SEGMENT_BYTES_MIN)
+
+
+def test_closed_views_leave_no_descriptor_and_no_lock(net: Net, sender: Sender) -> None:
+    """As the store closes those of a node without LMDB that died with a large message in hand."""
+    left = net.begin("left")
+    sender.send(frame(1))
+    before = len(os.listdir("/proc/self/fd"))
+    views = SegmentViews(net.space, net.folder / "segments")
+    kept = see(views, net.messages(left)[0])[100:200]
+    views.close()
+    assert len(os.listdir("/proc/self/fd")) > before and is_locked(net)  # somebody still looks at it
+    del kept
+    del views
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before and not is_locked(net)
+
+
+def is_locked(net: Net) -> bool:
+    (path,) = (net.folder / "segments").iterdir()
+    with path.open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
