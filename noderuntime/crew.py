@@ -13,6 +13,14 @@ from typing import Any
 
 from noderuntime import doorbell, process
 from noderuntime import supervision_words as su
+from noderuntime.boundary import (
+    ERROR_CHARACTERS_MAX,
+    NAME_CHARACTERS_MAX,
+    TRACE_CHARACTERS_MAX,
+    Boundary,
+    cut,
+    plain,
+)
 from noderuntime.channel import Router
 from noderuntime.children import Child, Proc, kill_strays, order_of, policy_of
 from noderuntime.dataflow import Dataflow, NodeSpec
@@ -49,6 +57,8 @@ from noderuntime.wiring import Wiring
 
 LAST_WORDS_S = 0.1
 RESTORE_PART_BYTES = FRAME_BYTES_MAX // 2
+TIME_S_MAX = 253_402_300_800.0  # the year 10000, which no calendar here can show
+LEVEL_MAX = 1_000
 UNFINISHED = frozenset({State.WAITING, State.STARTING, State.RESTORING})
 
 
@@ -102,6 +112,7 @@ class Crew:
         self._events: deque[tuple[Child, su.Event, bool]] = deque()
         self._procs: set[Proc] = set()
         self._handling = False
+        self._boundary = Boundary(notes.warn, passes=(GaveUp,))  # what peers say may make anything be raised
 
     # ---- making it
 
@@ -284,19 +295,22 @@ class Crew:
             return
         match message:
             case Log():
-                self.notes.record(LogRecord(message.time, child.id, message.level, message.text, message.fields))
+                self.notes.record(record_of(child.id, message))
             case ReloadFailed():
                 child.reloads_failed += 1
-                child.reload_error = message.trace or message.error
-                self.notes.crash(child.id, "reload", f"{message.error} (the old code goes on)", message.trace)
+                error, trace = cut(message.error, ERROR_CHARACTERS_MAX), cut(message.trace, TRACE_CHARACTERS_MAX)
+                child.reload_error = trace or error
+                self.notes.crash(child.id, "reload", f"{error} (the old code goes on)", trace)
             case Failed():
-                self.notes.crash(child.id, message.where, message.error, message.trace)
+                where = cut(message.where, NAME_CHARACTERS_MAX)
+                error, trace = cut(message.error, ERROR_CHARACTERS_MAX), cut(message.trace, TRACE_CHARACTERS_MAX)
+                self.notes.crash(child.id, where, error, trace)
                 if identity == child.identity:
-                    report = su.Reported(message.where, message.error, message.trace, message.permanent)
+                    report = su.Reported(where, error, trace, message.permanent)
                     self.feed(child, report, trusted=False)
                     self._last_words(child)
             case Bye() if identity == child.identity:
-                self.feed(child, su.SaidBye(message.ended, message.reason), trusted=False)
+                self.feed(child, su.SaidBye(message.ended, cut(message.reason, ERROR_CHARACTERS_MAX)), trusted=False)
                 self._last_words(child)
                 if child.spec.kind == "dynamic":
                     self._peer_gone(child)
@@ -316,8 +330,9 @@ class Crew:
         if hello.kind == "dynamic":
             try:
                 peer_fd = os.pidfd_open(hello.pid)
-            except OSError as error:
-                self._router.send(identity, Refused(f"process {hello.pid} cannot be watched: {error.strerror}"))
+            except (OSError, OverflowError) as error:
+                why = getattr(error, "strerror", None) or "that is not the number of a process"
+                self._router.send(identity, Refused(f"process {hello.pid} cannot be watched: {why}"))
                 return
             child.begin_life()
             child.peer_fd = peer_fd
@@ -334,7 +349,8 @@ class Crew:
             return f"it speaks version {hello.version} of the protocol, this runtime version {VERSION}"
         child = self.children.get(hello.node)
         if child is None:
-            return f"the run has no node {hello.node!r}; its nodes are: {', '.join(self.children)}"
+            named = cut(repr(hello.node), NAME_CHARACTERS_MAX)
+            return f"the run has no node {named}; its nodes are: {', '.join(self.children)}"
         if hello.kind != child.spec.kind:
             started = "started by hand" if child.spec.kind == "dynamic" else "started by the run itself"
             return f"{hello.node!r} is {started}, see `path:` in the dataflow file"
@@ -382,8 +398,12 @@ class Crew:
         taken = False
         while (found := self._router.receive_nowait()) is not None:
             taken = True
-            self.on_message(*found)
+            self._boundary.call(f"a message of {self._named(found[0])}", self.on_message, *found)
         return taken
+
+    def _named(self, identity: bytes) -> str:
+        child = self._identities.get(identity)
+        return "a peer that is not a node" if child is None else child.id
 
     on_message: Callable[[bytes, Message], None]  # set by the runtime: commands go elsewhere
 
@@ -528,3 +548,10 @@ def split_state(state: Mapping[str, bytes]) -> list[dict[str, bytes]]:
             size = len(value) + 4 * len(key) + 16
         parts[-1][key] = value
     return parts
+
+
+def record_of(node: str, log: Log) -> LogRecord:
+    """A record as it can be shown and kept, whatever a node in whatever language has put into it. Pure."""
+    at_s = log.time if 0 <= log.time < TIME_S_MAX else 0.0
+    level = min(max(log.level, 0), LEVEL_MAX)
+    return LogRecord(at_s, node, level, cut(log.text, TRACE_CHARACTERS_MAX), plain(log.fields))

@@ -14,11 +14,12 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from noderuntime.observer import LogRecord, Observer
+from noderuntime.boundary import Boundary, plain
+from noderuntime.observer import LogRecord, Observer, SummaryRow
 from noderuntime.rundir import older_log
 
 RETRY_S = 1.0
@@ -58,9 +59,9 @@ class RunLogs:
             "stream": stream,
             "text": text,
             "level": level,
-            "fields": fields or {},
+            "fields": plain(fields) if fields else {},
         }
-        line = json.dumps(record, default=repr, ensure_ascii=False).encode(errors="replace") + b"\n"
+        line = json.dumps(record, ensure_ascii=False).encode(errors="replace") + b"\n"
         self._waiting.setdefault(node, []).append(line)
 
     def flush(self) -> None:
@@ -73,9 +74,9 @@ class RunLogs:
                 continue
             try:
                 self._append(node, b"".join(lines))
-            except OSError as error:
+            except Exception as error:
                 self.lost += len(lines)
-                self.problem = error.strerror or type(error).__name__
+                self.problem = getattr(error, "strerror", None) or type(error).__name__
                 self._retry_s = now_s + RETRY_S
 
     def _path(self, node: str) -> Path:
@@ -83,12 +84,10 @@ class RunLogs:
 
     def _append(self, node: str, data: bytes) -> None:
         if self._sizes.get(node, 0) and self._sizes[node] + len(data) > FILE_BYTES_MAX:
-            os.close(self._files.pop(node))
-            self._path(node).rename(older_log(self._path(node)))
+            self._rotate(node)
         fd = self._files.get(node)
         if fd is None:
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            fd = self._files[node] = os.open(self._path(node), flags, 0o600)
+            fd = self._files[node] = self._open(node)
             self._sizes[node] = os.fstat(fd).st_size
         written = os.write(fd, data)
         self._sizes[node] += written
@@ -100,26 +99,45 @@ class RunLogs:
             self._sizes[node] -= written - kept
             raise OSError(28, "No space left on device")
 
+    def _rotate(self, node: str) -> None:
+        """The file becomes the older one. Where it cannot be renamed it is written on."""
+        try:
+            self._path(node).rename(older_log(self._path(node)))
+        except FileNotFoundError:
+            pass  # tidied away: what is written there is lost to everyone
+        except OSError:
+            return
+        self._sizes.pop(node, None)
+        os.close(self._files.pop(node))
+
+    def _open(self, node: str) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        try:
+            return os.open(self._path(node), flags, 0o600)
+        except FileNotFoundError:  # the folder was tidied away
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return os.open(self._path(node), flags, 0o600)
+
     def close(self) -> None:
         self.flush()
-        for fd in self._files.values():
-            os.close(fd)
-        self._files.clear()
+        while self._files:
+            os.close(self._files.popitem()[1])
 
 
 class Notes:
-    """Tells the observer, and keeps it in the logs."""
+    """Tells the observer, and keeps it in the logs. Neither may end the run: what one of them raises is counted."""
 
     def __init__(self, observer: Observer, logs: RunLogs) -> None:
         self.observer = observer
         self.logs = logs
         self._lost = 0
+        self._boundary = Boundary(self._keep)
 
     def line(self, node: str, stream: str, text: str) -> None:
         """A node printed."""
-        self.observer.line(node, stream, text)
+        self._show(self.observer.line, node, stream, text)
         if not text.startswith(FRAME):
-            self.logs.write(node, stream, text)
+            self._keep(text, node, stream)
 
     def helper_line(self, helper: str, text: str) -> None:
         """The store or the nursery printed, which they only do when something is wrong."""
@@ -127,37 +145,52 @@ class Notes:
 
     def record(self, record: LogRecord) -> None:
         """A node logged."""
-        self.observer.log(record)
-        self.logs.write(
-            record.node, "log", record.text, at_s=record.time, level=record.level, fields=record.fields
-        )
+        self._show(self.observer.log, record)
+        self._keep(record.text, record.node, at_s=record.time, level=record.level, fields=record.fields)
 
     def tell(self, text: str, level: int = logging.INFO) -> None:
         """The runtime has something to say. `level` as in `logging`."""
-        self.observer.status(text, level)
-        self.logs.write("", "log", text, level=level)
+        self._show(self.observer.status, text, level)
+        self._keep(text, level=level)
+
+    def warn(self, text: str) -> None:
+        """Something went wrong, and the run goes on."""
+        self.tell(text, logging.WARNING)
 
     def report(self, lines: Sequence[str], facts: Mapping[str, Any]) -> None:
         """What a run under --chaos came to."""
-        self.observer.report(lines, facts)
+        self._show(self.observer.report, lines, facts)
         for line in lines:
-            self.logs.write("", "log", line)
+            self._keep(line)
 
     def crash(self, node: str, where: str, error: str, trace: str) -> None:
         """User code of a node failed."""
-        self.observer.crash(node, where, error, trace)
-        self.logs.write(node, "log", f"{where}: {error}\n{trace}".rstrip(), level=40, fields={"where": where})
+        self._show(self.observer.crash, node, where, error, trace)
+        self._keep(f"{where}: {error}\n{trace}".rstrip(), node, level=40, fields={"where": where})
+
+    def summary(self, rows: Sequence[SummaryRow]) -> None:
+        """What became of each node, at the end."""
+        self._show(self.observer.summary, rows)
+
+    def waiting(self, nodes: Sequence[str]) -> None:
+        """These nodes are not ready yet."""
+        self._show(self.observer.waiting, nodes)
 
     def flush(self) -> None:
         """Write the logs; say so when that does not work."""
         self.logs.flush()
         if self.logs.lost and not self._lost:
             self._lost = self.logs.lost
-            self.observer.status(
-                f"logs cannot be written to {self.logs.folder} ({self.logs.problem}): the run goes on without"
-            )
+            text = f"logs cannot be written to {self.logs.folder} ({self.logs.problem}): the run goes on without"
+            self._show(self.observer.status, text)
 
     def close(self) -> None:
         self.logs.close()
         if self.logs.lost:
-            self.observer.status(f"{self.logs.lost} lines of logs were lost ({self.logs.problem})")
+            self._show(self.observer.status, f"{self.logs.lost} lines of logs were lost ({self.logs.problem})")
+
+    def _show(self, tell: Callable[..., None], *args: Any) -> None:
+        self._boundary.call("showing what happens", tell, *args)
+
+    def _keep(self, text: str, node: str = "", stream: str = "log", **more: Any) -> None:
+        self.logs.write(node, stream, text, **more)

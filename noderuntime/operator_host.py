@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from noderuntime import doorbell, forks, process, pulse
+from noderuntime.boundary import ERROR_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, cut, describe
 from noderuntime.channel import Dealer
 from noderuntime.codecheck import CodeCheck
 from noderuntime.commit_helper import CommitHelper
@@ -69,7 +70,7 @@ from noderuntime.space.segments import Dropped
 from noderuntime.space.staged import Staged
 from noderuntime.space.writer import Inapplicable, MessageGone
 from noderuntime.timers import Cells, Timers
-from noderuntime.usercode import describe, load, user_trace
+from noderuntime.usercode import load, user_trace
 from noderuntime.wiring import Wiring
 
 GROUP_EVENTS_MAX = 64
@@ -531,7 +532,8 @@ class OperatorHost:
         elif failure is None:
             self.exit_code, self.over = EXIT_RELOAD, True
         else:
-            self.dealer.send(ReloadFailed(*failure))
+            error, trace = failure
+            self.dealer.send(ReloadFailed(cut(error, ERROR_CHARACTERS_MAX), cut(trace, TRACE_CHARACTERS_MAX)))
             self.control()  # a send may eat the edge
 
     def _finish(self, stop: Stop) -> None:
@@ -590,16 +592,21 @@ def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
         code = host.run()
     except OperatorError as error:
         permanent = error.where == "import" or (error.where == "init" and not error.trace)
-        dealer.send(Failed(error.where, error.error, error.trace, permanent))
+        _send_failed(dealer, error.where, error.error, error.trace, permanent)
         return 1
     except (Fenced, forks.Forked):
         raise
     except NodeRuntimeError as error:
-        dealer.send(Failed("commit", str(error), "", False))
+        _send_failed(dealer, "commit", str(error))
         return 1
     except Exception as error:  # nothing of the user's: what becomes of a commit then is unknown, so this life ends
-        dealer.send(Failed("commit", describe(error), "".join(traceback.format_exception(error)), False))
+        _send_failed(dealer, "commit", describe(error), "".join(traceback.format_exception(error)))
         return 1
     log.pass_on()
     host.close()
     return code
+
+
+def _send_failed(dealer: Dealer, where: str, error: str, trace: str = "", permanent: bool = False) -> None:
+    """Say why this process ends, in a frame that is not too large whatever the user's exception says."""
+    dealer.send(Failed(where, cut(error, ERROR_CHARACTERS_MAX), cut(trace, TRACE_CHARACTERS_MAX), permanent))

@@ -26,7 +26,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgpack
 
-from noderuntime.errors import ProtocolError
+from noderuntime.boundary import ERROR_CHARACTERS_MAX, cut, describe
+from noderuntime.errors import NodeRuntimeError, ProtocolError
 
 VERSION = 1
 FRAME_BYTES_MAX = 16 * 1024 * 1024
@@ -217,15 +218,24 @@ M = TypeVar("M")
 
 
 def encode(message: Message) -> bytes:
-    """The frame that carries `message`. Raises ProtocolError when it would be too large to be accepted."""
+    """The frame that carries `message`. Raises ProtocolError when it is too large, or holds what cannot be packed."""
     kind = type(message)
     name = _NAMES[kind]
-    frame: bytes = msgpack.packb(
-        [name, *(getattr(message, item) for item, _ in _SHAPES[name][1])], use_bin_type=True
-    )
+    values = [name, *(getattr(message, item) for item, _ in _SHAPES[name][1])]
+    try:
+        frame: bytes = msgpack.packb(values, use_bin_type=True)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:  # a lone surrogate, an int over 64 bits
+        raise ProtocolError(f"{name}: {describe(error)}") from None
     if len(frame) > FRAME_BYTES_MAX:
         raise ProtocolError(f"{name}: {len(frame)} bytes; a frame holds at most {FRAME_BYTES_MAX}")
     return frame
+
+
+def refusal(number: int, operation: str, error: BaseException) -> Reply:
+    """The answer to a request that has raised: errors of ours are named, anything else is taken for the arguments'."""
+    if isinstance(error, NodeRuntimeError):
+        return Reply(number, {}, type(error).__name__, cut(str(error), ERROR_CHARACTERS_MAX))
+    return Reply(number, {}, "ProtocolError", f"{operation[:40]}: wrong arguments ({describe(error)})")
 
 
 def decode(frame: bytes | memoryview) -> Message:

@@ -9,10 +9,13 @@ from collections import deque
 from typing import Any
 
 from noderuntime import forks
+from noderuntime.boundary import cut, describe, plain
 from noderuntime.channel import Dealer
 from noderuntime.protocol import Log
 
 LOG_CHARACTERS_MAX = 100_000
+FIELD_CHARACTERS_MAX = 10_000
+FIELDS_MAX = 100
 
 _ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
@@ -39,12 +42,14 @@ class LogHandler(logging.Handler):
             text = record.getMessage()
             if record.exc_info:
                 text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
-            text = text[:LOG_CHARACTERS_MAX].encode(errors="replace").decode()
+            text = cut(text, LOG_CHARACTERS_MAX)
             if self._is_fork:
                 print(text, file=sys.stderr, flush=True)
                 return
-            extra = {name: _plain(value) for name, value in vars(record).items() if name not in _ATTRIBUTES}
-            self._waiting.append(Log(record.created, record.levelno, text, {"logger": record.name, **extra}))
+            found = [item for item in vars(record).items() if item[0] not in _ATTRIBUTES]
+            extra = plain({name: _scalar(value) for name, value in found[:FIELDS_MAX]}, FIELD_CHARACTERS_MAX)
+            fields = {"logger": cut(str(record.name), FIELD_CHARACTERS_MAX), **extra}
+            self._waiting.append(Log(float(record.created), int(record.levelno), text, fields))
             if threading.get_ident() == self._thread:
                 self.pass_on()
         except Exception:
@@ -54,9 +59,19 @@ class LogHandler(logging.Handler):
         """Send what waits. From the thread of the socket only."""
         while self._waiting:
             self.has_sent = True
-            self._dealer.send(self._waiting.popleft())
+            log = self._waiting.popleft()
+            try:
+                self._dealer.send(log)
+            except Exception as error:  # a record is never worth an operator
+                text = f"a log record could not be sent: {describe(error)}"
+                self._dealer.send(Log(log.time, logging.WARNING, text, {}))
 
 
-def _plain(value: Any) -> Any:
-    """What `extra=` holds, as something that MessagePack can carry."""
-    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+def _scalar(value: Any) -> Any:
+    """A value of `extra=`; whatever is not a scalar is shown as text. Its own __repr__ may raise."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    try:
+        return repr(value)
+    except Exception as error:
+        return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"

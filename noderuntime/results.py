@@ -107,6 +107,13 @@ def _messages(count: int) -> str:
 
 def keep_letters(log_dir: Path, letters: Sequence[dict[str, Any]]) -> None:
     """Keep dead letters with the logs, for `dead-letters ls` and `show` of a run whose space is gone. A full disk keeps
-    none."""
+    none. Keys that are not text are shown as text."""
     with contextlib.suppress(OSError):
-        letters_file(log_dir).write_text(json.dumps(list(letters), ensure_ascii=False, default=repr))
+        kept = json.dumps([_with_text_keys(letter) for letter in letters], ensure_ascii=False, default=repr)
+        letters_file(log_dir).write_text(kept, errors="replace")
+
+
+def _with_text_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else repr(key): _with_text_keys(item) for key, item in value.items()}
+    return [_with_text_keys(item) for item in value] if isinstance(value, list) else value

@@ -22,6 +22,7 @@ import resource
 import secrets
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -29,6 +30,7 @@ from types import FrameType
 from typing import Any
 
 from noderuntime import control, guard, process, results, runs
+from noderuntime.boundary import Boundary, describe
 from noderuntime.channel import Router
 from noderuntime.chaos import Chaos
 from noderuntime.children import preload_of
@@ -41,9 +43,9 @@ from noderuntime.lockwatch import Holding, LockWatch, Pinning
 from noderuntime.logs import Notes, RunLogs
 from noderuntime.loop import Loop
 from noderuntime.nursery import Order
-from noderuntime.observer import Observer, RunOptions
+from noderuntime.observer import Observer, RunOptions, SummaryRow
 from noderuntime.plan import plan, store_nodes
-from noderuntime.protocol import Ask, Message
+from noderuntime.protocol import Answer, Ask, Message
 from noderuntime.run_outbox import RunOutbox
 from noderuntime.run_snapshots import RunSnapshots
 from noderuntime.runs import Held, RunFile
@@ -58,6 +60,7 @@ QUIT_S_MAX = 30.0
 OPEN_S_MAX = 3600.0  # a large snapshot may have to be fetched
 GIVE_UP_S = 3.0
 KILL_S = 5.0
+FAULTS_MAX = 100  # turns of the loop that failed; then something fails in each
 RESERVED_DESCRIPTORS = 8
 DESCRIPTORS, DESCRIPTORS_PER_NODE, DESCRIPTORS_MAX = 64, 14, 65536
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -149,6 +152,8 @@ class Runtime:
             time.monotonic, self._stop_asked_by,
         )  # fmt: skip
         self._crew.on_message = self._on_message
+        # what our own code or the store raises: the loop turns on, and gives up only when it no longer gets anywhere
+        self._boundary = Boundary(self._notes.warn, passes=(GaveUp, OSError))
         self._stuck = StuckWatch(
             self._crew, self._link, self._notes, dataflow, options.grace_s, time.monotonic, self._stop_because_stuck
         )
@@ -184,7 +189,9 @@ class Runtime:
         try:
             while self._phase != "over":
                 try:
-                    self._turn()
+                    error = self._boundary.call("a turn of the runtime's loop", self._turn)
+                    if error is not None and self._boundary.caught > FAULTS_MAX:
+                        self._give_up(f"the runtime cannot go on: {describe(error)}")
                 except GaveUp as error:
                     self._give_up(str(error))
                 except OSError as error:  # descriptors or memory ran out where we cannot do without
@@ -272,7 +279,7 @@ class Runtime:
         waiting = self._crew.not_ready() if self._phase == "running" and not self._stopping else []
         if waiting != self._shown_waiting and (now_s - self._began_s > WAITING_SHOWN_S or not waiting):
             self._shown_waiting = waiting
-            self._observer.waiting(waiting)
+            self._notes.waiting(waiting)
 
     # ---- the beginning
 
@@ -301,6 +308,8 @@ class Runtime:
             self._lay_out(result)
         except OSError as error:
             raise GaveUp(f"the run cannot begin: {error}") from error
+        except Exception as error:
+            raise GaveUp(f"the run cannot begin: {describe(error)}") from error
         self._phase = "running"
         self._keeps_state = True
         if self._crew.done:
@@ -335,9 +344,15 @@ class Runtime:
                 "started": self._file.started,
                 "state": "stopping" if self._stopping else "running",
             }
-            self._router.send(
-                identity, control.answer(message, self._crew, facts, self._stop_asked, time.monotonic())
-            )
+            try:
+                answer = control.answer(message, self._crew, facts, self._stop_asked, time.monotonic())
+                self._router.send(identity, answer)
+            except GaveUp:
+                raise
+            except Exception as error:
+                why = f"the runtime could not answer {message.what[:40]!r}: {describe(error)}"
+                self._router.send(identity, Answer({}, why))
+                raise
         else:
             self._crew.receive(identity, message)
 
@@ -440,10 +455,13 @@ class Runtime:
 
     def _last_figures(self, result: dict[str, Any]) -> None:
         self._figures = result.get("nodes", {})
+        self._boundary.call("asking for dead letters", self._ask_for_letters)
+        self._snapshots.take_last(self._link)
+
+    def _ask_for_letters(self) -> None:
         for node in results.dead_letters(self._figures):
             arguments = {"node": node, "uids": []}
             self._link.request("letters_show", arguments, self._keep_letters, lambda error, text: None)
-        self._snapshots.take_last(self._link)
 
     def _quit(self) -> None:
         self._phase = "quitting"
@@ -455,33 +473,70 @@ class Runtime:
         self._letters.extend(result["letters"])
 
     def _end(self) -> None:
-        """Leave nothing behind: no process, no socket, and no space unless the run is to be resumed."""
+        """Leave nothing behind: no process, no socket, and no space unless the run is to be resumed.
+
+        A list of steps: each of them happens, whatever those before it have raised.
+        """
+        rows: list[SummaryRow] = []
+        keep = True  # when it cannot be decided
+        ending = Boundary(self._notes.warn)
+
+        def sum_up() -> None:
+            rows.extend(results.rows(self._crew.children.values(), self._figures))
+
+        def sum_up_none() -> None:
+            if not rows:
+                rows.extend(results.rows_of_none(self._dataflow, "failed" if self._gave_up else "stopped"))
+
+        def decide() -> None:
+            nonlocal keep
+            keep = self._has_to_be_kept()
+
         _close_all(self._reserve)
+        steps: list[tuple[str, Callable[[], object]]] = [
+            ("signals that come now", self._mind_signals),
+            ("the summary", sum_up),
+            ("the summary", sum_up_none),
+            ("letting go of the nodes", self._crew.close),
+            ("letting go of the store", self._store.close),
+            ("letting go of the store's socket", self._link.close),
+            ("letting go of the fork server", self._nursery.close),
+            ("killing what is left", self._kill_left),
+            ("letting go of the runtime's socket", lambda: self._router.close(0)),
+            ("letting go of the lock file", lambda: self._lock_watch.close() if self._lock_watch is not None else None),
+            ("removing the runtime's socket", lambda: self._run_dir.runtime_socket.unlink(missing_ok=True)),
+            ("removing the store's socket", lambda: self._run_dir.store_socket.unlink(missing_ok=True)),
+            ("closing the loop", self._loop.close),
+            ("closing the pipe of signals", lambda: _close_all([self._signals, self._signalled])),
+            ("the report of the kills", self._report_kills),
+            ("deciding whether the state is kept", decide),
+            ("what to do next", lambda: self._tell_what_next(rows, keep)),
+            ("keeping the dead letters", self._write_letters),
+            ("the summary", lambda: self._notes.summary(rows)),
+            ("closing the logs", self._notes.close),
+            ("marking the run", lambda: self._mark(keep)),
+            ("letting go of the run", lambda: self._held.release() if keep else self._held.remove()),
+        ]
+        for what, step in steps:
+            ending.call(f"at the end of the run: {what}", step)
+        self._held.release()  # a second time does nothing
+
+    def _mind_signals(self) -> None:
         signal.set_wakeup_fd(-1)
         for number in SIGNALS:  # to the end of the process: it ends already, and must not die on the way
             signal.signal(number, lambda number, frame: self._tell_stopping(0.0))
-        rows = results.rows(self._crew.children.values(), self._figures)
-        if not rows:
-            rows = results.rows_of_none(self._dataflow, "failed" if self._gave_up else "stopped")
-        self._crew.close()
-        self._store.close()
-        self._link.close()
-        self._nursery.close()
+
+    def _kill_left(self) -> None:
         left = process.kill_descendants(KILL_S)
         if left:
             self._notes.tell(f"these processes cannot be killed: {left}")
-        self._router.close(0)
-        if self._lock_watch is not None:
-            self._lock_watch.close()
-        for path in (self._run_dir.runtime_socket, self._run_dir.store_socket):
-            path.unlink(missing_ok=True)
-        self._loop.close()
-        os.close(self._signals)
-        os.close(self._signalled)
+
+    def _report_kills(self) -> None:
         if self._chaos is not None:
             report = self._chaos.finish(self._figures)
             self._notes.report(report.lines(), report.facts())
-        keep = self._has_to_be_kept()
+
+    def _tell_what_next(self, rows: list[SummaryRow], keep: bool) -> None:
         if self._snapshots.problem:
             kept = ". The state is kept in memory; `--resume` continues from it" if keep else ""
             self._notes.tell(f"there is no last snapshot: {self._snapshots.problem}{kept}")
@@ -491,16 +546,14 @@ class Runtime:
         resumable = keep or (self._snapshots.settings.enabled and results.made_progress(self._figures))
         for hint in results.hints(self._file.name, self._file.file, rows, self._figures, resumable):
             self._notes.tell(hint)
+
+    def _write_letters(self) -> None:
         if self._letters:
             results.keep_letters(Path(self._file.log_dir), self._letters)
-        self._observer.summary(rows)
-        self._notes.close()
-        if keep:
-            if self._crew.failed and not self._gave_up and not self._outbox.problem:
-                replace(self._file, ended="failed").write(self._run_dir)
-            self._held.release()
-        else:
-            self._held.remove()
+
+    def _mark(self, keep: bool) -> None:
+        if keep and self._crew.failed and not self._gave_up and not self._outbox.problem:
+            replace(self._file, ended="failed").write(self._run_dir)
 
     def _has_to_be_kept(self) -> bool:
         """Whether the space stays, for `--resume`: of a run that was cut short, or failed and has no last snapshot."""

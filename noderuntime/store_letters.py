@@ -117,7 +117,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        # a node in another language may have sent a map with other keys than text
+        return {key if isinstance(key, str) else repr(key): _plain(item) for key, item in value.items()}
     if isinstance(value, bytes | memoryview):
         return {"base64": base64.b64encode(value).decode()}
     if isinstance(value, dt.datetime):

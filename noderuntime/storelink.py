@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from noderuntime.channel import Dealer
+from noderuntime.errors import ProtocolError
 from noderuntime.loop import Loop
 from noderuntime.protocol import VERSION, Reply, Request
 from noderuntime.rundir import RunDir
@@ -22,6 +23,17 @@ NO_ROOM_PAUSE_S = 0.2
 
 Then = Callable[[dict[str, Any]], None]
 Otherwise = Callable[[str, str], None]
+
+# What the result of an operation has to hold. An answer without that is none, and the store is asked again.
+RESULTS: dict[str, dict[str, type]] = {
+    "open": {"numbers": dict, "ended": list, "failed": list, "dropped": list, "resumed": dict},
+    "figures": {"nodes": dict},
+    "letters_show": {"letters": list},
+    "outbox": {"first": str, "trouble": str},
+    "snapshot_take": {"ticket": int},
+    "snapshot_status": {"state": str, "error": str, "snapshot": dict},
+}
+CLAIMED: dict[str, type] = {"incarnation": int, "state": dict, "by_reference": bool, "attempts": list}
 
 
 @dataclass(slots=True)
@@ -49,6 +61,7 @@ class StoreLink:
         self._number = 0
         self._pause_until_s = 0.0
         self.answered = 0  # replies of the present store process
+        self.rejected = 0  # replies that no store of ours gives
 
     def request(
         self,
@@ -97,8 +110,11 @@ class StoreLink:
     def _answered(self, reply: Reply) -> None:
         if not self._pending or self._pending[0].number != reply.number:
             return  # a second answer to a request that was repeated
-        self.answered += 1
         pending = self._pending[0]
+        if not reply.error and not fits(pending.operation, reply.result):
+            self.rejected += 1
+            return
+        self.answered += 1
         if reply.error == "StoreFull":
             pending.number = 0
             pending.asked_s = pending.sent_s = 0.0
@@ -124,7 +140,11 @@ class StoreLink:
                 pending.number = self._number
             pending.sent_s = now_s
             request = Request(VERSION, self._client, pending.number, pending.operation, dict(pending.arguments))
-            self._dealer.send(request, 0)
+            try:
+                self._dealer.send(request, 0)
+            except ProtocolError as error:  # more than a frame holds
+                self._pending.popleft()
+                pending.otherwise("ProtocolError", str(error))
         return self.receive()
 
     def hangs(self, now_s: float) -> bool:
@@ -137,3 +157,11 @@ class StoreLink:
     def close(self) -> None:
         self.disconnect()
         self._pending.clear()
+
+
+def fits(operation: str, result: Mapping[str, Any]) -> bool:
+    """Whether `result` has the shape that the operation's answer has. Pure."""
+    wanted = RESULTS.get(operation, {})
+    if operation == "claim" and not result.get("ended"):
+        wanted = CLAIMED
+    return all(type(result.get(name)) is kind for name, kind in wanted.items())

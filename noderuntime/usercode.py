@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from noderuntime.boundary import TRACE_CHARACTERS_MAX, cut, describe
 from noderuntime.errors import OperatorError
 
 _OURS = str(Path(__file__).parent)
@@ -60,17 +61,11 @@ def _load_file(path: Path) -> ModuleType:
     return module
 
 
-def describe(error: BaseException) -> str:
-    """One line: the error's class and text."""
-    lines = traceback.format_exception_only(error)
-    return lines[-1].strip().replace("\n", " ")
-
-
 def user_trace(error: BaseException) -> str:
     """The traceback without our own frames and those of the import machinery; causes are trimmed as well."""
     trace = traceback.TracebackException.from_exception(error)
     _trim(trace)
-    return "".join(trace.format()).rstrip("\n")
+    return cut("".join(trace.format()).rstrip("\n"), TRACE_CHARACTERS_MAX)
 
 
 def _trim(trace: traceback.TracebackException) -> None:

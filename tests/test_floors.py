@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "noderuntime"
 
 FLOORS: dict[str, int] = {
     "errors": 0, "identifiers": 0,
-    "batches": 1, "budget": 1, "cells": 1, "dataflow": 1, "dataflow_file": 1, "dataflow_links": 1, "dataflow_names": 1,
-    "deadlines": 1, "deaths": 1, "events": 1,
+    "batches": 1, "boundary": 1, "budget": 1, "cells": 1, "dataflow": 1, "dataflow_file": 1, "dataflow_links": 1,
+    "dataflow_names": 1, "deadlines": 1, "deaths": 1, "events": 1,
     "graph": 1, "graph_layout": 1, "keyed": 1, "keyed_operator": 1, "keyed_states": 1, "keyed_values": 1, "kills": 1,
     "merges": 1, "observer": 1, "operator": 1, "plan": 1, "protocol": 1, "sources": 1,
     "stuck": 1, "supervision": 1, "supervision_words": 1,

@@ -108,7 +108,7 @@ def test_a_request_that_is_not_answered_is_repeated_with_its_number(
 def test_another_store_process_gets_what_was_not_answered_under_the_same_number(
     link: StoreLink, store: Store, said: list[Any], tmp_path: Path
 ) -> None:
-    ask(link, said, "claim", node="a")
+    ask(link, said, "end", node="a")
     link.advance(1.0)
     first = store.take()
     link.disconnect()

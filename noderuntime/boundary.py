@@ -1,0 +1,133 @@
+"""What comes over a boundary, and calls across it: frames, requests, plug-ins, background threads. Floor 1, pure.
+
+One rule holds at each boundary: whatever is raised there, other than what means our own end, is caught, counted, and
+answered or told, and the run goes on. A list of expected exceptions is never complete: a State kind, a snapshot
+backend or a client is written by others. `Boundary` is that rule; `cut` and `plain` turn what others sent into what
+can be kept and passed on.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Callable
+from typing import Any, Final
+
+ERROR_CHARACTERS_MAX: Final = 10_000
+TRACE_CHARACTERS_MAX: Final = 100_000
+NAME_CHARACTERS_MAX: Final = 200
+NESTING_MAX: Final = 20
+ITEMS_MAX: Final = 1_000  # of one mapping or list, and of all that is nested in a value
+KINDS_TOLD_MAX: Final = 100
+
+_CUT = "\n[... {} characters left out ...]\n"
+
+
+class Boundary:
+    """Makes calls that may raise anything.
+
+    `tell` gets a sentence for each kind of failure when it is first met, so that a peer that repeats one fills no log.
+    `caught` counts all of them. Exceptions of `passes` mean our own end and are not caught; nor is the exit of the
+    process.
+    """
+
+    def __init__(self, tell: Callable[[str], object], passes: tuple[type[BaseException], ...] = ()) -> None:
+        self.caught = 0
+        self._tell = tell
+        self._passes = passes
+        self._told: set[tuple[str, type, str]] = set()
+
+    def call(self, what: str, function: Callable[..., object], *args: Any) -> BaseException | None:
+        """Call `function`; returns what it raised, or None. `what` names the call in the sentence."""
+        try:
+            function(*args)
+        except self._passes:
+            raise
+        except Exception as error:
+            self.note(what, error)
+            return error
+        return None
+
+    def note(self, what: str, error: BaseException) -> None:
+        """Count `error`, and tell it when it is the first of its kind."""
+        self.caught += 1
+        kind = what, type(error), _place(error)
+        if kind in self._told or len(self._told) >= KINDS_TOLD_MAX:
+            return
+        self._told.add(kind)
+        try:
+            self._tell(f"{what}: {describe(error)} ({kind[2]}); it goes on without")
+        except Exception:  # where this would be told fails, too
+            self.caught += 1
+
+
+def describe(error: BaseException) -> str:
+    """One line of at most ERROR_CHARACTERS_MAX characters: the error's class and text."""
+    lines = traceback.format_exception_only(error)
+    return cut(lines[-1].strip().replace("\n", " "), ERROR_CHARACTERS_MAX)
+
+
+def _place(error: BaseException) -> str:
+    """Where it was raised, as "file:line"."""
+    at = error.__traceback__
+    if at is None:
+        return "place unknown"
+    while at.tb_next is not None:
+        at = at.tb_next
+    return f"{at.tb_frame.f_code.co_filename.rpartition('/')[2]}:{at.tb_lineno}"
+
+
+def cut(text: str, most: int) -> str:
+    """`text` as valid UTF-8 (lone surrogates become "?") of about `most` characters: the middle of a longer one is left
+    out, because the beginning says where, and the end says what.
+    """
+    if len(text) > most:
+        head = most // 3
+        text = f"{text[:head]}{_CUT.format(len(text) - most)}{text[head - most :]}"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="replace").decode()
+    return text
+
+
+def plain(value: Any, text_max: int = TRACE_CHARACTERS_MAX) -> Any:
+    """`value` made of what JSON and MessagePack can both carry: None, bool, int of 64 bits, finite float, text, lists
+    and dicts with text keys. What is something else becomes its repr; what is too long or too deep is cut.
+    """
+    return _plain(value, text_max, 0, [ITEMS_MAX])
+
+
+def _plain(value: Any, text_max: int, depth: int, room: list[int]) -> Any:
+    kind = type(value)
+    if value is None or kind is bool:
+        return value
+    if isinstance(value, str):
+        return cut(str.__str__(value), text_max)
+    if kind is int:
+        return value if -(1 << 63) <= value < 1 << 64 else _shown(value, text_max)
+    if kind is float:
+        return value if math.isfinite(value) else repr(value)
+    if kind not in (dict, list, tuple) or depth >= NESTING_MAX:
+        return _shown(value, text_max)
+    items = list(value.items() if kind is dict else value)[: max(0, room[0])]
+    left = len(value) - len(items)
+    room[0] -= len(items)
+    if kind is dict:
+        made = {_name(key): _plain(item, text_max, depth + 1, room) for key, item in items}
+        return {**made, "...": f"{left} more"} if left else made
+    listed = [_plain(item, text_max, depth + 1, room) for item in items]
+    return [*listed, f"... {left} more"] if left else listed
+
+
+def _name(key: Any) -> str:
+    return cut(str.__str__(key) if isinstance(key, str) else _shown(key, NAME_CHARACTERS_MAX), NAME_CHARACTERS_MAX)
+
+
+def _shown(value: Any, most: int) -> str:
+    try:
+        if type(value) is int and value.bit_length() > 4000:  # Python refuses to write some of these as decimals
+            return cut(hex(value), most)
+        return cut(repr(value), most)
+    except Exception as error:  # its own __repr__, or nested too deep
+        return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
