@@ -48,18 +48,25 @@ class Member:
         self.wiring = wiring
         self.incarnation = incarnation
         self._heard_ns = 0  # when the receivers heard of us last
-        self._cores = Cores()
         self.space = open_space(run_dir.space) if space is None else space
         self._owns_space = space is None
         self.message_bytes_max = self.space.message_bytes_max
         self.event_bytes_max = self.space.event_bytes_max
         self.commits = Commits(self.space, wiring, incarnation)
+        self.attempts = {
+            keys.message(wiring.number, input, sequence, index): lives for input, sequence, index, lives in attempts
+        }
         self.page = pulse.PulsePage(run_dir.pulse(wiring.number))
+        try:
+            self.bell = doorbell.open_bell(run_dir.bell(wiring.number))
+        except BaseException:
+            self.page.close()
+            raise
+        self._cores = Cores()
         self.page.begin(incarnation)
         self._folder = run_dir.segments
         self._pool: SegmentPool | None = None  # most nodes send nothing large
         self._views: SegmentViews | None = None
-        self.bell = doorbell.open_bell(run_dir.bell(wiring.number))
         self.bells = doorbell.Bells(run_dir, {wiring.number: self.bell})
         self.outside = open_outside(self.space) if space is None else None
         self.watch: Subscription | OutsideSubscription
@@ -72,9 +79,6 @@ class Member:
             self.kvs = OutsideState(self.outside, self.watch)
         self.inputs = {item.number: item for item in self.commits.inputs.values()}
         self.mailboxes = [item.mailbox for item in self.inputs.values() if not item.wiring.period_ns]
-        self.attempts = {
-            keys.message(wiring.number, input, sequence, index): lives for input, sequence, index, lives in attempts
-        }
         self.closed: set[str] = set()  # inputs that have ended: their INPUT_CLOSED was taken
         self.cut_off: set[str] = set()  # those that a failure closed: their sender may come back
         self._find_closed()

@@ -35,7 +35,6 @@ import json
 import os
 import select
 import signal
-import struct
 import sys
 import time
 from collections.abc import Callable
@@ -45,10 +44,11 @@ from typing import Any
 import msgpack
 
 from noderuntime import doorbell
+from noderuntime.boundary import Boundary, describe
 from noderuntime.channel import Router
 from noderuntime.errors import NodeRuntimeError, ProtocolError, StoreError
 from noderuntime.process import die_with_parent
-from noderuntime.protocol import VERSION, Reply, Request
+from noderuntime.protocol import VERSION, Reply, Request, refusal
 from noderuntime.rundir import RunDir
 from noderuntime.snapshot.restore import restore_newest
 from noderuntime.snapshot.settings import Settings
@@ -57,7 +57,7 @@ from noderuntime.space.claims import Graph, Vertex
 from noderuntime.space.letters import counts
 from noderuntime.space.reconcile import adapt, reconcile
 from noderuntime.space.shared import ttl_to_ns
-from noderuntime.space.space import Space, create, open_space, scan
+from noderuntime.space.space import BROKEN, MARK_NEW_WORK, Space, create, open_space, scan
 from noderuntime.state.seeds import Seed
 from noderuntime.store_forward import Forward, is_forwarded
 from noderuntime.store_letters import LetterOperations
@@ -74,6 +74,10 @@ OUTBOX_WITHIN_S = 5.0
 CLIENT_KEPT_S = 3600
 CLIENTS_FORGOTTEN = 1000  # at once
 FORGET_EVERY = 60  # times of housekeeping
+SHORT_EVERY = 5  # while the space is short of room
+LARGE_RESULT_BYTES = 4096
+LARGE_KEPT_S = 60
+SHORT_KEPT_S = 10  # some repetitions of a client that waits for its answer
 DEATHS = ("claim", "end", "touch")
 
 Arguments = dict[str, Any]
@@ -118,12 +122,12 @@ class Store:
             self.state.rings |= self.letters.rings
             self.letters.rings.clear()
             return Reply(request.number, result, "", "")
-        except NodeRuntimeError as error:
+        except BROKEN:
+            raise
+        except Exception as error:  # arguments can be wrong in more ways than anybody has listed
             self.state.rings.clear()
-            return Reply(request.number, {}, type(error).__name__, str(error))
-        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, struct.error) as error:
-            text = f"{request.operation}: wrong arguments ({type(error).__name__}: {error})"
-            return Reply(request.number, {}, "ProtocolError", text)
+            self.letters.rings.clear()
+            return refusal(request.number, request.operation, error)
 
     def _carry_out(self, request: Request) -> Result:
         query = self.queries.get(request.operation)
@@ -142,6 +146,8 @@ class Store:
             number, result, _ = msgpack.unpackb(last, strict_map_key=False) if last is not None else (0, {}, 0)
             if last is not None and number > request.number:
                 raise ProtocolError(f"request {request.number} of {request.client}: its last is {number}")
+            if number == request.number and result is None:
+                raise ProtocolError(f"request {number} of {request.client} was carried out; its result was let go")
             if last is None or number < request.number:
                 result = change(txn, request.arguments)
                 if request.operation in DEATHS:
@@ -263,23 +269,41 @@ class Store:
         self.space.env.reader_check()
         self._reserve()
         self._looked += 1
-        if self._looked % FORGET_EVERY == 0:
-            with contextlib.suppress(StoreError):
-                self._forget_clients()
+        with contextlib.suppress(StoreError):
+            with self.space.read() as txn:
+                short = self.space.used_share(txn) > MARK_NEW_WORK
+            if self._looked % FORGET_EVERY == 0 or (short and self._looked % SHORT_EVERY == 0):
+                self._forget_clients(short)
         if purge:
             with contextlib.suppress(StoreError):
                 self.purge()
 
-    def _forget_clients(self) -> None:
-        """Results of requests are kept for an hour: a client that is answered in none has long given up."""
-        end_ns = self.space.now_ns() - CLIENT_KEPT_S * 1_000_000_000
+    def _forget_clients(self, short: bool) -> None:
+        """Results of requests are kept for an hour: a client that is answered in none has long given up.
+
+        A large one takes room that messages need: it is let go after a minute, when the space is `short` of room after
+        some seconds. That the request was carried out stays known.
+        """
+        now_ns = self.space.now_ns()
+        old: list[bytes] = []
+        large: list[tuple[bytes, int]] = []
         with self.space.read() as txn:
-            found = scan(txn, keys.REQUEST_PREFIX)
-            old = [key for key, last in found if msgpack.unpackb(last, strict_map_key=False)[2] < end_ns]
-        if old:
+            for key, last in scan(txn, keys.REQUEST_PREFIX):
+                at_ns = int.from_bytes(last[-8:], "big")  # a time in nanoseconds is packed into the last 8 bytes
+                age_s = (now_ns - at_ns) / 1e9
+                if age_s > CLIENT_KEPT_S:
+                    old.append(key)
+                elif len(last) > LARGE_RESULT_BYTES and age_s > (SHORT_KEPT_S if short else LARGE_KEPT_S):
+                    large.append((key, at_ns))
+        if old or large:
             with self.space.write() as txn:
                 for key in old[:CLIENTS_FORGOTTEN]:
                     txn.delete(key)
+                for key, at_ns in large[:CLIENTS_FORGOTTEN]:
+                    last = txn.get(key)
+                    if last is not None and int.from_bytes(last[-8:], "big") == at_ns:
+                        number = msgpack.unpackb(last, strict_map_key=False)[0]
+                        txn.put(key, msgpack.packb([number, None, at_ns]))
 
     def purge(self) -> bool:
         """A bounded step of turning what has expired into deletions; whether there is more."""
@@ -341,7 +365,8 @@ class Service:
         self._watch = WatchKeys(store.space, store.state.watch)
         self.waits.operations["kvs_watch"] = self._watch
         self._poller = select.poll()
-        self._nodes = Nodes(run_dir, store.space, self._poll_nodes)
+        self._boundary = Boundary(say, passes=BROKEN)  # whatever a client asks, a kind does, or a bell cannot do
+        self._nodes = Nodes(run_dir, store.space, lambda: store.graph, self._poll_nodes)
         store.actions["node_open"] = self._nodes.open
         self._node_bells: list[int] = []
         self.waits.operations["node_next"] = NextEvents(self._nodes)
@@ -362,15 +387,16 @@ class Service:
         next_housekeeping = time.monotonic()
         while True:
             now = time.monotonic()
+            call = self._boundary.call
             if now >= next_housekeeping:
-                self.store.housekeeping(purge=False)
-                self._watch.tidy()
                 next_housekeeping = now + HOUSEKEEPING_S
+                call("housekeeping", self.store.housekeeping, False)
+                call("housekeeping", self._watch.tidy)
             if now >= next_purge:
                 next_purge = now if self._purge() else now + self._purge_interval_s
             for bell in (self._bell, *self._node_bells):
                 doorbell.drain(bell)
-            self.waits.look()
+            call("requests that wait", self.waits.look)
             if self._start.outside is not None:
                 self._start.outside.poke()
             while self._forward is not None and self._forward.replies:
@@ -379,12 +405,12 @@ class Service:
                 early, self._early = self._early, {}
                 for identity, request in early.values():
                     self._take(identity, request)
-            self._bells.ring(self.store.state.taken_rings())
+            call("ringing", self._bells.ring, self.store.state.taken_rings())
             if not self._answer():
                 return 0
             due = min(next_housekeeping, next_purge, self.waits.next_deadline)
             if self._snapshots is not None:
-                self._snapshots.tick()
+                call("snapshots", self._snapshots.tick)
                 due = min(due, self._snapshots.due_s)
             self._poller.poll(max(0.0, due - time.monotonic()) * 1000)
 
@@ -401,6 +427,11 @@ class Service:
         return True
 
     def _take(self, identity: bytes, request: Request) -> None:
+        error = self._boundary.call(f"a request {request.operation[:40]!r}", self._take_any, identity, request)
+        if error is not None:
+            self._send(identity, refusal(request.number, request.operation, error))
+
+    def _take_any(self, identity: bytes, request: Request) -> None:
         elsewhere = self._start.elsewhere and is_forwarded(request) and request.version == VERSION
         if (elsewhere or request.operation == "open") and not self._start.ready.is_set():
             self._early[request.client, request.number] = identity, request
@@ -428,22 +459,31 @@ class Service:
                 return
             self.store.seeds = self._start.seeds
         if request.operation in ("claim", "end"):
-            self._nodes.forget(request.arguments.get("node", ""))
+            self._nodes.forget(str(request.arguments.get("node", "")))
         reply = self.store.handle(request)
-        self._bells.ring(self.store.state.taken_rings())
+        # what was committed is answered, whether its receivers can be rung or not
+        self._boundary.call("ringing", self._bells.ring, self.store.state.taken_rings())
         self._send(identity, reply)
 
     def _send(self, identity: bytes, reply: Reply) -> None:
+        self._boundary.call("sending a reply", self._send_or_refuse, identity, reply)
+
+    def _send_or_refuse(self, identity: bytes, reply: Reply) -> None:
         try:
             self._router.send(identity, reply)
         except ProtocolError as error:  # more than a frame holds
             self._router.send(identity, Reply(reply.number, {}, "ProtocolError", f"the result is too large: {error}"))
 
     def _purge(self) -> bool:
-        try:
-            return self.store.purge()
-        except StoreError:  # no room: there will be a next time
-            return False
+        more = False
+
+        def purge() -> None:
+            nonlocal more
+            with contextlib.suppress(StoreError):  # no room: there will be a next time
+                more = self.store.purge()
+
+        self._boundary.call("purging", purge)
+        return more
 
     def _outbox(self, txn: Any, arguments: Arguments) -> Result:
         """The first of the writes that wait for the State outside the space, and why they do."""
@@ -510,9 +550,10 @@ def main(argv: list[str] | None = None) -> int:
             store.actions.update(snapshots.operations)
         service = Service(store, router, run_dir, options.purge_interval, spec, snapshots)
         code = service.run()
-        service.close()
+        ending = Boundary(say)
+        ending.call("the end of the store", service.close)
         if snapshots is not None:
-            snapshots.close()
+            ending.call("the end of the snapshots", snapshots.close)
     space.close()
     return code
 
@@ -523,11 +564,16 @@ def _make_space(run_dir: RunDir, options: argparse.Namespace, settings: Settings
     is_there = (run_dir.space / "data.mdb").exists()
     restored = None
     if not is_there and options.resume and settings is not None:
-        backend = settings.open()
         try:
-            restored = restore_newest(backend, run_dir.space, options.size, boot_id, options.from_snapshot)
-        finally:
-            backend.close()
+            backend = settings.open()
+            try:
+                restored = restore_newest(backend, run_dir.space, options.size, boot_id, options.from_snapshot)
+            finally:
+                backend.close()
+        except (NodeRuntimeError, OSError):
+            raise
+        except Exception as error:  # of a backend that somebody else has written
+            raise StoreError(f"the snapshots in {settings.to} cannot be read: {describe(error)}") from error
     space = create(run_dir.space, options.size, boot_id)
     space.close()
     return is_there or restored is not None

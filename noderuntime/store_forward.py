@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final
 
-from noderuntime.errors import NodeRuntimeError, ProtocolError, StoreError
-from noderuntime.protocol import Reply, Request
+from noderuntime.errors import ProtocolError, StoreError
+from noderuntime.protocol import Reply, Request, refusal
 from noderuntime.state.base import Diff, Entry, State
 from noderuntime.state.common import Once, TableState
 from noderuntime.store_state import LISTING_BYTES_MAX, MERGES
@@ -90,7 +90,9 @@ class Forward:
             return
         with self._lock:
             number, reply = self._last.get(request.client, (0, None))
-            if number == request.number:
+            if request.number <= number:
+                if request.number < number:  # a kind without marks would carry it out a second time
+                    reply = refusal(request.number, request.operation, _stale(request, number))
                 if reply is not None:
                     self._done(identity, reply)
                 return
@@ -110,25 +112,18 @@ class Forward:
                 kind = type(self._state).__name__
                 raise StoreError(f"{kind} cannot be watched from here: it does not derive from TableState")
             self._watches.take(identity, request)
-        except Exception as error:
-            self._done(identity, self._refusal(request, error))
+        except BaseException as error:
+            self._done(identity, refusal(request.number, request.operation, error))
 
     def _answer(self, identity: bytes, request: Request, operation: Callable[[Arguments], Result]) -> None:
         try:
             reply = Reply(request.number, operation(request.arguments), "", "")
-        except Exception as error:
-            reply = self._refusal(request, error)
+        except BaseException as error:  # of a kind that somebody else has written; in this thread nobody would see it
+            reply = refusal(request.number, request.operation, error)
         if request.operation in self._changes:
             with self._lock:
                 self._last[request.client] = request.number, reply
         self._done(identity, reply)
-
-    def _refusal(self, request: Request, error: Exception) -> Reply:
-        if isinstance(error, NodeRuntimeError):
-            return Reply(request.number, {}, type(error).__name__, str(error))
-        # arguments of another shape, or a kind that somebody else has written
-        text = f"{request.operation}: wrong arguments ({type(error).__name__}: {error})"
-        return Reply(request.number, {}, "ProtocolError", text)
 
     def _writer(self, request: Request) -> Writer:
         if not isinstance(self._state, TableState):
@@ -227,6 +222,10 @@ class Forward:
             key: [*_plain(entry)[:3], entry.ttl, entry.origin, entry.packed] for key, entry in made.changed.items()
         }
         return {"changed": changed, "deleted": sorted(made.deleted), "version": made.version, "diff": made.to_bytes()}
+
+
+def _stale(request: Request, last: int) -> ProtocolError:
+    return ProtocolError(f"request {request.number} of {request.client}: its last is {last}")
 
 
 def _plain(entry: Entry) -> list[Any]:

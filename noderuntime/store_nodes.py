@@ -13,6 +13,8 @@ in their output, so that sending twice is once. docs/store-api.md tells all of i
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -23,15 +25,21 @@ from noderuntime.events import utc
 from noderuntime.member import Member
 from noderuntime.rundir import RunDir
 from noderuntime.space import keys, records
+from noderuntime.space.claims import Graph
 from noderuntime.space.segments import Dropped
 from noderuntime.space.space import Space
 from noderuntime.space.staged import Staged
 from noderuntime.space.writer import MessageGone
+from noderuntime.store_state import limit_of, vertex_of
 from noderuntime.wiring import Wiring
 
 EVENTS_MAX: Final = 64
 BATCH_BYTES_MAX: Final = 4 << 20
 HANDS_KEPT_MAX: Final = 10_000
+CHECKED_BYTES_MAX: Final = 64 * 1024  # some milliseconds at the most
+NEVER_USED: Final = 0xC1  # first bytes in MessagePack
+LONG_MAPS: Final = (0xDE, 0xDF, *range(0x80, 0x90))
+SIMPLE_DTYPE: Final = re.compile(r"[<>|=][biufc](\d{1,2})")
 KINDS: Final = {values.MSGPACK: "msgpack", values.BYTES: "bytes", values.VIEW: "view", values.NDARRAY: "ndarray",
                 values.ARROW: "arrow"}  # fmt: skip
 NUMBERS: Final = {name: number for number, name in KINDS.items()}
@@ -46,13 +54,17 @@ class RemoteNode:
     def __init__(self, run_dir: RunDir, space: Space, arguments: Arguments) -> None:
         wiring = Wiring.from_plain(arguments["wiring"])
         self.member = Member(run_dir, wiring, arguments["incarnation"], arguments.get("attempts", []), space)
-        self.member.page.words[pulse.PID] = arguments["pid"]
         self.taken: dict[bytes, tuple[bytes, int]] = {}  # key -> record, slot in the pulse
         self._free = list(range(pulse.HANDS_MAX - 1, -1, -1))
-        for place in arguments.get("in_hand", []):
-            self._take_again(self._key(place))
-        self.member.commits.be_eager()
-        self.member.set_phase(pulse.WAITING)
+        try:
+            self.member.page.words[pulse.PID] = arguments["pid"]
+            for place in arguments.get("in_hand", []):
+                self._take_again(self._key(place))
+            self.member.commits.be_eager()
+            self.member.set_phase(pulse.WAITING)
+        except BaseException:
+            self.member.close()
+            raise
 
     def _key(self, place: Any) -> bytes:
         input, sequence, index = place
@@ -76,8 +88,7 @@ class RemoteNode:
         """These events were handled. Raises Fenced."""
         member = self.member
         group = []
-        for place in places:
-            key = self._key(place)
+        for key in [self._key(place) for place in places]:  # all of them first: one that is wrong takes none
             found = self.taken.pop(key, None)
             if found is None:
                 continue  # acknowledged before
@@ -111,7 +122,7 @@ class RemoteNode:
             raise ProtocolError(f"{HANDS_KEPT_MAX} events are in hand; acknowledge some of them")
         found: list[Result] = []
         size = 0
-        for key, record in self.member.next_messages(min(limit, EVENTS_MAX), self.taken):
+        for key, record in self.member.next_messages(limit, self.taken):
             try:
                 event = self._event(key, record)
             except Dropped:
@@ -175,12 +186,14 @@ class RemoteNode:
         if len(body) > self.member.message_bytes_max:
             raise ValueTooLarge(f"a message to {name!r}", len(body), self.member.message_bytes_max)
         try:
-            values.decode(NUMBERS[kind], head, body)
-            decoded = values.unpack(metadata) if metadata else {}
+            check_value(NUMBERS[kind], head, body)
         except Exception as error:
             raise ProtocolError(f"message {number} of {name!r} is no {kind}: {error}") from None
-        if type(decoded) is not dict:
-            raise ProtocolError(f"the metadata of message {number} of {name!r} is no map")
+        try:
+            check_metadata(metadata)
+        except Exception as error:
+            text = f"the metadata of message {number} of {name!r} is no map with text keys: {error}"
+            raise ProtocolError(text) from None
         start = records.pack_message(
             NUMBERS[kind], records.INLINE, len(head), len(metadata), number, time.time_ns()
         )
@@ -198,9 +211,10 @@ class RemoteNode:
 class Nodes:
     """All of them. `bells` tells the loop which descriptors to poll and drain."""
 
-    def __init__(self, run_dir: RunDir, space: Space, changed: Callable[[], None]) -> None:
+    def __init__(self, run_dir: RunDir, space: Space, graph: Callable[[], Graph], changed: Callable[[], None]) -> None:
         self._run_dir = run_dir
         self._space = space
+        self._graph = graph
         self._changed = changed
         self._nodes: dict[str, RemoteNode] = {}
 
@@ -209,6 +223,9 @@ class Nodes:
         id = arguments["wiring"]["node"]
         if type(arguments["pid"]) is not int or type(arguments["incarnation"]) is not int:
             raise ProtocolError("pid and incarnation are whole numbers")
+        if not 0 < arguments["pid"] < 1 << 31:
+            raise ProtocolError(f"{arguments['pid']} is not the number of a process")
+        self._check(Wiring.from_plain(arguments["wiring"]), arguments["incarnation"])
         node = RemoteNode(self._run_dir, self._space, arguments)
         old = self._nodes.pop(id, None)
         if old is not None:
@@ -217,6 +234,22 @@ class Nodes:
         self._nodes[id] = node
         self._changed()
         return {"sent": node.sent()}
+
+    def _check(self, wiring: Wiring, incarnation: int) -> None:
+        """Raise unless this is what the runtime has welcomed the node with: nothing of another life may be touched."""
+        graph = self._graph()
+        vertex = vertex_of(graph, wiring.node)
+        nodes = {known.number for known in graph.values()}
+        inputs = {item.name: (item.number, "" if item.period_ns else item.source) for item in wiring.inputs}
+        outputs = {item.name: item.number for item in wiring.outputs}
+        receivers = {receiver.node for item in wiring.outputs for receiver in item.receivers}
+        numbers = wiring.number == vertex.number and inputs == vertex.inputs and outputs == vertex.outputs
+        if not numbers or not receivers <= nodes:
+            raise ProtocolError(f"wiring is what the welcome of node {wiring.node!r} has said")
+        with self._space.read() as txn:
+            current = records.NodeRecord.parse(txn.get(keys.node(vertex.number))).incarnation
+        if incarnation != current:
+            raise Fenced(f"incarnation {incarnation} of {wiring.node} has been replaced")
 
     def node(self, arguments: Arguments) -> RemoteNode:
         found = self._nodes.get(arguments["node"])
@@ -243,6 +276,42 @@ class Nodes:
         self._nodes.clear()
 
 
+def check_value(kind: int, head: bytes, body: bytes) -> None:
+    """Raise ValueError for what is certainly no value of that kind.
+
+    Claims wait for the loop that does this, so it takes a bounded time: only a short body is decoded, of arrays no
+    more than the head is looked at, and neither numpy nor pyarrow is imported. What is wrong all the same becomes a
+    dead letter of its receiver.
+    """
+    if kind == values.MSGPACK:
+        if len(body) <= CHECKED_BYTES_MAX:
+            values.unpack(body)
+        elif body[0] == NEVER_USED:
+            raise ValueError("no MessagePack begins with 0xc1")
+    elif kind == values.NDARRAY:
+        if len(head) > CHECKED_BYTES_MAX:
+            raise ValueError(f"its head has {len(head)} bytes")
+        dtype, shape = values.unpack(head)
+        if type(shape) is not list or not all(type(size) is int and size >= 0 for size in shape):
+            raise ValueError("its shape is not a list of whole numbers")
+        described = SIMPLE_DTYPE.fullmatch(dtype) if type(dtype) is str else None
+        if described is not None and math.prod(shape) * int(described[1]) != len(body):
+            raise ValueError(f"{len(body)} bytes are not {shape} of {dtype}")
+    elif kind == values.ARROW and (not head or not body):
+        raise ValueError("an Arrow stream has a head and a body")
+
+
+def check_metadata(metadata: bytes) -> None:
+    """Raise ValueError for what is certainly no map; as `check_value`, in a bounded time."""
+    if len(metadata) > CHECKED_BYTES_MAX:
+        if metadata[0] not in LONG_MAPS:
+            raise ValueError("it is something else")
+        return
+    found = values.unpack(metadata) if metadata else {}
+    if type(found) is not dict or not all(type(key) is str for key in found):
+        raise ValueError(f"it is {type(found).__name__}")
+
+
 class NodeNotOpen(NodeRuntimeError):
     """A request about a node that this store process has not opened: it may have been killed since. Open it again."""
 
@@ -264,10 +333,11 @@ class NextEvents:
 
     def look(self, arguments: Arguments) -> Result | None:
         node = self._nodes.node(arguments)
+        limit = limit_of(arguments, 1, EVENTS_MAX)
         acknowledged = arguments.pop("ack", [])
         if acknowledged:
             node.acknowledge(acknowledged)
-        events = node.events(int(arguments.get("limit", 1)))
+        events = node.events(limit)
         return {"events": events} if events else None
 
     def nothing(self, arguments: Arguments) -> Result:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from noderuntime.boundary import Boundary, describe
 from noderuntime.errors import StoreError, StoreUnreachable
 from noderuntime.space import outbox
 from noderuntime.space.shared import SharedWrite
@@ -24,6 +25,8 @@ GROUP: Final = 64
 IDLE_S: Final = 1.0
 PAUSE_S: Final = 0.2
 PURGE_STEP: Final = 200
+REFUSALS: Final = (ValueError, ArithmeticError, LookupError, AttributeError, TypeError, NotImplementedError)
+REFUSED_MAX: Final = 3  # times: a garbled answer of a server may raise these, too
 
 
 class Outside:
@@ -36,6 +39,10 @@ class Outside:
         self._purge_interval_s = purge_interval_s
         self._poked = threading.Event()
         self._closing = threading.Event()
+        self._purging = Boundary(lambda text: print(f"state: {text}", file=sys.stderr, flush=True))
+        self._refused_key = b""  # the entry that was refused last, and how often in a row
+        self._refused = 0
+        self._left_out: set[int] = set()  # of the entry at hand, for kinds without marks
         self.trouble = ""  # why it cannot be reached
         self._thread = threading.Thread(target=self._run, name="noderuntime-outbox", daemon=True)
         self._thread.start()
@@ -52,15 +59,15 @@ class Outside:
     def _run(self) -> None:
         next_purge = time.monotonic() + self._purge_interval_s
         while True:
+            more = False
             try:
                 more = self._apply()
                 if time.monotonic() >= next_purge:
-                    while self._state.purge(PURGE_STEP) == PURGE_STEP:
-                        pass
                     next_purge = time.monotonic() + self._purge_interval_s
+                    self._purge()
                 self._say("")
-            except StoreError as error:
-                self._say(str(error))
+            except BaseException as error:  # of a kind that others have written; nobody would see this thread end
+                self._say(str(error) if isinstance(error, StoreError) else describe(error))
                 if self._closing.wait(PAUSE_S):
                     return
                 continue
@@ -69,6 +76,15 @@ class Outside:
                     return
                 self._poked.wait(min(IDLE_S, max(0.0, next_purge - time.monotonic())))
                 self._poked.clear()
+
+    def _purge(self) -> None:
+        try:
+            while self._state.purge(PURGE_STEP) == PURGE_STEP:
+                pass
+        except StoreError:
+            raise
+        except BaseException as error:  # what cannot be purged keeps no write from its place
+            self._purging.note("purging the state", error)
 
     def _say(self, trouble: str) -> None:
         if bool(trouble) != bool(self.trouble):
@@ -84,7 +100,7 @@ class Outside:
         done = []
         try:
             for entry in found:
-                apply_entry(self._state, self._who, entry)
+                self._apply_entry(entry)
                 done.append(entry)
         finally:
             if done:
@@ -93,16 +109,36 @@ class Outside:
                         txn.delete(entry.key)
         return True
 
+    def _apply_entry(self, entry: outbox.Entry) -> None:
+        """Apply an entry. One that the kind refuses again and again is left out and named: the others must not wait for
+        it for ever. What looks like a server that is away is tried for as long as it takes.
+        """
+        try:
+            apply_entry(self._state, self._who, entry, self._left_out)
+        except REFUSALS as error:
+            self._refused = self._refused + 1 if entry.key == self._refused_key else 1
+            self._refused_key = entry.key
+            if self._refused < REFUSED_MAX:
+                raise
+            names = ", ".join(repr(item.key.decode()) for item in entry.writes)
+            print(f"state: writes to {names} were left out: {describe(error)}", file=sys.stderr, flush=True)
+        self._left_out.clear()
 
-def apply_entry(state: State, who: str, entry: outbox.Entry) -> None:
-    """Apply one event's writes to a State, once. Raises StoreUnreachable."""
+
+def apply_entry(state: State, who: str, entry: outbox.Entry, left_out: set[int] | None = None) -> None:
+    """Apply one event's writes to a State, once. Raises StoreUnreachable, and whatever the kind raises.
+
+    `left_out`: the places of writes that are done, or refused, when the entry is tried again; kept by the caller.
+    """
     if isinstance(state, TableState):
         for why in state.write_all(entry.writes, entry.node, Once(who, entry.mark, for_ever=True)):
             print(f"state: {why}", file=sys.stderr, flush=True)
         return
-    for item in entry.writes:
-        key = item.key.decode()
-        _guarded(item, lambda key=key, item=item: _write(state, key, item))  # type: ignore[misc]
+    settled = set() if left_out is None else left_out
+    for place, item in enumerate(entry.writes):
+        if place not in settled:
+            _guarded(item, lambda item=item: _write(state, item.key.decode(), item))  # type: ignore[misc]
+            settled.add(place)
 
 
 def _write(state: State, key: str, item: SharedWrite) -> None:
@@ -120,4 +156,4 @@ def _guarded(item: SharedWrite, write: Callable[[], None]) -> None:
     except StoreUnreachable:
         raise
     except (TypeError, StoreError) as error:
-        print(f"state: a write to {item.key.decode()!r} was left out: {error}", file=sys.stderr, flush=True)
+        print(f"state: a write to {item.key.decode()!r} was left out: {describe(error)}", file=sys.stderr, flush=True)

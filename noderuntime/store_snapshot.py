@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from noderuntime.boundary import describe
 from noderuntime.errors import StoreError
 from noderuntime.snapshot.backend import SnapshotConflict
 from noderuntime.snapshot.cut import SegmentBusy, SpaceTooFull
@@ -128,12 +129,12 @@ class Snapshots:
         except SnapshotConflict as error:
             self._conflict = True
             self._failed(error, ticket)
-        except (StoreError, OSError) as error:
+        except BaseException as error:  # a backend may be written by others; nobody would see this thread end
             self._due_s = time.monotonic() + max(min(AGAIN_S, self.settings.every_s), 0.1)
             self._failed(error, ticket)
 
-    def _failed(self, error: Exception, ticket: int) -> None:
-        self._error = str(error)
+    def _failed(self, error: BaseException, ticket: int) -> None:
+        self._error = str(error) if isinstance(error, StoreError | OSError) else describe(error)
         self._failed_ticket = ticket
         kind = type(error).__name__
         if kind != self._told:  # once for as long as it lasts

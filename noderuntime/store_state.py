@@ -263,12 +263,20 @@ class StateOperations:
             if type(prefixes) is not list or len(prefixes) > PREFIXES_MAX:
                 raise ProtocolError(f"prefixes is an array of at most {PREFIXES_MAX} texts")
             match = arguments["_match"] = watching.Prefixes(keys.user_key(prefix) for prefix in prefixes).match
-        limit = min(UPDATES_MAX, int(arguments.get("limit", UPDATES_MAX)))
+        limit = limit_of(arguments, UPDATES_MAX, UPDATES_MAX)
         found, place = watching.look(txn, match, (revision, nth), self.space.now_ns(), limit)
         if not found:
             arguments["cursor"] = list(place)  # looked through already
             return None
         return {"updates": [[item.key, item.value, item.revision] for item in found], "cursor": list(place)}
+
+
+def limit_of(arguments: Arguments, default: int, most: int) -> int:
+    """How many the client wants, at most `most`. Raises ProtocolError when that is not a whole number from 1."""
+    limit = arguments.get("limit", default)
+    if type(limit) is not int or limit < 1:
+        raise ProtocolError(f"limit is a whole number from 1, not {limit!r:.60}")
+    return min(limit, most)
 
 
 def vertex_of(graph: dict[str, Vertex], id: str) -> Vertex:

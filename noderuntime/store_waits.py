@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from noderuntime.errors import NodeRuntimeError, StoreError
-from noderuntime.protocol import Reply, Request
+from noderuntime.errors import StoreError
+from noderuntime.protocol import Reply, Request, refusal
 from noderuntime.space import shared, watching
 from noderuntime.space.keys import user_key
-from noderuntime.space.space import Space
+from noderuntime.space.space import BROKEN, Space
 
 WAIT_S_MAX: Final = 60.0
 PARKED_MAX: Final = 20_000
@@ -48,13 +48,20 @@ class Operation(Protocol):
 
 
 class _Parked:
-    __slots__ = ("arguments", "deadline", "identity", "number", "operation")
+    __slots__ = ("arguments", "deadline", "identity", "name", "number", "operation")
 
     def __init__(
-        self, identity: bytes, number: int, operation: Operation, arguments: dict[str, Any], deadline: float
+        self,
+        identity: bytes,
+        number: int,
+        name: str,
+        operation: Operation,
+        arguments: dict[str, Any],
+        deadline: float,
     ) -> None:
         self.identity = identity
         self.number = number
+        self.name = name
         self.operation = operation
         self.arguments = arguments
         self.deadline = deadline
@@ -72,11 +79,10 @@ class Waits:
         """Answer a request at once, or park it."""
         try:
             self._take(identity, request)
-        except NodeRuntimeError as error:
-            self._answer(identity, Reply(request.number, {}, type(error).__name__, str(error)))
-        except (KeyError, TypeError, ValueError) as error:
-            text = f"{request.operation}: wrong arguments ({type(error).__name__}: {error})"
-            self._answer(identity, Reply(request.number, {}, "ProtocolError", text))
+        except BROKEN:
+            raise
+        except Exception as error:
+            self._answer(identity, refusal(request.number, request.operation, error))
 
     def _take(self, identity: bytes, request: Request) -> None:
         arguments = {name: value for name, value in request.arguments.items() if name != "_match"}
@@ -88,14 +94,13 @@ class Waits:
         operation = self.operations[request.operation]
         if seconds:
             operation.begin(arguments)
-        parked = _Parked(identity, request.number, operation, arguments, time.monotonic() + seconds)
-        result = operation.look(arguments)
-        if result is not None:
-            self._answer(identity, Reply(request.number, result, "", ""))
-        elif seconds:
+        parked = _Parked(identity, request.number, request.operation, operation, arguments, time.monotonic() + seconds)
+        if self._try(parked, operation.look):
+            return
+        if seconds:
             self._parked[request.client, request.number] = parked
         else:
-            self._answer(identity, Reply(request.number, operation.nothing(arguments), "", ""))
+            self._try(parked, operation.nothing)
 
     def look(self) -> None:
         """Something may have happened: answer those who waited for it, and those whose time is over."""
@@ -105,17 +110,21 @@ class Waits:
             operation.turn()
         now = time.monotonic()
         for key, parked in list(self._parked.items()):
-            if parked.operation.may_have(parked.arguments) and self._try(parked):
+            operation = parked.operation
+            if operation.may_have(parked.arguments) and self._try(parked, operation.look):
                 del self._parked[key]
             elif now >= parked.deadline:
                 del self._parked[key]
-                self._answer(parked.identity, Reply(parked.number, parked.operation.nothing(parked.arguments), "", ""))
+                self._try(parked, operation.nothing)
 
-    def _try(self, parked: _Parked) -> bool:
+    def _try(self, parked: _Parked, look: Callable[[dict[str, Any]], Result | None]) -> bool:
+        """Answer with what `look` returns or raises; False when it has nothing yet."""
         try:
-            result = parked.operation.look(parked.arguments)
-        except NodeRuntimeError as error:
-            self._answer(parked.identity, Reply(parked.number, {}, type(error).__name__, str(error)))
+            result = look(parked.arguments)
+        except BROKEN:
+            raise
+        except Exception as error:
+            self._answer(parked.identity, refusal(parked.number, parked.name, error))
             return True
         if result is None:
             return False

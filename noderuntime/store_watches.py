@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from noderuntime import cells
-from noderuntime.errors import NodeRuntimeError, ProtocolError, StoreError
-from noderuntime.protocol import Reply, Request
+from noderuntime.errors import ProtocolError, StoreError
+from noderuntime.protocol import Reply, Request, refusal
 from noderuntime.space import watching
 from noderuntime.space.keys import user_key
 from noderuntime.state.common import Row, TableState
-from noderuntime.store_state import PREFIXES_MAX, UPDATES_MAX
+from noderuntime.store_state import PREFIXES_MAX, UPDATES_MAX, limit_of
 from noderuntime.store_waits import PARKED_MAX, WAIT_S_MAX
 
 LOOK_S: Final = 0.2  # deadlines are kept to within that
@@ -83,7 +83,7 @@ class Watches:
             raise ProtocolError(f"prefixes is an array of at most {PREFIXES_MAX} texts")
         match = watching.Prefixes(user_key(prefix) for prefix in prefixes).match
         parked = _Parked(identity, request.number, revision, match, time.monotonic() + seconds)
-        limit = max(1, min(UPDATES_MAX, int(arguments.get("limit", UPDATES_MAX))))
+        limit = limit_of(arguments, UPDATES_MAX, UPDATES_MAX)
         while True:
             rows, now_ns = self._state._after(parked.revision, limit)
             found = parked.updates(rows, now_ns)
@@ -117,11 +117,10 @@ class Watches:
             try:
                 self._state._await_change(seen, LOOK_S, self._closed)
                 rows, now_ns = self._state._after(seen, UPDATES_MAX)
-            except NodeRuntimeError as error:
+                self._look(rows, now_ns)
+            except BaseException as error:  # whatever the kind raises: this thread has to go on
                 self._refuse(error)
                 self._closed.wait(PAUSE_S)
-                continue
-            self._look(rows, now_ns)
 
     def _look(self, rows: list[tuple[str, Row]], now_ns: int) -> None:
         now = time.monotonic()
@@ -134,10 +133,10 @@ class Watches:
                     del self._parked[key]
                     self._answer(parked.identity, parked.reply(found))
 
-    def _refuse(self, error: NodeRuntimeError) -> None:
+    def _refuse(self, error: BaseException) -> None:
         with self._changed:
             for parked in self._parked.values():
-                self._answer(parked.identity, Reply(parked.number, {}, type(error).__name__, str(error)))
+                self._answer(parked.identity, refusal(parked.number, "kvs_watch", error))
             self._parked.clear()
 
     def close(self) -> None:

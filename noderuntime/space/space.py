@@ -47,6 +47,9 @@ _WAKE_NS = 50_000  # about what a waiter takes to wake up
 _ROOM_S = 0.005  # how long what the file system has room for is believed
 _NO_ROOM_ERRNOS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 
+BROKEN = (lmdb.PanicError, lmdb.CorruptedError, lmdb.PageNotFoundError)
+"""LMDB can no longer be used in this process, which has to end: the next one finds the last commit."""
+
 
 def is_no_room(error: BaseException) -> bool:
     """Whether a failed write means "abort, wait for room, retry" rather than that something is broken."""

@@ -276,7 +276,7 @@ class RedisState(TableState):
     def _await_change(self, revision: int, timeout_s: float, closed: threading.Event) -> None:
         with self._start:
             if self._listener is None:
-                self._listener = Listener(self._redis, self._channel, self._lost)
+                self._listener = Listener(self._redis, self._channel)
         self._listener.wait(revision, timeout_s, closed)
 
     def _wake(self) -> None:
@@ -322,10 +322,9 @@ class RedisState(TableState):
 class Listener:
     """A thread that hears the server publish revisions; when it is lost, it connects again, with pauses that double."""
 
-    def __init__(self, server: redis.Redis, channel: str, lost: tuple[type[BaseException], ...]) -> None:
+    def __init__(self, server: redis.Redis, channel: str) -> None:
         self._server = server
         self._channel = channel
-        self._lost = lost
         self._changed = threading.Condition()
         self._revision = 0
         self._times = 0  # it was (re)connected, or woken: then anything may have happened
@@ -351,7 +350,8 @@ class Listener:
     def _listen(self) -> None:
         pause_s = PAUSE_FIRST_S
         while not self._closed.is_set():
-            with suppress(*self._lost), self._pubsub() as heard:
+            # anything: the server may be away, others may publish there what is no number; this thread has to go on
+            with suppress(Exception), self._pubsub() as heard:
                 heard.subscribe(self._channel)
                 self.wake()
                 pause_s = PAUSE_FIRST_S
