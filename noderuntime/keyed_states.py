@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from noderuntime.deadlines import Deadlines
-from noderuntime.keyed_values import NOT_PLAIN, Codec, key_tag, pack, pack_plain, unpack_stored
+from noderuntime.keyed_values import NOT_PLAIN, Codec, key_tag, old_tag, pack, pack_plain, unpack_stored
 
 TIME_KEY: Final = "keyed.time"  # no tag: they all hold a colon
 TAG_KINDS: Final = frozenset({"str", "int", "bool", "float", "msgpack", "sha256"})
@@ -68,7 +68,7 @@ class Slot:
         self.tail = b""  # what is saved behind the state, when there is neither clock nor timer
 
     def make_tail(self) -> bytes:
-        self.tail = pack_plain([NEVER, None, self.key])[1:]
+        self.tail = pack([NEVER, None, self.key])[1:]
         return self.tail
 
 
@@ -144,6 +144,8 @@ class KeyedStates:
                 continue
             last = slot.last
             encoded = state if codec is None else codec.encode(state)
+            if type(encoded) is tuple:  # so does it come back, and lists are packed at once
+                encoded = list(encoded)
             try:
                 if last is NEVER and slot.timer is None:  # then all but the state is always the same
                     packed = _FOUR + pack_plain(encoded) + (slot.tail or slot.make_tail())
@@ -242,9 +244,31 @@ class KeyedStates:
         if slot is None:
             stored = ctx.load_state(tag)
             if stored is None and type(key) not in PLAIN:
+                stored = self._adopted(tag, key, ctx)
                 key = unpack_stored(pack(key))  # a tuple is a list after a crash, so it is one before
             slot = self._add(Slot(tag, key), stored)
         return slot
+
+    def _adopted(self, tag: str, key: Any, ctx: Private) -> bytes | None:
+        """What an earlier version saved under another tag, for numpy.int64(7) was not 7 then; it is moved to `tag`."""
+        old = old_tag(key)
+        if old is None or old == tag or ctx.load_state(old) is None:
+            return None
+        self.stage(ctx)  # a timer of the old tag may have changed its state in this event
+        stored = ctx.load_state(old)
+        if stored is None:
+            return None
+        self._slots.pop(old, None)
+        self._ends.discard(old)
+        self.timers.discard(old)
+        ctx.save_state(tag, stored)
+        ctx.delete_state(old)
+        _, last, timer, _ = unpack_stored(stored)
+        if self._ttl is not None and last != NEVER:
+            self._ends.set(tag, last + self._ttl)
+        if timer is not None:
+            self.timers.set(tag, timer)
+        return stored
 
     def _add(self, slot: Slot, stored: bytes | None) -> Slot:
         if stored is not None:

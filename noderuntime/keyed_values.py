@@ -1,20 +1,27 @@
 """Keys and states of keyed operators as text and bytes. Floor 1, pure.
 
 A private key is a text, so a key of any other kind becomes one: its type, a colon, its text. `noderuntime
-state ls` then shows `str:left`, `int:7`, `bool:True`. Long keys become a hash.
+state ls` then shows `str:left`, `int:7`, `bool:True`. Long keys become a hash. A key of a subclass, or a numpy
+scalar, is the key that it equals: 7 and numpy.int64(7), a text and a member of an Enum of texts. True, 1, 1.0 and "1"
+are four keys.
+
+What is saved can be read again and is equal then, but for tuples, which come back as lists; anything else is refused.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 import msgpack
 
-from noderuntime.values import decode, encode, unpack
+from noderuntime.values import BYTES, KINDS, MSGPACK, VIEW, decode, encode, exact, moment, unpack
 
 TAG_BYTES_MAX: Final = 200  # longer keys are hashed; a private key may have 508
+NESTING_MAX: Final = 100  # of a state or a key that is not made of exact plain types alone
+TAGGED: Final = frozenset({bool, int, float, str})  # keys that show in their tags as they are
 _VALUE: Final = 64  # MessagePack extensions from here on: a value of values.py, 64 + its kind
 
 
@@ -29,7 +36,27 @@ def key_tag(key: Any) -> str:
     elif kind is bool or kind is int or kind is float:
         tag = f"{kind.__name__}:{key!r}"
     else:
-        tag = f"msgpack:{pack(_sorted(key)).hex()}"
+        try:
+            packed = pack_plain(_sorted(key))
+        except NOT_PLAIN:
+            key = _packable(key, 0)
+            if type(key) in TAGGED:
+                return key_tag(key)
+            packed = _pack_exact(_sorted(key))
+        tag = f"msgpack:{packed.hex()}"
+    return _bounded(tag)
+
+
+def old_tag(key: Any) -> str | None:
+    """The tag that versions up to 0.1 gave to a key that is not of exact types; None: they refused it."""
+    try:
+        packed = msgpack.packb(_sorted(key), use_bin_type=True, datetime=True, default=_extension)
+    except NOT_PLAIN:
+        return None
+    return _bounded(f"msgpack:{packed.hex()}")
+
+
+def _bounded(tag: str) -> str:
     if len(tag) > TAG_BYTES_MAX // 4 and len(tag.encode(errors="surrogatepass")) > TAG_BYTES_MAX:
         tag = f"sha256:{hashlib.sha256(tag.encode(errors='surrogatepass')).hexdigest()}"
     return tag
@@ -38,16 +65,24 @@ def key_tag(key: Any) -> str:
 def _sorted(key: Any) -> Any:
     """`key` with all its dicts in one order: equal dicts are equal keys."""
     if isinstance(key, dict):
-        return {name: _sorted(key[name]) for name in sorted(key)}
-    return [_sorted(part) for part in key] if isinstance(key, list | tuple) else key
+        return {name: _sorted(key[name]) for name in sorted(key, key=_order)}
+    if isinstance(key, list | tuple) and type(key) is not msgpack.ExtType:
+        return [_sorted(part) for part in key]
+    return key
 
 
-pack_plain: Callable[[Any], bytes] = msgpack.Packer(use_bin_type=True, datetime=True).pack
-"""What `pack` tries first, for values without arrays and the like. Raises NOT_PLAIN.
+def _order(name: Any) -> tuple[str, Any]:
+    return ("", name) if isinstance(name, str) else (type(name).__name__, name)
+
+
+pack_plain: Callable[[Any], bytes] = msgpack.Packer(use_bin_type=True, strict_types=True).pack
+"""What `pack` tries first: for values of exact types that come back as they are. Raises NOT_PLAIN.
 
 One Packer for all, since making one costs more than most packing; without a default nothing calls back into Python.
+Strict: what has to be looked at (a tuple, also as the key of a dict; a subclass; a datetime) does not get through.
 """
-NOT_PLAIN = (TypeError, ValueError, OverflowError)
+NOT_PLAIN = (TypeError, ValueError, OverflowError, BufferError)
+_SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
 
 
 def pack(value: Any) -> bytes:
@@ -56,20 +91,71 @@ def pack(value: Any) -> bytes:
         return pack_plain(value)
     except NOT_PLAIN:  # an array, say, or what cannot be saved at all
         pass
+    return _pack_exact(_packable(value, 0))
+
+
+_packer: Callable[[Any], bytes] = msgpack.Packer(use_bin_type=True, datetime=True).pack
+
+
+def _pack_exact(value: Any) -> bytes:
     try:
-        packed: bytes = msgpack.packb(value, use_bin_type=True, datetime=True, default=_extension)
+        return _packer(value)
     except OverflowError:
         raise TypeError("int: MessagePack carries 64 bits, and this one is larger") from None
-    return packed
+    except UnicodeEncodeError as error:
+        raise TypeError(f"str: cannot be saved as UTF-8 ({error.reason})") from None
+
+
+def _packable(value: Any, depth: int) -> Any:
+    """`value` made of exact types, arrays and the like being extensions. Raises TypeError for what cannot be saved."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    if depth > NESTING_MAX:
+        raise TypeError(f"{kind.__name__}: nested more than {NESTING_MAX} deep, or in itself")
+    if kind is msgpack.ExtType and not _VALUE <= value.code < _VALUE + KINDS:
+        return value
+    if isinstance(value, list | tuple):
+        items = list.copy(value) if isinstance(value, list) else list(tuple.__iter__(value))
+        return items if _SCALARS.issuperset(map(type, items)) else [_packable(item, depth + 1) for item in items]
+    if isinstance(value, dict):
+        plain = exact(value)
+        made = {_packable_name(name): _packable(item, depth + 1) for name, item in plain.items()}
+        if len(made) < len(plain):
+            raise TypeError("dict: two of its keys are saved as the same one, and one of their values would be lost")
+        return made
+    if kind is dt.datetime and value.tzinfo is not None:
+        return moment(value)
+    try:
+        code, head, body = encode(value)
+    except TypeError as error:
+        raise TypeError(str(error).replace("cannot travel", "cannot be saved", 1)) from None
+    if code in (BYTES, VIEW):
+        return bytes(body)
+    if code == MSGPACK and type(plain := unpack(body)) is not dt.datetime:
+        return plain
+    return _extended(code, head, body)
+
+
+def _packable_name(name: Any) -> Any:
+    """The key of a dict: it has to be hashable when it is read again, so it is no tuple."""
+    if isinstance(name, tuple):
+        raise TypeError(f"dict: the key {name!r:.60} is a tuple: it would come back as a list, which cannot be a key")
+    return _packable(name, 0)
 
 
 def _extension(value: Any) -> msgpack.ExtType:
     """What MessagePack does not know by itself: arrays and the like."""
-    kind, head, body = encode(value)
-    return msgpack.ExtType(_VALUE + kind, msgpack.packb([head, body], use_bin_type=True))
+    return _extended(*encode(value))
+
+
+def _extended(code: int, head: bytes, body: Any) -> msgpack.ExtType:
+    return msgpack.ExtType(_VALUE + code, msgpack.packb([head, body], use_bin_type=True))
 
 
 def _unextension(code: int, data: bytes) -> Any:
+    if not _VALUE <= code < _VALUE + KINDS:  # the user's own
+        return msgpack.ExtType(code, data)
     head, body = unpack(data)
     return decode(code - _VALUE, head, body)
 

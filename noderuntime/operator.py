@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
-import msgpack
+from noderuntime.keyed_values import pack, unpack_stored
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -201,9 +201,6 @@ class Source(Operator):
         return None
 
 
-_pack = msgpack.Packer(use_bin_type=True, datetime=True).pack
-
-
 def packed_position(returned: Any) -> bytes | None:
     """The position that `produce` returned, to be saved under POSITION_KEY in the same transaction.
 
@@ -214,9 +211,8 @@ def packed_position(returned: Any) -> bytes | None:
     if returned is None:
         raise TypeError("produce returned None; return the new position, Source.END or Source.IDLE")
     try:
-        packed: bytes = _pack(returned)
-        return packed
-    except (TypeError, ValueError, OverflowError) as error:
+        return pack(returned)
+    except TypeError as error:
         raise TypeError(
             f"produce returned a {type(returned).__name__} that MessagePack cannot carry ({error}); "
             "a position is made of None, bool, int, float, str, bytes, list and dict"
@@ -233,4 +229,4 @@ def position_of(state: Mapping[str, bytes]) -> Any:
     saved = state.get(POSITION_KEY)
     if saved is None:
         return None
-    return msgpack.unpackb(saved, raw=False, strict_map_key=False, timestamp=3)
+    return unpack_stored(saved)

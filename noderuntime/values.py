@@ -8,6 +8,8 @@ What is accepted arrives equal, and anything else is refused by `encode`. Conver
 bytes, list or dict (a member of an Enum that is a text, say) arrives as the exact type, a numpy scalar as the Python
 value that equals it, a datetime with a zone in UTC, a bytes-like object as its bytes, a ChunkedArray as an Array.
 
+Operators that save plain values of their own may use `pack` and `unpack`.
+
 numpy and pyarrow are imported only when such a value is met: an operator that uses neither does not pay for them.
 """
 
@@ -24,7 +26,8 @@ from typing import Any
 
 import msgpack
 
-MSGPACK, BYTES, NDARRAY, ARROW, VIEW = range(5)
+KINDS = 5
+MSGPACK, BYTES, NDARRAY, ARROW, VIEW = range(KINDS)
 """VIEW: sent as any other bytes-like object (see `buffer_of`), received as a read-only memoryview; bytes stay bytes."""
 NESTING_MAX = 100
 
@@ -39,7 +42,6 @@ _EXACT: dict[type, Callable[[Any], Any]] = {
     int: int.__int__,
     float: float.__float__,
 }
-_FINER = frozenset({"ns", "ps", "fs", "as"})
 _ADDRESSES = frozenset("OPzZX&")  # codes of buffer formats
 _FIELD_NAME = re.compile(r":[^:]*:")
 _USER_DTYPES = "ml_dtypes"  # the one package whose dtypes travel, by name, beside those of numpy itself
@@ -145,7 +147,7 @@ def _plain(value: Any, depth: int) -> Any:
     if kind in _PLAIN:
         return value
     if kind is dt.datetime:
-        return _moment(value)
+        return moment(value)
     if depth > NESTING_MAX:
         raise TypeError(f"{kind.__name__}: nested more than {NESTING_MAX} deep, or in itself")
     if kind is list:
@@ -170,6 +172,14 @@ def _plain(value: Any, depth: int) -> Any:
     raise TypeError(_refusal(kind))
 
 
+def exact(value: Any) -> Any:
+    """An instance of a subclass of str, int, float, list or dict as the exact type; others as they are."""
+    for base, taken in _EXACT.items():
+        if isinstance(value, base):
+            return taken(value)
+    return value
+
+
 def _with_text_keys(value: dict[Any, Any]) -> dict[str, Any]:
     for key in value:
         if not isinstance(key, str):
@@ -184,16 +194,14 @@ def _scalar(value: Any) -> Any:
     """The Python value that equals a numpy scalar. Raises TypeError when there is none."""
     import numpy
 
-    if isinstance(value, numpy.datetime64):
-        # what is finer than microseconds becomes a datetime only when nothing is lost by it
-        micro = value.astype("datetime64[us]") if numpy.datetime_data(value.dtype)[0] in _FINER else value
-        plain = micro.item()
-        if type(plain) is dt.datetime and bool(micro == value):
+    if isinstance(value, numpy.datetime64 | numpy.timedelta64):
+        plain = value.item()  # an integer when the unit is finer than Python's, or the year too far; None: no time
+        if type(plain) is dt.datetime and bool(value == plain):
             return plain
         raise TypeError(f"{_refusal(type(value))}. Send numpy.array(value), which keeps its unit")
-    plain = None if isinstance(value, numpy.timedelta64) else value.item()
-    if type(plain) not in _PLAIN or plain is None:
-        raise TypeError(f"{_refusal(type(value))}. Send numpy.array(value), which keeps its type")
+    plain = value.item()
+    if type(plain) not in _PLAIN:
+        raise TypeError(_refusal(type(value)))
     return plain
 
 
@@ -233,7 +241,7 @@ def _is_arrow_buffer(value: Any) -> bool:
     return isinstance(value, pyarrow.Buffer)
 
 
-def _moment(value: dt.datetime) -> dt.datetime:
+def moment(value: dt.datetime) -> dt.datetime:
     """A datetime with a zone arrives in UTC: at the ends of the calendar there may be no such moment there."""
     if value.tzinfo is not None and not 1 < value.year < 9999:
         try:

@@ -5,16 +5,15 @@
     config    inputs: [a, b, ...]   which inputs are joined
               trigger: a            send only when this one arrives (default: whichever arrives)
 
-Values are plain ones, which MessagePack can carry.
+Values are plain ones: no arrays and no Arrow data, which a list or dict cannot carry.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import msgpack
-
 from noderuntime import Context, Event
+from noderuntime.values import pack, unpack
 
 
 class Operator:
@@ -31,13 +30,13 @@ class Operator:
         self.latest: dict[str, Any] = {}
 
     def restore_state(self, state: dict[str, bytes]) -> None:
-        self.latest = {name: msgpack.unpackb(saved, timestamp=3) for name, saved in state.items()}
+        self.latest = {name: unpack(saved) for name, saved in state.items()}
 
     def on_event(self, event: Event, ctx: Context) -> None:
         if event["type"] != "INPUT" or event["id"] not in self.inputs:
             return
         name = event["id"]
         self.latest[name] = event["value"]
-        ctx.save_state(name, msgpack.packb(event["value"], datetime=True))
+        ctx.save_state(name, pack(event["value"]))
         if len(self.latest) == len(self.inputs) and self.trigger in (None, name):
             ctx.send_output("joined", {each: self.latest[each] for each in self.inputs})

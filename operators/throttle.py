@@ -8,7 +8,7 @@
                                 default false)
 
 Time is the time of sending, so the same messages pass however often a handler is repeated. Messages held back
-are plain ones, which MessagePack can carry.
+are plain ones: no arrays and no Arrow data.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import datetime as dt
 import re
 from typing import Any
 
-import msgpack
-
 from noderuntime import Context, Event
+from noderuntime.values import pack, unpack
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -37,7 +36,7 @@ class Operator:
 
     def restore_state(self, state: dict[str, bytes]) -> None:
         for name, saved in state.items():
-            self.passed[name], held = msgpack.unpackb(saved, timestamp=3)
+            self.passed[name], held = unpack(saved)
             if held is not None:
                 self.held[name] = held[0], held[1]
 
@@ -69,7 +68,7 @@ class Operator:
         self.save(name, ctx)
 
     def save(self, name: str, ctx: Context) -> None:
-        ctx.save_state(name, msgpack.packb([self.passed[name], self.held.get(name)], datetime=True))
+        ctx.save_state(name, pack([self.passed[name], list(self.held.get(name, ())) or None]))
 
 
 def _duration(field: str, value: Any) -> dt.timedelta:

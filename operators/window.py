@@ -12,7 +12,7 @@ A message that comes late counts as sent when the newest so far was. When all in
 goes out.
 
 Each value lies under its own key of the private state, so an event writes only what it adds. Values are plain
-ones, which MessagePack can carry.
+ones: no arrays and no Arrow data, which a list cannot carry.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ import re
 from collections import deque
 from typing import Any
 
-import msgpack
-
 from noderuntime import Context, Event
+from noderuntime.values import pack, unpack
 
 _EPOCH = dt.datetime.fromtimestamp(0, dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
@@ -50,8 +49,8 @@ class Operator:
         self.done = 0  # by time: the end of the last window that went out
 
     def restore_state(self, state: dict[str, bytes]) -> None:
-        self.number, self.now, self.done = msgpack.unpackb(state.pop("progress"))
-        kept = [(int(key), *msgpack.unpackb(saved, timestamp=3)) for key, saved in state.items()]
+        self.number, self.now, self.done = unpack(state.pop("progress"))
+        kept = [(int(key), *unpack(saved)) for key, saved in state.items()]
         self.kept = deque(sorted(kept, key=lambda item: item[0]))
 
     def on_event(self, event: Event, ctx: Context) -> None:
@@ -67,12 +66,12 @@ class Operator:
             self.send_rest(ctx)
         else:
             return
-        ctx.save_state("progress", msgpack.packb([self.number, self.now, self.done]))
+        ctx.save_state("progress", pack([self.number, self.now, self.done]))
 
     def keep(self, value: Any, ctx: Context) -> None:
         self.number += 1
         self.kept.append((self.number, self.now, value))
-        ctx.save_state(f"{self.number:020}", msgpack.packb([self.now, value], datetime=True))
+        ctx.save_state(f"{self.number:020}", pack([self.now, value]))
 
     def forget(self, ctx: Context, *, before_number: int = 0, before_time: int = 0) -> None:
         while self.kept and (self.kept[0][0] < before_number or self.kept[0][1] < before_time):

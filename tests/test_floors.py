@@ -34,7 +34,7 @@ FLOORS: dict[str, int] = {
 
 PURE = {name for name, floor in FLOORS.items() if floor <= 1}
 WORLD = {"zmq", "lmdb", "os", "subprocess", "mmap", "time", "socket", "select", "signal", "fcntl", "shutil", "tempfile"}
-PUBLIC_MODULES = {"noderuntime.merges", "noderuntime.testing"}
+PUBLIC_MODULES = {"noderuntime.merges", "noderuntime.testing", "noderuntime.values"}
 ONLY = {"lmdb": {"space"}, "zmq": {"channel"}}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
+import numpy as np
 import pytest
 from noderuntime.operators import join, throttle, window
 
@@ -194,3 +195,44 @@ def test_a_join_may_wait_for_its_trigger() -> None:
 def test_a_config_field_that_cannot_work_is_named(operator: Any, config: Any, named: str) -> None:
     with pytest.raises(ValueError, match=f"config: {named}: "):
         Harness(operator.Operator, config=config)
+
+
+# --- any value ---
+
+PLAIN = [
+    dt.datetime(2020, 1, 2),
+    dt.datetime(2020, 1, 2, tzinfo=dt.UTC),
+    {"at": [dt.datetime.max]},
+    b"x",
+    None,
+    2**64 - 1,
+]
+
+
+@pytest.mark.parametrize("value", PLAIN, ids=repr)
+@pytest.mark.parametrize("crash", [False, True])
+def test_every_plain_value_goes_through_unchanged_datetimes_without_a_zone_too(value: Any, crash: bool) -> None:
+    for operator, config, output in (
+        (window.Operator, {"count": 2}, "window"),
+        (window.Operator, {"time": "10s"}, "window"),
+        (join.Operator, {"inputs": ["a", "b"]}, "joined"),
+        (throttle.Operator, {"every": "10s", "latest": True}, "out"),
+    ):
+        h = Harness(operator, config=config)
+        for input in ("a", "b", "a"):
+            h.send(input, value, {"made": dt.datetime(2020, 1, 2)})
+            if crash:
+                h.crash()
+        h.stop("ALL_INPUTS_CLOSED")
+        found = {
+            "window": [item for sent in h.outputs(output) for item in (sent["values"] if output == "window" else [])],
+            "joined": [item for sent in h.outputs(output) for item in (sent.values() if output == "joined" else [])],
+            "out": h.outputs(output),
+        }[output]
+        assert len(found) >= 3 and all(item == value for item in found)
+
+
+@pytest.mark.parametrize(("operator", "config"), [(window.Operator, {"count": 2}), (join.Operator, {"inputs": ["a"]})])
+def test_an_array_is_refused_by_what_would_send_it_in_a_list(operator: Any, config: Any) -> None:
+    with pytest.raises(TypeError, match="ndarray"):
+        Harness(operator, config=config).send("a", np.arange(3))
