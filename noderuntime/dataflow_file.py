@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
+from noderuntime import snapshot_place
 from noderuntime import yaml_fields as read
 from noderuntime.dataflow import (
     Code,
@@ -430,11 +431,20 @@ class _Reader:
         self.unknown(fields, _SNAPSHOTS, where)
         return SnapshotSpec(
             every_s=self.take(fields, "every", where, read.duration_s, default.every_s),
-            to=self.take(fields, "to", where, read.text, default.to),
+            to=self.take(fields, "to", where, _snapshot_place, default.to),
             keep=self.take(fields, "keep", where, lambda t, text: read.whole(t, text, 1), default.keep),
             options=self.take(fields, "options", where, read.plain_mapping, {}),
             place=fields.place,
         )
+
+
+def _snapshot_place(tree: Tree, label: str) -> str:
+    to = read.text(tree, label)
+    try:
+        snapshot_place.parse(to)
+    except snapshot_place.WrongPlace as error:
+        raise fail(tree.place, f"{label}: {error.what}", error.hint) from None
+    return to
 
 
 def _listed(names: tuple[str, ...]) -> str:

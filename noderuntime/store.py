@@ -374,7 +374,8 @@ class Service:
         doorbell.create(run_dir.bell(watching.STORE))
         self._bell = doorbell.open_bell(run_dir.bell(watching.STORE))
         self._bells = doorbell.Bells(run_dir, {watching.STORE: self._bell})
-        self._start = Start(store.space, spec, purge_interval_s, lambda: doorbell.ring(self._bell))
+        place = None if snapshots is None else snapshots.settings
+        self._start = Start(store.space, spec, purge_interval_s, lambda: doorbell.ring(self._bell), place)
         store.queries["outbox"] = self._outbox
         self._forward: Forward | None = None
         self._early: dict[tuple[str, int], tuple[bytes, Request]] = {}  # what has to wait until the start is over

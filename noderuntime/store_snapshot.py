@@ -25,6 +25,7 @@ from noderuntime.snapshot.cut import SegmentBusy, SpaceTooFull
 from noderuntime.snapshot.format import Manifest
 from noderuntime.snapshot.keeper import Keeper, Taken
 from noderuntime.snapshot.settings import Settings
+from noderuntime.space import keys
 from noderuntime.space.space import Space
 
 SWITCH_S = 0.0005
@@ -61,6 +62,7 @@ class Snapshots:
         self._wanted: tuple[int, str] | None = None  # ticket and reason of what was asked for meanwhile
         self._conflict = False
         self._ending = False
+        self._begun = False  # whether the run has begun: before that there is nothing that is worth a snapshot
         self._look_first = settings.enabled and not resumed
         self._due_s = time.monotonic() + (0.0 if self._look_first else settings.every_s)
         self.operations: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -74,7 +76,9 @@ class Snapshots:
         """When `tick` has something to do, in monotonic seconds."""
         if self._thread is not None:
             return time.monotonic() + BUSY_LOOK_S
-        return self._due_s if self.settings.enabled else float("inf")
+        if not self.settings.enabled:
+            return float("inf")
+        return self._due_s if self._has_begun() else max(self._due_s, time.monotonic() + BUSY_LOOK_S)
 
     def tick(self) -> None:
         """Begin what is due. Called at each turn of the store's loop."""
@@ -88,10 +92,18 @@ class Snapshots:
             self._wanted = None
             if why == END or not self._holds(ticket):
                 self._start(why, ticket)
-        elif time.monotonic() >= self._due_s and self.settings.enabled and not self._conflict:
+        elif time.monotonic() >= self._due_s and self.settings.enabled and not self._conflict and self._has_begun():
             self._due_s = time.monotonic() + self.settings.every_s
             if self._look_first or self._changed():
                 self._start(START if self._look_first else PERIODIC, self._now())
+
+    def _has_begun(self) -> bool:
+        """Whether the space was opened for a run, now or before. A start that fails, at its State or its seed, leaves
+        no snapshot: `--resume` would take it for the newest state."""
+        if not self._begun:
+            with self._space.read() as txn:
+                self._begun = txn.get(keys.fact("fingerprint")) is not None
+        return self._begun
 
     def _holds(self, ticket: int) -> bool:
         """Whether what was committed then is safe; and, once the run ends, that the last snapshot says so."""
@@ -160,6 +172,8 @@ class Snapshots:
     def take(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if not self.settings.enabled:
             raise StoreError("this run keeps no snapshots: its dataflow says `snapshots: {to: none}`")
+        if not self._has_begun():
+            raise StoreError("the run has not begun yet; take the snapshot once it runs")
         ticket = self._now()
         why = str(arguments.get("why", "asked"))
         self._ending = self._ending or why == END

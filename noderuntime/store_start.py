@@ -1,4 +1,5 @@
-"""What the store does before it answers `open`: reads the seed, and opens the State outside the space. Floor 3.
+"""What the store does before it answers `open`: tries the place of snapshots, reads the seed, and opens the State
+outside the space. Floor 3.
 
 A seed command, and a server, may take their time: a thread does it, and the store answers everything else meanwhile.
 What goes wrong is the answer to `open`, so that the run does not start, and says why. In a run that has started already
@@ -17,6 +18,7 @@ import msgpack
 from noderuntime import cells
 from noderuntime.cells import Cell
 from noderuntime.errors import NodeRuntimeError, StoreError, StoreUnreachable
+from noderuntime.snapshot.settings import Settings
 from noderuntime.space import keys, outbox, shared
 from noderuntime.space.space import Space
 from noderuntime.state import kinds, seeds
@@ -26,6 +28,7 @@ from noderuntime.state.seeds import Seed
 from noderuntime.store_outside import Outside
 
 AGAIN_S: Final = 0.2
+TRY_S: Final = 10.0  # for a place of snapshots that cannot be reached
 
 
 class Start:
@@ -34,10 +37,17 @@ class Start:
 
     `spec`: kind, options, ttl, history, seed_file, seed_command; None leaves everything as it is in the space, which
     knows of a State outside: this is a store process for one command, on a run that does not run.
+
+    `snapshots`: whose place is tried when a run begins anew. One that continues was told of its place long ago.
     """
 
     def __init__(
-        self, space: Space, spec: Mapping[str, Any] | None, purge_interval_s: float, wake: Callable[[], None]
+        self,
+        space: Space,
+        spec: Mapping[str, Any] | None,
+        purge_interval_s: float,
+        wake: Callable[[], None],
+        snapshots: Settings | None = None,
     ) -> None:
         self.ready = threading.Event()
         self.error: NodeRuntimeError | None = None
@@ -48,6 +58,7 @@ class Start:
         self._spec = spec or {}
         self._purge_interval_s = purge_interval_s
         self._wake = wake
+        self._snapshots = snapshots
         self._kind = kinds.MEMORY
         self._config: dict[str, Any] = {}
         self._folder: str | None = None  # to go to first
@@ -96,6 +107,7 @@ class Start:
             self._closed.wait(AGAIN_S)
 
     def _carry_out(self) -> None:
+        self._try_place()
         with self._space.read() as txn:
             seeded = txn.get(keys.fact("seeded")) is not None
             if not self.elsewhere:
@@ -120,6 +132,18 @@ class Start:
             raise
         self.state = state
         self.outside = Outside(self._space, state, self._purge_interval_s)
+
+    def _try_place(self) -> None:
+        """Raises SnapshotUnavailable: a mistyped bucket is to be known now, not when the state is to be saved."""
+        with self._space.read() as txn:
+            begun = txn.get(keys.fact("fingerprint")) is not None
+        if begun or self._snapshots is None:
+            return
+        backend = self._snapshots.open(TRY_S)
+        try:
+            backend.snapshots()
+        finally:
+            backend.close()
 
     def _read_seeds(self) -> dict[str, Seed]:
         if self._spec.get("seed_file"):

@@ -26,8 +26,6 @@ if TYPE_CHECKING:  # the runtime knows where snapshots go, and has no use for wh
     from noderuntime.snapshot.cut import Walked
     from noderuntime.snapshot.format import Manifest
 
-SCHEMES = ("s3://", "gs://", "az://")
-
 
 class SnapshotConflict(StoreError):
     """Another run has written to the same place since we looked. Give one of them another `to:` or `--name`."""
@@ -77,20 +75,22 @@ class Backend(Protocol):
         Everything is checked while it comes: only when the iterator has ended is it known to be good.
         """
 
+    def stored(self, number: int) -> Manifest:
+        """The manifest of a snapshot, as it is in its place. Raises SnapshotCorrupt when there is none."""
+
     def verify(self, number: int) -> Manifest:
         """Read a snapshot as a whole, and what it builds on. Raises SnapshotCorrupt."""
 
     def prune(self, keep: int) -> list[int]:
-        """Remove what is older than the newest `keep`; returns the numbers of what was removed."""
+        """Remove what is older than the newest `keep`; returns the numbers of what was removed.
+
+        Also what saves and prunes that were cut off have left: whatever no snapshot needs is gone afterwards.
+        """
 
     def may_build_on(self, manifest: Manifest) -> bool:
         """Whether the next snapshot may be an incremental one on top of this one, which is the newest."""
 
     def close(self) -> None: ...
-
-
-def is_remote(to: str) -> bool:
-    return to.startswith(SCHEMES)
 
 
 def is_good(backend: Backend, number: int) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from noderuntime.errors import SnapshotCorrupt
+from noderuntime.errors import SnapshotCorrupt, StoreError
 from noderuntime.snapshot.backend import Listed, SnapshotConflict, is_good
 from noderuntime.snapshot.cut import Walked
 from noderuntime.snapshot.format import (
@@ -87,11 +87,11 @@ class BlobBackend:
 
     def _listed(self, number: int) -> Listed:
         try:
-            return Listed(number, self._manifest(number))
+            return Listed(number, self.stored(number))
         except SnapshotCorrupt as error:
             return Listed(number, None, error.what)
 
-    def _manifest(self, number: int) -> Manifest:
+    def stored(self, number: int) -> Manifest:
         name = manifest_name(number)
         stored = bytearray()
         try:
@@ -108,7 +108,7 @@ class BlobBackend:
 
     def _chain(self, number: int) -> list[Manifest]:
         """The manifests to apply one after the other, each bound to the one before it by checksum."""
-        last = self._manifest(number)
+        last = self.stored(number)
         chain = [self._parent(last, parent) for parent in last.chain]
         chain.append(last)
         for parent, child in zip([None, *chain], chain, strict=False):
@@ -119,7 +119,7 @@ class BlobBackend:
 
     def _parent(self, child: Manifest, number: int) -> Manifest:
         try:
-            return self._manifest(number)
+            return self.stored(number)
         except SnapshotCorrupt as error:
             text = f"snapshot {number}, which it builds on, cannot be used: {error.what}"
             raise SnapshotCorrupt(str(child.number), text) from None
@@ -141,7 +141,7 @@ class BlobBackend:
             raise SnapshotCorrupt(str(number), f"part {part.name} is missing") from None
 
     def verify(self, number: int) -> Manifest:
-        manifest = self._manifest(number)
+        manifest = self.stored(number)
         prove(manifest, self.read(number), in_order=manifest.full)
         return manifest
 
@@ -168,20 +168,30 @@ class BlobBackend:
     def save(self, manifest: Manifest, walked: Walked) -> Manifest:
         done: list[str] = []
         stored = replace(manifest, parts=tuple(part for part, _ in walked.parts))
+        packed = stored.pack()
         try:
             for part, path in walked.parts:
                 self.blobs.put_file(part.name, path)
                 done.append(part.name)
-            packed = stored.pack()
             self.blobs.put(manifest_name(manifest.number), packed)
         except FileExistsError:
             self._discard(done, walked)
             raise SnapshotConflict(self.place, manifest.number) from None
         except BaseException:
-            self._discard([], walked)
+            if not self._may_be_published(manifest.number, packed):
+                self._discard([], walked)
             raise
         own = self._own[manifest.number] = parse_manifest(str(manifest.number), packed)
         return own
+
+    def _may_be_published(self, number: int, packed: bytes) -> bool:
+        """Whether a save that failed is there all the same: only its answer was lost. Its parts must stay then."""
+        try:
+            return self.stored(number).pack() == packed
+        except SnapshotCorrupt:
+            return False
+        except StoreError:  # it cannot be known now; if not, the next prune removes the parts
+            return True
 
     def _discard(self, names: list[str], walked: Walked) -> None:
         for _, path in walked.parts:

@@ -253,6 +253,13 @@ class Cut:
         self.close()
 
 
+def remove_copies(folder: Path) -> None:
+    """Remove the copies of a process that was killed while it walked one (see `Cut.copied`)."""
+    for copy in folder.glob("cut-[0-9]*"):
+        if copy.name.removeprefix("cut-").isdigit() and copy.is_dir():
+            shutil.rmtree(copy, ignore_errors=True)
+
+
 def open_cut(space: Space, segments: Path | None = None) -> Cut:
     """Take the write lock, open the read transaction and lock the segments inside it, and release the lock.
 

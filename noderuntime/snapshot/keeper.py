@@ -13,9 +13,9 @@ from pathlib import Path
 
 import msgpack
 
-from noderuntime.errors import StoreError
-from noderuntime.snapshot.backend import Backend
-from noderuntime.snapshot.cut import Cut, SpaceTooFull, Walked, open_cut
+from noderuntime.errors import SnapshotCorrupt, StoreError
+from noderuntime.snapshot.backend import Backend, SnapshotConflict
+from noderuntime.snapshot.cut import Cut, SpaceTooFull, Walked, open_cut, remove_copies
 from noderuntime.snapshot.format import KeyIndex, Manifest
 from noderuntime.space import keys
 from noderuntime.space.space import Space
@@ -55,9 +55,14 @@ class Keeper:
         if str(backend.spool) != backend.place:  # what a save that was killed has left on its way
             for left in backend.spool.glob("*.part"):
                 left.unlink(missing_ok=True)
+        for folder in {self.backend.spool, space.folder.parent}:
+            remove_copies(folder)
 
     def take(self, why: str) -> Taken:
-        """Copy, publish and prune. Raises StoreError: SpaceTooFull, SnapshotConflict, SnapshotUnavailable."""
+        """Copy, publish, read the manifest back, and prune.
+
+        Raises StoreError: SpaceTooFull, SnapshotConflict, SnapshotUnavailable, SnapshotCorrupt.
+        """
         began_s = time.monotonic()
         if not self._next_number:
             self._next_number = max((item.number for item in self.backend.snapshots()), default=0) + 1
@@ -77,7 +82,15 @@ class Keeper:
         self.last, self._index = None, None  # until it is published: after a failure the next one is a full one
         if self.force_files:
             os.sync()
-        published = self.backend.save(manifest, walked)
+        try:
+            published = self.backend.save(manifest, walked)
+            if self.backend.stored(number) != published:
+                raise SnapshotCorrupt(str(number), f"it was written to {self.backend.place} and reads differently")
+        except SnapshotConflict:
+            raise
+        except BaseException:
+            self._next_number = 0  # it may be there although it failed: look again
+            raise
         self.last, self._index = published, walked.index
         self._next_number = number + 1
         problem = ""

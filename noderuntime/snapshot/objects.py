@@ -30,10 +30,11 @@ T = TypeVar("T")
 class ObjectBlobs:
     """The Blobs below a URL.
 
-    `options` go to the store: endpoint, region, ...; credentials come from the environment.
+    `options` go to the store: endpoint, region, ...; credentials come from the environment. `retry_s`: how long what
+    fails for reasons that pass is repeated.
     """
 
-    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, url: str, options: Mapping[str, Any], retry_s: float = RETRY_S) -> None:
         self.place = url
         try:
             import obstore
@@ -53,7 +54,7 @@ class ObjectBlobs:
                 client_options=client or None,
                 retry_config={
                     "max_retries": RETRIES_MAX,
-                    "retry_timeout": timedelta(seconds=RETRY_S),
+                    "retry_timeout": timedelta(seconds=retry_s),
                     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=15)},
                 },
             )

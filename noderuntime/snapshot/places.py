@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from noderuntime import snapshot_place
 from noderuntime.errors import SnapshotCorrupt
 from noderuntime.identifiers import directory_name
-from noderuntime.snapshot.backend import SCHEMES, Listed, SnapshotUnavailable, is_remote
+from noderuntime.snapshot.backend import Listed, SnapshotUnavailable
+from noderuntime.snapshot_place import NONE, WrongPlace
 
 if TYPE_CHECKING:
     from noderuntime.snapshot.cut import Walked
     from noderuntime.snapshot.format import Manifest
-
-NONE = "none"
-_SLATE = "slatedb+"
 
 
 class NoBackend:
@@ -34,6 +32,9 @@ class NoBackend:
     def read(self, number: int) -> Iterator[list[tuple[bytes, bytes | None]]]:
         raise SnapshotCorrupt(str(number), "there are no snapshots: the dataflow says `to: none`")
 
+    def stored(self, number: int) -> Manifest:
+        raise SnapshotCorrupt(str(number), "there are no snapshots: the dataflow says `to: none`")
+
     def verify(self, number: int) -> Manifest:
         raise SnapshotCorrupt(str(number), "there are no snapshots: the dataflow says `to: none`")
 
@@ -47,34 +48,46 @@ class NoBackend:
         pass
 
 
-def open_backend(to: str, run: str, folder: Path, spool: Path, options: Mapping[str, Any]) -> Any:
-    """The backend that `snapshots: {to: ...}` names; "" means the folder `spool`.
+def open_backend(
+    to: str, run: str, folder: Path, spool: Path, options: Mapping[str, Any], retry_s: float | None = None
+) -> Any:
+    """The backend that `snapshots: {to: ...}` names, see snapshot_place.py; "" means the folder `spool`.
 
     A directory is relative to `folder`, the one of the dataflow file. Below the place that is named each run has a
-    folder of its own, so that runs of different names can share one. Raises SnapshotUnavailable.
+    folder of its own, so that runs of different names can share one. `retry_s`: how long to try where a network is
+    between; None: as long as a save may. Raises SnapshotUnavailable.
     """
-    if to == NONE:
+    try:
+        place = snapshot_place.parse(to)
+    except WrongPlace as error:
+        raise SnapshotUnavailable(to, str(error)) from None
+    if place.kind == "none":
         return NoBackend()
     name = directory_name(run)
-    if to.startswith(_SLATE):
+    root = spool.absolute()
+    if place.kind == "directory":
+        root = (folder / _at_home(place.where) / name).absolute()
+    if place.slate:
         from noderuntime.snapshot.slate import SlateBackend  # each kind with what it needs, only when it is named
 
-        inner = to.removeprefix(_SLATE)
-        place = inner.rstrip("/") + f"/{name}" if is_remote(inner) else str((folder / inner / name).absolute())
-        return SlateBackend(place, _spool_below(spool), options)
-    if is_remote(to):
-        from noderuntime.snapshot.blobs import BlobBackend
-        from noderuntime.snapshot.objects import ObjectBlobs
-
-        return BlobBackend(ObjectBlobs(to.rstrip("/") + f"/{name}", options), _spool_below(spool))
-    if re.match(r"[a-z0-9+]+://", to):
-        known = ", ".join((NONE, "a directory", *SCHEMES, f"{_SLATE}<any of these>"))
-        raise SnapshotUnavailable(to, f"this kind of place is not known. `to:` is one of: {known}")
+        return SlateBackend(place.below(name) if place.kind == "objects" else str(root), _spool_below(spool), options)
     from noderuntime.snapshot.blobs import BlobBackend
+
+    if place.kind == "objects":
+        from noderuntime.snapshot.objects import RETRY_S, ObjectBlobs
+
+        blobs = ObjectBlobs(place.below(name), options, RETRY_S if retry_s is None else retry_s)
+        return BlobBackend(blobs, _spool_below(spool))
     from noderuntime.snapshot.directory import DirectoryBlobs
 
-    root = (folder / to / name) if to else spool
-    return BlobBackend(DirectoryBlobs(root.absolute()), root.absolute())
+    return BlobBackend(DirectoryBlobs(root), root)
+
+
+def _at_home(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise SnapshotUnavailable(path, f"{error}. Write the path in full.") from None
 
 
 def _spool_below(folder: Path) -> Path:

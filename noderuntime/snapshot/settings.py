@@ -35,9 +35,9 @@ class Settings:
     def enabled(self) -> bool:
         return self.to != "none"
 
-    def open(self) -> Any:
-        """The backend. Raises SnapshotUnavailable."""
-        return open_backend(self.to, self.run, Path(self.folder), Path(self.spool), self.options)
+    def open(self, retry_s: float | None = None) -> Any:
+        """The backend. `retry_s`: see open_backend. Raises SnapshotUnavailable."""
+        return open_backend(self.to, self.run, Path(self.folder), Path(self.spool), self.options, retry_s)
 
     def write(self, path: Path) -> None:
         """Write it as a whole or not at all; only its owner can read it."""

@@ -8,7 +8,9 @@ Floor 3; needs the extra `noderuntime[slatedb]`. Only here are incremental snaps
 A full snapshot begins a generation, with as many batches as it takes; an incremental one changes the generation of its
 parent: what is newer, what is gone, and the manifest are one atomic batch. Then the memtable is flushed and a SlateDB
 checkpoint with the snapshot's number as its name is made: that is what publishes it, and what keeps it readable while
-later ones change the same rows. (Measured and rejected: trusting `put`, which returns before anything is durable.)
+later ones change the same rows. A save that is cut off before its checkpoint leaves rows that nothing refers to: a
+generation is never begun twice, and `prune` removes those that no snapshot needs. (Measured and rejected: trusting
+`put`, which returns before anything is durable.)
 
 Two writers: SlateDB fences the older one, which then gets SnapshotConflict.
 
@@ -34,7 +36,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from noderuntime.errors import SnapshotCorrupt
-from noderuntime.snapshot.backend import Listed, SnapshotConflict, SnapshotUnavailable, is_good, is_remote
+from noderuntime.snapshot.backend import Listed, SnapshotConflict, SnapshotUnavailable, is_good
 from noderuntime.snapshot.cut import Walked
 from noderuntime.snapshot.format import RECORDS, Manifest, parse_manifest, read_frames
 from noderuntime.snapshot.proof import prove
@@ -67,7 +69,7 @@ class SlateBackend:
             raise SnapshotUnavailable(self.place, what) from None
         _copy_bytes_at_once()
         self._api: Any = uniffi
-        self._folder = None if is_remote(place) else Path(place)
+        self._folder = Path(place) if place.startswith("/") else None
         self._url = place
         self._options = options
         self._loop = asyncio.new_event_loop()
@@ -183,10 +185,7 @@ class SlateBackend:
         return manifest, _ROW.unpack_from(row)[0]
 
     def read(self, number: int) -> Iterator[list[tuple[bytes, bytes | None]]]:
-        checkpoint = self._run(self._checkpoints()).get(number)
-        if checkpoint is None:
-            raise SnapshotCorrupt(str(number), f"there is no such snapshot in {self.place}")
-        rows = self._rows(number, checkpoint)
+        rows = self._rows(number, self._checkpoint(number))
         try:
             while True:
                 try:
@@ -220,12 +219,18 @@ class SlateBackend:
                 raise SnapshotCorrupt(str(number), f"it has {count} records instead of {manifest.keys}, or other ones")
 
     def verify(self, number: int) -> Manifest:
+        manifest = self.stored(number)
+        prove(manifest, self.read(number), in_order=True)
+        return manifest
+
+    def stored(self, number: int) -> Manifest:
+        return self._run(self._manifest(number, self._checkpoint(number)))
+
+    def _checkpoint(self, number: int) -> str:
         checkpoint = self._run(self._checkpoints()).get(number)
         if checkpoint is None:
             raise SnapshotCorrupt(str(number), f"there is no such snapshot in {self.place}")
-        manifest = self._run(self._manifest(number, checkpoint))
-        prove(manifest, self.read(number), in_order=True)
-        return manifest
+        return checkpoint
 
     def may_build_on(self, manifest: Manifest) -> bool:
         return self._db is not None and manifest.number == self._newest and len(manifest.chain) < CHAIN_MAX
@@ -252,7 +257,7 @@ class SlateBackend:
             if newest >= number:
                 raise SnapshotConflict(self.place, number)
         db = await self._writer()
-        generation = number if manifest.full else self._generation
+        generation = await self._unused_generation(db) if manifest.full else self._generation
         batch = self._api.WriteBatch()
         size = 0
         for kind, key, value in _changes(number, walked):
@@ -302,33 +307,51 @@ class SlateBackend:
                 kept = [*kept, saviour]
                 rest = [item for item in rest if item is not saviour]
         removed = [item.number for item in rest]
-        if removed:
+        if removed or self._db is not None:
             self._run(self._remove(removed, [item.number for item in kept]))
         return removed
 
     async def _remove(self, numbers: list[int], kept: list[int]) -> None:
+        """Remove these snapshots, and all rows that belong to none of `kept`: those too that were left by a save or a
+        prune that was cut off."""
         db = await self._writer()
         checkpoints = await self._checkpoints()
         admin = self._admin()
         for number in numbers:
             await admin.delete_checkpoint(checkpoints[number])
         in_use = {self._generation}
-        for number in kept:
-            row = await db.get(_MANIFEST.pack(b"m", number))
-            if row is not None:
-                in_use.add(_ROW.unpack_from(row)[0])
         rows = await db.scan_prefix(b"m", self._all())
-        superfluous: set[int] = set()
         batch = self._api.WriteBatch()
+        superfluous = 0
         while found := await rows.next_batch(ROWS_PER_CALL):
             for row in found:
                 _, number = _MANIFEST.unpack(row.key)
-                if number not in kept:
+                if number in kept:
+                    in_use.add(_ROW.unpack_from(row.value)[0])
+                else:
                     batch.delete(row.key)
-                    superfluous.add(_ROW.unpack_from(row.value)[0])
-        await db.write(batch)
-        for generation in superfluous - in_use:
-            await self._drop(db, generation)
+                    superfluous += 1
+        if superfluous:
+            await db.write(batch)
+        for generation in await self._generations(db):
+            if generation not in in_use:
+                await self._drop(db, generation)
+
+    async def _generations(self, db: Any) -> list[int]:
+        """Those that have rows, in order."""
+        found: list[int] = []
+        while True:
+            start = _GENERATION.pack(b"r", found[-1] + 1 if found else 0)
+            end = _GENERATION.pack(b"s", 0)
+            rows = await db.scan(self._api.KeyRange(start=start, start_inclusive=True, end=end, end_inclusive=False))
+            first = await rows.next_batch(1)
+            if not first:
+                return found
+            found.append(_GENERATION.unpack_from(first[0].key)[1])
+
+    async def _unused_generation(self, db: Any) -> int:
+        """One without rows. A save that was cut off before its checkpoint has left some under its own."""
+        return max([self._generation, *await self._generations(db)]) + 1
 
     async def _drop(self, db: Any, generation: int) -> None:
         rows = await db.scan_prefix(_GENERATION.pack(b"r", generation), self._all())

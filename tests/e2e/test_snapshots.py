@@ -341,15 +341,39 @@ def test_without_snapshots_there_are_none_and_nothing_is_promised(programs: Fold
     assert snapshots(programs) == []
 
 
-def test_a_place_that_cannot_be_written_keeps_the_state_of_a_stopped_run_in_memory(programs: Folder) -> None:
+def test_a_place_that_can_no_longer_be_written_keeps_the_state_of_a_stopped_run_in_memory(programs: Folder) -> None:
+    dataflow = flow("numbers", "running", to="./file/below", every="60s")
+    running = programs.start(dataflow, env=SLOW, stop_after_s=2)
+    running.wait_running()
+    shutil.rmtree(programs.folder / "file")
     (programs.folder / "file").write_text("in the way")
-    dataflow = flow("numbers", "running", to="./file/below")
-    running = programs.start(dataflow, env=SLOW, stop_after_s=0.5)
     assert running.finish() == 0
     assert any("there is no last snapshot" in text and "--resume" in text for text in running.statuses())
     assert programs.run_dir().space.exists()
     (programs.folder / "file").unlink()
     again = programs.start(resume=True)
+    assert again.finish() == 0
+    assert results(programs) == RUNNING_SUM
+
+
+def test_a_place_that_cannot_be_used_is_known_before_the_run_begins(programs: Folder) -> None:
+    (programs.folder / "file").write_text("in the way")
+    running = programs.start(flow("numbers", "running", to="./file/below"))
+    assert running.finish() == 1
+    assert any("snapshots in" in text and "file/below" in text for text in running.statuses())
+    assert not (programs.folder / "out.txt").exists()
+    assert not programs.run_dir().root.exists()
+
+
+def test_a_start_that_fails_is_not_what_resume_continues_from(programs: Folder) -> None:
+    dataflow = flow("numbers", "running")
+    assert programs.start(dataflow, env=SLOW, stop_after_s=0.7).finish() == 0
+    before = snapshots(programs)
+    assert before
+    wrong = programs.start(dataflow + "state: {seed: {command: ['false']}}\n")
+    assert wrong.finish() == 1
+    assert snapshots(programs) == before
+    again = programs.start(dataflow, resume=True)
     assert again.finish() == 0
     assert results(programs) == RUNNING_SUM
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgpack
+
 from noderuntime.snapshot.keeper import Keeper
 from noderuntime.space import claims, keys, records, shared
 from noderuntime.space.space import Space, create, scan
@@ -21,6 +23,7 @@ def make_space(folder: Path, size_bytes: int = 64 << 20) -> Space:
     space = create(folder, size_bytes, BOOT)
     with space.write() as txn:
         claims.register(txn, NODES)
+        txn.put(keys.fact("fingerprint"), msgpack.packb("f"))  # a run has begun in it
     return space
 
 

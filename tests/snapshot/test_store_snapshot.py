@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
 from noderuntime.errors import StoreError
 from noderuntime.snapshot.cut import SpaceTooFull
 from noderuntime.snapshot.keeper import Keeper
 from noderuntime.snapshot.settings import Settings
+from noderuntime.space import keys
 from noderuntime.space.space import Space
 from noderuntime.store_snapshot import Snapshots
 
-from .spaces import make_space, save
+from .spaces import keeper, make_space, save
 
 FAR = 1e6
 
@@ -184,3 +186,22 @@ def test_settings_are_read_back_as_they_were_written_and_by_nobody_else(world: W
     (tmp_path / "torn").write_text('{"run": ')
     assert Settings.read(tmp_path / "torn") is None
     assert Settings.read(tmp_path / "nowhere") is None
+
+
+def test_before_a_run_has_begun_no_snapshot_is_taken(world: World) -> None:
+    """A start that fails would leave an empty one as the newest."""
+    keeper(world.space, world.settings().open()).take("end")
+    with world.space.write() as txn:
+        txn.delete(keys.fact("fingerprint"))
+    snapshots = world.open(resumed=False)
+    snapshots.tick()
+    settle(snapshots)
+    with pytest.raises(StoreError, match="not begun"):
+        snapshots.take({"why": "asked"})
+    assert world.whys() == ["end"]
+    assert snapshots.due_s > 0
+    with world.space.write() as txn:
+        txn.put(keys.fact("fingerprint"), msgpack.packb("f"))
+    snapshots.tick()
+    settle(snapshots)
+    assert world.whys() == ["end", "start"]
