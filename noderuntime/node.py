@@ -319,6 +319,12 @@ class Node:
             decoded = records.decode_message(record, member.body(key, record) if record[1] else None)
         except Dropped:
             return _DROPPED
+        except Exception:
+            # no value at all, from a node in another language: were it not in hand when this program ends, it would
+            # never become a dead letter
+            if self._free_slots:
+                member.page.take(self._free_slots[-1], key)
+            raise
         lives = member.attempts.get(key, 0)
         staged.ack = (key, input, record)
         if lives:

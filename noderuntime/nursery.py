@@ -287,7 +287,7 @@ class Nursery:
             (spare.pid,) = PID.unpack(said)
             try:
                 spare.pidfd = os.pidfd_open(spare.pid)
-            except OSError:
+            except (OSError, OverflowError):  # it is gone, or that is not the number of a process
                 self._drop(spare)  # it finds its gate closed, and exits
         elif said:
             self._refuse(spare, _error_of(said))

@@ -516,10 +516,10 @@ class Runtime:
             ("closing the logs", self._notes.close),
             ("marking the run", lambda: self._mark(keep)),
             ("letting go of the run", lambda: self._held.release() if keep else self._held.remove()),
+            ("letting go of the run's lock", self._held.release),  # a second time does nothing
         ]
         for what, step in steps:
             ending.call(f"at the end of the run: {what}", step)
-        self._held.release()  # a second time does nothing
 
     def _mind_signals(self) -> None:
         signal.set_wakeup_fd(-1)

@@ -342,7 +342,7 @@ def refuse(error: NodeRuntimeError, router: Router) -> int:
         if request.operation == "quit":
             router.send(identity, Reply(request.number, {}, "", ""))
             return 0
-        router.send(identity, Reply(request.number, {}, type(error).__name__, str(error)))
+        router.send(identity, refusal(request.number, request.operation, error))
 
 
 class Service:

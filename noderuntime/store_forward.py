@@ -88,6 +88,7 @@ class Forward:
         if change is None:
             worker.submit(self._query, identity, request)
             return
+        writer = self._writer(request)
         with self._lock:
             number, reply = self._last.get(request.client, (0, None))
             if request.number <= number:
@@ -100,7 +101,6 @@ class Forward:
             self._last.move_to_end(request.client)
             while len(self._last) > CLIENTS_KEPT:
                 self._last.popitem(last=False)
-        writer = self._writer(request)
         worker.submit(self._answer, identity, request, partial(change, writer))
 
     def _query(self, identity: bytes, request: Request) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from noderuntime import process
-from noderuntime.nursery import ASKED_MAX, Nursery, Order, Spawning
+from noderuntime.forkserver import PID
+from noderuntime.nursery import ASKED_MAX, Nursery, Order, Spare, Spawning
 
 WAIT_S = 20.0
 ENV = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
@@ -318,3 +320,18 @@ def test_a_nursery_killed_many_times_in_a_row_costs_no_spawn(parent: Parent) -> 
     parent.finish(child)
     assert child.spawning.error is None
     assert child.wait() == 7
+
+
+@pytest.mark.parametrize("pid", [2**31, -1, 0, 2**63 - 1])
+def test_a_spare_that_tells_an_impossible_pid_is_let_go(parent: Parent, pid: int) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    spare = Spare()
+    spare.gate = ours.detach()
+    parent.nursery._spares[spare.gate] = spare
+    parent.nursery._gates.register(spare.gate, select.EPOLLIN)
+    theirs.send(PID.pack(pid))
+    parent.nursery.advance()
+    assert spare.gate == -1
+    theirs.close()
+    assert parent.spawn(argv=["/bin/true"]).wait() == 0

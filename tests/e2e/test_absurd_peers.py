@@ -7,9 +7,12 @@ from __future__ import annotations
 import json
 import os
 import random
+from pathlib import Path
 from typing import Any
 
 import absurd
+import msgpack
+import pyarrow
 import pytest
 import zmq
 from harness import SUMS, Folder, Running, wait_until
@@ -296,6 +299,61 @@ def test_clients_may_ask_anything_with_a_node_open(folder: Folder, part: int) ->
     peer.close()
     assert running.finish(60.0) == 0, (seed, running.statuses())
     assert running.lines("sink") == ["last 45150 of 301"], seed
+
+
+RECEIVERS = """
+nodes:
+  - {id: guest, path: dynamic, outputs: [g]}
+  - id: takes
+    operator: {python: takes.py, inputs: {g: guest/g}}
+  - {id: node, path: node.py, inputs: {g: guest/g}, restart_policy: on-failure}
+"""
+TAKES = """
+class Operator:
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT":
+            print("took", type(event["value"]).__name__, flush=True)
+"""
+NODE = """
+from noderuntime import Node
+for event in Node():
+    if event["type"] == "INPUT":
+        print("took", type(event["value"]).__name__, flush=True)
+"""
+
+
+def test_the_store_decodes_no_arrays_and_what_is_no_value_becomes_a_dead_letter(folder: Folder) -> None:
+    folder.write(takes_py=TAKES, node_py=NODE)
+    running = folder.start(RECEIVERS)
+    running.wait_running("takes", "node")
+    runtime, welcome = opened(running)
+    peer = Peer(folder.run_dir().store_socket)
+    node = {"node": "guest", "incarnation": welcome.incarnation}
+    peer.say(Request(VERSION, "odd", 1, "node_open", {**node, "wiring": welcome.wiring, "pid": os.getpid()}))
+    assert not peer.expect(Reply).error
+    table = pyarrow.table({"a": [1, 2]})
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    messages = [
+        ["g", 1, "ndarray", msgpack.packb(["<f8", [2, 5]]), bytes(80), b""],
+        ["g", 2, "arrow", b"table", sink.getvalue().to_pybytes(), b""],
+        ["g", 3, "msgpack", b"", b"\xdd\xff\xff\xff\xff" + bytes(100_000), b""],  # an array of 4 billion items
+        ["g", 4, "msgpack", b"", b"\xa3end", b""],
+    ]
+    peer.say(Request(VERSION, "odd", 2, "node_send", {**node, "messages": messages, "wait": 10}))
+    reply = peer.expect(Reply)
+    assert (reply.error, reply.result) == ("", {"sent": {"g": 4}, "done": True})
+    maps = Path(f"/proc/{running.helper('nr-store')}/maps").read_text()
+    assert "numpy" not in maps and "arrow" not in maps
+    runtime.say(Bye(True, ""))
+    runtime.close()
+    peer.close()
+    assert running.finish(60.0) == 0, running.statuses()
+    for receiver in ("takes", "node"):
+        assert "1 dead letter" in running.rows()[receiver]["reason"]
+        assert [line for line in running.lines(receiver) if line.startswith("took")][-1] == "took str"
+        assert {"took ndarray", "took Table"} <= set(running.lines(receiver))
 
 
 # --- runtime -> children, store -> clients --------------------------------------------------------------------------

@@ -205,3 +205,21 @@ def test_before_a_run_has_begun_no_snapshot_is_taken(world: World) -> None:
     snapshots.tick()
     settle(snapshots)
     assert world.whys() == ["end", "start"]
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), ConnectionResetError(), RecursionError(), SystemExit()])
+def test_whatever_a_backend_raises_is_a_failed_snapshot_and_the_next_one_is_taken(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    snapshots = world.open()
+    with monkeypatch.context() as broken:
+
+        def fail(*given: Any) -> Any:
+            raise error
+
+        broken.setattr(Keeper, "take", fail)
+        found = world.take(snapshots, "end")
+    assert found["state"] == "failed"
+    assert type(error).__name__ in found["error"] or str(error) in found["error"]
+    assert len(world.said) == 1
+    assert world.take(snapshots, "end")["state"] == "done"

@@ -1,0 +1,69 @@
+"""The end of a run is a list of steps: each happens, whatever those before it have raised."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from noderuntime import process
+from noderuntime.logs import Notes, RunLogs
+from noderuntime.rundir import RunDir
+from noderuntime.runtime import Runtime
+
+
+class Fails:
+    """Whatever is called is noted, and raises."""
+
+    def __init__(self, name: str, called: list[str]) -> None:
+        self._name = name
+        self._called = called
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*given: Any, **more: Any) -> Any:
+            self._called.append(f"{self._name}.{name}")
+            raise ValueError(f"{self._name}.{name}")
+
+        return call
+
+
+def test_each_step_of_the_end_happens_although_all_of_them_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    observer: Any = Fails("observer", called)
+    runtime: Any = Runtime.__new__(Runtime)
+    reading, writing = os.pipe()
+    names = "crew store link nursery router lock_watch loop chaos snapshots outbox held"
+    for name in names.split():
+        setattr(runtime, f"_{name}", Fails(name, called))
+    runtime._observer = observer
+    runtime._notes = Notes(observer, RunLogs(tmp_path))
+    runtime._reserve = []
+    runtime._run_dir = RunDir(tmp_path / "no" / "such" / "folder")
+    runtime._signals, runtime._signalled = reading, writing
+    runtime._letters = [{"node": "a"}]
+    runtime._file = SimpleNamespace(log_dir=str(tmp_path / "gone"), name="run", file="flow.yml")
+    runtime._figures = {}
+    runtime._gave_up = ""
+    runtime._dataflow = SimpleNamespace(nodes=[SimpleNamespace(id="a")])
+    runtime._keeps_state = True
+    runtime._phase = "over"
+
+    def kill_descendants(within_s: float) -> list[int]:
+        called.append("kill")
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(process, "kill_descendants", kill_descendants)
+    monkeypatch.setattr("noderuntime.runtime.signal.signal", lambda *given: None)
+    runtime._end()
+    wanted = ["crew.close", "store.close", "link.close", "nursery.close", "kill", "router.close", "lock_watch.close",
+              "loop.close", "chaos.finish", "observer.summary", "held.release"]  # fmt: skip
+    assert [name for name in called if name in wanted] == [*wanted, "held.release"]
+    with pytest.raises(OSError, match="descriptor"):
+        os.fstat(reading)
+    told = (tmp_path / "runtime.log").read_text()
+    assert "crew.close" in told and "Too many open files" in told
