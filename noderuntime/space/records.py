@@ -74,7 +74,7 @@ def encode_message(
         if len(body) > place.message_bytes_max:
             raise ValueTooLarge("a message", len(body), place.message_bytes_max)
         pool = place.pool
-        segment = pool.segment_of(value) if kind == values.NDARRAY else None
+        segment = pool.segment_of(value, views=1) if kind == values.NDARRAY else None
         if segment is None:
             segment = pool.fill(body, partial(place.announce, to))
         start = pack_message(kind, SEGMENT, len(head), len(packed), number, sent_ns)

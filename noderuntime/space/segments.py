@@ -26,13 +26,14 @@ import fcntl
 import mmap
 import os
 import struct
+import sys
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from noderuntime.errors import StoreFull
 from noderuntime.space import keys
@@ -137,6 +138,15 @@ class Segment:
             fcntl.flock(self.fd, fcntl.LOCK_UN)
 
 
+class _Allocated(NamedTuple):
+    """What `allocate` gave out. `references`: those of the root array while the array is its one view."""
+
+    segment: Segment
+    root: weakref.ref[NDArray[Any]]
+    array: weakref.ref[NDArray[Any]]
+    references: int
+
+
 class SegmentPool:
     """The segments that this node owns and reuses. Adopts what an earlier life has left.
 
@@ -154,7 +164,7 @@ class SegmentPool:
         self._hollow: dict[int, list[Segment]] = {}  # by size: files whose memory was given back
         self._numbers = 0
         self._allowance = 0  # bytes that may be taken before the next look
-        self._allocated: dict[int, Segment] = {}  # address of the data -> segment, for arrays of `allocate`
+        self._allocated: dict[int, _Allocated] = {}  # by address of the data: arrays of `allocate`
         self._released: deque[tuple[Segment, int]] = deque()
         folder.mkdir(mode=0o700, exist_ok=True)
         for path in sorted(folder.glob(f"{owner}-*")):
@@ -328,17 +338,29 @@ class SegmentPool:
         segment = self.take(length)
         root: np.ndarray[Any, Any] = np.frombuffer(segment.map, dtype=np.uint8, count=length)
         address = int(root.ctypes.data)
-        self._allocated[address] = segment
         weakref.finalize(root, self._released.append, (segment, address)).atexit = False
         array: NDArray[Any] = root[: count * kind.itemsize].view(kind).reshape(shape)
+        self._allocated[address] = _Allocated(segment, weakref.ref(root), weakref.ref(array), sys.getrefcount(root))
         return array
 
-    def segment_of(self, array: NDArray[Any]) -> Segment | None:
-        """The segment whose beginning `array` is, when it came from `allocate`; it is sealed, and needed once more."""
-        segment = self._allocated.get(int(array.ctypes.data))
-        if segment is None or not array.flags.c_contiguous or array.nbytes > segment.size:
+    def segment_of(self, array: NDArray[Any], views: int = 0) -> Segment | None:
+        """The segment whose beginning `array` is, when it came from `allocate`; it is sealed, and needed once more.
+
+        All of the allocation is read-only then. Where that cannot be had, None: a view that is not known here (a slice
+        that the sender keeps, say) can still be written, and then the data has to be copied. `views`: how many the
+        caller itself holds.
+        """
+        allocated = self._allocated.get(int(array.ctypes.data))
+        if allocated is None or not array.flags.c_contiguous or array.nbytes > allocated.segment.size:
             return None
-        array.flags.writeable = False
+        segment, root = allocated.segment, array.base
+        whole = allocated.array()
+        # numpy makes the root the base of each view of a view, so its references tell how many there are
+        known = views + (0 if whole is None or whole is array else 1)
+        if root is None or root is not allocated.root() or sys.getrefcount(root) - allocated.references != known:
+            return None
+        for each in (root, array) if whole is None else (root, whole, array):
+            each.flags.writeable = False
         segment.seal()
         segment.users += 1
         return segment

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import gc
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +249,71 @@ def test_a_part_of_an_allocated_array_or_another_view_of_it_is_copied(
     first, second = net.messages(net.begin("left"))
     assert (see(views, first) == array[100:]).all()
     assert (see(views, second) == array.T).all()
+
+
+class Own(np.ndarray[Any, Any]):
+    pass
+
+
+def still_written(array: np.ndarray[Any, Any]) -> bool:
+    try:
+        array[...] = 9
+    except ValueError:
+        return False
+    return True
+
+
+FORMS: dict[str, Callable[[Any], list[Any]]] = {  # the array to send, and what the sender keeps
+    "the beginning": lambda array: [array[:100], array],
+    "all of it, with slices that were made before": lambda array: [array, array[:50], array[60:]],
+    "the beginning, with a slice that was made before": lambda array: [array[:100], array[20:30], array],
+    "only a slice is kept": lambda array: [array[:100]],
+    "another shape": lambda array: [array.reshape(-1), array],
+    "another type": lambda array: [array.view("<u2"), array],
+    "a view of a view": lambda array: [array[:150][:120], array],
+    "a transposed one is kept": lambda array: [array, array.T],
+    "a subclass": lambda array: [array.view(Own), array],
+    "an array made of a subclass": lambda array: [np.asarray(array.view(Own)), array],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_was_sent_is_not_changed_by_its_sender_whatever_view_of_it_the_sender_keeps(
+    net: Net, sender: Sender, views: SegmentViews, form: str
+) -> None:
+    array = sender.pool.allocate((200, KB))
+    array[:] = 5
+    sent, *kept = FORMS[form](array)
+    del array
+    held = sent.copy()
+    sender.send(sent)
+    for each in (sent, *kept):
+        still_written(each)
+    found = see(views, net.messages(net.begin("left"))[0])
+    assert bytes(memoryview(found).cast("B")) == held.tobytes()
+
+
+@pytest.mark.parametrize("form", ["the beginning", "only a slice is kept", "another shape", "another type"])
+def test_views_of_an_allocated_array_from_its_beginning_are_sent_without_a_copy(
+    net: Net, sender: Sender, form: str
+) -> None:
+    array = sender.pool.allocate((200, KB))
+    sent, *kept = FORMS[form](array)
+    del array
+    sender.send(sent)
+    assert files(net) == 1
+    assert not any(map(still_written, (sent, *kept)))
+
+
+def test_an_allocated_array_may_be_filled_through_views_and_sent_again(net: Net, sender: Sender) -> None:
+    array = sender.pool.allocate((200, KB))
+    for row in array:
+        row[:] = 3
+    np.multiply(array[:, ::2], 2, out=array[:, ::2])
+    del row
+    for _ in range(2):
+        sender.send(array)
+    assert files(net) == 1
 
 
 def test_an_allocated_array_that_is_never_sent_gives_its_segment_back(net: Net, sender: Sender) -> None:
