@@ -6,6 +6,8 @@ Names are loaded when they are first used, so that `import noderuntime` costs an
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -83,6 +85,8 @@ _HOMES = {
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
+_NEEDED = frozenset({"lmdb", "msgpack", "numpy", "pyarrow", "yaml", "zmq"})
+
 __version__ = "0.1.0"
 __all__ = sorted([*_HOME_OF, "merges"])
 
@@ -93,9 +97,34 @@ def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'noderuntime' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"noderuntime.{home}"), name)
+    try:
+        value = getattr(importlib.import_module(f"noderuntime.{home}"), name)
+    except Exception as error:  # an AttributeError would become "cannot import name", and hide why
+        hiding = _hiding()
+        if not hiding:
+            raise ImportError(f"noderuntime.{name} cannot be imported: {type(error).__name__}: {error}") from error
+        raise ImportError(
+            f"noderuntime.{name} cannot be imported, because {hiding} hides another module of that name. Rename that "
+            f"file ({type(error).__name__}: {error})",
+            path=hiding,
+        ) from None
     globals()[name] = value
     return value
+
+
+def _hiding() -> str:
+    """The file of a loaded module that has the name of one of the standard library's, or of one that we need, and lies
+    elsewhere: with the user's program, say. "" when there is none."""
+    library = os.path.realpath(os.__file__).rpartition(os.sep)[0] + os.sep
+    beside = os.path.realpath(sys.path[0]) + os.sep if sys.path and sys.path[0] else ""
+    for name in sorted((sys.stdlib_module_names | _NEEDED) & sys.modules.keys()):
+        file = getattr(sys.modules[name], "__file__", None)
+        if not file or name == "__main__":
+            continue
+        place = os.path.realpath(file)
+        if (beside and place.startswith(beside)) if name in _NEEDED else not place.startswith(library):
+            return str(file)
+    return ""
 
 
 def __dir__() -> list[str]:

@@ -31,6 +31,7 @@ from noderuntime.errors import NodeRuntimeError, ProtocolError
 
 VERSION = 1
 FRAME_BYTES_MAX = 16 * 1024 * 1024
+TEXT_ERRORS = "surrogateescape"  # paths that are not UTF-8 are such texts in Python
 
 # Exit codes of our child processes; any other one is the user's code speaking, or its death.
 EXIT_FENCED = 75  # this process belongs to an incarnation that has been replaced: no failure
@@ -223,7 +224,7 @@ def encode(message: Message) -> bytes:
     name = _NAMES[kind]
     values = [name, *(getattr(message, item) for item, _ in _SHAPES[name][1])]
     try:
-        frame: bytes = msgpack.packb(values, use_bin_type=True)
+        frame: bytes = msgpack.packb(values, use_bin_type=True, unicode_errors=TEXT_ERRORS)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:  # a lone surrogate, an int over 64 bits
         raise ProtocolError(f"{name}: {describe(error)}") from None
     if len(frame) > FRAME_BYTES_MAX:
@@ -243,7 +244,7 @@ def decode(frame: bytes | memoryview) -> Message:
     if len(frame) > FRAME_BYTES_MAX:
         raise ProtocolError(f"{len(frame)} bytes; a frame holds at most {FRAME_BYTES_MAX}")
     try:
-        body = msgpack.unpackb(frame, raw=False, strict_map_key=False)
+        body = msgpack.unpackb(frame, raw=False, strict_map_key=False, unicode_errors=TEXT_ERRORS)
     except (ValueError, msgpack.exceptions.UnpackException, RecursionError, TypeError, OverflowError) as error:
         raise ProtocolError(f"not one MessagePack value: {type(error).__name__}") from None
     if not isinstance(body, list) or not body or not isinstance(body[0], str):

@@ -1,7 +1,8 @@
 """Directory: sends the lines of all files in a folder that is being filled, each file once, in order of their
 names. A Source: after a crash it goes on exactly behind its last line.
 
-    outputs   line: the text of a line, without its end; metadata {"file", "line"}, counted from 1
+    outputs   line: the text of a line, without its end; metadata {"file", "line"}, counted from 1; bytes of a name that
+              are not UTF-8 are written as \\xNN
     config    path: the folder; a relative one is looked for beside the dataflow file
               pattern: which names, such as "*.log" (default "*")
               encoding, batch   as of `file_lines`
@@ -16,6 +17,8 @@ has something else there, ends the node with an error.
 
 from __future__ import annotations
 
+import os
+from base64 import b64decode, b64encode
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +28,25 @@ from noderuntime.operators import file_lines, followed, settings
 from noderuntime import Context, Source
 
 _DONE = "done:"
+_DONE_BYTES = "done.base64:"  # of names that are not UTF-8
+
+
+def _is_text(name: str) -> bool:
+    return name.isascii() or name.encode(errors="replace").decode() == name
+
+
+def _shown(name: str) -> str:
+    """A name as a text that can be sent: bytes that are not UTF-8 become `\\xNN`."""
+    return name if _is_text(name) else os.fsencode(name).decode(errors="backslashreplace")
+
+
+def _done_key(name: str) -> str:
+    return _DONE + name if _is_text(name) else _DONE_BYTES + b64encode(os.fsencode(name)).decode()
+
+
+def _name_of(key: str) -> str:
+    name = key.removeprefix(_DONE)
+    return name if name != key else os.fsdecode(b64decode(key.removeprefix(_DONE_BYTES)))
 
 
 def _name(value: Any) -> str | None:
@@ -63,10 +85,11 @@ class Operator(Source):
         self.done: set[str] = set()
 
     def restore_state(self, state: dict[str, bytes]) -> None:
-        self.done = {key.removeprefix(_DONE) for key in state if key.startswith(_DONE)}
+        self.done = {_name_of(key) for key in state if key.startswith((_DONE, _DONE_BYTES))}
 
     def produce(self, position: Any, ctx: Context) -> Any:
         name, *place = position or [""]
+        name = os.fsdecode(name)  # bytes, where it is not UTF-8
         if not name:
             place = [0, 0]
             name = self.next_name()
@@ -78,7 +101,7 @@ class Operator(Source):
         if file is None:
             if place[0]:
                 ctx.log.warning(
-                    "%s is gone: what stood behind its line %d is not sent", self.folder / name, place[1]
+                    "%s is gone: what stood behind its line %d is not sent", _shown(str(self.folder / name)), place[1]
                 )
                 self.finish(name, ctx)
             return ["", 0, 0]
@@ -86,9 +109,9 @@ class Operator(Source):
             name = Path(file.name).name  # it may have another one by now
             lines = file_lines.Lines(file, place, self.encoding, follow=False)
             for sent, line in enumerate(lines, 1):
-                ctx.send_output("line", line.rstrip("\r\n"), {"file": name, "line": lines.number})
+                ctx.send_output("line", line.rstrip("\r\n"), {"file": _shown(name), "line": lines.number})
                 if sent == self.batch:
-                    return [name, *lines.position]
+                    return [name if _is_text(name) else os.fsencode(name), *lines.position]
         self.finish(name, ctx)
         return ["", 0, 0]
 
@@ -106,8 +129,9 @@ class Operator(Source):
                 return renamed
             file.close()
             raise ValueError(
-                f"{self.folder / name} has changed: its line {place[1]} ended at byte {place[0]}, and now the file is "
-                "shorter, or something else stands there. Put it back, or take it away to give up the rest of it"
+                f"{_shown(str(self.folder / name))} has changed: its line {place[1]} ended at byte {place[0]}, and now "
+                "the file is shorter, or something else stands there. Put it back, or take it away to give up the rest "
+                "of it"
             )
         return file
 
@@ -124,7 +148,7 @@ class Operator(Source):
         return None
 
     def finish(self, name: str, ctx: Context) -> None:
-        ctx.save_state(_DONE + name, b"")
+        ctx.save_state(_done_key(name), b"")
         self.done.add(name)
 
     def next_name(self) -> str:

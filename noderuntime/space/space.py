@@ -165,7 +165,7 @@ class Space:
 
     def copy(self, folder: Path, txn: Any) -> None:
         """Copy what `txn` sees into an empty folder, at the speed of memory and without holding up Python threads."""
-        self.env.copy(str(folder), compact=True, txn=txn)
+        self.env.copy(os.fsencode(folder), compact=True, txn=txn)
 
     def used_share(self, txn: Any) -> float:
         """The share of the space that live pages take, as `txn` sees it. O(1)."""
@@ -218,7 +218,7 @@ def create(folder: Path, size_bytes: int, boot_id: str) -> Space:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not (folder / "data.mdb").exists():
             options |= _engine()
-        with lmdb.open(str(folder), map_size=size_bytes, max_readers=READERS_MAX, **options) as env, \
+        with lmdb.open(os.fsencode(folder), map_size=size_bytes, max_readers=READERS_MAX, **options) as env, \
                 env.begin(write=True) as txn:
             if txn.get(keys.fact("format")) is None:
                 for name, value in facts.items():
@@ -236,7 +236,7 @@ def open_space(folder: Path) -> Space:
     lock_word = _map_lock_word(folder / "lock.mdb")
     try:
         # 0: the size in force is the one that the store process has written into the meta page
-        env = lmdb.open(str(folder), map_size=0, max_readers=READERS_MAX, **_options(create=False))
+        env = lmdb.open(os.fsencode(folder), map_size=0, max_readers=READERS_MAX, **_options(create=False))
     except lmdb.Error as error:
         lock_word.release()
         raise StoreError(f"no space at {folder}: {error}. Is the run still there? See `noderuntime ps -a`.") from error
@@ -282,7 +282,7 @@ class Fullness:
 @contextmanager
 def read_copy(folder: Path) -> Iterator[Any]:
     """A read transaction of what `Space.copy` has left in `folder`."""
-    env = lmdb.open(str(folder), readonly=True, lock=False, max_dbs=0, create=False)
+    env = lmdb.open(os.fsencode(folder), readonly=True, lock=False, max_dbs=0, create=False)
     try:
         with env.begin() as txn:
             yield txn

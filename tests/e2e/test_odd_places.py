@@ -105,3 +105,19 @@ def test_five_times_as_much_as_a_small_shared_memory_holds_flows_through_it(tmp_
     assert done.returncode == 0, done.stderr
     assert "counted 320" in done.stdout
     assert not any((small / "home" / "runs").iterdir())
+
+
+def test_folders_and_homes_whose_names_are_not_utf_8_work(tmp_path: Path) -> None:
+    folder, home = tmp_path / os.fsdecode(b"caf\xe9"), tmp_path / os.fsdecode(b"h\xf6me")
+    folder.mkdir()
+    write(folder, 10, 100_000)
+    done = run(folder, home)
+    assert done.returncode == 0 and "counted 10" in done.stdout, done.stderr
+    assert not list((home / "runs").iterdir())
+    done = run(folder, home, "--resume")
+    assert done.returncode == 0 and "nothing is left to do" in done.stderr, done.stderr
+    environ = {**os.environ, "NODERUNTIME_HOME": str(home)}
+    for command in (["state", "get", "--run", "flow", "c0", "count"], ["snapshot", "verify", "--run", "flow"]):
+        line = [sys.executable, "-m", "noderuntime", *command]
+        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60, env=environ)
+        assert done.returncode == 0, done.stderr

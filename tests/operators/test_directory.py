@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,16 @@ def test_other_names_than_those_of_the_pattern_are_passed_over(tmp_path: Path) -
 def test_a_folder_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such folder"):
         directory(tmp_path / "nowhere")
+
+
+def test_names_that_are_not_utf_8_are_read_once_too_and_shown_with_escapes(tmp_path: Path) -> None:
+    for name in (b"\xe9.txt", b"\\xe9.txt", b"a" * 250 + b"\xff.tx", "é.txt".encode()):
+        (tmp_path / os.fsdecode(name)).write_text(f"one of {len(name)}\ntwo\nthree\n")
+    h = directory(tmp_path, batch=2)
+    for _ in range(12):
+        h.produce(crashes=1)
+        h.crash()
+    h.produce_all()
+    shown = [sent.metadata["file"] for sent in h.sent[::3]]
+    assert shown == ["\\xe9.txt", "a" * 250 + "\\xff.tx", "é.txt", "\\xe9.txt"]
+    assert [sent.metadata["line"] for sent in h.sent] == [1, 2, 3] * 4
