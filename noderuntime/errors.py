@@ -139,6 +139,15 @@ class HistoryLost(StoreError):
         )
 
 
+class ResumeRefused(StoreError):
+    """`--resume` would lose state or messages that nobody gave up. Say `--drop NODE` or `--rename OLD=NEW`."""
+
+    def __init__(self, what: str, hint: str) -> None:
+        self.what = what
+        self.hint = hint
+        super().__init__(f"{what}\n  {hint}")
+
+
 class StoreUnreachable(StoreError):
     """A store outside this host does not answer. Later calls try again, and succeed when it is back."""
 

@@ -26,6 +26,8 @@ class RunOptions:
     is shown on a terminal, else "". `chaos_s`: a random child is killed about so often; `seed` repeats the kills
     of an earlier run. `watch`: operators are reloaded when their files change. `grace_s`: from the STOP event
     to SIGTERM at a stop. `from_snapshot`: resume from this one, and not from a space that is kept.
+    `drop`, `rename` (old id -> new id): nodes that are no longer in the file, and may lose what they have, or have
+    another id now.
     """
 
     name: str
@@ -34,6 +36,8 @@ class RunOptions:
     resume: bool = False
     from_snapshot: int | None = None
     fresh: bool = False
+    drop: Sequence[str] = ()
+    rename: Mapping[str, str] = field(default_factory=dict)
     stop_after_s: float | None = None
     abort_on_failure: bool = False
     terminal: str = ""

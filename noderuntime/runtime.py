@@ -37,8 +37,9 @@ from noderuntime.children import preload_of
 from noderuntime.codewatch import CodeWatch
 from noderuntime.crew import Crew
 from noderuntime.dataflow import Dataflow
-from noderuntime.errors import NodeRuntimeError
+from noderuntime.errors import NodeRuntimeError, ResumeRefused
 from noderuntime.helpers import STORE_ENTRY, GaveUp, NurseryKeeper, StoreKeeper
+from noderuntime.homes import RunRefused
 from noderuntime.lockwatch import Holding, LockWatch, Pinning
 from noderuntime.logs import Notes, RunLogs
 from noderuntime.loop import Loop
@@ -177,6 +178,7 @@ class Runtime:
         self._stopping = False
         self._code = OK  # of a signal that asked to stop
         self._gave_up = ""
+        self._refused = ""  # why it cannot be resumed in this way; nothing was changed
         self._figures: results.Figures = {}
         self._letters: list[dict[str, Any]] = []
         self._signals, self._signalled = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -198,6 +200,9 @@ class Runtime:
                     self._give_up(f"the runtime cannot go on: {error.strerror or error}")
         finally:
             self._end()
+        if self._refused:
+            what, _, hint = self._refused.partition("\n  ")
+            raise RunRefused(self._options.name, what, hint)
         unlucky = self._chaos is not None and not self._chaos.report.is_good
         failed = self._gave_up or self._crew.failed or unlucky or self._outbox.problem
         return self._code or (FAILED if failed else OK)
@@ -298,6 +303,8 @@ class Runtime:
             "fingerprint": self._dataflow.fingerprint(),
             "fresh": self._held.fresh,
             "resume": self._options.resume,
+            "drop": list(self._options.drop),
+            "rename": dict(self._options.rename),
         }
         self._link.request("open", arguments, self._opened, self._not_opened, OPEN_S_MAX)
 
@@ -331,6 +338,10 @@ class Runtime:
         self._crew.connect()
 
     def _not_opened(self, error: str, text: str) -> None:
+        if error == ResumeRefused.__name__:
+            self._refused = self._gave_up = text
+            self._phase = "over"
+            return
         raise GaveUp(text)
 
     # ---- what comes from outside
@@ -485,7 +496,7 @@ class Runtime:
             rows.extend(results.rows(self._crew.children.values(), self._figures))
 
         def sum_up_none() -> None:
-            if not rows:
+            if not rows and not self._refused:
                 rows.extend(results.rows_of_none(self._dataflow, "failed" if self._gave_up else "stopped"))
 
         def decide() -> None:
@@ -510,9 +521,9 @@ class Runtime:
             ("closing the pipe of signals", lambda: _close_all([self._signals, self._signalled])),
             ("the report of the kills", self._report_kills),
             ("deciding whether the state is kept", decide),
-            ("what to do next", lambda: self._tell_what_next(rows, keep)),
+            ("what to do next", lambda: None if self._refused else self._tell_what_next(rows, keep)),
             ("keeping the dead letters", self._write_letters),
-            ("the summary", lambda: self._notes.summary(rows)),
+            ("the summary", lambda: None if self._refused else self._notes.summary(rows)),
             ("closing the logs", self._notes.close),
             ("marking the run", lambda: self._mark(keep)),
             ("letting go of the run", lambda: self._held.release() if keep else self._held.remove()),

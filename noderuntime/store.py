@@ -7,7 +7,7 @@ no LMDB at hand. It may be killed at any time: the space stays, and children go 
 Operations (Request.operation; arguments -> result). Writing ones commit together with the record of the request, so
 one that is repeated after a kill counts once:
 
-    open       nodes, fingerprint, fresh, resume -> numbers, ended, failed, dropped, resumed
+    open       nodes, fingerprint, fresh, resume, drop, rename -> numbers, ended, failed, dropped, resumed
     claim      node, cause, counts, hands, max_attempts, trace -> incarnation, state, by_reference, attempts, buried
                | ended
     end        node, failed, error -> {}
@@ -55,7 +55,7 @@ from noderuntime.snapshot.settings import Settings
 from noderuntime.space import claims, keys, outbox, records, watching
 from noderuntime.space.claims import Graph, Vertex
 from noderuntime.space.letters import counts
-from noderuntime.space.reconcile import adapt, reconcile
+from noderuntime.space.reconcile import adapt, reconcile, refuse_losses, rename
 from noderuntime.space.shared import ttl_to_ns
 from noderuntime.space.space import BROKEN, MARK_NEW_WORK, Space, create, open_space, scan
 from noderuntime.state.seeds import Seed
@@ -173,6 +173,9 @@ class Store:
     # --- the runtime ------------------------------------------------------------------------------------------------
 
     def open(self, txn: Any, arguments: Arguments) -> Result:
+        if arguments["resume"]:
+            rename(txn, arguments["nodes"], arguments.get("rename", {}))
+            refuse_losses(txn, arguments["nodes"], arguments.get("drop", []))
         old = claims.load(txn)
         dropped = reconcile(txn, arguments["nodes"])
         graph = claims.register(txn, arguments["nodes"])

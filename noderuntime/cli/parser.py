@@ -74,6 +74,14 @@ def assignment(text: str) -> tuple[str, str]:
     return key, value
 
 
+def renaming(text: str) -> tuple[str, str]:
+    """A `--rename` option: OLD=NEW."""
+    old, equals, new = text.partition("=")
+    if not old or not equals or not new:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form OLD=NEW")
+    return old, new
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of one call. Raises UsageError; `--help` and `--version` print and raise SystemExit(0)."""
     _check_command(arguments)
@@ -145,6 +153,10 @@ def build() -> tuple[Parser, dict[str, Parser]]:
         help="go on from this snapshot (see `snapshot ls`)",
     )  # fmt: skip
     run.add_argument("--fresh", action="store_true", help="forget what an interrupted run of this name left")
+    about = "with --resume: give up what a node that is no longer in FILE has; may be repeated"
+    run.add_argument("--drop", action="append", default=[], metavar="NODE", help=about)
+    about = "with --resume: the node OLD has the id NEW now; may be repeated"
+    run.add_argument("--rename", type=renaming, action="append", default=[], metavar="OLD=NEW", help=about)
     _env(run, "a variable for all nodes, and for $K in the file; may be repeated")
     run.add_argument("--abort-on-failure", action="store_true", help="stop when a node fails for good")
     run.add_argument("--watch", action="store_true", help="reload operators when their files change")

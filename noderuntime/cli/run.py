@@ -37,6 +37,10 @@ def run(options: Namespace) -> int:
     if options.fresh and (options.resume or options.from_snapshot is not None):
         other = "--resume" if options.resume else "--from"
         raise UsageError(f"--fresh forgets what {other} is to go on with; give one of them", "noderuntime run")
+    if (options.drop or options.rename) and not (options.resume or options.from_snapshot is not None):
+        raise UsageError("--drop and --rename say what --resume may do; give it, too", "noderuntime run")
+    if len(dict(options.rename)) < len(options.rename):
+        raise UsageError("--rename gives one node two ids", "noderuntime run")
     for warning in check_files(dataflow):
         output.warn(warning)
     if not options.detach:
@@ -102,6 +106,8 @@ def _runtime(
             resume=options.resume or options.from_snapshot is not None,
             from_snapshot=options.from_snapshot,
             fresh=options.fresh,
+            drop=options.drop,
+            rename=dict(options.rename),
             stop_after_s=options.stop_after,
             abort_on_failure=options.abort_on_failure,
             terminal=terminal,

@@ -2,15 +2,20 @@
 
 A node matches by id and kind, an input by its name and source, an output by its name. What was kept for others (private
 state, queued messages, dead letters) would otherwise be found again by whoever gets their numbers later.
+
+A node that is gone and has something to lose is refused, unless it was given up by its name (`refuse_losses`); one that
+has another id now takes everything along (`rename`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 import msgpack
 
+from noderuntime.errors import ResumeRefused
 from noderuntime.space import claims, keys, records
 from noderuntime.space.claims import Graph, Vertex
 from noderuntime.space.mailbox import queue_of
@@ -42,9 +47,110 @@ def reconcile(txn: Any, wanted: list[dict[str, Any]]) -> list[str]:
         outputs = {name: number for name, number in vertex.outputs.items() if name in item["outputs"]}
         _forget_outputs(txn, vertex, outputs)
         kept[vertex.id] = replace(vertex, inputs=inputs, outputs=outputs)
-    plain = [[v.id, v.number, {n: list(i) for n, i in v.inputs.items()}, v.outputs] for v in kept.values()]
-    txn.put(keys.fact("graph"), msgpack.packb(plain))
+    _put_graph(txn, kept.values())
     return dropped
+
+
+def rename(txn: Any, wanted: list[dict[str, Any]], names: Mapping[str, str]) -> None:
+    """Give nodes the ids that they have in the dataflow file now (old -> new). Raises ResumeRefused."""
+    known = claims.load(txn)
+    ids = {item["id"] for item in wanted}
+    for old, new in names.items():
+        if old not in known:
+            there = ", ".join(known) or "none"
+            raise ResumeRefused(f"--rename {old}={new}: the run had no node {old!r}", f"It had: {there}.")
+        if old in ids:
+            raise ResumeRefused(f"--rename {old}={new}: {old!r} is still in the dataflow file", "Leave --rename out.")
+        if new not in ids:
+            raise ResumeRefused(f"--rename {old}={new}: the dataflow file has no node {new!r}", "Write its id of now.")
+        if new in known or list(names.values()).count(new) > 1:
+            raise ResumeRefused(f"--rename {old}={new}: there is a node {new!r} already", "Choose another id.")
+    if not names:
+        return
+
+    def source_of(source: str) -> str:
+        node, slash, output = source.rpartition("/")
+        return f"{names.get(node, node)}{slash}{output}"
+
+    renamed = [
+        replace(
+            vertex,
+            id=names.get(vertex.id, vertex.id),
+            inputs={name: (number, source_of(source)) for name, (number, source) in vertex.inputs.items()},
+        )
+        for vertex in known.values()
+    ]
+    _put_graph(txn, renamed)
+    packed = txn.get(keys.fact("numbers"))
+    given = msgpack.unpackb(packed) if packed else {}
+    for old, new in names.items():
+        if new in given:  # of a node that is long gone: its numbers are never given again
+            of_before = given.pop(new)
+            given[f"\0{new} {of_before[0]}"] = of_before
+        given[new] = given.pop(old)
+    for _, inputs, _ in given.values():
+        for feed in list(inputs):
+            name, _, source = feed.partition(" ")
+            if source and source_of(source) != source:
+                inputs[f"{name} {source_of(source)}"] = inputs.pop(feed)
+    txn.put(keys.fact("numbers"), msgpack.packb(given))
+    for vertex in renamed:
+        for key, packed in list(scan(txn, keys.dead_prefix(vertex.number))):
+            letter = msgpack.unpackb(packed)
+            source, _, number = letter["uid"].rpartition("#")
+            if source_of(source) != source:
+                txn.put(key, msgpack.packb({**letter, "uid": f"{source_of(source)}#{number}"}))
+
+
+def refuse_losses(txn: Any, wanted: list[dict[str, Any]], drop: Collection[str]) -> None:
+    """Raises ResumeRefused when something of a node would be lost that is not in `drop`."""
+    known = claims.load(txn)
+    ids = {item["id"] for item in wanted}
+    for id in drop:
+        if id in ids:
+            raise ResumeRefused(f"--drop {id}: {id!r} is still in the dataflow file", "Leave --drop out.")
+        if id not in known:
+            there = ", ".join(known) or "none"
+            raise ResumeRefused(f"--drop {id}: the run had no node {id!r}", f"It had: {there}.")
+    lost = {
+        id: what
+        for id, vertex in known.items()
+        if id not in ids and id not in drop and (what := _belongings(txn, vertex))
+    }
+    if not lost:
+        return
+    texts = [f"node {id!r} is no longer in the dataflow file: {what} would be lost" for id, what in lost.items()]
+    first = next(iter(lost))
+    new = next((item["id"] for item in wanted if item["id"] not in known), "NEW")
+    drops = " ".join(f"--drop {id}" for id in lost)
+    raise ResumeRefused(
+        "; ".join(texts),
+        f"`--rename {first}={new}` carries it over when the node has another id now; `{drops}` gives it up. "
+        "Nothing was changed.",
+    )
+
+
+def _belongings(txn: Any, vertex: Vertex) -> str:
+    """What a node has to lose, in words; "" for nothing."""
+    counts = {
+        "keys of private state": _count(txn, keys.private_prefix(vertex.number)),
+        "queued messages": sum(
+            record[0] < records.NOTICE_MIN
+            for number, _ in vertex.inputs.values()
+            for _, record in scan(txn, keys.mailbox(vertex.number, number))
+        ),
+        "dead letters": _count(txn, keys.dead_prefix(vertex.number)),
+    }
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
+def _count(txn: Any, prefix: bytes) -> int:
+    return sum(1 for _ in scan(txn, prefix))
+
+
+def _put_graph(txn: Any, vertices: Collection[Vertex]) -> None:
+    plain = [[v.id, v.number, {n: list(i) for n, i in v.inputs.items()}, v.outputs] for v in vertices]
+    txn.put(keys.fact("graph"), msgpack.packb(plain))
 
 
 def adapt(txn: Any, old: Graph, graph: Graph) -> None:

@@ -316,14 +316,46 @@ def test_another_machine_continues_from_an_object_store(to: str, programs: Folde
     assert unquoted(rows(programs)) == RUNNING_SUM
 
 
-def test_a_changed_dataflow_resumes_where_it_matches_and_names_what_is_dropped(programs: Folder) -> None:
-    running = programs.start(flow("numbers", "running"), env=SLOW, stop_after_s=1.0)
-    assert running.finish() == 0
-    changed = flow("numbers", "running").replace("id: database", "id: archive").replace("out.db", "other.db")
-    again = programs.start(changed, resume=True)
+def renamed() -> str:
+    return flow("numbers", "running").replace("id: database", "id: archive")
+
+
+def test_a_node_that_is_gone_keeps_resume_from_beginning_until_it_is_given_up(programs: Folder) -> None:
+    assert programs.start(flow("numbers", "running"), env=SLOW, stop_after_s=1.0).finish() == 0
+    before = snapshots(programs)
+    changed = renamed().replace("out.db", "other.db")
+    refused = programs.start(changed, resume=True)
+    assert refused.finish() == 2
+    told = "".join(refused.errors)
+    assert "'database' is no longer in the dataflow file" in told
+    assert "--rename database=archive" in told
+    assert "--drop database" in told
+    assert snapshots(programs) == before
+    assert not programs.run_dir().root.exists()
+    again = programs.start(changed, resume=True, drop=["database"])
     assert again.finish() == 0
     assert any("'database' is no longer in the dataflow" in text for text in again.statuses())
     assert results(programs) == RUNNING_SUM
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_a_node_with_another_id_goes_on_with_all_it_had(how: str, programs: Folder) -> None:
+    stop_after_s = 1.0 if how == "stopped" else None
+    running = programs.start(flow("numbers", "running"), env=SLOW, stop_after_s=stop_after_s)
+    if how == "stopped":
+        assert running.finish() == 0
+    else:
+        running.wait_running()
+        wait_for_snapshots(programs, 0)
+        os.kill(running.runtime_pid, signal.SIGKILL)
+        running.finish()
+    changed = renamed().replace("id: source", "id: origin").replace("source/out", "origin/out")
+    names = {"database": "archive", "source": "origin"}
+    again = programs.start(changed, resume=True, rename=names)
+    assert again.finish() == 0
+    assert not any("dropped" in text for text in again.statuses())
+    assert results(programs) == RUNNING_SUM
+    assert unquoted(rows(programs)) == RUNNING_SUM
 
 
 def test_a_source_that_cannot_be_replayed_is_named_at_start(folder: Folder) -> None:

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
+from noderuntime.errors import ResumeRefused
 from noderuntime.space import claims, keys, records
 from noderuntime.space.mailbox import queue_of
-from noderuntime.space.reconcile import adapt, reconcile
+from noderuntime.space.reconcile import adapt, reconcile, refuse_losses, rename
 from noderuntime.space.space import Space, create, scan
 
 A: dict[str, Any] = {"id": "a", "kind": "operator", "inputs": [], "outputs": ["x"]}
@@ -120,3 +122,59 @@ def test_a_new_space_has_nothing_to_drop(tmp_path: Path) -> None:
     assert dropped == []
     assert set(graph) == {"a", "b"}
     space.close()
+
+
+C: dict[str, Any] = {**B, "id": "c"}
+
+
+def test_a_node_that_is_gone_and_has_something_is_refused_and_named(space: Space) -> None:
+    with space.write() as txn:
+        with pytest.raises(ResumeRefused, match=r"1 keys of .*, 1 queued messages, 1 dead letters") as refused:
+            refuse_losses(txn, [A, C], [])
+        assert "--rename b=c" in refused.value.hint
+        assert "--drop b" in refused.value.hint
+        refuse_losses(txn, [A, C], ["b"])
+        refuse_losses(txn, [B], [])  # a has nothing to lose
+
+
+@pytest.mark.parametrize(("drop", "told"), [("a", "still in"), ("z", "no node 'z'")])
+def test_what_cannot_be_given_up_is_refused(space: Space, drop: str, told: str) -> None:
+    with space.write() as txn, pytest.raises(ResumeRefused, match=told):
+        refuse_losses(txn, [A, B], [drop])
+
+
+def test_a_renamed_node_keeps_its_number_and_with_it_all_it_has(space: Space) -> None:
+    sender = {**A, "id": "new"}
+    receiver = {**B, "id": "c", "inputs": [["in", "new/x"], ["tick", ""]]}
+    with space.write() as txn:
+        txn.put(keys.dead(1, 2, 0), msgpack.packb({"input": "in", "uid": "a/x#4"}))
+        held = {key: value for key, value in scan(txn, b"") if key[:1] in b"pmqn"}
+        rename(txn, [sender, receiver], {"a": "new", "b": "c"})
+        refuse_losses(txn, [sender, receiver], [])
+        assert reconcile(txn, [sender, receiver]) == []
+        graph = claims.register(txn, [sender, receiver])
+        assert {id: vertex.number for id, vertex in graph.items()} == {"new": 0, "c": 1}
+        assert graph["c"].inputs["in"] == (0, "new/x")
+        assert {key: value for key, value in scan(txn, b"") if key[:1] in b"pmqn"} == held
+        assert msgpack.unpackb(txn.get(keys.dead(1, 2, 0)))["uid"] == "new/x#4"
+        other = claims.register(txn, [sender, receiver, A])
+        assert other["a"].number == 2
+
+
+def test_a_node_takes_the_id_of_one_that_is_long_gone_and_not_its_number(space: Space) -> None:
+    with space.write() as txn:
+        reconcile(txn, [A])
+        claims.register(txn, [A])
+        rename(txn, [B], {"a": "b"})
+        graph = claims.register(txn, [{**A, "id": "b"}])
+        assert graph["b"].number == 0
+        assert claims.register(txn, [{**A, "id": "b"}, {**A, "id": "d"}])["d"].number == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [({"z": "c"}, "no node 'z'"), ({"a": "c"}, "still in"), ({"b": "z"}, "no node 'z'"), ({"b": "a"}, "already")],
+)
+def test_a_rename_that_does_not_fit_is_refused(space: Space, names: dict[str, str], told: str) -> None:
+    with space.write() as txn, pytest.raises(ResumeRefused, match=told):
+        rename(txn, [A, C], names)
