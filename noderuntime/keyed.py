@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, overload
 from noderuntime.batches import RecordEvent
 from noderuntime.keyed_operator import KeyedOperator, wall_clock_s
 from noderuntime.keyed_values import codec_of
+from noderuntime.operator import refuse_lazy
 
 if TYPE_CHECKING:
     from noderuntime.events import Event
@@ -184,6 +185,7 @@ def stateful_map(
         if not callable(function):
             raise TypeError(f"stateful_map: {function!r} is no function(key, value, state)")
         name = getattr(function, "__name__", "stateful_map")
+        refuse_lazy(function, f"stateful_map: {name}")
         # static: found on the class, these must not turn into methods of its instances
         body: dict[str, Any] = {
             "__module__": getattr(function, "__module__", __name__),

@@ -15,6 +15,9 @@
             ctx.send_output("session", {"user": key, "clicks": state})
             return None
 
+        def on_end(self, key, state, ctx):         # all inputs have ended
+            ctx.send_output("session", {"user": key, "clicks": state})
+
 Time is the wall clock, or event time where `time_of` is overridden: then it is the highest time seen so far, and it
 stands still while nothing comes. Both are the same in the life after a crash: event time is part of the state.
 
@@ -26,7 +29,7 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from noderuntime.batches import RecordEvent, records_of
 from noderuntime.keyed_states import NEVER, KeyedStates, Slot
@@ -40,23 +43,36 @@ if TYPE_CHECKING:
     from noderuntime.operator import Context, Status
 
 
+CALLS_MAX: Final = 100_000  # of on_timer for one key in one event, by event time: then the event fails
+CALLS_MAX_WALL_CLOCK: Final = 1000  # the same by the wall clock, after a pause: then the next event continues
+
+
 def wall_clock_s() -> float:
     """Seconds since the epoch: time to live has to count while no process runs."""
     return dt.datetime.now(dt.UTC).timestamp()
 
 
 class KeyContext:
-    """The `ctx` of on_key_event and on_timer: everything of the operator's ctx, and the timer of the key in hand."""
+    """The `ctx` of on_key_event, on_timer and on_end: all of the operator's ctx, and the timer of the key in hand.
 
-    def __init__(self, ctx: Context, now: float, timer: float | None) -> None:
+    `due`: the time of the timer that is being handled.
+    """
+
+    def __init__(self, ctx: Context, now: float, timer: float | None, due: float = NEVER) -> None:
         self._ctx = ctx
+        self._due = due
         self.now = now
         self.timer = timer
 
     def set_timer(self, at: float) -> None:
-        """Call on_timer for this key when the time has come to `at`. A key has one timer: a later call moves it."""
-        if isinstance(at, bool) or not isinstance(at, int | float) or math.isnan(at):
-            raise TypeError(f"set_timer({at!r}): the time is a number of seconds, as ctx.now is")
+        """Call on_timer for this key when the time has come to `at`. A key has one timer: a later call moves it.
+
+        A key whose time to live is over before that is kept until then. In on_timer `at` has to be behind `due`.
+        """
+        if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at):
+            raise TypeError(f"set_timer({at!r}): the time is a finite number of seconds, as ctx.now is")
+        if at <= self._due:
+            raise ValueError(f"set_timer({at!r}) in on_timer: the time has to be later than due, {self._due!r}")
         self.timer = float(at)
 
     def cancel_timer(self) -> None:
@@ -73,7 +89,7 @@ class KeyedOperator(Operator):
     """See the head of this module. `default`: the state of a new key; a callable is called for each.
 
     `ttl`: seconds (or whatever unit `time_of` counts) after its last event when a key is forgotten: by the wall clock
-    at that time, by event time behind it. `codec`: see codec_of.
+    at that time, by event time behind it; when its timer has fired, if that is later. `codec`: see codec_of.
 
     `batch`: whether each message carries many records, as a list, a numpy array or an Arrow table (see records_of).
     Then every method gets the event of one record after the other, whose value is the record; all of the message is one
@@ -109,6 +125,13 @@ class KeyedOperator(Operator):
         """The timer of a key has come. Returns the new state, as on_key_event does."""
         raise NotImplementedError(f"{type(self).__name__} has no on_timer(self, key, due, state, ctx)")
 
+    def on_end(self, key: Any, state: Any, ctx: Any) -> None:
+        """All inputs have ended: called once for each key that has a state, that of the oldest last event first.
+
+        Send what is still open. What it returns is of no account; the state stays as it is. It is not called when the
+        run is stopped before: then `--resume` continues.
+        """
+
     def live_keys(self, ctx: Any) -> list[Any]:
         """The keys that have a state now, those whose last event is the oldest first. It reads all of them."""
         return self._keyed.live(ctx)
@@ -133,6 +156,8 @@ class KeyedOperator(Operator):
 
     def on_event(self, event: Event, ctx: Context) -> Status | None:
         if event.type != "INPUT":
+            if event.type == "STOP" and event["id"] == "ALL_INPUTS_CLOSED":
+                self._handle_end(ctx)
             return None
         keyed = self._keyed
         keyed.begin(ctx)
@@ -145,6 +170,20 @@ class KeyedOperator(Operator):
             self._handle(event, ctx)
         keyed.save(ctx)
         return None
+
+    def _handle_end(self, ctx: Context) -> None:
+        """Call on_end for each live key."""
+        if type(self).on_end is KeyedOperator.on_end:
+            return
+        keyed = self._keyed
+        keyed.begin(ctx)
+        keyed.now = self.clock() if self._needs_clock else keyed.time
+        self._fire(ctx)
+        for tag, key in keyed.live_tags(ctx):
+            slot = keyed.by_tag(tag, ctx)
+            if slot is not None:
+                self.on_end(key, slot.state, KeyContext(ctx, keyed.now, slot.timer))
+        keyed.save(ctx)
 
     def _records(self, event: Event) -> Sequence[Any]:
         try:
@@ -196,9 +235,21 @@ class KeyedOperator(Operator):
     def _fire(self, ctx: Context) -> None:
         """Call on_timer for what is due, in order of time."""
         keyed = self._keyed
+        calls: dict[str, int] = {}
         while keyed.timers and (first := keyed.timers.take(keyed.now)) is not None:
             due, tag = first
             slot = keyed.by_tag(tag, ctx)
-            if slot is not None and not keyed.is_over(slot.last, due):
-                own = KeyContext(ctx, due, None)
-                self._change(slot, self.on_timer(slot.key, due, slot.state, own), NEVER, own)
+            if slot is None:
+                continue
+            called = calls[tag] = calls.get(tag, 0) + 1
+            if called > (CALLS_MAX if self._by_event_time else CALLS_MAX_WALL_CLOCK):
+                if self._by_event_time:
+                    raise ValueError(
+                        f"{type(self).__name__}.on_timer was called {CALLS_MAX} times for the key {slot.key!r:.60} in "
+                        f"one event, which moves time to {keyed.now!r}; the timer is at {due!r} now. Is the time of "
+                        "this event in another unit than that of others, as milliseconds among seconds?"
+                    )
+                keyed.timers.set(tag, due)
+                return
+            own = KeyContext(ctx, due, None, due)
+            self._change(slot, self.on_timer(slot.key, due, slot.state, own), NEVER, own)

@@ -108,7 +108,7 @@ class KeyedStates:
                 if tag.partition(":")[0] in TAG_KINDS:
                     _, last, timer, _ = unpack_stored(stored)
                     if self._ttl is not None and last != NEVER:
-                        ends.append((tag, last + self._ttl))
+                        ends.append((tag, self._end(last, timer)))
                     if timer is not None:
                         timers.append((tag, timer))
         self._ends.load(ends)
@@ -161,7 +161,7 @@ class KeyedStates:
                 self._size += len(packed) - slot.size
                 slot.size = len(packed)
             if ttl is not None and last is not None and last != NEVER:
-                self._ends.set(slot.tag, last + ttl)
+                self._ends.set(slot.tag, self._end(last, slot.timer))
         saved = len(changed)
         changed.clear()
         return saved
@@ -187,7 +187,7 @@ class KeyedStates:
             slot = self._at(key_tag(key), key, ctx)
         if slot.state is _UNREAD:
             self._read(slot, slot.stored)
-        if slot.state is None or (self._ttl is not None and self.is_over(slot.last, self.now)):
+        if slot.state is None or (self._ttl is not None and self.is_over(slot.last, slot.timer)):
             slot.state = slot.timer = slot.last = None
         return slot
 
@@ -222,22 +222,30 @@ class KeyedStates:
             slot.changed = True
             self._changed.append(slot)
 
-    def is_over(self, last: float | None, at: float) -> bool:
-        """Whether a key whose last event was at `last` is forgotten: by event time at `at`, else by now."""
+    def is_over(self, last: float | None, timer: float | None) -> bool:
+        """Whether a key whose last event was at `last` is forgotten now. One with a timer is not before that is due."""
         if self._ttl is None or last is None or last == NEVER:
             return False
-        return at > last + self._ttl if self._by_event_time else self.now >= last + self._ttl
+        return self.now > self._end(last, timer) if self._by_event_time else self.now >= self._end(last, timer)
+
+    def _end(self, last: float, timer: float | None) -> float:
+        assert self._ttl is not None
+        return last + self._ttl if timer is None else max(last + self._ttl, timer)
 
     def live(self, ctx: Private) -> list[Any]:
         """The keys that have a state now, those whose last event is the oldest first. It reads all of them."""
+        return [key for _, key in self.live_tags(ctx)]
+
+    def live_tags(self, ctx: Private) -> list[tuple[str, Any]]:
+        """The same, with the tags of the keys."""
         self.stage(ctx)
         found = []
         for tag, stored in ctx.state().items():
             if tag.partition(":")[0] in TAG_KINDS:
-                _, last, _, key = unpack_stored(stored)
-                if not self.is_over(last, self.now):
+                _, last, timer, key = unpack_stored(stored)
+                if not self.is_over(last, timer):
                     found.append((last, tag, key))
-        return [key for _, _, key in sorted(found, key=lambda item: item[:2])]
+        return [(tag, key) for _, tag, key in sorted(found, key=lambda item: item[:2])]
 
     def _at(self, tag: str, key: Any, ctx: Private) -> Slot:
         slot = self._slots.get(tag)
@@ -265,7 +273,7 @@ class KeyedStates:
         ctx.delete_state(old)
         _, last, timer, _ = unpack_stored(stored)
         if self._ttl is not None and last != NEVER:
-            self._ends.set(tag, last + self._ttl)
+            self._ends.set(tag, self._end(last, timer))
         if timer is not None:
             self.timers.set(tag, timer)
         return stored

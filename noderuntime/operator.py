@@ -45,7 +45,25 @@ class Status(enum.Enum):
 
 
 def make(factory: Callable[..., Any], ctx: Context) -> Any:
-    """A new operator: `factory` called with `ctx` if it takes an argument, else with none."""
+    """A new operator: `factory` called with `ctx` if it takes an argument, else with none. Raises TypeError."""
+    made = _make(factory, ctx)
+    for name in HANDLERS:
+        refuse_lazy(getattr(made, name, None), f"{type(made).__name__}.{name}")
+    return made
+
+
+HANDLERS: Final = ("on_event", "restore_state", "produce", "on_key_event", "on_timer", "on_end", "key_of", "time_of")
+
+
+def refuse_lazy(function: Any, name: str) -> None:
+    """Raises TypeError for a function whose call only makes a coroutine or a generator: nothing of it would run."""
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{name} is `async def`; write it as a plain `def`: events are handled one after the other")
+    if inspect.isgeneratorfunction(function):
+        raise TypeError(f"{name} is a generator (it has a `yield`); send what it yields with ctx.send_output instead")
+
+
+def _make(factory: Callable[..., Any], ctx: Context) -> Any:
     try:
         signature = inspect.signature(factory)
     except ValueError:  # written in C, and silent about what it takes
