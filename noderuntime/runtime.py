@@ -187,8 +187,8 @@ class Runtime:
 
     def run(self) -> int:
         """From the start to the end of the run; returns its exit code."""
-        self._begin()
         try:
+            self._begin()
             while self._phase != "over":
                 try:
                     error = self._boundary.call("a turn of the runtime's loop", self._turn)

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgpack
 
 from noderuntime import cells
+from noderuntime.boundary import describe
 from noderuntime.cells import Cell
 from noderuntime.errors import NodeRuntimeError, StoreError, StoreUnreachable
 from noderuntime.snapshot.settings import Settings
@@ -25,7 +26,7 @@ from noderuntime.state import kinds, seeds
 from noderuntime.state.base import State
 from noderuntime.state.common import Row, TableState
 from noderuntime.state.seeds import Seed
-from noderuntime.store_outside import Outside
+from noderuntime.store_outside import REFUSALS, Outside
 
 AGAIN_S: Final = 0.2
 TRY_S: Final = 10.0  # for a place of snapshots that cannot be reached
@@ -93,16 +94,20 @@ class Start:
 
     def _run(self) -> None:
         while not self._closed.is_set():
+            again = False
             try:
                 self._carry_out()
                 self.error = None
             except NodeRuntimeError as error:
                 self.error = error
-            except Exception as error:  # of a kind that somebody else has written
-                self.error = StoreError(f"state: kind {self._kind!r}: {type(error).__name__}: {error}")
+                again = isinstance(error, StoreUnreachable)
+            except BaseException as error:  # of a kind that somebody else has written; nobody would see this thread end
+                self.error = StoreError(f"state: kind {self._kind!r}: {describe(error)}")
+                # such a kind says in its own words that its server is away
+                again = self.elsewhere and not isinstance(error, REFUSALS)
             self.ready.set()
             self._wake()
-            if not isinstance(self.error, StoreUnreachable):
+            if not again:
                 return
             self._closed.wait(AGAIN_S)
 

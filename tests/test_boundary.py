@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import queue
 import random
 import struct
 import threading
@@ -19,7 +20,7 @@ import pytest
 from kit import CHAIN, MB, Net
 from procs import wait_until
 
-from noderuntime import logs, protocol, results
+from noderuntime import logs, protocol, results, store_start, store_watches
 from noderuntime.boundary import Boundary, cut, describe, plain
 from noderuntime.crew import record_of
 from noderuntime.errors import ProtocolError, StoreUnreachable
@@ -29,8 +30,12 @@ from noderuntime.protocol import FRAME_BYTES_MAX, VERSION, Log, Reply, Request, 
 from noderuntime.remote_log import LogHandler
 from noderuntime.space import outbox
 from noderuntime.space.shared import SharedWrite
+from noderuntime.state import kinds
+from noderuntime.state.common import TableState
 from noderuntime.store_forward import Forward
 from noderuntime.store_outside import Outside
+from noderuntime.store_start import Start
+from noderuntime.store_watches import Watches
 from noderuntime.storelink import fits
 from noderuntime.usercode import user_trace
 
@@ -396,6 +401,75 @@ def test_a_request_to_a_kind_that_raises_anything_is_answered(error: BaseExcepti
     assert came.acquire(timeout=30)
     assert type(error).__name__ in forward.replies.popleft()[1].text
     forward.close()
+
+
+class Watched(TableState):
+    """A kind that raises when its changes are asked for."""
+
+    def __init__(self, *fails: BaseException) -> None:
+        super().__init__()
+        self.fails = list(fails)
+        self.changes: list[Any] = []
+
+    def _await_change(self, revision: int, timeout_s: float, closed: threading.Event) -> None:
+        if self.fails:
+            raise self.fails.pop(0)
+        closed.wait(0.01)
+
+    def _after(self, revision: int, limit: int) -> Any:
+        return [(key, row) for key, row in self.changes if row.revision > revision], 0
+
+    def _wake(self) -> None:
+        pass
+
+    open = init = close = _moment = _transact = _now_ns = _name = get = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), ConnectionResetError(), SystemExit(), KeyError("k")])
+def test_whatever_a_watched_kind_raises_is_answered_and_its_watches_go_on(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_watches, "PAUSE_S", 0.0)
+    answers: queue.Queue[Reply] = queue.Queue()
+    kind = Watched(error)
+    watches = Watches(kind, lambda identity, reply: answers.put(reply))
+    arguments = {"prefixes": ["k"], "cursor": [0, 0], "wait": 30}
+    watches.take(b"me", Request(VERSION, "c", 1, "kvs_watch", arguments))
+    assert type(error).__name__ in answers.get(timeout=30).text
+    watches.take(b"me", Request(VERSION, "c", 2, "kvs_watch", {**arguments, "wait": 0.05}))
+    found = answers.get(timeout=30)
+    assert (found.number, found.error, found.result) == (2, "", {"updates": [], "cursor": [0, 0]})
+    watches.close()
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), ConnectionResetError(), StoreUnreachable("x", "y", 1.0)])
+def test_whatever_a_kind_raises_when_it_is_opened_the_start_says_so(
+    error: BaseException, shm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Kind] = []
+
+    def open_kind(name: str, config: Any) -> Any:
+        if not opened:
+            opened.append(Kind())
+            raise error
+        opened.append(Kind())
+        opened[-1].init = opened[-1].close = lambda: None  # type: ignore[attr-defined]
+        return opened[-1]
+
+    monkeypatch.setattr(kinds, "open_kind", open_kind)
+    monkeypatch.setattr(store_start, "AGAIN_S", 0.0)
+    net = Net(shm, CHAIN, 16 * MB)
+    woken = threading.Semaphore(0)
+    start = Start(net.space, {"kind": "theirs", "options": {}}, 100.0, woken.release)
+    assert woken.acquire(timeout=30)
+    assert start.ready.is_set()
+    if isinstance(error, ValueError):
+        assert "ValueError: x" in str(start.error)
+    else:
+        assert woken.acquire(timeout=30)  # it looks as if its server were away
+        assert start.error is None and start.state is opened[-1]
+    start.close(5.0)
+    net.close()
 
 
 # --- results that are kept ------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from harness import SUMS, Folder, Running, wait_until
 
 from noderuntime.channel import Dealer, Router
 from noderuntime.protocol import (
+    FRAME_BYTES_MAX,
     VERSION,
     Answer,
     Ask,
@@ -172,6 +173,14 @@ def test_children_may_say_anything(folder: Folder, part: int) -> None:
         if chance.random() < 0.2:
             what = chance.choice(("status", "reload", "nothing", "x" * 100_000))
             stranger.send(absurd.frame(chance, Ask, version=VERSION, what=what))
+    largest = "x" * (FRAME_BYTES_MAX - 1000)
+    known.say(Log(1.0, 20, largest, {}))
+    known.say(Log(1.0, 20, "", {"k": largest, "nested": absurd.nested(400)}))
+    known.say(Failed(largest, "", "", False))
+    known.say(Failed("on_event", "", largest, False))
+    stranger.say(Hello(VERSION, largest, "dynamic", 1, 0))
+    stranger.say(Ask(VERSION, largest, {}))
+    stranger.say(Ask(VERSION, "reload", {"node": largest}))
     assert {row["id"] for row in running.ask("status").result["nodes"]} == {"count", "sums", "sink", "guest"}, seed
     known.say(Bye(True, "\x1b[2J"))
     known.close()
@@ -359,16 +368,33 @@ def test_the_store_decodes_no_arrays_and_what_is_no_value_becomes_a_dead_letter(
 # --- runtime -> children, store -> clients --------------------------------------------------------------------------
 
 
-def test_an_operator_may_be_sent_anything(run: Any) -> None:
+ECHO = {
+    "operator": """
+class Operator:
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT":
+            ctx.send_output("out", event["value"])
+""",
+    "node": """
+from noderuntime import Node
+with Node() as node:
+    for event in node:
+        if event["type"] == "INPUT":
+            node.send_output("out", event["value"])
+""",
+}
+
+
+@pytest.mark.parametrize("kind", ECHO)
+def test_a_child_may_be_sent_anything(run: Any, kind: str) -> None:
     seed = absurd.seed()
     chance = random.Random(seed)
-    from fake_runtime import Run
-
-    net: Run = run({"a": {"outputs": ["out"]}, "b": {"operator": {"python": "b.py", "inputs": {"in": "a/out"},
-                   "outputs": ["out"]}}, "c": {"inputs": {"in": "b/out"}}},
-                   b="class Operator:\n def on_event(self, event, ctx):\n"
-                     "  if event['type'] == 'INPUT': ctx.send_output('out', event['value'])\n")  # fmt: skip
-    child = net.begun("b")
+    echo: dict[str, Any] = {"inputs": {"in": "a/out"}, "outputs": ["out"]}
+    if kind == "operator":
+        echo = {"operator": {"python": "b.py", **echo}}
+    nodes = {"a": {"outputs": ["out"]}, "b": echo, "c": {"inputs": {"in": "b/out"}}}
+    net = run(nodes, b=ECHO[kind])
+    child = net.begun("b", None if kind == "operator" else ECHO[kind])
     kinds = (Welcome, RestoreState, Answer, Reply, Log, Hello, Bye, StopAll, Ready, Failed)
     for number in range(FRAMES):
         net.router._socket.send_multipart([child.identity, absurd.frame(chance, chance.choice(kinds))])
