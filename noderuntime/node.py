@@ -25,7 +25,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, cast
 
 from noderuntime import doorbell, forks, process, pulse
 from noderuntime.alarm import Alarm
@@ -620,13 +620,21 @@ class Node:
         """Combine a shared value with `merge` (see noderuntime.merges)."""
         self.kvs.merge(key, merge)
 
-    def save_state(self, key: str, value: bytes) -> None:
-        """Custom nodes have no private state: raises StateNotAvailable."""
+    def save_state(self, *_: object, **__: object) -> NoReturn:
+        """Custom nodes have no private state: this and the four below raise StateNotAvailable, whatever is given."""
         raise StateNotAvailable(self.node_id, "save_state")
 
-    def load_state(self, key: str, default: bytes | None = None) -> bytes | None:
-        """Custom nodes have no private state: raises StateNotAvailable."""
+    def load_state(self, *_: object, **__: object) -> NoReturn:
         raise StateNotAvailable(self.node_id, "load_state")
+
+    def delete_state(self, *_: object, **__: object) -> NoReturn:
+        raise StateNotAvailable(self.node_id, "delete_state")
+
+    def restore_state(self, *_: object, **__: object) -> NoReturn:
+        raise StateNotAvailable(self.node_id, "restore_state")
+
+    def state(self, *_: object, **__: object) -> NoReturn:
+        raise StateNotAvailable(self.node_id, "state")
 
     # --- the service thread -----------------------------------------------------------------------------------------
 

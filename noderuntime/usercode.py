@@ -14,8 +14,8 @@ from typing import Any
 from noderuntime.boundary import TRACE_CHARACTERS_MAX, cut, describe
 from noderuntime.errors import OperatorError
 
-_OURS = str(Path(__file__).parent)
-_USERS = (str(Path(_OURS) / "operators"), str(Path(_OURS) / "dataflows"))
+_OURS = str(Path(__file__).parent) + os.sep  # not what only begins with our name, as noderuntime_operators.py does
+_USERS = tuple(_OURS + folder + os.sep for folder in ("operators", "dataflows"))
 
 
 def load(path: str, module: str, name: str) -> Any:
