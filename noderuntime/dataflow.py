@@ -109,6 +109,7 @@ class NodeSpec:
     health_check_timeout_s: float | None = None
     spawn: Spawn = "exec"
     place: Place = field(default=Place(), compare=False)
+    config_place: Place = field(default=Place(), compare=False)  # that of the node where there is no config
 
     def input(self, name: str) -> InputSpec:
         """The input of that name; KeyError when there is none."""

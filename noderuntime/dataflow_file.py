@@ -214,6 +214,7 @@ class _Reader:
             outputs=self.either(fields, operator, "outputs", where, self.outputs, ()),
             config=self.take(fields, "config", where, read.plain_mapping, {}),
             place=found.place,
+            config_place=fields.fields["config"][0].place if "config" in fields.fields else found.place,
         )
         return self.supervision(fields, where, spec)
 

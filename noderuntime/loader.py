@@ -60,11 +60,17 @@ def check_files(dataflow: Dataflow) -> list[str]:
     if seed and not Path(dataflow.folder, seed).is_file():
         errors.append(_error(dataflow, dataflow.state.place, f"there is no seed file {seed!r}", dataflow.folder))
     if errors:
-        first, *others = errors
-        raise DataflowError(
-            first.what, file=first.file, line=first.line, column=first.column, hint=first.hint, more=others
-        )
+        raise joined(errors)
+    warnings += _shadowed_beside(dataflow)
     return warnings
+
+
+def joined(errors: list[DataflowError]) -> DataflowError:
+    """One error that tells all of them; there is at least one."""
+    first, *others = errors
+    return DataflowError(
+        first.what, file=first.file, line=first.line, column=first.column, hint=first.hint, more=others
+    )
 
 
 def command(dataflow: Dataflow, node: NodeSpec) -> list[str]:
@@ -167,6 +173,26 @@ def _node_warning(dataflow: Dataflow, node: NodeSpec) -> str:
         if not _is_importable(top, [dataflow.folder, *(str(Path(dataflow.folder, each)) for each in set_in_file)]):
             return f"no module {top!r} is found for node {node.id!r}. Install it, or set PYTHONPATH."
     return ""
+
+
+def _shadowed_beside(dataflow: Dataflow) -> list[str]:
+    """Files beside those of nodes hide modules of the standard library as well: the folder comes first on sys.path."""
+    own = {Path(dataflow.folder, node.code.path).resolve() for node in dataflow.nodes if node.code.path}
+    found = []
+    seen: set[Path] = set()
+    for node in dataflow.nodes:
+        path = Path(dataflow.folder, node.code.path)
+        if path.suffix != ".py" or path.resolve().parent in seen:
+            continue
+        seen.add(path.resolve().parent)
+        for beside in sorted(path.parent.glob("*.py")):
+            if beside.stem in _HIDDEN_BY_NODE_FILES and beside.resolve() not in own:
+                name = str(Path(node.code.path).parent / beside.name)
+                found.append(
+                    f"{_where(dataflow, node.code.place)}: {name!r}, in the folder of node {node.id!r}, hides Python's "
+                    f"own module {beside.stem!r}: `import {beside.stem}` in that process finds this file. Rename it."
+                )
+    return found
 
 
 def _budget_warning(node: NodeSpec) -> str:

@@ -66,8 +66,7 @@ class Start:
         self._seeds: dict[str, Seed] | None = None
         if spec is not None:
             self._kind = str(spec.get("kind", kinds.MEMORY))
-            config = {name: spec[name] for name in ("history", "ttl") if spec.get(name) is not None}
-            self._config = {**config, **spec.get("options", {})}
+            self._config = kinds.config_of(spec)
             self._note_kind()
         elif space.outside is not None:
             self._kind, self._config = space.outside["kind"], space.outside["config"]

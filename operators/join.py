@@ -12,21 +12,33 @@ from __future__ import annotations
 
 from typing import Any
 
+from noderuntime.operators import settings
+
 from noderuntime import Context, Event
 from noderuntime.values import pack, unpack
 
 
+def _inputs(value: Any) -> list[str]:
+    if not isinstance(value, list) or not value or len(set(map(str, value))) < len(value):
+        raise ValueError(f"{value!r} is not a list of different inputs, such as [a, b]")
+    return [str(name) for name in value]
+
+
+def _together(config: dict[str, Any]) -> None:
+    if config["trigger"] not in (None, *config["inputs"]):
+        raise ValueError(f"config: trigger: {config['trigger']!r} is not one of the inputs {config['inputs']}")
+
+
+CONFIG = settings.Schema(
+    {"inputs": settings.Field(_inputs), "trigger": settings.Field(lambda value: value, None)}, _together
+)
+
+
 class Operator:
     def __init__(self, ctx: Context) -> None:
-        if unknown := sorted(set(ctx.config) - {"inputs", "trigger"}):
-            raise ValueError(f"config: {unknown[0]}: unknown field; there are inputs and trigger")
-        inputs = ctx.config.get("inputs")
-        if not isinstance(inputs, list) or not inputs or len(set(map(str, inputs))) < len(inputs):
-            raise ValueError(f"config: inputs: {inputs!r} is not a list of different inputs, such as [a, b]")
-        self.inputs = [str(name) for name in inputs]
-        self.trigger = ctx.config.get("trigger")
-        if self.trigger is not None and self.trigger not in self.inputs:
-            raise ValueError(f"config: trigger: {self.trigger!r} is not one of the inputs {self.inputs}")
+        config = CONFIG.read(ctx.config)
+        self.inputs: list[str] = config["inputs"]
+        self.trigger: str | None = config["trigger"]
         self.latest: dict[str, Any] = {}
 
     def restore_state(self, state: dict[str, bytes]) -> None:

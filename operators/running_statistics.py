@@ -18,10 +18,22 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass
 from struct import Struct
+from typing import Any
+
+from noderuntime.operators import settings
 
 from noderuntime import Context, Event
 
 _SAVED = Struct("<q6d")
+
+
+def _weight(value: Any) -> float:
+    if not 0 < settings.is_number(value) <= 1:
+        raise ValueError(f"{value!r} is not a number above 0 and at most 1")
+    return float(value)
+
+
+CONFIG = settings.Schema({"alpha": settings.Field(_weight, 0.1)})
 
 
 @dataclass
@@ -55,11 +67,7 @@ class Summary:
 
 class Operator:
     def __init__(self, ctx: Context) -> None:
-        self.alpha = ctx.config.get("alpha", 0.1)
-        if isinstance(self.alpha, bool) or not isinstance(self.alpha, int | float) or not 0 < self.alpha <= 1:
-            raise ValueError(f"config: alpha: {self.alpha!r} is not a number above 0 and at most 1")
-        if unknown := sorted(set(ctx.config) - {"alpha"}):
-            raise ValueError(f"config: {unknown[0]}: unknown field; there is only alpha")
+        self.alpha: float = CONFIG.read(ctx.config)["alpha"]
         self.metrics: dict[str, Summary] = {}
 
     def restore_state(self, state: dict[str, bytes]) -> None:

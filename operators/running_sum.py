@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import json
 
+from noderuntime.operators import settings
+
 from noderuntime import Context, Event
+
+CONFIG = settings.Schema({"start": settings.number(0)})
 
 
 class Operator:
     def __init__(self, ctx: Context) -> None:
-        self.total: int | float = ctx.config.get("start", 0)
-        if isinstance(self.total, bool) or not isinstance(self.total, int | float):
-            raise ValueError(f"config: start: {self.total!r} is not a number")
-        if unknown := sorted(set(ctx.config) - {"start"}):
-            raise ValueError(f"config: {unknown[0]}: unknown field; there is only start")
+        self.total: int | float = CONFIG.read(ctx.config)["start"]
 
     def restore_state(self, state: dict[str, bytes]) -> None:
         self.total = json.loads(state["total"])

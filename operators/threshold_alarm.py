@@ -22,19 +22,34 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import msgpack
+from noderuntime.operators import settings
 
 from noderuntime import Context, Event
 from noderuntime.merges import Add
 
 
+def _levels(given: Any) -> dict[str, tuple[float, float]]:
+    if not isinstance(given, Mapping) or not given:
+        raise ValueError(f"{given!r} is not a mapping {{METRIC: {{raise: 90, clear: 80}}}}")
+    levels = {}
+    for metric, pair in given.items():
+        if not isinstance(pair, Mapping) or set(pair) != {"raise", "clear"}:
+            raise ValueError(f"{metric}: {pair!r} is not {{raise: NUMBER, clear: NUMBER}}")
+        for name, level in pair.items():
+            if isinstance(level, bool) or not isinstance(level, int | float):
+                raise ValueError(f"{metric}: {name}: {level!r} is not a number")
+        levels[str(metric)] = (float(pair["raise"]), float(pair["clear"]))
+    return levels
+
+
+CONFIG = settings.Schema({"levels": settings.Field(_levels), "field": settings.text("a name", None)})
+
+
 class Operator:
     def __init__(self, ctx: Context) -> None:
-        self.levels = _levels(ctx.config.get("levels"))
-        self.field = ctx.config.get("field")
-        if self.field is not None and not isinstance(self.field, str):
-            raise ValueError(f"config: field: {self.field!r} is not a name")
-        if unknown := sorted(set(ctx.config) - {"levels", "field"}):
-            raise ValueError(f"config: {unknown[0]}: unknown field; there are levels and field")
+        config = CONFIG.read(ctx.config)
+        self.levels: dict[str, tuple[float, float]] = config["levels"]
+        self.field: str | None = config["field"]
 
     def on_event(self, event: Event, ctx: Context) -> None:
         if event["type"] != "INPUT" or event["value"] is None:
@@ -67,17 +82,3 @@ class Operator:
         elif active and sign * value < sign * clear_at:
             ctx.kvs_delete(key)
             ctx.send_output("alarm", {"metric": metric, "active": False, "value": value, "level": clear_at})
-
-
-def _levels(given: Any) -> dict[str, tuple[float, float]]:
-    if not isinstance(given, Mapping) or not given:
-        raise ValueError(f"config: levels: {given!r} is not a mapping {{METRIC: {{raise: 90, clear: 80}}}}")
-    levels = {}
-    for metric, pair in given.items():
-        if not isinstance(pair, Mapping) or set(pair) != {"raise", "clear"}:
-            raise ValueError(f"config: levels: {metric}: {pair!r} is not {{raise: NUMBER, clear: NUMBER}}")
-        for name, level in pair.items():
-            if isinstance(level, bool) or not isinstance(level, int | float):
-                raise ValueError(f"config: levels: {metric}: {name}: {level!r} is not a number")
-        levels[str(metric)] = (float(pair["raise"]), float(pair["clear"]))
-    return levels

@@ -14,23 +14,22 @@ are plain ones: no arrays and no Arrow data.
 from __future__ import annotations
 
 import datetime as dt
-import re
 from typing import Any
+
+from noderuntime.operators import settings
 
 from noderuntime import Context, Event
 from noderuntime.values import pack, unpack
 
-_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+CONFIG = settings.Schema({"every": settings.duration(), "latest": settings.flag(False)})
+
 
 
 class Operator:
     def __init__(self, ctx: Context) -> None:
-        if unknown := sorted(set(ctx.config) - {"every", "latest"}):
-            raise ValueError(f"config: {unknown[0]}: unknown field; there are every and latest")
-        self.every = _duration("every", ctx.config.get("every"))
-        self.latest = ctx.config.get("latest", False)
-        if not isinstance(self.latest, bool):
-            raise ValueError(f"config: latest: {self.latest!r} is neither true nor false")
+        config = CONFIG.read(ctx.config)
+        self.every: dt.timedelta = config["every"]
+        self.latest: bool = config["latest"]
         self.passed: dict[str, dt.datetime] = {}  # input -> when its last message passed
         self.held: dict[str, tuple[Any, dict[str, Any]]] = {}  # input -> value and metadata
 
@@ -69,13 +68,3 @@ class Operator:
 
     def save(self, name: str, ctx: Context) -> None:
         ctx.save_state(name, pack([self.passed[name], list(self.held.get(name, ())) or None]))
-
-
-def _duration(field: str, value: Any) -> dt.timedelta:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = f"{value:f}s"
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", value) if isinstance(value, str) else None
-    span = dt.timedelta(seconds=float(found[1]) * _UNITS_S[found[2]] if found else 0)
-    if not span:
-        raise ValueError(f"config: {field}: {value!r} is not a duration above 0, such as 500ms, 10s or 5m")
-    return span

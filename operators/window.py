@@ -18,30 +18,45 @@ ones: no arrays and no Arrow data, which a list cannot carry.
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections import deque
 from typing import Any
+
+from noderuntime.operators import settings
 
 from noderuntime import Context, Event
 from noderuntime.values import pack, unpack
 
 _EPOCH = dt.datetime.fromtimestamp(0, dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
-_UNITS = {"us": 1, "ms": 1000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000}
+
+
+def _together(config: dict[str, Any]) -> None:
+    if (config["count"] is None) == (config["time"] is None):
+        raise ValueError("config: count: give either count: N or time: DURATION")
+    if config["every"] is not None:  # measured as the window is
+        measure = settings.whole(1).check if config["time"] is None else settings.microseconds
+        try:
+            config["every"] = measure(config["every"])
+        except ValueError as error:
+            raise ValueError(f"config: every: {error}") from None
+
+
+CONFIG = settings.Schema(
+    {
+        "count": settings.whole(1, None),
+        "time": settings.Field(settings.microseconds, None),
+        "every": settings.Field(lambda value: value, None),
+    },
+    _together,
+)
 
 
 class Operator:
     def __init__(self, ctx: Context) -> None:
-        config = ctx.config
-        if unknown := sorted(set(config) - {"count", "time", "every"}):
-            raise ValueError(f"config: {unknown[0]}: unknown field; there are count, time and every")
-        if ("count" in config) == ("time" in config):
-            raise ValueError("config: count: give either count: N or time: DURATION")
-        self.by_time = "time" in config
-        name = "time" if self.by_time else "count"
-        measure = _microseconds if self.by_time else _whole
-        self.size = measure(name, config[name])
-        self.every = measure("every", config["every"]) if "every" in config else self.size
+        config = CONFIG.read(ctx.config)
+        self.by_time: bool = config["time"] is not None
+        self.size: int = config["time"] or config["count"]
+        self.every: int = config["every"] or self.size
 
         self.kept: deque[tuple[int, int, Any]] = deque()  # (number, time, value), the oldest first
         self.number = 0  # of the newest value
@@ -118,19 +133,3 @@ class Operator:
         else:
             numbers = {"start": items[0][0], "end": items[-1][0]}
             ctx.send_output("window", {"values": [item[2] for item in items], **numbers})
-
-
-def _whole(field: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"config: {field}: {value!r} is not a whole number above 0")
-    return value
-
-
-def _microseconds(field: str, value: Any) -> int:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = f"{value:f}s"
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(us|ms|s|m|h)", value) if isinstance(value, str) else None
-    span = round(float(found[1]) * _UNITS[found[2]]) if found else 0
-    if span < 1:
-        raise ValueError(f"config: {field}: {value!r} is not a duration above 0, such as 500ms, 10s or 5m")
-    return span

@@ -14,14 +14,18 @@ from noderuntime.cli import output
 from noderuntime.cli.output import CommandError
 from noderuntime.dataflow import Dataflow
 from noderuntime.errors import DataflowError
-from noderuntime.loader import check_files, load
+from noderuntime.loader import check_files, joined, load
 
 
 def validate(options: Namespace) -> int:
     """Say whether the file can be run, and what looks wrong in it although it can."""
+    from noderuntime.preflight import problems  # `graph` needs nothing of it
+
     try:
         dataflow = load(options.file, overrides=dict(options.env))
         warnings = check_files(dataflow)
+        if wrong := problems(dataflow):
+            raise joined(wrong)
     except DataflowError as error:
         if options.json:
             errors = [_json_error(item) for item in (error, *error.more)]

@@ -168,6 +168,11 @@ class State(ABC):
     def open(cls, config: Mapping[str, Any]) -> Self:
         """A State as the `state:` section describes it (its fields without `kind`). Raises StoreError."""
 
+    @classmethod
+    def read_config(cls, config: Mapping[str, Any]) -> Any:
+        """What `open` takes out of the fields, without opening anything: `validate` calls it. Raises StoreError."""
+        return None
+
     @abstractmethod
     def init(self) -> None:
         """Make what has to be there before the first call, once per store; what is there already stays."""

@@ -37,6 +37,34 @@ def find(kind: str) -> type[State]:
     raise StoreError(f"state: there is no kind {kind!r}; {hint}. Install the package that brings it.")
 
 
+def check(kind: str, plain: Mapping[str, Any]) -> None:
+    """Whether a run could open that kind, as far as can be told without running code of others. Raises StoreError.
+
+    `plain`: what StateSpec.to_plain gives. The fields of a kind that others have written are known to it alone.
+    """
+    if kind not in known():
+        find(kind)  # which says what there is
+    if kind == MEMORY or elsewhere(kind) is not None:
+        return
+    find(kind).read_config(config_of(plain))
+
+
+def config_of(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """What `open` of a kind gets of the `state:` section."""
+    config = {name: plain[name] for name in ("history", "ttl") if plain.get(name) is not None}
+    return {**config, **plain.get("options", {})}
+
+
+def elsewhere(kind: str) -> tuple[str, str] | None:
+    """(module, class) of a kind that is not one of ours; None when it is."""
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group=GROUP, name=kind):
+        if point.module.partition(".")[0] != "noderuntime":
+            return point.module, point.attr
+    return None
+
+
 def open_kind(kind: str, config: Mapping[str, Any]) -> State:
     """A State of that kind, from the fields of the `state:` section. Raises StoreError."""
     return find(kind).open(config)

@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import msgpack
@@ -83,6 +84,12 @@ class RedisState(TableState):
 
     @classmethod
     def open(cls, config: Mapping[str, Any]) -> Self:
+        return cls(*cls.read_config(config))
+
+    @classmethod
+    def read_config(cls, config: Mapping[str, Any]) -> tuple[str, str, int, int, float]:
+        if find_spec("redis") is None:
+            raise StoreError("state: kind 'redis' needs redis-py: pip install 'noderuntime[redis]'")
         fields = Fields("redis", config)
         url = fields.text("url")
         name = fields.text("name", "noderuntime")
@@ -90,7 +97,9 @@ class RedisState(TableState):
         ttl_ns = ttl_to_ns(fields.number("ttl"))
         timeout_s = fields.number("timeout") or TIMEOUT_S
         fields.end()
-        return cls(url, name, history, ttl_ns, timeout_s)
+        if not url.startswith(("redis://", "rediss://", "unix://")):
+            raise StoreError(f"state: url of kind 'redis': {url!r} does not begin with redis://, rediss:// or unix://")
+        return url, name, history, ttl_ns, timeout_s
 
     def init(self) -> None:
         self._check_open()

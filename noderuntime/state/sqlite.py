@@ -68,12 +68,16 @@ class SqliteState(TableState):
 
     @classmethod
     def open(cls, config: Mapping[str, Any]) -> Self:
+        return cls(*cls.read_config(config))
+
+    @classmethod
+    def read_config(cls, config: Mapping[str, Any]) -> tuple[str, int, int]:
         fields = Fields("sqlite", config)
         path = fields.text("path")
         history = fields.whole("history", base.HISTORY)
         ttl_ns = ttl_to_ns(fields.number("ttl"))
         fields.end()
-        return cls(path, history, ttl_ns)
+        return path, history, ttl_ns
 
     def init(self) -> None:
         self._check_open()
