@@ -64,6 +64,7 @@ class Chaos:
         ]
         self._before: Mapping[str, Any] | None = None
         self._began_s = 0.0
+        self._has_begun = False
         self._next_s = NEVER
         self._waiting: dict[str, tuple[Kill, int]] = {}  # victim -> its kill, and the life that ended
 
@@ -73,16 +74,21 @@ class Chaos:
         def counted(result: dict[str, Any]) -> None:
             self._before = result["nodes"]
 
-        self._began_s = self._clock()
+        self._began_s, self._has_begun = self._clock(), True
         self._next_s = self._began_s + self._schedule.pause_s()
         self._link.request("figures", {}, counted, lambda error, text: None)
         report = self.report
         self._notes.tell(f"chaos: a kill -9 every {report.every_s:g} s or so, seed {report.seed}")
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the nodes were spawned: else there is nothing to report."""
+        return self._has_begun
+
     def stop(self) -> None:
         """No more kills."""
         self._next_s = NEVER
-        if not self.report.lasted_s:
+        if self.has_begun and not self.report.lasted_s:
             self.report.lasted_s = self._clock() - self._began_s
 
     def deadline_s(self) -> float:

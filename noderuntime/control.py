@@ -47,6 +47,7 @@ def node_status(child: Child, now_s: float) -> dict[str, Any]:
         "phase": PHASES[glance.phase] if glance is not None and glance.phase < len(PHASES) else "",
         "reloads_failed": child.reloads_failed,
         "reload_error": child.reload_error,
+        "start_timeout_s": child.spec.start_timeout_s,
         "since_s": round(max(0.0, now_s - machine.since_s), 3),
     }
 

@@ -162,6 +162,7 @@ class Crew:
         try:
             while self._events:
                 child, event, trusted = self._events.popleft()
+                before = child.machine.state
                 try:
                     actions = child.machine.handle(event, self._clock())
                 except IllegalEvent:
@@ -169,6 +170,8 @@ class Crew:
                         raise
                     self.refused += 1
                     continue
+                if child.machine.state is not before:
+                    self.notes.keep(f"{child.id} is {child.machine.state.value} ({type(event).__name__})")
                 for action in actions:
                     self._do(child, action)
         finally:

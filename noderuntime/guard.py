@@ -34,7 +34,7 @@ from noderuntime.rundir import RunDir
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 KILL_S = 10.0
-_STARTED = b"s"
+_STARTED, _NOT_UP = b"s", b"n"
 
 
 @dataclass(slots=True)
@@ -68,8 +68,14 @@ def announce(run_dir: Path, farewell: str) -> None:
             os.write(_link.notes, note.encode() + b"\n")
 
 
-def started() -> None:
-    """The run has started. Detached: let the launched process go, and the terminal with it."""
+def is_waited_for() -> bool:
+    """Whether a launched process waits for `started`."""
+    return _link is not None and _link.launcher >= 0
+
+
+def started(up: bool = True) -> None:
+    """The run has started, and is `up` or has nodes that are not ready. Detached: let the launched process go, and the
+    terminal with it."""
     if _link is None or _link.launcher < 0:
         return
     sys.stdout.flush()
@@ -77,7 +83,7 @@ def started() -> None:
     _let_terminal_go()
     with contextlib.suppress(OSError):
         os.write(_link.notes, b'{"started": true}\n')
-        os.write(_link.launcher, _STARTED)
+        os.write(_link.launcher, _STARTED if up else _NOT_UP)
     os.close(_link.launcher)
     _link.launcher = -1
 
@@ -86,8 +92,8 @@ def run_guarded(main: Callable[[], int], *, detach: bool = False) -> int:
     """Call `main` in a process below a guard, which this process becomes. Returns its exit code.
 
     Killed by a signal: 128 + its number. With `detach` this process returns as soon as `main` has called
-    `started` (then 0), or has ended before (then its code), and the guard is another one, in a session of its
-    own. Call it while this process has one thread and no ZeroMQ.
+    `started` (then 0, or 1 when it is not up), or has ended before (then its code), and the guard is another one, in a
+    session of its own. Call it while this process has one thread and no ZeroMQ.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -105,9 +111,9 @@ def run_guarded(main: Callable[[], int], *, detach: bool = False) -> int:
             _leave(code)
     os.close(theirs)
     with contextlib.suppress(OSError):
-        if os.read(ours, 1) == _STARTED:
+        if told := os.read(ours, 1):
             os.close(ours)
-            return 0
+            return 0 if told == _STARTED else 1
     os.close(ours)
     _, status = os.waitpid(pid, 0)
     return _exit_code(status)

@@ -15,6 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,15 @@ class Notes:
         """Something went wrong, and the run goes on."""
         self.tell(text, logging.WARNING)
 
+    def keep(self, text: str) -> None:
+        """What the runtime has decided, for `logs --runtime` alone."""
+        self._keep(text, level=logging.DEBUG)
+
+    def summary(self, rows: Sequence[SummaryRow], lines: Sequence[str]) -> None:
+        """The run is over: what became of its nodes, as rows and as lines."""
+        self._show(self.observer.summary, rows)
+        self._keep("\n".join(lines), stream="summary", fields={"nodes": [asdict(row) for row in rows]})
+
     def report(self, lines: Sequence[str], facts: Mapping[str, Any]) -> None:
         """What a run under --chaos came to."""
         self._show(self.observer.report, lines, facts)
@@ -167,10 +177,6 @@ class Notes:
         """User code of a node failed."""
         self._show(self.observer.crash, node, where, error, trace)
         self._keep(f"{where}: {error}\n{trace}".rstrip(), node, level=40, fields={"where": where})
-
-    def summary(self, rows: Sequence[SummaryRow]) -> None:
-        """What became of each node, at the end."""
-        self._show(self.observer.summary, rows)
 
     def waiting(self, nodes: Sequence[str]) -> None:
         """These nodes are not ready yet."""

@@ -62,7 +62,8 @@ class LogRecord:
 class SummaryRow:
     """What became of one node. `state`: finished | stopped | failed | waiting.
 
-    `messages`: those that it took; those that it sent when it took none.
+    `messages`: those that it took; those that it sent when it took none. `dropped`: those that its `drop_oldest` inputs
+    dropped.
     """
 
     node: str
@@ -70,6 +71,8 @@ class SummaryRow:
     restarts: int
     messages: int
     reason: str
+    dropped: int = 0
+    dead_letters: int = 0
 
 
 class Observer(Protocol):

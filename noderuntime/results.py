@@ -16,7 +16,7 @@ from noderuntime.children import Child
 from noderuntime.dataflow import Dataflow
 from noderuntime.observer import SummaryRow
 from noderuntime.rundir import letters_file
-from noderuntime.supervision_words import State
+from noderuntime.supervision_words import DONE, State
 
 STATES = {State.ENDED: "finished", State.STOPPED: "stopped", State.FAILED: "failed"}
 
@@ -28,17 +28,45 @@ def rows(children: Iterable[Child], figures: Figures) -> list[SummaryRow]:
     found = []
     for child in children:
         machine = child.machine
-        dead = dead_letters(figures).get(child.id, 0)
+        own = figures.get(child.id, {})
+        dead, lost = int(own.get("dead_letters", 0)), dropped(own)
         found.append(
             SummaryRow(
                 node=child.id,
                 state=STATES.get(machine.state, machine.state.value),
                 restarts=machine.restarts,
                 messages=messages(figures[child.id]) if child.id in figures else child.handled(),
-                reason=with_letters(machine.reason or child.waits, dead),
+                reason=with_counts(machine.reason or child.waits, dead, lost),
+                dropped=lost,
+                dead_letters=dead,
             )
         )
     return found
+
+
+def standing(children: Iterable[Child], waited_s: float) -> tuple[bool, list[str]]:
+    """How a run stands `waited_s` seconds after its nodes were spawned, for `run -d`: whether there is any sense in
+    waiting longer, and, when not, what is to be said of each node that is not ready."""
+    missing = []
+    for child in children:
+        machine, patience_s = child.machine, child.spec.start_timeout_s
+        if machine.state is State.FAILED:
+            missing.append(f"{child.id} has failed for good: {machine.reason}")
+        elif not (machine.was_ready or machine.state in DONE or child.spec.kind == "dynamic"):
+            if waited_s < patience_s:
+                return True, []
+            why = f", {machine.reason}" if machine.reason else ""
+            missing.append(f"{child.id} is not ready after {patience_s:g} s ({machine.state.value}{why})")
+    return False, missing
+
+
+def lines(found: Sequence[SummaryRow]) -> list[str]:
+    """The rows as lines, for the runtime's log."""
+    return [
+        f"{row.node}: {row.state}, {row.restarts} restarts, {row.messages} messages"
+        + (f" ({row.reason})" if row.reason else "")
+        for row in found
+    ]
 
 
 def rows_of_none(dataflow: Dataflow, state: str) -> list[SummaryRow]:
@@ -62,9 +90,15 @@ def letters_text(count: int) -> str:
     return f"{count} dead letter{'' if count == 1 else 's'}"
 
 
-def with_letters(reason: str, count: int) -> str:
-    """A node's reason, and its dead letters where it has some."""
-    return "; ".join(filter(None, [reason, letters_text(count) if count else ""]))
+def dropped(figures: Figures) -> int:
+    """Messages for a node that its `drop_oldest` inputs have dropped."""
+    return sum(int(item.get("dropped", 0)) for item in figures.get("inputs", {}).values())
+
+
+def with_counts(reason: str, letters: int, lost: int = 0) -> str:
+    """A node's reason, and its dead letters and dropped messages where it has some."""
+    counts = [letters_text(letters) if letters else "", f"{lost} dropped" if lost else ""]
+    return "; ".join(filter(None, [reason, *counts]))
 
 
 def made_progress(figures: Figures) -> bool:

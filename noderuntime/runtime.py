@@ -118,6 +118,9 @@ class Runtime:
         _raise_descriptor_limit(len(dataflow.nodes))
         file = str(Path(dataflow.folder, Path(dataflow.file).name))
         log_dir = runs.new_log_folder(options.name, options.environ)
+        for spec in dataflow.nodes:  # `logs` knows by them which nodes there are
+            with contextlib.suppress(OSError):
+                (log_dir / f"{spec.id}.jsonl").touch(mode=0o600)
         self._notes = Notes(observer, RunLogs(log_dir))
         self._file = RunFile(
             name=options.name,
@@ -168,6 +171,7 @@ class Runtime:
         self._code_watch = CodeWatch(self._crew, self._notes, dataflow) if options.watch else None
         self._lock_watch: LockWatch | None = None
         self._began_s = time.monotonic()
+        self._spawned_s = NEVER
         self._phase = "opening"
         self._keeps_state = not held.fresh  # whether there is anything to be resumed
         self._shown_waiting: list[str] = []
@@ -237,6 +241,8 @@ class Runtime:
         # both sockets' descriptors are edge-triggered, and sending consumes edges: until nothing is left
         while self._crew.drain() | self._link.advance(now_s):
             pass
+        if guard.is_waited_for() and self._phase == "running":
+            self._look_who_is_up(now_s)
         self._advance()
         self._notes.flush()
 
@@ -265,6 +271,18 @@ class Runtime:
         if self._code_watch is not None and not self._stopping:
             self._code_watch.look(now_s)
         self._show_waiting(now_s)
+
+    def _look_who_is_up(self, now_s: float) -> None:
+        """Detached: the launched process may go when every node is ready, or when it is clear that one will not be. A
+        run that is about to end tells it by its own end."""
+        wait, missing = results.standing(self._crew.children.values(), now_s - self._spawned_s)
+        if wait or self._stopping or (missing and self._crew.done):
+            return
+        for line in missing:
+            self._notes.tell(line, logging.ERROR)
+        if missing:
+            self._notes.tell(f"the run goes on; `noderuntime stop {quote(self._options.name)}` stops it")
+        guard.started(not missing)
 
     def _advance(self) -> None:
         """A phase that is over is followed by the next."""
@@ -327,7 +345,7 @@ class Runtime:
             if self._chaos is not None:
                 self._chaos.start()
         self._observer.started()
-        guard.started()
+        self._spawned_s = time.monotonic()
 
     def _lay_out(self, result: dict[str, Any]) -> None:
         self._lock_watch = LockWatch(self._run_dir.space / "lock.mdb")
@@ -445,7 +463,8 @@ class Runtime:
             self._phase = "over"
             return
         self._gave_up = why
-        self._notes.tell(f"{why.rstrip('.')}; the run ends{', and its state is kept' if self._keeps_state else ''}")
+        kept = ", and its state is kept" if self._keeps_state else ""
+        self._notes.tell(f"{why.rstrip('.')}; the run ends{kept}", logging.ERROR)
         self._give_up_at_s = time.monotonic() + GIVE_UP_S
         if self._phase == "opening":
             self._phase = "over"
@@ -496,8 +515,8 @@ class Runtime:
             rows.extend(results.rows(self._crew.children.values(), self._figures))
 
         def sum_up_none() -> None:
-            if not rows and not self._refused:
-                rows.extend(results.rows_of_none(self._dataflow, "failed" if self._gave_up else "stopped"))
+            if not rows and not self._gave_up:  # else the error has said it: no node has failed
+                rows.extend(results.rows_of_none(self._dataflow, "stopped"))
 
         def decide() -> None:
             nonlocal keep
@@ -523,7 +542,7 @@ class Runtime:
             ("deciding whether the state is kept", decide),
             ("what to do next", lambda: None if self._refused else self._tell_what_next(rows, keep)),
             ("keeping the dead letters", self._write_letters),
-            ("the summary", lambda: None if self._refused else self._notes.summary(rows)),
+            ("the summary", lambda: self._notes.summary(rows, results.lines(rows)) if rows else None),
             ("closing the logs", self._notes.close),
             ("marking the run", lambda: self._mark(keep)),
             ("letting go of the run", lambda: self._held.release() if keep else self._held.remove()),
@@ -543,7 +562,7 @@ class Runtime:
             self._notes.tell(f"these processes cannot be killed: {left}")
 
     def _report_kills(self) -> None:
-        if self._chaos is not None:
+        if self._chaos is not None and self._chaos.has_begun:
             report = self._chaos.finish(self._figures)
             self._notes.report(report.lines(), report.facts())
 

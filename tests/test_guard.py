@@ -180,6 +180,22 @@ time.sleep(1000)
     wait_dead(runtime, above)
 
 
+def test_detached_a_run_that_is_not_up_is_code_1_and_goes_on() -> None:
+    body = """
+assert guard.is_waited_for()
+print(os.getpid(), os.getppid(), flush=True)
+guard.started(up=False)
+assert not guard.is_waited_for()
+time.sleep(1000)
+"""
+    with begin(body, ", detach=True") as program:
+        runtime, above = (int(pid) for pid in line_of(program))
+        assert program.wait(WAIT_S) == 1
+    os.kill(runtime, 0)
+    os.kill(runtime, signal.SIGKILL)
+    wait_dead(runtime, above)
+
+
 def test_detached_what_fails_before_the_start_is_the_launcher_s_code() -> None:
     with begin("print('no', file=sys.stderr); return 2", ", detach=True") as program:
         out, errors = program.communicate(timeout=WAIT_S)

@@ -23,7 +23,13 @@ def figures(dead: int) -> dict[str, Any]:
     [("", 0, ""), ("", 1, "1 dead letter"), ("SIGKILL", 2, "SIGKILL; 2 dead letters"), ("SIGKILL", 0, "SIGKILL")],
 )
 def test_dead_letters_stand_behind_the_reason(reason: str, count: int, shown: str) -> None:
-    assert results.with_letters(reason, count) == shown
+    assert results.with_counts(reason, count) == shown
+
+
+def test_dropped_messages_stand_behind_the_reason_too() -> None:
+    assert results.with_counts("", 1, 12) == "1 dead letter; 12 dropped"
+    taken = {"inputs": {"a": {"taken": 1, "dropped": 5}, "b": {"taken": 2, "dropped": 7}}, "outputs": {}}
+    assert results.dropped(taken) == 12 and results.dropped({}) == 0
 
 
 def test_the_end_says_how_to_look_at_dead_letters() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from noderuntime import runs
-from noderuntime.cli.output import CommandError
+from noderuntime.cli.output import USAGE, CommandError, UsageError
 from noderuntime.errors import NotRunning
 from noderuntime.identifiers import nearest
 from noderuntime.rundir import state_home
@@ -54,6 +54,14 @@ def choose(name: str | None, interrupted: bool = False) -> Run:
     raise NotRunning("no run is running")
 
 
+def one_name(name: str | None, given: str | None, command: str) -> str | None:
+    """The run's name, from its place on the command line or from --run. Raises UsageError when both give one."""
+    if name is not None and given is not None and name != given:
+        what = f"--run says {given!r}, and the first word {name!r}; give one of them"
+        raise UsageError(what, f"noderuntime {command}")
+    return name if given is None else given
+
+
 def is_running(run: Run) -> bool:
     """Whether that very run, and not one that began later under its name, is running now."""
     now = runs.find_run(run.name, os.environ)
@@ -95,24 +103,59 @@ class LoggedRun:
         return sorted(path.name.removesuffix(".jsonl") for path in self.log_dir.glob("*.jsonl"))
 
 
-def choose_logs(name: str | None, node: str | None) -> tuple[LoggedRun, str]:
-    """The run whose logs are meant, and the node ("" for all).
+def choose_logs(words: Sequence[str], given: str | None) -> tuple[LoggedRun, str]:
+    """The run whose logs are meant, and the node ("" for all). `words`: [RUN] [NODE]; `given`: of --run.
 
-    A single name that is no run's is a node of the only running run, or of the one that ran last.
+    A single word is the name of a run, or a node of the only running run, or of the one that ran last. Raises
+    NotRunning, and CommandError (code 2) for a word that could be both, and for a node that the run does not have.
     """
-    if name is None:
+    if given is not None:
+        if len(words) > 1 and words[0] != given:
+            raise UsageError(f"--run says {given!r}; then only NODE may follow, not {words[0]!r}", "noderuntime logs")
+        return _named(given), _node_of(_named(given), words[-1]) if words else ""
+    if not words:
         return _latest(), ""
+    if len(words) > 1:
+        found = _named(words[0])
+        return found, _node_of(found, words[1])
+    (word,) = words
+    run, latest = _logged(word), None
+    with contextlib.suppress(NotRunning):
+        latest = _latest()
+    is_node = latest is not None and word in latest.nodes()
+    if run is not None and latest is not None and is_node:
+        raise CommandError(
+            f"{word!r} is a run, and a node of the run {latest.name!r}. Say `logs --run {word}` for the run, or "
+            f"`logs --run {latest.name} {word}` for the node",
+            USAGE,
+        )
+    if run is not None:
+        return run, ""
+    if latest is not None and is_node:
+        return latest, word
+    raise _no_logs(word, latest.nodes() if latest is not None else ())
+
+
+def _named(name: str) -> LoggedRun:
     found = _logged(name)
-    if found is not None:
-        return found, node or ""
-    if node is None:
-        with contextlib.suppress(NotRunning):
-            latest = _latest()
-            if name in latest.nodes():
-                return latest, name
+    if found is None:
+        raise _no_logs(name, ())
+    return found
+
+
+def _no_logs(name: str, nodes: Iterable[str]) -> NotRunning:
     known = {run.name for run in known_runs()} | {folder.name for folder in _folders(state_home(os.environ))}
-    near = nearest(name, known)
-    raise NotRunning(f"there are no logs of a run {name!r}", f"Did you mean {near!r}?" if near else "")
+    near = nearest(name, {*known, *nodes})
+    return NotRunning(f"there are no logs of a run {name!r}", f"Did you mean {near!r}?" if near else "")
+
+
+def _node_of(run: LoggedRun, node: str) -> str:
+    nodes = run.nodes()
+    if node in nodes:
+        return node
+    near = nearest(node, nodes)
+    hint = f"did you mean {near!r}?" if near else f"its nodes are: {', '.join(nodes) or 'none'}"
+    raise CommandError(f"the run {run.name!r} has no node {node!r}; {hint}", USAGE)
 
 
 def _logged(name: str) -> LoggedRun | None:

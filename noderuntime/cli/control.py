@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Any
 
 from noderuntime.cli import output
-from noderuntime.cli.choose import RUNNING, choose, find, is_running, known_runs
+from noderuntime.cli.choose import RUNNING, choose, find, is_running, known_runs, one_name
 from noderuntime.cli.output import CommandError, UsageError
 from noderuntime.cli.text import duration
 from noderuntime.errors import NotRunning
@@ -19,15 +19,16 @@ from noderuntime.runs import clean as remove
 
 PATIENCE_S = 2.0
 STORE_PATIENCE_S = 1.0
-RELOADED_WITHIN_S = 40.0  # the import is given 30
+IMPORTED_WITHIN_S = 65.0  # the trial import is given 60
 RELOAD_POLL_S = 0.02
 SETTLED = frozenset({"running", "backoff", "failed", "ended", "stopped"})
 
 
 def ps(options: Namespace) -> int:
     """List runs; with a RUN, its nodes."""
-    if options.run is not None:
-        return _ps_nodes(choose(options.run), options.json)
+    name = one_name(options.run, options.given_run, "ps")
+    if name is not None:
+        return _ps_nodes(choose(name), options.json)
     runs = [run for run in known_runs() if options.all or run.state == RUNNING]
     now = time.time()
     if options.json:
@@ -48,7 +49,7 @@ def ps(options: Namespace) -> int:
 
 def stop(options: Namespace) -> int:
     """Stop a run and wait until nothing of it is left."""
-    run = choose(options.run)
+    run = choose(one_name(options.run, options.given_run, "stop"))
     processes = _processes(run)
     try:
         if is_running(run):
@@ -66,10 +67,11 @@ def reload(options: Namespace) -> int:
     if len(options.names) > 2:
         raise UsageError(f"at most RUN and NODE, not {len(options.names)} names", "noderuntime reload")
     *run_name, node = options.names
-    run = choose(run_name[0] if run_name else None)
+    run = choose(one_name(run_name[0] if run_name else None, options.given_run, "reload"))
     before = _node(run, node)
     _ask(run, "reload", {"node": node})
-    until_s = time.monotonic() + RELOADED_WITHIN_S
+    within_s = IMPORTED_WITHIN_S + before.get("start_timeout_s", 0.0)
+    until_s = time.monotonic() + within_s
     while time.monotonic() < until_s:
         now = _node(run, node)
         if now["reloads_failed"] > before["reloads_failed"]:
@@ -78,8 +80,10 @@ def reload(options: Namespace) -> int:
             break
         time.sleep(RELOAD_POLL_S)
     else:
-        output.tell(f"{node} has not taken over its new code yet; see `noderuntime ps {run.name}`")
-        return output.OK
+        raise CommandError(
+            f"{node} has not taken over its new code within {within_s:g} s, and may still do so; "
+            f"see `noderuntime ps {run.name}`"
+        )
     if now["state"] != "running":
         then = "; it is tried again, and mended code takes over at once" if now["state"] == "backoff" else ""
         raise CommandError(f"the changed code of {node} imports, but then {now['reason']} ({now['state']}{then})")
@@ -89,15 +93,16 @@ def reload(options: Namespace) -> int:
 
 def clean(options: Namespace) -> int:
     """Remove what interrupted and failed runs left behind, and print what was removed. Never touches a running one."""
-    if options.run is not None:
-        run = find(options.run)
+    name = one_name(options.run, options.given_run, "clean")
+    if name is not None:
+        run = find(name)
         if run.state == RUNNING:
             raise CommandError(f"{run.name!r} is running; stop it first: `noderuntime stop {run.name}`")
         runs = [run]
     else:
         runs = [run for run in known_runs() if run.state != RUNNING]
     removed = [(run.name, run.run_dir.root) for run in runs if remove(run)]
-    if options.run is None:
+    if name is None:
         removed += [(path.name, path) for path in clean_remains(os.environ)]
     if options.json:
         output.result_json([{"name": name, "path": str(path)} for name, path in removed])
@@ -126,7 +131,10 @@ def _ps_nodes(run: Run, as_json: bool) -> int:
     for node in status["nodes"]:
         own = figures.get(node["id"])
         node["messages"] = None if own is None else results.messages(own)
+        node["dropped"] = None if own is None else results.dropped(own)
         node["dead_letters"] = None if own is None else int(own.get("dead_letters", 0))
+        node["pid"] = node["pid"] or None
+        node["replicas"] = []
     if as_json:
         output.result_json(status)
         return output.OK
@@ -138,19 +146,14 @@ def _ps_nodes(run: Run, as_json: bool) -> int:
             node["pid"] or "-",
             node["restarts"],
             "-" if node["messages"] is None else node["messages"],
+            "-" if node["dropped"] is None else node["dropped"],
             node["phase"] or "-",
-            _reason(node),
+            results.with_counts(node["reason"], node["dead_letters"] or 0),
         )
         for node in status["nodes"]
     ]
-    output.result_table(("NODE", "KIND", "STATE", "PID", "RESTARTS", "MESSAGES", "PHASE", "REASON"), rows)
+    output.result_table(("NODE", "KIND", "STATE", "PID", "RESTARTS", "MESSAGES", "DROPPED", "PHASE", "REASON"), rows)
     return output.OK
-
-
-def _reason(node: dict[str, Any]) -> str:
-    count = node["dead_letters"]
-    letters = f"{count} dead letter{'' if count == 1 else 's'}" if count else ""
-    return "; ".join(filter(None, [node["reason"], letters]))
 
 
 def _figures(run: Run) -> dict[str, Any]:

@@ -148,11 +148,11 @@ def _logged(options: Namespace) -> LoggedRun:
     """The run that is meant: that of the name, else the last one to begin among those that knew the node; which is then
     said, because nobody named it."""
     if options.run is not None:
-        return choose_logs(options.run, None)[0]
+        return choose_logs((), options.run)[0]
     left = {run: {letter["node"] for letter in _kept(run.log_dir)} for run in ended_runs()}
     known = [run for run, nodes in left.items() if (options.node in {*nodes, *run.nodes()} if options.node else nodes)]
     if not known:
-        return choose_logs(None, None)[0]
+        return choose_logs((), None)[0]
     others = [run.name for run in known[1:]]
     also = f"; {', '.join(others)} had {'it' if options.node else 'some'} too: name one with --run" if others else ""
     output.tell(f"of the last run of {known[0].name!r}, which has ended{also}")

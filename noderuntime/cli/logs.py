@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import heapq
 import json
 import logging
@@ -10,13 +11,16 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from noderuntime.cli import output
 from noderuntime.cli.choose import LoggedRun, choose_logs
 from noderuntime.cli.console import Prefixes, log_text
+from noderuntime.cli.output import UsageError
 from noderuntime.cli.text import harmless, is_frame
 from noderuntime.observer import LogRecord
 from noderuntime.rundir import older_log
@@ -29,18 +33,39 @@ Record = dict[str, Any]
 
 def logs(options: Namespace) -> int:
     """Carry out `logs`."""
-    run, node = choose_logs(options.run, options.node)
+    if len(options.names) > 2:
+        raise UsageError(f"at most RUN and NODE, not {len(options.names)} names", "noderuntime logs")
+    run, node = choose_logs(options.names, options.given_run)
+    if options.runtime and node:
+        raise UsageError(f"--runtime shows what the runtime decided, not the node {node!r}", "noderuntime logs")
     tail = Tail(run.log_dir, node)
-    show: Callable[[Record], None] = output.result_json if options.json else _Pretty(run)
+    timestamps = options.timestamps or options.runtime
+    show: Callable[[Record], None] = output.result_json if options.json else _Pretty(run, timestamps)
+    wanted = partial(_is_wanted, options)
+    last: int | None = options.tail
     while True:
         # looked at before reading: once it has ended, nothing more is written
         ended = not (options.follow and run.is_running())
-        for record in tail.records():
+        found: Iterable[Record] = filter(wanted, tail.records())
+        if last is not None:
+            found, last = deque(found, last), None
+        for record in found:
             show(record)
         sys.stdout.flush()
         if ended:
             return output.OK
         time.sleep(POLL_S)
+
+
+def _is_wanted(options: Namespace, record: Record) -> bool:
+    """Whether a record is to be shown: since then; of the runtime's decisions the lesser ones only with --runtime."""
+    if options.since is not None and _time(record) < options.since:
+        return False
+    of_runtime = not record.get("node")
+    if options.runtime:
+        return of_runtime
+    level = record.get("level")
+    return not (of_runtime and isinstance(level, int) and level < logging.INFO)
 
 
 class Tail:
@@ -114,7 +139,8 @@ def _time(record: Record) -> float:
 class _Pretty:
     """Records as the console of the run shows them; frames, which are pictures and no lines, are left out."""
 
-    def __init__(self, run: LoggedRun) -> None:
+    def __init__(self, run: LoggedRun, timestamps: bool) -> None:
+        self._timestamps = timestamps
         self._prefixes = Prefixes(run.nodes())
         self._coloured = output.wants_colour(sys.stdout)
         self._terminal = sys.stdout.isatty()
@@ -126,8 +152,18 @@ class _Pretty:
         if record.get("stream") == "log":
             text = log_text(_log_record(record, node), self._coloured)
         prefix = self._prefixes.of(node, self._coloured)
+        if self._timestamps:
+            prefix = f"{_shown_time(_time(record))} {prefix}"
         for line in text.split("\n"):
             output.result(prefix + (harmless(line) if self._terminal else line))
+
+
+def _shown_time(at_s: float) -> str:
+    """A time as RFC 3339 has it, in UTC, with milliseconds."""
+    try:
+        return dt.datetime.fromtimestamp(at_s, dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):  # no time of ours
+        return f"{at_s:.3f}"
 
 
 def _log_record(record: Record, node: str) -> LogRecord:

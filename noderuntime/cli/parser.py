@@ -4,6 +4,8 @@ modules."""
 from __future__ import annotations
 
 import argparse
+import datetime as dt
+import time
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -64,6 +66,26 @@ def seconds(text: str) -> float:
     if not 0 <= value < 1e9:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration; write for instance 500ms, 10s or 5m")
     return value
+
+
+def count(text: str) -> int:
+    """A number of things."""
+    if not text.isascii() or not text.isdigit() or len(text) > 15:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def since(text: str) -> float:
+    """A moment, in seconds since the epoch: how long ago it was, or an ISO 8601 time (without a zone: local)."""
+    try:
+        return time.time() - seconds(text)
+    except argparse.ArgumentTypeError:
+        pass
+    try:
+        return dt.datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        what = f"{text!r} is neither a duration (10s, 5m) nor a time (2026-01-31T12:00:00Z)"
+        raise argparse.ArgumentTypeError(what) from None
 
 
 def assignment(text: str) -> tuple[str, str]:
@@ -181,26 +203,37 @@ def build() -> tuple[Parser, dict[str, Parser]]:
 
     ps = parsers["ps"]
     ps.add_argument("run", metavar="RUN", nargs="?", help="show the nodes of this run instead")
-    ps.add_argument("-a", "--all", action="store_true", help="interrupted and failed runs too")
+    _run_option(ps)
+    ps.add_argument("-a", "--all", action="store_true", help="those too that can be resumed or looked at")
     _json(ps)
 
     stop = parsers["stop"]
-    _run_argument(stop)
+    stop.add_argument("run", metavar="RUN", nargs="?", help="may be left out when there is just one")
+    _run_option(stop)
     stop.add_argument("--drain", action="store_true", help="let what has been sent be handled first")
 
     logs = parsers["logs"]
-    logs.add_argument("run", metavar="RUN", nargs="?", help="may be left out when there is just one")
-    logs.add_argument("node", metavar="NODE", nargs="?", help="only this node")
+    logs.usage = "noderuntime logs [-h] [-f] [--tail N] [--since T] [--timestamps] [--runtime] [--json] [RUN] [NODE]"
+    about = "RUN may be left out when there is just one; NODE: only this one"
+    logs.add_argument("names", metavar="[RUN] [NODE]", nargs="*", help=about)
+    _run_option(logs)
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
+    logs.add_argument("--tail", type=count, metavar="N", help="only the last N records")
+    about = "only what came since then: how long ago, such as 10m, or a time, such as 2026-01-31T12:00:00Z"
+    logs.add_argument("--since", type=since, metavar="T", help=about)
+    logs.add_argument("--timestamps", action="store_true", help="begin each line with its time (UTC)")
+    logs.add_argument("--runtime", action="store_true", help="what the runtime itself decided, with times")
     _json(logs, "one JSON object per line, for programs")
 
     reload = parsers["reload"]
-    reload.usage = "noderuntime reload [-h] [RUN] NODE"
+    reload.usage = "noderuntime reload [-h] [--run RUN] [RUN] NODE"
+    _run_option(reload)
     about = "RUN may be left out when there is just one"
     reload.add_argument("names", metavar="[RUN] NODE", nargs="+", help=about)
 
     clean = parsers["clean"]
     clean.add_argument("run", metavar="RUN", nargs="?", help="only this one (default: all that are not running)")
+    _run_option(clean)
     _json(clean)
 
     _build_state(parsers["state"])
@@ -289,8 +322,8 @@ def _build_letters(letters: Parser) -> None:
         _json(operation)
 
 
-def _run_argument(parser: Parser) -> None:
-    parser.add_argument("run", metavar="RUN", nargs="?", help="may be left out when there is just one")
+def _run_option(parser: Parser) -> None:
+    parser.add_argument("--run", dest="given_run", metavar="RUN", help="the run, where a word may mean another thing")
 
 
 def _env(parser: Parser, about: str) -> None:

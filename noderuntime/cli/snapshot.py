@@ -143,4 +143,5 @@ def _settings(name: str | None) -> Settings:
             raise NotRunning("there was no run yet")
         raise CommandError(f"which run? Say --run with one of: {', '.join(names)}", output.USAGE)
     near = nearest(name, names)
-    raise NotRunning(f"there was no run {name!r}", f"Did you mean {near!r}?" if near else f"There were: {names}")
+    known_names = f"There were: {', '.join(names)}." if names else ""
+    raise NotRunning(f"there was no run {name!r}", f"Did you mean {near!r}?" if near else known_names)

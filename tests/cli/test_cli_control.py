@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from cli_world import World
 
-from noderuntime.cli import main
+from noderuntime.cli import control, main
+from noderuntime.codecheck import CHECK_S_MAX
 from noderuntime.protocol import Answer, Ask, Reply
 
 Capture = pytest.CaptureFixture[str]
@@ -60,8 +61,50 @@ def test_ps_of_a_run_shows_its_nodes(world: World, capsys: Capture) -> None:
     world.store(run, lambda request: Reply(request.number, {"nodes": {"sums": figures}}, "", ""))
     assert main(["ps", "flow"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == [
-        "sums", "operator", "running", "7", "2", "40", "waiting",
+        "sums", "operator", "running", "7", "2", "40", "0", "waiting",
     ]  # fmt: skip
+
+
+def test_ps_of_a_run_as_json_has_what_the_runtime_and_the_store_know(world: World, capsys: Capture) -> None:
+    sums = {"id": "sums", "kind": "operator", "state": "failed", "pid": 0, "restarts": 2, "incarnation": 3,
+            "handled": 47, "reason": "no", "phase": "", "since_s": 1.0}  # fmt: skip
+    run = world.run("flow")
+    world.runtime(run, lambda ask: Answer({"run": "flow", "pid": 9, "nodes": [sums]}, ""))
+    inputs = {"a": {"taken": 40, "dropped": 5}, "b": {"taken": 0, "dropped": 7}}
+    figures = {"inputs": inputs, "outputs": {}, "dead_letters": 2}
+    world.store(run, lambda request: Reply(request.number, {"nodes": {"sums": figures}}, "", ""))
+    assert main(["ps", "--run", "flow", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (node,) = told["nodes"]
+    wanted = {"id": "sums", "kind": "operator", "state": "failed", "pid": None, "restarts": 2, "incarnation": 3,
+              "messages": 40, "dropped": 12, "dead_letters": 2, "reason": "no", "replicas": []}  # fmt: skip
+    assert {key: node[key] for key in wanted} == wanted and told["pid"] == 9
+    assert main(["ps", "flow"]) == 0
+    assert "12" in capsys.readouterr().out.splitlines()[1].split()
+
+
+@pytest.mark.parametrize("command", [["ps"], ["stop"], ["logs"], ["reload", "n"], ["clean"]])
+def test_every_command_takes_run_as_an_option(command: list[str], world: World, capsys: Capture) -> None:
+    world.run("metrics")
+    assert main([*command, "--run", "metrisc"]) == 3
+    assert "'metrics'" in capsys.readouterr().err
+    if command[0] != "logs":
+        assert main([command[0], "metrics", *command[1:], "--run", "other"]) == 2
+
+
+def test_reload_waits_as_long_as_the_import_and_the_start_may_take(
+    world: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert control.IMPORTED_WITHIN_S > CHECK_S_MAX
+    monkeypatch.setattr(control, "IMPORTED_WITHIN_S", 0.0)
+    late = [{}] * 20
+    world.runtime(world.run("flow"), Reloading(*late, {"restarts": 1, "state": "running", "pid": 11}))
+    assert main(["reload", "sums"]) == 1
+    assert "has not taken over its new code within 0 s" in capsys.readouterr().err
+    patient = Reloading(*late, {"restarts": 1, "state": "running", "pid": 11})
+    patient.sums["start_timeout_s"] = 30.0
+    world.runtime(world.run("other"), patient)
+    assert main(["reload", "other", "sums"]) == 0
 
 
 @pytest.mark.parametrize("command", ["stop", "reload", "logs", "state"])

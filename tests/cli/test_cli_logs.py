@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,88 @@ def test_following_ends_with_the_run_and_shows_its_last_lines(
     assert main(["logs", "-f"]) == 0
     shown = [line.split(" │ ")[1] for line in capsys.readouterr().out.splitlines()]
     assert shown == ["one", "turn 1", "turn 2"]
+
+
+def test_a_node_that_is_not_there_is_a_usage_error_with_the_nearest_name(world: World, capsys: Capture) -> None:
+    run = world.run("flow")
+    run.log("camera", {"time": 1.0, "text": "one"})
+    assert main(["logs", "flow", "camrea"]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "the run 'flow' has no node 'camrea'; did you mean 'camera'?" in said.err
+    assert main(["logs", "--run", "flow", "zzz"]) == 2
+    assert "its nodes are: camera" in capsys.readouterr().err
+    assert main(["logs", "camrea"]) == 3
+    assert "Did you mean 'camera'?" in capsys.readouterr().err
+
+
+def test_a_word_that_is_a_run_and_a_node_is_refused_and_the_option_decides(world: World, capsys: Capture) -> None:
+    run = world.run("flow")
+    run.log("flow", {"time": 1.0, "text": "of the node"})
+    run.log("other", {"time": 2.0, "text": "of another"})
+    assert main(["logs", "flow"]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "`logs --run flow`" in said.err and "`logs --run flow flow`" in said.err
+    assert main(["logs", "--run", "flow"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main(["logs", "--run", "flow", "flow"]) == 0
+    assert main(["logs", "flow", "flow"]) == 0
+    assert [line.split(" │ ")[1] for line in capsys.readouterr().out.splitlines()] == ["of the node"] * 2
+
+
+def shown(capsys: Capture) -> list[str]:
+    return [line.partition(" │ ")[2] for line in capsys.readouterr().out.splitlines()]
+
+
+def test_tail_gives_the_last_records_over_all_nodes(world: World, capsys: Capture) -> None:
+    run = world.run("flow")
+    run.log("a", *({"time": float(at), "text": f"a{at}"} for at in range(0, 10, 2)))
+    run.log("b", *({"time": float(at), "text": f"b{at}"} for at in range(1, 10, 2)))
+    assert main(["logs", "--tail", "3"]) == 0
+    assert shown(capsys) == ["b7", "a8", "b9"]
+    assert main(["logs", "--tail", "0"]) == 0
+    assert main(["logs", "--tail", "-1"]) == 2
+    assert shown(capsys) == []
+    assert main(["logs", "flow", "a", "--tail", "99"]) == 0
+    assert shown(capsys) == ["a0", "a2", "a4", "a6", "a8"]
+
+
+def test_since_takes_a_duration_or_a_time(
+    world: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = world.run("flow")
+    run.log("a", {"time": 1_000_000_000.0, "text": "old"}, {"time": 1_000_000_060.5, "text": "new"})
+    assert main(["logs", "--since", "2001-09-09T01:47:00Z"]) == 0
+    assert shown(capsys) == ["new"]
+    monkeypatch.setattr(time, "time", lambda: 1_000_000_070.0)
+    assert main(["logs", "--since", "10s"]) == 0
+    assert shown(capsys) == ["new"]
+    assert main(["logs", "--since", "2m"]) == 0
+    assert shown(capsys) == ["old", "new"]
+    assert main(["logs", "--since", "yesterday"]) == 2
+
+
+def test_timestamps_begin_the_line(world: World, capsys: Capture) -> None:
+    run = world.run("flow")
+    run.log("a", {"time": 1_000_000_000.25, "text": "one\ntwo"})
+    assert main(["logs", "--timestamps"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "2001-09-09T01:46:40.250Z a           │ one", "2001-09-09T01:46:40.250Z a           │ two",
+    ]  # fmt: skip
+
+
+def test_runtime_shows_what_the_runtime_decided_with_times(world: World, capsys: Capture) -> None:
+    run = world.run("flow")
+    run.log("a", {"time": 1.0, "text": "one"})
+    told = {"node": "", "stream": "log", "fields": {}}
+    lines = [
+        {**told, "time": 1.0, "level": 10, "text": "a is running (Ready)"},
+        {**told, "time": 2.0, "level": 20, "text": "a died"},
+    ]
+    (run.logs / "runtime.log").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["logs", "--runtime"]) == 0
+    assert [line.split(" noderuntime │ ") for line in capsys.readouterr().out.splitlines()] == [
+        ["1970-01-01T00:00:01.000Z", "DEBUG a is running (Ready)"], ["1970-01-01T00:00:02.000Z", "INFO a died"],
+    ]  # fmt: skip
+    assert main(["logs"]) == 0
+    assert shown(capsys) == ["one", "INFO a died"]
+    assert main(["logs", "--runtime", "flow", "a"]) == 2

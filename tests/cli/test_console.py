@@ -168,6 +168,7 @@ def test_json_is_one_object_a_line_all_on_stdout(files: tuple[TextIO, TextIO]) -
     assert said[6]["trace"] == "trace"
     assert said[7]["nodes"][0] == {
         "node": "numbers", "state": "finished", "restarts": 0, "messages": 100, "reason": "",
+        "dropped": 0, "dead_letters": 0,
     }  # fmt: skip
     assert read(files[1]) == []
 

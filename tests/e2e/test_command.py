@@ -203,6 +203,93 @@ def test_a_run_whose_lines_nobody_reads_any_more_says_why_it_stops(place: Path) 
     assert "SIGTERM" not in done.stderr
 
 
+SLOW = """\
+nodes:
+  - id: fine
+    operator: {python: fine.py, inputs: {tick: timer/secs/1}}
+  - id: odd
+    operator: {python: odd.py, inputs: {tick: timer/secs/1}}
+    start_timeout: 300ms
+    max_restarts: MAX
+    max_restart_delay: 100ms
+"""
+
+
+@pytest.mark.parametrize(
+    ("init", "restarts", "said"),
+    [
+        ("raise ValueError('no camera')", "1", ("odd has failed for good", "no camera")),
+        ("import time; time.sleep(100)", "0", ("odd is not ready after 0.3 s", "")),
+    ],
+)
+def test_a_detached_run_with_a_node_that_does_not_get_ready_is_code_1_and_goes_on(
+    place: Path, init: str, restarts: str, said: tuple[str, str]
+) -> None:
+    (place / "fine.py").write_text("class Operator:\n    def on_event(self, event, ctx): pass\n")
+    (place / "odd.py").write_text(
+        f"class Operator:\n    def __init__(self):\n        {init}\n    def on_event(self, event, ctx): pass\n"
+    )
+    (place / "slow.yml").write_text(SLOW.replace("MAX", restarts))
+    done = call("run", "-d", "slow.yml", code=1)
+    assert all(what in done.stderr for what in said)
+    assert "the run goes on; `noderuntime stop slow` stops it" in done.stderr
+    assert "fine" not in done.stderr
+    nodes = json.loads(call("ps", "slow", "--json", code=0).stdout)["nodes"]
+    assert {node["id"]: node["state"] for node in nodes}["fine"] == "running"
+    call("stop", "slow", code=0)
+
+
+def test_a_detached_run_whose_nodes_have_ended_meanwhile_is_code_0(place: Path) -> None:
+    (place / "short.py").write_text("")
+    (place / "short.yml").write_text("nodes:\n  - {id: short, path: short.py}\n")
+    call("run", "-d", "short.yml", code=0)
+
+
+def test_what_the_runtime_decided_and_the_final_table_outlive_a_detached_run(place: Path) -> None:
+    call("run", "-d", "endless.yml", code=0)
+    wait_for(lambda: "5050" in ask("state", "get", "sums", "total"))
+    call("stop", code=0)
+    decided = call("logs", "endless", "--runtime", code=0).stdout
+    assert "numbers is running" in decided and "stopping" in decided
+    (row,) = [line for line in decided.splitlines() if "sums: stopped, 0 restarts, 101 messages" in line]
+    assert row[:2] == "20" and row.split()[0].endswith("Z")
+    assert "is running" not in call("logs", "endless", code=0).stdout
+    call("logs", "endless", "smus", code=2)
+    table = json.loads(call("logs", "endless", "--runtime", "--json", "--tail", "1", code=0).stdout)
+    assert [row["node"] for row in table["fields"]["nodes"]] == ["numbers", "sums"]
+
+
+@pytest.mark.parametrize("options", [["--from", "99"], ["--chaos", "1s"], ["-d"], ["-d", "--from", "99"]])
+def test_a_start_that_fails_is_one_error_and_no_table_of_nodes(place: Path, options: list[str]) -> None:
+    file = place / "endless.yml"
+    if "--from" in options:
+        call("run", "-d", "endless.yml", code=0)
+        call("stop", code=0)
+    else:
+        file.write_text(file.read_text() + "state: {seed: {command: [./no-such-seed]}}\n")
+    done = call("run", "endless.yml", *options, code=1)
+    assert done.stdout == ""
+    told = [line for line in done.stderr.splitlines() if not line.startswith("warning:")]
+    assert len(told) == 1, done.stderr
+    assert ("snapshot 99" if "--from" in options else "no-such-seed") in told[0]
+
+
+def test_messages_that_were_dropped_are_shown(place: Path) -> None:
+    (place / "slowly.py").write_text(
+        "import time\nclass Operator:\n    def on_event(self, event, ctx):\n"
+        "        if event['type'] == 'INPUT' and event['value'] == 0: time.sleep(1)\n"
+    )
+    (place / "drops.yml").write_text(
+        "nodes:\n  - {id: numbers, path: numbers_node.py, args: '100', outputs: [n]}\n"
+        "  - id: slow\n    operator: {python: slowly.py}\n"
+        "    inputs: {n: {source: numbers/n, queue_size: 5, queue_policy: drop_oldest}}\n"
+    )
+    done = call("run", "drops.yml", "--log-format", "json", code=0)
+    rows = {row["node"]: row for row in json.loads(done.stdout.splitlines()[-1])["nodes"]}
+    assert rows["slow"]["dropped"] > 0 and rows["slow"]["dropped"] + rows["slow"]["messages"] == 100
+    assert f"{rows['slow']['dropped']} dropped" in rows["slow"]["reason"]
+
+
 def test_a_detached_run_is_seen_asked_changed_and_stopped(place: Path) -> None:
     assert call("run", "-d", "endless.yml", "--name", "mine", code=0).stdout == "mine\n"
     (run,) = json.loads(call("ps", "--json", code=0).stdout)

@@ -63,7 +63,7 @@ def test_nesting_without_end_is_refused(text: str) -> None:
 def test_what_is_no_text_is_refused_and_utf_16_is_text() -> None:
     with pytest.raises(StoreError, match=r"^seed is not UTF-8 text: byte 3 cannot be read$"):
         seeds.parse(b"a: \xff", "seed")
-    assert seeds.parse("a: ü".encode("utf-16"), "seed") == {"a": "ü".encode()}
+    assert seeds.parse("a: ü".encode("utf-16"), "seed") == {"a": seeds.Seed("ü".encode())}
 
 
 @pytest.mark.parametrize(
