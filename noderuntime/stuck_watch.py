@@ -84,9 +84,9 @@ class StuckWatch:
 
         def answered(result: dict[str, Any]) -> None:
             self._asked = False
-            self._seen = after = self._look_at_pulses()
-            if before == after:
-                self._judge(result["nodes"])
+            after = self._look_at_pulses()
+            self._seen = {id: seen if seen == before[id] else (Doing.BUSY, *seen[1:]) for id, seen in after.items()}
+            self._judge(result["nodes"])
 
         def refused(error: str, text: str) -> None:
             self._asked = False
@@ -181,7 +181,9 @@ class StuckWatch:
             fed.input_timeout_s
             for id in nodes
             for fed in self._dataflow.node(id).inputs
-            if fed.input_timeout_s is not None and places[fed.node].doing not in (Doing.ENDED, Doing.FAILED)
+            if fed.input_timeout_s is not None
+            and not fed.is_timer
+            and places[fed.node].doing not in (Doing.ENDED, Doing.FAILED)
         ]
         return STUCK_S + max(timeouts, default=0.0)
 

@@ -221,6 +221,57 @@ def test_reload_of_what_it_cannot_bring_back_names_the_way_out(place: Folder) ->
     assert running.finish() == 1
 
 
+BUSY = """
+  - id: busy
+    operator: {python: endless.py, outputs: [n]}
+  - id: eats
+    operator: {python: idle.py, inputs: {n: busy/n}}
+"""
+ENDLESS = """
+from noderuntime import Source
+class Operator(Source):
+    def produce(self, position, ctx):
+        ctx.send_output("n", 1)
+        return (position or 0) + 1
+"""
+
+
+def test_nodes_at_full_speed_elsewhere_hide_nobody_who_waits(place: Folder) -> None:
+    place.write(endless_py=ENDLESS)
+    running = place.start(BEHIND + BUSY)
+    running.wait_for("status", "numbers waits for room in the queue of first; first waits for room*")
+    assert running.said[-1][1].endswith(". The run goes on for: busy, eats")
+    assert running.status()["numbers"]["reason"] == "waits for room in the queue of first"
+    running.ask("stop")
+    assert running.finish() == 1
+
+
+def test_changed_code_brings_a_failed_operator_back_where_files_are_watched(place: Folder) -> None:
+    running = place.start(BEHIND + BUSY.replace("endless.py", "slow.py"), watch=True)
+    place.write(slow_py=ENDLESS.replace("ctx.send", "import time; time.sleep(0.01); ctx.send"))
+    running.wait_for("status", "middle failed for good*")
+    place.write(adds_py=ADDS.replace('os.path.exists("broken")', "False"))
+    running.wait_for("line", "last", "stdout", f"ALL_INPUTS_CLOSED {ALL}")
+    running.ask("stop")
+    assert running.finish() == 0
+
+
+PROGRAMS = """
+nodes:
+  - {id: count, path: count.py, outputs: [n], env: {COUNT: "2999"}, restart_policy: on-failure}
+  - id: sink
+    operator: {python: adds.py, inputs: {n: {source: count/n, queue_size: 100}}}
+    restart_policy: never
+"""
+
+
+def test_a_program_that_waits_for_room_at_a_failed_node_is_stuck_too(place: Folder) -> None:
+    running = place.start(PROGRAMS)
+    assert running.finish() == 1
+    assert running.rows()["count"]["state"] == "stopped"
+    assert running.rows()["count"]["reason"] == "waits for room in the queue of sink (failed)"
+
+
 # ---- cycles
 
 CYCLE = """
