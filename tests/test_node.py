@@ -63,6 +63,34 @@ def test_a_node_takes_events_and_sends_until_all_its_inputs_have_ended(run: Make
     assert r.queued("n", "in") == [] and r.figures("n")["inputs"]["in"]["taken"] == 2
 
 
+def test_an_input_that_a_failure_closed_does_not_end_the_node(run: Make) -> None:
+    r = run(between())
+    child = r.begun("n", ECHO)
+    r.send("a", 1)
+    r.end("a", error="broken")
+    r.ring("n")
+    told = [["INPUT", "in", 1], ["NODE_FAILED", "a", None], ["INPUT_CLOSED", "in", None]]
+    assert r.take("c", 3) == told
+    wait_until(lambda: child.pulse.phase == pulse.WAITING)
+    child.send(Stop("MANUAL", 10.0))
+    assert child.wait() == 0
+    assert r.take("c") == [["STOP", "MANUAL", None]]
+
+
+def test_what_a_node_sends_after_its_message_was_taken_away_goes_out_all_the_same(run: Make) -> None:
+    r = run(between())
+    program = ECHO.replace("    node.send", "    import os, time\n    while event.get('value') == 1 and not "
+                           "os.path.exists('goes on'): time.sleep(0.001)\n    node.send")  # fmt: skip
+    child = r.begun("n", program)
+    r.send("a", 1, 2, ends=True)
+    wait_until(lambda: child.pulse.hands)
+    r.steal("n", "in", 0)
+    (r.folder / "goes on").touch()
+    assert r.take("c", 2) == [["INPUT", "in", 1], ["INPUT", "in", 2]]
+    assert child.wait() == 0
+    assert r.figures("n")["inputs"]["in"]["taken"] == 1
+
+
 def test_a_stop_wakes_a_node_that_waits_and_is_its_last_event(run: Make) -> None:
     r = run(between())
     child = r.begun("n", ECHO)

@@ -21,6 +21,7 @@ from noderuntime.protocol import (
     Bye,
     Failed,
     Hello,
+    Quiet,
     Ready,
     Refused,
     Reload,
@@ -28,6 +29,7 @@ from noderuntime.protocol import (
     Stop,
     StopAll,
 )
+from noderuntime.space.commit import Commits
 
 Make = Callable[..., Run]
 
@@ -265,6 +267,91 @@ def test_a_life_that_begins_when_all_inputs_have_closed_ends_at_once(run: Make) 
     child = r.begun("op")
     assert child.wait() == 0
     assert r.take("c", 2) == ["ALL_INPUTS_CLOSED", ("INPUT_CLOSED", "", None)]
+
+
+def test_an_input_that_a_failure_closed_has_not_ended_in_this_life_or_the_next(run: Make) -> None:
+    r = run(between("op.py:Sum"), op=SUM)
+    child = r.begun("op")
+    r.send("a", 1)
+    r.end("a", error="broken")
+    r.ring("op")
+    assert r.take("c", 2) == [1, "closed"]
+    child.kill()
+    child = r.begun("op")
+    r.ask("revive", node="a")
+    r.claim("a", cause="mended")
+    r.played["a"] = Commits(r.space, r.wirings["a"], r.figures("a")["incarnation"])
+    r.send("a", 2)
+    assert r.take("c") == [3]
+    r.send("a", ends=True)
+    assert r.take("c", 3) == ["closed", "ALL_INPUTS_CLOSED", ("INPUT_CLOSED", "", None)]
+    assert child.wait() == 0
+
+
+BLOCKS = """
+import os, time
+class Op:
+    count = 0
+    def restore_state(self, state):
+        self.count = int(state["count"])
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT":
+            self.count += 1
+            ctx.save_state("count", str(self.count).encode())
+            ctx.send_output("out", [event["value"], self.count])
+            while event["value"] == "blocks" and not os.path.exists("goes on"):
+                time.sleep(0.001)
+"""
+
+
+def test_a_message_that_is_taken_away_from_an_operators_hand_is_undone_and_the_rest_is_read_again(run: Make) -> None:
+    r = run(between(), op=BLOCKS)
+    child = r.begun("op")
+    r.send("a", 1)
+    assert r.take("c") == [[1, 1]]
+    r.send("a", "blocks")
+    wait_until(lambda: child.pulse.phase == pulse.HANDLING and child.pulse.hands)
+    r.steal("op", "in", 0)
+    (r.folder / "goes on").touch()
+    assert child.wait() == EXIT_FENCED
+    assert child.logged("a message of input 'in' was taken away while it was in hand")
+    r.send("a", 2)
+    r.begun("op")
+    assert r.take("c") == [[2, 2]]
+
+
+def test_a_drained_operator_makes_no_more_ticks(run: Make) -> None:
+    inputs = {"tick": "timer/millis/5", "in": "a/out"}
+    nodes = {
+        "a": {"outputs": ["out"]},
+        "op": {"operator": {"python": "op.py:Op", "inputs": inputs, "outputs": ["out"]}},
+        "c": {"inputs": {"in": "op/out"}},
+    }
+    r = run(nodes, op=ECHO)
+    child = r.begun("op")
+    assert r.take("c")[0]["id"] == "tick"
+    child.send(Quiet())
+    r.send("a", "one")
+
+    def takes(what: str) -> bool:
+        (shown,) = r.take("c")
+        return bool(shown.get("value") == what)
+
+    wait_until(lambda: takes("one"))
+    wait_until(lambda: not takes_a_tick(r))
+    r.send("a", "two")
+    assert r.take("c")[0]["value"] == "two"
+    child.send(Stop("MANUAL", 10.0))
+    assert child.wait() == 0
+
+
+def takes_a_tick(r: Run) -> bool:
+    """Whether one more came, in the time of some ticks."""
+    before = len(r.queued("c", "in"))
+    time.sleep(0.05)
+    found = len(r.queued("c", "in")) > before
+    r.take("c", len(r.queued("c", "in")))
+    return found
 
 
 def test_a_stopped_operator_gets_the_event_and_does_not_close_its_outputs(run: Make) -> None:

@@ -10,9 +10,8 @@ from kit import CHAIN, MB, Make, Net, Nodes, commit, send, staged, take
 
 from noderuntime.errors import Fenced, ValueTooLarge
 from noderuntime.merges import Add, Union
-from noderuntime.space import keys, records
+from noderuntime.space import records
 from noderuntime.space.commit import Commits
-from noderuntime.space.mailbox import queue_of
 from noderuntime.space.shared import SharedWrite
 from noderuntime.space.writer import Inapplicable, MessageGone
 
@@ -360,13 +359,7 @@ def test_a_message_that_has_gone_from_a_queue_that_drops_nothing_undoes_the_comm
     a, b = net.begin("a"), net.begin("b")
     send(a, 1, 2, 3)
     first, second, third = net.messages(b)
-    with net.space.write() as txn:
-        txn.delete(second[0])
-        key = keys.queue_of(second[0][: keys.MAILBOX_PREFIX_BYTES])
-        queue = queue_of(txn, key)
-        queue[records.QUEUED] -= 1
-        queue[records.BYTES] -= len(second[1])
-        txn.put(key, records.QUEUE.pack(*queue))
+    net.steal("b", "in", 1)
     before = net.queue("b", "in")
     for group in ([second], [first, second, third]):
         with pytest.raises(MessageGone, match="'in'"):
