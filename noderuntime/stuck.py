@@ -2,7 +2,7 @@
 
 A node is *stuck* when
 
-- it waits for room in the queue of a failed or stuck node; or
+- it waits for room in the queue of a failed or stuck node, or in a space that is full of what such nodes keep; or
 - it waits for messages with nothing queued, does nothing by itself (a timer, a Source, a program of the user's), and
   each of its inputs comes from an ended, failed or stuck node.
 
@@ -28,7 +28,8 @@ class Doing(Enum):
     FAILED = "failed"
     WAITING = "waiting"  # for messages: it has nothing in hand
     FULL = "full"  # waits for room in the queues of its receivers
-    BUSY = "busy"  # anything else: it starts, handles, restarts, is stopped, or waits for room in the space
+    CRAMPED = "cramped"  # waits for room in the space
+    BUSY = "busy"  # anything else: it starts, handles, restarts, or is stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class Place:
     """A node as the judge sees it.
 
     `acts`: it may do something without being sent anything. `queued`: messages or notices wait for it. `senders`: the
-    nodes that feed its inputs, timers left out. `full`: those of its receivers that have no room for what it sends.
+    nodes that feed its inputs, timers left out. `full`: who has no room for what it sends; of a cramped node all others
+    for which anything is queued.
     """
 
     doing: Doing
@@ -66,7 +68,7 @@ def judge(places: Mapping[str, Place]) -> Verdict:
     failed = {id for id, place in places.items() if place.doing is Doing.FAILED}
     ended = {id for id, place in places.items() if place.doing is Doing.ENDED}
     stuck = _largest(
-        {id for id, place in places.items() if place.doing is Doing.FULL or place.is_idle},
+        {id for id, place in places.items() if place.doing in (Doing.FULL, Doing.CRAMPED) or place.is_idle},
         lambda id, rest: _is_stuck(places[id], failed, ended, rest),
     )
     finished = _largest(
@@ -86,12 +88,14 @@ def judge(places: Mapping[str, Place]) -> Verdict:
 
 
 def _waits_for(place: Place) -> tuple[str, ...]:
-    return place.full if place.doing is Doing.FULL else place.senders
+    return place.senders if place.doing is Doing.WAITING else place.full
 
 
 def _is_stuck(place: Place, failed: Collection[str], ended: Collection[str], stuck: Collection[str]) -> bool:
     if place.doing is Doing.FULL:
         return any(receiver in failed or receiver in stuck for receiver in place.full)
+    if place.doing is Doing.CRAMPED:
+        return bool(place.full) and all(holder in failed or holder in stuck for holder in place.full)
     return bool(place.senders) and all(
         sender in ended or sender in failed or sender in stuck for sender in place.senders
     )
@@ -142,7 +146,13 @@ def waits_text(place: Place, waits_for: tuple[str, ...], places: Mapping[str, Pl
     if not waits_for:
         return ""
     named = ", ".join(f"{id} (failed)" if places[id].doing is Doing.FAILED else id for id in waits_for)
-    return f"waits for {'room in the queue' if place.doing is Doing.FULL else 'messages'} of {named}"
+    match place.doing:
+        case Doing.FULL:
+            return f"waits for room in the queue of {named}"
+        case Doing.CRAMPED:
+            return f"waits for room in the space, which is full of messages for {named}"
+        case _:
+            return f"waits for messages of {named}"
 
 
 def told(verdict: Verdict, places: Mapping[str, Place]) -> str:

@@ -136,7 +136,10 @@ class StuckWatch:
             for receiver, fed in self._dataflow.receivers(spec.id, output)
             if self._seen[receiver.id][0] is not Doing.ENDED and is_full(fed, queues[receiver.id][fed.name])
         )
-        if doing is Doing.FULL and (not full or (spec.kind == "dynamic" and not self.draining)):
+        if doing is Doing.FULL and not full:
+            doing = Doing.CRAMPED
+            full = tuple(id for id in queues if id != spec.id and any(size for size, _, _ in queues[id].values()))
+        if doing in (Doing.FULL, Doing.CRAMPED) and spec.kind == "dynamic" and not self.draining:
             doing = Doing.BUSY
         by_itself = spec.kind != "operator" or not senders_of(spec) or any(fed.is_timer for fed in spec.inputs)
         return Place(

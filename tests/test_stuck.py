@@ -17,6 +17,10 @@ def full(*receivers: str, senders: tuple[str, ...] = (), acts: bool = True) -> P
     return Place(Doing.FULL, acts, False, senders, receivers)
 
 
+def cramped(*holders: str) -> Place:
+    return Place(Doing.CRAMPED, True, full=holders)
+
+
 # what each row is about: the nodes -> the stuck ones and whom they wait for, whether the run is over, which cycle opens
 TABLE = {
     "nothing failed, nothing is left": ({"a": ENDED, "b": waits("a")}, {"b": ()}, False, ""),
@@ -45,7 +49,11 @@ TABLE = {
         {"a": full("b", "c"), "b": FAILED, "c": BUSY}, {"a": ("b",)}, False, "",
     ),
     "the only full receiver lives": ({"a": full("c"), "b": FAILED, "c": BUSY}, {}, False, ""),
-    "no queue is full: it waits for room in the space": ({"a": Place(Doing.FULL, True), "f": FAILED}, {}, False, ""),
+    "no room in the space, and nothing is queued": ({"a": cramped(), "f": FAILED}, {}, False, ""),
+    "the space is full of what a failed node keeps": ({"a": cramped("f"), "f": FAILED}, {"a": ("f",)}, True, ""),
+    "the space is full of what a live node has to handle, too": (
+        {"a": cramped("f", "b"), "f": FAILED, "b": BUSY}, {}, False, "",
+    ),
     "two that failed": (
         {"a": full("b"), "b": FAILED, "c": FAILED, "d": waits("c")}, {"a": ("b",), "d": ("c",)}, True, "",
     ),
@@ -111,3 +119,8 @@ def test_it_is_said_who_waits_for_whom_and_what_keeps_the_run_going() -> None:
         "a waits for room in the queue of b (failed); c waits for messages of b (failed); d waits for messages of c. "
         "The run goes on for: t"
     )
+
+
+def test_it_is_said_of_what_the_space_is_full() -> None:
+    places = {"a": cramped("b"), "b": FAILED}
+    assert told(judge(places), places) == "a waits for room in the space, which is full of messages for b (failed)"

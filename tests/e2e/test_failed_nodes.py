@@ -256,6 +256,20 @@ def test_changed_code_brings_a_failed_operator_back_where_files_are_watched(plac
     assert running.finish() == 0
 
 
+def test_a_space_that_is_full_of_what_a_failed_node_keeps_ends_the_run_too(place: Folder) -> None:
+    place.write(numbers_py=NUMBERS.replace('"n", number', '"n", bytes(40_000)'))
+    flow = "state: {size: 12MB}\n" + FLOW % ("none", "")
+    running = place.start(flow.replace("queue_size: 100", "queue_size: 100000").replace("count: 3000", "count: 300"))
+    assert running.finish() == 1
+    why = "waits for room in the space, which is full of messages for sink (failed)"
+    assert running.rows()["numbers"]["reason"] == why
+    mended(place)
+    place.write(adds_py=ADDS.replace('event["value"]', 'len(event["value"])'))
+    again = place.start(resume=True)
+    assert again.finish() == 0
+    assert again.lines("sink")[-1] == f"ALL_INPUTS_CLOSED {300 * 40_000} 300"
+
+
 PROGRAMS = """
 nodes:
   - {id: count, path: count.py, outputs: [n], env: {COUNT: "2999"}, restart_policy: on-failure}
