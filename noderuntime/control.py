@@ -60,6 +60,8 @@ def _reload(crew: Crew, node: str) -> Answer:
         return Answer({}, f"the run has no node {node!r}; {hint}")
     if child.spec.kind != "operator":
         return Answer({}, f"{node!r} is a custom node; only operators can be reloaded. {_AGAIN}")
+    if crew.ending:
+        return Answer({}, f"the run is stopping, so {node!r} is not reloaded; `run FILE --resume` takes its new code")
     try:
         crew.feed(child, su.Reload())
     except IllegalEvent:

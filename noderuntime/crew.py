@@ -107,6 +107,7 @@ class Crew:
         self._stop_all = stop_all
         self.children: dict[str, Child] = {}
         self.stopped: set[int] = set()  # pids of children of ours that are stopped now
+        self.ending = False  # the run stops, or all nodes are done: no life may begin any more
         self.refused = 0  # messages that came out of turn
         self._identities: dict[bytes, Child] = {}
         self._events: deque[tuple[Child, su.Event, bool]] = deque()
@@ -498,12 +499,14 @@ class Crew:
 
     def stop(self, grace_s: float, drain: bool) -> None:
         """Stop all nodes; with `drain` only those that nobody feeds, and let the others end by themselves."""
+        self.ending = self.ending or not drain
         for child in self.children.values():
             never_came = child.spec.kind == "dynamic" and not child.alive
             if not drain or never_came or all(spec.is_timer for spec in child.spec.inputs):
                 self.feed(child, su.Stop(grace_s, drain))
 
     def abort(self) -> None:
+        self.ending = True
         for child in self.children.values():
             self.feed(child, su.Abort())
 

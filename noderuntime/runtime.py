@@ -474,6 +474,7 @@ class Runtime:
     def _finish(self) -> None:
         """Every node is done: what they wrote elsewhere has to arrive there, and the rest to be saved."""
         self._phase = "emptying"
+        self._crew.ending = True
         self._outbox.begin(time.monotonic(), self._stopping)
         if self._chaos is not None:
             self._chaos.stop()

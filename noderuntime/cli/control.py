@@ -85,8 +85,12 @@ def reload(options: Namespace) -> int:
             f"see `noderuntime ps {run.name}`"
         )
     if now["state"] != "running":
-        then = "; it is tried again, and mended code takes over at once" if now["state"] == "backoff" else ""
-        raise CommandError(f"the changed code of {node} imports, but then {now['reason']} ({now['state']}{then})")
+        was = "imports, but then" if before["state"] == "running" else "does not run:"
+        then = {
+            "backoff": "; it is tried again, and mended code takes over at once",
+            "failed": "; what waits for it is kept: mend it and reload it again",
+        }.get(now["state"], "")
+        raise CommandError(f"the changed code of {node} {was} {now['reason']} ({now['state']}{then})")
     output.tell(f"{node} runs its new code, with its state restored (process {now['pid']})")
     return output.OK
 

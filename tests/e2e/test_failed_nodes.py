@@ -159,12 +159,14 @@ def test_a_reload_brings_a_failed_node_back_while_the_run_goes_on(place: Folder)
     status = running.status()
     assert status["first"]["reason"] == "waits for room in the queue of middle (failed)"
     assert status["middle"]["state"] == "failed"
+    code, said = command(place, "reload", "flow", "middle")
+    assert code == 1 and "RuntimeError: it is broken (failed; what waits for it is kept: mend it and reload it" in said
     mended(place)
     code, said = command(place, "reload", "flow", "middle")
     assert (code, "runs its new code" in said) == (0, True), said
     running.wait_for("line", "last", "stdout", f"ALL_INPUTS_CLOSED {ALL}")
-    notices = ["NODE_FAILED middle", "INPUT_CLOSED n", "NODE_RESTARTED middle", "INPUT_CLOSED n"]
-    assert running.lines("last") == [*notices, f"ALL_INPUTS_CLOSED {ALL}"]
+    failure = ["NODE_FAILED middle", "INPUT_CLOSED n", "NODE_RESTARTED middle"]
+    assert running.lines("last") == [*failure, *failure, "INPUT_CLOSED n", f"ALL_INPUTS_CLOSED {ALL}"]
     running.ask("stop")
     assert running.finish() == 0, "no node is failed any more"
 
@@ -284,6 +286,19 @@ def test_a_program_that_waits_for_room_at_a_failed_node_is_stuck_too(place: Fold
     assert running.finish() == 1
     assert running.rows()["count"]["state"] == "stopped"
     assert running.rows()["count"]["reason"] == "waits for room in the queue of sink (failed)"
+
+
+def test_a_failed_node_does_not_begin_again_in_a_run_that_stops(place: Folder) -> None:
+    place.write(slow_py="import os, time\nfrom noderuntime import Node\nnode = Node()\nnode.next()\n"
+                "while not os.path.exists('enough'): time.sleep(0.01)\n")  # fmt: skip
+    running = place.start(BEHIND + "  - {id: slow, path: slow.py, inputs: {n: first/n}}\n")
+    running.wait_for("status", "middle failed for good*")
+    running.ask("stop")
+    mended(place)
+    assert "the run is stopping" in running.ask("reload", node="middle").error
+    place.write(enough="")
+    assert running.finish() == 1
+    assert running.rows()["middle"]["state"] == "failed"
 
 
 # ---- cycles
