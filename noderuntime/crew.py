@@ -113,6 +113,7 @@ class Crew:
         self._events: deque[tuple[Child, su.Event, bool]] = deque()
         self._procs: set[Proc] = set()
         self._handling = False
+        self._draining = False
         self._boundary = Boundary(notes.warn, passes=(GaveUp,))  # what peers say may make anything be raised
 
     # ---- making it
@@ -359,7 +360,8 @@ class Crew:
             started = "started by hand" if child.spec.kind == "dynamic" else "started by the run itself"
             return f"{hello.node!r} is {started}, see `path:` in the dataflow file"
         state = child.machine.state
-        if state in DONE:
+        goes_on = not (self.done or self.ending or self._draining)
+        if state in DONE and not (hello.kind == "dynamic" and state is State.ENDED and goes_on):
             return f"{hello.node!r} has {state.value if state is not State.STOPPED else 'been stopped'}"
         if hello.kind == "dynamic":
             return f"{hello.node!r} is connected already, as process {child.peer}" if child.alive else ""
@@ -500,6 +502,7 @@ class Crew:
     def stop(self, grace_s: float, drain: bool) -> None:
         """Stop all nodes; with `drain` only those that nobody feeds, and let the others end by themselves."""
         self.ending = self.ending or not drain
+        self._draining = self._draining or drain
         for child in self.children.values():
             never_came = child.spec.kind == "dynamic" and not child.alive
             if not drain or never_came or all(spec.is_timer for spec in child.spec.inputs):

@@ -95,6 +95,12 @@ class Member:
         """INPUT_CLOSED of an input was taken. What a failure closed does not count as ended."""
         (self.cut_off if by_failure else self.closed).add(input)
 
+    def note_restarted(self, node: str) -> None:
+        """NODE_RESTARTED was taken. A node that had ended, and has come back, feeds its inputs again."""
+        if self.closed:
+            back = {item.name for item in self.inputs.values() if item.source.rpartition("/")[0] == node}
+            self.closed -= back
+
     @property
     def all_closed(self) -> bool:
         """Whether this node has inputs other than timers, and all of them have ended; a failure ends none."""

@@ -341,6 +341,8 @@ class Node:
         if kind == records.INPUT_CLOSED:
             member.note_closed(input.name, by_failure=value[1] is not None)
             return notice("INPUT_CLOSED", input.name)
+        if kind == records.NODE_RESTARTED:
+            member.note_restarted(value[0])
         return notice(records.NOTICE_TYPES[kind], value[0], value[1] or "")
 
     def _due_locked(self, holder: Holder) -> Event | None:

@@ -281,6 +281,8 @@ class OperatorHost:
             member.note_closed(input.name, by_failure=value[1] is not None)
             event = notice("INPUT_CLOSED", input.name)
         else:
+            if kind == records.NODE_RESTARTED:
+                member.note_restarted(value[0])
             event = notice(records.NOTICE_TYPES[kind], value[0], value[1] or "")
         self._handle(event, staged)
 

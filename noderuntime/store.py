@@ -11,7 +11,7 @@ one that is repeated after a kill counts once:
     claim      node, cause, counts, hands, max_attempts, trace -> incarnation, state, by_reference, attempts, buried
                | ended
     end        node, failed, error -> {}
-    revive     node -> {}                               of a failed node, before its next claim
+    revive     node -> {}                               of a failed or ended node, before its next claim
     touch      -> {}                                    takes the write lock once: see below
     queues     -> nodes                                 {id: {input: [messages, bytes, 1 if anything waits]}}
     figures    -> nodes, used_bytes, size_bytes, readers

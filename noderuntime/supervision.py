@@ -51,7 +51,7 @@ only what belongs to the present life.
     KILLED     we sent SIGKILL and wait for the reap; what comes then is decided already
     BACKOFF    dead, the next life is due at `deadline_s`
     STOPPED    asked to stop, and gone
-    ENDED      ended by itself, outputs closed
+    ENDED      ended by itself, outputs closed; a dynamic node may come back
     FAILED     failed for good: outputs closed, mailbox open; a reload brings an operator back
 
 Rejected: one more state for each half of the wait in STARTING and for each rung of the ladder. They double
@@ -441,6 +441,12 @@ class Supervision:
         self._death = Death("it is started again, after it had failed", False)
         return [Revive(), *self._begin(now_s)]
 
+    def _on_ended_hello(self, event: Event, now_s: float) -> list[Action]:
+        """A dynamic node that had ended comes back."""
+        if self.policy.kind == "dynamic":
+            self._death = Death("it has come back, after it had ended", False)
+        return [Revive(), *self._on_dynamic_hello(event, now_s)]
+
     def _on_late_claim(self, event: Event, now_s: float) -> list[Action]:
         # of a life that is over already, or about to be; a buried message is progress all the same
         assert isinstance(event, Claimed)
@@ -547,6 +553,7 @@ def _table() -> dict[tuple[State, type], Row]:
         for event in (Tick, Stop, Abort, Claimed, ClaimRefused):
             row(state, event, m._on_nothing, state)
     row(s.FAILED, Reload, m._on_failed_reload, s.STARTING)
+    row(s.ENDED, Hello, m._on_ended_hello, s.STARTING)
     return table
 
 

@@ -193,17 +193,25 @@ def end(txn: Any, space: Space, graph: Graph, vertex: Vertex, *, failed: str | N
 
 
 def revive(txn: Any, graph: Graph, vertex: Vertex) -> None:
-    """Make a node that had failed live again while the run goes on; its next claim tells its receivers. Twice is once.
+    """Make a node that had failed, or a dynamic one that had ended, live again while the run goes on; its next claim
+    tells its receivers. Twice is once.
 
-    Receivers keep the notices of its failure: they are in order before the NODE_RESTARTED of that claim.
+    Receivers keep the notices of its end: they are in order before the NODE_RESTARTED of that claim. Receivers that
+    have ended meanwhile stay so.
     """
     record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
-    if record.status != records.FAILED:
+    if record.status == records.LIVE:
         return
+    ended = record.status == records.ENDED
     record.status = records.LIVE
     txn.put(keys.node(vertex.number), record.pack())
-    for _, _, queue_key in links(graph, vertex).receivers:
+    around = links(graph, vertex)
+    for _, _, queue_key in around.receivers:
         _clear_flags(txn, queue_key, SOURCE_ENDED | SOURCE_FAILED)
+    if ended:
+        for _, _, queue_key in around.inputs:
+            _clear_flags(txn, queue_key, CLOSED)
+        return
     if not any(status(txn, other) == records.FAILED for other in graph.values()):
         for other in graph.values():  # who ended meanwhile has ended
             for number, _ in other.inputs.values():

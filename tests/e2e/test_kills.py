@@ -10,7 +10,7 @@ import time
 
 import pytest
 import zmq
-from harness import SUMS, TICKING, Folder, Running, is_alive, processes_of, wait_until
+from harness import SUMS, TICKING, WAIT_S, Folder, Running, is_alive, processes_of, wait_until
 
 from noderuntime.channel import Dealer
 from noderuntime.protocol import FRAME_BYTES_MAX, VERSION, Bye, Hello, Ready, Refused
@@ -417,6 +417,78 @@ def test_a_dynamic_node_that_is_connected_is_stopped_with_the_run(folder: Folder
         assert running.finish() == 0
         node.communicate()
         assert node.returncode == 0
+
+
+GUEST = """
+import sys
+from noderuntime import Node
+with Node("guest", run="flow") as node:
+    node.send_output("w", sys.argv[1])
+    node.flush()
+    print("joined", node.is_restart, node.next().type, flush=True)
+    sys.stdin.read()
+"""
+LATE = """
+import os, time
+from noderuntime import Node
+with Node() as node:
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+"""
+TELL = """
+class Operator:
+    def on_event(self, event, ctx):
+        print(event["type"], event["id"], event.get("value") or event.get("error"), flush=True)
+"""
+WITH_GUEST = TICKING + """
+  - {id: guest, path: dynamic, inputs: {t: ticks/tick}, outputs: [w]}
+  - {id: late, path: late.py, outputs: [n]}
+  - id: tell
+    operator: {python: tell.py, inputs: {w: guest/w, n: late/n}}
+"""
+
+
+def visit(folder: Folder, value: str) -> subprocess.Popen[str]:
+    """The dynamic node `guest`, which stays until its stdin ends."""
+    return subprocess.Popen(
+        [sys.executable, str(folder.folder / "guest.py"), value],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "NODERUNTIME_HOME": str(folder.home)},
+    )
+
+
+def test_a_dynamic_node_that_has_ended_comes_back_as_often_as_it_likes(folder: Folder) -> None:
+    folder.write(guest_py=GUEST, late_py=LATE, tell_py=TELL)
+    running = folder.start(WITH_GUEST)
+    running.wait_for("started")
+    for value in ("1", "2", "3", "4"):
+        with visit(folder, value) as guest:
+            assert guest.stdin is not None and guest.stdout is not None
+            assert guest.stdout.readline() == f"joined {value != '1'} INPUT\n"
+            running.wait_for("line", "tell", "stdout", f"INPUT w {value}")
+            if value == "4":
+                (folder.folder / "go").touch()
+                running.wait_for("line", "tell", "stdout", "INPUT_CLOSED n None")
+                assert running.status()["tell"]["state"] == "running"  # its other input is open again
+            guest.stdin.close()
+            assert guest.wait(WAIT_S) == 0
+        running.wait_for("line", "tell", "stdout", "INPUT_CLOSED w None")
+    running.wait_for("line", "tell", "stdout", "STOP ALL_INPUTS_CLOSED None")
+    with visit(folder, "5") as guest:  # nobody takes what it sends any more, and it takes what is sent to it
+        assert guest.stdin is not None and guest.stdout is not None
+        assert guest.stdout.readline() == "joined True INPUT\n"
+        guest.stdin.close()
+        assert guest.wait(WAIT_S) == 0
+    running.ask("stop")
+    assert running.finish() == 0
+    back = "NODE_RESTARTED guest it has come back, after it had ended"
+    assert running.lines("tell") == [
+        "INPUT w 1", "INPUT_CLOSED w None", back, "INPUT w 2", "INPUT_CLOSED w None", back, "INPUT w 3",
+        "INPUT_CLOSED w None", back, "INPUT w 4", "INPUT_CLOSED n None", "INPUT_CLOSED w None",
+        "STOP ALL_INPUTS_CLOSED None",
+    ]  # fmt: skip
 
 
 # ---- reload, and what is not ours

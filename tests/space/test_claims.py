@@ -241,11 +241,26 @@ def test_a_failed_node_that_is_revived_goes_on_with_its_queue_and_its_receivers_
         commit(old, staged(old))
 
 
-def test_reviving_is_for_failed_nodes_only(chain: Net) -> None:
-    chain.begin("a")
-    chain.end("a")
-    chain.ask("revive", node="a")
-    assert chain.claim("a") == {"ended": True, "stop_all": False}
+def test_a_node_that_had_ended_and_is_revived_feeds_and_is_fed_anew(chain: Net) -> None:
+    a, c = chain.begin("a"), chain.begin("c")
+    b = chain.begin("b")
+    send(a, 1)
+    commit(b, staged(b, ends=True))
+    send(a, 2)  # nobody takes it
+    chain.ask("revive", node="b")
+    chain.ask("revive", node="b")
+    with pytest.raises(Fenced):
+        chain.claim("b", cause="it has come back")
+        commit(b, staged(b))
+    send(a, 3)
+    b = Commits(chain.space, chain.wirings["b"], 2)
+    assert chain.queued("b", "in") == [3]
+    assert take(chain, b, ("out", 30)) == 3
+    assert chain.queued("c", "in") == [("INPUT_CLOSED", "", None), ("NODE_RESTARTED", "b", "it has come back"), 30]
+    for _ in range(3):
+        take(chain, c)
+    chain.end("b")
+    assert chain.queued("c", "in") == [("INPUT_CLOSED", "", None)]
 
 
 def test_who_ended_behind_a_failed_node_stays_ended_at_a_resume_once_that_was_revived(chain: Net) -> None:
