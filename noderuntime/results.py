@@ -144,7 +144,9 @@ def keep_letters(log_dir: Path, letters: Sequence[dict[str, Any]]) -> None:
     none. Keys that are not text are shown as text."""
     with contextlib.suppress(OSError):
         kept = json.dumps([_with_text_keys(letter) for letter in letters], ensure_ascii=False, default=repr)
-        letters_file(log_dir).write_text(kept, errors="replace")
+        file = letters_file(log_dir)
+        file.touch(mode=0o600)
+        file.write_text(kept, errors="replace")
 
 
 def _with_text_keys(value: Any) -> Any:

@@ -25,7 +25,7 @@ from shlex import quote
 
 from noderuntime.homes import RunRefused, choose_home, homes, is_ours, make_private, size_where_it_is
 from noderuntime.identifiers import directory_name
-from noderuntime.rundir import RunDir, state_home
+from noderuntime.rundir import RunDir, letters_file, state_home
 
 FORMAT = 1
 LOG_RUNS_KEPT = 10
@@ -298,7 +298,7 @@ def _remove_unless_held(run_dir: RunDir) -> bool:
 
 
 def new_log_folder(name: str, environ: Mapping[str, str]) -> Path:
-    """A folder for the logs of a run that begins now; the oldest beyond LOG_RUNS_KEPT are removed."""
+    """A folder for the logs of a run that begins now; the oldest beyond LOG_RUNS_KEPT, without dead letters, go."""
     state = state_home(environ)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid()}"
     folder = state / directory_name(name) / "logs" / stamp
@@ -311,7 +311,7 @@ def _forget_old_logs(state: Path, environ: Mapping[str, str], newest: Path) -> N
     live = {Path(run.file.log_dir) for run in list_runs(environ)} | {newest}
     folders = sorted(state.glob("*/logs/*"), key=lambda folder: folder.name, reverse=True)
     for folder in folders[LOG_RUNS_KEPT:]:
-        if folder not in live:
+        if folder not in live and not letters_file(folder).exists():  # those outlive the logs of other runs
             shutil.rmtree(folder, ignore_errors=True)
             for parent in (folder.parent, folder.parent.parent):
                 with contextlib.suppress(OSError):

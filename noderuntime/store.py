@@ -548,6 +548,7 @@ def main(argv: list[str] | None = None) -> int:
         with space.write() as txn:
             set_limits(txn, options.history, ttl_to_ns((spec or {}).get("ttl")))
         store = Store(space)
+        store.letters.run_has_ended = options.parent is not None
         snapshots = None
         if settings is not None:
             snapshots = Snapshots(space, settings, resumed, say)

@@ -33,11 +33,15 @@ Result = dict[str, Any]
 
 
 class LetterOperations:
-    """The operations, on an open space. `rings` holds whom to ring after the transaction."""
+    """The operations, on an open space. `rings` holds whom to ring after the transaction.
+
+    `run_has_ended`: this is a store process for one command, on a run that does not run.
+    """
 
     def __init__(self, space: Space, graph: Callable[[], Graph], vertex: Callable[[Arguments], Vertex]) -> None:
         self.space = space
         self.rings: set[int] = set()
+        self.run_has_ended = False
         self._graph = graph
         self._vertex = vertex
         self.changes: dict[str, Callable[[Any, Arguments], Result]] = {
@@ -69,7 +73,8 @@ class LetterOperations:
 
     def replay(self, txn: Any, arguments: Arguments) -> Result:
         vertex = self._vertex(arguments)
-        replayed = letters.replay(txn, self.space, vertex, arguments["uids"])
+        ended_run = self._graph() if self.run_has_ended else None
+        replayed = letters.replay(txn, self.space, vertex, arguments["uids"], ended_run)
         self.rings.add(vertex.number)
         return {"replayed": replayed}
 

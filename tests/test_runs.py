@@ -18,7 +18,7 @@ import pytest
 from noderuntime import homes, joining, runs
 from noderuntime.errors import NotRunning
 from noderuntime.homes import RunRefused
-from noderuntime.rundir import RunDir
+from noderuntime.rundir import RunDir, letters_file
 from noderuntime.runs import Held, RunFile
 
 
@@ -188,6 +188,18 @@ def test_the_logs_of_the_last_ten_runs_are_kept_over_all_names(environ: dict[str
     kept = sorted(folder.name for folder in state.glob("*/logs/*"))
     assert kept == [*(f"20200101-0000{number:02}-1" for number in range(3, 12)), new.name]
     assert runs.log_folders("run9", environ) == [new]
+
+
+def test_dead_letters_outlive_the_logs_of_other_runs(environ: dict[str, str], tmp_path: Path) -> None:
+    logs = tmp_path / "home" / "state" / "flow" / "logs" / "20000101-000000-1"
+    logs.mkdir(parents=True)
+    letters_file(logs).write_text("[{}]")
+    for number in range(12):
+        runs.new_log_folder(f"other{number}", environ)
+    assert runs.log_folders("flow", environ) == [logs]
+    letters_file(logs).unlink()
+    runs.new_log_folder("other", environ)
+    assert runs.log_folders("flow", environ) == []
 
 
 def test_logs_of_a_run_that_lives_are_never_removed(environ: dict[str, str], tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """`dead-letters ls|show|replay|drop`: messages that failed their operator for good.
 
-Of live and interrupted runs, and of ended ones that can be resumed, as `state` does it. What a finished run still had
-is kept with its logs, and can be listed and shown from there.
+Of live and interrupted runs, and of ended ones, finished ones too, as `state` does it: what is replayed there is
+handled by `run --resume`. Where a run keeps no snapshots, what it still had when it finished is with its logs, and can
+be listed, shown and dropped from there.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import textwrap
 import time
@@ -15,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from noderuntime import runs
 from noderuntime.cli import output
 from noderuntime.cli.choose import RUNNING, LoggedRun, choose_logs, ended_runs
 from noderuntime.cli.ended import Ended, choose_kept
@@ -36,11 +39,12 @@ def dead_letters(options: Namespace) -> int:
         run = choose_kept(options.run)
     except NotRunning as gone:
         return _of_ended_run(options, gone)
-    if isinstance(run, Ended) and run.last.finished:
-        return _of_ended_run(options, NotRunning(f"the run {run.name!r} has ended"))
     arguments = {"node": options.node, **({} if options.operation == "ls" else {"uids": options.uids})}
     with open_store(run, options.operation) as store:
         result = store.request(f"letters_{options.operation}", arguments)
+    if options.operation in ("replay", "drop") and run.state != RUNNING:
+        for logged in runs.log_folders(run.name, os.environ):
+            _forget(logged, options)
     if options.operation == "replay":
         return _replayed(run, options, result["replayed"])
     if options.operation == "drop":
@@ -129,15 +133,17 @@ def _of_ended_run(options: Namespace, gone: NotRunning) -> int:
         logged = _logged(options)
     except NotRunning:
         raise gone from None
-    if options.operation in ("replay", "drop"):
+    if options.operation == "replay":
         raise CommandError(
-            f"the run {logged.name!r} has ended, and its space is gone: its dead letters can only be looked at",
+            f"the run {logged.name!r} has ended and kept no snapshot: its dead letters can be looked at, and dropped",
             output.NO_SUCH_RUN,
         )
     letters = _kept(logged.log_dir)
     nodes = {letter["node"] for letter in letters}
     if options.node and options.node not in {*nodes, *logged.nodes()}:
         raise CommandError(f"the last run of {logged.name!r} left no dead letters of a node {options.node!r}")
+    if options.operation == "drop":
+        return _dropped(options, _forget(logged.log_dir, options))
     chosen = [letter for letter in letters if options.node in ("", letter["node"])]
     if options.operation == "show" and options.uids:
         chosen = [letter for letter in chosen if letter["uid"] in options.uids]
@@ -165,3 +171,21 @@ def _kept(log_dir: Path) -> list[Letter]:
     except (OSError, ValueError):
         return []
     return [letter for letter in found if isinstance(letter, dict)] if isinstance(found, list) else []
+
+
+def _forget(log_dir: Path, options: Namespace) -> int:
+    """Remove from what is kept with the logs what was replayed or dropped; how many."""
+    letters = _kept(log_dir)
+    left = [
+        letter
+        for letter in letters
+        if letter["node"] != options.node or (options.uids and letter["uid"] not in options.uids)
+    ]
+    file = letters_file(log_dir)
+    if not left:
+        file.unlink(missing_ok=True)
+    elif len(left) < len(letters):
+        changed = file.with_suffix(".new")
+        changed.write_text(json.dumps(left, ensure_ascii=False), errors="replace")
+        changed.rename(file)
+    return len(letters) - len(left)

@@ -283,6 +283,11 @@ def open_cut(space: Space, segments: Path | None = None) -> Cut:
         lock.abort()
 
 
+def _private(path: str, flags: int) -> int:
+    """An opener for `open`: what is made can be read by its owner alone."""
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
 class _Spool:
     """The parts of one snapshot on their way: files in `folder`, closed when they have reached PART_BYTES."""
 
@@ -307,7 +312,7 @@ class _Spool:
 
     def _begin(self, kind: str) -> PartWriter:
         path = self._folder / f"{self._prefix}-{len(self._paths):04d}.part"
-        file = open(path, "xb")  # noqa: SIM115 - closed when the part is full
+        file = open(path, "xb", opener=_private)  # noqa: SIM115 - closed when the part is full
         self._paths.append(path)
         writer = PartWriter(file, kind)
         self._open[kind] = (writer, file, path)

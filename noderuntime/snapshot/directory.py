@@ -18,6 +18,10 @@ from noderuntime.snapshot.backend import SnapshotUnavailable
 CHUNK_BYTES = 1 << 20
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
 class DirectoryBlobs:
     """The Blobs of a local directory, which is made when it is not there."""
 
@@ -85,7 +89,7 @@ class DirectoryBlobs:
         temporary = self.root / f"{name}.{os.getpid()}.tmp"
         try:
             self._halt("create")
-            with open(temporary, "wb") as file:
+            with open(temporary, "wb", opener=_private) as file:
                 self._halt("write")
                 file.write(data)
                 file.flush()

@@ -243,6 +243,34 @@ def reopen(txn: Any, graph: Graph) -> None:
                     txn.delete(key)
 
 
+def reopen_ended(txn: Any, graph: Graph, first: Vertex) -> None:
+    """Make a node that has ended, and what ended behind it, live again, so that it can take a message once more.
+
+    For a run that does not run. Inputs whose senders stay ended are closed as before: each of these nodes ends again
+    when it has handled what comes now.
+    """
+    by_number = {vertex.number: vertex for vertex in graph.values()}
+    open_numbers, seen = [first.number], {first.number}
+    while open_numbers:
+        vertex = by_number[open_numbers.pop()]
+        record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
+        if record.status != records.ENDED:
+            continue
+        record.status = records.LIVE
+        txn.put(keys.node(vertex.number), record.pack())
+        around = links(graph, vertex)
+        for _, _, queue_key in around.inputs:
+            _clear_flags(txn, queue_key, CLOSED)
+        for number, mailbox, queue_key in around.receivers:
+            _clear_flags(txn, queue_key, SOURCE_ENDED)
+            for key, message in list(scan(txn, mailbox)):
+                if message[0] == records.INPUT_CLOSED:
+                    txn.delete(key)
+            if number not in seen:
+                seen.add(number)
+                open_numbers.append(number)
+
+
 def _clear_flags(txn: Any, queue_key: bytes, flags: int) -> None:
     queue = queue_of(txn, queue_key)
     if queue[FLAGS] & flags:

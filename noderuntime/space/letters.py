@@ -14,9 +14,18 @@ import msgpack
 
 from noderuntime.errors import StoreError
 from noderuntime.space import keys, records
-from noderuntime.space.claims import Vertex
+from noderuntime.space.claims import Graph, Vertex, reopen_ended
 from noderuntime.space.mailbox import queue_of
-from noderuntime.space.records import BYTES, DISCARDED, QUEUE, QUEUED
+from noderuntime.space.records import (
+    BYTES,
+    CUT_OFF,
+    DISCARDED,
+    FLAGS,
+    QUEUE,
+    QUEUED,
+    SOURCE_ENDED,
+    SOURCE_FAILED,
+)
 from noderuntime.space.segments import adjust
 from noderuntime.space.space import Space, scan
 
@@ -63,14 +72,19 @@ def chosen(txn: Any, vertex: Vertex, uids: Collection[str]) -> list[Letter]:
     return [letter for letter in found if letter.uid in uids]
 
 
-def replay(txn: Any, space: Space, vertex: Vertex, uids: Collection[str]) -> int:
+def replay(
+    txn: Any, space: Space, vertex: Vertex, uids: Collection[str], ended_run: Graph | None = None
+) -> int:
     """Put letters back at the end of their inputs, as if they had never failed; how many.
 
+    `ended_run`: the graph of a run that does not run. There a node that has ended is made live again, for `--resume`.
     Raises StoreError when the node has ended, or has no such input any more.
     """
     found = chosen(txn, vertex, uids)
     status = records.NodeRecord.parse(txn.get(keys.node(vertex.number))).status
-    if found and status == records.ENDED:
+    if found and status == records.ENDED and ended_run is not None:
+        reopen_ended(txn, ended_run, vertex)
+    elif found and status == records.ENDED:
         raise StoreError(f"{vertex.id} has ended and takes no more messages; its dead letters stay where they are")
     sequence = space.base + txn.id()
     for index, letter in enumerate(found):
@@ -87,7 +101,23 @@ def replay(txn: Any, space: Space, vertex: Vertex, uids: Collection[str]) -> int
         queue[BYTES] += records.message_bytes(letter.message)
         txn.put(queue_key, QUEUE.pack(*queue))
         txn.delete(letter.key)
+    for name in dict.fromkeys(letter.input for letter in found):
+        _close_again(txn, space, vertex, vertex.inputs[name][0], sequence, len(found))
     return len(found)
+
+
+def _close_again(txn: Any, space: Space, vertex: Vertex, input: int, sequence: int, index: int) -> None:
+    """Where the sender has ended, INPUT_CLOSED stands behind what was put back: a life that begins with messages waits
+    for it."""
+    flags = queue_of(txn, keys.queue(vertex.number, input))[FLAGS]
+    if not flags & SOURCE_ENDED or flags & (SOURCE_FAILED | CUT_OFF):
+        return
+    mailbox = keys.mailbox(vertex.number, input)
+    for key, record in list(scan(txn, mailbox)):
+        if record[0] == records.INPUT_CLOSED:
+            txn.delete(key)
+    notice = records.encode_notice(records.INPUT_CLOSED, "", None, space.now_ns())
+    txn.put(mailbox + keys.place(sequence, index), notice)
 
 
 def drop(txn: Any, vertex: Vertex, uids: Collection[str]) -> int:

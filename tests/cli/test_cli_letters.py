@@ -114,7 +114,7 @@ def test_a_slip_on_the_command_line_is_exit_code_2(line: list[str], said: str, c
     assert said in capsys.readouterr().err
 
 
-def test_what_a_run_had_left_when_it_ended_can_be_looked_at_and_no_more(world: World, capsys: Capture) -> None:
+def test_what_a_run_without_snapshots_had_left_can_be_looked_at_and_dropped(world: World, capsys: Capture) -> None:
     run = world.run("flow", running=False)
     letters_file(run.logs).write_text(json.dumps([LETTER]))
     run.remove()
@@ -123,9 +123,11 @@ def test_what_a_run_had_left_when_it_ended_can_be_looked_at_and_no_more(world: W
     assert main(["dead-letters", "show", "--run", "flow", "sums"]) == 0
     assert "cannot add 3" in capsys.readouterr().out
     assert main(["dead-letters", "replay", "--run", "flow", "sums"]) == 3
-    assert "can only be looked at" in capsys.readouterr().err
+    assert "can be looked at, and dropped" in capsys.readouterr().err
     assert main(["dead-letters", "show", "--run", "flow", "smus"]) == 1
     assert main(["dead-letters", "ls", "--run", "none"]) == 3
+    assert main(["dead-letters", "drop", "--run", "flow", "sums"]) == 0
+    assert not letters_file(run.logs).exists()
 
 
 def test_without_a_name_the_last_run_that_knew_the_node_is_taken_and_named(world: World, capsys: Capture) -> None:

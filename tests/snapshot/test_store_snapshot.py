@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -223,3 +224,16 @@ def test_whatever_a_backend_raises_is_a_failed_snapshot_and_the_next_one_is_take
     assert type(error).__name__ in found["error"] or str(error) in found["error"]
     assert len(world.said) == 1
     assert world.take(snapshots, "end")["state"] == "done"
+
+
+def test_files_of_snapshots_can_be_read_by_their_owner_alone(world: World) -> None:
+    before = os.umask(0o022)
+    try:
+        backend = world.settings().open()
+        keeper(world.space, backend).take("asked")
+    finally:
+        os.umask(before)
+    files = [path for path in backend.spool.iterdir() if path.is_file()]
+    assert len(files) == 2
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert backend.spool.stat().st_mode & 0o777 == 0o700
