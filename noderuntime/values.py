@@ -15,6 +15,7 @@ numpy and pyarrow are imported only when such a value is met: an operator that u
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import importlib
 import re
@@ -196,8 +197,9 @@ def _scalar(value: Any) -> Any:
 
     if isinstance(value, numpy.datetime64 | numpy.timedelta64):
         plain = value.item()  # an integer when the unit is finer than Python's, or the year too far; None: no time
-        if type(plain) is dt.datetime and bool(value == plain):
-            return plain
+        with contextlib.suppress(OverflowError):  # newer releases compare only what fits into the finer unit
+            if type(plain) is dt.datetime and bool(value == plain):
+                return plain
         raise TypeError(f"{_refusal(type(value))}. Send numpy.array(value), which keeps its unit")
     plain = value.item()
     if type(plain) not in _PLAIN:

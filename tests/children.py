@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -21,11 +22,21 @@ def report() -> int:
         "argv": sys.argv[1:],
         "random": random.random(),
         "stdin": sys.stdin.read(),
-        "fds": sorted(int(fd) for fd in os.listdir("/proc/self/fd"))[:-1],
+        "fds": descriptors(),
         "preloaded": "decimal" in sys.modules,
     }
     print(json.dumps(facts))
     return 7
+
+
+def descriptors() -> list[int]:
+    """What is open here, without libraries (some builds of libffi keep themselves open)."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            if ".so" not in os.readlink(f"/proc/self/fd/{fd}"):
+                found.append(int(fd))
+    return sorted(found)
 
 
 def sleep() -> int:
