@@ -285,7 +285,7 @@ REFUSED = [
     (nested(values.NESTING_MAX + 2), "nested more than 100"),
     (in_itself(), "nested more than 100 deep, or in itself"),
     (np.array([object()]), "Python objects"),
-    (np.array(["a"], dtype=np.dtypes.StringDType()) if hasattr(np.dtypes, "StringDType") else object(), ""),
+    *([(np.array(["a"], dtype=np.dtypes.StringDType()), "StringDType")] if hasattr(np.dtypes, "StringDType") else []),
     (np.ma.masked_array([1, 2], mask=[0, 1]), "MaskedArray"),
     (np.complex128(1j), "complex128"),
     (np.datetime64("2020-01-01"), r"datetime64"),
