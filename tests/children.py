@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 import time
+from pathlib import Path
 
 
 def report() -> int:
@@ -34,7 +35,7 @@ def descriptors() -> list[int]:
     found = []
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):  # that of the listing itself
-            if ".so" not in os.readlink(f"/proc/self/fd/{fd}"):
+            if ".so" not in str(Path(f"/proc/self/fd/{fd}").readlink()):
                 found.append(int(fd))
     return sorted(found)
 
