@@ -274,7 +274,8 @@ def test_a_state_that_an_earlier_version_saved_under_a_numpy_key_is_found_and_mo
 
 
 @pytest.mark.parametrize(
-    "key", ["\ud800", ("\ud800",), {"\ud800": 1}, 2**70, (2**70,), object(), {(1, 2): 1}], ids=repr
+    "key", ["\ud800", ("\ud800",), {"\ud800": 1}, 2**70, (2**70,), object(), {(1, 2): 1}],
+    ids=lambda key: type(key).__name__,
 )
 def test_a_key_that_cannot_be_saved_is_a_type_error_of_any_kind(key: Any) -> None:
     @stateful_map(output="out", key=lambda _: key, default=int)
