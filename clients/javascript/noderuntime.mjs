@@ -1,12 +1,15 @@
-// A custom node in JavaScript, and a client of the store: everything of docs/store-api.md, in one file.
+// A custom node in JavaScript, and a client of the store: everything of docs/store-api.md, in one file. See README.md.
 //
-//     import { Node } from "./noderuntime.mjs";
+//     import { Node } from "noderuntime";
 //     const node = await Node.open();
 //     for await (const event of node) {
 //       if (event.type === "INPUT") await node.send("doubled", 2 * event.value);
 //     }
+//
+// When the loop has come to its end, the node has left its run, and the program ends.
 
 import fs from "node:fs";
+import os from "node:os";
 import path from "node:path";
 import { randomUUID } from "node:crypto";
 import { decode, encode } from "@msgpack/msgpack";
@@ -15,7 +18,101 @@ import { Dealer } from "zeromq";
 const VERSION = 1;
 const FENCED = 75;
 const WAIT_S = 20;
+const LOOK_S = 1; // how long one look for events waits, and so how late a stop may be seen
 const REPEAT_MS = 1000;
+const WELCOME_MS = 60_000;
+const FRAME_BYTES_MAX = 16 << 20;
+
+const TYPES = {
+  "|u1": Uint8Array, "|i1": Int8Array, "<u2": Uint16Array, "<i2": Int16Array, "<u4": Uint32Array, "<i4": Int32Array,
+  "<u8": BigUint64Array, "<i8": BigInt64Array, "<f4": Float32Array, "<f8": Float64Array, "|b1": Uint8Array,
+};
+
+/** An array with a shape, as numpy has it. `data`: a typed array, in C order; `dtype`: numpy's name, such as "<f8".
+ *  Of a dtype that JavaScript has no typed array for, `data` holds the bytes; it can be sent on as it is. */
+export class NDArray {
+  constructor(data, shape = [data.length], dtype = dtypeOf(data)) {
+    this.data = data;
+    this.shape = shape;
+    this.dtype = dtype;
+    const items = shape.reduce((all, length) => all * length, 1);
+    if (TYPES[dtype] && items !== data.length) {
+      throw new RangeError(`an array of shape [${shape}] has ${items} elements, not ${data.length}`);
+    }
+  }
+
+  /** The elements as nested lists. */
+  toList() {
+    const build = (axis, start) => {
+      if (axis === this.shape.length) return this.data[start];
+      const step = this.shape.slice(axis + 1).reduce((all, length) => all * length, 1);
+      return Array.from({ length: this.shape[axis] }, (_, index) => build(axis + 1, start + index * step));
+    };
+    return build(0, 0);
+  }
+}
+
+function dtypeOf(data) {
+  for (const [dtype, type] of Object.entries(TYPES)) if (data instanceof type) return dtype;
+  throw new TypeError(`${data?.constructor?.name} is not a typed array that can be sent`);
+}
+
+/** A value as MessagePack can carry it without a loss, or a TypeError. Whole numbers travel as such. */
+function packable(value, where = "a value") {
+  if (value === null || value === undefined) return null;
+  if (typeof value === "number" && Number.isSafeInteger(value) && Math.abs(value) > 0x7fffffff) return BigInt(value);
+  if (typeof value === "bigint") {
+    if (BigInt.asIntN(64, value) === value || BigInt.asUintN(64, value) === value) return value;
+    throw new RangeError(`${where}: ${value} does not fit 64 bits`);
+  }
+  if (["number", "string", "boolean"].includes(typeof value)) return value;
+  if (value instanceof Uint8Array || value instanceof Date) return value;
+  if (Array.isArray(value)) return value.map((item) => packable(item, where));
+  const made = Object.getPrototypeOf(value);
+  if (typeof value === "object" && (made === Object.prototype || made === null)) {
+    return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, packable(item, where)]));
+  }
+  const kind = value.constructor?.name ?? typeof value;
+  throw new TypeError(`${where}: a ${kind} cannot be sent inside of another value; send it alone, or as a list`);
+}
+
+const pack = (value, where) => encode(packable(value, where), { useBigInt64: true });
+
+/** What was packed; numbers beyond 2**53 are BigInts, all others numbers. */
+function unpack(packed) {
+  const plain = (value) => {
+    if (typeof value === "bigint") return Number.isSafeInteger(Number(value)) ? Number(value) : value;
+    if (Array.isArray(value)) return value.map(plain);
+    if (value === null || typeof value !== "object" || value instanceof Uint8Array || value instanceof Date) return value;
+    if (Object.getPrototypeOf(value) !== Object.prototype) return value; // an extension type
+    return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, plain(item)]));
+  };
+  return plain(decode(packed, { useBigInt64: true }));
+}
+
+/** [kind, head, body] of a value on its way. */
+function encodeValue(value) {
+  const none = new Uint8Array();
+  if (value instanceof NDArray) {
+    const { data } = value;
+    const body = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    return ["ndarray", pack([value.dtype, value.shape]), body];
+  }
+  if (value instanceof Uint8Array) return ["bytes", none, value];
+  if (value instanceof ArrayBuffer) return ["bytes", none, new Uint8Array(value)];
+  if (ArrayBuffer.isView(value)) return encodeValue(new NDArray(value));
+  return ["msgpack", none, pack(value)];
+}
+
+/** The value of an event. Views are bytes; of Arrow it is the IPC stream, for a library that reads it. */
+function decodeValue(kind, head, body) {
+  if (kind === "msgpack") return unpack(body);
+  if (kind !== "ndarray") return body;
+  const [dtype, shape] = unpack(head);
+  const own = new Uint8Array(body); // a copy by itself, so that its elements are aligned
+  const type = TYPES[dtype];
+  return new NDArray(type ? new type(own.buffer, 0, own.byteLength / type.BYTES_PER_ELEMENT) : own, shape, dtype);
+}
 
 /** A reply that names an error: `name` is the class, such as RevisionConflict; `message` is for a person. */
 export class StoreError extends Error {
@@ -37,8 +134,18 @@ class Channel {
     await this.socket.send(encode(message));
   }
 
-  async receive() {
-    const [frame] = await this.socket.receive();
+  async sendFrame(frame) {
+    await this.socket.send(frame);
+  }
+
+  /** The next message; null when none has come within `within` milliseconds. */
+  async receive(within = -1) {
+    this.socket.receiveTimeout = within;
+    const [frame] = await this.socket.receive().catch((error) => {
+      if (error.code === "EAGAIN") return [null];
+      throw error;
+    });
+    if (frame === null) return null;
     return decode(frame, { useBigInt64: false });
   }
 
@@ -57,7 +164,15 @@ export class Store {
     this.pending = new Map();
     this.channel = new Channel(this.file);
     this.closed = false;
+    this.changing = Promise.resolve(); // changes go one after the other: the store keeps the last of each client
     this.reading = this.#read();
+  }
+
+  /** One change, behind those that are under way. */
+  #change(operation, args) {
+    const made = this.changing.then(() => this.request(operation, args));
+    this.changing = made.catch(() => {});
+    return made;
   }
 
   async #read() {
@@ -73,6 +188,8 @@ export class Store {
     } catch (error) {
       if (!this.closed) throw error;
     }
+    for (const { reject } of this.pending.values()) reject(new StoreError("NotRunning", "this client was closed"));
+    this.pending.clear();
   }
 
   /** Carry out one operation. Changing ones count once, however often they are repeated. One after the other. */
@@ -80,9 +197,13 @@ export class Store {
     const number = ++this.number;
     const waits = (args.wait ?? 0) * 1000;
     const answered = new Promise((resolve, reject) => this.pending.set(number, { resolve, reject }));
-    const frame = ["request", VERSION, this.client, number, operation, args];
-    await this.channel.send(...frame);
-    const timer = setInterval(() => this.channel.send(...frame).catch(() => {}), waits + REPEAT_MS);
+    const frame = encode(["request", VERSION, this.client, number, operation, args]);
+    if (frame.byteLength > FRAME_BYTES_MAX) {
+      this.pending.delete(number);
+      throw new RangeError(`a request of ${frame.byteLength} bytes; the limit is ${FRAME_BYTES_MAX}: send it in parts`);
+    }
+    await this.channel.sendFrame(frame);
+    const timer = setInterval(() => this.channel.sendFrame(frame).catch(() => {}), waits + REPEAT_MS);
     try {
       return await answered;
     } finally {
@@ -96,23 +217,62 @@ export class Store {
   }
 
   async set(key, value, { ttl = null, expect = null } = {}) {
-    return (await this.request("kvs_set", { key, value, ttl, expect })).revision;
+    const bytes = typeof value === "string" ? new TextEncoder().encode(value) : value;
+    return (await this.#change("kvs_set", { key, value: bytes, ttl, expect })).revision;
   }
 
   async delete(key) {
-    return (await this.request("kvs_delete", { key })).deleted;
+    return (await this.#change("kvs_delete", { key })).deleted;
   }
 
   /** merge("n", "add", 1); also max, min, union. */
   async merge(key, kind, amount) {
-    return (await this.request("kvs_merge", { key, merge: [kind, amount] })).revision;
+    return (await this.#change("kvs_merge", { key, merge: [kind, amount] })).revision;
+  }
+
+  /** The text of a key, null when there is none. */
+  async text(key) {
+    const found = await this.get(key);
+    return found === null ? null : new TextDecoder().decode(found.value);
+  }
+
+  /** What a merge (or a MessagePack value) holds, null when there is none. */
+  async decoded(key) {
+    const found = await this.get(key);
+    return found === null ? null : unpack(found.value);
+  }
+
+  /** All keys that begin with `prefix`, as a Map of key to { value, revision }. */
+  async root(prefix = "") {
+    const all = new Map();
+    for (let after = null, more = true; more; ) {
+      const page = await this.request("kvs_root", after === null ? { prefix } : { prefix, after });
+      for (const [key, value, revision] of page.entries) {
+        all.set(key, { value, revision });
+        after = key;
+      }
+      more = page.more;
+    }
+    return all;
+  }
+
+  async version() {
+    return (await this.request("kvs_version")).version;
+  }
+
+  /** What has changed since a version: { changed: { key: [value, revision, ...] }, deleted: [key], version }. */
+  async diff(since) {
+    return this.request("kvs_diff", { since });
   }
 
   /** The changes of keys with these prefixes, from now on: [key, value or null, revision]. */
   async *watch(...prefixes) {
     let { cursor } = await this.request("kvs_watch", { prefixes, cursor: null });
     while (!this.closed) {
-      const found = await this.request("kvs_watch", { prefixes, cursor, wait: WAIT_S });
+      const found = await this.request("kvs_watch", { prefixes, cursor, wait: WAIT_S }).catch((error) => {
+        if (this.closed) return { cursor, updates: [] };
+        throw error;
+      });
       cursor = found.cursor;
       yield* found.updates;
     }
@@ -124,27 +284,60 @@ export class Store {
   }
 }
 
+/** The folder of a run, by its name. */
+function findRun(run) {
+  const { NODERUNTIME_HOME: own, XDG_STATE_HOME: given = "" } = process.env;
+  const state = given.startsWith("/") ? given : path.join(process.env.HOME || os.userInfo().homedir, ".local", "state");
+  const shared = `/dev/shm/noderuntime-${process.getuid()}`;
+  const homes = own ? [path.join(path.resolve(own), "runs")] : [shared, path.join(state, "noderuntime", "spaces")];
+  for (const home of homes) {
+    for (const folder of fs.existsSync(home) ? fs.readdirSync(home) : []) {
+      try {
+        const file = JSON.parse(fs.readFileSync(path.join(home, folder, "run.json"), "utf8"));
+        if (file.name === run) return path.join(home, folder);
+      } catch {
+        // no run, or one that is just being made
+      }
+    }
+  }
+  throw new Error(`there is no run ${run}; \`noderuntime ps\` lists them`);
+}
+
 /** This process as a custom node. Iterate over it for its events. At least once: an event counts as handled when the
  *  next one is asked for. */
 export class Node {
-  static async open() {
-    const { NODERUNTIME_RUN_DIR: runDir, NODERUNTIME_NODE: id, NODERUNTIME_LIFE: life } = process.env;
-    if (!runDir || !id) throw new Error("this program is a node of a dataflow: start it with `noderuntime run FILE`");
+  /** The node that this program was started as; or, with an id and the name of a run, a dynamic one of that run. */
+  static async open(given = "", { run = "" } = {}) {
+    const { NODERUNTIME_RUN_DIR, NODERUNTIME_NODE, NODERUNTIME_LIFE } = process.env;
+    const dynamic = Boolean(given) && given !== NODERUNTIME_NODE;
+    if (dynamic && !run) throw new TypeError(`Node.open("${given}", { run: NAME }): the name of the run is missing`);
+    if (!dynamic && !(NODERUNTIME_RUN_DIR && NODERUNTIME_NODE)) {
+      throw new Error("this program is a node of a dataflow: start it with `noderuntime run FILE`");
+    }
+    const runDir = dynamic ? findRun(run) : NODERUNTIME_RUN_DIR;
     const node = new Node();
-    node.id = id;
+    node.id = dynamic ? given : NODERUNTIME_NODE;
     node.runtime = new Channel(path.join(runDir, "runtime.sock"));
-    await node.runtime.send("hello", VERSION, id, "node", process.pid, Number(life ?? 0));
-    const [kind, ...fields] = await node.runtime.receive();
+    const life = dynamic ? 0 : Number(NODERUNTIME_LIFE ?? 0);
+    await node.runtime.send("hello", VERSION, node.id, dynamic ? "dynamic" : "node", process.pid, life);
+    const answer = await node.runtime.receive(WELCOME_MS);
+    const [kind, ...fields] = answer ?? ["none", `the runtime did not answer ${node.id}`];
     if (kind !== "welcome") {
+      node.runtime.close();
+      if (dynamic) throw new Error(`node ${node.id} may not join: ${fields[0]}`);
       console.error(`noderuntime: ${fields[0]}`);
       process.exit(FENCED);
     }
     [node.incarnation, node.wiring, , node.attempts] = fields;
     node.config = node.wiring.config;
-    node.store = new Store(runDir);
+    node.store = node.kvs = new Store(runDir);
     node.inHand = [];
     node.stopId = null;
-    node.open = new Set(node.wiring.inputs.filter((input) => !input.period_ns).map((input) => input.name));
+    node.closed = false;
+    const timers = node.wiring.inputs.filter((input) => input.period_ns);
+    node.timers = timers.map((input) => ({ ...input, period: Number(input.period_ns) / 1e6, last: Date.now() }));
+    node.hasInputs = timers.length < node.wiring.inputs.length;
+    node.openInputs = new Set(node.wiring.inputs.filter((input) => !input.period_ns).map((input) => input.name));
     await node.#begin();
     await node.runtime.send("ready", node.incarnation);
     node.#control();
@@ -182,35 +375,63 @@ export class Node {
     }
   }
 
+  /** Milliseconds until a timer is due: at multiples of its period, so that missed ticks are one. */
+  #pause(now) {
+    return Math.min(...this.timers.map(({ period, last }) => (Math.floor(last / period) + 1) * period - now));
+  }
+
+  /** The ticks that are due. */
+  *#ticks() {
+    const now = Date.now();
+    for (const timer of this.timers) {
+      const due = Math.floor(now / timer.period) * timer.period;
+      if (due <= timer.last) continue;
+      timer.last = due;
+      yield {
+        type: "INPUT", id: timer.name, value: null, metadata: { due: new Date(due) }, source: timer.source,
+        timestamp: new Date(now).toISOString(), attempt: 1,
+      };
+    }
+  }
+
   async *[Symbol.asyncIterator]() {
-    for (;;) {
-      if (this.stopId !== null || this.open.size === 0) {
+    while (!this.closed) {
+      if (this.stopId !== null || (this.hasInputs && this.openInputs.size === 0) || !this.wiring.inputs.length) {
         const id = this.stopId ?? "ALL_INPUTS_CLOSED";
         await this.#ask("node_next", { ack: this.inHand, limit: 1 });
         this.inHand = [];
         yield { type: "STOP", id };
+        await this.close();
         return;
       }
-      const { events } = await this.#ask("node_next", { ack: this.inHand, limit: 1, wait: 1 });
+      const wait = Math.max(0, Math.min(LOOK_S, this.#pause(Date.now()) / 1000));
+      const { events } = await this.#ask("node_next", { ack: this.inHand, limit: 1, wait });
       this.inHand = events.map((event) => event.place);
+      yield* this.#ticks();
       for (const event of events) {
-        if (event.type === "INPUT_CLOSED" && !event.failed) this.open.delete(event.id);
+        if (event.type === "INPUT_CLOSED") this.openInputs.delete(event.id);
         if (event.type === "INPUT") {
-          event.value = event.kind === "msgpack" ? decode(event.body) : event.body;
-          event.metadata = event.metadata.length ? decode(event.metadata) : {};
+          event.value = decodeValue(event.kind, event.head, event.body);
+          event.metadata = event.metadata.length ? unpack(event.metadata) : {};
         }
         yield event;
       }
     }
   }
 
-  /** Send a value (anything that MessagePack carries; a Uint8Array travels as bytes); waits while there is no room. */
-  async send(output, value, metadata = {}) {
-    const binary = value instanceof Uint8Array;
+  /** Send a value: what MessagePack carries, a Uint8Array (bytes), a typed array or an NDArray (dtype and shape kept).
+   *  Resolves when it is committed; waits while there is no room. Sends go out one after the other. */
+  send(output, value, metadata = {}) {
+    const [kind, head, body] = encodeValue(value);
+    const packed = pack(metadata, "metadata");
+    const made = (this.sending ?? Promise.resolve()).then(() => this.#send(output, kind, head, body, packed));
+    this.sending = made.catch(() => {});
+    return made;
+  }
+
+  async #send(output, kind, head, body, metadata) {
     const number = (this.sent[output] ?? 0) + 1;
-    const message = [
-      output, number, binary ? "bytes" : "msgpack", new Uint8Array(), binary ? value : encode(value), encode(metadata),
-    ];
+    const message = [output, number, kind, head, body, metadata];
     for (;;) {
       const { sent, done } = await this.#ask("node_send", { messages: [message], wait: WAIT_S });
       this.sent = sent;
@@ -218,8 +439,12 @@ export class Node {
     }
   }
 
-  /** Leave: this node has ended. */
+  /** Leave: this node has ended. The end of the loop does it by itself; a program without one calls it. */
   async close() {
+    if (this.closed) return;
+    this.closed = true;
+    await this.sending;
+    if (this.inHand.length) await this.#ask("node_next", { ack: this.inHand, limit: 1 });
     await this.runtime.send("bye", this.stopId === null, "");
     this.store.close();
     this.runtime.close();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from harness import Folder, wait_until
+from harness import MARK, Folder, Running, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 CLIENT = ROOT / "clients" / "javascript"
@@ -30,18 +31,20 @@ def programs() -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def node() -> str:
-    """A node program that finds the two packages; they are installed once."""
+    """A node program; the package and what it needs are installed once."""
     program, npm = programs()
-    if not (PACKAGES / "node_modules" / "zeromq").exists():
+    installed = PACKAGES / "node_modules" / "noderuntime"
+    if not ((PACKAGES / "node_modules" / "zeromq").exists() and installed.exists()):
         PACKAGES.mkdir(parents=True, exist_ok=True)
-        shutil.copy(CLIENT / "package.json", PACKAGES)
         environ = {**os.environ, "PATH": f"{Path(program).parent}:{os.environ['PATH']}"}
-        subprocess.run([npm, "install", "--no-audit", "--no-fund"], cwd=PACKAGES, env=environ, check=True)
+        install = [npm, "install", "--install-links", "--no-audit", "--no-fund", str(CLIENT)]  # as the README says
+        subprocess.run(install, cwd=PACKAGES, env=environ, check=True)
+    shutil.copytree(CLIENT, installed, dirs_exist_ok=True)  # as it is now
     return program
 
 
 DOUBLE = """
-import { Node } from "./noderuntime.mjs";
+import { Node } from "noderuntime";
 const node = await Node.open();
 for await (const event of node) {
   if (event.type === "INPUT" && event.id === "n") {
@@ -94,7 +97,6 @@ nodes:
 
 def write(folder: Folder, node: str, count: int) -> str:
     folder.write(source_py=SOURCE, sink_py=SINK, **{"double.mjs": DOUBLE})
-    shutil.copy(CLIENT / "noderuntime.mjs", folder.folder)
     (folder.folder / "node_modules").symlink_to(PACKAGES / "node_modules")
     return FLOW.replace("NODE", node).replace("COUNTS", str(count))
 
@@ -122,3 +124,139 @@ def test_it_loses_nothing_when_it_or_the_store_is_killed(folder: Folder, node: s
         )
     assert running.finish() == 0, running.said
     assert running.lines("sink") == ["400 160400 400 True"]
+
+
+def run(folder: Folder, node: str, name: str, flow: str, **files: str) -> Running:
+    """A run of a JavaScript program `name`, which stands in the flow as NODE and its arguments."""
+    folder.write(**files)
+    if not (folder.folder / "node_modules").exists():
+        (folder.folder / "node_modules").symlink_to(PACKAGES / "node_modules")
+    return folder.start(flow.replace("NODE", node))
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (CLIENT / "README.md").read_text(), re.DOTALL)
+
+
+def test_the_example_at_its_head_ends_by_itself(folder: Folder, node: str) -> None:
+    head = (CLIENT / "noderuntime.mjs").read_text().split("\n\n", 1)[0]
+    example = "\n".join(line[7:] for line in head.splitlines() if line.startswith("//     "))
+    running = run(folder, node, "head", FLOW_OF_TWO, **{"program.mjs": example, "peer.py": PEER % "range(5)"})
+    assert running.finish() == 0, running.said
+    assert running.lines("peer") == ["0 2 4 6 8"]
+
+
+FLOW_OF_TWO = """
+nodes:
+  - {id: program, path: NODE, args: program.mjs, inputs: {n: peer/n}, outputs: [doubled]}
+  - {id: peer, path: peer.py, outputs: [n], inputs: {back: {source: program/doubled, queue_policy: drop_oldest}}}
+"""
+PEER = """
+from noderuntime import Node
+node = Node()
+wanted = list(%s)
+for value in wanted:
+    node.send_output("n", value)
+found = []
+while len(found) < len(wanted):
+    event = node.next(timeout=30)
+    if event["type"] == "INPUT":
+        found.append(event["value"])
+print(*found, flush=True)
+node.close()
+"""
+ECHO = """
+import { Node, NDArray } from "noderuntime";
+const node = await Node.open();
+for await (const event of node) {
+  if (event.type !== "INPUT") continue;
+  const { value } = event;
+  if (value instanceof NDArray && value.dtype === "<f4") console.log(JSON.stringify(value.toList()));
+  await node.send("doubled", value, event.metadata);
+}
+"""
+SAME = """
+import datetime as dt
+import numpy as np
+from noderuntime import Node
+values = [
+    np.arange(6, dtype="<f4").reshape(2, 3), np.array([[1, -2]], dtype="int64"), np.array([True, False]),
+    np.array(7, dtype="uint16"), np.zeros((0, 3), dtype="int8"), np.array([1.5, 2.5], dtype="float16"),
+    np.array(["a", "bc"]), np.array([1, 2], dtype=">i4"),
+    2**40, -2**40, 2**63, -2**63, 1.5, "ä", b"\\x00\\xff", None, [1, [True]], {"a": {"b": 3 * 2**40}},
+    dt.datetime(2024, 1, 2, 3, 4, 5, tzinfo=dt.UTC),
+]
+node = Node()
+for value in values:
+    node.send_output("n", value, {"large": 2**50})
+for value in values:
+    while (event := node.next(timeout=30))["type"] != "INPUT":
+        pass
+    found = event["value"]
+    if isinstance(value, np.ndarray):
+        assert found.dtype == value.dtype and found.shape == value.shape and (found == value).all(), (value, found)
+    else:
+        assert type(found) is type(value) and found == value, (value, found)
+    assert event["metadata"] == {"large": 2**50}
+print("same", flush=True)
+node.close()
+"""
+
+
+def test_values_and_arrays_come_back_as_they_were(folder: Folder, node: str) -> None:
+    running = run(folder, node, "echo", FLOW_OF_TWO, **{"program.mjs": ECHO, "peer.py": SAME})
+    assert running.finish() == 0, running.said
+    assert running.lines("peer") == ["same"]
+    assert running.lines("program") == ["[[0,1,2],[3,4,5]]"]
+
+
+def test_what_cannot_be_sent_without_a_loss_is_refused(folder: Folder, node: str) -> None:
+    program = """
+import { Node, NDArray } from "noderuntime";
+const node = await Node.open();
+for (const value of [new Map(), [new Set()], { a: new Float32Array(2) }, 2n ** 70n, () => 1]) {
+  try { node.send("doubled", value); console.log("sent"); } catch (error) { console.log(error.name); }
+}
+try { new NDArray(new Float32Array(5), [2, 3]); } catch (error) { console.log(error.message); }
+await Promise.all([1, 2, 3].map((value) => node.send("doubled", value)));
+await Promise.all([1, 2, 3].map((value) => node.kvs.merge("n", "add", value)));
+console.log(await node.kvs.decoded("n"));
+await node.close();
+"""
+    sink = 'from noderuntime import Node\nprint([e["value"] for e in Node() if e["type"] == "INPUT"], flush=True)\n'
+    flow = """
+nodes:
+  - {id: program, path: NODE, args: program.mjs, outputs: [doubled]}
+  - {id: sink, path: sink.py, inputs: {in: program/doubled}}
+"""
+    running = run(folder, node, "program", flow, **{"program.mjs": program, "sink.py": sink})
+    assert running.finish() == 0, running.said
+    assert running.lines("program") == [
+        "TypeError", "TypeError", "TypeError", "RangeError", "TypeError",
+        "an array of shape [2,3] has 6 elements, not 5", "6",
+    ]  # fmt: skip
+    assert running.lines("sink") == ["[1, 2, 3]"]
+
+
+def test_the_examples_of_its_readme_run(folder: Folder, node: str) -> None:
+    ticker, sums, dynamic = blocks("js")
+    (flow,) = blocks("yaml")
+    sink = """
+from noderuntime import Node
+for event in Node():
+    if event["type"] == "INPUT":
+        print(event["value"], event["metadata"], flush=True)
+"""
+    files = {"ticker.mjs": ticker, "sums.mjs": sums, "keyboard.mjs": dynamic, "show.py": sink}
+    running = run(folder, node, "readme", flow.replace("path: node", f"path: {node}"), **files)
+    running.wait_for("started")
+    typed = subprocess.run(
+        [node, "keyboard.mjs", "flow", "hello"], cwd=folder.folder, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "NODERUNTIME_HOME": str(folder.home), MARK: str(folder.home)},
+    )  # fmt: skip
+    assert typed.returncode == 0, typed.stderr
+    assert running.finish() == 0, running.said
+    said = running.lines("show")
+    assert "hello {}" in said
+    assert [line for line in said if line.endswith("{'ticks': 3}")] == ["[0. 1. 2. 3.] {'ticks': 3}"]
+    assert running.lines("sums")[-1] == "3 ticks; the last sum is 6"
