@@ -375,6 +375,41 @@ def test_a_cycle_with_a_timer_inside_can_be_drained(place: Folder) -> None:
     assert running.lines("plant") == ["ALL_INPUTS_CLOSED True"]
 
 
+PLANT_PROGRAM = """
+from noderuntime import Node
+sent = heard = 0
+with Node() as node:
+    for event in node:
+        if event["type"] == "INPUT" and event["id"] == "t":
+            sent += 1
+            node.send_output("n", sent)
+        elif event["type"] == "INPUT":
+            heard += 1
+        elif event["type"] == "STOP":
+            print(event["id"], sent == heard, flush=True)
+"""
+
+
+def test_a_cycle_of_programs_with_a_timer_inside_can_be_drained_too(place: Folder) -> None:
+    echo = "from noderuntime import Node\nfor event in (node := Node()):\n"
+    echo += "    if event['type'] == 'INPUT': node.send_output('n', event['value'])\n"
+    place.write(plant_program_py=PLANT_PROGRAM, echo_py=echo)
+    running = place.start("""
+nodes:
+  - id: plant
+    path: plant_program.py
+    inputs: {t: timer/hz/100, command: {source: controller/n, queue_policy: drop_oldest}}
+    outputs: [n]
+  - {id: controller, path: echo.py, inputs: {n: plant/n}, outputs: [n]}
+""")
+    running.wait_running()
+    wait_until(lambda: running.status()["controller"]["handled"] > 5, "some ticks")
+    running.ask("stop", drain=True)
+    assert running.finish() == 0
+    assert {row["state"] for row in running.rows().values()} == {"finished"}
+    assert running.lines("plant") == ["ALL_INPUTS_CLOSED True"]
+
+
 # ---- kills
 
 LIVES_MAX = 5
