@@ -209,6 +209,11 @@ def test_a_run_with_a_failed_node_can_be_drained(place: Folder) -> None:
     running.ask("stop", drain=True)
     assert running.finish() == 1
     assert running.rows()["last"]["state"] == "stopped", "its output stays open, for --resume"
+    mended(place)
+    again = place.start(resume=True)
+    assert again.finish() == 0
+    counts = {id: row["messages"] for id, row in again.rows().items()}
+    assert counts["numbers"] == counts["first"] == counts["middle"] == counts["last"] > 100, "what was sent is handled"
 
 
 def test_reload_of_what_it_cannot_bring_back_names_the_way_out(place: Folder) -> None:
