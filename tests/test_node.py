@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +18,7 @@ from noderuntime.protocol import EXIT_FENCED, Bye, Hello, Ready, Refused, Stop
 from noderuntime.rundir import ENV_NODE, ENV_RUN_DIR
 from noderuntime.space import keys
 from noderuntime.space.space import scan
+from noderuntime.store_nodes import RemoteNode
 
 Make = Callable[..., Run]
 
@@ -901,3 +904,19 @@ print(len(node.next().value), flush=True)
     r.send("a", bytes(70_000))
     assert child.wait() == 0, child.text
     assert child.text == "70000\n"
+
+
+def test_a_node_without_lmdb_that_dies_with_a_large_message_in_hand_leaves_nothing_in_the_store(run: Make) -> None:
+    r = run(between())
+    r.send("a", bytes(200_000))
+    before = len(os.listdir("/proc/self/fd"))
+    claim = r.claim("n")
+    arguments = {"wiring": r.wirings["n"].to_plain(), "incarnation": claim["incarnation"], "pid": os.getpid()}
+    node = RemoteNode(r.dir, r.space, arguments)
+    message = node.member.next_messages(1)[0]
+    assert len(node.member.raw(*message)[3]) == 200_000
+    node.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    (segment,) = r.dir.segments.iterdir()
+    with segment.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises when somebody still has it
