@@ -19,6 +19,9 @@ SIZE_BYTES = 1_000_000_000
 SIZE_BYTES_MIN = 16_000_000
 SHM_SHARE = 0.8  # of what is free in shared memory, at most this much becomes a space
 MEMORY_SHARE = 0.5  # of the cgroup's memory limit
+_NO_FOLDER = frozenset({
+    errno.EACCES, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.EROFS,
+})  # fmt: skip
 MEMORY_SYSTEMS = frozenset({"tmpfs", "ramfs", "hugetlbfs"})
 
 
@@ -40,13 +43,7 @@ def homes(environ: Mapping[str, str]) -> list[Path]:
 
 def make_private(folder: Path) -> None:
     """Make a folder that only this user may enter. Raises RunRefused when there cannot be one."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        if error.errno not in {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}:
-            raise
-        hint = f"Set ${ENV_HOME} to a folder of yours."
-        raise RunRefused("", f"{folder} cannot be made: {error.strerror}", hint) from None
+    make_folder(folder)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise RunRefused(
@@ -54,6 +51,17 @@ def make_private(folder: Path) -> None:
         )
     if stat.S_IMODE(status.st_mode) != 0o700:
         folder.chmod(0o700)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for runs or for what is kept of them. Raises RunRefused where this user may not have one there."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER:
+            raise
+        hint = f"Set ${ENV_HOME} to a folder of yours."
+        raise RunRefused("", f"{folder} cannot be made: {error.strerror}", hint) from None
 
 
 def is_ours(folder: Path) -> bool:

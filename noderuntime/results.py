@@ -69,6 +69,14 @@ def lines(found: Sequence[SummaryRow]) -> list[str]:
     ]
 
 
+def outcome(found: Sequence[SummaryRow], gave_up: bool) -> str:
+    """What became of a run: finished | stopped | failed."""
+    states = {row.state for row in found}
+    if gave_up or "failed" in states:
+        return "failed"
+    return "finished" if states == {"finished"} else "stopped"
+
+
 def rows_of_none(dataflow: Dataflow, state: str) -> list[SummaryRow]:
     """The rows of a run that ended before it had any children."""
     return [SummaryRow(spec.id, state, 0, 0, "") for spec in dataflow.nodes]

@@ -23,7 +23,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
 
-from noderuntime.homes import RunRefused, choose_home, homes, is_ours, make_private, size_where_it_is
+from noderuntime.homes import (
+    RunRefused,
+    choose_home,
+    homes,
+    is_ours,
+    make_folder,
+    make_private,
+    size_where_it_is,
+)
 from noderuntime.identifiers import directory_name
 from noderuntime.rundir import RunDir, letters_file, state_home
 
@@ -39,7 +47,9 @@ _FLOCK = struct.Struct("@hhqqi4x")  # l_type, l_whence, l_start, l_len, l_pid
 class RunFile:
     """run.json. `pid` is the runtime's, `started` seconds since the epoch, `epoch` counts the runtimes of a space.
 
-    `ended` is "failed" when the run ended in order, and is only kept because a node of it failed for good.
+    `ended` is "failed" when the run ended in order, and is only kept because a node of it failed for good. A copy
+    stands with the logs, where it outlives the run: there `ended` is finished | stopped | failed, "" while the run
+    lives and when it was killed.
     """
 
     name: str
@@ -302,7 +312,7 @@ def new_log_folder(name: str, environ: Mapping[str, str]) -> Path:
     state = state_home(environ)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid()}"
     folder = state / directory_name(name) / "logs" / stamp
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(folder)
     _forget_old_logs(state, environ, folder)
     return folder
 

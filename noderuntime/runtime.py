@@ -49,6 +49,7 @@ from noderuntime.plan import plan, store_nodes
 from noderuntime.protocol import Answer, Ask, Message
 from noderuntime.run_outbox import RunOutbox
 from noderuntime.run_snapshots import RunSnapshots
+from noderuntime.rundir import RunDir
 from noderuntime.runs import Held, RunFile
 from noderuntime.storelink import StoreLink
 from noderuntime.stuck_watch import StuckWatch
@@ -133,6 +134,7 @@ class Runtime:
             epoch=held.epoch,
         )
         self._file.write(self._run_dir)
+        self._note_with_logs("")
         guard.announce(self._run_dir.root, _farewell(options.name, file))
         self._snapshots = RunSnapshots(dataflow, options, self._run_dir, self._notes, held.size_bytes)
         self._outbox = RunOutbox(dataflow, self._notes)
@@ -544,6 +546,7 @@ class Runtime:
             ("what to do next", lambda: None if self._refused else self._tell_what_next(rows, keep)),
             ("keeping the dead letters", self._write_letters),
             ("the summary", lambda: self._notes.summary(rows, results.lines(rows)) if rows else None),
+            ("noting what became of it", lambda: self._note_with_logs(results.outcome(rows, bool(self._gave_up)))),
             ("closing the logs", self._notes.close),
             ("marking the run", lambda: self._mark(keep)),
             ("letting go of the run", lambda: self._held.release() if keep else self._held.remove()),
@@ -581,6 +584,11 @@ class Runtime:
     def _write_letters(self) -> None:
         if self._letters:
             results.keep_letters(Path(self._file.log_dir), self._letters)
+
+    def _note_with_logs(self, ended: str) -> None:
+        """Keep with the logs whose they are, and what became of the run: `ps -a` knows by it what has ended."""
+        with contextlib.suppress(OSError):  # as with the logs, a full disk stops no run
+            replace(self._file, ended=ended).write(RunDir(Path(self._file.log_dir)))
 
     def _mark(self, keep: bool) -> None:
         if keep and self._crew.failed and not self._gave_up and not self._outbox.problem:

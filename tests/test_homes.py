@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from noderuntime import homes
+from noderuntime import homes, runs
 
 
 @pytest.fixture
@@ -85,3 +87,20 @@ def test_a_space_that_stays_where_it_is_gets_no_more_than_there_is(
 def test_what_is_memory_is_told_by_the_kind_of_the_file_system() -> None:
     assert homes.is_memory(Path("/dev/shm"))
     assert not homes.is_memory(Path("/proc"))
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR])
+def test_a_folder_that_cannot_be_made_names_the_variable_that_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(self: Path, *arguments: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    environ = {"NODERUNTIME_HOME": str(tmp_path / "home")}
+    for begin in (lambda: homes.choose_home(environ, None), lambda: runs.new_log_folder("flow", environ)):
+        with pytest.raises(homes.RunRefused) as caught:
+            begin()
+        told = str(caught.value)
+        assert str(tmp_path / "home") in told and "Set $NODERUNTIME_HOME to a folder of yours." in told
+        assert os.strerror(number) in told

@@ -12,9 +12,9 @@ from pathlib import Path
 from noderuntime import runs
 from noderuntime.cli.output import USAGE, CommandError, UsageError
 from noderuntime.errors import NotRunning
-from noderuntime.identifiers import nearest
-from noderuntime.rundir import state_home
-from noderuntime.runs import Run
+from noderuntime.identifiers import directory_name, nearest
+from noderuntime.rundir import RunDir, state_home
+from noderuntime.runs import Run, RunFile
 
 RUNNING = "running"
 
@@ -172,6 +172,44 @@ def ended_runs() -> list[LoggedRun]:
     kept = [_folders(folder / "logs") for folder in _folders(state_home(os.environ))]
     last = [max(folders, key=_stamp) for folders in kept if folders]
     return [LoggedRun(folder.parent.parent.name, folder, None) for folder in sorted(last, key=_stamp, reverse=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """A run without a space. `state`: finished | stopped | failed | lost (with its machine, or removed after it was
+    killed); `resumable`: it has snapshots that `--resume` can go on from."""
+
+    file: RunFile
+    state: str
+    resumable: bool
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+
+def past_runs(known: Iterable[Run]) -> list[PastRun]:
+    """The last run of each name that is not among the `known` ones, by name, as far as its logs are kept."""
+    names = {run.name for run in known}
+    found = []
+    for logged in ended_runs():
+        file = RunFile.read(RunDir(logged.log_dir))
+        if file is None or file.name in names:
+            continue
+        names.add(file.name)
+        state = file.ended or "lost"
+        found.append(PastRun(file, state, state != "finished" and _has_snapshots(file.name)))
+    return sorted(found, key=lambda run: run.name)
+
+
+def _has_snapshots(name: str) -> bool:
+    """Whether there may be some; only folders are looked into: an object store may be slow, or away."""
+    from noderuntime.snapshot.settings import FILE, Settings  # costly, and only for `ps -a`
+
+    settings = Settings.read(state_home(os.environ) / directory_name(name) / FILE)
+    if settings is None or not settings.enabled:
+        return False
+    return bool(settings.to) or any(Path(settings.spool).glob("*"))
 
 
 def _stamp(folder: Path) -> str:

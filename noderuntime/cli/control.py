@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Any
 
 from noderuntime.cli import output
-from noderuntime.cli.choose import RUNNING, choose, find, is_running, known_runs, one_name
+from noderuntime.cli.choose import RUNNING, PastRun, choose, find, is_running, known_runs, one_name, past_runs
 from noderuntime.cli.output import CommandError, UsageError
 from noderuntime.cli.text import duration
 from noderuntime.errors import NotRunning
@@ -30,15 +30,13 @@ def ps(options: Namespace) -> int:
     if name is not None:
         return _ps_nodes(choose(name), options.json)
     runs = [run for run in known_runs() if options.all or run.state == RUNNING]
+    found: list[Run | PastRun] = [*runs, *(past_runs(runs) if options.all else ())]
     now = time.time()
     if options.json:
-        output.result_json([_json_run(run) for run in runs])
-    elif runs:
-        rows = [
-            (run.name, run.state, _pid(run) or "-", _ago(now - run.file.started), run.file.file)
-            for run in runs
-        ]
-        output.result_table(("NAME", "STATE", "PID", "STARTED", "FILE"), rows)
+        output.result_json([_json_run(run) for run in found])
+    elif found:
+        heads = ("NAME", "STATE", "PID", "STARTED", *(["RESUMABLE"] if options.all else []), "FILE")
+        output.result_table(heads, [_row(run, now, options.all) for run in found])
     else:
         states = Counter() if options.all else Counter(run.state for run in known_runs())
         others = ", ".join(f"{count} {state}" for state, count in sorted(states.items(), reverse=True))
@@ -204,7 +202,17 @@ def _wait(run: Run, processes: list[int]) -> None:
             output.tell(f"waiting for {run.name} to stop ...")
 
 
-def _pid(run: Run) -> int | None:
+def _row(run: Run | PastRun, now: float, with_past: bool) -> tuple[object, ...]:
+    resumable = ["yes" if _can_be_resumed(run) else "-"] if with_past else []
+    return (run.name, run.state, _pid(run) or "-", _ago(now - run.file.started), *resumable, run.file.file)
+
+
+def _can_be_resumed(run: Run | PastRun) -> bool:
+    """Whether `run --resume` goes on with it; a run that is running cannot be."""
+    return run.resumable if isinstance(run, PastRun) else run.state != RUNNING and run.trusted
+
+
+def _pid(run: Run | PastRun) -> int | None:
     return run.file.pid if run.state == RUNNING else None
 
 
@@ -212,13 +220,14 @@ def _ago(seconds: float) -> str:
     return f"{duration(seconds)} ago"
 
 
-def _json_run(run: Run) -> dict[str, Any]:
+def _json_run(run: Run | PastRun) -> dict[str, Any]:
     return {
         "name": run.name,
         "state": run.state,
         "pid": _pid(run),
         "started": run.file.started,
         "file": run.file.file,
-        "run_dir": str(run.run_dir.root),
+        "resumable": _can_be_resumed(run),
+        "run_dir": None if isinstance(run, PastRun) else str(run.run_dir.root),
         "log_dir": run.file.log_dir,
     }

@@ -14,6 +14,7 @@ from cli_world import World
 from noderuntime.cli import control, main
 from noderuntime.codecheck import CHECK_S_MAX
 from noderuntime.protocol import Answer, Ask, Reply
+from noderuntime.snapshot.settings import FILE, Settings
 
 Capture = pytest.CaptureFixture[str]
 
@@ -39,6 +40,30 @@ def test_ps_a_shows_interrupted_runs_too(world: World, capsys: Capture) -> None:
     runs = json.loads(capsys.readouterr().out)
     assert [(run["name"], run["state"]) for run in runs] == [("live", "running"), ("lost", "interrupted")]
     assert runs[1]["pid"] is None
+
+
+def test_ps_a_shows_what_has_ended_and_what_of_it_can_be_resumed(world: World, capsys: Capture) -> None:
+    for name, ended in (("done", "finished"), ("halted", "stopped"), ("gone", ""), ("bare", "stopped")):
+        run = world.run(name, running=False)
+        (run.logs / "run.json").write_text(json.dumps({**json.loads(run.paths.run_file.read_text()), "ended": ended}))
+        state = world.home / "state" / name
+        kept = state / "snapshots"
+        kept.mkdir()
+        if name != "bare":
+            (kept / "1").mkdir()
+        Settings(run=name, to="", folder="/flows", spool=str(kept)).write(state / FILE)
+        run.remove()
+    world.run("live")
+    assert main(["ps", "-a", "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)
+    assert [(run["name"], run["state"], run["resumable"]) for run in runs] == [
+        ("live", "running", False), ("bare", "stopped", False), ("done", "finished", False), ("gone", "lost", True),
+        ("halted", "stopped", True),
+    ]  # fmt: skip
+    assert main(["ps", "--json"]) == 0
+    assert [run["name"] for run in json.loads(capsys.readouterr().out)] == ["live"]
+    assert main(["ps", "-a"]) == 0
+    assert "RESUMABLE" in capsys.readouterr().out.splitlines()[0]
 
 
 def test_a_run_directory_that_is_just_beginning_is_passed_over(world: World, capsys: Capture) -> None:

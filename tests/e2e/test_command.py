@@ -274,6 +274,19 @@ def test_a_start_that_fails_is_one_error_and_no_table_of_nodes(place: Path, opti
     assert ("snapshot 99" if "--from" in options else "no-such-seed") in told[0]
 
 
+def test_what_has_ended_and_can_be_resumed_is_listed(place: Path) -> None:
+    call("run", "finite.yml", code=0)
+    call("run", "-d", "endless.yml", code=0)
+    wait_for(lambda: "5050" in ask("state", "get", "sums", "total"))
+    call("stop", code=0)
+    assert call("ps", code=0).stdout == ""
+    runs = {run["name"]: run for run in json.loads(call("ps", "-a", "--json", code=0).stdout)}
+    assert {name: (run["state"], run["resumable"]) for name, run in runs.items()} == {
+        "finite": ("finished", False), "endless": ("stopped", True),
+    }  # fmt: skip
+    assert runs["endless"]["file"] == str(place / "endless.yml")
+
+
 def test_messages_that_were_dropped_are_shown(place: Path) -> None:
     (place / "slowly.py").write_text(
         "import time\nclass Operator:\n    def on_event(self, event, ctx):\n"
@@ -344,7 +357,7 @@ def test_a_killed_runtime_leaves_an_interrupted_run_that_can_be_looked_into_and_
     refused = call("run", "endless.yml", code=2)
     assert "--fresh" in refused.stderr and "clean" in refused.stderr
     assert "removed endless" in call("clean", code=0).stdout
-    assert json.loads(ask("ps", "-a", "--json")) == []
+    assert [(run["state"], run["run_dir"]) for run in json.loads(ask("ps", "-a", "--json"))] == [("lost", None)]
 
 
 def test_fresh_forgets_an_interrupted_run(place: Path) -> None:
@@ -353,7 +366,7 @@ def test_fresh_forgets_an_interrupted_run(place: Path) -> None:
     os.kill(run["pid"], signal.SIGKILL)
     wait_for(lambda: processes_of(place) == [])
     call("run", "endless.yml", "--fresh", "--stop-after", "200ms", code=0)
-    assert json.loads(ask("ps", "-a", "--json")) == []
+    assert [(run["state"], run["run_dir"]) for run in json.loads(ask("ps", "-a", "--json"))] == [("stopped", None)]
 
 
 def on_terminal(*arguments: str, columns: int = 70) -> tuple[int, str]:

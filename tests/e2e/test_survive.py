@@ -252,7 +252,9 @@ def test_a_state_that_cannot_be_restored_fails_its_node_and_removing_it_is_the_w
 
     left = [path.name for path in (place.home / "runs").iterdir()]
     assert left == (["flow"] if to == "none" else []), "the last snapshot has it all"
-    assert ("failed" in call("ps", "-a")) == (to == "none")
+    (run,) = json.loads(call("ps", "-a", "--json"))
+    assert (run["state"], run["resumable"]) == ("failed", True)
+    assert (run["run_dir"] is not None) == (to == "none")
     assert "sick" in call("state", "get", "--run", "flow", "sums", "total")
     call("state", "rm", "--run", "flow", "sums", "total")
     assert [path.name for path in (place.home / "runs").iterdir()] == left
