@@ -371,6 +371,7 @@ class Service:
         self._boundary = Boundary(say, passes=BROKEN)  # whatever a client asks, a kind does, or a bell cannot do
         self._nodes = Nodes(run_dir, store.space, lambda: store.graph, self._poll_nodes)
         store.actions["node_open"] = self._nodes.open
+        store.actions["node_part"] = self._nodes.part
         self._node_bells: list[int] = []
         self.waits.operations["node_next"] = NextEvents(self._nodes)
         self.waits.operations["node_send"] = SendMessages(self._nodes)

@@ -4,15 +4,18 @@ A program in any language says hello to the runtime, as every node does, and the
 
     node_open  wiring, incarnation, attempts, pid, in_hand -> sent
     node_next  node, incarnation, ack, limit, wait -> events
+    node_part  node, incarnation, place, part, offset -> bytes
     node_send  node, incarnation, messages, wait -> sent, done
 
 Nothing of it needs to be remembered if the store is killed: messages that are not acknowledged are still in the mailbox
 (`in_hand` names those that the program still has), acknowledging twice is once, and messages carry their number
-in their output, so that sending twice is once. docs/store-api.md tells all of it.
+in their output, so that sending twice is once. A request for events that is repeated gets the same events: the first
+answer may be lost. What is too large for one answer is fetched in parts. docs/store-api.md tells all of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import time
@@ -35,6 +38,8 @@ from noderuntime.wiring import Wiring
 
 EVENTS_MAX: Final = 64
 BATCH_BYTES_MAX: Final = 4 << 20
+PART_BYTES: Final = 4 << 20  # of head, body and metadata; a frame holds 16 MiB
+PARTS: Final = ("head", "body", "metadata")
 HANDS_KEPT_MAX: Final = 10_000
 CHECKED_BYTES_MAX: Final = 64 * 1024  # some milliseconds at the most
 NEVER_USED: Final = 0xC1  # first bytes in MessagePack
@@ -55,6 +60,8 @@ class RemoteNode:
         wiring = Wiring.from_plain(arguments["wiring"])
         self.member = Member(run_dir, wiring, arguments["incarnation"], arguments.get("attempts", []), space)
         self.taken: dict[bytes, tuple[bytes, int]] = {}  # key -> record, slot in the pulse
+        self._asked: tuple[str, int] = "", 0  # the latest request that was answered with events
+        self._given: list[bytes] = []  # their keys
         self._free = list(range(pulse.HANDS_MAX - 1, -1, -1))
         try:
             self.member.page.words[pulse.PID] = arguments["pid"]
@@ -116,8 +123,45 @@ class RemoteNode:
             del group[:done]
         member.set_phase(pulse.HANDLING if self.taken else pulse.WAITING)
 
-    def events(self, limit: int) -> list[Result]:
-        """The next events, which are in hand then."""
+    def events(self, limit: int, asked: tuple[str, int]) -> list[Result] | None:
+        """The next events, which are in hand then; for a repeated request those that it got. None: there are none."""
+        if asked[0] == self._asked[0] and asked[1] <= self._asked[1]:
+            return self._given_again() if asked == self._asked else []
+        found = self._next_events(limit)
+        if found:
+            self._asked, self._given = asked, [self._key(event["place"]) for event in found]
+        return found or None
+
+    def _given_again(self) -> list[Result]:
+        found: list[Result] = []
+        for key in self._given:
+            if key in self.taken:
+                with contextlib.suppress(Dropped):
+                    found.append(self._event(key, self.taken[key][0]))
+        return found
+
+    def part(self, place: Any, part: str, offset: int) -> bytes | None:
+        """Up to PART_BYTES of a part of an event that was told by its size; None: the message was dropped meanwhile."""
+        if part not in PARTS or type(offset) is not int or offset < 0:
+            raise ProtocolError(f"part is one of {', '.join(PARTS)}, and offset a number of bytes")
+        key = self._key(place)
+        if key not in self.taken:
+            raise ProtocolError(f"the event {place!r:.60} is not in hand")
+        try:
+            whole = self._parts(key, self.taken[key][0])[PARTS.index(part)]
+        except Dropped:
+            return None
+        return bytes(memoryview(whole)[offset : offset + PART_BYTES])
+
+    def _parts(self, key: bytes, record: bytes) -> tuple[memoryview, memoryview, memoryview]:
+        """Head, body and metadata of a message, nothing of it copied. Raises Dropped."""
+        _, where, head_bytes, metadata_bytes, _, _ = records.MESSAGE.unpack_from(record)
+        view = memoryview(record)
+        at = records.MESSAGE_BYTES + metadata_bytes
+        body = memoryview(self.member.body(key, record)) if where else view[at + head_bytes :]
+        return view[at : at + head_bytes], body, view[records.MESSAGE_BYTES : at]
+
+    def _next_events(self, limit: int) -> list[Result]:
         if len(self.taken) >= HANDS_KEPT_MAX:
             raise ProtocolError(f"{HANDS_KEPT_MAX} events are in hand; acknowledge some of them")
         found: list[Result] = []
@@ -127,7 +171,7 @@ class RemoteNode:
                 event = self._event(key, record)
             except Dropped:
                 continue
-            size += len(event.get("body", b""))
+            size += sum(len(event.get(part, b"")) for part in PARTS)
             if found and size > BATCH_BYTES_MAX:
                 break
             found.append(event)
@@ -147,12 +191,17 @@ class RemoteNode:
                 failed = value[1] is not None  # then the input has not ended: its sender may come back
                 return {"type": "INPUT_CLOSED", "id": input.name, "failed": failed, "place": place}
             return {"type": records.NOTICE_TYPES[kind], "id": value[0], "error": value[1] or "", "place": place}
-        kind, head, metadata, body, sent, sent_ns = member.raw(key, record)
-        return {
-            "type": "INPUT", "id": input.name, "kind": KINDS[kind], "head": head, "body": body, "metadata": metadata,
+        kind, _, _, _, sent, sent_ns = records.MESSAGE.unpack_from(record)
+        parts = dict(zip(PARTS, self._parts(key, record), strict=True))
+        event = {
+            "type": "INPUT", "id": input.name, "kind": KINDS[kind],
             "source": input.wiring.source, "uid": f"{input.wiring.source}#{sent}",
             "timestamp": utc(sent_ns).isoformat(), "attempt": member.attempts.get(key, 0) + 1, "place": place,
         }  # fmt: skip
+        sizes = {part: view.nbytes for part, view in parts.items() if view.nbytes > PART_BYTES}
+        if sizes:
+            event["sizes"] = sizes
+        return {**event, **{part: bytes(view) for part, view in parts.items() if part not in sizes}}
 
     def stage(self, messages: list[Any]) -> list[Staged]:
         """What a client wants to send, checked. Raises UnknownOutput, ProtocolError, ValueTooLarge."""
@@ -259,6 +308,11 @@ class Nodes:
             raise Fenced(f"incarnation {arguments['incarnation']} of {arguments['node']} has been replaced")
         return found
 
+    def part(self, arguments: Arguments) -> Result:
+        """The operation `node_part`."""
+        node = self.node(arguments)
+        return {"bytes": node.part(arguments["place"], arguments["part"], arguments["offset"])}
+
     def forget(self, id: str) -> None:
         """The node has ended, or begins a new life."""
         node = self._nodes.pop(id, None)
@@ -337,8 +391,8 @@ class NextEvents:
         acknowledged = arguments.pop("ack", [])
         if acknowledged:
             node.acknowledge(acknowledged)
-        events = node.events(limit)
-        return {"events": events} if events else None
+        events = node.events(limit, arguments["_request"])
+        return None if events is None else {"events": events}
 
     def nothing(self, arguments: Arguments) -> Result:
         return {"events": []}

@@ -86,6 +86,7 @@ class Waits:
 
     def _take(self, identity: bytes, request: Request) -> None:
         arguments = {name: value for name, value in request.arguments.items() if name != "_match"}
+        arguments["_request"] = request.client, request.number
         seconds = arguments.get("wait", 0)
         if type(seconds) not in (int, float) or not 0 <= seconds <= WAIT_S_MAX:
             raise ValueError(f"wait is a number of seconds from 0 to {WAIT_S_MAX:.0f}")

@@ -409,7 +409,8 @@ export class Node {
       this.inHand = events.map((event) => event.place);
       yield* this.#ticks();
       for (const event of events) {
-        if (event.type === "INPUT_CLOSED") this.openInputs.delete(event.id);
+        if (event.sizes && !(await this.#fetch(event))) continue;
+        if (event.type === "INPUT_CLOSED" && !event.failed) this.openInputs.delete(event.id);
         if (event.type === "INPUT") {
           event.value = decodeValue(event.kind, event.head, event.body);
           event.metadata = event.metadata.length ? unpack(event.metadata) : {};
@@ -417,6 +418,21 @@ export class Node {
         yield event;
       }
     }
+  }
+
+  /** Fetch what is too large to come with its event; false when the message was dropped meanwhile. */
+  async #fetch(event) {
+    for (const [part, size] of Object.entries(event.sizes)) {
+      const whole = new Uint8Array(size);
+      for (let offset = 0; offset < size; ) {
+        const { bytes } = await this.#ask("node_part", { place: event.place, part, offset });
+        if (bytes === null) return false;
+        whole.set(bytes, offset);
+        offset += bytes.length;
+      }
+      event[part] = whole;
+    }
+    return true;
   }
 
   /** Send a value: what MessagePack carries, a Uint8Array (bytes), a typed array or an NDArray (dtype and shape kept).

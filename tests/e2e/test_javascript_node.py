@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -260,3 +261,42 @@ for event in Node():
     assert "hello {}" in said
     assert [line for line in said if line.endswith("{'ticks': 3}")] == ["[0. 1. 2. 3.] {'ticks': 3}"]
     assert running.lines("sums")[-1] == "3 ticks; the last sum is 6"
+
+
+MEASURE = """
+import { createHash } from "node:crypto";
+import { Node } from "noderuntime";
+const node = await Node.open();
+for await (const event of node) {
+  if (event.type !== "INPUT") continue;
+  const bytes = event.kind === "bytes" ? event.value : new TextEncoder().encode(event.value);
+  const digest = createHash("sha256").update(bytes).digest("hex");
+  console.log(event.uid, bytes.length, digest.slice(0, 16), (event.metadata.note ?? "").length);
+}
+await node.close();
+"""
+
+LARGE = """
+from noderuntime import Node
+with Node() as node:
+    node.send_output("n", bytes(range(256)) * 70_000)
+    node.send_output("n", b"small")
+    node.send_output("n", "abc" * 6_000_000, {"note": "x" * 5_000_000})
+"""
+
+
+def test_messages_larger_than_a_frame_arrive_whole(folder: Folder, node: str) -> None:
+    write(folder, node, 0)
+    folder.write(source_py=LARGE, **{"measure.mjs": MEASURE})
+    text = f"""
+nodes:
+  - {{id: source, path: source.py, outputs: [n]}}
+  - {{id: measure, path: {node}, args: measure.mjs, inputs: {{n: source/n}}}}
+"""
+    running = folder.start(text)
+    assert running.finish(60.0) == 0, running.said
+    sent = [bytes(range(256)) * 70_000, b"small", b"abc" * 6_000_000]
+    assert running.lines("measure") == [
+        f"source/n#{number} {len(body)} {hashlib.sha256(body).hexdigest()[:16]} {5_000_000 if number == 3 else 0}"
+        for number, body in enumerate(sent, 1)
+    ]
