@@ -15,12 +15,14 @@ import os
 import symtable
 import sys
 import warnings
+from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from noderuntime.dataflow import Dataflow, NodeSpec, Place
 from noderuntime.errors import DataflowError, StoreError
 from noderuntime.identifiers import nearest
+from noderuntime.operator import HANDLERS
 
 _OPERATORS = "noderuntime.operators"
 _READY_MADE = Path(__file__).parent / "operators", Path(__file__).parent.parent / "operators"
@@ -115,6 +117,9 @@ def _file_problem(path: Path, written: str, name: str) -> tuple[str, str] | None
         return (f"{written}:{error.lineno or 0}: {error.msg}", "Correct the file.")
     except (OSError, ValueError, RecursionError, MemoryError):  # ValueError: a null byte
         return (f"{written} cannot be read as Python", "Check the file.")
+    lazy = _lazy_handler(tree, name) if name else ""
+    if lazy:
+        return (f"{written}: {lazy}", "Nothing of it would run: write it as a plain `def` without `yield`.")
     if not name or _binds_unseen(tree):
         return None
     bound = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
@@ -128,6 +133,36 @@ def _file_problem(path: Path, written: str, name: str) -> tuple[str, str] | None
     return (
         f"{written} has no {name!r}; {known}",
         f"Write {written}:{near or 'NAME'}, with the name of the class or function.",
+    )
+
+
+def _lazy_handler(tree: ast.Module, name: str) -> str:
+    """What a handler of the class `name` is, if its call would only make a coroutine or a generator; "": there is none.
+
+    One with a decorator may be anything. See operator.refuse_lazy, which looks again at the start.
+    """
+    found = [item for item in tree.body if getattr(item, "name", "") == name]
+    if not found or not isinstance(found[-1], ast.ClassDef):
+        return ""
+    last = {item.name: item for item in found[-1].body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)}
+    for handler in HANDLERS:
+        item = last.get(handler)
+        if item is None or item.decorator_list:
+            continue
+        if isinstance(item, ast.AsyncFunctionDef):
+            return f"line {item.lineno}: {name}.{handler} is `async def`"
+        if _yields(item.body):
+            return f"line {item.lineno}: {name}.{handler} is a generator (it has a `yield`)"
+    return ""
+
+
+def _yields(nodes: Sequence[ast.AST]) -> bool:
+    """Whether there is a `yield` among them that belongs to no function or class of their own."""
+    inner = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+    return any(
+        isinstance(node, ast.Yield | ast.YieldFrom)
+        or (not isinstance(node, inner) and _yields(list(ast.iter_child_nodes(node))))
+        for node in nodes
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,36 @@ def test_a_kind_of_state_and_its_fields_are_checked(tmp_path: Path, state: str, 
 def test_a_kind_of_state_that_is_fine_is_not_connected_to(tmp_path: Path) -> None:
     for state in ("{kind: redis, url: redis://127.0.0.1:1/0}", "{kind: sqlite, path: nowhere/a.db}", "{ttl: 3s}"):
         assert found(flow(tmp_path, "path: a.py", f"state: {state}\n", a=LOUD)) == []
+
+
+LAZY = {
+    "    async def on_event(self, event, ctx): pass": r"ops.py: line 3: Operator.on_event is `async def`",
+    "    def on_event(self, event, ctx):\n        if event: yield 1": r"line 3: Operator.on_event is a generator",
+    "    def produce(self, position, ctx):\n        x = yield": r"line 3: Operator.produce is a generator",
+    "    async def on_timer(self, key, due, state, ctx): yield": r"line 3: Operator.on_timer is `async def`",
+}
+
+
+@pytest.mark.parametrize("body", LAZY)
+def test_a_handler_whose_call_would_run_nothing_is_an_error_that_names_its_line(tmp_path: Path, body: str) -> None:
+    text = f"import sys\nclass Operator:\n{body}\n{LOUD}"
+    (error,) = found(flow(tmp_path, "operator: {python: ops.py}", ops=text))
+    assert re.search(LAZY[body], str(error))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "    def on_event(self, event, ctx):\n        def inner(): yield 1\n        return None",
+        "    def on_event(self, event, ctx):\n        list((lambda: (yield))())",
+        "    async def helper(self): pass\n    def on_event(self, event, ctx): pass",
+        "    @blocking\n    async def on_event(self, event, ctx): pass",
+        "    async def on_event(self, event, ctx): pass\n    def on_event(self, event, ctx): pass",
+    ],
+)
+def test_other_coroutines_and_generators_of_an_operator_are_its_own_matter(tmp_path: Path, body: str) -> None:
+    text = f"class Operator:\n{body}\nclass Other:\n    async def on_event(self, event, ctx): pass\n"
+    assert found(flow(tmp_path, "operator: {python: ops.py}", ops=text)) == []
 
 
 def test_validate_tells_all_of_it_and_returns_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
