@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 ERROR_CHARACTERS_MAX: Final = 10_000
@@ -59,6 +59,18 @@ class Boundary:
             self._tell(f"{what}: {describe(error)} ({kind[2]}); it goes on without")
         except Exception:  # where this would be told fails, too
             self.caught += 1
+
+
+def all_of(calls: Iterable[Callable[[], object]]) -> None:
+    """Make all the calls, whatever those before them have raised; then raise the first of it."""
+    first: Exception | None = None
+    for call in calls:
+        try:
+            call()
+        except Exception as error:
+            first = first or error
+    if first is not None:
+        raise first
 
 
 def describe(error: BaseException) -> str:

@@ -6,8 +6,9 @@ import contextlib
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from shlex import quote
 from typing import Any
 
@@ -18,6 +19,7 @@ from noderuntime.boundary import (
     NAME_CHARACTERS_MAX,
     TRACE_CHARACTERS_MAX,
     Boundary,
+    all_of,
     cut,
     plain,
 )
@@ -155,29 +157,34 @@ class Crew:
     def feed(self, child: Child, event: su.Event, trusted: bool = True) -> None:
         """Hand an event to a node's supervision, and carry out what it says. Events that this causes come after it.
 
-        What comes from a child (not `trusted`) and out of turn is counted and dropped.
+        What comes from a child (not `trusted`) and out of turn is counted and dropped. An action that fails keeps
+        neither those behind it nor the next events from their place; the first error is raised at the end.
         """
         self._events.append((child, event, trusted))
         if self._handling:
             return
         self._handling = True
         try:
-            while self._events:
-                child, event, trusted = self._events.popleft()
-                before = child.machine.state
-                try:
-                    actions = child.machine.handle(event, self._clock())
-                except IllegalEvent:
-                    if trusted:
-                        raise
-                    self.refused += 1
-                    continue
-                if child.machine.state is not before:
-                    self.notes.keep(f"{child.id} is {child.machine.state.value} ({type(event).__name__})")
-                for action in actions:
-                    self._do(child, action)
+            all_of(self._handlings())
         finally:
             self._handling = False
+
+    def _handlings(self) -> Iterator[Callable[[], None]]:
+        while self._events:
+            yield partial(self._handle, *self._events.popleft())
+
+    def _handle(self, child: Child, event: su.Event, trusted: bool) -> None:
+        before = child.machine.state
+        try:
+            actions = child.machine.handle(event, self._clock())
+        except IllegalEvent:
+            if trusted:
+                raise
+            self.refused += 1
+            return
+        if child.machine.state is not before:
+            self.notes.keep(f"{child.id} is {child.machine.state.value} ({type(event).__name__})")
+        all_of(partial(self._do, child, action) for action in actions)
 
     def _do(self, child: Child, action: su.Action) -> None:
         match action:

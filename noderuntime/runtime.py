@@ -62,7 +62,7 @@ QUIT_S_MAX = 30.0
 OPEN_S_MAX = 3600.0  # a large snapshot may have to be fetched
 GIVE_UP_S = 3.0
 KILL_S = 5.0
-FAULTS_MAX = 100  # turns of the loop that failed; then something fails in each
+FAILED_TURNS_MAX = 100  # in a row: then something fails in each, and the run gets nowhere
 RESERVED_DESCRIPTORS = 8
 DESCRIPTORS, DESCRIPTORS_PER_NODE, DESCRIPTORS_MAX = 64, 14, 65536
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -160,6 +160,7 @@ class Runtime:
         self._crew.on_message = self._on_message
         # what our own code or the store raises: the loop turns on, and gives up only when it no longer gets anywhere
         self._boundary = Boundary(self._notes.warn, passes=(GaveUp, OSError))
+        self._failed_turns = 0
         self._stuck = StuckWatch(
             self._crew, self._link, self._notes, dataflow, options.grace_s, time.monotonic, self._stop_because_stuck
         )
@@ -198,7 +199,8 @@ class Runtime:
             while self._phase != "over":
                 try:
                     error = self._boundary.call("a turn of the runtime's loop", self._turn)
-                    if error is not None and self._boundary.caught > FAULTS_MAX:
+                    self._failed_turns = 0 if error is None else self._failed_turns + 1
+                    if error is not None and self._failed_turns > FAILED_TURNS_MAX:
                         self._give_up(f"the runtime cannot go on: {describe(error)}")
                 except GaveUp as error:
                     self._give_up(str(error))

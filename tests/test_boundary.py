@@ -9,9 +9,12 @@ import queue
 import random
 import struct
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import absurd
@@ -21,8 +24,8 @@ from kit import CHAIN, MB, Net
 from procs import wait_until
 
 from noderuntime import logs, protocol, results, store_start, store_watches
-from noderuntime.boundary import Boundary, cut, describe, plain
-from noderuntime.crew import record_of
+from noderuntime.boundary import Boundary, all_of, cut, describe, plain
+from noderuntime.crew import Crew, record_of
 from noderuntime.errors import ProtocolError, StoreUnreachable
 from noderuntime.logs import Notes, RunLogs
 from noderuntime.observer import LogRecord
@@ -75,6 +78,36 @@ def test_a_place_to_tell_that_fails_ends_nothing() -> None:
     boundary = Boundary(lambda text: raises(OSError("closed")))
     boundary.call("a message", raises, ValueError())
     assert boundary.caught == 2
+
+
+def test_all_calls_are_made_and_the_first_error_is_raised() -> None:
+    made: list[int] = []
+    calls = [made.append, raises, made.append, raises, made.append]
+    given: list[Any] = [1, ValueError("first"), 2, KeyError("second"), 3]
+    with pytest.raises(ValueError, match="first"):
+        all_of(partial(call, item) for call, item in zip(calls, given, strict=True))
+    assert made == [1, 2, 3]
+    all_of([])
+
+
+def test_an_action_that_fails_keeps_no_other_action_and_no_event_from_its_place() -> None:
+    done: list[Any] = []
+    crew: Any = Crew.__new__(Crew)
+    crew._events, crew._handling, crew._clock, crew.refused = deque(), False, lambda: 0.0, 0
+
+    def do(child: Any, action: Any) -> None:
+        done.append(action)
+        if action == "fails":
+            crew.feed(node, "second")
+            raise ValueError("fails")
+
+    crew._do = do
+    actions = {"first": ["fails", "a"], "second": ["b"]}
+    node: Any = SimpleNamespace(machine=SimpleNamespace(state=0, handle=lambda event, now_s: actions[event]))
+    with pytest.raises(ValueError, match="fails"):
+        crew.feed(node, "first")
+    assert done == ["fails", "a", "b"]
+    assert not crew._handling
 
 
 def test_a_long_text_keeps_its_beginning_and_its_end_and_is_utf_8() -> None:
@@ -475,8 +508,9 @@ def test_whatever_a_kind_raises_when_it_is_opened_the_start_says_so(
 # --- results that are kept ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("short", [False, True])
 def test_the_result_of_a_large_request_is_let_go_and_the_request_is_still_known(
-    shm: Path, monkeypatch: pytest.MonkeyPatch
+    shm: Path, monkeypatch: pytest.MonkeyPatch, short: bool
 ) -> None:
     net = Net(shm, CHAIN, 16 * MB)
     net.store.changes["large"] = lambda txn, arguments: {"changed": ["k" * 400] * 1000}
@@ -486,8 +520,12 @@ def test_the_result_of_a_large_request_is_let_go_and_the_request_is_still_known(
     assert [net.store.handle(request) for request in (large, small)] == replies
     used = net.space.used_bytes()
     now_ns = net.space.now_ns()
-    monkeypatch.setattr(net.space, "now_ns", lambda: now_ns + 61_000_000_000)
-    net.store._forget_clients(short=False)
+    kept_s = 11 if short else 61
+    monkeypatch.setattr(net.space, "now_ns", lambda: now_ns + (kept_s - 2) * 1_000_000_000)
+    net.store._forget_clients(short)
+    assert [net.store.handle(request) for request in (large, small)] == replies
+    monkeypatch.setattr(net.space, "now_ns", lambda: now_ns + kept_s * 1_000_000_000)
+    net.store._forget_clients(short)
     assert net.space.used_bytes() < used - 300_000
     assert net.store.handle(small) == replies[1]
     assert "carried out" in net.store.handle(large).text

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from noderuntime import process
+from noderuntime.boundary import Boundary
+from noderuntime.helpers import GaveUp
 from noderuntime.logs import Notes, RunLogs
 from noderuntime.rundir import RunDir
 from noderuntime.runtime import Runtime
@@ -48,7 +50,7 @@ def test_each_step_of_the_end_happens_although_all_of_them_fail(
     runtime._letters = [{"node": "a"}]
     runtime._file = SimpleNamespace(log_dir=str(tmp_path / "gone"), name="run", file="flow.yml")
     runtime._figures = {}
-    runtime._gave_up = ""
+    runtime._gave_up = runtime._refused = ""
     runtime._dataflow = SimpleNamespace(nodes=[SimpleNamespace(id="a")])
     runtime._keeps_state = True
     runtime._phase = "over"
@@ -67,3 +69,41 @@ def test_each_step_of_the_end_happens_although_all_of_them_fail(
         os.fstat(reading)
     told = (tmp_path / "runtime.log").read_text()
     assert "crew.close" in told and "Too many open files" in told
+
+
+def loop_of(turn: Any) -> tuple[Any, list[str]]:
+    runtime: Any = Runtime.__new__(Runtime)
+    told: list[str] = []
+    runtime._begin = runtime._end = lambda: None
+    runtime._phase = "running"
+    runtime._turn = turn
+    runtime._boundary = Boundary(told.append, passes=(GaveUp, OSError))
+    runtime._failed_turns = 0
+    runtime._give_up = lambda why: (told.append(f"gave up: {why}"), setattr(runtime, "_phase", "over"))
+    runtime._chaos, runtime._gave_up, runtime._refused, runtime._code = None, "", "", 0
+    runtime._crew, runtime._outbox = SimpleNamespace(failed=[]), SimpleNamespace(problem="")
+    return runtime, told
+
+
+def test_turns_of_the_loop_that_fail_now_and_then_end_no_run() -> None:
+    turns = iter(range(1000))
+
+    def turn() -> None:
+        number = next(turns)
+        if number == 999:
+            runtime._phase = "over"
+        elif number % 2:
+            raise ValueError("odd")
+
+    runtime, told = loop_of(turn)
+    assert runtime.run() == 0
+    assert len(told) == 1 and "ValueError: odd" in told[0]
+
+
+def test_a_loop_that_fails_at_each_turn_gives_up_with_the_cause() -> None:
+    def turn() -> None:
+        raise ValueError("always")
+
+    runtime, told = loop_of(turn)
+    runtime.run()
+    assert told[-1] == "gave up: the runtime cannot go on: ValueError: always"
