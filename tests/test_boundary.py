@@ -303,7 +303,7 @@ def test_an_observer_that_fails_keeps_nothing_out_of_the_logs(tmp_path: Path) ->
     notes.crash("a", "on_event", "three", "trace")
     notes.tell("four")
     notes.waiting(["a"])
-    notes.summary([])
+    notes.summary([], [])
     notes.close()
     assert [json.loads(line)["text"] for line in (tmp_path / "a.jsonl").read_text().splitlines()] == [
         "one", "two", "on_event: three\ntrace"
