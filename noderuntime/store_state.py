@@ -268,7 +268,11 @@ class StateOperations:
         if not found:
             arguments["cursor"] = list(place)  # looked through already
             return None
-        return {"updates": [[item.key, item.value, item.revision] for item in found], "cursor": list(place)}
+        return {
+            "updates": [[item.key, item.value, item.revision] for item in found],
+            "packed": [item.packed for item in found],
+            "cursor": list(place),
+        }
 
 
 def limit_of(arguments: Arguments, default: int, most: int) -> int:

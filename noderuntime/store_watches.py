@@ -39,18 +39,21 @@ class _Parked:
         self.match = match
         self.deadline = deadline
 
-    def updates(self, rows: list[tuple[str, Row]], now_ns: int) -> list[list[Any]]:
-        """What is new for it in rows that are in order; it has been looked at up to the last one then."""
+    def updates(self, rows: list[tuple[str, Row]], now_ns: int) -> list[tuple[list[Any], bool]]:
+        """What is new for it in rows that are in order, each with whether it is marked as MessagePack; it has been
+        looked at up to the last one then."""
         found = []
         for key, row in rows:
             if row.revision > self.revision:
                 self.revision = row.revision
                 if self.match(key.encode()):
-                    found.append([key, cells.visible(row.cell, now_ns), row.revision])
+                    value, packed = cells.shown(row.cell, now_ns)
+                    found.append(([key, value, row.revision], packed))
         return found
 
-    def reply(self, updates: list[list[Any]]) -> Reply:
-        return Reply(self.number, {"updates": updates, "cursor": [self.revision, 0]}, "", "")
+    def reply(self, updates: list[tuple[list[Any], bool]]) -> Reply:
+        told = {"updates": [update for update, _ in updates], "packed": [packed for _, packed in updates]}
+        return Reply(self.number, {**told, "cursor": [self.revision, 0]}, "", "")
 
 
 class Watches:

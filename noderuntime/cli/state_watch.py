@@ -19,12 +19,12 @@ def watch(store: StoreClient, options: Namespace) -> int:
     """Print each change of the keys that start with the prefix, until `--count` of them, Ctrl-C or the run's end."""
     _check(options)
     left = options.count
-    for key, value, revision in _updates(store, options.key):
+    for key, value, revision, packed in _updates(store, options.key):
         if options.json:
-            shown = {"deleted": True} if value is None else {"deleted": False, **json_value(value)}
+            shown = {"deleted": True} if value is None else {"deleted": False, **json_value(value, packed)}
             output.result_json({"key": key, "revision": revision, **shown})
         else:
-            output.result(f"{revision} {shown_key(key)} {'(deleted)' if value is None else shown_value(value)}")
+            output.result(f"{revision} {shown_key(key)} {'(deleted)' if value is None else shown_value(value, packed)}")
         left -= 1
         if left == 0:
             break
@@ -40,7 +40,8 @@ def _updates(store: StoreClient, prefix: str) -> Iterator[Any]:
             return
         if arguments["cursor"] is None:
             output.tell(f"watching the keys that start with {prefix!r}" if prefix else "watching all keys")
-        yield from found["updates"]
+        marks = found.get("packed", [False] * len(found["updates"]))
+        yield from ((*update, packed) for update, packed in zip(found["updates"], marks, strict=True))
         arguments = {"prefixes": [prefix], "cursor": found["cursor"], "wait": WAIT_S}
 
 

@@ -87,12 +87,13 @@ class Watchers:
 
 
 class Update(NamedTuple):
-    """The newest change of a watched key. `value` None: it is gone."""
+    """The newest change of a watched key. `value` None: it is gone; `packed`: it is marked as MessagePack."""
 
     key: str
     value: bytes | None
     revision: int
     nth: int
+    packed: bool = False
 
 
 def look(
@@ -143,7 +144,8 @@ def _catch_up(
 
 
 def _update(key: bytes, entry: shared.Stored, now_ns: int) -> Update:
-    return Update(key.decode(), cells.visible(entry.cell, now_ns), entry.revision, entry.nth)
+    value, packed = cells.shown(entry.cell, now_ns)
+    return Update(key.decode(), value, entry.revision, entry.nth, packed)
 
 
 class Subscription:

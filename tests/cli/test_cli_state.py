@@ -292,3 +292,15 @@ def test_ls_lists_all_pages(store: DictStore, capsys: Capture) -> None:
 def test_a_key_that_is_not_utf8_is_a_usage_error(store: DictStore, capsys: Capture, words: list[str]) -> None:
     assert main(["state", *words]) == 2
     assert "is not UTF-8" in capsys.readouterr().err
+
+
+def test_watch_shows_a_counter_as_its_number(world: World, capsys: Capture) -> None:
+    def answer(request: Request) -> Reply:
+        if request.arguments["cursor"] is None:
+            return Reply(request.number, {"updates": [], "packed": [], "cursor": [1, 0]}, "", "")
+        updates = [["n", Add(51).apply(None), 7], ["text", b"3", 8]]
+        return Reply(request.number, {"updates": updates, "packed": [True, False], "cursor": [8, 0]}, "", "")
+
+    world.store(world.run("flow"), answer)
+    assert main(["state", "watch", "shared", "--count", "2"]) == 0
+    assert capsys.readouterr().out == "7 n 51\n8 text 3\n"

@@ -154,6 +154,9 @@ def test_a_watch_waits_for_changes_and_its_cursor_goes_on(client: Client, run_di
     writer.ask("kvs_delete", key="w/a")
     found = client.ask("kvs_watch", prefixes=["w/"], cursor=reply.result["cursor"], wait=30)
     assert [(key, value) for key, value, _ in found["updates"]] == [("w/a", None)]
+    client.ask("kvs_merge", key="w/n", merge=["add", 1])
+    found = client.ask("kvs_watch", prefixes=["w/"], cursor=found["cursor"], wait=10)
+    assert ([key for key, _, _ in found["updates"]], found["packed"]) == (["w/n"], [True])
     writer.dealer.close(0)
 
 
