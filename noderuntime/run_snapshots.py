@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from noderuntime.dataflow import Dataflow
-from noderuntime.identifiers import directory_name
 from noderuntime.logs import Notes
 from noderuntime.observer import RunOptions
-from noderuntime.rundir import RunDir, state_home
+from noderuntime.rundir import RunDir
 from noderuntime.snapshot.guarantee import guarantee
 from noderuntime.snapshot.settings import FILE, SPOOL, Settings
 from noderuntime.storelink import StoreLink
@@ -22,10 +21,9 @@ from noderuntime.storelink import StoreLink
 SAVING_SHOWN_S = 3.0
 
 
-def settings_of(dataflow: Dataflow, options: RunOptions, size_bytes: int) -> Settings:
-    """Where the snapshots of this run go. `size_bytes`: of its space."""
+def settings_of(dataflow: Dataflow, options: RunOptions, own: Path, size_bytes: int) -> Settings:
+    """Where the snapshots of this run go. `own`: its folder in the state directory. `size_bytes`: of its space."""
     spec = dataflow.snapshots
-    own = state_home(options.environ) / directory_name(options.name)
     return Settings(
         run=options.name,
         to=spec.to,
@@ -35,6 +33,7 @@ def settings_of(dataflow: Dataflow, options: RunOptions, size_bytes: int) -> Set
         keep=spec.keep,
         options=dict(spec.options),
         size_bytes=size_bytes,
+        file=str(Path(dataflow.folder or ".", Path(dataflow.file or "").name).absolute()),
     )
 
 
@@ -44,8 +43,16 @@ class RunSnapshots:
     `over`: the last one is safe, or there is none (`problem`: why, if one was due). `size_bytes`: of the space.
     """
 
-    def __init__(self, dataflow: Dataflow, options: RunOptions, run_dir: RunDir, notes: Notes, size_bytes: int) -> None:
-        self.settings = settings_of(dataflow, options, size_bytes)
+    def __init__(
+        self,
+        dataflow: Dataflow,
+        options: RunOptions,
+        run_dir: RunDir,
+        notes: Notes,
+        own: Path,
+        size_bytes: int,
+    ) -> None:
+        self.settings = settings_of(dataflow, options, own, size_bytes)
         self.over = False
         self.problem = ""
         self.skip_last = False

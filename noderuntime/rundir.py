@@ -14,7 +14,8 @@
         logs/STAMP/NODE.jsonl.1     what came before, once that has become large
         logs/STAMP/dead-letters.json                       what was left of them when the run ended
         snapshots/                  those of a run without a `snapshots: {to: ...}`
-        snapshots.json              where the snapshots of the last run of this name are
+        snapshots.json              where the snapshots of the last run in this folder are, and of which file it is
+    STATE/NAME@HASH/                the same, of another dataflow file with a run of that name (see state_folders.py)
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
 
+from noderuntime import state_folders
 from noderuntime.homes import (
     RunRefused,
     choose_home,
@@ -307,11 +308,11 @@ def _remove_unless_held(run_dir: RunDir) -> bool:
 # ---- logs
 
 
-def new_log_folder(name: str, environ: Mapping[str, str]) -> Path:
+def new_log_folder(state_folder: Path, environ: Mapping[str, str]) -> Path:
     """A folder for the logs of a run that begins now; the oldest beyond LOG_RUNS_KEPT, without dead letters, go."""
     state = state_home(environ)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid()}"
-    folder = state / directory_name(name) / "logs" / stamp
+    folder = state_folder / "logs" / stamp
     make_folder(folder)
     _forget_old_logs(state, environ, folder)
     return folder
@@ -330,5 +331,5 @@ def _forget_old_logs(state: Path, environ: Mapping[str, str], newest: Path) -> N
 
 def log_folders(name: str, environ: Mapping[str, str]) -> list[Path]:
     """The log folders of the runs of that name, the newest first."""
-    folder = state_home(environ) / directory_name(name) / "logs"
-    return sorted(folder.glob("*"), key=lambda entry: entry.name, reverse=True)
+    found = [entry for folder in state_folders.folders(name, environ) for entry in (folder / "logs").glob("*")]
+    return sorted(found, key=lambda entry: entry.name, reverse=True)

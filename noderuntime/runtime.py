@@ -29,7 +29,7 @@ from shlex import quote
 from types import FrameType
 from typing import Any
 
-from noderuntime import control, guard, process, results, runs
+from noderuntime import control, guard, process, results, runs, state_folders
 from noderuntime.boundary import Boundary, describe
 from noderuntime.channel import Router
 from noderuntime.chaos import Chaos
@@ -51,6 +51,7 @@ from noderuntime.run_outbox import RunOutbox
 from noderuntime.run_snapshots import RunSnapshots
 from noderuntime.rundir import RunDir
 from noderuntime.runs import Held, RunFile
+from noderuntime.state_folders import StateFolder
 from noderuntime.storelink import StoreLink
 from noderuntime.stuck_watch import StuckWatch
 from noderuntime.supervision import NEVER
@@ -76,6 +77,10 @@ def run(dataflow: Dataflow, options: RunOptions, observer: Observer) -> int:
     Best below a guard (`guard.run_guarded`). Raises RunRefused when the name is taken by a run that is running or was
     interrupted, and other NodeRuntimeErrors when nothing could be started.
     """
+    file = Path(dataflow.folder, Path(dataflow.file).name)
+    there = runs.find_run(options.name, options.environ) if options.resume else None
+    kept_file = there.file.file if there is not None and there.trusted else ""
+    state_folder = state_folders.choose(options.name, file, options.environ, options.resume, kept_file)
     held = runs.hold(
         options.name,
         options.environ,
@@ -89,7 +94,7 @@ def run(dataflow: Dataflow, options: RunOptions, observer: Observer) -> int:
     try:
         # where descriptors run out, cleaning up needs some too
         reserve.extend(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(RESERVED_DESCRIPTORS))
-        runtime = Runtime(dataflow, options, observer, held, reserve)
+        runtime = Runtime(dataflow, options, observer, held, reserve, state_folder)
     except BaseException as error:
         _close_all(reserve)
         process.kill_descendants(KILL_S)
@@ -107,18 +112,25 @@ class Runtime:
     """One run, from its directory to its summary."""
 
     def __init__(
-        self, dataflow: Dataflow, options: RunOptions, observer: Observer, held: Held, reserve: list[int]
+        self,
+        dataflow: Dataflow,
+        options: RunOptions,
+        observer: Observer,
+        held: Held,
+        reserve: list[int],
+        state_folder: StateFolder,
     ) -> None:
         self._dataflow = dataflow
         self._options = options
         self._observer = observer
         self._held = held
+        self._state_folder = state_folder
         self._reserve = reserve
         self._run_dir = held.run_dir
         process.become_subreaper()
         _raise_descriptor_limit(len(dataflow.nodes))
         file = str(Path(dataflow.folder, Path(dataflow.file).name))
-        log_dir = runs.new_log_folder(options.name, options.environ)
+        log_dir = runs.new_log_folder(state_folder.folder, options.environ)
         for spec in dataflow.nodes:  # `logs` knows by them which nodes there are
             with contextlib.suppress(OSError):
                 (log_dir / f"{spec.id}.jsonl").touch(mode=0o600)
@@ -136,7 +148,9 @@ class Runtime:
         self._file.write(self._run_dir)
         self._note_with_logs("")
         guard.announce(self._run_dir.root, _farewell(options.name, file))
-        self._snapshots = RunSnapshots(dataflow, options, self._run_dir, self._notes, held.size_bytes)
+        self._snapshots = RunSnapshots(
+            dataflow, options, self._run_dir, self._notes, state_folder.folder, held.size_bytes
+        )
         self._outbox = RunOutbox(dataflow, self._notes)
         self._loop = Loop()
         self._router = Router(self._run_dir.runtime_socket)
@@ -318,8 +332,8 @@ class Runtime:
         signal.set_wakeup_fd(self._signalled, warn_on_full_buffer=False)
         for number in (*SIGNALS, signal.SIGCHLD):
             signal.signal(number, _noted)
-        if self._held.notice:
-            self._notes.tell(self._held.notice)
+        for notice in filter(None, (self._state_folder.notice, self._held.notice)):
+            self._notes.tell(notice)
         arguments = {
             "nodes": store_nodes(self._dataflow),
             "fingerprint": self._dataflow.fingerprint(),

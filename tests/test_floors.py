@@ -21,6 +21,7 @@ FLOORS: dict[str, int] = {
     "values": 1, "wiring": 1, "yaml_fields": 1, "yaml_nodes": 1, "yaml_tree": 1,
     "alarm": 2, "channel": 2, "cores": 2, "doorbell": 2, "forks": 2, "homes": 2, "imports": 2, "loader": 2,
     "lockwatch": 2, "loop": 2, "process": 2, "pulse": 2, "rundir": 2, "runs": 2, "space": 2, "state": 2,
+    "state_folders": 2,
     "commit_helper": 3, "forkserver": 3, "guard": 3, "joining": 3, "logs": 3, "member": 3, "nursery": 3,
     "remote_log": 3, "snapshot": 3, "store_outside": 3, "store_start": 3, "storelink": 3, "usercode": 3,
     "chaos": 4, "children": 4, "codecheck": 4, "codewatch": 4, "context": 4, "crew": 4, "helpers": 4, "results": 4,

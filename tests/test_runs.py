@@ -184,7 +184,7 @@ def test_the_logs_of_the_last_ten_runs_are_kept_over_all_names(environ: dict[str
     state = tmp_path / "home" / "state"
     for number in range(12):
         (state / f"run{number % 3}" / "logs" / f"20200101-0000{number:02}-1").mkdir(parents=True)
-    new = runs.new_log_folder("run9", environ)
+    new = runs.new_log_folder(state / "run9", environ)
     kept = sorted(folder.name for folder in state.glob("*/logs/*"))
     assert kept == [*(f"20200101-0000{number:02}-1" for number in range(3, 12)), new.name]
     assert runs.log_folders("run9", environ) == [new]
@@ -195,10 +195,10 @@ def test_dead_letters_outlive_the_logs_of_other_runs(environ: dict[str, str], tm
     logs.mkdir(parents=True)
     letters_file(logs).write_text("[{}]")
     for number in range(12):
-        runs.new_log_folder(f"other{number}", environ)
+        runs.new_log_folder(logs.parent.parent.parent / f"other{number}", environ)
     assert runs.log_folders("flow", environ) == [logs]
     letters_file(logs).unlink()
-    runs.new_log_folder("other", environ)
+    runs.new_log_folder(logs.parent.parent.parent / "other", environ)
     assert runs.log_folders("flow", environ) == []
 
 
@@ -210,7 +210,7 @@ def test_logs_of_a_run_that_lives_are_never_removed(environ: dict[str, str], tmp
     held.run_dir.run_file.write_text(json.dumps({**plain, "log_dir": str(logs)}))
     for number in range(12):
         (tmp_path / "home" / "state" / "other" / "logs" / f"20200101-0000{number:02}-1").mkdir(parents=True)
-    runs.new_log_folder("other", environ)
+    runs.new_log_folder(logs.parent.parent.parent / "other", environ)
     assert logs.exists()
     held.remove()
 

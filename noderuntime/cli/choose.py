@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from noderuntime import runs
+from noderuntime import runs, state_folders
 from noderuntime.cli.output import USAGE, CommandError, UsageError
 from noderuntime.errors import NotRunning
-from noderuntime.identifiers import directory_name, nearest
+from noderuntime.identifiers import nearest
 from noderuntime.rundir import RunDir, state_home
 from noderuntime.runs import Run, RunFile
 
@@ -144,7 +144,8 @@ def _named(name: str) -> LoggedRun:
 
 
 def _no_logs(name: str, nodes: Iterable[str]) -> NotRunning:
-    known = {run.name for run in known_runs()} | {folder.name for folder in _folders(state_home(os.environ))}
+    left = {state_folders.name_of(folder) for folder in _folders(state_home(os.environ))}
+    known = {run.name for run in known_runs()} | left
     near = nearest(name, {*known, *nodes})
     return NotRunning(f"there are no logs of a run {name!r}", f"Did you mean {near!r}?" if near else "")
 
@@ -169,9 +170,14 @@ def _logged(name: str) -> LoggedRun | None:
 
 def ended_runs() -> list[LoggedRun]:
     """The last run of each name whose logs are kept, the one that began last first."""
-    kept = [_folders(folder / "logs") for folder in _folders(state_home(os.environ))]
-    last = [max(folders, key=_stamp) for folders in kept if folders]
-    return [LoggedRun(folder.parent.parent.name, folder, None) for folder in sorted(last, key=_stamp, reverse=True)]
+    last: dict[str, Path] = {}
+    for folder in _folders(state_home(os.environ)):
+        name = state_folders.name_of(folder)
+        logs = [*_folders(folder / "logs"), *([last[name]] if name in last else [])]
+        if logs:
+            last[name] = max(logs, key=_stamp)
+    by_time = sorted(last.items(), key=lambda item: _stamp(item[1]), reverse=True)
+    return [LoggedRun(name, folder, None) for name, folder in by_time]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,24 +195,26 @@ class PastRun:
 
 
 def past_runs(known: Iterable[Run]) -> list[PastRun]:
-    """The last run of each name that is not among the `known` ones, by name, as far as its logs are kept."""
-    names = {run.name for run in known}
+    """The last run of each dataflow file and name that is not among the `known` ones, by name, as far as its logs are
+    kept."""
+    seen = {(run.name, run.file.file) for run in known}
     found = []
-    for logged in ended_runs():
-        file = RunFile.read(RunDir(logged.log_dir))
-        if file is None or file.name in names:
+    for folder in _folders(state_home(os.environ)):
+        logs = _folders(folder / "logs")
+        file = RunFile.read(RunDir(max(logs, key=_stamp))) if logs else None
+        if file is None or (file.name, file.file) in seen:
             continue
-        names.add(file.name)
+        seen.add((file.name, file.file))
         state = file.ended or "lost"
-        found.append(PastRun(file, state, state != "finished" and _has_snapshots(file.name)))
-    return sorted(found, key=lambda run: run.name)
+        found.append(PastRun(file, state, state != "finished" and _has_snapshots(folder)))
+    return sorted(found, key=lambda run: (run.name, run.file.file))
 
 
-def _has_snapshots(name: str) -> bool:
+def _has_snapshots(state_folder: Path) -> bool:
     """Whether there may be some; only folders are looked into: an object store may be slow, or away."""
     from noderuntime.snapshot.settings import FILE, Settings  # costly, and only for `ps -a`
 
-    settings = Settings.read(state_home(os.environ) / directory_name(name) / FILE)
+    settings = Settings.read(state_folder / FILE)
     if settings is None or not settings.enabled:
         return False
     return bool(settings.to) or any(Path(settings.spool).glob("*"))

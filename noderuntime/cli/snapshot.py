@@ -16,7 +16,7 @@ from noderuntime.cli.choose import choose, known_runs
 from noderuntime.cli.output import CommandError
 from noderuntime.cli.text import duration
 from noderuntime.errors import NotRunning, SnapshotCorrupt
-from noderuntime.identifiers import directory_name, nearest
+from noderuntime.identifiers import nearest
 from noderuntime.rundir import state_home
 from noderuntime.snapshot.backend import Listed
 from noderuntime.snapshot.settings import FILE, Settings
@@ -119,9 +119,10 @@ def _verify(options: Namespace) -> int:
 
 
 def known_settings() -> list[Settings]:
-    """Where the last runs of all names kept their snapshots, by the folder's name."""
-    paths = sorted(state_home(os.environ).glob(f"*/{FILE}"))
-    return [settings for path in paths if (settings := Settings.read(path))]
+    """Where the last run of each name kept its snapshots, by name."""
+    paths = sorted(state_home(os.environ).glob(f"*/{FILE}"), key=lambda path: path.stat().st_mtime_ns)
+    last = {settings.run: settings for path in paths if (settings := Settings.read(path))}
+    return [last[name] for name in sorted(last)]
 
 
 def _settings(name: str | None) -> Settings:
@@ -131,9 +132,9 @@ def _settings(name: str | None) -> Settings:
         if len(live) == 1:
             name = live[0]
     if name is not None:
-        settings = Settings.read(state_home(os.environ) / directory_name(name) / FILE)
-        if settings is not None:
-            return settings
+        found = next((item for item in known_settings() if item.run == name), None)
+        if found is not None:
+            return found
     known = known_settings()
     if name is None and len(known) == 1:
         return known[0]

@@ -30,6 +30,7 @@ class Settings:
     keep: int = 3
     options: dict[str, Any] = field(default_factory=dict)
     size_bytes: int = 0  # of the space; 0: the default
+    file: str = ""  # the dataflow file; "" in settings of old
 
     @property
     def enabled(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -314,6 +315,25 @@ def test_another_machine_continues_from_an_object_store(to: str, programs: Folde
     assert json.loads(out)["number"] >= 1
     assert results(programs) == RUNNING_SUM
     assert unquoted(rows(programs)) == RUNNING_SUM
+
+
+def test_resume_in_another_folder_does_not_continue_the_run_of_this_one(programs: Folder, tmp_path: Path) -> None:
+    assert programs.start(flow("numbers", "running"), env=SLOW, stop_after_s=1.0).finish() == 0
+    before = snapshots(programs)
+    (tmp_path / "other").mkdir()
+    other = Folder(tmp_path / "other")
+    other.home = programs.home
+    other.write(programs_py=PROGRAMS)
+    with contextlib.closing(other):
+        refused = other.start(flow("numbers", "running"), resume=True)
+        assert refused.finish() == 2
+        told = "".join(refused.errors)
+        assert str(programs.file) in told and str(other.file) in told and "--name" in told
+        assert other.start(flow("numbers", "running")).finish() == 0  # anew, in a place of its own
+        assert results(other) == RUNNING_SUM
+    assert snapshots(programs) == before
+    assert programs.start(resume=True).finish() == 0
+    assert results(programs) == RUNNING_SUM
 
 
 def renamed() -> str:
