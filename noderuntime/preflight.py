@@ -41,6 +41,7 @@ def problems(dataflow: Dataflow) -> list[DataflowError]:
         if problem is not None:
             what, hint = problem
             found.append(_error(dataflow, place, f"node {node.id!r}: {what}", hint))
+    found += _shared_files(dataflow)
     wrong = _state_problem(dataflow)
     if wrong:
         found.append(_error(dataflow, dataflow.state.place, wrong, ""))
@@ -187,14 +188,34 @@ def _declared_global(table: symtable.SymbolTable) -> set[str]:
     return found
 
 
-def _config_problem(dataflow: Dataflow, node: NodeSpec) -> tuple[str, str] | None:
-    """What an operator of ours would say of its config."""
+def _ready_made(dataflow: Dataflow, node: NodeSpec) -> str:
+    """Which operator of ours a node is; "" when it is none."""
     name = node.code.module.removeprefix(f"{_OPERATORS}.") if node.code.module.startswith(f"{_OPERATORS}.") else ""
     if node.code.path:
         path = Path(dataflow.folder, node.code.path).resolve()
         if any(path.parent == folder.resolve() for folder in _READY_MADE):
             name = path.stem
-    if not name or node.code.name != "Operator":
+    return name if node.code.name == "Operator" else ""
+
+
+def _shared_files(dataflow: Dataflow) -> list[DataflowError]:
+    """A file belongs to one file_sink: each would cut off what the other has written."""
+    owners: dict[Path, str] = {}
+    found = []
+    for node in dataflow.nodes:
+        if node.kind == "operator" and _ready_made(dataflow, node) == "file_sink" and node.config.get("path"):
+            path = Path(dataflow.folder, str(node.config["path"])).resolve()
+            owner = owners.setdefault(path, node.id)
+            if owner != node.id:
+                what = f"node {node.id!r}: config: path: {node.config['path']!r} is the file of node {owner!r} already"
+                found.append(_error(dataflow, node.config_place, what, "Give each file_sink a file of its own."))
+    return found
+
+
+def _config_problem(dataflow: Dataflow, node: NodeSpec) -> tuple[str, str] | None:
+    """What an operator of ours would say of its config."""
+    name = _ready_made(dataflow, node)
+    if not name:
         return None
     schema = getattr(importlib.import_module(f"{_OPERATORS}.{name}"), "CONFIG", None)
     try:

@@ -119,6 +119,16 @@ def test_wrong_config_of_a_ready_made_operator_is_an_error_at_its_line(
     assert list(tmp_path.iterdir()) == [tmp_path / "flow.yml"]  # no sink was made
 
 
+def test_two_file_sinks_of_one_file_are_an_error(tmp_path: Path) -> None:
+    more = """    config: {path: out.txt}
+  - id: b
+    operator: {module: noderuntime.operators.file_sink}
+    config: {path: ./out.txt}
+"""
+    (problem,) = found(flow(tmp_path, "operator: {module: noderuntime.operators.file_sink}", more))
+    assert problem.line == 8 and "node 'b': config: path: './out.txt' is the file of node 'a' already" in problem.what
+
+
 @pytest.mark.parametrize(
     ("state", "named"),
     [
