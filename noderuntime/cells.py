@@ -254,7 +254,7 @@ def unpack(packed: bytes) -> Cell:
     try:
         stamp, origin, expires_ns, value, parts, *mark = msgpack.unpackb(packed, raw=False)
         cell = Cell(stamp, origin, expires_ns, value, tuple(Part(*part) for part in parts), bool(mark))
-        if mark not in ([], [True]):
+        if mark and (len(mark) > 1 or mark[0] is not True):
             raise ValueError("of another shape")
     except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError):
         raise ValueError("not a cell") from None

@@ -9,10 +9,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+import redis
 from redis_server import RedisServer
 
+from noderuntime import cells
 from noderuntime.errors import StoreError, StoreUnreachable
 from noderuntime.merges import Add, decode
+from noderuntime.state.base import Diff
 from noderuntime.state.redis import RedisState
 from noderuntime.testing.state_contract import SOON_S, StateContract
 
@@ -124,3 +127,33 @@ def test_stores_of_two_names_on_one_server_are_apart(server: RedisServer) -> Non
         one.set("k", b"1")
         assert two.get("k") is None
         assert one.version() != two.version()
+
+
+@pytest.mark.parametrize("how", ["one step", "read and commit"])
+def test_the_first_mark_raises_the_format_so_that_earlier_versions_refuse_the_store(
+    own_server: RedisServer, how: str
+) -> None:
+    def format_of() -> bytes | None:
+        with redis.Redis.from_url(own_server.url, protocol=2) as client:
+            return client.hget("{noderuntime}:head", "format")
+
+    with opened(own_server) as state:
+        state.set("k", b"v")
+        state.merge("n", Add(1))
+        assert format_of() == b"2", "what earlier versions can read stays theirs"
+        if how == "one step":
+            state.set_packed("m", b"\x01")
+        else:
+            other = cells.written(1, 1 << 20, b"\x01", packed=True)
+            state.apply(Diff({}, frozenset(), "", {"m": other}))
+        assert format_of() == b"3"
+    with opened(own_server) as state:
+        assert {key: entry.packed for key, entry in state.get_root().items()} == {"k": False, "m": True, "n": True}
+
+
+def test_a_store_of_a_later_format_is_refused(own_server: RedisServer) -> None:
+    opened(own_server).close()
+    with redis.Redis.from_url(own_server.url, protocol=2) as client:
+        client.hset("{noderuntime}:head", "format", "4")
+    with pytest.raises(StoreError, match="has format 4; this noderuntime knows 2 and 3"):
+        opened(own_server)

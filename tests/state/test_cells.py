@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +40,7 @@ def histories(draw: st.DrawFn) -> list[Cell]:
         action = draw(st.sampled_from(["set", "delete", "merge", "merge", "hear", "expire"]))
         if action == "set":
             value = draw(st.sampled_from([b"\x01", b"\x02", b"text"]))
-            kept[store] = written(stamp, _origin(store), value, draw(expiries))
+            kept[store] = written(stamp, _origin(store), value, draw(expiries), draw(st.booleans()))
         elif action == "delete":
             kept[store] = written(stamp, _origin(store), None)
         elif action == "merge":
@@ -160,3 +161,23 @@ def test_a_cell_with_impossible_fields_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match="cell"):
             cells.unpack(cells.pack(bad))
+
+
+def test_a_cell_without_a_mark_is_packed_as_before_and_one_from_before_is_read() -> None:
+    plain = written(5, 7, b"text")
+    assert cells.pack(plain) == msgpack.packb([5, 7, 0, b"text", []])
+    marked = written(5, 7, b"\x05", packed=True)
+    for cell in (plain, marked):
+        assert cells.unpack(cells.pack(cell)) == cells.load(cells.pack(cell)) == cell
+    assert join(plain, marked) == join(marked, plain)
+
+
+@pytest.mark.parametrize("mark", [[False], [1], [True, True], ["yes"]])
+def test_a_mark_that_is_none_is_refused(mark: list[object]) -> None:
+    with pytest.raises(ValueError, match="not a cell"):
+        cells.unpack(msgpack.packb([5, 7, 0, b"text", [], *mark]))
+
+
+def test_a_deletion_has_no_mark() -> None:
+    with pytest.raises(ValueError, match="no cell has"):
+        cells.unpack(msgpack.packb([5, 7, 0, None, [], True]))
