@@ -301,9 +301,8 @@ def _dtype(described: Any) -> Any:
     import numpy
 
     if isinstance(described, str):
-        package, _, name = described.partition(".")
-        if package == _USER_DTYPES:  # no other: a message must not choose what is imported
-            return numpy.dtype(getattr(importlib.import_module(_USER_DTYPES), name))
+        if described.startswith(f"{_USER_DTYPES}."):  # of no other package: a message must not choose what is imported
+            return numpy.dtype(getattr(importlib.import_module(_USER_DTYPES), described.rpartition(".")[2]))
         return numpy.dtype(described)
     if isinstance(described, list):
         inner, shape = described
