@@ -14,6 +14,7 @@ import textwrap
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from noderuntime.cli.output import CommandError
 from noderuntime.cli.state import open_store
 from noderuntime.cli.text import duration, plain
 from noderuntime.errors import NotRunning
-from noderuntime.rundir import letters_file
-from noderuntime.runs import Run
+from noderuntime.rundir import RunDir, letters_file
+from noderuntime.runs import Run, RunFile
 
 Letter = dict[str, Any]
 
@@ -45,6 +46,8 @@ def dead_letters(options: Namespace) -> int:
     if options.operation in ("replay", "drop") and run.state != RUNNING:
         for logged in runs.log_folders(run.name, os.environ):
             _forget(logged, options)
+        if options.operation == "replay" and isinstance(run, Ended) and run.last.finished and result["replayed"]:
+            _mark_resumable(run)
     if options.operation == "replay":
         return _replayed(run, options, result["replayed"])
     if options.operation == "drop":
@@ -171,6 +174,16 @@ def _kept(log_dir: Path) -> list[Letter]:
     except (OSError, ValueError):
         return []
     return [letter for letter in found if isinstance(letter, dict)] if isinstance(found, list) else []
+
+
+def _mark_resumable(run: Ended) -> None:
+    """A finished run has something to do again: `ps -a` is to say so."""
+    for folder in runs.log_folders(run.name, os.environ):
+        logs = RunDir(folder)
+        file = RunFile.read(logs)
+        if file is not None:
+            replace(file, ended="stopped").write(logs)
+            return
 
 
 def _forget(log_dir: Path, options: Namespace) -> int:

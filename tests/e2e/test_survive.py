@@ -128,7 +128,9 @@ def test_what_was_left_at_the_end_can_be_seen_after_it(place: Folder) -> None:
 def test_letters_of_a_finished_run_are_replayed_by_resume_and_stay_until_they_are_dropped(place: Folder) -> None:
     assert place.start(POISON % "false").finish() == 0
     place.write(mended="")
+    assert [(run["state"], run["resumable"]) for run in call_json("ps", "-a")] == [("finished", False)]
     assert "once flow is resumed" in call("dead-letters", "replay", "--run", "flow", "sums", "numbers/n#8")
+    assert [(run["state"], run["resumable"]) for run in call_json("ps", "-a")] == [("stopped", True)]
     left = [value for value in POISONOUS if value != 7]
     shown = call_json("dead-letters", "show", "--run", "flow", "sums")
     assert [letter["value"] for letter in shown] == left
