@@ -1,4 +1,4 @@
-"""Names of nodes, inputs, outputs and runs: what is allowed, and how a wrong one is explained. Floor 0, pure."""
+"""Names of nodes, inputs, outputs, runs and handlers: what is allowed, how a wrong one is explained. Floor 0, pure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from collections.abc import Iterable
 RESERVED = frozenset({"shared", "timer", "dora"})
 ID_CHARACTERS_MAX = 200
 DIRECTORY_NAME_BYTES_MAX = 60
+
+# methods of operators that we call, which `validate` looks for without loading what an operator needs
+HANDLERS = ("on_event", "restore_state", "produce", "on_key_event", "on_timer", "on_end", "key_of", "time_of")
 
 _ID = re.compile(r"[A-Za-z0-9_.-]+")
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
+from noderuntime.identifiers import HANDLERS
 from noderuntime.keyed_values import pack, unpack_stored
 
 if TYPE_CHECKING:
@@ -50,9 +51,6 @@ def make(factory: Callable[..., Any], ctx: Context) -> Any:
     for name in HANDLERS:
         refuse_lazy(getattr(made, name, None), f"{type(made).__name__}.{name}")
     return made
-
-
-HANDLERS: Final = ("on_event", "restore_state", "produce", "on_key_event", "on_timer", "on_end", "key_of", "time_of")
 
 
 def refuse_lazy(function: Any, name: str) -> None:

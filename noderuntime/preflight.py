@@ -21,8 +21,7 @@ from pathlib import Path
 
 from noderuntime.dataflow import Dataflow, NodeSpec, Place
 from noderuntime.errors import DataflowError, StoreError
-from noderuntime.identifiers import nearest
-from noderuntime.operator import HANDLERS
+from noderuntime.identifiers import HANDLERS, nearest
 
 _OPERATORS = "noderuntime.operators"
 _READY_MADE = Path(__file__).parent / "operators", Path(__file__).parent.parent / "operators"
