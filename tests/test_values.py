@@ -232,7 +232,7 @@ def test_numpy_times_arrive_as_a_datetime_that_equals_them_or_are_refused(unit: 
 
 
 def test_no_time_is_refused_as_a_scalar_and_travels_in_an_array() -> None:
-    for value in (np.datetime64("NaT"), np.timedelta64("NaT", "s"), np.datetime64("NaT", "ns")):
+    for value in (np.datetime64("NaT", "D"), np.timedelta64("NaT", "s"), np.datetime64("NaT", "ns")):
         with pytest.raises(TypeError, match=r"Send numpy\.array"):
             values.encode([value])
         assert np.isnat(travel(np.array(value)))
