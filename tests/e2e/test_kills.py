@@ -538,6 +538,7 @@ def test_a_full_disk_for_logs_does_not_stop_the_run(folder: Folder) -> None:
     running = folder.start(SLOW_SUMS)
     running.wait_running()
     (stamp,) = logs.iterdir()
+    (stamp / "sink.jsonl").unlink(missing_ok=True)
     (stamp / "sink.jsonl").symlink_to("/dev/full")
     assert_counted(running)
     assert any("logs cannot be written" in text for text in running.statuses())
