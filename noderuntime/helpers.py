@@ -33,11 +33,11 @@ class GaveUp(NodeRuntimeError):
 class Patience:
     """How long to wait before a helper is started again; None when it is no use.
 
-    A SIGKILL from outside says nothing about the helper, and is forgiven for ever.
+    A SIGKILL from outside, or a SIGSTOP after which we kill it, says nothing about the helper: it is forgiven for ever.
     """
 
     def __init__(self) -> None:
-        self.killed_by_us = False
+        self.killed_by_us = False  # because of what it did
         self._budget = Budget(max_restarts=6, window_s=3600.0, delay_s=0.05, max_delay_s=2.0)
 
     def wait_s(self, status: int | None, now_s: float) -> float | None:
@@ -131,7 +131,7 @@ class NurseryKeeper:
         stopped_s, busy_s = now_s - self._stopped_since_s, now_s - self._busy_since_s
         if stopped_s >= STOPPED_S_MAX or (busy_s > SPAWN_S_MAX and now_s - self._nursery.started_s > SPAWN_S_MAX):
             self._notes.tell(f"the fork server {'was stopped' if stopped else 'hangs'}: killing it")
-            self._patience.killed_by_us = True
+            self._patience.killed_by_us = not stopped
             os.kill(self._nursery.pid, signal.SIGKILL)
             self._stopped_since_s = self._busy_since_s = NEVER
         self._nursery.keep_spares()
@@ -198,7 +198,7 @@ class StoreKeeper:
         self._stopped_since_s = min(self._stopped_since_s, now_s) if stopped else NEVER
         why = ""
         if now_s - self._stopped_since_s >= STOPPED_S_MAX or (stopped and lock_s > 0):
-            why = "was stopped"
+            self.kill("was stopped", from_outside=True)
         elif lock_s > LOCK_S_MAX:
             why = f"held a lock of the space for more than {LOCK_S_MAX:g} s"
         elif self._link.hangs(now_s):
@@ -206,11 +206,11 @@ class StoreKeeper:
         if why:
             self.kill(why)
 
-    def kill(self, why: str) -> None:
-        """Kill it; it is started again."""
+    def kill(self, why: str, from_outside: bool = False) -> None:
+        """Kill it; it is started again. `from_outside`: the reason is not its own doing."""
         if self.pid:
             self._notes.tell(f"the store {why}: killing it")
-            self._patience.killed_by_us = True
+            self._patience.killed_by_us = not from_outside
             process.signal_group(self.pid, signal.SIGKILL)
         self._link.forgive()
 

@@ -101,6 +101,21 @@ def test_a_stopped_helper_is_killed_and_replaced(folder: Folder, victim: str) ->
     assert_counted(running)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("victim", ["nr-nursery", "nr-store"])
+def test_a_helper_that_is_stopped_again_and_again_does_not_end_the_run(folder: Folder, victim: str) -> None:
+    """In a quiet run, so that nothing else shows in between that it works."""
+    running = folder.start(TICKING)
+    running.wait_running()
+    for _ in range(9):
+        pid = running.helper(victim)
+        kill(pid, signal.SIGSTOP)
+        wait_until(lambda pid=pid: not is_alive(pid), "it to be killed")
+    running.wait_running()
+    running.ask("stop")
+    assert running.finish() == 0
+
+
 # ---- the runtime and the guard
 
 FROM_A_SOURCE = """
