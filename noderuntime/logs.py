@@ -10,6 +10,7 @@ one that was there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -31,17 +32,20 @@ FRAME = "\x1b[2J"  # a line that begins so paints a picture on a terminal: nothi
 class RunLogs:
     """The log files of one run, in `folder`. `lost` counts lines that could not be written, `problem` says why.
 
-    The node "" is the runtime itself; what it has to say stands in `runtime.log`.
+    The node "" is the runtime itself; what it has to say stands in `runtime.log`. Each of `nodes` has a file from the
+    beginning: `logs` knows by them which nodes there are.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, nodes: Sequence[str] = ()) -> None:
         self.folder = folder
+        self._nodes = nodes
         self.lost = 0
         self.problem = ""
         self._files: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
         self._waiting: dict[str, list[bytes]] = {}
         self._retry_s = 0.0
+        self._touch()
 
     def write(
         self,
@@ -87,6 +91,9 @@ class RunLogs:
         if self._sizes.get(node, 0) and self._sizes[node] + len(data) > FILE_BYTES_MAX:
             self._rotate(node)
         fd = self._files.get(node)
+        if fd is not None and not os.fstat(fd).st_nlink:  # tidied away: what is written there is lost to everyone
+            self._forget(node)
+            fd = None
         if fd is None:
             fd = self._files[node] = self._open(node)
             self._sizes[node] = os.fstat(fd).st_size
@@ -105,11 +112,19 @@ class RunLogs:
         try:
             self._path(node).rename(older_log(self._path(node)))
         except FileNotFoundError:
-            pass  # tidied away: what is written there is lost to everyone
+            pass  # another one is made
         except OSError:
             return
+        self._forget(node)
+
+    def _forget(self, node: str) -> None:
         self._sizes.pop(node, None)
         os.close(self._files.pop(node))
+
+    def _touch(self) -> None:
+        for node in self._nodes:
+            with contextlib.suppress(OSError):
+                self._path(node).touch(mode=0o600)
 
     def _open(self, node: str) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
@@ -117,6 +132,7 @@ class RunLogs:
             return os.open(self._path(node), flags, 0o600)
         except FileNotFoundError:  # the folder was tidied away
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._touch()
             return os.open(self._path(node), flags, 0o600)
 
     def close(self) -> None:

@@ -131,10 +131,7 @@ class Runtime:
         _raise_descriptor_limit(len(dataflow.nodes))
         file = str(Path(dataflow.folder, Path(dataflow.file).name))
         log_dir = runs.new_log_folder(state_folder.folder, options.environ)
-        for spec in dataflow.nodes:  # `logs` knows by them which nodes there are
-            with contextlib.suppress(OSError):
-                (log_dir / f"{spec.id}.jsonl").touch(mode=0o600)
-        self._notes = Notes(observer, RunLogs(log_dir))
+        self._notes = Notes(observer, RunLogs(log_dir, [spec.id for spec in dataflow.nodes]))
         self._file = RunFile(
             name=options.name,
             pid=os.getpid(),

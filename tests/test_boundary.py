@@ -7,6 +7,7 @@ import logging
 import os
 import queue
 import random
+import shutil
 import struct
 import threading
 from collections import deque
@@ -267,6 +268,24 @@ def test_logs_go_on_when_their_folder_is_tidied_away(tmp_path: Path, monkeypatch
     written.close()
 
 
+def test_logs_of_all_nodes_are_there_again_with_the_next_line_after_their_folder_was_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    written = RunLogs(folder, ["a", "quiet"])
+    for text in ("before", "after", "later"):
+        written.write("a", "stdout", text)
+        written.write("", "log", text)
+        written.flush()
+        if text == "before":
+            assert (folder / "quiet.jsonl").exists()
+            shutil.rmtree(folder)
+    written.close()
+    for name in ("a.jsonl", "runtime.log"):
+        assert [json.loads(line)["text"] for line in (folder / name).read_text().splitlines()] == ["after", "later"]
+    assert (folder / "quiet.jsonl").exists()
+    assert written.lost == 0
+
+
 @pytest.mark.parametrize("fails", ["rename", "open"])
 def test_a_rotation_that_fails_loses_no_more_than_it_says(
     fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -471,7 +490,7 @@ def test_whatever_a_watched_kind_raises_is_answered_and_its_watches_go_on(
     assert type(error).__name__ in answers.get(timeout=30).text
     watches.take(b"me", Request(VERSION, "c", 2, "kvs_watch", {**arguments, "wait": 0.05}))
     found = answers.get(timeout=30)
-    assert (found.number, found.error, found.result) == (2, "", {"updates": [], "cursor": [0, 0]})
+    assert (found.number, found.error, found.result) == (2, "", {"updates": [], "packed": [], "cursor": [0, 0]})
     watches.close()
 
 

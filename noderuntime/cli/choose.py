@@ -98,6 +98,14 @@ class LoggedRun:
     def is_running(self) -> bool:
         return self.run is not None and is_running(self.run)
 
+    def check(self) -> None:
+        """CommandError when somebody has removed the logs of a run that goes on."""
+        if not self.log_dir.is_dir():
+            raise CommandError(
+                f"the logs of the run {self.name!r} were removed: there is no {self.log_dir}. It is made anew with "
+                "the next line"
+            )
+
     def nodes(self) -> list[str]:
         """The nodes that have left logs, by name."""
         return sorted(path.name.removesuffix(".jsonl") for path in self.log_dir.glob("*.jsonl"))
@@ -146,11 +154,12 @@ def _named(name: str) -> LoggedRun:
 def _no_logs(name: str, nodes: Iterable[str]) -> NotRunning:
     left = {state_folders.name_of(folder) for folder in _folders(state_home(os.environ))}
     known = {run.name for run in known_runs()} | left
-    near = nearest(name, {*known, *nodes})
+    near = nearest(name, {*known, *nodes} - {name})
     return NotRunning(f"there are no logs of a run {name!r}", f"Did you mean {near!r}?" if near else "")
 
 
 def _node_of(run: LoggedRun, node: str) -> str:
+    run.check()
     nodes = run.nodes()
     if node in nodes:
         return node
@@ -162,7 +171,7 @@ def _node_of(run: LoggedRun, node: str) -> str:
 def _logged(name: str) -> LoggedRun | None:
     """The logs of the run of that name: of the one that is there, else of the last one that was."""
     run = runs.find_run(name, os.environ)
-    if run is not None and Path(run.file.log_dir).is_dir():
+    if run is not None and (run.state == RUNNING or Path(run.file.log_dir).is_dir()):
         return LoggedRun(name, Path(run.file.log_dir), run)
     folders = runs.log_folders(name, os.environ)
     return LoggedRun(name, folders[0], None) if folders else None

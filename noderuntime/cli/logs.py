@@ -36,6 +36,7 @@ def logs(options: Namespace) -> int:
     if len(options.names) > 2:
         raise UsageError(f"at most RUN and NODE, not {len(options.names)} names", "noderuntime logs")
     run, node = choose_logs(options.names, options.given_run)
+    run.check()
     if options.runtime and node:
         raise UsageError(f"--runtime shows what the runtime decided, not the node {node!r}", "noderuntime logs")
     tail = Tail(run.log_dir, node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -215,3 +216,14 @@ def test_runtime_shows_what_the_runtime_decided_with_times(world: World, capsys:
     assert main(["logs"]) == 0
     assert shown(capsys) == ["one", "INFO a died"]
     assert main(["logs", "--runtime", "flow", "a"]) == 2
+
+
+def test_logs_of_a_running_run_that_were_removed_are_said_to_be(world: World, capsys: Capture) -> None:
+    run = world.run("flow")
+    run.log("a", {"time": 1.0, "text": "one"})
+    shutil.rmtree(run.logs)
+    for words in (["flow"], ["--run", "flow", "a"], ["flow", "a"], []):
+        assert main(["logs", *words]) == 1
+        assert "were removed" in capsys.readouterr().err
+    assert main(["logs", "flo"]) == 3
+    assert "Did you mean 'flow'?" in capsys.readouterr().err
