@@ -28,6 +28,8 @@ from noderuntime.rundir import older_log
 POLL_S = 0.1
 RUNTIME_LOG = "runtime.log"  # what the runtime itself had to say, in the same form
 
+_GONE = (FileNotFoundError, NotADirectoryError)  # a folder that is removed meanwhile, or something else in its place
+
 Record = dict[str, Any]
 
 
@@ -100,11 +102,15 @@ class LogFile:
         with contextlib.ExitStack() as opened:
             try:
                 file = opened.enter_context(self._path.open("rb"))
-            except FileNotFoundError:
+            except _GONE:
+                if not self._path.parent.is_dir():
+                    self._inode = self._at = 0  # what is made there anew may get the number of what was there
                 return
-            inode = os.fstat(file.fileno()).st_ino
+            inode, size = os.fstat(file.fileno()).st_ino, os.fstat(file.fileno()).st_size
+            if inode == self._inode and size < self._at:
+                self._at = 0
             if inode != self._inode:  # the first reading, or the file that we read has become the older one
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(*_GONE):
                     older = opened.enter_context(older_log(self._path).open("rb"))
                     before = os.fstat(older.fileno()).st_ino
                     if before != inode:

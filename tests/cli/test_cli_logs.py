@@ -227,3 +227,23 @@ def test_logs_of_a_running_run_that_were_removed_are_said_to_be(world: World, ca
         assert "were removed" in capsys.readouterr().err
     assert main(["logs", "flo"]) == 3
     assert "Did you mean 'flow'?" in capsys.readouterr().err
+
+
+def test_followed_logs_go_on_when_their_folder_is_replaced_by_a_file_and_comes_back(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    tail = Tail(folder)
+
+    def write(text: str) -> None:
+        folder.mkdir(exist_ok=True)
+        with (folder / "a.jsonl").open("a") as file:
+            file.write(json.dumps({"time": 1, "node": "a", "text": text}) + "\n")
+
+    write("one")
+    assert [record["text"] for record in tail.records()] == ["one"]
+    shutil.rmtree(folder)
+    assert list(tail.records()) == []
+    folder.write_text("")
+    assert list(tail.records()) == []
+    folder.unlink()
+    write("two")
+    assert [record["text"] for record in tail.records()] == ["two"]
