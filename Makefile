@@ -11,8 +11,9 @@ N ?= 200
 
 # new random schedules of kills: make faults N=2000; SEED=17 N=1 for one again
 SEED ?= $(shell date +%s)000
+MINUTES ?= 10
 
-.PHONY: faults run demo test test-quick test-long test-all test-pythons test-newest test-lowest constraints check bench clean
+.PHONY: faults stress run demo test test-quick test-long test-all test-pythons test-newest test-lowest constraints check bench clean
 .DEFAULT_GOAL := run
 
 $(ENV)/.package: pyproject.toml constraints/run.txt
@@ -128,6 +129,9 @@ bench: $(ENV)/.package bench/.venv/.ready  ## ours and peers, side by side; writ
 
 faults: $(ENV)/.test
 	@$(BIN)/python tests/faults/schedules.py $(N) --seed $(SEED)
+
+stress: $(ENV)/.test  ## everything at once on one run: make stress MINUTES=10; SEED=17 for one again
+	@$(BIN)/python tests/faults/stress.py --minutes $(MINUTES) --seed $(SEED)
 
 clean:
 	rm -rf .venv .envs .reruns bench/.venv bench/results build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
