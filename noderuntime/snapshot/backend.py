@@ -48,6 +48,13 @@ class SnapshotUnavailable(StoreError):
         super().__init__(f"snapshots in {place}: {what}")
 
 
+class SnapshotGone(SnapshotCorrupt):
+    """There is no such snapshot (any more: a run prunes while others look)."""
+
+    def __init__(self, number: int, place: object) -> None:
+        super().__init__(str(number), f"there is no such snapshot in {place}")
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """One snapshot of a listing: its manifest, or the `problem` that makes it useless."""
@@ -64,7 +71,8 @@ class Backend(Protocol):
     spool: Path
 
     def snapshots(self) -> list[Listed]:
-        """All snapshots that have a manifest, the newest first; torn manifests too, with what is wrong."""
+        """All snapshots that have a manifest, the newest first; torn manifests too, with what is wrong. One that is
+        pruned meanwhile is not among them."""
 
     def save(self, manifest: Manifest, walked: Walked) -> Manifest:
         """Publish a snapshot; the files of `walked` are moved or removed. Returns the manifest as stored."""
@@ -76,7 +84,7 @@ class Backend(Protocol):
         """
 
     def stored(self, number: int) -> Manifest:
-        """The manifest of a snapshot, as it is in its place. Raises SnapshotCorrupt when there is none."""
+        """The manifest of a snapshot, as it is in its place. Raises SnapshotGone or SnapshotCorrupt."""
 
     def verify(self, number: int) -> Manifest:
         """Read a snapshot as a whole, and what it builds on. Raises SnapshotCorrupt."""

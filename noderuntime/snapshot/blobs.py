@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from noderuntime.errors import SnapshotCorrupt, StoreError
-from noderuntime.snapshot.backend import Listed, SnapshotConflict, is_good
+from noderuntime.snapshot.backend import Listed, SnapshotConflict, SnapshotGone, is_good
 from noderuntime.snapshot.cut import Walked
 from noderuntime.snapshot.format import (
     MANIFEST_BYTES_MAX,
@@ -82,14 +82,14 @@ class BlobBackend:
         for name in sorted(self.blobs.names(), reverse=True):
             match = _MANIFEST.fullmatch(name)
             if match:
-                found.append(self._listed(int(match[1])))
+                number = int(match[1])
+                try:
+                    found.append(Listed(number, self.stored(number)))
+                except SnapshotGone:
+                    continue
+                except SnapshotCorrupt as error:
+                    found.append(Listed(number, None, error.what))
         return found
-
-    def _listed(self, number: int) -> Listed:
-        try:
-            return Listed(number, self.stored(number))
-        except SnapshotCorrupt as error:
-            return Listed(number, None, error.what)
 
     def stored(self, number: int) -> Manifest:
         name = manifest_name(number)
@@ -100,7 +100,7 @@ class BlobBackend:
                 if len(stored) > MANIFEST_BYTES_MAX:
                     raise SnapshotCorrupt(str(number), "its manifest is altered: it is too large")
         except FileNotFoundError:
-            raise SnapshotCorrupt(str(number), f"there is no such snapshot in {self.place}") from None
+            raise SnapshotGone(number, self.place) from None
         manifest = parse_manifest(str(number), bytes(stored))
         if manifest.number != number:
             raise SnapshotCorrupt(str(number), f"its manifest is that of snapshot {manifest.number}")
@@ -207,7 +207,10 @@ class BlobBackend:
             return []
         kept = numbers[: max(1, keep)]
         rest = numbers[len(kept) :]
-        readable = {number: manifest for number in numbers if (manifest := self._listed(number).manifest)}
+        readable = {}
+        for number in numbers:
+            with contextlib.suppress(SnapshotCorrupt):
+                readable[number] = self.stored(number)
         needed = set(kept)
         for number in kept:
             if number in readable:

@@ -36,7 +36,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from noderuntime.errors import SnapshotCorrupt
-from noderuntime.snapshot.backend import Listed, SnapshotConflict, SnapshotUnavailable, is_good
+from noderuntime.snapshot.backend import Listed, SnapshotConflict, SnapshotGone, SnapshotUnavailable, is_good
 from noderuntime.snapshot.cut import Walked
 from noderuntime.snapshot.format import RECORDS, Manifest, parse_manifest, read_frames
 from noderuntime.snapshot.proof import prove
@@ -166,7 +166,8 @@ class SlateBackend:
             try:
                 found.append(Listed(number, await self._manifest(number, checkpoint)))
             except SnapshotCorrupt as error:
-                found.append(Listed(number, None, error.what))
+                if number in await self._checkpoints():
+                    found.append(Listed(number, None, error.what))
         return found
 
     async def _manifest(self, number: int, checkpoint: str) -> Manifest:
@@ -229,7 +230,7 @@ class SlateBackend:
     def _checkpoint(self, number: int) -> str:
         checkpoint = self._run(self._checkpoints()).get(number)
         if checkpoint is None:
-            raise SnapshotCorrupt(str(number), f"there is no such snapshot in {self.place}")
+            raise SnapshotGone(number, self.place)
         return checkpoint
 
     def may_build_on(self, manifest: Manifest) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 from snapshot.spaces import BOOT, content, keeper, make_space, read_all, save
 
 from noderuntime.errors import SnapshotCorrupt, StoreError
-from noderuntime.snapshot.backend import SnapshotConflict, SnapshotUnavailable
+from noderuntime.snapshot.backend import SnapshotConflict, SnapshotGone, SnapshotUnavailable
 from noderuntime.snapshot.places import NoBackend, open_backend
 from noderuntime.snapshot.restore import restore_newest
 from noderuntime.space.space import Space, open_space
@@ -197,6 +198,39 @@ def test_prune_keeps_the_newest_and_what_they_build_on(place: Place, space: Spac
     assert 1 not in numbers
     for number in numbers:
         backend.verify(number)
+
+
+def test_a_snapshot_that_is_pruned_while_others_look_is_not_listed(
+    place: Place, space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = place.open()
+    mine = keeper(space, backend, keep=10)
+    for step in range(3):
+        save(space, 1, {"step": b"%d" % step})
+        mine.last = None
+        mine.take("asked")
+    looking = place.open()
+    names = looking._checkpoints if hasattr(looking, "_checkpoints") else looking.blobs.names
+    target, name = (looking, "_checkpoints") if hasattr(looking, "_checkpoints") else (looking.blobs, "names")
+
+    def then_pruned(*given: Any) -> Any:
+        found = names(*given)
+        if not hasattr(found, "send"):
+            backend.prune(1)
+            return found
+
+        async def later() -> Any:
+            listed = await found
+            monkeypatch.undo()
+            await asyncio.to_thread(backend.prune, 1)
+            return listed
+
+        return later()
+
+    monkeypatch.setattr(target, name, then_pruned)
+    assert [(item.number, item.problem) for item in looking.snapshots()] == [(3, "")]
+    with pytest.raises(SnapshotGone):
+        looking.stored(1)
 
 
 def test_a_snapshot_with_a_parent_costs_about_what_has_changed(place: Place, space: Space) -> None:
