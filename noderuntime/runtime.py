@@ -55,7 +55,6 @@ from noderuntime.state_folders import StateFolder
 from noderuntime.storelink import StoreLink
 from noderuntime.stuck_watch import StuckWatch
 from noderuntime.supervision import NEVER
-from noderuntime.supervision_words import State
 
 LOOK_S = 0.1
 WAITING_SHOWN_S = 0.3
@@ -354,7 +353,7 @@ class Runtime:
         self._keeps_state = True
         if self._crew.done:
             self._notes.tell("nothing is left to do: every node has ended")
-            self._snapshots.skip_last = True  # the one that says so is there
+            self._snapshots.skip_last = self._held.fresh  # then it comes from the one that says so
         if not self._stopping:
             self._crew.start()
             if self._chaos is not None:
@@ -613,8 +612,8 @@ class Runtime:
             return False  # there was never anything
         if self._phase != "over" or self._gave_up or self._outbox.problem:
             return True
-        if self._snapshots.problem:
-            return not all(child.machine.state is State.ENDED for child in self._crew.children.values())
+        if self._snapshots.problem:  # of a finished run, too: `state` reads it there, and `--resume` saves it
+            return True
         # a failed run goes on from its last snapshot; where it keeps none, from its space
         without = not self._snapshots.settings.enabled
         return without and bool(self._crew.failed) and results.made_progress(self._figures)

@@ -408,6 +408,26 @@ def test_a_place_that_can_no_longer_be_written_keeps_the_state_of_a_stopped_run_
     assert results(programs) == RUNNING_SUM
 
 
+def test_a_finished_run_whose_last_snapshot_cannot_be_saved_keeps_its_state_and_resume_saves_it(
+    programs: Folder,
+) -> None:
+    dataflow = flow("numbers", "running", to="./file/below", every="60s")
+    running = programs.start(dataflow, env=SLOW)
+    running.wait_running()
+    shutil.rmtree(programs.folder / "file")
+    (programs.folder / "file").write_text("in the way")
+    assert running.finish() == 0
+    assert {row["state"] for row in running.rows().values()} == {"finished"}
+    assert any("there is no last snapshot" in text and "--resume" in text for text in running.statuses())
+    assert programs.run_dir().space.exists()
+    (programs.folder / "file").unlink()
+    again = programs.start(resume=True)
+    assert again.finish() == 0
+    assert not programs.run_dir().root.exists()
+    assert list((programs.folder / "file").rglob("*.json")), "the snapshot"
+    assert results(programs) == RUNNING_SUM
+
+
 def test_a_place_that_cannot_be_used_is_known_before_the_run_begins(programs: Folder) -> None:
     (programs.folder / "file").write_text("in the way")
     running = programs.start(flow("numbers", "running", to="./file/below"))
