@@ -553,7 +553,7 @@ class Stress:
         if chance.random() < 0.2:
             return Command(["reload", "--run", "flow", "checks"], [FAILED])
         node = chance.choice(["by_key", "totals", "rows", "lines"])
-        excuse = "is (starting|restoring|killed|stopping|backoff); only a running or failed|is poison"
+        excuse = "only a running or failed operator can be reloaded|is poison|imports, but then SIG"
         return Command(["reload", "--run", "flow", node], excuse=excuse)
 
     def _look(self, chance: random.Random, me: str) -> Command:
