@@ -42,7 +42,7 @@ from noderuntime import process  # noqa: E402
 from noderuntime.protocol import VERSION, Ask, Bye, Failed, Hello, Log, Ready, Reply, Request, StopAll  # noqa: E402
 
 MB = 1 << 20
-HOME_BYTES, SNAPSHOTS_BYTES = 96 * MB, 48 * MB
+HOME_BYTES, SNAPSHOTS_BYTES = 96 * MB, 128 * MB
 OPERATORS = ("by_key", "totals", "rows", "lines", "numbers", "blobs")
 NODES = (*OPERATORS, "checks")
 OK, FAILED, USAGE, NO_SUCH_RUN, INTERRUPTED = 0, 1, 2, 3, 130
