@@ -12,7 +12,8 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check pyarrow==26.0.1 polars==2.1.0 pandas==3.1.1 numpy==2.4.6
+"$work/venv/bin/pip" install --quiet --disable-pip-version-check \
+  pyarrow==26.0.1 polars==2.1.0 pandas==3.1.1 numpy==2.4.6
 cd "$work"
 venv/bin/python - <<'PY'
 from datetime import datetime, timedelta

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # fastavro 1.13.1 and avro 1.12.2 write an int into a union of a float and an integer type as another number, each in
-# another order of the union: fastavro takes the first member that fits, avro the last, and an int fits a float for both,
-# however many digits it loses. No error, no warning.
+# another order of the union: fastavro takes the first member that fits, avro the last, and an int fits a float for
+# both, however many digits it loses. No error, no warning.
 #
 # Seen (Linux x86-64, Python 3.11), written by fastavro / by avro, each read by itself:
 #   ["double", "long"]   2**53 + 1     9007199254740992.0 / 9007199254740993

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# bytewax 0.21.1: when its input ends, a flow gives out each open window as it is, and a recovery that goes on with later
-# input opens the same window anew: a window comes out twice, each time with a part of its items. The state of
+# bytewax 0.21.1: when its input ends, a flow gives out each open window as it is, and a recovery that goes on with
+# later input opens the same window anew: a window comes out twice, each time with a part of its items. The state of
 # stateful_map, in the same flow and the same recovery store, goes on where it was.
 #
 # Seen (Linux x86-64, Python 3.11), tumbling windows of 10 s, items at 1 s, 2 s; the input ends; then 3 s, 4 s, 12 s:

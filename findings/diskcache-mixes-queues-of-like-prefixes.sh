@@ -5,7 +5,7 @@
 # Seen (Linux x86-64, Python 3.11): push 0, 1 with prefix "a" and "x", "y" with prefix "a-5"; then
 #   three pulls of "a"       "x", "y", 0
 #   a pull of "a-5"          nothing: (None, None)
-# With the prefixes "a" and "b" each queue gives what was put into it. Prefixes such as robot-1 and robot-1-2 are enough.
+# With the prefixes "a" and "b" each queue gives what was put into it. robot-1 and robot-1-2 are not apart.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # dora-rs-cli 1.1.0: inside `operator:` a key that dora does not know is ignored, and so is one that it knows for nodes
-# only. `dora validate` says all is well and exits 0. Beside `operator:`, as a key of the node, a misspelt one is refused.
+# only. `dora validate` says all is well and exits 0. Beside `operator:`, as a key of the node, a misspelt one is
+# refused.
 #
 # Seen (Linux x86-64, Python 3.11), an operator with `ouputs: [x]`, `restart_policy: sometimes` and `queue_size: none`:
 #   dora validate    exit 0, no word of any of the three

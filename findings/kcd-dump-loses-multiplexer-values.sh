@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # cantools 45.1.0: a signal that belongs to several values of a multiplexer keeps the first of them when a database is
-# dumped as KCD: messages with the other values then decode without that signal, and encode without it.
+# dumped as KCD: with the new database, frames with the other values are refused, or decode without the signal.
 #
 # Seen (Linux x86-64, Python 3.11), a DBC file with the signal w for the values 2 to 4 of S (SG_MUL_VAL_):
 #   DBC                              multiplexer_ids [2, 3, 4]; S = 3 decodes to {S: 3, w: 7}
-#   as_kcd_string, loaded again      multiplexer_ids [2];       S = 3 decodes to {S: 3} or is refused (DecodeError)
+#   as_kcd_string, loaded again      multiplexer_ids [2];       S = 3 and S = 4 are refused (DecodeError)
 #   as_dbc_string, loaded again      as the first
 # No error, no warning at dumping.
 set -euo pipefail

@@ -2,7 +2,7 @@
 # laspy 2.7.0: points that are appended to a LAS file keep their raw integers, though the file has another scale or
 # offset: they land elsewhere. A file that is written from the start converts such points; only appending does not.
 #
-# Seen (Linux x86-64, Python 3.11), a file with scale 0.01 and offset 0, a point with x = 101.234, scale 0.001, offset 100:
+# Seen (Linux x86-64, Python 3.11), a file with scale 0.01, offset 0, a point x = 101.234, scale 0.001, offset 100:
 #   laspy.open(path, "a").append_points   x is 12.34: 1234 steps, read with the scale of the file
 #   laspy.open(path, "w", header).write_points   x is 101.23
 # No error, no warning; points of another point format are refused (LaspyException).

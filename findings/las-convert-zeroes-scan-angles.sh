@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# laspy 2.7.0: convert() between the old point formats (0 to 5) and the new ones (6 to 10) sets all scan angles to 0. The
-# angle has another name and another unit there (scan_angle_rank in degrees, scan_angle in 0.006 degrees), and is not
-# carried over; no error, no warning.
+# laspy 2.7.0: convert() between the old point formats (0 to 5) and the new ones (6 to 10) sets all scan angles to 0.
+# The angle has another name and another unit there (scan_angle_rank in degrees, scan_angle in 0.006 degrees), and is
+# not carried over; no error, no warning.
 #
 # Seen (Linux x86-64, Python 3.11):
 #   format 3, scan_angle_rank [15, -30], to format 6     scan_angle [0, 0] (2500 and -5000 would be right)

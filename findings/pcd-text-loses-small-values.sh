@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# pypcd4 1.5.1: a point cloud saved as text (Encoding.ASCII) has ten decimals, however small the numbers are: float64 and
-# float32 values below 5e-11 come back as 0, others near that lose digits. And a text file of one point is read without
-# its axis of points: pc_data has the shape () instead of (1,).
+# pypcd4 1.5.1: a point cloud saved as text (Encoding.ASCII) has ten decimals, however small the numbers are: float64
+# and float32 values below 5e-11 come back as 0, others near that lose digits. And a text file of one point is read
+# without its axis of points: pc_data has the shape () instead of (1,).
 #
 # Seen (Linux x86-64, Python 3.11), x, y as float64, saved and read again:
 #   [[1e-11, 2.0], [3.333333333333333e-07, 0.5]]     [[0.0, 2.0], [3.333e-07, 0.5]] as ASCII

@@ -11,7 +11,8 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check mcap-ros2-support==0.6.0 mcap==1.6.0 rosbags==0.11.9 numpy==2.4.6
+"$work/venv/bin/pip" install --quiet --disable-pip-version-check \
+  mcap-ros2-support==0.6.0 mcap==1.6.0 rosbags==0.11.9 numpy==2.4.6
 cd "$work"
 venv/bin/python - <<'PY'
 from pathlib import Path

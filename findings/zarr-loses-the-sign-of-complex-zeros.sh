@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# zarr 3.1.6: an array of complex numbers, or of records, whose chunk is minus zero throughout loses the signs. The chunk
-# compares equal to the fill value 0, is not written, and reads back as plus zero. For floats the sign is looked at.
+# zarr 3.1.6: an array of complex numbers, or of records, whose chunk is minus zero throughout loses the signs. The
+# chunk compares equal to the fill value 0, is not written, and reads back as plus zero. For floats the sign is looked
+# at.
 #
 # Seen (Linux x86-64, Python 3.11), open_array with all defaults, zarr_format 3 and 2:
 #   float64     [-0.0, -0.0]                           comes back as it was
