@@ -12,6 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from noderuntime import merges as merges
+    from noderuntime.api.events import Event as Event
+    from noderuntime.api.keyed.operator import KeyedOperator as KeyedOperator
+    from noderuntime.api.keyed.stateful_map import stateful_map as stateful_map
+    from noderuntime.api.operator import Context as Context
+    from noderuntime.api.operator import Operator as Operator
+    from noderuntime.api.operator import Source as Source
+    from noderuntime.api.operator import Status as Status
+    from noderuntime.api.sources import iterable_source as iterable_source
     from noderuntime.errors import (
         DataflowError as DataflowError,
     )
@@ -60,15 +68,7 @@ if TYPE_CHECKING:
     from noderuntime.errors import (
         ValueTooLarge as ValueTooLarge,
     )
-    from noderuntime.events import Event as Event
-    from noderuntime.keyed import stateful_map as stateful_map
-    from noderuntime.keyed_operator import KeyedOperator as KeyedOperator
     from noderuntime.node import Node as Node
-    from noderuntime.operator import Context as Context
-    from noderuntime.operator import Operator as Operator
-    from noderuntime.operator import Source as Source
-    from noderuntime.operator import Status as Status
-    from noderuntime.sources import iterable_source as iterable_source
 
 _HOMES = {
     "events": ["Event"],

@@ -36,7 +36,7 @@ def _no_room(full: StoreFull) -> None:
 
 
 class OperatorContext:
-    """See noderuntime.operator.Context for what users rely on."""
+    """See noderuntime.api.operator.Context for what users rely on."""
 
     def __init__(self, member: Member, config: Mapping[str, Any], log: logging.Logger) -> None:
         self.node_id = member.wiring.node

@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, cast
 
 from noderuntime import doorbell, forks, process, pulse
 from noderuntime.alarm import Alarm
+from noderuntime.api.events import Event, input_event, kvs_update, notice
 from noderuntime.channel import Dealer
 from noderuntime.errors import Fenced, NodeRuntimeError, NotRunning, StateNotAvailable, StoreFull, UnknownOutput
-from noderuntime.events import Event, input_event, kvs_update, notice
 from noderuntime.joining import end_fenced, find_run, greet
 from noderuntime.member import ROOM_CHECK_S, Member
 from noderuntime.protocol import Bye, Quiet, Ready, Refused, Stop

@@ -24,15 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from noderuntime import doorbell, forks, process, pulse
-from noderuntime.boundary import ERROR_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, cut, describe
-from noderuntime.channel import Dealer
-from noderuntime.codecheck import CodeCheck
-from noderuntime.commit_helper import CommitHelper
-from noderuntime.context import OperatorContext
-from noderuntime.errors import Fenced, NodeRuntimeError, OperatorError, StoreFull
-from noderuntime.events import Event, input_event, kvs_update, notice
-from noderuntime.member import ROOM_CHECK_S, Member
-from noderuntime.operator import (
+from noderuntime.api.events import Event, input_event, kvs_update, notice
+from noderuntime.api.operator import (
     POSITION_KEY,
     Source,
     Status,
@@ -42,6 +35,13 @@ from noderuntime.operator import (
     position_of,
     status_of,
 )
+from noderuntime.boundary import ERROR_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, cut, describe
+from noderuntime.channel import Dealer
+from noderuntime.codecheck import CodeCheck
+from noderuntime.commit_helper import CommitHelper
+from noderuntime.context import OperatorContext
+from noderuntime.errors import Fenced, NodeRuntimeError, OperatorError, StoreFull
+from noderuntime.member import ROOM_CHECK_S, Member
 from noderuntime.protocol import (
     EXIT_FENCED,
     EXIT_RELOAD,

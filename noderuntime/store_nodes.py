@@ -22,9 +22,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from noderuntime import pulse, values
+from noderuntime import pulse
+from noderuntime.api import values
+from noderuntime.api.events import utc
 from noderuntime.errors import Fenced, NodeRuntimeError, ProtocolError, UnknownOutput, ValueTooLarge
-from noderuntime.events import utc
 from noderuntime.member import Member
 from noderuntime.rundir import RunDir
 from noderuntime.space import keys, records

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Container, Iterator
 
-from noderuntime.events import Event, notice, tick_event
+from noderuntime.api.events import Event, notice, tick_event
 from noderuntime.member import Member
 from noderuntime.space.staged import Input
 

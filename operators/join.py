@@ -15,7 +15,7 @@ from typing import Any
 from noderuntime.operators import settings
 
 from noderuntime import Context, Event
-from noderuntime.values import pack, unpack
+from noderuntime.api.values import pack, unpack
 
 
 def _inputs(value: Any) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any
 from noderuntime.operators import settings
 
 from noderuntime import Context, Event
-from noderuntime.values import pack, unpack
+from noderuntime.api.values import pack, unpack
 
 CONFIG = settings.Schema({"every": settings.duration(), "latest": settings.flag(False)})
 

@@ -24,7 +24,7 @@ from typing import Any
 from noderuntime.operators import settings
 
 from noderuntime import Context, Event
-from noderuntime.values import pack, unpack
+from noderuntime.api.values import pack, unpack
 
 _EPOCH = dt.datetime.fromtimestamp(0, dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from noderuntime.batches import RecordEvent, records_of
-from noderuntime.events import input_event
+from noderuntime.api.events import input_event
+from noderuntime.api.keyed.batches import RecordEvent, records_of
 
 UTC = dt.UTC
 

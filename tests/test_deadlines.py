@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noderuntime import deadlines
-from noderuntime.deadlines import Deadlines
+from noderuntime.api.keyed import deadlines
+from noderuntime.api.keyed.deadlines import Deadlines
 
 TEXTS = st.sampled_from("abcdefg")
 STEPS = st.lists(

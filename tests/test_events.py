@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noderuntime.events import Event, input_event, kvs_update, notice, tick_event, utc
+from noderuntime.api.events import Event, input_event, kvs_update, notice, tick_event, utc
 
 EVENTS: dict[str, tuple[Event, dict[str, Any]]] = {
     "INPUT": (

@@ -35,7 +35,7 @@ FLOORS: dict[str, int] = {
 
 PURE = {name for name, floor in FLOORS.items() if floor <= 1}
 WORLD = {"zmq", "lmdb", "os", "subprocess", "mmap", "time", "socket", "select", "signal", "fcntl", "shutil", "tempfile"}
-PUBLIC_MODULES = {"noderuntime.merges", "noderuntime.testing", "noderuntime.values"}
+PUBLIC_MODULES = {"noderuntime.merges", "noderuntime.testing", "noderuntime.api.values"}
 ONLY = {"lmdb": {"space"}, "zmq": {"channel"}}
 
 

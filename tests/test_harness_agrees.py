@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from noderuntime import doorbell
+from noderuntime.api.events import Event
 from noderuntime.context import OperatorContext
 from noderuntime.errors import NodeRuntimeError
-from noderuntime.events import Event
 from noderuntime.member import Member
 from noderuntime.merges import Add, Max, Min, Union
 from noderuntime.protocol import VERSION, Request

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from noderuntime import stateful_map
-from noderuntime.keyed_values import key_tag
+from noderuntime.api.keyed.codecs import key_tag
 from noderuntime.testing import Harness
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from noderuntime import KeyedOperator, Operator, Source, stateful_map
-from noderuntime import keyed_operator as module
+from noderuntime.api.keyed import operator as module
 from noderuntime.testing import Harness
 
 

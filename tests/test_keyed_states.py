@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noderuntime import KeyedOperator, keyed_states, stateful_map
-from noderuntime.events import input_event, tick_event
+from noderuntime import KeyedOperator, stateful_map
+from noderuntime.api.events import input_event, tick_event
+from noderuntime.api.keyed import states
 
 
 class World:
@@ -236,7 +237,7 @@ def test_states_that_cannot_change_are_read_once_and_others_are_decoded_from_mem
 
 
 def test_what_is_kept_in_memory_is_dropped_when_it_has_become_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keyed_states, "CACHE_BYTES_MAX", 20_000)
+    monkeypatch.setattr(states, "CACHE_BYTES_MAX", 20_000)
     world, twin = World(), World()
     lasting: Any = mapped(step, list)()
     for number in range(400):
@@ -244,7 +245,7 @@ def test_what_is_kept_in_memory_is_dropped_when_it_has_become_large(monkeypatch:
         world.handle(lasting, event)
         twin.handle(restored(mapped(step, list), twin), event)
         keyed = lasting._keyed
-        assert keyed._size == sum(slot.size + keyed_states.SLOT_BYTES for slot in keyed._slots.values())
+        assert keyed._size == sum(slot.size + states.SLOT_BYTES for slot in keyed._slots.values())
         assert keyed._size <= 20_000 and len(keyed._slots) <= 50
     assert world.committed == twin.committed
 

@@ -16,8 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from noderuntime import KeyedOperator, OperatorError, Source, stateful_map
-from noderuntime.keyed_values import key_tag, old_tag, pack, unpack_stored
-from noderuntime.operator import packed_position, position_of
+from noderuntime.api.keyed.codecs import key_tag, old_tag, pack, unpack_stored
+from noderuntime.api.operator import packed_position, position_of
 from noderuntime.testing import Harness
 
 Point = namedtuple("Point", "x y")

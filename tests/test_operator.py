@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from noderuntime import Operator, Source, Status
-from noderuntime.operator import POSITION_KEY, packed_position, position_of
+from noderuntime.api.operator import POSITION_KEY, packed_position, position_of
 
 
 def carried(position: Any) -> Any:

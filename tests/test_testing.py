@@ -20,7 +20,7 @@ from noderuntime import (
     UnknownOutput,
     ValueTooLarge,
 )
-from noderuntime.events import Event
+from noderuntime.api.events import Event
 from noderuntime.merges import Add, Union
 from noderuntime.testing import Harness
 

@@ -22,7 +22,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from noderuntime import values
+from noderuntime.api import values
 
 
 def travel(value: Any) -> Any:

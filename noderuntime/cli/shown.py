@@ -12,7 +12,7 @@ import json
 import math
 from typing import Any, Final
 
-from noderuntime import values
+from noderuntime.api import values
 from noderuntime.cli.text import plain
 
 MSGPACK, TEXT, BYTES = "msgpack", "text", "bytes"

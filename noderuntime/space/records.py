@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import msgpack
 
-from noderuntime import values
+from noderuntime.api import values
 from noderuntime.errors import ValueTooLarge
 from noderuntime.space.segments import (
     REFERENCE_BYTES,

@@ -10,11 +10,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from noderuntime.api.values import BYTES
 from noderuntime.errors import ValueTooLarge
 from noderuntime.space import keys, records, shared
 from noderuntime.space.segments import THRESHOLD_BYTES, Segment
 from noderuntime.space.watching import Cursor
-from noderuntime.values import BYTES
 from noderuntime.wiring import InputWiring, OutputWiring, ReceiverWiring
 
 Sent = tuple["Output", bytes, int, Segment | None]  # an output, and a message's record, number and segment

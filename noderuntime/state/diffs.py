@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from noderuntime import cells
+from noderuntime.api.events import utc
 from noderuntime.cells import ORIGIN_BITS, Cell
 from noderuntime.errors import KeyTooLong, ValueTooLarge
-from noderuntime.events import utc
 from noderuntime.state.base import KEY_BYTES_MAX, VALUE_BYTES_MAX, Diff, Entry
 
 

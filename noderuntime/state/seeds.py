@@ -14,7 +14,8 @@ from typing import Any, Final, NamedTuple
 
 import yaml
 
-from noderuntime import values, yaml_tree
+from noderuntime import yaml_tree
+from noderuntime.api import values
 from noderuntime.errors import NodeRuntimeError, StoreError
 from noderuntime.space.shared import check_value
 from noderuntime.state.diffs import encoded_key

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from noderuntime.errors import OperatorError, UnknownOutput
-from noderuntime.events import Event, input_event, kvs_update, notice, tick_event
-from noderuntime.operator import (
+from noderuntime.api.events import Event, input_event, kvs_update, notice, tick_event
+from noderuntime.api.operator import (
     POSITION_KEY,
     Idle,
     Source,
@@ -33,6 +32,7 @@ from noderuntime.operator import (
     position_of,
     status_of,
 )
+from noderuntime.errors import OperatorError, UnknownOutput
 from noderuntime.space.records import decode_message, encode_message
 from noderuntime.testing.harness_context import HarnessContext, SharedKVS, Staged
 

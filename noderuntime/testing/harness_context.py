@@ -157,7 +157,7 @@ class Staged:
 
 
 class HarnessContext:
-    """The `ctx` of a Harness: see noderuntime.operator.Context."""
+    """The `ctx` of a Harness: see noderuntime.api.operator.Context."""
 
     def __init__(self, harness: Harness, incarnation: int) -> None:
         self.node_id = harness.node_id

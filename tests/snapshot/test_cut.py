@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from noderuntime import values
+from noderuntime.api import values
 from noderuntime.snapshot import cut as cuts
 from noderuntime.snapshot.blobs import BlobBackend
 from noderuntime.snapshot.cut import SpaceTooFull, open_cut

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from noderuntime import values
+from noderuntime.api import values
 from noderuntime.errors import SnapshotCorrupt, StoreError
 from noderuntime.snapshot import cut as cuts
 from noderuntime.snapshot.blobs import BlobBackend

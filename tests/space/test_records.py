@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noderuntime import values
+from noderuntime.api import values
 from noderuntime.space import records
 
 METADATA = st.none() | st.dictionaries(st.text(max_size=5), st.integers(0, 99) | st.text(max_size=5), max_size=3)

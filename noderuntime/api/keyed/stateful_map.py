@@ -16,14 +16,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from noderuntime.batches import RecordEvent
-from noderuntime.keyed_operator import KeyedOperator, wall_clock_s
-from noderuntime.keyed_values import codec_of
-from noderuntime.operator import refuse_lazy
+from noderuntime.api.keyed.batches import RecordEvent
+from noderuntime.api.keyed.codecs import codec_of
+from noderuntime.api.keyed.operator import KeyedOperator, wall_clock_s
+from noderuntime.api.operator import refuse_lazy
 
 if TYPE_CHECKING:
-    from noderuntime.events import Event
-    from noderuntime.operator import Context
+    from noderuntime.api.events import Event
+    from noderuntime.api.operator import Context
 
 Function = Callable[[Any, Any, Any], tuple[Any, Any]]
 

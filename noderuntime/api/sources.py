@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, overload
 
-from noderuntime.operator import Context, Source, make
+from noderuntime.api.operator import Context, Source, make
 
 _NOTHING = object()
 

@@ -24,13 +24,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
+from noderuntime.api.keyed.codecs import pack, unpack_stored
 from noderuntime.identifiers import HANDLERS
-from noderuntime.keyed_values import pack, unpack_stored
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from noderuntime.events import Event
+    from noderuntime.api.events import Event
     from noderuntime.merges import Merge
 
 IDLE_S: Final = 0.1

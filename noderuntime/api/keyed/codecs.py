@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 import msgpack
 
-from noderuntime.values import BYTES, KINDS, MSGPACK, VIEW, decode, encode, exact, moment, unpack
+from noderuntime.api.values import BYTES, KINDS, MSGPACK, VIEW, decode, encode, exact, moment, unpack
 
 TAG_BYTES_MAX: Final = 200  # longer keys are hashed; a private key may have 508
 NESTING_MAX: Final = 100  # of a state or a key that is not made of exact plain types alone

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from noderuntime.events import Event
+    from noderuntime.api.events import Event
 
 
 def records_of(value: Any) -> Sequence[Any]:

@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
-from noderuntime.deadlines import Deadlines
-from noderuntime.keyed_values import NOT_PLAIN, Codec, key_tag, old_tag, pack, pack_plain, unpack_stored
+from noderuntime.api.keyed.codecs import NOT_PLAIN, Codec, key_tag, old_tag, pack, pack_plain, unpack_stored
+from noderuntime.api.keyed.deadlines import Deadlines
 
 TIME_KEY: Final = "keyed.time"  # no tag: they all hold a colon
 TAG_KINDS: Final = frozenset({"str", "int", "bool", "float", "msgpack", "sha256"})

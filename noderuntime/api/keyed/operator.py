@@ -31,16 +31,16 @@ import datetime as dt
 import math
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from noderuntime.batches import RecordEvent, records_of
-from noderuntime.keyed_states import NEVER, KeyedStates, Slot
-from noderuntime.keyed_values import codec_of
-from noderuntime.operator import Operator
+from noderuntime.api.keyed.batches import RecordEvent, records_of
+from noderuntime.api.keyed.codecs import codec_of
+from noderuntime.api.keyed.states import NEVER, KeyedStates, Slot
+from noderuntime.api.operator import Operator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from noderuntime.events import Event
-    from noderuntime.operator import Context, Status
+    from noderuntime.api.events import Event
+    from noderuntime.api.operator import Context, Status
 
 
 CALLS_MAX: Final = 100_000  # of on_timer for one key in one event, by event time: then the event fails
