@@ -16,7 +16,7 @@ from typing import Any
 from noderuntime import process
 from noderuntime.children import Child, Proc
 from noderuntime.crew import Crew
-from noderuntime.dataflow import Dataflow
+from noderuntime.dataflow.model import Dataflow
 from noderuntime.helpers import NurseryKeeper, StoreKeeper
 from noderuntime.kills import Edge, Kill, Report, Schedule, balance
 from noderuntime.logs import Notes

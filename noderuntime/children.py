@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from noderuntime import doorbell, loader, process
-from noderuntime.dataflow import Dataflow, NodeSpec
+from noderuntime import doorbell, process
+from noderuntime.dataflow import files
+from noderuntime.dataflow.model import Dataflow, NodeSpec
 from noderuntime.loop import Loop
 from noderuntime.nursery import PRELOAD, Nursery, Order, Spawning
 from noderuntime.pulse import COMMITS, HANDLED, HANDLING, INCARNATION, PHASE, SINCE_NS, PulsePage
@@ -292,7 +293,7 @@ def order_of(dataflow: Dataflow, spec: NodeSpec, env: Mapping[str, str], overrid
     `env` is the whole environment of the process, `overrides` what was given for this run.
     """
     if spec.kind == "node":
-        return Order(spec.id, env, dataflow.folder, argv=loader.command(dataflow, spec))
+        return Order(spec.id, env, dataflow.folder, argv=files.command(dataflow, spec))
     early = any(key.startswith(EARLY_ENV) for key in (*spec.env, *overrides))
     if spec.spawn == "fork" and not early:
         return Order(spec.id, env, dataflow.folder, entry=OPERATOR_ENTRY)

@@ -12,8 +12,8 @@ from pathlib import Path
 from noderuntime import supervision_words as su
 from noderuntime.children import Child
 from noderuntime.crew import Crew
-from noderuntime.dataflow import Dataflow
-from noderuntime.imports import files_of
+from noderuntime.dataflow.imports import files_of
+from noderuntime.dataflow.model import Dataflow
 from noderuntime.logs import Notes
 from noderuntime.supervision_words import DONE, State
 

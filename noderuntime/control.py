@@ -8,7 +8,7 @@ from typing import Any
 from noderuntime import supervision_words as su
 from noderuntime.children import Child
 from noderuntime.crew import Crew
-from noderuntime.identifiers import nearest
+from noderuntime.dataflow.identifiers import nearest
 from noderuntime.protocol import VERSION, Answer, Ask
 from noderuntime.pulse import PHASES
 from noderuntime.supervision import IllegalEvent

@@ -25,7 +25,7 @@ from noderuntime.boundary import (
 )
 from noderuntime.channel import Router
 from noderuntime.children import Child, Proc, kill_strays, order_of, policy_of
-from noderuntime.dataflow import Dataflow, NodeSpec
+from noderuntime.dataflow.model import Dataflow, NodeSpec
 from noderuntime.errors import DataflowError
 from noderuntime.helpers import GaveUp, NurseryKeeper
 from noderuntime.lockwatch import Holding, Pinning

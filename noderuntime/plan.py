@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from noderuntime.dataflow import Dataflow, InputSpec, NodeSpec
+from noderuntime.dataflow.model import Dataflow, InputSpec, NodeSpec
 from noderuntime.wiring import NANOSECONDS, InputWiring, OutputWiring, ReceiverWiring, Wiring
 
 TIMER_SENDER = -1

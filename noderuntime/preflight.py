@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
-from noderuntime.dataflow import Dataflow, NodeSpec, Place
+from noderuntime.dataflow.identifiers import HANDLERS, nearest
+from noderuntime.dataflow.model import Dataflow, NodeSpec, Place
 from noderuntime.errors import DataflowError, StoreError
-from noderuntime.identifiers import HANDLERS, nearest
 
 _OPERATORS = "noderuntime.operators"
 _READY_MADE = Path(__file__).parent / "operators", Path(__file__).parent.parent / "operators"

@@ -13,7 +13,7 @@ from shlex import quote
 from typing import Any
 
 from noderuntime.children import Child
-from noderuntime.dataflow import Dataflow
+from noderuntime.dataflow.model import Dataflow
 from noderuntime.observer import SummaryRow
 from noderuntime.rundir import letters_file
 from noderuntime.supervision_words import DONE, State

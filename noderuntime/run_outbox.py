@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from noderuntime.dataflow import Dataflow
+from noderuntime.dataflow.model import Dataflow
 from noderuntime.logs import Notes
 from noderuntime.storelink import StoreLink
 

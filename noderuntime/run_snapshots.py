@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from noderuntime.dataflow import Dataflow
+from noderuntime.dataflow.model import Dataflow
 from noderuntime.logs import Notes
 from noderuntime.observer import RunOptions
 from noderuntime.rundir import RunDir

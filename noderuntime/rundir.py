@@ -26,8 +26,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from noderuntime.dataflow.identifiers import directory_name
 from noderuntime.errors import NodeRuntimeError
-from noderuntime.identifiers import directory_name
 
 ENV_HOME = "NODERUNTIME_HOME"
 ENV_RUN_DIR = "NODERUNTIME_RUN_DIR"

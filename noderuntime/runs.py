@@ -24,6 +24,7 @@ from pathlib import Path
 from shlex import quote
 
 from noderuntime import state_folders
+from noderuntime.dataflow.identifiers import directory_name
 from noderuntime.homes import (
     RunRefused,
     choose_home,
@@ -33,7 +34,6 @@ from noderuntime.homes import (
     make_private,
     size_where_it_is,
 )
-from noderuntime.identifiers import directory_name
 from noderuntime.rundir import RunDir, letters_file, state_home
 
 FORMAT = 1

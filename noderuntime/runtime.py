@@ -36,7 +36,7 @@ from noderuntime.chaos import Chaos
 from noderuntime.children import preload_of
 from noderuntime.codewatch import CodeWatch
 from noderuntime.crew import Crew
-from noderuntime.dataflow import Dataflow
+from noderuntime.dataflow.model import Dataflow
 from noderuntime.errors import NodeRuntimeError, ResumeRefused
 from noderuntime.helpers import STORE_ENTRY, GaveUp, NurseryKeeper, StoreKeeper
 from noderuntime.homes import RunRefused

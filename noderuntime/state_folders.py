@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
+from noderuntime.dataflow.identifiers import directory_name
 from noderuntime.homes import RunRefused
-from noderuntime.identifiers import directory_name
 from noderuntime.rundir import state_home
 
 SETTINGS = "snapshots.json"

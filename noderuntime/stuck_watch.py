@@ -12,7 +12,7 @@ from typing import Any
 
 from noderuntime.children import Child
 from noderuntime.crew import Crew
-from noderuntime.dataflow import Dataflow, InputSpec, NodeSpec
+from noderuntime.dataflow.model import Dataflow, InputSpec, NodeSpec
 from noderuntime.logs import Notes
 from noderuntime.pulse import COMMITTING, HANDLED, WAITING, WAITING_FOR_ROOM
 from noderuntime.storelink import StoreLink

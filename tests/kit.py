@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from noderuntime import errors
-from noderuntime.dataflow_file import parse
+from noderuntime.dataflow.reader import parse
 from noderuntime.plan import plan, store_nodes
 from noderuntime.protocol import VERSION, Request
 from noderuntime.space import keys, records, shared

@@ -7,8 +7,17 @@ from typing import Any
 
 import pytest
 
-from noderuntime.dataflow import QUEUE_BYTES, QUEUE_SIZE, Code, Dataflow, InputSpec, NodeSpec, SnapshotSpec, StateSpec
-from noderuntime.dataflow_file import parse
+from noderuntime.dataflow.model import (
+    QUEUE_BYTES,
+    QUEUE_SIZE,
+    Code,
+    Dataflow,
+    InputSpec,
+    NodeSpec,
+    SnapshotSpec,
+    StateSpec,
+)
+from noderuntime.dataflow.reader import parse
 
 WHOLE = """
 env: {LOG_LEVEL: info, SEED: 1}

@@ -9,12 +9,12 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from noderuntime import yaml_tree
-from noderuntime.dataflow import Dataflow
-from noderuntime.dataflow_file import parse
-from noderuntime.dataflow_links import ERRORS_MAX
+from noderuntime.dataflow.links import ERRORS_MAX
+from noderuntime.dataflow.model import Dataflow
+from noderuntime.dataflow.reader import parse
+from noderuntime.dataflow.yaml import tree
+from noderuntime.dataflow.yaml.tree import TEXT_BYTES_MAX
 from noderuntime.errors import DataflowError
-from noderuntime.yaml_tree import TEXT_BYTES_MAX
 
 
 def error_of(data: bytes | str, **arguments: dict[str, str]) -> DataflowError:
@@ -325,7 +325,7 @@ def test_the_count_of_levels_is_ours_whatever_bound_the_scanner_has(
             self._bounded()
             return bool(super().add_indent(column))
 
-    monkeypatch.setattr(yaml_tree, "_LOADER", Loader)
+    monkeypatch.setattr(tree, "_LOADER", Loader)
     text, place, what, _ = BAD[name]
     error = error_of(text)
     assert what in error.what

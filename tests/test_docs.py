@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from noderuntime import dataflow_file
 from noderuntime.cli import parser
+from noderuntime.dataflow import reader
 from noderuntime.errors import StoreError
 from noderuntime.state import base, kinds
 
@@ -61,7 +61,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_dataflow_is_valid(name: str) -> None:
     for text in blocks(name, "yaml"):
-        assert dataflow_file.parse(text, env={}).nodes, text
+        assert reader.parse(text, env={}).nodes, text
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -100,7 +100,7 @@ def test_every_field_of_a_dataflow_file_is_described_and_no_other() -> None:
     described = {
         field for fields in FIELD.findall(document("dataflow-file.md")) for field in re.findall(r"`(\w+)`", fields)
     }
-    parts = (dataflow_file._NODE, dataflow_file._INPUT, dataflow_file._SNAPSHOTS, dataflow_file._STATE)
+    parts = (reader._NODE, reader._INPUT, reader._SNAPSHOTS, reader._STATE)
     assert described == {*(field for part in parts for field in part), *fields_of_kinds()}
 
 

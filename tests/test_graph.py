@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from noderuntime.dataflow_file import parse
-from noderuntime.graph import html, mermaid
-from noderuntime.graph_layout import COLUMN_GAP, ROW_GAP, Box, Line, layout
+from noderuntime.dataflow.drawing import html, mermaid
+from noderuntime.dataflow.drawing_layout import COLUMN_GAP, ROW_GAP, Box, Line, layout
+from noderuntime.dataflow.reader import parse
 
 FLOW = parse(
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from kit import dataflow_of
 
-from noderuntime.imports import closure, files_of
+from noderuntime.dataflow.imports import closure, files_of
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from noderuntime.dataflow import Dataflow
+from noderuntime.dataflow.files import check_files, command, load
+from noderuntime.dataflow.model import Dataflow
 from noderuntime.errors import DataflowError
-from noderuntime.loader import check_files, command, load
 
 
 def write(folder: Path, text: str, *files: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgpack
 
-from noderuntime.dataflow_file import parse
+from noderuntime.dataflow.reader import parse
 from noderuntime.plan import plan, store_nodes
 from noderuntime.wiring import InputWiring, OutputWiring, ReceiverWiring, Wiring
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from noderuntime.cli import main
+from noderuntime.dataflow.files import check_files, load
 from noderuntime.errors import DataflowError
-from noderuntime.loader import check_files, load
 from noderuntime.preflight import problems
 
 LOUD = "raise SystemExit('this was executed')\n"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noderuntime.snapshot_place import SnapshotPlace, WrongPlace, parse
+from noderuntime.dataflow.snapshot_place import SnapshotPlace, WrongPlace, parse
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from noderuntime.api.keyed.codecs import pack, unpack_stored
-from noderuntime.identifiers import HANDLERS
+from noderuntime.dataflow.identifiers import HANDLERS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,12 +9,12 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from noderuntime import graph as drawing
 from noderuntime.cli import output
 from noderuntime.cli.output import CommandError
-from noderuntime.dataflow import Dataflow
+from noderuntime.dataflow import drawing
+from noderuntime.dataflow.files import check_files, joined, load
+from noderuntime.dataflow.model import Dataflow
 from noderuntime.errors import DataflowError
-from noderuntime.loader import check_files, joined, load
 
 
 def validate(options: Namespace) -> int:

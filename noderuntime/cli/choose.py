@@ -11,8 +11,8 @@ from pathlib import Path
 
 from noderuntime import runs, state_folders
 from noderuntime.cli.output import USAGE, CommandError, UsageError
+from noderuntime.dataflow.identifiers import nearest
 from noderuntime.errors import NotRunning
-from noderuntime.identifiers import nearest
 from noderuntime.rundir import RunDir, state_home
 from noderuntime.runs import Run, RunFile
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from noderuntime.cli.output import UsageError
-from noderuntime.identifiers import nearest
+from noderuntime.dataflow.identifiers import nearest
 
 # command -> (module below noderuntime.cli, function, one line for the help)
 COMMANDS: dict[str, tuple[str, str, str]] = {

@@ -21,8 +21,8 @@ from noderuntime import guard
 from noderuntime.cli import answered, output
 from noderuntime.cli.console import Console, Detached, JsonConsole
 from noderuntime.cli.output import UsageError
-from noderuntime.dataflow import Dataflow
-from noderuntime.loader import check_files, load
+from noderuntime.dataflow.files import check_files, load
+from noderuntime.dataflow.model import Dataflow
 from noderuntime.observer import Observer, RunOptions
 
 

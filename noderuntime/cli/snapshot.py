@@ -15,8 +15,8 @@ from noderuntime.cli.ask import StoreClient, take_snapshot
 from noderuntime.cli.choose import choose, known_runs
 from noderuntime.cli.output import CommandError
 from noderuntime.cli.text import duration
+from noderuntime.dataflow.identifiers import nearest
 from noderuntime.errors import NotRunning, SnapshotCorrupt
-from noderuntime.identifiers import nearest
 from noderuntime.rundir import state_home
 from noderuntime.snapshot.backend import Listed
 from noderuntime.snapshot.settings import FILE, Settings

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from noderuntime.dataflow import Dataflow
+from noderuntime.dataflow.model import Dataflow
 
 
 def not_replayable(dataflow: Dataflow) -> list[str]:

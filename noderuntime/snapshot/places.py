@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noderuntime import snapshot_place
+from noderuntime.dataflow import snapshot_place
+from noderuntime.dataflow.identifiers import directory_name
+from noderuntime.dataflow.snapshot_place import NONE, WrongPlace
 from noderuntime.errors import SnapshotCorrupt
-from noderuntime.identifiers import directory_name
 from noderuntime.snapshot.backend import Listed, SnapshotUnavailable
-from noderuntime.snapshot_place import NONE, WrongPlace
 
 if TYPE_CHECKING:
     from noderuntime.snapshot.cut import Walked

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from noderuntime.dataflow.identifiers import nearest
 from noderuntime.errors import StoreError
-from noderuntime.identifiers import nearest
 from noderuntime.state.base import State
 
 GROUP: Final = "noderuntime.state"

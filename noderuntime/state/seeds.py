@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple
 
 import yaml
 
-from noderuntime import yaml_tree
 from noderuntime.api import values
+from noderuntime.dataflow.yaml import tree
 from noderuntime.errors import NodeRuntimeError, StoreError
 from noderuntime.space.shared import check_value
 from noderuntime.state.diffs import encoded_key
@@ -70,11 +70,11 @@ def parse(data: bytes, where: str) -> dict[str, Seed]:
     """The values in a YAML or JSON text. Raises StoreError, with the reason."""
     text = _decoded(data, where)
     try:
-        for event in yaml_tree.parser_events(text, SEED_LEVELS_MAX):
+        for event in tree.parser_events(text, SEED_LEVELS_MAX):
             if isinstance(event, yaml.AliasEvent):
                 raise StoreError(f"{where}: anchors and aliases are not allowed (*{event.anchor})")
         found = yaml.load(text, Loader=_LOADER)
-    except yaml_tree.TooDeep as deep:
+    except tree.TooDeep as deep:
         what = f"more than {SEED_LEVELS_MAX} levels of nesting"
         raise StoreError(f"{where}:{deep.place.line}:{deep.place.column}: {what}") from None
     except yaml.constructor.ConstructorError as error:
@@ -82,7 +82,7 @@ def parse(data: bytes, where: str) -> dict[str, Seed]:
         what = f"this value cannot be read ({error.problem}); a tag other than !!binary is not allowed"
         raise StoreError(f"{where}:{place}: {what}") from None
     except yaml.MarkedYAMLError as error:
-        wrong = yaml_tree.syntax_error(error, text)
+        wrong = tree.syntax_error(error, text)
         raise StoreError(f"{where}:{wrong.line}:{wrong.column}: {wrong.what}. {wrong.hint}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise StoreError(f"{where} is no YAML: {error}") from None

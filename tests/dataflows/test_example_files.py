@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from noderuntime import dataflows, loader, operators
+from noderuntime import dataflows, operators
+from noderuntime.dataflow import files
 
 FOLDER = Path(dataflows.__path__[0])
 FILES = sorted(FOLDER.glob("*.yml"))
@@ -20,7 +21,7 @@ def test_all_that_users_were_promised_are_there() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_dataflow_loads_without_a_warning(path: Path) -> None:
-    assert loader.check_files(loader.load(path)) == []
+    assert files.check_files(files.load(path)) == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

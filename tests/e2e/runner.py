@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from noderuntime import guard
+from noderuntime.dataflow.files import load
 from noderuntime.errors import NodeRuntimeError
-from noderuntime.loader import load
 from noderuntime.observer import LogRecord, RunOptions, SummaryRow
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from noderuntime.dataflow import Code, Dataflow, InputSpec, NodeSpec
+from noderuntime.dataflow.model import Code, Dataflow, InputSpec, NodeSpec
 from noderuntime.snapshot.guarantee import guarantee
 
 SOURCE = NodeSpec("source", "operator", Code("s.py"), outputs=("x",))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import keyword
 import re
 
-from noderuntime import yaml_fields as read
-from noderuntime.dataflow import Code, InputSpec, Place
-from noderuntime.identifiers import id_problem
-from noderuntime.yaml_nodes import Fields, fail
+from noderuntime.dataflow.identifiers import id_problem
+from noderuntime.dataflow.model import Code, InputSpec, Place
+from noderuntime.dataflow.yaml import fields as read
+from noderuntime.dataflow.yaml.nodes import Fields, fail
 
 TIMER_NS_MIN = 100_000
 _TIMER_UNITS_NS = {"millis": 1_000_000, "secs": 1_000_000_000}

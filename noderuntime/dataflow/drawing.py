@@ -6,8 +6,8 @@ import re
 from html import escape
 from pathlib import PurePosixPath
 
-from noderuntime.dataflow import Dataflow, InputSpec, NodeSpec
-from noderuntime.graph_layout import Box, Line, layout
+from noderuntime.dataflow.drawing_layout import Box, Line, layout
+from noderuntime.dataflow.model import Dataflow, InputSpec, NodeSpec
 
 HEADER = 54.0
 ROW = 22.0

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from noderuntime.dataflow import Place
+from noderuntime.dataflow.model import Place
 from noderuntime.errors import DataflowError
 
 _INT = re.compile(r"[-+]?(?:0x[0-9A-Fa-f][0-9A-Fa-f_]*|0o[0-7][0-7_]*|0b[01][01_]*|[0-9][0-9_]*)")

@@ -21,9 +21,9 @@ from typing import Any
 
 import yaml
 
-from noderuntime.dataflow import Place
+from noderuntime.dataflow.model import Place
+from noderuntime.dataflow.yaml.nodes import Fields, Items, Scalar, Tree, describe, fail, scalar
 from noderuntime.errors import DataflowError
-from noderuntime.yaml_nodes import Fields, Items, Scalar, Tree, describe, fail, scalar
 
 TEXT_BYTES_MAX = 1024 * 1024
 DEPTH_MAX = 64

@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from noderuntime import dataflow_file
-from noderuntime.dataflow import Dataflow, NodeSpec, Place
+from noderuntime.dataflow import reader
+from noderuntime.dataflow.identifiers import nearest
+from noderuntime.dataflow.model import Dataflow, NodeSpec, Place
+from noderuntime.dataflow.yaml.tree import TEXT_BYTES_MAX
 from noderuntime.errors import DataflowError
-from noderuntime.identifiers import nearest
-from noderuntime.yaml_tree import TEXT_BYTES_MAX
 
 _HIDDEN_BY_NODE_FILES = sys.stdlib_module_names | {"noderuntime"}
 
@@ -35,7 +35,7 @@ def load(
     data = _read(path)
     folder = str(path.absolute().parent)
     given = os.environ if env is None else env
-    return dataflow_file.parse(data, file=str(file), folder=folder, env=given, overrides=overrides)
+    return reader.parse(data, file=str(file), folder=folder, env=given, overrides=overrides)
 
 
 def check_files(dataflow: Dataflow) -> list[str]:

@@ -13,10 +13,10 @@ from heapq import nlargest
 from itertools import islice, takewhile
 from typing import Any, TypeVar
 
-from noderuntime.dataflow import Place
+from noderuntime.dataflow.identifiers import nearest
+from noderuntime.dataflow.model import Place
+from noderuntime.dataflow.yaml.nodes import Fields, Items, Scalar, Tree, describe, fail, is_null, plain_value, scalar
 from noderuntime.errors import DataflowError
-from noderuntime.identifiers import nearest
-from noderuntime.yaml_nodes import Fields, Items, Scalar, Tree, describe, fail, is_null, plain_value, scalar
 
 DURATION_S_MAX = 100 * 365 * 86_400
 SIZE_BYTES_MAX = 1 << 60

@@ -13,9 +13,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
-from noderuntime import snapshot_place
-from noderuntime import yaml_fields as read
-from noderuntime.dataflow import (
+from noderuntime.dataflow import snapshot_place
+from noderuntime.dataflow.identifiers import RESERVED, id_problem
+from noderuntime.dataflow.links import ERRORS_MAX, Advice, check_links
+from noderuntime.dataflow.model import (
     Code,
     Dataflow,
     InputSpec,
@@ -28,12 +29,11 @@ from noderuntime.dataflow import (
     Spawn,
     StateSpec,
 )
-from noderuntime.dataflow_links import ERRORS_MAX, Advice, check_links
-from noderuntime.dataflow_names import operator_code, source_of
+from noderuntime.dataflow.notation import operator_code, source_of
+from noderuntime.dataflow.yaml import fields as read
+from noderuntime.dataflow.yaml.nodes import Fields, Scalar, Tree, fail, plain_value
+from noderuntime.dataflow.yaml.tree import read as read_tree
 from noderuntime.errors import DataflowError
-from noderuntime.identifiers import RESERVED, id_problem
-from noderuntime.yaml_nodes import Fields, Scalar, Tree, fail, plain_value
-from noderuntime.yaml_tree import read as read_tree
 
 _TOP = ("env", "nodes", "state", "snapshots")
 _NODE = (

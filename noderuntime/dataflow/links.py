@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TypeAlias
 
-from noderuntime.dataflow import InputSpec, NodeSpec
+from noderuntime.dataflow.model import InputSpec, NodeSpec
+from noderuntime.dataflow.yaml.fields import near
+from noderuntime.dataflow.yaml.nodes import fail
 from noderuntime.errors import DataflowError
-from noderuntime.yaml_fields import near
-from noderuntime.yaml_nodes import fail
 
 ERRORS_MAX = 10
 Advice: TypeAlias = dict[tuple[str, str], str]  # (node, input) -> how to make it drop_oldest

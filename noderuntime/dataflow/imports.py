@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from noderuntime.dataflow import Dataflow, NodeSpec
+from noderuntime.dataflow.model import Dataflow, NodeSpec
 
 FILES_MAX = 500
 
