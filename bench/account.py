@@ -19,8 +19,8 @@ from bench.measure import Row, Section, over_rounds, p50, us
 from bench.profile import Use, counted, instructions, system_calls
 from bench.start import pids_of, ready_ours, words_of
 from bench.systems import interleave, ours, result, scratch
-from noderuntime import pulse
-from noderuntime.rundir import ENV_HOME, RunDir, home
+from noderuntime.ipc import pulse
+from noderuntime.ipc.rundir import ENV_HOME, RunDir, home
 
 ROUNDS = 1
 COUNT = 600

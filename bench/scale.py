@@ -20,7 +20,7 @@ from typing import Any
 from bench.measure import Plot, Row, Section, at_most, over_rounds, p50, per_s, times, us
 from bench.start import pids_of, ready_ours, unshared_bytes
 from bench.systems import BENCH, interleave, ours, result, scratch
-from noderuntime.rundir import ENV_HOME, RunDir, home
+from noderuntime.ipc.rundir import ENV_HOME, RunDir, home
 
 ROUNDS = 2
 KEYS = (1_000, 10_000, 100_000, 1_000_000)

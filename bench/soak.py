@@ -19,8 +19,8 @@ import psutil
 from bench.measure import Row, Section, per_s, size, times
 from bench.start import unshared_bytes, words_of
 from bench.systems import Run, ours, scratch, tell
-from noderuntime import pulse
-from noderuntime.rundir import ENV_HOME, RunDir, home
+from noderuntime.ipc import pulse
+from noderuntime.ipc.rundir import ENV_HOME, RunDir, home
 
 ROUNDS = 1
 SOAK_S = 60.0

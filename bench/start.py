@@ -13,8 +13,8 @@ from typing import Any
 from bench.measure import Row, Section, over_rounds, ratio_over_rounds, said, size, times
 from bench.profile import core_ns
 from bench.systems import BENCH, Run, dora, interleave, ours, scratch
-from noderuntime import pulse
-from noderuntime.rundir import ENV_HOME, RunDir, home
+from noderuntime.ipc import pulse
+from noderuntime.ipc.rundir import ENV_HOME, RunDir, home
 
 ROUNDS = 1
 OPERATORS = 50

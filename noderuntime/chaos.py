@@ -13,15 +13,15 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from noderuntime import process
 from noderuntime.children import Child, Proc
 from noderuntime.crew import Crew
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.helpers import NurseryKeeper, StoreKeeper
+from noderuntime.ipc import process
+from noderuntime.ipc.pulse import HANDLED, PHASE, WAITING
 from noderuntime.kills import Edge, Kill, Report, Schedule, balance
 from noderuntime.logs import Notes
 from noderuntime.nursery import Order
-from noderuntime.pulse import HANDLED, PHASE, WAITING
 from noderuntime.storelink import StoreLink
 from noderuntime.supervision import NEVER
 from noderuntime.supervision_words import DONE, State

@@ -16,16 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from noderuntime import doorbell, process
 from noderuntime.dataflow import files
 from noderuntime.dataflow.model import Dataflow, NodeSpec
+from noderuntime.ipc import doorbell, process
+from noderuntime.ipc.pulse import COMMITS, HANDLED, HANDLING, INCARNATION, PHASE, SINCE_NS, PulsePage
+from noderuntime.ipc.rundir import ENV_NODE, ENV_RUN_DIR
+from noderuntime.ipc.wiring import Wiring
 from noderuntime.loop import Loop
 from noderuntime.nursery import PRELOAD, Nursery, Order, Spawning
-from noderuntime.pulse import COMMITS, HANDLED, HANDLING, INCARNATION, PHASE, SINCE_NS, PulsePage
-from noderuntime.rundir import ENV_NODE, ENV_RUN_DIR
 from noderuntime.supervision import Policy, Supervision
 from noderuntime.supervision_words import ALIVE, Hands
-from noderuntime.wiring import Wiring
 
 READ_BYTES = 65536
 LINE_BYTES_MAX = 1 << 20

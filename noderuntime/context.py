@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from noderuntime import forks
 from noderuntime.errors import NodeRuntimeError, StoreFull, StoreUnreachable, UnknownOutput
+from noderuntime.ipc import forks
 from noderuntime.member import Member
 from noderuntime.space import keys, records, shared
 from noderuntime.space.outbox import check_merge
@@ -73,7 +73,7 @@ class OperatorContext:
             self._merges.clear()
 
     def forked(self) -> None:
-        """See noderuntime.forks: in the child there is no event in hand."""
+        """See noderuntime.ipc.forks: in the child there is no event in hand."""
         self._is_fork = True
         self.staged = None
         self.kvs = self._member = forks.GONE

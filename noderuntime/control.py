@@ -9,8 +9,8 @@ from noderuntime import supervision_words as su
 from noderuntime.children import Child
 from noderuntime.crew import Crew
 from noderuntime.dataflow.identifiers import nearest
-from noderuntime.protocol import VERSION, Answer, Ask
-from noderuntime.pulse import PHASES
+from noderuntime.ipc.protocol import VERSION, Answer, Ask
+from noderuntime.ipc.pulse import PHASES
 from noderuntime.supervision import IllegalEvent
 from noderuntime.supervision_words import DONE
 

@@ -12,9 +12,13 @@ from functools import partial
 from shlex import quote
 from typing import Any
 
-from noderuntime import doorbell, process
 from noderuntime import supervision_words as su
-from noderuntime.boundary import (
+from noderuntime.children import Child, Proc, kill_strays, order_of, policy_of
+from noderuntime.dataflow.model import Dataflow, NodeSpec
+from noderuntime.errors import DataflowError
+from noderuntime.helpers import GaveUp, NurseryKeeper
+from noderuntime.ipc import doorbell, process
+from noderuntime.ipc.boundary import (
     ERROR_CHARACTERS_MAX,
     NAME_CHARACTERS_MAX,
     TRACE_CHARACTERS_MAX,
@@ -23,16 +27,9 @@ from noderuntime.boundary import (
     cut,
     plain,
 )
-from noderuntime.channel import Router
-from noderuntime.children import Child, Proc, kill_strays, order_of, policy_of
-from noderuntime.dataflow.model import Dataflow, NodeSpec
-from noderuntime.errors import DataflowError
-from noderuntime.helpers import GaveUp, NurseryKeeper
-from noderuntime.lockwatch import Holding, Pinning
-from noderuntime.logs import Notes
-from noderuntime.loop import Loop
-from noderuntime.observer import LogRecord, RunOptions
-from noderuntime.protocol import (
+from noderuntime.ipc.channel import Router
+from noderuntime.ipc.lock_watch import Holding, Pinning
+from noderuntime.ipc.protocol import (
     FRAME_BYTES_MAX,
     VERSION,
     Bye,
@@ -50,12 +47,15 @@ from noderuntime.protocol import (
     StopAll,
     Welcome,
 )
-from noderuntime.pulse import PulsePage
-from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, ENV_TERMINAL, RunDir
+from noderuntime.ipc.pulse import PulsePage
+from noderuntime.ipc.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, ENV_TERMINAL, RunDir
+from noderuntime.ipc.wiring import Wiring
+from noderuntime.logs import Notes
+from noderuntime.loop import Loop
+from noderuntime.observer import LogRecord, RunOptions
 from noderuntime.storelink import StoreLink
 from noderuntime.supervision import NEVER, IllegalEvent, Supervision
 from noderuntime.supervision_words import DONE, State
-from noderuntime.wiring import Wiring
 
 LAST_WORDS_S = 0.1
 RESTORE_PART_BYTES = FRAME_BYTES_MAX // 2

@@ -24,9 +24,9 @@ from typing import Any, NoReturn
 
 import msgpack
 
-from noderuntime import process
+from noderuntime.ipc import process
 
-WARM = ("noderuntime.channel",)  # modules whose warm_up() each spare calls while it waits
+WARM = ("noderuntime.ipc.channel",)  # modules whose warm_up() each spare calls while it waits
 ADOPTION_POLL_S = 0.0002
 PID = struct.Struct("=q")  # what a spare says first
 TAKEN = b"+"  # what it says when it has its order, before it does anything of it

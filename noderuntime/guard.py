@@ -29,8 +29,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from noderuntime import process
-from noderuntime.rundir import RunDir
+from noderuntime.ipc import process
+from noderuntime.ipc.rundir import RunDir
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 KILL_S = 10.0

@@ -11,10 +11,10 @@ import os
 import signal
 from collections.abc import Callable, Container, Mapping, Sequence
 
-from noderuntime import process
 from noderuntime.budget import Budget
 from noderuntime.children import Lines, Owner, Proc
 from noderuntime.errors import NodeRuntimeError
+from noderuntime.ipc import process
 from noderuntime.logs import Notes
 from noderuntime.loop import Loop
 from noderuntime.nursery import Nursery, Order, Spawning

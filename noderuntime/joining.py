@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import Final, NoReturn
 
-from noderuntime import runs
-from noderuntime.channel import Dealer
 from noderuntime.errors import Fenced, NotRunning
-from noderuntime.protocol import EXIT_FENCED, VERSION, Hello, Refused, Welcome
-from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
+from noderuntime.ipc import runs
+from noderuntime.ipc.channel import Dealer
+from noderuntime.ipc.protocol import EXIT_FENCED, VERSION, Hello, Refused, Welcome
+from noderuntime.ipc.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
 
 WELCOME_S: Final = 60.0
 

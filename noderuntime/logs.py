@@ -20,9 +20,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from noderuntime.boundary import Boundary, plain
+from noderuntime.ipc.boundary import Boundary, plain
+from noderuntime.ipc.rundir import older_log
 from noderuntime.observer import LogRecord, Observer, SummaryRow
-from noderuntime.rundir import older_log
 
 RETRY_S = 1.0
 FILE_BYTES_MAX = 64_000_000  # of one node there are at most two files

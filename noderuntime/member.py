@@ -11,9 +11,10 @@ import time
 from collections.abc import Collection, Container, Sequence
 from typing import Any
 
-from noderuntime import doorbell, pulse
 from noderuntime.cores import Cores
-from noderuntime.rundir import RunDir
+from noderuntime.ipc import doorbell, pulse
+from noderuntime.ipc.rundir import RunDir
+from noderuntime.ipc.wiring import Wiring
 from noderuntime.space import keys, records
 from noderuntime.space.commit import Commits
 from noderuntime.space.mailbox import Message, next_messages, queue_of
@@ -24,7 +25,6 @@ from noderuntime.space.watching import Subscription
 from noderuntime.state import State
 from noderuntime.state.memory import NodeState
 from noderuntime.state.outside import OutsideState, OutsideSubscription, open_outside
-from noderuntime.wiring import Wiring
 
 QUIET_NS = 1_000_000  # without a commit for so long, the receivers are asleep
 ANNOUNCED_MAX = 4

@@ -27,14 +27,15 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, cast
 
-from noderuntime import doorbell, forks, process, pulse
 from noderuntime.alarm import Alarm
 from noderuntime.api.events import Event, input_event, kvs_update, notice
-from noderuntime.channel import Dealer
 from noderuntime.errors import Fenced, NodeRuntimeError, NotRunning, StateNotAvailable, StoreFull, UnknownOutput
+from noderuntime.ipc import doorbell, forks, process, pulse
+from noderuntime.ipc.channel import Dealer
+from noderuntime.ipc.protocol import Bye, Quiet, Ready, Refused, Stop
+from noderuntime.ipc.wiring import Wiring
 from noderuntime.joining import end_fenced, find_run, greet
 from noderuntime.member import ROOM_CHECK_S, Member
-from noderuntime.protocol import Bye, Quiet, Ready, Refused, Stop
 from noderuntime.space import records
 from noderuntime.space.mailbox import Message
 from noderuntime.space.segments import Dropped
@@ -44,7 +45,6 @@ from noderuntime.space.watching import Cursor, Update
 from noderuntime.space.writer import MessageGone
 from noderuntime.state import State
 from noderuntime.timers import Timers
-from noderuntime.wiring import Wiring
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -718,7 +718,7 @@ class Node:
         self._close(finished=not failed)
 
     def forked(self) -> None:
-        """For noderuntime.forks, in the child of a fork: the node stays the parent's, and this copy is closed."""
+        """For noderuntime.ipc.forks, in the child of a fork: the node stays the parent's, and this copy is closed."""
         self._is_fork = self._closing = self._closed = True
         self._lock = threading.RLock()  # threads that are not here may hold the other one
         self._hands, self._staged = {}, []

@@ -23,7 +23,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from noderuntime import doorbell, forks, process, pulse
 from noderuntime.api.events import Event, input_event, kvs_update, notice
 from noderuntime.api.operator import (
     POSITION_KEY,
@@ -35,14 +34,14 @@ from noderuntime.api.operator import (
     position_of,
     status_of,
 )
-from noderuntime.boundary import ERROR_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, cut, describe
-from noderuntime.channel import Dealer
 from noderuntime.codecheck import CodeCheck
 from noderuntime.commit_helper import CommitHelper
 from noderuntime.context import OperatorContext
 from noderuntime.errors import Fenced, NodeRuntimeError, OperatorError, StoreFull
-from noderuntime.member import ROOM_CHECK_S, Member
-from noderuntime.protocol import (
+from noderuntime.ipc import doorbell, forks, process, pulse
+from noderuntime.ipc.boundary import ERROR_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, cut, describe
+from noderuntime.ipc.channel import Dealer
+from noderuntime.ipc.protocol import (
     EXIT_FENCED,
     EXIT_RELOAD,
     VERSION,
@@ -60,8 +59,10 @@ from noderuntime.protocol import (
     StopAll,
     Welcome,
 )
+from noderuntime.ipc.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
+from noderuntime.ipc.wiring import Wiring
+from noderuntime.member import ROOM_CHECK_S, Member
 from noderuntime.remote_log import LogHandler
-from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
 from noderuntime.space import records
 from noderuntime.space.keys import MAILBOX_PREFIX_BYTES
 from noderuntime.space.mailbox import Message
@@ -71,7 +72,6 @@ from noderuntime.space.staged import Staged
 from noderuntime.space.writer import Inapplicable, MessageGone
 from noderuntime.timers import Cells, Timers
 from noderuntime.usercode import load, user_trace
-from noderuntime.wiring import Wiring
 
 GROUP_EVENTS_MAX = 64
 GROUP_NS = 1_000_000
@@ -136,7 +136,7 @@ class OperatorHost:
         forks.watch(self)
 
     def forked(self) -> None:
-        """See noderuntime.forks. A child that comes back from the handler ends at the first use of what is gone."""
+        """See noderuntime.ipc.forks. A child that comes back from the handler ends at the first use of what is gone."""
         self._is_fork = self.over = True
         self.helper, self._helped = None, False
         self.words = self.member = self._take_in_hand = self.committing = forks.GONE

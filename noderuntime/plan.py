@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from noderuntime.dataflow.model import Dataflow, InputSpec, NodeSpec
-from noderuntime.wiring import NANOSECONDS, InputWiring, OutputWiring, ReceiverWiring, Wiring
+from noderuntime.ipc.wiring import NANOSECONDS, InputWiring, OutputWiring, ReceiverWiring, Wiring
 
 TIMER_SENDER = -1
 

@@ -8,10 +8,10 @@ import threading
 from collections import deque
 from typing import Any
 
-from noderuntime import forks
-from noderuntime.boundary import cut, describe, plain
-from noderuntime.channel import Dealer
-from noderuntime.protocol import Log
+from noderuntime.ipc import forks
+from noderuntime.ipc.boundary import cut, describe, plain
+from noderuntime.ipc.channel import Dealer
+from noderuntime.ipc.protocol import Log
 
 LOG_CHARACTERS_MAX = 100_000
 FIELD_CHARACTERS_MAX = 10_000
@@ -34,7 +34,7 @@ class LogHandler(logging.Handler):
         forks.watch(self)
 
     def forked(self) -> None:
-        """See noderuntime.forks: in the child records go to stderr, which is in the run's log, too."""
+        """See noderuntime.ipc.forks: in the child records go to stderr, which is in the run's log, too."""
         self._is_fork = True
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 from noderuntime.children import Child
 from noderuntime.dataflow.model import Dataflow
+from noderuntime.ipc.rundir import letters_file
 from noderuntime.observer import SummaryRow
-from noderuntime.rundir import letters_file
 from noderuntime.supervision_words import DONE, State
 
 STATES = {State.ENDED: "finished", State.STOPPED: "stopped", State.FAILED: "failed"}

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from noderuntime.dataflow.model import Dataflow
+from noderuntime.ipc.rundir import RunDir
 from noderuntime.logs import Notes
 from noderuntime.observer import RunOptions
-from noderuntime.rundir import RunDir
 from noderuntime.snapshot.guarantee import guarantee
 from noderuntime.snapshot.settings import FILE, SPOOL, Settings
 from noderuntime.storelink import StoreLink

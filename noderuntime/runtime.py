@@ -29,9 +29,7 @@ from shlex import quote
 from types import FrameType
 from typing import Any
 
-from noderuntime import control, guard, process, results, runs, state_folders
-from noderuntime.boundary import Boundary, describe
-from noderuntime.channel import Router
+from noderuntime import control, guard, results
 from noderuntime.chaos import Chaos
 from noderuntime.children import preload_of
 from noderuntime.codewatch import CodeWatch
@@ -39,19 +37,22 @@ from noderuntime.crew import Crew
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.errors import NodeRuntimeError, ResumeRefused
 from noderuntime.helpers import STORE_ENTRY, GaveUp, NurseryKeeper, StoreKeeper
-from noderuntime.homes import RunRefused
-from noderuntime.lockwatch import Holding, LockWatch, Pinning
+from noderuntime.ipc import process, runs, state_folders
+from noderuntime.ipc.boundary import Boundary, describe
+from noderuntime.ipc.channel import Router
+from noderuntime.ipc.homes import RunRefused
+from noderuntime.ipc.lock_watch import Holding, LockWatch, Pinning
+from noderuntime.ipc.protocol import Answer, Ask, Message
+from noderuntime.ipc.rundir import RunDir
+from noderuntime.ipc.runs import Held, RunFile
+from noderuntime.ipc.state_folders import StateFolder
 from noderuntime.logs import Notes, RunLogs
 from noderuntime.loop import Loop
 from noderuntime.nursery import Order
 from noderuntime.observer import Observer, RunOptions, SummaryRow
 from noderuntime.plan import plan, store_nodes
-from noderuntime.protocol import Answer, Ask, Message
 from noderuntime.run_outbox import RunOutbox
 from noderuntime.run_snapshots import RunSnapshots
-from noderuntime.rundir import RunDir
-from noderuntime.runs import Held, RunFile
-from noderuntime.state_folders import StateFolder
 from noderuntime.storelink import StoreLink
 from noderuntime.stuck_watch import StuckWatch
 from noderuntime.supervision import NEVER

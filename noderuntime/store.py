@@ -43,13 +43,13 @@ from typing import Any
 
 import msgpack
 
-from noderuntime import doorbell
-from noderuntime.boundary import Boundary, describe
-from noderuntime.channel import Router
 from noderuntime.errors import NodeRuntimeError, ProtocolError, StoreError
-from noderuntime.process import die_with_parent
-from noderuntime.protocol import VERSION, Reply, Request, refusal
-from noderuntime.rundir import RunDir
+from noderuntime.ipc import doorbell
+from noderuntime.ipc.boundary import Boundary, describe
+from noderuntime.ipc.channel import Router
+from noderuntime.ipc.process import die_with_parent
+from noderuntime.ipc.protocol import VERSION, Reply, Request, refusal
+from noderuntime.ipc.rundir import RunDir
 from noderuntime.snapshot.restore import restore_newest
 from noderuntime.snapshot.settings import Settings
 from noderuntime.space import claims, keys, outbox, records, watching

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Final
 
 from noderuntime.errors import ProtocolError, StoreError
-from noderuntime.protocol import Reply, Request, refusal
+from noderuntime.ipc.protocol import Reply, Request, refusal
 from noderuntime.state.base import Diff, Entry, State
 from noderuntime.state.common import Once, TableState
 from noderuntime.store_state import LISTING_BYTES_MAX, MERGES

@@ -22,12 +22,13 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from noderuntime import pulse
 from noderuntime.api import values
 from noderuntime.api.events import utc
 from noderuntime.errors import Fenced, NodeRuntimeError, ProtocolError, UnknownOutput, ValueTooLarge
+from noderuntime.ipc import pulse
+from noderuntime.ipc.rundir import RunDir
+from noderuntime.ipc.wiring import Wiring
 from noderuntime.member import Member
-from noderuntime.rundir import RunDir
 from noderuntime.space import keys, records
 from noderuntime.space.claims import Graph
 from noderuntime.space.segments import Dropped
@@ -35,7 +36,6 @@ from noderuntime.space.space import Space
 from noderuntime.space.staged import Staged
 from noderuntime.space.writer import MessageGone
 from noderuntime.store_state import limit_of, vertex_of
-from noderuntime.wiring import Wiring
 
 EVENTS_MAX: Final = 64
 BATCH_BYTES_MAX: Final = 4 << 20

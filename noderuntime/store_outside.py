@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from noderuntime.boundary import Boundary, describe
 from noderuntime.errors import StoreError, StoreUnreachable
+from noderuntime.ipc.boundary import Boundary, describe
 from noderuntime.space import outbox
 from noderuntime.space.shared import SharedWrite
 from noderuntime.space.space import Space

@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from noderuntime.boundary import describe
 from noderuntime.errors import StoreError
+from noderuntime.ipc.boundary import describe
 from noderuntime.snapshot.backend import SnapshotConflict
 from noderuntime.snapshot.cut import SegmentBusy, SpaceTooFull
 from noderuntime.snapshot.format import Manifest

@@ -16,9 +16,9 @@ from typing import Any, Final
 import msgpack
 
 from noderuntime import cells
-from noderuntime.boundary import describe
 from noderuntime.cells import Cell
 from noderuntime.errors import NodeRuntimeError, StoreError, StoreUnreachable
+from noderuntime.ipc.boundary import describe
 from noderuntime.snapshot.settings import Settings
 from noderuntime.space import keys, outbox, shared
 from noderuntime.space.space import Space

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from noderuntime.errors import StoreError
-from noderuntime.protocol import Reply, Request, refusal
+from noderuntime.ipc.protocol import Reply, Request, refusal
 from noderuntime.space import shared, watching
 from noderuntime.space.keys import user_key
 from noderuntime.space.space import BROKEN, Space

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from noderuntime import cells
 from noderuntime.errors import ProtocolError, StoreError
-from noderuntime.protocol import Reply, Request, refusal
+from noderuntime.ipc.protocol import Reply, Request, refusal
 from noderuntime.space import watching
 from noderuntime.space.keys import user_key
 from noderuntime.state.common import Row, TableState

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from noderuntime.channel import Dealer
 from noderuntime.errors import ProtocolError
+from noderuntime.ipc.channel import Dealer
+from noderuntime.ipc.protocol import VERSION, Reply, Request
+from noderuntime.ipc.rundir import RunDir
 from noderuntime.loop import Loop
-from noderuntime.protocol import VERSION, Reply, Request
-from noderuntime.rundir import RunDir
 
 REPEAT_S = 1.0
 ANSWER_S_MAX = 10.0

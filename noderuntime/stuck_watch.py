@@ -13,8 +13,8 @@ from typing import Any
 from noderuntime.children import Child
 from noderuntime.crew import Crew
 from noderuntime.dataflow.model import Dataflow, InputSpec, NodeSpec
+from noderuntime.ipc.pulse import COMMITTING, HANDLED, WAITING, WAITING_FOR_ROOM
 from noderuntime.logs import Notes
-from noderuntime.pulse import COMMITTING, HANDLED, WAITING, WAITING_FOR_ROOM
 from noderuntime.storelink import StoreLink
 from noderuntime.stuck import Doing, Place, Verdict, endless, judge, on_cycle, reachable, told, waits_text
 from noderuntime.supervision_words import State

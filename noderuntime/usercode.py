@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from noderuntime.boundary import TRACE_CHARACTERS_MAX, cut, describe
 from noderuntime.errors import OperatorError
+from noderuntime.ipc.boundary import TRACE_CHARACTERS_MAX, cut, describe
 
 _OURS = str(Path(__file__).parent) + os.sep  # not what only begins with our name, as noderuntime_operators.py does
 _USERS = tuple(_OURS + folder + os.sep for folder in ("operators", "dataflows"))

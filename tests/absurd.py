@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgpack
 
-from noderuntime import protocol
+from noderuntime.ipc import protocol
 
 SEED = "NODERUNTIME_TEST_SEED"
 LARGE = 2_000_000

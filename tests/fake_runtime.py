@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 from kit import MB, Net, Nodes, commit, shown, staged
 from procs import WAIT_S, wait_until
 
-from noderuntime import doorbell, pulse
-from noderuntime.channel import Router
-from noderuntime.protocol import Bye, Failed, Hello, Log, Message, Ready, RestoreState, Welcome
-from noderuntime.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
+from noderuntime.ipc import doorbell, pulse
+from noderuntime.ipc.channel import Router
+from noderuntime.ipc.protocol import Bye, Failed, Hello, Log, Message, Ready, RestoreState, Welcome
+from noderuntime.ipc.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
 from noderuntime.space.commit import Commits
 
 M = TypeVar("M")

@@ -9,8 +9,8 @@ from typing import Any
 
 from noderuntime import errors
 from noderuntime.dataflow.reader import parse
+from noderuntime.ipc.protocol import VERSION, Request
 from noderuntime.plan import plan, store_nodes
-from noderuntime.protocol import VERSION, Request
 from noderuntime.space import keys, records, shared
 from noderuntime.space.commit import Commits
 from noderuntime.space.mailbox import next_messages, queue_of

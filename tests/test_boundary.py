@@ -24,13 +24,14 @@ import pytest
 from kit import CHAIN, MB, Net
 from procs import wait_until
 
-from noderuntime import logs, protocol, results, store_start, store_watches
-from noderuntime.boundary import Boundary, all_of, cut, describe, plain
+from noderuntime import logs, results, store_start, store_watches
 from noderuntime.crew import Crew, record_of
 from noderuntime.errors import ProtocolError, StoreUnreachable
+from noderuntime.ipc import protocol
+from noderuntime.ipc.boundary import Boundary, all_of, cut, describe, plain
+from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Log, Reply, Request, decode, encode, refusal
 from noderuntime.logs import Notes, RunLogs
 from noderuntime.observer import LogRecord
-from noderuntime.protocol import FRAME_BYTES_MAX, VERSION, Log, Reply, Request, decode, encode, refusal
 from noderuntime.remote_log import LogHandler
 from noderuntime.space import outbox
 from noderuntime.space.shared import SharedWrite

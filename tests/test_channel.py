@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import zmq
 
-from noderuntime.channel import Dealer, Router
-from noderuntime.protocol import FRAME_BYTES_MAX, VERSION, Bye, Hello, Ready, Refused, StopAll
+from noderuntime.ipc.channel import Dealer, Router
+from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Bye, Hello, Ready, Refused, StopAll
 
 WAIT_S = 10.0
 

@@ -9,7 +9,7 @@ import pytest
 from fake_runtime import Run
 from procs import wait_until
 
-from noderuntime.protocol import Bye, Failed, Log
+from noderuntime.ipc.protocol import Bye, Failed, Log
 
 Make = Callable[..., Run]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from noderuntime import process
+from noderuntime.ipc import process
 
 WAIT_S = 10.0
 

@@ -11,21 +11,21 @@ from typing import Any
 
 import pytest
 
-from noderuntime import doorbell
 from noderuntime.api.events import Event
 from noderuntime.context import OperatorContext
 from noderuntime.errors import NodeRuntimeError
+from noderuntime.ipc import doorbell
+from noderuntime.ipc.protocol import VERSION, Request
+from noderuntime.ipc.rundir import RunDir
+from noderuntime.ipc.wiring import OutputWiring, ReceiverWiring, Wiring
 from noderuntime.member import Member
 from noderuntime.merges import Add, Max, Min, Union
-from noderuntime.protocol import VERSION, Request
-from noderuntime.rundir import RunDir
 from noderuntime.space.mailbox import next_messages
 from noderuntime.space.records import decode_message
 from noderuntime.space.space import create
 from noderuntime.space.staged import Staged
 from noderuntime.store import Store
 from noderuntime.testing import Harness
-from noderuntime.wiring import OutputWiring, ReceiverWiring, Wiring
 
 SEED = 5
 EVENTS = 150

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from noderuntime import homes, runs
+from noderuntime.ipc import homes, runs
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from noderuntime import process
-from noderuntime.lockwatch import WRITER_AT, LockWatch, Pinning, has_known_layout
+from noderuntime.ipc import process
+from noderuntime.ipc.lock_watch import WRITER_AT, LockWatch, Pinning, has_known_layout
 
 
 @pytest.fixture

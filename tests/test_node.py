@@ -13,9 +13,10 @@ from fake_runtime import Run
 from kit import commit, staged
 from procs import wait_until
 
-from noderuntime import Node, NodeRuntimeError, NotRunning, pulse
-from noderuntime.protocol import EXIT_FENCED, Bye, Hello, Ready, Refused, Stop
-from noderuntime.rundir import ENV_NODE, ENV_RUN_DIR
+from noderuntime import Node, NodeRuntimeError, NotRunning
+from noderuntime.ipc import pulse
+from noderuntime.ipc.protocol import EXIT_FENCED, Bye, Hello, Ready, Refused, Stop
+from noderuntime.ipc.rundir import ENV_NODE, ENV_RUN_DIR
 from noderuntime.space import keys
 from noderuntime.space.space import scan
 from noderuntime.store_nodes import RemoteNode

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from noderuntime import process
 from noderuntime.forkserver import PID
+from noderuntime.ipc import process
 from noderuntime.nursery import ASKED_MAX, Nursery, Order, Spare, Spawning
 
 WAIT_S = 20.0

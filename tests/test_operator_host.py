@@ -14,8 +14,8 @@ from fake_runtime import Run
 from kit import commit, staged
 from procs import wait_until
 
-from noderuntime import pulse
-from noderuntime.protocol import (
+from noderuntime.ipc import pulse
+from noderuntime.ipc.protocol import (
     EXIT_FENCED,
     EXIT_RELOAD,
     Bye,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgpack
 
 from noderuntime.dataflow.reader import parse
+from noderuntime.ipc.wiring import InputWiring, OutputWiring, ReceiverWiring, Wiring
 from noderuntime.plan import plan, store_nodes
-from noderuntime.wiring import InputWiring, OutputWiring, ReceiverWiring, Wiring
 
 FLOW = parse(
     """

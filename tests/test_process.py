@@ -7,7 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from noderuntime import process
+from noderuntime.ipc import process
 
 
 def slack_ns() -> int:
@@ -34,7 +34,7 @@ def test_who_sleeps_exactly_and_the_threads_it_starts_may_not_be_kept_asleep_for
 
 FAULTS = """
 import resource
-from noderuntime import process
+from noderuntime.ipc import process
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noderuntime.errors import ProtocolError
-from noderuntime.protocol import (
+from noderuntime.ipc.protocol import (
     FRAME_BYTES_MAX,
     VERSION,
     Answer,

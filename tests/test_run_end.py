@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from noderuntime import process
-from noderuntime.boundary import Boundary
 from noderuntime.helpers import GaveUp
+from noderuntime.ipc import process
+from noderuntime.ipc.boundary import Boundary
+from noderuntime.ipc.rundir import RunDir
 from noderuntime.logs import Notes, RunLogs
-from noderuntime.rundir import RunDir
 from noderuntime.runtime import Runtime
 
 

@@ -15,11 +15,12 @@ from pathlib import Path
 import as_user
 import pytest
 
-from noderuntime import homes, joining, runs
+from noderuntime import joining
 from noderuntime.errors import NotRunning
-from noderuntime.homes import RunRefused
-from noderuntime.rundir import RunDir, letters_file
-from noderuntime.runs import Held, RunFile
+from noderuntime.ipc import homes, runs
+from noderuntime.ipc.homes import RunRefused
+from noderuntime.ipc.rundir import RunDir, letters_file
+from noderuntime.ipc.runs import Held, RunFile
 
 
 @pytest.fixture
@@ -234,7 +235,7 @@ def test_a_run_can_be_resumed_while_others_look_at_it(environ: dict[str, str]) -
     run_dir = interrupted(environ)
     looking = """
 import os, sys
-from noderuntime import runs
+from noderuntime.ipc import runs
 print("looking", flush=True)
 while os.getppid() == int(sys.argv[1]):
     runs.list_runs(os.environ)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from noderuntime.homes import RunRefused
-from noderuntime.rundir import ENV_HOME, state_home
-from noderuntime.state_folders import choose, folders, name_of
+from noderuntime.ipc.homes import RunRefused
+from noderuntime.ipc.rundir import ENV_HOME, state_home
+from noderuntime.ipc.state_folders import choose, folders, name_of
 
 
 @pytest.fixture

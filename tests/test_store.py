@@ -16,10 +16,10 @@ from kit import CHAIN, MB, Net, StoreRefused, commit, dataflow_of, send, staged
 from procs import WAIT_S, wait_until
 
 from noderuntime import errors, store_state
-from noderuntime.channel import Dealer
+from noderuntime.ipc.channel import Dealer
+from noderuntime.ipc.protocol import VERSION, Reply, Request
+from noderuntime.ipc.rundir import RunDir
 from noderuntime.plan import store_nodes
-from noderuntime.protocol import VERSION, Reply, Request
-from noderuntime.rundir import RunDir
 from noderuntime.space import records, shared
 from noderuntime.space.shared import SharedWrite
 from noderuntime.store_state import LISTING_BYTES_MAX
@@ -127,7 +127,7 @@ def test_a_listing_that_is_too_long_for_a_frame_says_that_there_is_more(net: Net
     listing = big.ask("state_ls", scope="shared")
     big.close()
     assert listing["more"] and len(listing["keys"]) > 1000
-    from noderuntime.protocol import encode
+    from noderuntime.ipc.protocol import encode
 
     assert encode(Reply(1, listing, ""))
 

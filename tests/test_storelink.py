@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from noderuntime.channel import Router
+from noderuntime.ipc.channel import Router
+from noderuntime.ipc.protocol import Reply, Request
+from noderuntime.ipc.rundir import RunDir
 from noderuntime.loop import Loop
-from noderuntime.protocol import Reply, Request
-from noderuntime.rundir import RunDir
 from noderuntime.storelink import ANSWER_S_MAX, NO_ROOM_PAUSE_S, REPEAT_S, StoreLink
 
 WAIT_S = 10.0

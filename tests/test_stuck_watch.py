@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from kit import dataflow_of
 
-from noderuntime import pulse
 from noderuntime.children import Glance
+from noderuntime.ipc import pulse
 from noderuntime.stuck_watch import STUCK_S, TOLD_S, StuckWatch
 from noderuntime.supervision_words import State
 

@@ -8,7 +8,7 @@ from signal import SIGKILL, SIGTERM
 import pytest
 
 from noderuntime.budget import Budget
-from noderuntime.protocol import EXIT_FENCED, EXIT_RELOAD
+from noderuntime.ipc.protocol import EXIT_FENCED, EXIT_RELOAD
 from noderuntime.supervision import LOCK_S_MAX, NEVER, STOPPED_S_MAX, TABLE, TERM_S, IllegalEvent, Policy, Supervision
 from noderuntime.supervision_words import (
     ALIVE,

@@ -13,7 +13,7 @@ from typing import Any
 
 from measured import VALUE, Beat, Latency, leave
 
-import noderuntime.doorbell as doorbell
+import noderuntime.ipc.doorbell as doorbell
 import noderuntime.member as member
 import noderuntime.space.commit as commit
 from noderuntime.operator_host import OperatorHost

@@ -105,7 +105,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _code_of(error: NodeRuntimeError) -> int:
-    from noderuntime.homes import RunRefused
+    from noderuntime.ipc.homes import RunRefused
 
     if isinstance(error, DataflowError | RunRefused):
         return output.USAGE
@@ -126,7 +126,7 @@ def _internal(error: Exception, arguments: Sequence[str]) -> str:
     import traceback
     from pathlib import Path
 
-    from noderuntime.rundir import state_home
+    from noderuntime.ipc.rundir import state_home
 
     report = f"noderuntime {' '.join(arguments)}\n\n{''.join(traceback.format_exception(error))}"
     folder = state_home(os.environ) / "errors"

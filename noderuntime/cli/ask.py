@@ -9,10 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from noderuntime.channel import Dealer
 from noderuntime.cli.output import CommandError
 from noderuntime.errors import NotRunning
-from noderuntime.protocol import VERSION, Answer, Ask, Reply, Request
+from noderuntime.ipc.channel import Dealer
+from noderuntime.ipc.protocol import VERSION, Answer, Ask, Reply, Request
 
 RUNTIME_ANSWERS_WITHIN_S = 10.0
 STORE_ANSWERS_WITHIN_S = 15.0

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from noderuntime import runs, state_folders
 from noderuntime.cli.output import USAGE, CommandError, UsageError
 from noderuntime.dataflow.identifiers import nearest
 from noderuntime.errors import NotRunning
-from noderuntime.rundir import RunDir, state_home
-from noderuntime.runs import Run, RunFile
+from noderuntime.ipc import runs, state_folders
+from noderuntime.ipc.rundir import RunDir, state_home
+from noderuntime.ipc.runs import Run, RunFile
 
 RUNNING = "running"
 

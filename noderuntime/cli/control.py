@@ -14,8 +14,8 @@ from noderuntime.cli.choose import RUNNING, PastRun, choose, find, is_running, k
 from noderuntime.cli.output import CommandError, UsageError
 from noderuntime.cli.text import duration
 from noderuntime.errors import NotRunning
-from noderuntime.runs import Run, clean_remains
-from noderuntime.runs import clean as remove
+from noderuntime.ipc.runs import Run, clean_remains
+from noderuntime.ipc.runs import clean as remove
 
 PATIENCE_S = 2.0
 STORE_PATIENCE_S = 1.0

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from noderuntime import runs
 from noderuntime.cli import output
 from noderuntime.cli.ask import StoreClient, take_snapshot
 from noderuntime.cli.choose import choose, known_runs
@@ -22,7 +21,8 @@ from noderuntime.cli.output import CommandError
 from noderuntime.cli.snapshot import known_settings
 from noderuntime.cli.text import duration
 from noderuntime.errors import NotRunning
-from noderuntime.runs import Run
+from noderuntime.ipc import runs
+from noderuntime.ipc.runs import Run
 from noderuntime.snapshot.format import Manifest
 from noderuntime.snapshot.settings import Settings
 

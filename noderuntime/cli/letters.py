@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from noderuntime import runs
 from noderuntime.cli import output
 from noderuntime.cli.choose import RUNNING, LoggedRun, choose_logs, ended_runs
 from noderuntime.cli.ended import Ended, choose_kept
@@ -26,8 +25,9 @@ from noderuntime.cli.output import CommandError
 from noderuntime.cli.state import open_store
 from noderuntime.cli.text import duration, plain
 from noderuntime.errors import NotRunning
-from noderuntime.rundir import RunDir, letters_file
-from noderuntime.runs import Run, RunFile
+from noderuntime.ipc import runs
+from noderuntime.ipc.rundir import RunDir, letters_file
+from noderuntime.ipc.runs import Run, RunFile
 
 Letter = dict[str, Any]
 

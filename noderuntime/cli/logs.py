@@ -22,8 +22,8 @@ from noderuntime.cli.choose import LoggedRun, choose_logs
 from noderuntime.cli.console import Prefixes, log_text
 from noderuntime.cli.output import UsageError
 from noderuntime.cli.text import harmless, is_frame
+from noderuntime.ipc.rundir import older_log
 from noderuntime.observer import LogRecord
-from noderuntime.rundir import older_log
 
 POLL_S = 0.1
 RUNTIME_LOG = "runtime.log"  # what the runtime itself had to say, in the same form

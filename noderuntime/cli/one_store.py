@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from noderuntime.cli.ask import STORE_ANSWERS_WITHIN_S, StoreClient
-from noderuntime.rundir import RunDir
+from noderuntime.ipc.rundir import RunDir
 
 STORE_ENDS_WITHIN_S = 15.0
 

@@ -17,7 +17,7 @@ from noderuntime.cli.output import CommandError
 from noderuntime.cli.text import duration
 from noderuntime.dataflow.identifiers import nearest
 from noderuntime.errors import NotRunning, SnapshotCorrupt
-from noderuntime.rundir import state_home
+from noderuntime.ipc.rundir import state_home
 from noderuntime.snapshot.backend import Listed
 from noderuntime.snapshot.settings import FILE, Settings
 

@@ -33,7 +33,7 @@ from noderuntime.cli.shown import (
     unpacked,
 )
 from noderuntime.errors import NotRunning
-from noderuntime.runs import Run
+from noderuntime.ipc.runs import Run
 
 WRITES = ("set", "rm", "replay", "drop")  # operations of `state` and `dead-letters` that change something
 

@@ -17,6 +17,7 @@ from typing import Any
 import lmdb
 
 from noderuntime.errors import Fenced
+from noderuntime.ipc.wiring import Wiring
 from noderuntime.space import keys, outbox, records, shared
 from noderuntime.space.batch import Batch
 from noderuntime.space.ending import Links
@@ -25,7 +26,6 @@ from noderuntime.space.records import CLOSED, EAGER, FLAGS, QUEUE, QUEUED
 from noderuntime.space.space import MARK_DRAIN, MARK_NEW_WORK, MARK_SINGLE, Fullness, Space, is_no_room
 from noderuntime.space.staged import Input, Output, Staged
 from noderuntime.space.writer import Writer
-from noderuntime.wiring import Wiring
 
 _GROUP_MAX = 64
 

@@ -19,9 +19,9 @@ from typing import Any
 import lmdb
 import msgpack
 
-from noderuntime import forks, lockwatch
 from noderuntime.cells import ORIGIN_BITS, STORE_BITS
 from noderuntime.errors import StoreError, StoreFull
+from noderuntime.ipc import forks, lock_watch
 from noderuntime.space import keys
 
 FORMAT = 1
@@ -93,7 +93,7 @@ class Space:
         forks.watch(self)
 
     def forked(self) -> None:
-        """See noderuntime.forks. Closing the environment could free slots of the reader table that the parent uses."""
+        """See noderuntime.ipc.forks. Closing the environment could free slots of the reader table that the parent uses."""
         forks.keep(self.env)
         self.env = forks.GONE
 
@@ -332,7 +332,7 @@ def _map_lock_word(path: Path) -> memoryview:
         mapped = mmap.mmap(fd, mmap.PAGESIZE, prot=mmap.PROT_READ)
     finally:
         os.close(fd)
-    if not lockwatch.has_known_layout(mapped):
+    if not lock_watch.has_known_layout(mapped):
         mapped.close()
         return memoryview(bytes(4)).cast("I")
-    return memoryview(mapped)[lockwatch.WRITER_AT : lockwatch.WRITER_AT + 4].cast("I")
+    return memoryview(mapped)[lock_watch.WRITER_AT : lock_watch.WRITER_AT + 4].cast("I")

@@ -12,10 +12,10 @@ from typing import Any
 
 from noderuntime.api.values import BYTES
 from noderuntime.errors import ValueTooLarge
+from noderuntime.ipc.wiring import InputWiring, OutputWiring, ReceiverWiring
 from noderuntime.space import keys, records, shared
 from noderuntime.space.segments import THRESHOLD_BYTES, Segment
 from noderuntime.space.watching import Cursor
-from noderuntime.wiring import InputWiring, OutputWiring, ReceiverWiring
 
 Sent = tuple["Output", bytes, int, Segment | None]  # an output, and a message's record, number and segment
 

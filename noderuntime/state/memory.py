@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from noderuntime import cells, doorbell
+from noderuntime import cells
 from noderuntime.cells import Cell
 from noderuntime.errors import HistoryLost, RevisionConflict, StoreError, StoreFull
+from noderuntime.ipc import doorbell
+from noderuntime.ipc.rundir import RunDir
 from noderuntime.merges import Merge
-from noderuntime.rundir import RunDir
 from noderuntime.space import keys, shared, watching
 from noderuntime.space.shared import SharedValue, SharedWrite, check_value, ttl_to_ns
 from noderuntime.space.space import MARK_NEW_WORK, VALUE_BYTES_MAX, Fullness, Space, create, open_space

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final, Self
 
-from noderuntime import cells, doorbell, forks
+from noderuntime import cells
 from noderuntime.cells import Cell
 from noderuntime.errors import StoreError, StoreUnreachable
+from noderuntime.ipc import doorbell, forks
 from noderuntime.merges import Merge
 from noderuntime.space import keys
 from noderuntime.space.space import Space, scan
@@ -143,7 +144,7 @@ class OutsideState(State):
         forks.watch(self)
 
     def forked(self) -> None:
-        """See noderuntime.forks. Connections to the State belong to the parent."""
+        """See noderuntime.ipc.forks. Connections to the State belong to the parent."""
         forks.keep(self._state)
         self._state = forks.GONE
 

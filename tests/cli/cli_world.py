@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from noderuntime import runs
-from noderuntime.channel import Router
-from noderuntime.protocol import Answer, Ask, Reply, Request
-from noderuntime.rundir import RunDir
+from noderuntime.ipc import runs
+from noderuntime.ipc.channel import Router
+from noderuntime.ipc.protocol import Answer, Ask, Reply, Request
+from noderuntime.ipc.rundir import RunDir
 
 
 class FakeRun:

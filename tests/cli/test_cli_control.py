@@ -13,7 +13,7 @@ from cli_world import World
 
 from noderuntime.cli import control, main
 from noderuntime.codecheck import CHECK_S_MAX
-from noderuntime.protocol import Answer, Ask, Reply
+from noderuntime.ipc.protocol import Answer, Ask, Reply
 from noderuntime.snapshot.settings import FILE, Settings
 
 Capture = pytest.CaptureFixture[str]

@@ -9,8 +9,8 @@ import pytest
 from cli_world import World
 
 from noderuntime.cli import main
-from noderuntime.protocol import Reply, Request
-from noderuntime.rundir import letters_file
+from noderuntime.ipc.protocol import Reply, Request
+from noderuntime.ipc.rundir import letters_file
 
 Capture = pytest.CaptureFixture[str]
 

@@ -13,8 +13,8 @@ from cli_world import World
 
 from noderuntime.cli import main
 from noderuntime.cli.shown import Unfit, from_json, like, shown_key, shown_value
+from noderuntime.ipc.protocol import Answer, Reply, Request
 from noderuntime.merges import Add, Union, decode
-from noderuntime.protocol import Answer, Reply, Request
 
 Capture = pytest.CaptureFixture[str]
 

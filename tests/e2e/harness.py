@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from noderuntime import process
-from noderuntime.channel import Dealer
-from noderuntime.protocol import VERSION, Answer, Ask
-from noderuntime.rundir import RunDir
+from noderuntime.ipc import process
+from noderuntime.ipc.channel import Dealer
+from noderuntime.ipc.protocol import VERSION, Answer, Ask
+from noderuntime.ipc.rundir import RunDir
 
 WAIT_S = 30.0
 MARK = "TEST_RUN_HOME"  # in the environment of all processes of a run, the forked ones too

@@ -17,8 +17,8 @@ import pytest
 import zmq
 from harness import SUMS, Folder, Running, wait_until
 
-from noderuntime.channel import Dealer, Router
-from noderuntime.protocol import (
+from noderuntime.ipc.channel import Dealer, Router
+from noderuntime.ipc.protocol import (
     FRAME_BYTES_MAX,
     VERSION,
     Answer,
@@ -67,7 +67,7 @@ class Peer:
         self._socket.send(frame)
 
     def say(self, message: Message) -> None:
-        from noderuntime.protocol import encode
+        from noderuntime.ipc.protocol import encode
 
         self.send(encode(message))
 
@@ -407,8 +407,8 @@ def test_a_child_may_be_sent_anything(run: Any, kind: str) -> None:
 
 
 def test_a_store_that_answers_anything_ends_no_client(tmp_path: Any) -> None:
+    from noderuntime.ipc.rundir import RunDir
     from noderuntime.loop import Loop
-    from noderuntime.rundir import RunDir
     from noderuntime.storelink import StoreLink
 
     seed = absurd.seed()

@@ -13,7 +13,7 @@ import time
 import pytest
 from harness import Folder, Running, wait_until
 
-from noderuntime import process
+from noderuntime.ipc import process
 
 NUMBERS = """
 from noderuntime import Source

@@ -12,8 +12,8 @@ import pytest
 import zmq
 from harness import SUMS, TICKING, WAIT_S, Folder, Running, is_alive, processes_of, wait_until
 
-from noderuntime.channel import Dealer
-from noderuntime.protocol import FRAME_BYTES_MAX, VERSION, Bye, Hello, Ready, Refused
+from noderuntime.ipc.channel import Dealer
+from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Bye, Hello, Ready, Refused
 
 SLOW_SUMS = SUMS.replace("{id: count,", '{id: count, env: {COUNT: "600", PAUSE: "0.002"},')
 TOTAL_600 = "last 180300 of 601"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from harness import processes_of, wait_until
 
-from noderuntime import runs
+from noderuntime.ipc import runs
 
 COMMAND = [sys.executable, "-m", "noderuntime", "run", "flow.yml"]
 LOUD = """

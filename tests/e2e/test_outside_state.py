@@ -18,10 +18,10 @@ import pytest
 from harness import Folder, Running, wait_until
 from redis_server import RedisServer
 
-from noderuntime.channel import Dealer
+from noderuntime.ipc.channel import Dealer
+from noderuntime.ipc.protocol import VERSION, Reply, Request
+from noderuntime.ipc.runs import list_runs
 from noderuntime.merges import decode
-from noderuntime.protocol import VERSION, Reply, Request
-from noderuntime.runs import list_runs
 from noderuntime.state.redis import RedisState
 from noderuntime.state.sqlite import SqliteState
 

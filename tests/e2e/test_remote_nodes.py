@@ -8,7 +8,7 @@ from typing import Any
 from harness import Folder, Running, wait_until
 from test_absurd_peers import Peer
 
-from noderuntime.protocol import VERSION, Bye, Hello, Ready, Reply, Request, Welcome
+from noderuntime.ipc.protocol import VERSION, Bye, Hello, Ready, Reply, Request, Welcome
 from noderuntime.store_nodes import PART_BYTES
 
 SEND = """

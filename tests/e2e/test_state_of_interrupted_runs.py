@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from noderuntime import runs
-from noderuntime.channel import Dealer
 from noderuntime.cli import main
-from noderuntime.protocol import VERSION, Reply, Request
-from noderuntime.rundir import RunDir
+from noderuntime.ipc import runs
+from noderuntime.ipc.channel import Dealer
+from noderuntime.ipc.protocol import VERSION, Reply, Request
+from noderuntime.ipc.rundir import RunDir
 
 Capture = pytest.CaptureFixture[str]
 

@@ -20,9 +20,10 @@ from flows import Flow
 from harness import Folder, Running, is_alive, processes_of, wait_until
 from oracle import Found, check
 
-from noderuntime import merges, process, runs
-from noderuntime.channel import Dealer
-from noderuntime.protocol import VERSION, Answer, Ask
+from noderuntime import merges
+from noderuntime.ipc import process, runs
+from noderuntime.ipc.channel import Dealer
+from noderuntime.ipc.protocol import VERSION, Answer, Ask
 from noderuntime.space import claims, segments, shared
 
 HERE = Path(__file__).parent

@@ -38,8 +38,8 @@ import absurd  # noqa: E402
 import zmq  # noqa: E402
 from harness import MARK, processes_of, wait_until  # noqa: E402
 
-from noderuntime import process  # noqa: E402
-from noderuntime.protocol import VERSION, Ask, Bye, Failed, Hello, Log, Ready, Reply, Request, StopAll  # noqa: E402
+from noderuntime.ipc import process  # noqa: E402
+from noderuntime.ipc.protocol import VERSION, Ask, Bye, Failed, Hello, Log, Ready, Reply, Request, StopAll  # noqa: E402
 
 MB = 1 << 20
 HOME_BYTES, SNAPSHOTS_BYTES = 96 * MB, 128 * MB

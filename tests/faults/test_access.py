@@ -11,7 +11,7 @@ from flows import chain
 from stage import Stage
 
 import noderuntime
-from noderuntime.protocol import FRAME_BYTES_MAX, VERSION, Bye, Hello, Ready, Request, StopAll, encode
+from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Bye, Hello, Ready, Request, StopAll, encode
 
 ROOT = Path(noderuntime.__file__).parent
 

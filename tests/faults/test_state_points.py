@@ -23,9 +23,9 @@ from stage import HERE, Fault, Stage
 from state_cast import chained
 
 from noderuntime import cells
-from noderuntime.channel import Dealer
+from noderuntime.ipc.channel import Dealer
+from noderuntime.ipc.protocol import VERSION, Reply, Request
 from noderuntime.merges import decode
-from noderuntime.protocol import VERSION, Reply, Request
 from noderuntime.space import shared
 from noderuntime.state.redis import RedisState
 from noderuntime.state.sqlite import SqliteState

@@ -15,18 +15,18 @@ from typing import Any
 import pytest
 from fake_runtime import Child, Run
 
-from noderuntime.protocol import EXIT_FENCED
+from noderuntime.ipc.protocol import EXIT_FENCED
 from noderuntime.space import records
 
 WORKER = """
 import json, os, sys
-from noderuntime import doorbell
+from noderuntime.ipc import doorbell
 from noderuntime.errors import Fenced
 from noderuntime.member import Member
-from noderuntime.rundir import RunDir
+from noderuntime.ipc.rundir import RunDir
 from noderuntime.space import keys, records
 from noderuntime.space.staged import Staged
-from noderuntime.wiring import Wiring
+from noderuntime.ipc.wiring import Wiring
 from pathlib import Path
 
 GROUP = 20

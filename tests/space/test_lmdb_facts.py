@@ -15,8 +15,8 @@ import pytest
 from kit import MB
 from procs import Child, wait_until
 
-from noderuntime import lockwatch
-from noderuntime.lockwatch import has_known_layout
+from noderuntime.ipc import lock_watch
+from noderuntime.ipc.lock_watch import has_known_layout
 from noderuntime.space.space import Space, create, open_space
 
 OPEN = """
@@ -91,7 +91,7 @@ def test_a_new_space_is_one_of_the_engine_whose_locks_are_known_whatever_the_use
 def test_a_space_of_another_engine_is_used_without_its_lock_word(
     shm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lockwatch, "has_known_layout", lambda _: False)
+    monkeypatch.setattr(lock_watch, "has_known_layout", lambda _: False)
     space = create(shm, 4 * MB, "boot")
     with space.write() as txn:
         txn.put(b"k", b"v")

@@ -11,8 +11,8 @@ import pytest
 from redis_server import RedisServer
 
 from noderuntime.errors import ProtocolError, RevisionConflict
+from noderuntime.ipc.protocol import VERSION, Reply, Request
 from noderuntime.merges import Add, Union, decode
-from noderuntime.protocol import VERSION, Reply, Request
 from noderuntime.space.shared import SharedWrite
 from noderuntime.state.common import Once, TableState
 from noderuntime.state.redis import RedisState

@@ -18,10 +18,10 @@ import pytest
 import zmq
 from redis_server import RedisServer
 
-from noderuntime.channel import Dealer
+from noderuntime.ipc.channel import Dealer
+from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Reply, Request
+from noderuntime.ipc.rundir import RunDir
 from noderuntime.merges import decode
-from noderuntime.protocol import FRAME_BYTES_MAX, VERSION, Reply, Request
-from noderuntime.rundir import RunDir
 from noderuntime.state import Diff
 
 ANSWER_S = 30.0

@@ -389,11 +389,11 @@ def store_forward(module: ModuleType) -> None:
 
 
 POINTS = {
-    "noderuntime.space.space": space, "noderuntime.space.segments": segments, "noderuntime.doorbell": bells,
-    "noderuntime.channel": channel, "noderuntime.context": context, "noderuntime.operator_host": operator_host,
+    "noderuntime.space.space": space, "noderuntime.space.segments": segments, "noderuntime.ipc.doorbell": bells,
+    "noderuntime.ipc.channel": channel, "noderuntime.context": context, "noderuntime.operator_host": operator_host,
     "noderuntime.member": member, "noderuntime.node": node, "noderuntime.store": store,
     "noderuntime.forkserver": nursery, "noderuntime.runtime": runtime, "noderuntime.crew": crew,
-    "noderuntime.process": process,
+    "noderuntime.ipc.process": process,
     "noderuntime.state.memory": memory_state, "noderuntime.state.common": table_state,
     "noderuntime.state.redis": redis_state, "noderuntime.state.sqlite": sqlite_state,
     "noderuntime.state.outside": subscription, "noderuntime.space.watching": subscription,

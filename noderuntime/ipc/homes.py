@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from noderuntime.errors import NodeRuntimeError
-from noderuntime.rundir import ENV_HOME, home, state_home
+from noderuntime.ipc.rundir import ENV_HOME, home, state_home
 
 SIZE_BYTES = 1_000_000_000
 SIZE_BYTES_MIN = 16_000_000

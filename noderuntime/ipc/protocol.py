@@ -26,8 +26,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgpack
 
-from noderuntime.boundary import ERROR_CHARACTERS_MAX, cut, describe
 from noderuntime.errors import NodeRuntimeError, ProtocolError
+from noderuntime.ipc.boundary import ERROR_CHARACTERS_MAX, cut, describe
 
 VERSION = 1
 FRAME_BYTES_MAX = 16 * 1024 * 1024

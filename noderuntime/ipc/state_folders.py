@@ -15,8 +15,8 @@ from pathlib import Path
 from shlex import quote
 
 from noderuntime.dataflow.identifiers import directory_name
-from noderuntime.homes import RunRefused
-from noderuntime.rundir import state_home
+from noderuntime.ipc.homes import RunRefused
+from noderuntime.ipc.rundir import state_home
 
 SETTINGS = "snapshots.json"
 

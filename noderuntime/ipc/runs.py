@@ -23,9 +23,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
 
-from noderuntime import state_folders
 from noderuntime.dataflow.identifiers import directory_name
-from noderuntime.homes import (
+from noderuntime.ipc import state_folders
+from noderuntime.ipc.homes import (
     RunRefused,
     choose_home,
     homes,
@@ -34,7 +34,7 @@ from noderuntime.homes import (
     make_private,
     size_where_it_is,
 )
-from noderuntime.rundir import RunDir, letters_file, state_home
+from noderuntime.ipc.rundir import RunDir, letters_file, state_home
 
 FORMAT = 1
 LOG_RUNS_KEPT = 10

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from noderuntime.rundir import RunDir
+from noderuntime.ipc.rundir import RunDir
 
 _RING = b"\1"
 _DRAIN_BYTES = 65536

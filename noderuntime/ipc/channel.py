@@ -22,9 +22,9 @@ from typing import Self
 
 import zmq
 
-from noderuntime import forks
 from noderuntime.errors import ProtocolError
-from noderuntime.protocol import FRAME_BYTES_MAX, VERSION, Hello, Message, decode, encode
+from noderuntime.ipc import forks
+from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Hello, Message, decode, encode
 
 QUEUE_FRAMES_MAX = 10_000  # per peer and direction; a sender above it waits (Dealer) or drops (Router)
 SEND_TIMEOUT_S = 1.0
@@ -73,7 +73,7 @@ class _Channel:
         forks.watch(self)
 
     def forked(self) -> None:
-        """See noderuntime.forks. The threads of the context are not here, and a send would end the parent's."""
+        """See noderuntime.ipc.forks. The threads of the context are not here, and a send would end the parent's."""
         self._closed = True
         forks.keep(self._socket)
         forks.keep(self._context)
