@@ -25,7 +25,7 @@ from noderuntime.snapshot.keeper import Keeper, Taken
 from noderuntime.snapshot.places import open_backend
 from noderuntime.snapshot.restore import restore_newest
 from noderuntime.space import keys, records
-from noderuntime.space.space import Space, create, open_space
+from noderuntime.space.environment import Space, create, open_space
 
 VALUE_BYTES = 1000
 SIZES_MB = (1, 10, 100, 1000)

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 from noderuntime.errors import NodeRuntimeError, StoreFull, StoreUnreachable, UnknownOutput
 from noderuntime.ipc import forks
 from noderuntime.member import Member
-from noderuntime.space import keys, records, shared
+from noderuntime.space import keys, kvs, records
+from noderuntime.space.environment import VALUE_BYTES_MAX, scan
+from noderuntime.space.kvs import Merge, SharedWrite, check_value, ttl_to_ns
 from noderuntime.space.outbox import check_merge
-from noderuntime.space.shared import Merge, SharedWrite, check_value, ttl_to_ns
-from noderuntime.space.space import VALUE_BYTES_MAX, scan
-from noderuntime.space.staged import Output, Staged
+from noderuntime.space.staging import Output, Staged
 from noderuntime.state import State
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class OperatorContext:
                 found = self._read_outside(self._member.outside, key, encoded)
                 return default if found is None else found
             with self._space.read() as txn:
-                found = shared.read_value(txn, encoded, self._space.now_ns)
+                found = kvs.read_value(txn, encoded, self._space.now_ns)
         return default if found is None else found
 
     def _read_outside(self, outside: State, key: str, encoded: bytes) -> bytes | None:

@@ -17,11 +17,11 @@ from noderuntime.ipc.rundir import RunDir
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.space import keys, records
 from noderuntime.space.commit import Commits
+from noderuntime.space.environment import Space, open_space
 from noderuntime.space.mailbox import Message, next_messages, queue_of
 from noderuntime.space.segments import SegmentPool, SegmentViews
-from noderuntime.space.space import Space, open_space
-from noderuntime.space.staged import Input, Staged
-from noderuntime.space.watching import Subscription
+from noderuntime.space.staging import Input, Staged
+from noderuntime.space.watches import Subscription
 from noderuntime.state import State
 from noderuntime.state.memory import NodeState
 from noderuntime.state.outside import OutsideState, OutsideSubscription, open_outside

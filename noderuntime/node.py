@@ -37,11 +37,11 @@ from noderuntime.ipc.wiring import Wiring
 from noderuntime.joining import end_fenced, find_run, greet
 from noderuntime.member import ROOM_CHECK_S, Member
 from noderuntime.space import records
+from noderuntime.space.kvs import Merge
 from noderuntime.space.mailbox import Message
 from noderuntime.space.segments import Dropped
-from noderuntime.space.shared import Merge
-from noderuntime.space.staged import Staged
-from noderuntime.space.watching import Cursor, Update
+from noderuntime.space.staging import Staged
+from noderuntime.space.watches import Cursor, Update
 from noderuntime.space.writer import MessageGone
 from noderuntime.state import State
 from noderuntime.timers import Timers

@@ -68,7 +68,7 @@ from noderuntime.space.keys import MAILBOX_PREFIX_BYTES
 from noderuntime.space.mailbox import Message
 from noderuntime.space.records import NOTICE_MIN, decode_message
 from noderuntime.space.segments import Dropped
-from noderuntime.space.staged import Staged
+from noderuntime.space.staging import Staged
 from noderuntime.space.writer import Inapplicable, MessageGone
 from noderuntime.timers import Cells, Timers
 from noderuntime.usercode import load, user_trace

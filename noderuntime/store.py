@@ -52,12 +52,12 @@ from noderuntime.ipc.protocol import VERSION, Reply, Request, refusal
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.snapshot.restore import restore_newest
 from noderuntime.snapshot.settings import Settings
-from noderuntime.space import claims, keys, outbox, records, watching
-from noderuntime.space.claims import Graph, Vertex
-from noderuntime.space.letters import counts
+from noderuntime.space import keys, lives, outbox, records, watches
+from noderuntime.space.dead_letters import counts
+from noderuntime.space.environment import BROKEN, MARK_NEW_WORK, Space, create, open_space, scan
+from noderuntime.space.kvs import ttl_to_ns
+from noderuntime.space.lives import Graph, Vertex
 from noderuntime.space.reconcile import adapt, reconcile, refuse_losses, rename
-from noderuntime.space.shared import ttl_to_ns
-from noderuntime.space.space import BROKEN, MARK_NEW_WORK, Space, create, open_space, scan
 from noderuntime.state.seeds import Seed
 from noderuntime.store_forward import Forward, is_forwarded
 from noderuntime.store_letters import LetterOperations
@@ -90,7 +90,7 @@ class Store:
     def __init__(self, space: Space) -> None:
         self.space = space
         with space.read() as txn:
-            self.graph: Graph = claims.load(txn)
+            self.graph: Graph = lives.load(txn)
         self.actions: dict[str, Callable[[Arguments], Result]] = {}  # that keep their own books
         self._looked = 0
         self.seeds: dict[str, Seed] = {}
@@ -156,14 +156,14 @@ class Store:
             result = self._complete(txn, request, result)
         if request.operation == "open":  # not before it is committed
             with self.space.read() as txn:
-                self.graph = claims.load(txn)
+                self.graph = lives.load(txn)
         return result
 
     def _complete(self, txn: Any, request: Request, result: Result) -> Result:
         """A claim's result with the state, which is read in the claim's own transaction and never kept with it."""
         if request.operation != "claim" or "incarnation" not in result:
             return result
-        state = claims.private_state(txn, self._vertex(request.arguments))
+        state = lives.private_state(txn, self._vertex(request.arguments))
         by_reference = sum(len(key) + len(value) for key, value in state.items()) > INLINE_BYTES_MAX
         return {**result, "state": {} if by_reference else state, "by_reference": by_reference}
 
@@ -176,18 +176,18 @@ class Store:
         if arguments["resume"]:
             rename(txn, arguments["nodes"], arguments.get("rename", {}))
             refuse_losses(txn, arguments["nodes"], arguments.get("drop", []))
-        old = claims.load(txn)
+        old = lives.load(txn)
         dropped = reconcile(txn, arguments["nodes"])
-        graph = claims.register(txn, arguments["nodes"])
+        graph = lives.register(txn, arguments["nodes"])
         adapt(txn, old, graph)
         resumed = txn.get(keys.fact("resumed"))
         txn.put(keys.fact("fingerprint"), msgpack.packb(arguments["fingerprint"]))
         txn.delete(keys.STOP_ALL)
         if arguments["resume"]:
-            claims.reopen(txn, graph)
+            lives.reopen(txn, graph)
             self.space.advance_clock(txn)
         self.state.sow(txn, self.seeds)
-        states = {vertex.id: claims.status(txn, vertex) for vertex in graph.values()}
+        states = {vertex.id: lives.status(txn, vertex) for vertex in graph.values()}
         numbers = {
             vertex.id: {
                 "number": vertex.number,
@@ -206,7 +206,7 @@ class Store:
 
     def claim(self, txn: Any, arguments: Arguments) -> Result:
         self.space.env.reader_check()
-        return claims.claim(
+        return lives.claim(
             txn,
             self.space,
             self.graph,
@@ -221,16 +221,16 @@ class Store:
     def end(self, txn: Any, arguments: Arguments) -> Result:
         self.space.env.reader_check()
         error = arguments["error"] if arguments["failed"] else None
-        watching.forget(txn, self._vertex(arguments).number)
-        claims.end(txn, self.space, self.graph, self._vertex(arguments), failed=error)
+        watches.forget(txn, self._vertex(arguments).number)
+        lives.end(txn, self.space, self.graph, self._vertex(arguments), failed=error)
         return {}
 
     def revive(self, txn: Any, arguments: Arguments) -> Result:
-        claims.revive(txn, self.graph, self._vertex(arguments))
+        lives.revive(txn, self.graph, self._vertex(arguments))
         return {}
 
     def queues(self, txn: Any, arguments: Arguments) -> Result:
-        return {"nodes": claims.queues(txn, self.graph)}
+        return {"nodes": lives.queues(txn, self.graph)}
 
     def touch(self) -> Result:
         """Nothing is written, so that it works in a full space."""
@@ -241,10 +241,10 @@ class Store:
 
     def _wake_watchers(self, txn: Any) -> None:
         """Who was killed between commit and ring has not rung those who watch what it wrote."""
-        self.state.rings |= watching.watching(txn)
+        self.state.rings |= watches.watching(txn)
 
     def figures(self, txn: Any, arguments: Arguments) -> Result:
-        nodes = claims.figures(txn, self.graph)
+        nodes = lives.figures(txn, self.graph)
         for id, figures in nodes.items():
             dead = counts(txn, self.graph[id].number)
             for name, item in figures["inputs"].items():
@@ -375,9 +375,9 @@ class Service:
         self._node_bells: list[int] = []
         self.waits.operations["node_next"] = NextEvents(self._nodes)
         self.waits.operations["node_send"] = SendMessages(self._nodes)
-        doorbell.create(run_dir.bell(watching.STORE))
-        self._bell = doorbell.open_bell(run_dir.bell(watching.STORE))
-        self._bells = doorbell.Bells(run_dir, {watching.STORE: self._bell})
+        doorbell.create(run_dir.bell(watches.STORE))
+        self._bell = doorbell.open_bell(run_dir.bell(watches.STORE))
+        self._bells = doorbell.Bells(run_dir, {watches.STORE: self._bell})
         place = None if snapshots is None else snapshots.settings
         self._start = Start(store.space, spec, purge_interval_s, lambda: doorbell.ring(self._bell), place)
         store.queries["outbox"] = self._outbox

@@ -18,11 +18,11 @@ from typing import Any, Final
 
 import msgpack
 
-from noderuntime.space import letters, records
-from noderuntime.space.claims import Graph, Vertex
-from noderuntime.space.letters import Letter
+from noderuntime.space import dead_letters, records
+from noderuntime.space.dead_letters import Letter
+from noderuntime.space.environment import Space
+from noderuntime.space.lives import Graph, Vertex
 from noderuntime.space.segments import read_segment
-from noderuntime.space.space import Space
 
 LISTED_MAX: Final = 10_000
 SHOWN_BYTES_MAX: Final = 8 << 20  # in one reply
@@ -55,13 +55,13 @@ class LetterOperations:
 
     def ls(self, txn: Any, arguments: Arguments) -> Result:
         vertices = [self._vertex(arguments)] if arguments["node"] else list(self._graph().values())
-        found = [head(vertex, letter) for vertex in vertices for letter in letters.letters(txn, vertex.number)]
+        found = [head(vertex, letter) for vertex in vertices for letter in dead_letters.letters(txn, vertex.number)]
         return {"letters": found[:LISTED_MAX], "left_out": max(0, len(found) - LISTED_MAX)}
 
     def show(self, txn: Any, arguments: Arguments) -> Result:
         vertex = self._vertex(arguments)
         found: list[Result] = []
-        chosen = letters.chosen(txn, vertex, arguments["uids"])
+        chosen = dead_letters.chosen(txn, vertex, arguments["uids"])
         size = 0
         for letter in chosen:
             told = {**head(vertex, letter), "trace": letter.trace, **shown(letter.message, self.space)}
@@ -74,12 +74,12 @@ class LetterOperations:
     def replay(self, txn: Any, arguments: Arguments) -> Result:
         vertex = self._vertex(arguments)
         ended_run = self._graph() if self.run_has_ended else None
-        replayed = letters.replay(txn, self.space, vertex, arguments["uids"], ended_run)
+        replayed = dead_letters.replay(txn, self.space, vertex, arguments["uids"], ended_run)
         self.rings.add(vertex.number)
         return {"replayed": replayed}
 
     def drop(self, txn: Any, arguments: Arguments) -> Result:
-        return {"dropped": letters.drop(txn, self._vertex(arguments), arguments["uids"])}
+        return {"dropped": dead_letters.drop(txn, self._vertex(arguments), arguments["uids"])}
 
 
 def head(vertex: Vertex, letter: Letter) -> Result:

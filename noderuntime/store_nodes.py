@@ -30,10 +30,10 @@ from noderuntime.ipc.rundir import RunDir
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.member import Member
 from noderuntime.space import keys, records
-from noderuntime.space.claims import Graph
+from noderuntime.space.environment import Space
+from noderuntime.space.lives import Graph
 from noderuntime.space.segments import Dropped
-from noderuntime.space.space import Space
-from noderuntime.space.staged import Staged
+from noderuntime.space.staging import Staged
 from noderuntime.space.writer import MessageGone
 from noderuntime.store_state import limit_of, vertex_of
 

@@ -16,8 +16,8 @@ from typing import Final
 from noderuntime.errors import StoreError, StoreUnreachable
 from noderuntime.ipc.boundary import Boundary, describe
 from noderuntime.space import outbox
-from noderuntime.space.shared import SharedWrite
-from noderuntime.space.space import Space
+from noderuntime.space.environment import Space
+from noderuntime.space.kvs import SharedWrite
 from noderuntime.state.base import State
 from noderuntime.state.common import Once, TableState
 

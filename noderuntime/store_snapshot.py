@@ -26,7 +26,7 @@ from noderuntime.snapshot.format import Manifest
 from noderuntime.snapshot.keeper import Keeper, Taken
 from noderuntime.snapshot.settings import Settings
 from noderuntime.space import keys
-from noderuntime.space.space import Space
+from noderuntime.space.environment import Space
 
 SWITCH_S = 0.0005
 AGAIN_S = 5.0  # after one that was put off or has failed; never sooner than asked for

@@ -15,13 +15,12 @@ from typing import Any, Final
 
 import msgpack
 
-from noderuntime import cells
-from noderuntime.cells import Cell
 from noderuntime.errors import NodeRuntimeError, StoreError, StoreUnreachable
 from noderuntime.ipc.boundary import describe
 from noderuntime.snapshot.settings import Settings
-from noderuntime.space import keys, outbox, shared
-from noderuntime.space.space import Space
+from noderuntime.space import keys, kvs, kvs_cells, outbox
+from noderuntime.space.environment import Space
+from noderuntime.space.kvs_cells import Cell
 from noderuntime.state import kinds, seeds
 from noderuntime.state.base import State
 from noderuntime.state.common import Row, TableState
@@ -174,17 +173,17 @@ def sow(state: State, found: Mapping[str, Seed]) -> None:
             return []
         expires_ns = now_ns + state.ttl_ns if state.ttl_ns else 0
         return [
-            (key, cells.written(stamp + number, state.origin, seed.value, expires_ns, seed.packed))
+            (key, kvs_cells.written(stamp + number, state.origin, seed.value, expires_ns, seed.packed))
             for number, (key, seed) in enumerate(found.items())
         ]
 
     state._transact(list(found), decide)
 
 
-def sow_here(txn: Any, changes: shared.Changes, found: Mapping[str, Seed]) -> None:
+def sow_here(txn: Any, changes: kvs.Changes, found: Mapping[str, Seed]) -> None:
     """Write the seeds into the shared KVS of the space, if that is empty; once in the life of a space."""
-    empty = next(shared.all_stored(txn), None) is None
+    empty = next(kvs.all_stored(txn), None) is None
     if empty and txn.get(keys.fact("seeded")) is None:
         for key, seed in found.items():
-            changes.write(shared.SharedWrite(keys.user_key(key), seed.value, packed=seed.packed))
+            changes.write(kvs.SharedWrite(keys.user_key(key), seed.value, packed=seed.packed))
     txn.put(keys.fact("seeded"), msgpack.packb(True))

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from noderuntime import cells
 from noderuntime.errors import HistoryLost, NotRunning, ProtocolError, RevisionConflict, StoreFull
 from noderuntime.merges import Add, Max, Merge, Min, Union
-from noderuntime.space import keys, records, shared, watching
-from noderuntime.space.claims import Vertex
-from noderuntime.space.shared import SharedValue, SharedWrite, check_value, ttl_to_ns
-from noderuntime.space.space import MARK_NEW_WORK, Space, scan
+from noderuntime.space import keys, kvs, kvs_cells, records, watches
+from noderuntime.space.environment import MARK_NEW_WORK, Space, scan
+from noderuntime.space.kvs import SharedValue, SharedWrite, check_value, ttl_to_ns
+from noderuntime.space.lives import Vertex
 from noderuntime.state.base import Diff
 from noderuntime.state.diffs import check_diff, diff_of, origin_text
 from noderuntime.state.seeds import Seed
@@ -43,7 +42,7 @@ class StateOperations:
         self.space = space
         self.rings: set[int] = set()
         self._vertex = vertex
-        self._watchers = watching.Watchers()
+        self._watchers = watches.Watchers()
         self.changes: dict[str, Callable[[Any, Arguments], Result]] = {
             "state_set": self.state_set,
             "state_rm": self.state_rm,
@@ -74,7 +73,7 @@ class StateOperations:
         prefix, after = arguments.get("prefix", "").encode(), arguments.get("after", "").encode()
         listed: Iterator[tuple[bytes, int, int]]
         if arguments["scope"] == "shared":
-            entries = shared.entries(txn, prefix, self.space.now_ns(), after)
+            entries = kvs.entries(txn, prefix, self.space.now_ns(), after)
             listed = ((key, len(entry.value), entry.revision) for key, entry in entries)
         else:
             own = keys.private_prefix(self._vertex(arguments["scope"]).number)
@@ -94,7 +93,7 @@ class StateOperations:
     def state_get(self, txn: Any, arguments: Arguments) -> Result:
         key = keys.user_key(arguments["key"])
         if arguments["scope"] == "shared":
-            entry = shared.read(txn, key, self.space.now_ns())
+            entry = kvs.read(txn, key, self.space.now_ns())
             return _shown(entry)
         value = txn.get(keys.private_prefix(self._vertex(arguments["scope"]).number) + key)
         if value is None:
@@ -130,7 +129,7 @@ class StateOperations:
         if expect is not None:
             if type(expect) is not int:
                 raise TypeError("expect is a revision or nil")
-            found = shared.read(txn, write.key, self.space.now_ns())
+            found = kvs.read(txn, write.key, self.space.now_ns())
             revision = found.revision if found else 0
             if revision != expect:
                 raise RevisionConflict(key, expect, revision)
@@ -138,7 +137,7 @@ class StateOperations:
 
     def delete(self, txn: Any, arguments: Arguments) -> Result:
         write = SharedWrite(keys.user_key(arguments["key"]))
-        deleted = shared.read(txn, write.key, self.space.now_ns()) is not None
+        deleted = kvs.read(txn, write.key, self.space.now_ns()) is not None
         return {"revision": self._write(txn, write, drains=True), "deleted": deleted}
 
     def merge(self, txn: Any, arguments: Arguments) -> Result:
@@ -179,10 +178,10 @@ class StateOperations:
         revision: int = self.space.base + txn.id()
         return revision
 
-    def _begin(self, txn: Any) -> shared.Changes:
-        return shared.Changes(txn, self.space.base + txn.id(), self.space.now_ns(), self.space.origin)
+    def _begin(self, txn: Any) -> kvs.Changes:
+        return kvs.Changes(txn, self.space.base + txn.id(), self.space.now_ns(), self.space.origin)
 
-    def _finish(self, txn: Any, changes: shared.Changes) -> None:
+    def _finish(self, txn: Any, changes: kvs.Changes) -> None:
         changes.finish()
         if changes.keys and changes.generation:
             self.rings |= self._watchers.of(txn, changes)
@@ -194,14 +193,14 @@ class StateOperations:
     # --- the contract: reading --------------------------------------------------------------------------------------
 
     def get(self, txn: Any, arguments: Arguments) -> Result:
-        found = shared.read(txn, keys.user_key(arguments["key"]), self.space.now_ns())
+        found = kvs.read(txn, keys.user_key(arguments["key"]), self.space.now_ns())
         return {"entry": found and _plain(found)}
 
     def read(self, txn: Any, arguments: Arguments) -> Result:
         """Several keys of one moment."""
         now_ns = self.space.now_ns()
-        found = {key: shared.read(txn, keys.user_key(key), now_ns) for key in arguments["keys"]}
-        version = cells.version_text(shared.digest_now(txn, now_ns))
+        found = {key: kvs.read(txn, keys.user_key(key), now_ns) for key in arguments["keys"]}
+        version = kvs_cells.version_text(kvs.digest_now(txn, now_ns))
         return {"entries": {key: entry and _plain(entry) for key, entry in found.items()}, "version": version}
 
     def root(self, txn: Any, arguments: Arguments) -> Result:
@@ -210,35 +209,35 @@ class StateOperations:
         found: list[list[Any]] = []
         size = 0
         more = False
-        for key, entry in shared.entries(txn, prefix, now_ns, after):
+        for key, entry in kvs.entries(txn, prefix, now_ns, after):
             if size > LISTING_BYTES_MAX:
                 more = True
                 break
             found.append([key.decode(), *_plain(entry)])
             size += len(key) + len(entry.value) + 60
-        return {"entries": found, "more": more, "version": cells.version_text(shared.digest_now(txn, now_ns))}
+        return {"entries": found, "more": more, "version": kvs_cells.version_text(kvs.digest_now(txn, now_ns))}
 
     def cells(self, txn: Any, arguments: Arguments) -> Result:
         now_ns = self.space.now_ns()
-        found = {key.decode(): cells.expired(kept.cell, now_ns) for key, kept in shared.all_stored(txn)}
-        version = cells.version_text(shared.digest_now(txn, now_ns))
+        found = {key.decode(): kvs_cells.expired(kept.cell, now_ns) for key, kept in kvs.all_stored(txn)}
+        version = kvs_cells.version_text(kvs.digest_now(txn, now_ns))
         return {"diff": Diff({}, frozenset(), version, found).to_bytes(), "version": version}
 
     def version(self, txn: Any, arguments: Arguments) -> Result:
-        return {"version": cells.version_text(shared.digest_now(txn, self.space.now_ns()))}
+        return {"version": kvs_cells.version_text(kvs.digest_now(txn, self.space.now_ns()))}
 
     def diff(self, txn: Any, arguments: Arguments) -> Result:
         since = arguments["since"]
         now_ns = self.space.now_ns()
-        version = cells.version_text(shared.digest_now(txn, now_ns))
+        version = kvs_cells.version_text(kvs.digest_now(txn, now_ns))
         if since == version:
             return {"changed": {}, "deleted": [], "version": version, "diff": Diff({}, frozenset(), version).to_bytes()}
-        place = shared.find_digest(txn, cells.digest_of(since))
+        place = kvs.find_digest(txn, kvs_cells.digest_of(since))
         if place is None:
             raise HistoryLost(str(since))
-        found: dict[str, shared.Stored] = {}
-        for change in shared.changes_after(txn, *place):
-            kept = shared.stored(txn, change.key)
+        found: dict[str, kvs.Stored] = {}
+        for change in kvs.changes_after(txn, *place):
+            kept = kvs.stored(txn, change.key)
             if kept is not None:
                 found[change.key.decode()] = kept
         made = diff_of(found.items(), version, now_ns)
@@ -251,7 +250,7 @@ class StateOperations:
     def watch(self, txn: Any, arguments: Arguments) -> Result | None:
         """What is new behind a cursor; None: nothing yet. Without a cursor, the one to begin with."""
         cursor = arguments.get("cursor")
-        head = shared.head(txn)
+        head = kvs.head(txn)
         if cursor is None:
             return {"updates": [], "cursor": [head.revision, head.nth]}
         revision, nth = cursor
@@ -262,9 +261,9 @@ class StateOperations:
             prefixes = arguments["prefixes"]
             if type(prefixes) is not list or len(prefixes) > PREFIXES_MAX:
                 raise ProtocolError(f"prefixes is an array of at most {PREFIXES_MAX} texts")
-            match = arguments["_match"] = watching.Prefixes(keys.user_key(prefix) for prefix in prefixes).match
+            match = arguments["_match"] = watches.Prefixes(keys.user_key(prefix) for prefix in prefixes).match
         limit = limit_of(arguments, UPDATES_MAX, UPDATES_MAX)
-        found, place = watching.look(txn, match, (revision, nth), self.space.now_ns(), limit)
+        found, place = watches.look(txn, match, (revision, nth), self.space.now_ns(), limit)
         if not found:
             arguments["cursor"] = list(place)  # looked through already
             return None
@@ -306,5 +305,5 @@ def _shown(entry: SharedValue | None) -> Result:
 def set_limits(txn: Any, history: int | None, ttl_ns: int) -> None:
     """Set the limits of the shared KVS; without a `history` those of before stay."""
     if history is not None:
-        shared.prepare(txn, history, ttl_ns)
+        kvs.prepare(txn, history, ttl_ns)
 

@@ -15,9 +15,9 @@ from typing import Any, Final, Protocol
 
 from noderuntime.errors import StoreError
 from noderuntime.ipc.protocol import Reply, Request, refusal
-from noderuntime.space import shared, watching
+from noderuntime.space import kvs, watches
+from noderuntime.space.environment import BROKEN, Space
 from noderuntime.space.keys import user_key
-from noderuntime.space.space import BROKEN, Space
 
 WAIT_S_MAX: Final = 60.0
 PARKED_MAX: Final = 20_000
@@ -149,21 +149,21 @@ class WatchKeys:
         self._watch = watch
         self._asked: dict[bytes, float] = {}  # prefix -> when it was asked for last
         with space.write() as txn:
-            watching.forget(txn, watching.STORE)
-        self._subscription = watching.Subscription(space, watching.STORE)
+            watches.forget(txn, watches.STORE)
+        self._subscription = watches.Subscription(space, watches.STORE)
         self._before = self._seen = self._head()
         self._fresh: list[bytes] = []  # the keys that have changed between the two
 
     def _head(self) -> list[int]:
         with self._space.read() as txn:
-            head = shared.head(txn)
+            head = kvs.head(txn)
         return [head.revision, head.nth]
 
     def turn(self) -> None:
         self._before = self._seen
         with self._space.read() as txn:
-            changes = list(itertools.islice(shared.changes_after(txn, *self._before), FRESH_MAX))
-            whole = len(changes) < FRESH_MAX and watching.reaches(txn, (self._before[0], self._before[1]))
+            changes = list(itertools.islice(kvs.changes_after(txn, *self._before), FRESH_MAX))
+            whole = len(changes) < FRESH_MAX and watches.reaches(txn, (self._before[0], self._before[1]))
         self._fresh = [change.key for change in changes]
         if not whole:
             self._before = self._seen = self._head()  # too many: each has to look for itself
@@ -197,7 +197,7 @@ class WatchKeys:
         cursor = arguments.get("cursor")
         if cursor is None:
             with self._space.read() as txn:
-                head = shared.head(txn)
+                head = kvs.head(txn)
             cursor = [head.revision, head.nth]
         return {"updates": [], "cursor": cursor}
 

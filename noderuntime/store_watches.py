@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from noderuntime import cells
 from noderuntime.errors import ProtocolError, StoreError
 from noderuntime.ipc.protocol import Reply, Request, refusal
-from noderuntime.space import watching
+from noderuntime.space import kvs_cells, watches
 from noderuntime.space.keys import user_key
 from noderuntime.state.common import Row, TableState
 from noderuntime.store_state import PREFIXES_MAX, UPDATES_MAX, limit_of
@@ -47,7 +46,7 @@ class _Parked:
             if row.revision > self.revision:
                 self.revision = row.revision
                 if self.match(key.encode()):
-                    value, packed = cells.shown(row.cell, now_ns)
+                    value, packed = kvs_cells.shown(row.cell, now_ns)
                     found.append(([key, value, row.revision], packed))
         return found
 
@@ -84,7 +83,7 @@ class Watches:
         prefixes = arguments["prefixes"]
         if type(prefixes) is not list or len(prefixes) > PREFIXES_MAX:
             raise ProtocolError(f"prefixes is an array of at most {PREFIXES_MAX} texts")
-        match = watching.Prefixes(user_key(prefix) for prefix in prefixes).match
+        match = watches.Prefixes(user_key(prefix) for prefix in prefixes).match
         parked = _Parked(identity, request.number, revision, match, time.monotonic() + seconds)
         limit = limit_of(arguments, UPDATES_MAX, UPDATES_MAX)
         while True:

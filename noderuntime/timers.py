@@ -12,7 +12,7 @@ from collections.abc import Container, Iterator
 
 from noderuntime.api.events import Event, notice, tick_event
 from noderuntime.member import Member
-from noderuntime.space.staged import Input
+from noderuntime.space.staging import Input
 
 Cells = dict[int, int]  # of the node record: number -> value
 

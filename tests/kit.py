@@ -11,12 +11,12 @@ from noderuntime import errors
 from noderuntime.dataflow.reader import parse
 from noderuntime.ipc.protocol import VERSION, Request
 from noderuntime.plan import plan, store_nodes
-from noderuntime.space import keys, records, shared
+from noderuntime.space import keys, kvs, records
 from noderuntime.space.commit import Commits
+from noderuntime.space.environment import Space, create, scan
 from noderuntime.space.mailbox import next_messages, queue_of
 from noderuntime.space.segments import SegmentPool
-from noderuntime.space.space import Space, create, scan
-from noderuntime.space.staged import Staged
+from noderuntime.space.staging import Staged
 from noderuntime.store import Store
 
 MB = 1 << 20
@@ -127,7 +127,7 @@ class Net:
 
     def shared(self) -> dict[str, bytes]:
         with self.space.read() as txn:
-            found = shared.entries(txn, b"", self.space.now_ns())
+            found = kvs.entries(txn, b"", self.space.now_ns())
             return {key.decode(): entry.value for key, entry in found}
 
     def steal(self, node: str, input: str, at: int) -> None:

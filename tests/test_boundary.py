@@ -34,7 +34,7 @@ from noderuntime.logs import Notes, RunLogs
 from noderuntime.observer import LogRecord
 from noderuntime.remote_log import LogHandler
 from noderuntime.space import outbox
-from noderuntime.space.shared import SharedWrite
+from noderuntime.space.kvs import SharedWrite
 from noderuntime.state import kinds
 from noderuntime.state.common import TableState
 from noderuntime.store_forward import Forward

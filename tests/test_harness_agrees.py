@@ -20,10 +20,10 @@ from noderuntime.ipc.rundir import RunDir
 from noderuntime.ipc.wiring import OutputWiring, ReceiverWiring, Wiring
 from noderuntime.member import Member
 from noderuntime.merges import Add, Max, Min, Union
+from noderuntime.space.environment import create
 from noderuntime.space.mailbox import next_messages
 from noderuntime.space.records import decode_message
-from noderuntime.space.space import create
-from noderuntime.space.staged import Staged
+from noderuntime.space.staging import Staged
 from noderuntime.store import Store
 from noderuntime.testing import Harness
 

@@ -18,7 +18,7 @@ from noderuntime.ipc import pulse
 from noderuntime.ipc.protocol import EXIT_FENCED, Bye, Hello, Ready, Refused, Stop
 from noderuntime.ipc.rundir import ENV_NODE, ENV_RUN_DIR
 from noderuntime.space import keys
-from noderuntime.space.space import scan
+from noderuntime.space.environment import scan
 from noderuntime.store_nodes import RemoteNode
 
 Make = Callable[..., Run]

@@ -20,8 +20,8 @@ from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import VERSION, Reply, Request
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.plan import store_nodes
-from noderuntime.space import records, shared
-from noderuntime.space.shared import SharedWrite
+from noderuntime.space import kvs, records
+from noderuntime.space.kvs import SharedWrite
 from noderuntime.store_state import LISTING_BYTES_MAX
 
 
@@ -113,7 +113,7 @@ def test_what_has_expired_is_never_seen_and_is_purged(net: Net) -> None:
     assert [key for key, _, _ in net.ask("state_ls", scope="shared")["keys"]] == ["new"]
     net.store.housekeeping(purge=True)
     with net.space.read() as txn:
-        kept = shared.stored(txn, b"old")
+        kept = kvs.stored(txn, b"old")
         assert kept is not None
         assert kept.gone
         assert kept.cell.value is None
@@ -322,7 +322,7 @@ def test_a_store_frees_the_slots_of_killed_readers_when_touched(process: Process
 
     process.open()
     child = Child(
-        "import sys; from pathlib import Path; from noderuntime.space.space import open_space\n"
+        "import sys; from pathlib import Path; from noderuntime.space.environment import open_space\n"
         "txn = open_space(Path(sys.argv[1])).env.begin(); print('reading', flush=True); input()",
         shm / "space",
     )

@@ -37,9 +37,9 @@ from typing import Any, Self
 from noderuntime.errors import StoreError
 from noderuntime.snapshot.format import GONE, PART_BYTES, RECORDS, KeyIndex, Part, PartWriter
 from noderuntime.snapshot.proof import Payload, chunk_key, needed_payload, record_crc
-from noderuntime.space import claims, records
+from noderuntime.space import lives, records
+from noderuntime.space.environment import Space, read_copy
 from noderuntime.space.segments import referenced, segment_path
-from noderuntime.space.space import Space, read_copy
 
 GROWTH_MARK = 0.85  # share of the space that its pages, pinned ones included, may reach during a walk
 _LOOK_EVERY = 4096  # keys, or kilobytes
@@ -131,14 +131,14 @@ class Cut:
 
     @property
     def counts(self) -> dict[str, Any]:
-        return claims.figures(self.txn, claims.load(self.txn))
+        return lives.figures(self.txn, lives.load(self.txn))
 
     @property
     def finished(self) -> bool:
         """Whether all nodes of the dataflow had ended."""
-        graph = claims.load(self.txn)
+        graph = lives.load(self.txn)
         return bool(graph) and all(
-            claims.status(self.txn, vertex) == records.ENDED for vertex in graph.values()
+            lives.status(self.txn, vertex) == records.ENDED for vertex in graph.values()
         )
 
     @contextlib.contextmanager

@@ -18,7 +18,7 @@ from noderuntime.snapshot.backend import Backend, SnapshotConflict
 from noderuntime.snapshot.cut import Cut, SpaceTooFull, Walked, open_cut, remove_copies
 from noderuntime.snapshot.format import KeyIndex, Manifest
 from noderuntime.space import keys
-from noderuntime.space.space import Space
+from noderuntime.space.environment import Space
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,9 @@ from noderuntime.errors import SnapshotCorrupt
 from noderuntime.snapshot.backend import Backend, Listed
 from noderuntime.snapshot.format import Manifest
 from noderuntime.snapshot.proof import SEGMENT_PREFIX, Proof, parse_chunk
-from noderuntime.space import claims, keys, records
+from noderuntime.space import keys, lives, records
+from noderuntime.space.environment import Space, create
 from noderuntime.space.segments import segment_path, sizes
-from noderuntime.space.space import Space, create
 
 _OWN_FACTS = {keys.fact(name) for name in ("format", "base", "boot", "store", "wall_ns", "boot_ns")}
 _BATCH_BYTES = 16 << 20
@@ -195,7 +195,7 @@ def _translate(space: Space, manifest: Manifest, skipped: list[str]) -> None:
 
 def _restart_timeouts(txn: Any, boot_now_ns: int) -> None:
     """Inputs with a timeout keep when their last message came, in time since boot: it came now."""
-    for vertex in claims.load(txn).values():
+    for vertex in lives.load(txn).values():
         record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
         first = max((number + 1 for number in vertex.outputs.values()), default=0)
         for number, source in vertex.inputs.values():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from noderuntime.space.mailbox import Message
 from noderuntime.space.segments import Segment
-from noderuntime.space.staged import Input, Output, Staged
+from noderuntime.space.staging import Input, Output, Staged
 
 Send = tuple[int, bytes]  # the index of a message's first copy, which those of its others follow; its record
 

@@ -18,13 +18,13 @@ import lmdb
 
 from noderuntime.errors import Fenced
 from noderuntime.ipc.wiring import Wiring
-from noderuntime.space import keys, outbox, records, shared
+from noderuntime.space import keys, kvs, outbox, records
 from noderuntime.space.batch import Batch
 from noderuntime.space.ending import Links
+from noderuntime.space.environment import MARK_DRAIN, MARK_NEW_WORK, MARK_SINGLE, Fullness, Space, is_no_room
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.records import CLOSED, EAGER, FLAGS, QUEUE, QUEUED
-from noderuntime.space.space import MARK_DRAIN, MARK_NEW_WORK, MARK_SINGLE, Fullness, Space, is_no_room
-from noderuntime.space.staged import Input, Output, Staged
+from noderuntime.space.staging import Input, Output, Staged
 from noderuntime.space.writer import Writer
 
 _GROUP_MAX = 64
@@ -206,5 +206,5 @@ class Commits:
             old = txn.get(self._private_prefix + key)
             growth += len(value or b"") - (len(old) - records.PRIVATE_BYTES if old else -len(key))
         for write in (staged.rare and staged.rare.shared) or ():
-            growth += shared.growth(txn, write, now_ns)
+            growth += kvs.growth(txn, write, now_ns)
         return growth > 0

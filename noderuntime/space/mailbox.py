@@ -8,8 +8,8 @@ from itertools import islice
 from typing import Any
 
 from noderuntime.space import keys, records
+from noderuntime.space.environment import Space, scan
 from noderuntime.space.segments import adjust
-from noderuntime.space.space import Space, scan
 
 Message = tuple[bytes, bytes]  # key, record
 

@@ -15,8 +15,8 @@ import msgpack
 from noderuntime.errors import StoreError
 from noderuntime.merges import Add, Max, Merge, Min, Union
 from noderuntime.space import keys
-from noderuntime.space.shared import SharedWrite
-from noderuntime.space.space import scan
+from noderuntime.space.environment import scan
+from noderuntime.space.kvs import SharedWrite
 
 _NAMES: Final[dict[type, str]] = {Add: "add", Max: "max", Min: "min", Union: "union"}
 _MAKERS: Final[dict[str, Any]] = {"add": Add, "max": Max, "min": Min, "union": lambda items: Union(set(items))}

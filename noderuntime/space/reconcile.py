@@ -16,17 +16,17 @@ from typing import Any
 import msgpack
 
 from noderuntime.errors import ResumeRefused
-from noderuntime.space import claims, keys, records
-from noderuntime.space.claims import Graph, Vertex
+from noderuntime.space import keys, lives, records
+from noderuntime.space.environment import scan
+from noderuntime.space.lives import Graph, Vertex
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.records import FLAGS, QUEUE, SOURCE_ENDED
 from noderuntime.space.segments import adjust
-from noderuntime.space.space import scan
 
 
 def reconcile(txn: Any, wanted: list[dict[str, Any]]) -> list[str]:
     """Remove what no longer matches, before `claims.register`; returns a text for each dropped state."""
-    known = claims.load(txn)
+    known = lives.load(txn)
     if not known:
         return []
     new = {item["id"]: item for item in wanted}
@@ -53,7 +53,7 @@ def reconcile(txn: Any, wanted: list[dict[str, Any]]) -> list[str]:
 
 def rename(txn: Any, wanted: list[dict[str, Any]], names: Mapping[str, str]) -> None:
     """Give nodes the ids that they have in the dataflow file now (old -> new). Raises ResumeRefused."""
-    known = claims.load(txn)
+    known = lives.load(txn)
     ids = {item["id"] for item in wanted}
     for old, new in names.items():
         if old not in known:
@@ -104,7 +104,7 @@ def rename(txn: Any, wanted: list[dict[str, Any]], names: Mapping[str, str]) -> 
 
 def refuse_losses(txn: Any, wanted: list[dict[str, Any]], drop: Collection[str]) -> None:
     """Raises ResumeRefused when something of a node would be lost that is not in `drop`."""
-    known = claims.load(txn)
+    known = lives.load(txn)
     ids = {item["id"] for item in wanted}
     for id in drop:
         if id in ids:
@@ -162,7 +162,7 @@ def adapt(txn: Any, old: Graph, graph: Graph) -> None:
             is_new = before is None or before.inputs.get(name) != (number, source)
             if sender is None or not is_new:
                 continue
-            if claims.status(txn, sender) != records.LIVE:  # it will never send again
+            if lives.status(txn, sender) != records.LIVE:  # it will never send again
                 queue = queue_of(txn, keys.queue(vertex.number, number))
                 queue[FLAGS] |= SOURCE_ENDED
                 txn.put(keys.queue(vertex.number, number), QUEUE.pack(*queue))

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from noderuntime.errors import StoreFull
 from noderuntime.space import keys
-from noderuntime.space.space import MARK_NEW_WORK, Space, scan
+from noderuntime.space.environment import MARK_NEW_WORK, Space, scan
 
 if TYPE_CHECKING:
     import numpy as np

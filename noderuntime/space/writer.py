@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from noderuntime.errors import Fenced, StoreError
-from noderuntime.space import keys, outbox, records, shared
+from noderuntime.space import keys, kvs, outbox, records
 from noderuntime.space.batch import Batch, Send
 from noderuntime.space.ending import Links, close
+from noderuntime.space.environment import Space
 from noderuntime.space.mailbox import Message, drop_oldest, is_low, queue_of
 from noderuntime.space.records import (
     BYTES,
@@ -30,9 +31,8 @@ from noderuntime.space.records import (
     reference_of,
 )
 from noderuntime.space.segments import adjust, register
-from noderuntime.space.space import Space
-from noderuntime.space.staged import Input, Output, Sent, Staged
-from noderuntime.space.watching import STORE, Cursor, Watchers
+from noderuntime.space.staging import Input, Output, Sent, Staged
+from noderuntime.space.watches import STORE, Cursor, Watchers
 
 Queues = dict[bytes, list[int]]  # queue records by their keys, as far as a transaction has read them
 
@@ -80,7 +80,7 @@ class Writer:
         self.record = b""
         self.written = 0
         self.outbox_last: bytes | None = None
-        self._changes: shared.Changes | None = None
+        self._changes: kvs.Changes | None = None
         self._cursor: Cursor | None = None
         self._status = records.LIVE
 
@@ -284,7 +284,7 @@ class Writer:
             self.rings.add(STORE)
         elif rare.shared:
             if self._changes is None:
-                self._changes = shared.Changes(txn, sequence, now_ns, self._origin)
+                self._changes = kvs.Changes(txn, sequence, now_ns, self._origin)
             try:
                 for write in rare.shared:
                     self._changes.write(write)

@@ -45,10 +45,10 @@ from typing import Any, Self
 
 import msgpack
 
-from noderuntime import cells
-from noderuntime.cells import Cell
 from noderuntime.errors import ProtocolError
 from noderuntime.merges import Merge
+from noderuntime.space import kvs_cells
+from noderuntime.space.kvs_cells import Cell
 
 KEY_BYTES_MAX = 508
 VALUE_BYTES_MAX = 1_000_000
@@ -97,7 +97,7 @@ class Diff:
 
     def to_bytes(self) -> bytes:
         """The part of it that `apply` needs, as MessagePack: [version, {key: cell}]."""
-        packed: bytes = msgpack.packb([self.version, {key: cells.pack(cell) for key, cell in self.cells.items()}])
+        packed: bytes = msgpack.packb([self.version, {key: kvs_cells.pack(cell) for key, cell in self.cells.items()}])
         return packed
 
     @classmethod
@@ -107,7 +107,7 @@ class Diff:
             version, found = msgpack.unpackb(packed, raw=False)
             if type(version) is not str or type(found) is not dict or not all(type(key) is str for key in found):
                 raise ValueError("of another shape")
-            return cls({}, frozenset(), version, {key: cells.unpack(cell) for key, cell in found.items()})
+            return cls({}, frozenset(), version, {key: kvs_cells.unpack(cell) for key, cell in found.items()})
         except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as error:
             raise ProtocolError(f"these bytes are no diff: {error}") from None
 
@@ -221,7 +221,7 @@ class State(ABC):
 
     @abstractmethod
     def cells(self) -> dict[str, Cell]:
-        """Everything, deletions in force included, in the form in which stores exchange it (noderuntime.cells)."""
+        """Everything, deletions in force included, in the form in which stores exchange it (noderuntime.space.kvs_cells)."""
 
     @abstractmethod
     def apply(self, diff: Diff) -> list[str]:

@@ -16,11 +16,11 @@ from typing import Final, NamedTuple
 
 import msgpack
 
-from noderuntime import cells
-from noderuntime.cells import Cell, contribution
 from noderuntime.errors import HistoryLost, ProtocolError, RevisionConflict, StoreError, ValueTooLarge
 from noderuntime.merges import Merge
-from noderuntime.space.shared import SharedWrite, check_value, ttl_to_ns
+from noderuntime.space import kvs_cells
+from noderuntime.space.kvs import SharedWrite, check_value, ttl_to_ns
+from noderuntime.space.kvs_cells import Cell, contribution
 from noderuntime.state import base
 from noderuntime.state.base import VALUE_BYTES_MAX, Diff, Entry, State, Update
 from noderuntime.state.diffs import check_diff, check_expect, diff_of, different, encoded_key, entry_of
@@ -117,15 +117,15 @@ class TableView(base.View):
         return {key: entry for key, entry in found if entry is not None}
 
     def version(self) -> str:
-        return cells.version_text(digest_now(self._moment, self._now_ns))
+        return kvs_cells.version_text(digest_now(self._moment, self._now_ns))
 
 
 def digest_now(moment: Moment, now_ns: int) -> int:
     """The digest of what readers see at `now_ns`."""
     digest = moment.digest
     for key, row in moment.due(now_ns):
-        digest += contribution(key.encode(), cells.visible(row.cell, now_ns)) - row.contribution
-    return digest & cells.DIGEST_MASK
+        digest += contribution(key.encode(), kvs_cells.visible(row.cell, now_ns)) - row.contribution
+    return digest & kvs_cells.DIGEST_MASK
 
 
 class TableState(State):
@@ -186,15 +186,15 @@ class TableState(State):
         found: list[Put] = []
         last = 0
         for key, cell in made:
-            value = cells.visible(cell, now_ns)
+            value = kvs_cells.visible(cell, now_ns)
             if value is not None and len(value) > VALUE_BYTES_MAX:
                 raise ValueTooLarge(f"the merged value of {key!r}", len(value), VALUE_BYTES_MAX)
             row = rows[key]
             added = contribution(key.encode(), value)
-            latest = cells.latest(cell)
+            latest = kvs_cells.latest(cell)
             last = max(last, latest)
-            changes_ns = cells.changes_ns(cells.alive(cell, now_ns))
-            digest = (added - (row.contribution if row else 0)) & cells.DIGEST_MASK
+            changes_ns = kvs_cells.changes_ns(kvs_cells.alive(cell, now_ns))
+            digest = (added - (row.contribution if row else 0)) & kvs_cells.DIGEST_MASK
             written_ns = max(latest, now_ns) if cell.parts else latest
             found.append(Put(key, cell, written_ns, added, changes_ns, value is None, digest))
         return found, last
@@ -229,7 +229,7 @@ class TableState(State):
         self._check_open()
         with self._moment() as moment:
             now_ns = self._now_ns()
-            return {key: cells.expired(row.cell, now_ns) for key, row in moment.rows()}
+            return {key: kvs_cells.expired(row.cell, now_ns) for key, row in moment.rows()}
 
     def diff(self, since: str | State) -> Diff:
         if not isinstance(since, str | State):
@@ -238,12 +238,12 @@ class TableState(State):
         self._purge_all()
         with self._moment() as moment:
             now_ns = self._now_ns()
-            version = cells.version_text(digest_now(moment, now_ns))
+            version = kvs_cells.version_text(digest_now(moment, now_ns))
             if theirs is not None:
                 return diff_of(different(dict(moment.rows()), theirs, now_ns), version, now_ns)
             if since == version:
                 return Diff({}, frozenset(), version)
-            digest = cells.digest_of(since)
+            digest = kvs_cells.digest_of(since)
             place = moment.find_digest(digest) if digest >= 0 else None
             if place is None:
                 raise HistoryLost(str(since))
@@ -302,8 +302,8 @@ class TableState(State):
             made = []
             for key, cell in diff.cells.items():
                 row = rows[key]
-                mine = cells.EMPTY if row is None else row.cell
-                joined = cells.expired(cells.join(mine, cell), now_ns)
+                mine = kvs_cells.EMPTY if row is None else row.cell
+                joined = kvs_cells.expired(kvs_cells.join(mine, cell), now_ns)
                 if joined != mine:
                     made.append((key, joined))
                     changed.append(key)
@@ -327,7 +327,7 @@ class TableState(State):
             for item in writes:
                 key = item.key.decode()
                 row = rows[key]
-                cell = made.get(key, cells.EMPTY if row is None else row.cell)
+                cell = made.get(key, kvs_cells.EMPTY if row is None else row.cell)
                 try:
                     new = _written(item, key, cell, stamp, origin, now_ns, self.ttl_ns)
                 except (TypeError, ValueTooLarge) as error:
@@ -349,11 +349,11 @@ class TableState(State):
         def decide(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
             row = rows[key]
             if expect is not None:
-                present = row is not None and cells.visible(row.cell, now_ns) is not None
+                present = row is not None and kvs_cells.visible(row.cell, now_ns) is not None
                 revision = row.revision if row is not None and present else 0
                 if revision != expect:
                     raise RevisionConflict(key, expect, revision)
-            return [(key, cells.written(stamp, self.origin, value, now_ns + ttl_ns if ttl_ns else 0, packed))]
+            return [(key, kvs_cells.written(stamp, self.origin, value, now_ns + ttl_ns if ttl_ns else 0, packed))]
 
         return self._transact([key], decide, once).revision
 
@@ -363,17 +363,17 @@ class TableState(State):
         def decide(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
             nonlocal present
             row = rows[key]
-            present = row is not None and cells.visible(row.cell, now_ns) is not None
-            return [(key, cells.written(stamp, self.origin, None))] if present else []
+            present = row is not None and kvs_cells.visible(row.cell, now_ns) is not None
+            return [(key, kvs_cells.written(stamp, self.origin, None))] if present else []
 
         return self._transact([key], decide, once, lambda: b"1" if present else b"").note == b"1"
 
     def _merge(self, once: Once | None, key: str, merge: Merge) -> int:
         def decide(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
             row = rows[key]
-            cell = cells.EMPTY if row is None else row.cell
+            cell = kvs_cells.EMPTY if row is None else row.cell
             default_ns = now_ns + self.ttl_ns if self.ttl_ns else 0
-            return [(key, cells.merged(cell, merge, stamp, self.origin, now_ns, default_ns))]
+            return [(key, kvs_cells.merged(cell, merge, stamp, self.origin, now_ns, default_ns))]
 
         return self._transact([key], decide, once).revision
 
@@ -385,7 +385,7 @@ class TableState(State):
 
         def decide(rows: dict[str, Row | None], digest: int, stamp: int, now_ns: int) -> list[tuple[str, Cell]]:
             return [
-                (key, cells.expired(row.cell, now_ns))
+                (key, kvs_cells.expired(row.cell, now_ns))
                 for key, row in rows.items()
                 if row is not None and 0 < row.changes_ns <= now_ns
             ]
@@ -438,12 +438,12 @@ def _written(
     ttl_ns = item.ttl_ns or default_ns
     expires_ns = now_ns + ttl_ns if ttl_ns else 0
     if item.merge is not None:
-        new = cells.merged(cell, item.merge, stamp, origin, now_ns, expires_ns)
-        check_value(f"the merged value of {key!r}", cells.visible(new, now_ns) or b"")
+        new = kvs_cells.merged(cell, item.merge, stamp, origin, now_ns, expires_ns)
+        check_value(f"the merged value of {key!r}", kvs_cells.visible(new, now_ns) or b"")
         return new
     if item.value is not None:
-        return cells.written(stamp, origin, item.value, expires_ns, item.packed)
-    return None if cells.visible(cell, now_ns) is None else cells.written(stamp, origin, None)
+        return kvs_cells.written(stamp, origin, item.value, expires_ns, item.packed)
+    return None if kvs_cells.visible(cell, now_ns) is None else kvs_cells.written(stamp, origin, None)
 
 
 class TableWatch(base.Watch):
@@ -481,7 +481,7 @@ class TableWatch(base.Watch):
         for key, row in rows:
             self._revision = row.revision
             if key.startswith(self._prefix):
-                found.append(Update(key, cells.visible(row.cell, now_ns), row.revision))
+                found.append(Update(key, kvs_cells.visible(row.cell, now_ns), row.revision))
         self._waiting = found[::-1]
 
     def close(self) -> None:

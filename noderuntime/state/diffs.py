@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from noderuntime import cells
 from noderuntime.api.events import utc
-from noderuntime.cells import ORIGIN_BITS, Cell
 from noderuntime.errors import KeyTooLong, ValueTooLarge
+from noderuntime.space import kvs_cells
+from noderuntime.space.kvs_cells import ORIGIN_BITS, Cell
 from noderuntime.state.base import KEY_BYTES_MAX, VALUE_BYTES_MAX, Diff, Entry
 
 
@@ -39,10 +39,10 @@ def entry(
 
 def entry_of(kept: Kept, now_ns: int) -> Entry | None:
     """The entry that readers get of what is kept; None when nothing is in force."""
-    value, packed = cells.shown(kept.cell, now_ns)
+    value, packed = kvs_cells.shown(kept.cell, now_ns)
     if value is None:
         return None
-    ends_ns = cells.ends_ns(cells.alive(kept.cell, now_ns))
+    ends_ns = kvs_cells.ends_ns(kvs_cells.alive(kept.cell, now_ns))
     return entry(value, kept.revision, kept.written_ns, ends_ns, kept.origin, now_ns, packed)
 
 
@@ -52,7 +52,7 @@ def diff_of(found: Iterable[tuple[str, Kept]], version: str, now_ns: int) -> Dif
     deleted: set[str] = set()
     raw: dict[str, Cell] = {}
     for key, kept in sorted(found, key=lambda pair: pair[0]):
-        raw[key] = cells.expired(kept.cell, now_ns)
+        raw[key] = kvs_cells.expired(kept.cell, now_ns)
         now = entry_of(kept, now_ns)
         if now is None:
             deleted.add(key)
@@ -66,7 +66,7 @@ def different(mine: Mapping[str, Kept], theirs: Mapping[str, Cell], now_ns: int)
     return [
         (key, kept)
         for key, kept in mine.items()
-        if cells.expired(kept.cell, now_ns) != cells.expired(theirs.get(key, cells.EMPTY), now_ns)
+        if kvs_cells.expired(kept.cell, now_ns) != kvs_cells.expired(theirs.get(key, kvs_cells.EMPTY), now_ns)
     ]
 
 

@@ -15,16 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from noderuntime import cells
-from noderuntime.cells import Cell
 from noderuntime.errors import HistoryLost, RevisionConflict, StoreError, StoreFull
 from noderuntime.ipc import doorbell
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.merges import Merge
-from noderuntime.space import keys, shared, watching
-from noderuntime.space.shared import SharedValue, SharedWrite, check_value, ttl_to_ns
-from noderuntime.space.space import MARK_NEW_WORK, VALUE_BYTES_MAX, Fullness, Space, create, open_space
-from noderuntime.space.watching import Subscription, Watchers
+from noderuntime.space import keys, kvs, kvs_cells, watches
+from noderuntime.space.environment import MARK_NEW_WORK, VALUE_BYTES_MAX, Fullness, Space, create, open_space
+from noderuntime.space.kvs import SharedValue, SharedWrite, check_value, ttl_to_ns
+from noderuntime.space.kvs_cells import Cell
+from noderuntime.space.watches import Subscription, Watchers
 from noderuntime.state import base
 from noderuntime.state.base import Diff, Entry, State, Update
 from noderuntime.state.config import Fields
@@ -34,7 +33,7 @@ PURGE_STEP = 500
 SLOW_CHECK_S = 5.0
 SIZE_BYTES = 64 << 20  # of a space that is opened by itself
 
-_GUESTS = range(watching.STORE - 1, watching.STORE - 513, -1)  # numbers of watchers that are no nodes
+_GUESTS = range(watches.STORE - 1, watches.STORE - 513, -1)  # numbers of watchers that are no nodes
 
 
 class MemoryView(base.View):
@@ -45,19 +44,19 @@ class MemoryView(base.View):
         self._now_ns = now_ns
 
     def get(self, key: str) -> Entry | None:
-        found = shared.read(self._txn, keys.user_key(key), self._now_ns)
+        found = kvs.read(self._txn, keys.user_key(key), self._now_ns)
         return None if found is None else _entry(found, self._now_ns)
 
     def get_or(self, key: str, default: bytes) -> bytes:
-        found = shared.read(self._txn, keys.user_key(key), self._now_ns)
+        found = kvs.read(self._txn, keys.user_key(key), self._now_ns)
         return default if found is None else found.value
 
     def get_root(self) -> dict[str, Entry]:
         now_ns = self._now_ns
-        return {key.decode(): _entry(value, now_ns) for key, value in shared.entries(self._txn, b"", now_ns)}
+        return {key.decode(): _entry(value, now_ns) for key, value in kvs.entries(self._txn, b"", now_ns)}
 
     def version(self) -> str:
-        return cells.version_text(shared.digest_now(self._txn, self._now_ns))
+        return kvs_cells.version_text(kvs.digest_now(self._txn, self._now_ns))
 
 
 class MemoryState(State):
@@ -107,7 +106,7 @@ class MemoryState(State):
         self._check_open()
         if self._own is not None:
             with self._space.write() as txn:
-                shared.prepare(txn, self._own.history, self._own.ttl_ns)
+                kvs.prepare(txn, self._own.history, self._own.ttl_ns)
 
     def close(self) -> None:
         """Ends a space that `open` has opened; the one of a run belongs to its process."""
@@ -127,7 +126,7 @@ class MemoryState(State):
         space = self._space
         now_ns = space.now_ns()
         with space.env.begin() as txn:
-            found = shared.read(txn, keys.user_key(key), now_ns)
+            found = kvs.read(txn, keys.user_key(key), now_ns)
         return None if found is None else _entry(found, now_ns)
 
     def get_or(self, key: str, default: bytes) -> bytes:
@@ -135,7 +134,7 @@ class MemoryState(State):
             self._check_open()
         space = self._space
         with space.env.begin() as txn:
-            found = shared.read_value(txn, keys.user_key(key), space.now_ns)
+            found = kvs.read_value(txn, keys.user_key(key), space.now_ns)
         return default if found is None else found
 
     def get_root(self) -> dict[str, Entry]:
@@ -164,7 +163,7 @@ class MemoryState(State):
         self._check_open()
         with self._space.read() as txn:
             now_ns = self._space.now_ns()
-            return {key.decode(): cells.expired(kept.cell, now_ns) for key, kept in shared.all_stored(txn)}
+            return {key.decode(): kvs_cells.expired(kept.cell, now_ns) for key, kept in kvs.all_stored(txn)}
 
     def diff(self, since: str | State) -> Diff:
         self._check_open()
@@ -174,18 +173,18 @@ class MemoryState(State):
         self._purge_all()
         with self._space.read() as txn:
             now_ns = self._space.now_ns()
-            version = cells.version_text(shared.digest_now(txn, now_ns))
+            version = kvs_cells.version_text(kvs.digest_now(txn, now_ns))
             if theirs is not None:
-                mine = {key.decode(): kept for key, kept in shared.all_stored(txn)}
+                mine = {key.decode(): kept for key, kept in kvs.all_stored(txn)}
                 return diff_of(different(mine, theirs, now_ns), version, now_ns)
             if since == version:
                 return Diff({}, frozenset(), version)
-            place = shared.find_digest(txn, cells.digest_of(since))
+            place = kvs.find_digest(txn, kvs_cells.digest_of(since))
             if place is None:
                 raise HistoryLost(str(since))
             found = {}
-            for change in shared.changes_after(txn, *place):
-                kept = shared.stored(txn, change.key)
+            for change in kvs.changes_after(txn, *place):
+                kept = kvs.stored(txn, change.key)
                 if kept is not None:  # else its deletion is forgotten
                     found[change.key.decode()] = kept
             return diff_of(found.items(), version, now_ns)
@@ -207,8 +206,8 @@ class MemoryState(State):
             return self._change(lambda txn, changes, now_ns: changes.write(write), len(value))
         check_expect(expect)
 
-        def change(txn: Any, changes: shared.Changes, now_ns: int) -> None:
-            found = shared.read(txn, encoded, now_ns)
+        def change(txn: Any, changes: kvs.Changes, now_ns: int) -> None:
+            found = kvs.read(txn, encoded, now_ns)
             revision = 0 if found is None else found.revision
             if revision != expect:
                 raise RevisionConflict(key, expect, revision)
@@ -220,9 +219,9 @@ class MemoryState(State):
         write = SharedWrite(keys.user_key(key))
         present = False
 
-        def change(txn: Any, changes: shared.Changes, now_ns: int) -> None:
+        def change(txn: Any, changes: kvs.Changes, now_ns: int) -> None:
             nonlocal present
-            present = shared.read(txn, write.key, now_ns) is not None
+            present = kvs.read(txn, write.key, now_ns) is not None
             changes.write(write)
 
         self._change(change, drains=True)
@@ -236,7 +235,7 @@ class MemoryState(State):
         found = check_diff(diff)
         changed: list[str] = []
 
-        def change(txn: Any, changes: shared.Changes, now_ns: int) -> None:
+        def change(txn: Any, changes: kvs.Changes, now_ns: int) -> None:
             for key, cell in found:
                 if changes.join(key, cell):
                     changed.append(key.decode())
@@ -248,7 +247,7 @@ class MemoryState(State):
     def purge(self, limit: int = 1000) -> int:
         purged = 0
 
-        def change(txn: Any, changes: shared.Changes, now_ns: int) -> None:
+        def change(txn: Any, changes: kvs.Changes, now_ns: int) -> None:
             nonlocal purged
             purged = changes.expire(limit)
 
@@ -257,13 +256,13 @@ class MemoryState(State):
 
     def _purge_all(self) -> None:
         with self._space.read() as txn:
-            due = shared.is_due(txn, self._space.now_ns())
+            due = kvs.is_due(txn, self._space.now_ns())
         while due and self.purge(PURGE_STEP) == PURGE_STEP:
             pass
 
     def _change(
         self,
-        make: Callable[[Any, shared.Changes, int], None],
+        make: Callable[[Any, kvs.Changes, int], None],
         size_bytes: int = VALUE_BYTES_MAX,
         drains: bool = False,
     ) -> int:
@@ -280,7 +279,7 @@ class MemoryState(State):
             if not drains and self._fullness.look(txn) > MARK_NEW_WORK:
                 raise StoreFull(space.size_bytes, space.used_bytes())
             revision: int = space.base + txn.id()
-            changes = shared.Changes(txn, revision, now_ns, self._origin)
+            changes = kvs.Changes(txn, revision, now_ns, self._origin)
             make(txn, changes, now_ns)
             if changes.keys or not drains:
                 changes.finish()
@@ -374,7 +373,7 @@ class GuestWatch(base.Watch):
         self._waiting: list[Update] = []
         self._number, self._bell = _take_number(guest.run_dir)
         with guest.space.write() as txn:
-            watching.forget(txn, self._number)
+            watches.forget(txn, self._number)
         self._subscription = Subscription(guest.space, self._number)
         self._subscription.add([prefix])
         guest.watches.add(self)
@@ -408,7 +407,7 @@ class GuestWatch(base.Watch):
         doorbell.ring(self._bell)
         with self._in_use:
             with self._guest.space.write() as txn:
-                watching.forget(txn, self._number)
+                watches.forget(txn, self._number)
             self._guest.run_dir.bell(self._number).unlink(missing_ok=True)
             self._guest.watches.discard(self)
             os.close(self._bell)

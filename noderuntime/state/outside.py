@@ -1,6 +1,6 @@
 """A State outside the space, as the nodes of a run use it: `ctx.kvs` and `node.kvs` when `state: kind:` is not memory.
 
-Watches of nodes are kept in the space as those of the shared KVS there are (noderuntime.space.watching), their cursors
+Watches of nodes are kept in the space as those of the shared KVS there are (noderuntime.space.watches), their cursors
 too; a thread waits for the State to change, and rings the node's bell.
 """
 
@@ -12,14 +12,13 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final, Self
 
-from noderuntime import cells
-from noderuntime.cells import Cell
 from noderuntime.errors import StoreError, StoreUnreachable
 from noderuntime.ipc import doorbell, forks
 from noderuntime.merges import Merge
-from noderuntime.space import keys
-from noderuntime.space.space import Space, scan
-from noderuntime.space.watching import Cursor, Prefixes, Update
+from noderuntime.space import keys, kvs_cells
+from noderuntime.space.environment import Space, scan
+from noderuntime.space.kvs_cells import Cell
+from noderuntime.space.watches import Cursor, Prefixes, Update
 from noderuntime.state import base, kinds
 from noderuntime.state.base import Diff, Entry, State
 from noderuntime.state.common import TableState
@@ -95,7 +94,7 @@ class OutsideSubscription:
             for key, row in rows:
                 self.cursor = row.revision, 0
                 if self._prefixes.match(key.encode()):
-                    found.append(Update(key, cells.visible(row.cell, now_ns), row.revision, 0))
+                    found.append(Update(key, kvs_cells.visible(row.cell, now_ns), row.revision, 0))
             if rows:
                 doorbell.ring(self._bell)  # there may be more behind what matches nothing
             return found

@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import msgpack
 
-from noderuntime import cells
-from noderuntime.cells import DIGEST_BYTES, ORIGIN_BITS, STORE_BITS, Cell, Part
 from noderuntime.errors import HistoryLost, RevisionConflict, StoreError, StoreUnreachable
 from noderuntime.merges import Merge
-from noderuntime.space.shared import SharedWrite, ttl_to_ns
+from noderuntime.space import kvs_cells
+from noderuntime.space.kvs import SharedWrite, ttl_to_ns
+from noderuntime.space.kvs_cells import DIGEST_BYTES, ORIGIN_BITS, STORE_BITS, Cell, Part
 from noderuntime.state import base, redis_scripts
 from noderuntime.state.base import VALUE_BYTES_MAX, Diff, Entry, State
 from noderuntime.state.common import Decide, Done, Moment, Once, Put, Row, TableState, digest_now
@@ -254,7 +254,7 @@ class RedisState(TableState):
         return bool(answer[2] == b"1")
 
     def _merge(self, once: Once | None, key: str, merge: Merge) -> int:
-        kind = cells.kind_of(merge)
+        kind = kvs_cells.kind_of(merge)
         if kind is not None:
             write = ["merge", key.encode(), merge.apply(None), str(kind), _NEVER, ""]
             answer = self._change(once, self.origin, [write])
@@ -266,7 +266,7 @@ class RedisState(TableState):
         plain = []
         for item in writes:
             if item.merge is not None:
-                kind = cells.kind_of(item.merge)
+                kind = kvs_cells.kind_of(item.merge)
                 plain.append(["merge", item.key, item.merge.apply(None), str(kind), _digits(item.ttl_ns), ""])
             elif item.value is not None:
                 plain.append(["pack" if item.packed else "set", item.key, item.value, "", _digits(item.ttl_ns), ""])
@@ -302,18 +302,18 @@ class RedisState(TableState):
     def version(self) -> str:
         self._purge_all()
         moment = self._moment_of(self._run(redis_scripts.DUE, [1_000_000]))
-        return cells.version_text(digest_now(moment, moment.now_ns))
+        return kvs_cells.version_text(digest_now(moment, moment.now_ns))
 
     def diff(self, since: str | State) -> Diff:
         if not isinstance(since, str):
             return super().diff(since)
         self._purge_all()
-        digest = cells.digest_of(since)
+        digest = kvs_cells.digest_of(since)
         if digest < 0:
             raise HistoryLost(since)
         (answer,) = self._run(redis_scripts.SINCE, [digest.to_bytes(DIGEST_BYTES, "little")])
         moment = self._moment_of(answer)
-        version = cells.version_text(moment.digest)
+        version = kvs_cells.version_text(moment.digest)
         if since == version:
             return Diff({}, frozenset(), version)
         if len(answer) == _HEAD_FIELDS:
@@ -430,7 +430,7 @@ def _row(packed: bytes) -> Row:
                for kind, store, first, merges, amount, over in parts]),
         bool(mark),
     )  # fmt: skip
-    return Row(cell, int(revision), int(written), cells.writer(cell), contributed, int(changes))
+    return Row(cell, int(revision), int(written), kvs_cells.writer(cell), contributed, int(changes))
 
 
 def _plain(put: Put) -> list[Any]:

@@ -17,7 +17,7 @@ import yaml
 from noderuntime.api import values
 from noderuntime.dataflow.yaml import tree
 from noderuntime.errors import NodeRuntimeError, StoreError
-from noderuntime.space.shared import check_value
+from noderuntime.space.kvs import check_value
 from noderuntime.state.diffs import encoded_key
 
 SEED_BYTES_MAX: Final = 64 << 20

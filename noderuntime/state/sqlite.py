@@ -23,10 +23,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
-from noderuntime import cells
-from noderuntime.cells import DIGEST_BYTES, DIGEST_MASK, ORIGIN_BITS, STORE_BITS
 from noderuntime.errors import StoreError
-from noderuntime.space.shared import ttl_to_ns
+from noderuntime.space import kvs_cells
+from noderuntime.space.kvs import ttl_to_ns
+from noderuntime.space.kvs_cells import DIGEST_BYTES, DIGEST_MASK, ORIGIN_BITS, STORE_BITS
 from noderuntime.state import base
 from noderuntime.state.common import KEPT_S, Decide, Done, Moment, Once, Row, TableState
 from noderuntime.state.config import Fields
@@ -185,7 +185,7 @@ class SqliteState(TableState):
             digest = (digest + put.digest) & DIGEST_MASK
             connection.execute(
                 "REPLACE INTO cells VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (put.key.encode(), cells.pack(put.cell), revision, put.written_ns, _packed(put.contribution),
+                (put.key.encode(), kvs_cells.pack(put.cell), revision, put.written_ns, _packed(put.contribution),
                  put.changes_ns, put.gone),
             )  # fmt: skip
             connection.execute("INSERT INTO log VALUES (?, ?, ?)", (revision, put.key.encode(), _packed(digest)))
@@ -260,8 +260,8 @@ class _Moment(Moment):
 
 def _row(found: Any) -> Row:
     packed, revision, written_ns, contributed, changes_ns = found
-    cell = cells.load(packed)
-    return Row(cell, revision, written_ns, cells.writer(cell), int.from_bytes(contributed, "little"), changes_ns)
+    cell = kvs_cells.load(packed)
+    return Row(cell, revision, written_ns, kvs_cells.writer(cell), int.from_bytes(contributed, "little"), changes_ns)
 
 
 def _packed(digest: int) -> bytes:

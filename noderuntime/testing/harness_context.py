@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from noderuntime import cells
 from noderuntime.errors import NodeRuntimeError, RevisionConflict, UnknownOutput
+from noderuntime.space import kvs_cells
 from noderuntime.space.keys import user_key
+from noderuntime.space.kvs import check_value, ttl_to_ns
 from noderuntime.space.records import encode_message
-from noderuntime.space.shared import check_value, ttl_to_ns
 from noderuntime.state import Entry
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class SharedKVS(MutableMapping[str, bytes]):
         """Combine `key` with `merge`; returns its revision."""
         expires = self._kept[key].expires if key in self else None
         revision = self.write(key, merge.apply(self.get(key)))
-        ours = cells.kind_of(merge) is not None
+        ours = kvs_cells.kind_of(merge) is not None
         self._kept[key] = replace(self._kept[key], expires=expires, packed=ours)  # a time to live goes on
         return revision
 

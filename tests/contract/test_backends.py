@@ -16,7 +16,7 @@ from noderuntime.errors import SnapshotCorrupt, StoreError
 from noderuntime.snapshot.backend import SnapshotConflict, SnapshotGone, SnapshotUnavailable
 from noderuntime.snapshot.places import NoBackend, open_backend
 from noderuntime.snapshot.restore import restore_newest
-from noderuntime.space.space import Space, open_space
+from noderuntime.space.environment import Space, open_space
 
 from .servers import BUCKET, azure_server, s3_server
 

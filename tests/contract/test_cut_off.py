@@ -19,7 +19,7 @@ from noderuntime.errors import StoreError
 from noderuntime.snapshot.backend import SnapshotUnavailable
 from noderuntime.snapshot.keeper import Keeper
 from noderuntime.snapshot.restore import restore_newest
-from noderuntime.space.space import Space, open_space
+from noderuntime.space.environment import Space, open_space
 
 from .test_backends import SIZE, Place, place, servers  # noqa: F401 - fixtures
 

@@ -12,9 +12,9 @@ import pytest
 import redis
 from redis_server import RedisServer
 
-from noderuntime import cells
 from noderuntime.errors import StoreError, StoreUnreachable
 from noderuntime.merges import Add, decode
+from noderuntime.space import kvs_cells
 from noderuntime.state.base import Diff
 from noderuntime.state.redis import RedisState
 from noderuntime.testing.state_contract import SOON_S, StateContract
@@ -144,7 +144,7 @@ def test_the_first_mark_raises_the_format_so_that_earlier_versions_refuse_the_st
         if how == "one step":
             state.set_packed("m", b"\x01")
         else:
-            other = cells.written(1, 1 << 20, b"\x01", packed=True)
+            other = kvs_cells.written(1, 1 << 20, b"\x01", packed=True)
             state.apply(Diff({}, frozenset(), "", {"m": other}))
         assert format_of() == b"3"
     with opened(own_server) as state:

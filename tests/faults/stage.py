@@ -24,7 +24,7 @@ from noderuntime import merges
 from noderuntime.ipc import process, runs
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import VERSION, Answer, Ask
-from noderuntime.space import claims, segments, shared
+from noderuntime.space import kvs, lives, segments
 
 HERE = Path(__file__).parent
 RUN_S_MAX = 90.0
@@ -176,10 +176,10 @@ class Stage:
         env = lmdb.open(str(self.folder.run_dir().space), readonly=True, lock=False, max_dbs=0)
         try:
             with env.begin() as txn:
-                graph = claims.load(txn)
-                figures = claims.figures(txn, graph)
+                graph = lives.load(txn)
+                figures = lives.figures(txn, graph)
                 found = Found(
-                    states={id: claims.private_state(txn, vertex) for id, vertex in graph.items()},
+                    states={id: lives.private_state(txn, vertex) for id, vertex in graph.items()},
                     taken={}, dropped={}, queued={}, discarded={}, sent={}, counts={},
                 )  # fmt: skip
                 for id, node in figures.items():
@@ -189,7 +189,7 @@ class Stage:
                         found.queued[at], found.discarded[at] = queue["queued"], queue["discarded"]
                     for name, sent in node["outputs"].items():
                         found.sent[id, name] = sent
-                for key, entry in shared.entries(txn, b"count", 0):
+                for key, entry in kvs.entries(txn, b"count", 0):
                     found.counts[key.decode().removeprefix("count").removeprefix("/")] = merges.decode(entry.value)
                 assert list(segments.referenced(txn)) == [], "a payload is still referred to"
                 left = [item for item in txn.cursor() if item[0][:1] in (b"m", b"a")]

@@ -22,11 +22,10 @@ from redis_server import RedisServer
 from stage import HERE, Fault, Stage
 from state_cast import chained
 
-from noderuntime import cells
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import VERSION, Reply, Request
 from noderuntime.merges import decode
-from noderuntime.space import shared
+from noderuntime.space import kvs, kvs_cells
 from noderuntime.state.redis import RedisState
 from noderuntime.state.sqlite import SqliteState
 
@@ -136,17 +135,17 @@ def contents(kind: str, stage: Stage, server: Server | None) -> dict[str, bytes]
     if kind == "memory":
         env = lmdb.open(str(stage.folder.run_dir().space), readonly=True, lock=False, max_dbs=0)
         with env, env.begin() as txn:
-            kept = dict(shared.all_stored(txn))
-            digest = sum(cells.contribution(key, cells.visible(item.cell, 0)) for key, item in kept.items())
-            assert digest & cells.DIGEST_MASK == shared.head(txn).digest
-            return {key.decode(): entry.value for key, entry in shared.entries(txn, b"", 1 << 62)}
+            kept = dict(kvs.all_stored(txn))
+            digest = sum(kvs_cells.contribution(key, kvs_cells.visible(item.cell, 0)) for key, item in kept.items())
+            assert digest & kvs_cells.DIGEST_MASK == kvs.head(txn).digest
+            return {key.decode(): entry.value for key, entry in kvs.entries(txn, b"", 1 << 62)}
     config = {"url": server.url} if server else {"path": str(stage.root / "k.db")}
     with (RedisState if server else SqliteState).open(config) as state:
         state.init()
         with state._moment() as moment:
             rows = dict(moment.rows())
-            made = sum(cells.contribution(key.encode(), cells.visible(row.cell, 0)) for key, row in rows.items())
-            assert made & cells.DIGEST_MASK == moment.digest
+            made = sum(kvs_cells.contribution(key.encode(), kvs_cells.visible(row.cell, 0)) for key, row in rows.items())
+            assert made & kvs_cells.DIGEST_MASK == moment.digest
         return {key: entry.value for key, entry in state.get_root().items()}
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from noderuntime.snapshot.keeper import Keeper
 from noderuntime.snapshot.places import open_backend
-from noderuntime.space.space import open_space
+from noderuntime.space.environment import open_space
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 

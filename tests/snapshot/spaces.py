@@ -8,8 +8,8 @@ from typing import Any
 import msgpack
 
 from noderuntime.snapshot.keeper import Keeper
-from noderuntime.space import claims, keys, records, shared
-from noderuntime.space.space import Space, create, scan
+from noderuntime.space import keys, kvs, lives, records
+from noderuntime.space.environment import Space, create, scan
 
 BOOT = "this-boot"
 NODES = [
@@ -22,7 +22,7 @@ def make_space(folder: Path, size_bytes: int = 64 << 20) -> Space:
     """A space with the graph of NODES in it."""
     space = create(folder, size_bytes, BOOT)
     with space.write() as txn:
-        claims.register(txn, NODES)
+        lives.register(txn, NODES)
         txn.put(keys.fact("fingerprint"), msgpack.packb("f"))  # a run has begun in it
     return space
 
@@ -40,8 +40,8 @@ def save(space: Space, node: int, state: dict[str, bytes | None]) -> None:
 
 def put_shared(space: Space, key: str, value: bytes) -> None:
     with space.write() as txn:
-        changes = shared.Changes(txn, space.base + txn.id(), space.now_ns(), space.origin)
-        changes.write(shared.SharedWrite(keys.user_key(key), value))
+        changes = kvs.Changes(txn, space.base + txn.id(), space.now_ns(), space.origin)
+        changes.write(kvs.SharedWrite(keys.user_key(key), value))
         changes.finish()
 
 

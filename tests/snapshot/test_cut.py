@@ -13,9 +13,9 @@ from noderuntime.snapshot.blobs import BlobBackend
 from noderuntime.snapshot.cut import SpaceTooFull, open_cut
 from noderuntime.snapshot.directory import DirectoryBlobs
 from noderuntime.snapshot.restore import restore_newest
-from noderuntime.space import claims, keys, records, shared
+from noderuntime.space import keys, kvs, lives, records
+from noderuntime.space.environment import Space, open_space, scan
 from noderuntime.space.segments import Segment, SegmentPool, SegmentViews, adjust, register
-from noderuntime.space.space import Space, open_space, scan
 
 from .spaces import BOOT, content, delete, keeper, make_space, put_message, put_shared, read_all, save
 
@@ -130,19 +130,19 @@ def test_a_change_that_a_lowered_history_writes_again_is_in_the_next_snapshot(
     """Forgetting a deletion alters the digest that the newest change of the log tells, under the key that it has."""
     save(space, 1, {f"k{number}": b"v" * 100 for number in range(1000)})
     with space.write() as txn:
-        changes = shared.Changes(txn, space.base + txn.id(), space.now_ns(), space.origin)
+        changes = kvs.Changes(txn, space.base + txn.id(), space.now_ns(), space.origin)
         for key in ("gone", "here"):
-            changes.write(shared.SharedWrite(keys.user_key(key), b"1"))
-        changes.write(shared.SharedWrite(keys.user_key("gone"), None))
-        changes.write(shared.SharedWrite(keys.user_key("last"), b"2"))
+            changes.write(kvs.SharedWrite(keys.user_key(key), b"1"))
+        changes.write(kvs.SharedWrite(keys.user_key("gone"), None))
+        changes.write(kvs.SharedWrite(keys.user_key("last"), b"2"))
         changes.finish()
     mine = keeper(space, backend)
     mine.take("asked")
     with space.read() as txn:
         before = dict(scan(txn, keys.CHANGE_PREFIX))
     with space.write() as txn:
-        shared.prepare(txn, history=1, ttl_ns=0)
-        shared.Changes(txn, space.base + txn.id(), space.now_ns(), space.origin).finish()
+        kvs.prepare(txn, history=1, ttl_ns=0)
+        kvs.Changes(txn, space.base + txn.id(), space.now_ns(), space.origin).finish()
     with space.read() as txn:
         after = dict(scan(txn, keys.CHANGE_PREFIX))
     assert [key for key in after if after[key] != before[key]]
@@ -277,9 +277,9 @@ def test_a_run_whose_nodes_have_all_ended_is_marked_as_finished(space: Space, ba
     mine = keeper(space, backend)
     assert not mine.take("asked").manifest.finished
     with space.write() as txn:
-        graph = claims.load(txn)
+        graph = lives.load(txn)
         for vertex in graph.values():
-            claims.end(txn, space, graph, vertex, failed=None)
+            lives.end(txn, space, graph, vertex, failed=None)
     assert mine.take("end").manifest.finished
 
 

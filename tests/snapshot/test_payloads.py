@@ -26,8 +26,8 @@ from noderuntime.snapshot.keeper import Keeper
 from noderuntime.snapshot.proof import DIGEST_BYTES, chunk_key, parse_chunk
 from noderuntime.snapshot.restore import restore_newest
 from noderuntime.space import keys, records
+from noderuntime.space.environment import Space, open_space, scan
 from noderuntime.space.segments import Segment, SegmentPool, adjust, read_segment, register
-from noderuntime.space.space import Space, open_space, scan
 
 from .spaces import BOOT, keeper, make_space, save
 

@@ -16,7 +16,7 @@ from noderuntime.snapshot.cut import SpaceTooFull
 from noderuntime.snapshot.keeper import Keeper
 from noderuntime.snapshot.settings import Settings
 from noderuntime.space import keys
-from noderuntime.space.space import Space
+from noderuntime.space.environment import Space
 from noderuntime.store_snapshot import Snapshots
 
 from .spaces import keeper, make_space, save

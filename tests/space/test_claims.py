@@ -11,7 +11,7 @@ from noderuntime.errors import Fenced
 from noderuntime.member import keys
 from noderuntime.space import records
 from noderuntime.space.commit import Commits
-from noderuntime.space.space import scan
+from noderuntime.space.environment import scan
 
 
 @pytest.fixture

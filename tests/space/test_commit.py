@@ -12,7 +12,7 @@ from noderuntime.errors import Fenced, ValueTooLarge
 from noderuntime.merges import Add, Union
 from noderuntime.space import records
 from noderuntime.space.commit import Commits
-from noderuntime.space.shared import SharedWrite
+from noderuntime.space.kvs import SharedWrite
 from noderuntime.space.writer import Inapplicable, MessageGone
 
 
@@ -205,8 +205,8 @@ def test_a_writer_that_comes_back_at_once_lets_those_in_who_wait_and_else_goes_o
 ) -> None:
     slept: list[float] = []
     now_ns = [10**9]
-    monkeypatch.setattr("noderuntime.space.space.time.sleep", slept.append)
-    monkeypatch.setattr("noderuntime.space.space.time.monotonic_ns", lambda: now_ns[0])
+    monkeypatch.setattr("noderuntime.space.environment.time.sleep", slept.append)
+    monkeypatch.setattr("noderuntime.space.environment.time.monotonic_ns", lambda: now_ns[0])
     a = chain.begin("a")
     monkeypatch.setattr(chain.space, "has_waiters", lambda: crowded)
     assert commit(a, staged(a, ("out", 1))) == 1

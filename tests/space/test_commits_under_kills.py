@@ -25,7 +25,7 @@ from noderuntime.errors import Fenced
 from noderuntime.member import Member
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.space import keys, records
-from noderuntime.space.staged import Staged
+from noderuntime.space.staging import Staged
 from noderuntime.ipc.wiring import Wiring
 from pathlib import Path
 

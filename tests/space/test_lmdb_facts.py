@@ -17,12 +17,12 @@ from procs import Child, wait_until
 
 from noderuntime.ipc import lock_watch
 from noderuntime.ipc.lock_watch import has_known_layout
-from noderuntime.space.space import Space, create, open_space
+from noderuntime.space.environment import Space, create, open_space
 
 OPEN = """
 import sys
 from pathlib import Path
-from noderuntime.space.space import open_space
+from noderuntime.space.environment import open_space
 space = open_space(Path(sys.argv[1]))
 """
 PUBLISHED_AT = 48  # where the lock file holds the id of the last published transaction
@@ -75,7 +75,7 @@ def test_the_lock_word_is_the_thread_id_of_who_holds_the_write_lock(space: Space
 
 
 def test_a_new_space_is_one_of_the_engine_whose_locks_are_known_whatever_the_user_s_default_is(shm: Path) -> None:
-    make = "import sys\nfrom pathlib import Path\nfrom noderuntime.space.space import create\n"
+    make = "import sys\nfrom pathlib import Path\nfrom noderuntime.space.environment import create\n"
     make += "create(Path(sys.argv[1]), 1 << 22, 'boot').close()"
     environ = {**os.environ, "LMDB_DEFAULT_LIB_VERSION": "1"}
     subprocess.run([sys.executable, "-c", make, str(shm)], env=environ, check=True, capture_output=True)

@@ -14,11 +14,11 @@ from kit import Make, Net, shown, staged
 
 from noderuntime.errors import Fenced
 from noderuntime.merges import Add, Max, decode
-from noderuntime.space import keys, records, shared
+from noderuntime.space import keys, kvs, records
 from noderuntime.space.commit import Commits
+from noderuntime.space.environment import scan
 from noderuntime.space.mailbox import queue_of
-from noderuntime.space.space import scan
-from noderuntime.space.staged import Staged
+from noderuntime.space.staging import Staged
 
 SECOND = 10**9
 ATTEMPTS_MAX = 3
@@ -168,7 +168,7 @@ class Model:
             for queue in self.queues.values():
                 queue.cut_off = False
 
-    def write(self, item: shared.SharedWrite, now: int) -> None:
+    def write(self, item: kvs.SharedWrite, now: int) -> None:
         key = item.key.decode()
         value = item.value
         if item.merge is not None:
@@ -319,15 +319,15 @@ class Game:
             output.sent = model.sent.get(f"{node}/{name}", numbers[name])
         return f"commit of {node}: {done} of {len(group)}"
 
-    def shared_write(self) -> shared.SharedWrite:
+    def shared_write(self) -> kvs.SharedWrite:
         random = self.random
         key = f"s{random.randrange(3)}".encode()
         number = f"n{random.randrange(2)}".encode()
         return random.choice(
             [
-                shared.SharedWrite(key, b"w" * random.randrange(5), ttl_ns=random.choice([0, 0, 5 * SECOND])),
-                shared.SharedWrite(key),
-                shared.SharedWrite(number, merge=random.choice([Add, Max])(random.randrange(5))),
+                kvs.SharedWrite(key, b"w" * random.randrange(5), ttl_ns=random.choice([0, 0, 5 * SECOND])),
+                kvs.SharedWrite(key),
+                kvs.SharedWrite(number, merge=random.choice([Add, Max])(random.randrange(5))),
             ]
         )
 
@@ -444,7 +444,7 @@ class Game:
                 "queues": queues,
                 "nodes": nodes,
                 "private": private,
-                "shared": {key.decode(): entry.value for key, entry in shared.entries(txn, b"", self.now)},
+                "shared": {key.decode(): entry.value for key, entry in kvs.entries(txn, b"", self.now)},
                 "attempts": sorted(records.ATTEMPTS.unpack(value) for _, value in scan(txn, b"a")),
                 "dead": sum(1 for _ in scan(txn, b"d")),
             }
@@ -486,7 +486,7 @@ def play(make: Make, seed: int, steps: int) -> None:
             assert game.content() == game.expected()
         game.check_sums()
         with game.net.space.write() as txn:
-            changes = shared.Changes(txn, game.net.space.base + txn.id(), game.now, game.net.space.origin)
+            changes = kvs.Changes(txn, game.net.space.base + txn.id(), game.now, game.net.space.origin)
             changes.expire(1000)
             changes.finish()
         assert game.content() == game.expected()

@@ -10,10 +10,10 @@ import msgpack
 import pytest
 
 from noderuntime.errors import ResumeRefused
-from noderuntime.space import claims, keys, records
+from noderuntime.space import keys, lives, records
+from noderuntime.space.environment import Space, create, scan
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.reconcile import adapt, reconcile, refuse_losses, rename
-from noderuntime.space.space import Space, create, scan
 
 A: dict[str, Any] = {"id": "a", "kind": "operator", "inputs": [], "outputs": ["x"]}
 B: dict[str, Any] = {"id": "b", "kind": "operator", "inputs": [["in", "a/x"], ["tick", ""]], "outputs": ["y"]}
@@ -28,7 +28,7 @@ CELLS[records.input_cell(1)] = 99
 def space(tmp_path: Path) -> Iterator[Space]:
     space = create(tmp_path / "space", 1 << 22, "boot")
     with space.write() as txn:
-        claims.register(txn, [A, B])
+        lives.register(txn, [A, B])
         # b: 42 messages of its output, tick 99 of its timer
         txn.put(keys.node(0), records.NodeRecord(1, records.LIVE, 5, [7]).pack())
         txn.put(keys.node(1), records.NodeRecord(1, records.LIVE, 5, CELLS).pack())
@@ -40,11 +40,11 @@ def space(tmp_path: Path) -> Iterator[Space]:
     space.close()
 
 
-def change(space: Space, *wanted: dict[str, Any]) -> tuple[list[str], claims.Graph]:
+def change(space: Space, *wanted: dict[str, Any]) -> tuple[list[str], lives.Graph]:
     with space.write() as txn:
-        old = claims.load(txn)
+        old = lives.load(txn)
         dropped = reconcile(txn, list(wanted))
-        graph = claims.register(txn, list(wanted))
+        graph = lives.register(txn, list(wanted))
         adapt(txn, old, graph)
     return dropped, graph
 
@@ -79,7 +79,7 @@ def test_a_node_that_comes_later_does_not_find_the_state_of_one_that_is_gone(spa
     other = {"id": "c", "kind": "operator", "inputs": [["in", "a/x"]], "outputs": []}
     _, graph = change(space, A, other)
     with space.read() as txn:
-        assert claims.private_state(txn, graph["c"]) == {}
+        assert lives.private_state(txn, graph["c"]) == {}
 
 
 def test_an_input_with_another_source_starts_empty_and_its_messages_are_named(space: Space) -> None:
@@ -90,7 +90,7 @@ def test_an_input_with_another_source_starts_empty_and_its_messages_are_named(sp
     number, _ = graph["b"].inputs["in"]
     with space.read() as txn:
         assert queue_of(txn, keys.queue(1, number)) == [0] * 6
-        assert claims.private_state(txn, graph["b"]) == {"total": b"5"}
+        assert lives.private_state(txn, graph["b"]) == {"total": b"5"}
 
 
 def test_timers_and_timeouts_keep_their_counters_when_outputs_are_added(space: Space) -> None:
@@ -107,8 +107,8 @@ def test_an_output_that_is_taken_away_and_given_back_counts_from_the_beginning(s
 
 def test_a_new_input_from_a_node_that_has_ended_is_closed_from_the_start(space: Space) -> None:
     with space.write() as txn:
-        graph = claims.load(txn)
-        claims.end(txn, space, graph, graph["a"], failed=None)
+        graph = lives.load(txn)
+        lives.end(txn, space, graph, graph["a"], failed=None)
     late = {"id": "late", "kind": "operator", "inputs": [["in", "a/x"]], "outputs": []}
     _, graph = change(space, A, B, late)
     with space.read() as txn:
@@ -152,23 +152,23 @@ def test_a_renamed_node_keeps_its_number_and_with_it_all_it_has(space: Space) ->
         rename(txn, [sender, receiver], {"a": "new", "b": "c"})
         refuse_losses(txn, [sender, receiver], [])
         assert reconcile(txn, [sender, receiver]) == []
-        graph = claims.register(txn, [sender, receiver])
+        graph = lives.register(txn, [sender, receiver])
         assert {id: vertex.number for id, vertex in graph.items()} == {"new": 0, "c": 1}
         assert graph["c"].inputs["in"] == (0, "new/x")
         assert {key: value for key, value in scan(txn, b"") if key[:1] in b"pmqn"} == held
         assert msgpack.unpackb(txn.get(keys.dead(1, 2, 0)))["uid"] == "new/x#4"
-        other = claims.register(txn, [sender, receiver, A])
+        other = lives.register(txn, [sender, receiver, A])
         assert other["a"].number == 2
 
 
 def test_a_node_takes_the_id_of_one_that_is_long_gone_and_not_its_number(space: Space) -> None:
     with space.write() as txn:
         reconcile(txn, [A])
-        claims.register(txn, [A])
+        lives.register(txn, [A])
         rename(txn, [B], {"a": "b"})
-        graph = claims.register(txn, [{**A, "id": "b"}])
+        graph = lives.register(txn, [{**A, "id": "b"}])
         assert graph["b"].number == 0
-        assert claims.register(txn, [{**A, "id": "b"}, {**A, "id": "d"}])["d"].number == 2
+        assert lives.register(txn, [{**A, "id": "b"}, {**A, "id": "d"}])["d"].number == 2
 
 
 @pytest.mark.parametrize(

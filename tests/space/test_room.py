@@ -14,8 +14,8 @@ from kit import MB, Make, Net, StoreRefused, commit, send, staged, take
 from noderuntime.errors import StoreError, StoreFull
 from noderuntime.merges import Add, Union
 from noderuntime.space.commit import Commits
-from noderuntime.space.shared import SharedWrite
-from noderuntime.space.space import MARK_DRAIN, MARK_NEW_WORK, MARK_SINGLE, Space, create, open_space
+from noderuntime.space.environment import MARK_DRAIN, MARK_NEW_WORK, MARK_SINGLE, Space, create, open_space
+from noderuntime.space.kvs import SharedWrite
 from noderuntime.state import MemoryState
 
 BIG = b"x" * 3000

@@ -26,7 +26,7 @@ from noderuntime.space.segments import (
     referenced,
     size_class,
 )
-from noderuntime.space.staged import Staged
+from noderuntime.space.staging import Staged
 
 KB = 1024
 FRAME = 200 * KB

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noderuntime import cells
-from noderuntime.cells import Cell, Part, expired, join, merged, visible, written
 from noderuntime.merges import Add, Max, Merge, Min, Union, decode
+from noderuntime.space import kvs_cells
+from noderuntime.space.kvs_cells import Cell, Part, expired, join, merged, visible, written
 
 STORES = (1, 2, 3)
 NOW_NS = 1000
 
 
 def _origin(store: int, node: int = 0) -> int:
-    return store << cells.ORIGIN_BITS | node
+    return store << kvs_cells.ORIGIN_BITS | node
 
 
 numbers = st.integers(-5, 5) | st.floats(-4, 4, allow_nan=False)
@@ -31,12 +31,12 @@ expiries = st.sampled_from([0, 0, 5, 12, 500, 2000])
 @st.composite
 def histories(draw: st.DrawFn) -> list[Cell]:
     """The cells of three stores that write, delete, merge, and hear of each other, with clocks that jump."""
-    kept = dict.fromkeys(STORES, cells.EMPTY)
+    kept = dict.fromkeys(STORES, kvs_cells.EMPTY)
     for _ in range(draw(st.integers(0, 12))):
         store = draw(st.sampled_from(STORES))
         cell = kept[store]
         now_ns = draw(st.integers(0, 30))
-        stamp = max(now_ns, cells.latest(cell) + 1)
+        stamp = max(now_ns, kvs_cells.latest(cell) + 1)
         action = draw(st.sampled_from(["set", "delete", "merge", "merge", "hear", "expire"]))
         if action == "set":
             value = draw(st.sampled_from([b"\x01", b"\x02", b"text"]))
@@ -77,15 +77,15 @@ def test_expiring_before_or_after_joining_is_the_same_to_readers(found: list[Cel
 @given(histories())
 def test_a_cell_survives_the_way_to_another_host(found: list[Cell]) -> None:
     for cell in found:
-        assert cells.unpack(cells.pack(cell)) == cells.load(cells.pack(cell)) == cell
+        assert kvs_cells.unpack(kvs_cells.pack(cell)) == kvs_cells.load(kvs_cells.pack(cell)) == cell
 
 
 @given(st.lists(st.tuples(st.sampled_from(STORES), st.integers(-9, 9)), max_size=12))
 def test_increments_made_anywhere_all_count(made: list[tuple[int, int]]) -> None:
-    kept = dict.fromkeys(STORES, cells.EMPTY)
+    kept = dict.fromkeys(STORES, kvs_cells.EMPTY)
     for turn, (store, amount) in enumerate(made):
-        kept[store] = merged(kept[store], Add(amount), max(turn, cells.latest(kept[store]) + 1), _origin(store), NOW_NS)
-    whole = cells.EMPTY
+        kept[store] = merged(kept[store], Add(amount), max(turn, kvs_cells.latest(kept[store]) + 1), _origin(store), NOW_NS)
+    whole = kvs_cells.EMPTY
     for cell in kept.values():
         whole = join(whole, cell)
     value = visible(whole, NOW_NS)
@@ -94,7 +94,7 @@ def test_increments_made_anywhere_all_count(made: list[tuple[int, int]]) -> None
 
 @given(st.lists(merges, min_size=1, max_size=8))
 def test_a_store_by_itself_merges_as_the_merges_say(made: list[Merge]) -> None:
-    cell, expected = cells.EMPTY, None
+    cell, expected = kvs_cells.EMPTY, None
     for turn, merge in enumerate(made):
         try:
             wanted = merge.apply(expected)
@@ -112,12 +112,12 @@ def test_a_store_by_itself_merges_as_the_merges_say(made: list[Merge]) -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_cell_or_a_value_error(packed: bytes) -> None:
     with contextlib.suppress(ValueError):
-        cells.unpack(packed)
+        kvs_cells.unpack(packed)
 
 
 def test_a_write_behind_an_increment_replaces_it_and_an_increment_behind_a_write_adds_to_it() -> None:
-    early = merged(cells.EMPTY, Add(1), 5, _origin(1), NOW_NS)
-    late = merged(cells.EMPTY, Add(1), 9, _origin(2), NOW_NS)
+    early = merged(kvs_cells.EMPTY, Add(1), 5, _origin(1), NOW_NS)
+    late = merged(kvs_cells.EMPTY, Add(1), 9, _origin(2), NOW_NS)
     between = written(7, _origin(3), b"\x0a")
     value = visible(join(join(early, late), between), NOW_NS)
     assert value is not None
@@ -138,7 +138,7 @@ def test_ties_are_decided_alike_at_both_sides() -> None:
 
 
 def test_a_counter_that_expires_again_and_again_does_not_grow() -> None:
-    cell = cells.EMPTY
+    cell = kvs_cells.EMPTY
     for turn in range(50):
         now_ns = 1000 * turn
         cell = merged(cell, Add(1), now_ns, _origin(1), now_ns, now_ns + 500)
@@ -148,7 +148,7 @@ def test_a_counter_that_expires_again_and_again_does_not_grow() -> None:
 
 def test_a_cell_with_impossible_fields_is_refused() -> None:
     good = Cell(5, _origin(1), 0, b"v", (Part(0, 1, 6, 1, b"\x01", 0),))
-    assert cells.unpack(cells.pack(good)) == good
+    assert kvs_cells.unpack(kvs_cells.pack(good)) == good
     for bad in (
         good._replace(stamp=1 << 62),
         good._replace(stamp=-1),
@@ -160,24 +160,24 @@ def test_a_cell_with_impossible_fields_is_refused() -> None:
         good._replace(parts=(good.parts[0], good.parts[0])),
     ):
         with pytest.raises(ValueError, match="cell"):
-            cells.unpack(cells.pack(bad))
+            kvs_cells.unpack(kvs_cells.pack(bad))
 
 
 def test_a_cell_without_a_mark_is_packed_as_before_and_one_from_before_is_read() -> None:
     plain = written(5, 7, b"text")
-    assert cells.pack(plain) == msgpack.packb([5, 7, 0, b"text", []])
+    assert kvs_cells.pack(plain) == msgpack.packb([5, 7, 0, b"text", []])
     marked = written(5, 7, b"\x05", packed=True)
     for cell in (plain, marked):
-        assert cells.unpack(cells.pack(cell)) == cells.load(cells.pack(cell)) == cell
+        assert kvs_cells.unpack(kvs_cells.pack(cell)) == kvs_cells.load(kvs_cells.pack(cell)) == cell
     assert join(plain, marked) == join(marked, plain)
 
 
 @pytest.mark.parametrize("mark", [[False], [1], [True, True], ["yes"]])
 def test_a_mark_that_is_none_is_refused(mark: list[object]) -> None:
     with pytest.raises(ValueError, match="not a cell"):
-        cells.unpack(msgpack.packb([5, 7, 0, b"text", [], *mark]))
+        kvs_cells.unpack(msgpack.packb([5, 7, 0, b"text", [], *mark]))
 
 
 def test_a_deletion_has_no_mark() -> None:
     with pytest.raises(ValueError, match="no cell has"):
-        cells.unpack(msgpack.packb([5, 7, 0, None, [], True]))
+        kvs_cells.unpack(msgpack.packb([5, 7, 0, None, [], True]))

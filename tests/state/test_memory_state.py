@@ -10,11 +10,10 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from noderuntime import cells
 from noderuntime.errors import HistoryLost, RevisionConflict
 from noderuntime.merges import Add, decode
-from noderuntime.space import keys, shared
-from noderuntime.space.space import Space, create, open_space, scan
+from noderuntime.space import keys, kvs, kvs_cells
+from noderuntime.space.environment import Space, create, open_space, scan
 from noderuntime.state import MemoryState
 
 SECOND = 1_000_000_000
@@ -44,9 +43,9 @@ def recomputed(space: Space) -> str:
     now_ns = space.now_ns()
     with space.read() as txn:
         digest = sum(
-            cells.contribution(key, cells.visible(kept.cell, now_ns)) for key, kept in shared.all_stored(txn)
+            kvs_cells.contribution(key, kvs_cells.visible(kept.cell, now_ns)) for key, kept in kvs.all_stored(txn)
         )
-    return cells.version_text(digest & cells.DIGEST_MASK)
+    return kvs_cells.version_text(digest & kvs_cells.DIGEST_MASK)
 
 
 @pytest.mark.parametrize("history", [0, 1, 7, 100])
@@ -55,7 +54,7 @@ def test_random_operations_agree_with_a_plain_dict(space: Space, clock: Clock, h
     print("seed", seed)
     chance = random.Random(seed)
     with space.write() as txn:
-        shared.prepare(txn, history, 0)
+        kvs.prepare(txn, history, 0)
     state = MemoryState(space, 3)
     model: dict[str, tuple[bytes, int | None]] = {}  # value, expiry
     versions: list[tuple[str, dict[str, bytes], int]] = []  # version, contents, changes made until then
@@ -95,7 +94,7 @@ def test_random_operations_agree_with_a_plain_dict(space: Space, clock: Clock, h
         version = state.version()
         assert version == recomputed(space)
         with space.read() as txn:
-            assert shared.head(txn).kept == sum(1 for _ in scan(txn, keys.CHANGE_PREFIX)) <= history + history // 64
+            assert kvs.head(txn).kept == sum(1 for _ in scan(txn, keys.CHANGE_PREFIX)) <= history + history // 64
         versions.append((version, contents, changes))
     for version, contents, made in versions:
         try:
@@ -131,7 +130,7 @@ def test_an_older_stamp_elsewhere_does_not_turn_the_clock_back(space: Space, clo
     state.set("k", b"2")
     state.merge("n", Add(1))
     with space.read() as txn:
-        found = shared.stored(txn, b"k")
+        found = kvs.stored(txn, b"k")
         assert found is not None
         assert found.cell.stamp > 1_900_000_000 * SECOND
     assert state.get_or("k", b"") == b"2"

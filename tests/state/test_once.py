@@ -13,7 +13,7 @@ from redis_server import RedisServer
 from noderuntime.errors import ProtocolError, RevisionConflict
 from noderuntime.ipc.protocol import VERSION, Reply, Request
 from noderuntime.merges import Add, Union, decode
-from noderuntime.space.shared import SharedWrite
+from noderuntime.space.kvs import SharedWrite
 from noderuntime.state.common import Once, TableState
 from noderuntime.state.redis import RedisState
 from noderuntime.state.sqlite import SqliteState

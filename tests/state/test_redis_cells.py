@@ -15,9 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from redis_server import RedisServer
 
-from noderuntime import cells
-from noderuntime.cells import Cell, Part
 from noderuntime.merges import Add, Max, Merge, Min, Union, decode
+from noderuntime.space import kvs_cells
+from noderuntime.space.kvs_cells import Cell, Part
 from noderuntime.state.common import Put
 from noderuntime.state.redis import RedisState, _digits, _plain, _row
 from noderuntime.state.redis_cells import CELLS
@@ -25,7 +25,7 @@ from noderuntime.state.redis_cells import CELLS
 NOW = 1_000_000_000_000_000_000 + (1 << 53) + 1  # a moment that no double holds
 STAMP = NOW + 5
 STORE = (1 << 47) + 3
-ORIGIN = STORE << cells.ORIGIN_BITS | 7
+ORIGIN = STORE << kvs_cells.ORIGIN_BITS | 7
 KEY = b"n\xc3\xb6/key"
 
 SCRIPT = CELLS + """
@@ -113,14 +113,14 @@ def _told(answer: Any) -> Any:
 def _expected(cell: Cell | None) -> Any:
     if cell is None:
         return None
-    value, alive = cells.visible(cell, NOW), cells.alive(cell, NOW)
-    contribution = cells.contribution(KEY, value).to_bytes(16, "little")
-    return cell, cells.latest(cell), cells.changes_ns(alive), cells.ends_ns(alive), value, contribution
+    value, alive = kvs_cells.visible(cell, NOW), kvs_cells.alive(cell, NOW)
+    contribution = kvs_cells.contribution(KEY, value).to_bytes(16, "little")
+    return cell, kvs_cells.latest(cell), kvs_cells.changes_ns(alive), kvs_cells.ends_ns(alive), value, contribution
 
 
 def _merged(cell: Cell, merge: Merge, default_ns: int) -> Cell | None:
     try:
-        return cells.merged(cell, merge, STAMP, ORIGIN, NOW, default_ns)
+        return kvs_cells.merged(cell, merge, STAMP, ORIGIN, NOW, default_ns)
     except TypeError:
         return None
 
@@ -138,12 +138,12 @@ def test_a_merge_on_the_server_is_the_merge_in_python(
     client: redis.Redis, cell: Cell, merge: Merge, default_ns: int
 ) -> None:
     arguments = [
-        _digits(NOW), _body(cell), cells.kind_of(merge), merge.apply(None), _digits(STAMP), _digits(ORIGIN),
+        _digits(NOW), _body(cell), kvs_cells.kind_of(merge), merge.apply(None), _digits(STAMP), _digits(ORIGIN),
         _digits(STORE), _digits(default_ns),
     ]  # fmt: skip
     made, over = client.eval(SCRIPT, 1, KEY, *arguments)  # type: ignore[misc]
     assert _told(made) == _expected(_merged(cell, merge, default_ns))
-    assert _told(over) == _expected(cells.expired(cell, NOW))
+    assert _told(over) == _expected(kvs_cells.expired(cell, NOW))
 
 
 EDGES = [-33, -32, -1, 0, 127, 128, 255, 256, 65535, 65536, 2**32 - 1, 2**32, -128, -129, -32768, -32769, -(2**31),

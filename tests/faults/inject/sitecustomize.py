@@ -389,14 +389,14 @@ def store_forward(module: ModuleType) -> None:
 
 
 POINTS = {
-    "noderuntime.space.space": space, "noderuntime.space.segments": segments, "noderuntime.ipc.doorbell": bells,
+    "noderuntime.space.environment": space, "noderuntime.space.segments": segments, "noderuntime.ipc.doorbell": bells,
     "noderuntime.ipc.channel": channel, "noderuntime.context": context, "noderuntime.operator_host": operator_host,
     "noderuntime.member": member, "noderuntime.node": node, "noderuntime.store": store,
     "noderuntime.forkserver": nursery, "noderuntime.runtime": runtime, "noderuntime.crew": crew,
     "noderuntime.ipc.process": process,
     "noderuntime.state.memory": memory_state, "noderuntime.state.common": table_state,
     "noderuntime.state.redis": redis_state, "noderuntime.state.sqlite": sqlite_state,
-    "noderuntime.state.outside": subscription, "noderuntime.space.watching": subscription,
+    "noderuntime.state.outside": subscription, "noderuntime.space.watches": subscription,
     "noderuntime.store_state": store_state, "noderuntime.store_start": store_start,
     "noderuntime.store_outside": store_outside, "noderuntime.store_forward": store_forward,
     "redis.connection": redis_connection,

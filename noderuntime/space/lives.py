@@ -14,6 +14,7 @@ import msgpack
 from noderuntime.errors import StoreError
 from noderuntime.space import keys, records
 from noderuntime.space.ending import Links, close, tell
+from noderuntime.space.environment import Space, scan
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.records import (
     BYTES,
@@ -28,7 +29,6 @@ from noderuntime.space.records import (
     SOURCE_FAILED,
     TAKEN,
 )
-from noderuntime.space.space import Space, scan
 
 
 @dataclass(frozen=True, slots=True)

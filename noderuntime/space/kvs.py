@@ -1,6 +1,6 @@
 """The shared KVS inside a transaction: reading an entry, and changing some. Used by commits, MemoryState and the store.
 
-What lies under a key is a cell (see noderuntime.cells). Most are a value that was set, and are stored as just that;
+What lies under a key is a cell (see noderuntime.space.kvs_cells). Most are a value that was set, and are stored as just that;
 those that were merged into, or are marked as MessagePack, carry the whole cell behind the value that readers get.
 
 `Changes` is the write side: one per transaction. Each change gets the transaction's sequence as its revision, and an
@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
-from noderuntime import cells
-from noderuntime.cells import DIGEST_BYTES, DIGEST_MASK, Cell, contribution
 from noderuntime.errors import ValueTooLarge
 from noderuntime.merges import Merge as Merge
-from noderuntime.space import keys, records
+from noderuntime.space import keys, kvs_cells, records
+from noderuntime.space.environment import VALUE_BYTES_MAX, scan
+from noderuntime.space.kvs_cells import DIGEST_BYTES, DIGEST_MASK, Cell, contribution
 from noderuntime.space.records import (
     CHANGE_HEAD_BYTES,
     GONE,
@@ -28,7 +28,6 @@ from noderuntime.space.records import (
     UNMARKED,
     VISIBLE,
 )
-from noderuntime.space.space import VALUE_BYTES_MAX, scan
 
 _SLACK_SHIFT: Final = 6  # the log is cut when it is a 64th too long, several changes at once
 
@@ -177,9 +176,9 @@ def _parse(record: bytes, now_ns: int) -> SharedValue | None:
         return None
     if 0 < changes_ns <= now_ns:
         cell = _cell_of(record)
-        value, packed = cells.shown(cell, now_ns)
+        value, packed = kvs_cells.shown(cell, now_ns)
         return None if value is None else SharedValue(
-            value, revision, stamp, cells.ends_ns(cells.alive(cell, now_ns)), origin, packed
+            value, revision, stamp, kvs_cells.ends_ns(kvs_cells.alive(cell, now_ns)), origin, packed
         )
     size, ends_ns = VISIBLE.unpack_from(record, SHARED_BYTES)
     start = SHARED_BYTES + VISIBLE.size
@@ -208,7 +207,7 @@ def _stored(record: bytes) -> Stored:
 def _kept(record: bytes | None) -> Cell:
     """The cell in a record."""
     if record is None:
-        return cells.EMPTY
+        return kvs_cells.EMPTY
     _, stamp, changes_ns, origin, _, _, flags = SHARED.unpack_from(record)
     if flags & MERGED:
         return _cell_of(record)
@@ -219,7 +218,7 @@ def _kept(record: bytes | None) -> Cell:
 
 def _cell_of(record: bytes) -> Cell:
     size, _ = VISIBLE.unpack_from(record, SHARED_BYTES)
-    return cells.load(record[SHARED_BYTES + VISIBLE.size + size :])
+    return kvs_cells.load(record[SHARED_BYTES + VISIBLE.size + size :])
 
 
 def head(txn: Any) -> Head:
@@ -235,7 +234,7 @@ def digest_now(txn: Any, now_ns: int) -> int:
     for key in _due(txn, now_ns):
         found = stored(txn, key)
         if found is not None:
-            visible = cells.visible(found.cell, now_ns)
+            visible = kvs_cells.visible(found.cell, now_ns)
             digest += contribution(key, visible) - found.contribution
     return digest & DIGEST_MASK
 
@@ -347,7 +346,7 @@ class Changes:
             cell = _kept(record)
             default_ns = self._now_ns + self._ttl_ns if self._ttl_ns else 0
             self._stamp += 1
-            cell = cells.merged(cell, item.merge, stamp, self._origin, self._now_ns, default_ns)
+            cell = kvs_cells.merged(cell, item.merge, stamp, self._origin, self._now_ns, default_ns)
             self._put_cell(key, record, cell)
             return
         value = item.value
@@ -373,7 +372,7 @@ class Changes:
         expires_ns = self._now_ns + ttl_ns if ttl_ns else 0
         if item.packed:
             body = VISIBLE.pack(len(value), expires_ns) + value
-            value = body + cells.pack(cells.written(stamp, self._origin, value, expires_ns, packed=True))
+            value = body + kvs_cells.pack(kvs_cells.written(stamp, self._origin, value, expires_ns, packed=True))
         packed = SHARED.pack(
             self._revision, stamp, expires_ns, self._origin, added.to_bytes(DIGEST_BYTES, "little"), self._index,
             MERGED if item.packed else 0,
@@ -387,8 +386,8 @@ class Changes:
         """Take over what another store has under `key`; whether that changed anything here."""
         record = self._txn.get(b"s" + key)
         mine = _kept(record)
-        self._stamp = max(self._stamp, cells.latest(cell))
-        joined = cells.expired(cells.join(mine, cell), self._now_ns)
+        self._stamp = max(self._stamp, kvs_cells.latest(cell))
+        joined = kvs_cells.expired(kvs_cells.join(mine, cell), self._now_ns)
         if joined == mine:
             return False
         self._put_cell(key, record, joined)
@@ -404,7 +403,7 @@ class Changes:
         for key in due:
             record = self._txn.get(b"s" + key)
             if record is not None:
-                self._put_cell(key, record, cells.expired(_kept(record), self._now_ns))
+                self._put_cell(key, record, kvs_cells.expired(_kept(record), self._now_ns))
         return len(due)
 
     def finish(self) -> None:
@@ -427,11 +426,11 @@ class Changes:
                 txn.delete(keys.expiry(changes_ns, was, index))
             self._digest -= int.from_bytes(contributed, "little")
         now_ns = self._now_ns
-        value, marked = cells.shown(cell, now_ns)
+        value, marked = kvs_cells.shown(cell, now_ns)
         if value is not None and len(value) > VALUE_BYTES_MAX:
             raise ValueTooLarge(f"the merged value of {key.decode()!r}", len(value), VALUE_BYTES_MAX)
-        expiries = cells.alive(cell, now_ns)
-        changes_ns = cells.changes_ns(expiries)
+        expiries = kvs_cells.alive(cell, now_ns)
+        changes_ns = kvs_cells.changes_ns(expiries)
         added = contribution(key, value)
         self._digest += added
         stamp, origin, flags, body = cell.stamp, cell.origin, 0, value or b""
@@ -439,7 +438,7 @@ class Changes:
             stamp, origin = max(self._stamp, cell.stamp), self._origin
         if cell.parts or marked:
             flags = MERGED if marked or value is None else MERGED | UNMARKED
-            body = VISIBLE.pack(len(body), cells.ends_ns(expiries)) + body + cells.pack(cell)
+            body = VISIBLE.pack(len(body), kvs_cells.ends_ns(expiries)) + body + kvs_cells.pack(cell)
         if value is None:
             flags |= GONE
         packed = SHARED.pack(

@@ -13,9 +13,9 @@ from typing import Any
 from noderuntime.api.values import BYTES
 from noderuntime.errors import ValueTooLarge
 from noderuntime.ipc.wiring import InputWiring, OutputWiring, ReceiverWiring
-from noderuntime.space import keys, records, shared
+from noderuntime.space import keys, kvs, records
 from noderuntime.space.segments import THRESHOLD_BYTES, Segment
-from noderuntime.space.watching import Cursor
+from noderuntime.space.watches import Cursor
 
 Sent = tuple["Output", bytes, int, Segment | None]  # an output, and a message's record, number and segment
 
@@ -24,7 +24,7 @@ class Rare:
     """What few events change."""
 
     attempts: bool = False  # the message has an attempts record, which goes with it
-    shared: list[shared.SharedWrite] | None = None
+    shared: list[kvs.SharedWrite] | None = None
     cursor: Cursor | None = None  # how far the watch of this node has come with this event
     cells: dict[int, int] | None = None
     ends: bool = False  # the last event of this node: close its outputs and its mailbox

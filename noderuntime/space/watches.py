@@ -16,9 +16,8 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
-from noderuntime import cells
-from noderuntime.space import keys, shared
-from noderuntime.space.space import Space, scan
+from noderuntime.space import keys, kvs, kvs_cells
+from noderuntime.space.environment import Space, scan
 
 STORE: Final = keys.NODES_MAX  # the number under which the store process watches for its clients
 
@@ -64,7 +63,7 @@ class Watchers:
         self._generation = 0
         self._by_length: dict[int, dict[bytes, set[int]]] = {}
 
-    def of(self, txn: Any, changes: shared.Changes) -> set[int]:
+    def of(self, txn: Any, changes: kvs.Changes) -> set[int]:
         """The numbers of those who watch what `changes` has changed."""
         if changes.generation != self._generation:
             self._load(txn)
@@ -103,12 +102,12 @@ def look(
     if not reaches(txn, cursor):
         return _catch_up(txn, match, cursor, now_ns, limit)
     found: list[Update] = []
-    for change in itertools.islice(shared.changes_after(txn, *cursor), _LOOK_MAX):
+    for change in itertools.islice(kvs.changes_after(txn, *cursor), _LOOK_MAX):
         if len(found) >= limit:
             break
         cursor = change.revision, change.nth
         if match(change.key):
-            entry = shared.stored(txn, change.key)
+            entry = kvs.stored(txn, change.key)
             if entry is not None and (entry.revision, entry.nth) == cursor:
                 found.append(_update(change.key, entry, now_ns))
     return found, cursor
@@ -118,7 +117,7 @@ def reaches(txn: Any, cursor: Cursor) -> bool:
     """Whether the change log still holds everything behind `cursor`."""
     if txn.get(keys.change(*cursor)) is not None:
         return True
-    head = shared.head(txn)
+    head = kvs.head(txn)
     return (head.revision, head.nth) <= cursor
 
 
@@ -127,24 +126,24 @@ def _catch_up(
 ) -> tuple[list[Update], Cursor]:
     newer = [
         (entry.revision, entry.nth, key)
-        for key, entry in shared.all_stored(txn)
+        for key, entry in kvs.all_stored(txn)
         if (entry.revision, entry.nth) > cursor and match(key)
     ]
     newer.sort()
     found = []
     for revision, index, key in newer[:limit]:
-        entry = shared.stored(txn, key)
+        entry = kvs.stored(txn, key)
         assert entry is not None
         found.append(_update(key, entry, now_ns))
         cursor = revision, index
     if len(newer) <= limit:
-        head = shared.head(txn)
+        head = kvs.head(txn)
         cursor = head.revision, head.nth
     return found, cursor
 
 
-def _update(key: bytes, entry: shared.Stored, now_ns: int) -> Update:
-    value, packed = cells.shown(entry.cell, now_ns)
+def _update(key: bytes, entry: kvs.Stored, now_ns: int) -> Update:
+    value, packed = kvs_cells.shown(entry.cell, now_ns)
     return Update(key.decode(), value, entry.revision, entry.nth, packed)
 
 
@@ -173,13 +172,13 @@ class Subscription:
             return
         with self._lock, self._space.write() as txn:
             if not self._prefixes:
-                head = shared.head(txn)
+                head = kvs.head(txn)
                 self.cursor = head.revision, head.nth
                 txn.put(keys.watch_cursor(self._node), keys.place(*self.cursor))
             for prefix in new:
                 txn.put(keys.watched_prefix(self._node) + prefix, b"")
                 self._prefixes.add(prefix)
-            shared.count_watches(txn)
+            kvs.count_watches(txn)
 
     def remove(self, prefixes: Iterable[bytes]) -> None:
         """Watch these no more."""
@@ -187,14 +186,14 @@ class Subscription:
             for prefix in prefixes:
                 txn.delete(keys.watched_prefix(self._node) + prefix)
                 self._prefixes.discard(prefix)
-            shared.count_watches(txn)
+            kvs.count_watches(txn)
 
     def read(self, limit: int) -> list[Update]:
         """Up to `limit` updates that were not read before."""
         if not self._prefixes:
             return []
         with self._lock, self._space.read() as txn:
-            head = shared.head(txn)
+            head = kvs.head(txn)
             if (head.revision, head.nth) <= self.cursor:
                 return []
             found, self.cursor = look(txn, self._prefixes.match, self.cursor, self._space.now_ns(), limit)
@@ -216,7 +215,7 @@ def forget(txn: Any, node: int) -> None:
     for key, _ in list(scan(txn, keys.watched_prefix(node))):
         txn.delete(key)
     txn.delete(keys.watch_cursor(node))
-    shared.count_watches(txn)
+    kvs.count_watches(txn)
 
 
 def watching(txn: Any) -> set[int]:

@@ -14,7 +14,8 @@ import msgpack
 
 from noderuntime.errors import StoreError
 from noderuntime.space import keys, records
-from noderuntime.space.claims import Graph, Vertex, reopen_ended
+from noderuntime.space.environment import Space, scan
+from noderuntime.space.lives import Graph, Vertex, reopen_ended
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.records import (
     BYTES,
@@ -27,7 +28,6 @@ from noderuntime.space.records import (
     SOURCE_FAILED,
 )
 from noderuntime.space.segments import adjust
-from noderuntime.space.space import Space, scan
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,10 @@ from typing import Any
 import lmdb
 import msgpack
 
-from noderuntime.cells import ORIGIN_BITS, STORE_BITS
 from noderuntime.errors import StoreError, StoreFull
 from noderuntime.ipc import forks, lock_watch
 from noderuntime.space import keys
+from noderuntime.space.kvs_cells import ORIGIN_BITS, STORE_BITS
 
 FORMAT = 1
 READERS_MAX = 4000
@@ -82,7 +82,7 @@ class Space:
             )
         self.base: int = facts["base"]
         self.clock: tuple[int, int] = (facts["wall_ns"], facts["boot_ns"])
-        # this store's number among all stores, above the bits that number a node (see noderuntime.cells)
+        # this store's number among all stores, above the bits that number a node (see noderuntime.space.kvs_cells)
         self.origin: int = facts.get("store", 0) << ORIGIN_BITS
         self.outbox_id: str = facts.get("outbox", "")
         # {"kind", "config"} of the State outside the space that shared writes go to; None: they stay here
@@ -207,7 +207,7 @@ def create(folder: Path, size_bytes: int, boot_id: str) -> Space:
         "format": FORMAT,
         "base": 0,
         "boot": boot_id,
-        "store": secrets.randbits(STORE_BITS),  # a new one when it is restored: see noderuntime.cells
+        "store": secrets.randbits(STORE_BITS),  # a new one when it is restored: see noderuntime.space.kvs_cells
         "outbox": secrets.token_hex(8),  # this one goes on: it says what of the outbox was applied
         "wall_ns": time.time_ns(),
         "boot_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
