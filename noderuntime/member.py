@@ -23,8 +23,8 @@ from noderuntime.space.segments import SegmentPool, SegmentViews
 from noderuntime.space.staging import Input, Staged
 from noderuntime.space.watches import Subscription
 from noderuntime.state import State
+from noderuntime.state.external import OutsideState, OutsideSubscription, open_outside
 from noderuntime.state.memory import NodeState
-from noderuntime.state.outside import OutsideState, OutsideSubscription, open_outside
 
 QUIET_NS = 1_000_000  # without a commit for so long, the receivers are asleep
 ANNOUNCED_MAX = 4

@@ -26,8 +26,8 @@ from noderuntime.space.kvs_cells import Cell
 from noderuntime.space.watches import Subscription, Watchers
 from noderuntime.state import base
 from noderuntime.state.base import Diff, Entry, State, Update
-from noderuntime.state.config import Fields
 from noderuntime.state.diffs import check_diff, check_expect, diff_of, different, entry
+from noderuntime.state.fields import Fields
 
 PURGE_STEP = 500
 SLOW_CHECK_S = 5.0

@@ -36,8 +36,8 @@ from noderuntime.space.kvs_cells import DIGEST_BYTES, ORIGIN_BITS, STORE_BITS, C
 from noderuntime.state import base, redis_scripts
 from noderuntime.state.base import VALUE_BYTES_MAX, Diff, Entry, State
 from noderuntime.state.common import Decide, Done, Moment, Once, Put, Row, TableState, digest_now
-from noderuntime.state.config import Fields
 from noderuntime.state.diffs import diff_of, encoded_key, entry_of
+from noderuntime.state.fields import Fields
 from noderuntime.state.redis_cells import DIGITS
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from noderuntime.space.kvs import ttl_to_ns
 from noderuntime.space.kvs_cells import DIGEST_BYTES, DIGEST_MASK, ORIGIN_BITS, STORE_BITS
 from noderuntime.state import base
 from noderuntime.state.common import KEPT_S, Decide, Done, Moment, Once, Row, TableState
-from noderuntime.state.config import Fields
+from noderuntime.state.fields import Fields
 
 LOCK_S: Final = 30.0
 LOOK_S: Final = 0.02

@@ -396,7 +396,7 @@ POINTS = {
     "noderuntime.ipc.process": process,
     "noderuntime.state.memory": memory_state, "noderuntime.state.common": table_state,
     "noderuntime.state.redis": redis_state, "noderuntime.state.sqlite": sqlite_state,
-    "noderuntime.state.outside": subscription, "noderuntime.space.watches": subscription,
+    "noderuntime.state.external": subscription, "noderuntime.space.watches": subscription,
     "noderuntime.store_state": store_state, "noderuntime.store_start": store_start,
     "noderuntime.store_outside": store_outside, "noderuntime.store_forward": store_forward,
     "redis.connection": redis_connection,
