@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from noderuntime.errors import (
         ValueTooLarge as ValueTooLarge,
     )
-    from noderuntime.node import Node as Node
+    from noderuntime.node.custom_node import Node as Node
 
 _HOMES = {
     "events": ["Event"],

@@ -29,9 +29,9 @@ from noderuntime.supervision_words import ALIVE, Hands
 
 READ_BYTES = 65536
 LINE_BYTES_MAX = 1 << 20
-OPERATOR_ENTRY = "noderuntime.operator_host:main"
+OPERATOR_ENTRY = "noderuntime.node.operator_host:main"
 OPERATOR_CODE = (
-    "import sys; sys.path.append(sys.argv.pop(1)); from noderuntime.operator_host import main; sys.exit(main())"
+    "import sys; sys.path.append(sys.argv.pop(1)); from noderuntime.node.operator_host import main; sys.exit(main())"
 )
 
 # read by the interpreter or by libraries when they are loaded: a fork of a warm interpreter would ignore them

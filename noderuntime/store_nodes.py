@@ -28,7 +28,7 @@ from noderuntime.errors import Fenced, NodeRuntimeError, ProtocolError, UnknownO
 from noderuntime.ipc import pulse
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.ipc.wiring import Wiring
-from noderuntime.member import Member
+from noderuntime.node.session import Member
 from noderuntime.space import keys, records
 from noderuntime.space.environment import Space
 from noderuntime.space.lives import Graph

@@ -13,8 +13,8 @@ import select
 import sys
 from typing import Any
 
-import noderuntime.node  # noqa: F401
-from noderuntime import operator_host
+import noderuntime.node.custom_node  # noqa: F401
+from noderuntime.node import operator_host
 
 
 def main() -> Any:

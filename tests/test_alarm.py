@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from noderuntime.alarm import Alarm
+from noderuntime.node.timerfd import Alarm
 
 HOUR_NS = 3_600_000_000_000
 

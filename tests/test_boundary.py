@@ -31,8 +31,9 @@ from noderuntime.ipc import protocol
 from noderuntime.ipc.boundary import Boundary, all_of, cut, describe, plain
 from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Log, Reply, Request, decode, encode, refusal
 from noderuntime.logs import Notes, RunLogs
+from noderuntime.node.remote_log import LogHandler
+from noderuntime.node.user_code import user_trace
 from noderuntime.observer import LogRecord
-from noderuntime.remote_log import LogHandler
 from noderuntime.space import outbox
 from noderuntime.space.kvs import SharedWrite
 from noderuntime.state import kinds
@@ -42,7 +43,6 @@ from noderuntime.store_outside import Outside
 from noderuntime.store_start import Start
 from noderuntime.store_watches import Watches
 from noderuntime.storelink import fits
-from noderuntime.usercode import user_trace
 
 
 class OurEnd(Exception):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from noderuntime import cores
+from noderuntime.node import cores
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from noderuntime.api.events import Event
-from noderuntime.context import OperatorContext
 from noderuntime.errors import NodeRuntimeError
 from noderuntime.ipc import doorbell
 from noderuntime.ipc.protocol import VERSION, Request
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.ipc.wiring import OutputWiring, ReceiverWiring, Wiring
-from noderuntime.member import Member
 from noderuntime.merges import Add, Max, Min, Union
+from noderuntime.node.context import OperatorContext
+from noderuntime.node.session import Member
 from noderuntime.space.environment import create
 from noderuntime.space.mailbox import next_messages
 from noderuntime.space.records import decode_message

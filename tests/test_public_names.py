@@ -24,7 +24,7 @@ def test_a_file_that_hides_a_module_we_need_is_named(tmp_path: Path, name: str) 
 
 
 def test_another_error_below_an_import_is_shown_as_it_is(tmp_path: Path) -> None:
-    text = "import sys\nsys.modules['noderuntime.timers'] = None\nfrom noderuntime import Node\n"
+    text = "import sys\nsys.modules['noderuntime.node.timers'] = None\nfrom noderuntime import Node\n"
     errors = program(tmp_path, text).splitlines()
     assert errors[-1].startswith("ImportError: noderuntime.Node cannot be imported: ModuleNotFoundError: import of")
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import as_user
 import pytest
 
-from noderuntime import joining
 from noderuntime.errors import NotRunning
 from noderuntime.ipc import homes, runs
 from noderuntime.ipc.homes import RunRefused
 from noderuntime.ipc.rundir import RunDir, letters_file
 from noderuntime.ipc.runs import Held, RunFile
+from noderuntime.node import joining
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from typing import Any
 from measured import VALUE, Beat, Latency, leave
 
 import noderuntime.ipc.doorbell as doorbell
-import noderuntime.member as member
+import noderuntime.node.session as member
 import noderuntime.space.commit as commit
-from noderuntime.operator_host import OperatorHost
+from noderuntime.node.operator_host import OperatorHost
 
 clock = time.monotonic_ns
 marks: dict[str, int] = {}

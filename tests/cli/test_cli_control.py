@@ -12,8 +12,8 @@ import pytest
 from cli_world import World
 
 from noderuntime.cli import control, main
-from noderuntime.codecheck import CHECK_S_MAX
 from noderuntime.ipc.protocol import Answer, Ask, Reply
+from noderuntime.node.reload_check import CHECK_S_MAX
 from noderuntime.snapshot.settings import FILE, Settings
 
 Capture = pytest.CaptureFixture[str]

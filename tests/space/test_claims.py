@@ -8,7 +8,7 @@ import pytest
 from kit import CHAIN, Make, Net, StoreRefused, commit, send, staged, take
 
 from noderuntime.errors import Fenced
-from noderuntime.member import keys
+from noderuntime.node.session import keys
 from noderuntime.space import records
 from noderuntime.space.commit import Commits
 from noderuntime.space.environment import scan

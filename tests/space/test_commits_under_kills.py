@@ -22,7 +22,7 @@ WORKER = """
 import json, os, sys
 from noderuntime.ipc import doorbell
 from noderuntime.errors import Fenced
-from noderuntime.member import Member
+from noderuntime.node.session import Member
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.space import keys, records
 from noderuntime.space.staging import Staged

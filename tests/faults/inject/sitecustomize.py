@@ -390,8 +390,8 @@ def store_forward(module: ModuleType) -> None:
 
 POINTS = {
     "noderuntime.space.environment": space, "noderuntime.space.segments": segments, "noderuntime.ipc.doorbell": bells,
-    "noderuntime.ipc.channel": channel, "noderuntime.context": context, "noderuntime.operator_host": operator_host,
-    "noderuntime.member": member, "noderuntime.node": node, "noderuntime.store": store,
+    "noderuntime.ipc.channel": channel, "noderuntime.node.context": context, "noderuntime.node.operator_host": operator_host,
+    "noderuntime.node.session": member, "noderuntime.node.custom_node": node, "noderuntime.store": store,
     "noderuntime.forkserver": nursery, "noderuntime.runtime": runtime, "noderuntime.crew": crew,
     "noderuntime.ipc.process": process,
     "noderuntime.state.memory": memory_state, "noderuntime.state.common": table_state,

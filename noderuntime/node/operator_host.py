@@ -34,9 +34,6 @@ from noderuntime.api.operator import (
     position_of,
     status_of,
 )
-from noderuntime.codecheck import CodeCheck
-from noderuntime.commit_helper import CommitHelper
-from noderuntime.context import OperatorContext
 from noderuntime.errors import Fenced, NodeRuntimeError, OperatorError, StoreFull
 from noderuntime.ipc import doorbell, forks, process, pulse
 from noderuntime.ipc.boundary import ERROR_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, cut, describe
@@ -61,8 +58,13 @@ from noderuntime.ipc.protocol import (
 )
 from noderuntime.ipc.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
 from noderuntime.ipc.wiring import Wiring
-from noderuntime.member import ROOM_CHECK_S, Member
-from noderuntime.remote_log import LogHandler
+from noderuntime.node.commit_helper import CommitHelper
+from noderuntime.node.context import OperatorContext
+from noderuntime.node.reload_check import CodeCheck
+from noderuntime.node.remote_log import LogHandler
+from noderuntime.node.session import ROOM_CHECK_S, Member
+from noderuntime.node.timers import Cells, Timers
+from noderuntime.node.user_code import load, user_trace
 from noderuntime.space import records
 from noderuntime.space.keys import MAILBOX_PREFIX_BYTES
 from noderuntime.space.mailbox import Message
@@ -70,8 +72,6 @@ from noderuntime.space.records import NOTICE_MIN, decode_message
 from noderuntime.space.segments import Dropped
 from noderuntime.space.staging import Staged
 from noderuntime.space.writer import Inapplicable, MessageGone
-from noderuntime.timers import Cells, Timers
-from noderuntime.usercode import load, user_trace
 
 GROUP_EVENTS_MAX = 64
 GROUP_NS = 1_000_000

@@ -15,11 +15,11 @@ import tempfile
 from pathlib import Path
 
 from noderuntime.errors import OperatorError
-from noderuntime.usercode import load
+from noderuntime.node.user_code import load
 
 CHECK_S_MAX = 60
 TRACE_BYTES_MAX = 100_000
-_CODE = "import sys; sys.path.append(sys.argv.pop(1)); from noderuntime.codecheck import main; sys.exit(main())"
+_CODE = "import sys; sys.path.append(sys.argv.pop(1)); from noderuntime.node.reload_check import main; sys.exit(main())"
 
 
 class CodeCheck:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Container, Iterator
 
 from noderuntime.api.events import Event, notice, tick_event
-from noderuntime.member import Member
+from noderuntime.node.session import Member
 from noderuntime.space.staging import Input
 
 Cells = dict[int, int]  # of the node record: number -> value

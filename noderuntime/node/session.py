@@ -11,10 +11,10 @@ import time
 from collections.abc import Collection, Container, Sequence
 from typing import Any
 
-from noderuntime.cores import Cores
 from noderuntime.ipc import doorbell, pulse
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.ipc.wiring import Wiring
+from noderuntime.node.cores import Cores
 from noderuntime.space import keys, records
 from noderuntime.space.commit import Commits
 from noderuntime.space.environment import Space, open_space

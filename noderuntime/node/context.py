@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from noderuntime.errors import NodeRuntimeError, StoreFull, StoreUnreachable, UnknownOutput
 from noderuntime.ipc import forks
-from noderuntime.member import Member
+from noderuntime.node.session import Member
 from noderuntime.space import keys, kvs, records
 from noderuntime.space.environment import VALUE_BYTES_MAX, scan
 from noderuntime.space.kvs import Merge, SharedWrite, check_value, ttl_to_ns

@@ -27,15 +27,16 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, cast
 
-from noderuntime.alarm import Alarm
 from noderuntime.api.events import Event, input_event, kvs_update, notice
 from noderuntime.errors import Fenced, NodeRuntimeError, NotRunning, StateNotAvailable, StoreFull, UnknownOutput
 from noderuntime.ipc import doorbell, forks, process, pulse
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import Bye, Quiet, Ready, Refused, Stop
 from noderuntime.ipc.wiring import Wiring
-from noderuntime.joining import end_fenced, find_run, greet
-from noderuntime.member import ROOM_CHECK_S, Member
+from noderuntime.node.joining import end_fenced, find_run, greet
+from noderuntime.node.session import ROOM_CHECK_S, Member
+from noderuntime.node.timerfd import Alarm
+from noderuntime.node.timers import Timers
 from noderuntime.space import records
 from noderuntime.space.kvs import Merge
 from noderuntime.space.mailbox import Message
@@ -44,7 +45,6 @@ from noderuntime.space.staging import Staged
 from noderuntime.space.watches import Cursor, Update
 from noderuntime.space.writer import MessageGone
 from noderuntime.state import State
-from noderuntime.timers import Timers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

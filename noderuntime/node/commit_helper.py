@@ -7,7 +7,7 @@ import threading
 import traceback
 from collections.abc import Callable
 
-from noderuntime.alarm import Alarm
+from noderuntime.node.timerfd import Alarm
 
 LOOK_AGAIN_NS = 20_000_000
 
