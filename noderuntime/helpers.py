@@ -23,7 +23,7 @@ from noderuntime.supervision import LOCK_S_MAX, NEVER, STOPPED_S_MAX
 
 SPAWN_S_MAX = 10.0
 PAUSE_S = 0.01
-STORE_ENTRY = "noderuntime.store:main"
+STORE_ENTRY = "noderuntime.store.service:main"
 
 
 class GaveUp(NodeRuntimeError):

@@ -46,7 +46,7 @@ import msgpack
 
 from noderuntime.forkserver import PID, TAKEN
 
-PRELOAD = ("noderuntime.node.operator_host", "noderuntime.store")
+PRELOAD = ("noderuntime.node.operator_host", "noderuntime.store.service")
 ASKED_MAX = 5  # spares in a row that died on their way, or with the same order before they took it
 
 

@@ -24,7 +24,7 @@ import pytest
 from kit import CHAIN, MB, Net
 from procs import wait_until
 
-from noderuntime import logs, results, store_start, store_watches
+from noderuntime import logs, results
 from noderuntime.crew import Crew, record_of
 from noderuntime.errors import ProtocolError, StoreUnreachable
 from noderuntime.ipc import protocol
@@ -38,10 +38,11 @@ from noderuntime.space import outbox
 from noderuntime.space.kvs import SharedWrite
 from noderuntime.state import kinds
 from noderuntime.state.common import TableState
-from noderuntime.store_forward import Forward
-from noderuntime.store_outside import Outside
-from noderuntime.store_start import Start
-from noderuntime.store_watches import Watches
+from noderuntime.store import external_watches, startup
+from noderuntime.store.external import Forward
+from noderuntime.store.external_watches import Watches
+from noderuntime.store.outbox import Outside
+from noderuntime.store.startup import Start
 from noderuntime.storelink import fits
 
 
@@ -482,7 +483,7 @@ class Watched(TableState):
 def test_whatever_a_watched_kind_raises_is_answered_and_its_watches_go_on(
     error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_watches, "PAUSE_S", 0.0)
+    monkeypatch.setattr(external_watches, "PAUSE_S", 0.0)
     answers: queue.Queue[Reply] = queue.Queue()
     kind = Watched(error)
     watches = Watches(kind, lambda identity, reply: answers.put(reply))
@@ -510,7 +511,7 @@ def test_whatever_a_kind_raises_when_it_is_opened_the_start_says_so(
         return opened[-1]
 
     monkeypatch.setattr(kinds, "open_kind", open_kind)
-    monkeypatch.setattr(store_start, "AGAIN_S", 0.0)
+    monkeypatch.setattr(startup, "AGAIN_S", 0.0)
     net = Net(shm, CHAIN, 16 * MB)
     woken = threading.Semaphore(0)
     start = Start(net.space, {"kind": "theirs", "options": {}}, 100.0, woken.release)

@@ -19,7 +19,7 @@ from noderuntime.ipc.protocol import EXIT_FENCED, Bye, Hello, Ready, Refused, St
 from noderuntime.ipc.rundir import ENV_NODE, ENV_RUN_DIR
 from noderuntime.space import keys
 from noderuntime.space.environment import scan
-from noderuntime.store_nodes import RemoteNode
+from noderuntime.store.remote_nodes import RemoteNode
 
 Make = Callable[..., Run]
 

@@ -15,14 +15,15 @@ import zmq
 from kit import CHAIN, MB, Net, StoreRefused, commit, dataflow_of, send, staged
 from procs import WAIT_S, wait_until
 
-from noderuntime import errors, store_state
+from noderuntime import errors
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import VERSION, Reply, Request
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.plan import store_nodes
 from noderuntime.space import kvs, records
 from noderuntime.space.kvs import SharedWrite
-from noderuntime.store_state import LISTING_BYTES_MAX
+from noderuntime.store import kvs as store_kvs
+from noderuntime.store.kvs import LISTING_BYTES_MAX
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_the_mark_of_messagepack_is_kept_with_a_shared_value(net: Net) -> None:
 def test_a_listing_goes_on_behind_the_last_key_of_its_page(
     net: Net, scope: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_state, "LISTING_BYTES_MAX", 200)
+    monkeypatch.setattr(store_kvs, "LISTING_BYTES_MAX", 200)
     wanted = [f"k{number:02}" for number in range(30)]
     for key in ["a", *wanted, "l"]:
         net.ask("state_set", scope=scope, key=key, value=b"")
@@ -226,7 +227,7 @@ class Process:
         self.number = 0
 
     def start(self) -> None:
-        arguments = [sys.executable, "-m", "noderuntime.store", str(self.folder), "--size", str(16 * MB)]
+        arguments = [sys.executable, "-m", "noderuntime.store.service", str(self.folder), "--size", str(16 * MB)]
         self.started.append(subprocess.Popen(arguments))
 
     @property
@@ -340,7 +341,7 @@ def test_a_store_keeps_memory_behind_its_last_page(process: Process, shm: Path) 
 
 def test_a_store_that_cannot_make_its_space_says_why(shm: Path) -> None:
     (shm / "space").write_text("")
-    line = [sys.executable, "-m", "noderuntime.store", str(shm), "--size", "1000000"]
+    line = [sys.executable, "-m", "noderuntime.store.service", str(shm), "--size", "1000000"]
     with subprocess.Popen(line, stderr=subprocess.PIPE) as process, Dealer(RunDir(shm).store_socket) as dealer:
         for number, operation, error in ((1, "figures", "StoreError"), (2, "quit", "")):
             dealer.send(Request(VERSION, "test", number, operation, {}))

@@ -9,7 +9,7 @@ from harness import Folder, Running, wait_until
 from test_absurd_peers import Peer
 
 from noderuntime.ipc.protocol import VERSION, Bye, Hello, Ready, Reply, Request, Welcome
-from noderuntime.store_nodes import PART_BYTES
+from noderuntime.store.remote_nodes import PART_BYTES
 
 SEND = """
 import os

@@ -17,7 +17,7 @@ from noderuntime.snapshot.keeper import Keeper
 from noderuntime.snapshot.settings import Settings
 from noderuntime.space import keys
 from noderuntime.space.environment import Space
-from noderuntime.store_snapshot import Snapshots
+from noderuntime.store.snapshots import Snapshots
 
 from .spaces import keeper, make_space, save
 

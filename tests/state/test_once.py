@@ -17,7 +17,7 @@ from noderuntime.space.kvs import SharedWrite
 from noderuntime.state.common import Once, TableState
 from noderuntime.state.redis import RedisState
 from noderuntime.state.sqlite import SqliteState
-from noderuntime.store_forward import Forward
+from noderuntime.store.external import Forward
 from noderuntime.testing.state_contract import wait_until
 
 Open = Callable[[], TableState]

@@ -391,14 +391,14 @@ def store_forward(module: ModuleType) -> None:
 POINTS = {
     "noderuntime.space.environment": space, "noderuntime.space.segments": segments, "noderuntime.ipc.doorbell": bells,
     "noderuntime.ipc.channel": channel, "noderuntime.node.context": context, "noderuntime.node.operator_host": operator_host,
-    "noderuntime.node.session": member, "noderuntime.node.custom_node": node, "noderuntime.store": store,
+    "noderuntime.node.session": member, "noderuntime.node.custom_node": node, "noderuntime.store.service": store,
     "noderuntime.forkserver": nursery, "noderuntime.runtime": runtime, "noderuntime.crew": crew,
     "noderuntime.ipc.process": process,
     "noderuntime.state.memory": memory_state, "noderuntime.state.common": table_state,
     "noderuntime.state.redis": redis_state, "noderuntime.state.sqlite": sqlite_state,
     "noderuntime.state.external": subscription, "noderuntime.space.watches": subscription,
-    "noderuntime.store_state": store_state, "noderuntime.store_start": store_start,
-    "noderuntime.store_outside": store_outside, "noderuntime.store_forward": store_forward,
+    "noderuntime.store.kvs": store_state, "noderuntime.store.startup": store_start,
+    "noderuntime.store.outbox": store_outside, "noderuntime.store.external": store_forward,
     "redis.connection": redis_connection,
 }  # fmt: skip
 

@@ -20,8 +20,8 @@ from noderuntime.errors import ProtocolError, StoreError
 from noderuntime.ipc.protocol import Reply, Request, refusal
 from noderuntime.state.base import Diff, Entry, State
 from noderuntime.state.common import Once, TableState
-from noderuntime.store_state import LISTING_BYTES_MAX, MERGES
-from noderuntime.store_watches import Watches
+from noderuntime.store.external_watches import Watches
+from noderuntime.store.kvs import LISTING_BYTES_MAX, MERGES
 
 Arguments = dict[str, Any]
 Result = dict[str, Any]

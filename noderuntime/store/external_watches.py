@@ -16,8 +16,8 @@ from noderuntime.ipc.protocol import Reply, Request, refusal
 from noderuntime.space import kvs_cells, watches
 from noderuntime.space.keys import user_key
 from noderuntime.state.common import Row, TableState
-from noderuntime.store_state import PREFIXES_MAX, UPDATES_MAX, limit_of
-from noderuntime.store_waits import PARKED_MAX, WAIT_S_MAX
+from noderuntime.store.kvs import PREFIXES_MAX, UPDATES_MAX, limit_of
+from noderuntime.store.parked import PARKED_MAX, WAIT_S_MAX
 
 LOOK_S: Final = 0.2  # deadlines are kept to within that
 PAUSE_S: Final = 0.5  # while the State cannot be reached

@@ -18,7 +18,7 @@ from noderuntime.space.lives import Vertex
 from noderuntime.state.base import Diff
 from noderuntime.state.diffs import check_diff, diff_of, origin_text
 from noderuntime.state.seeds import Seed
-from noderuntime.store_start import sow_here
+from noderuntime.store.startup import sow_here
 
 Arguments = dict[str, Any]
 Result = dict[str, Any]

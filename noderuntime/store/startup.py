@@ -25,7 +25,7 @@ from noderuntime.state import kinds, seeds
 from noderuntime.state.base import State
 from noderuntime.state.common import Row, TableState
 from noderuntime.state.seeds import Seed
-from noderuntime.store_outside import REFUSALS, Outside
+from noderuntime.store.outbox import REFUSALS, Outside
 
 AGAIN_S: Final = 0.2
 TRY_S: Final = 10.0  # for a place of snapshots that cannot be reached

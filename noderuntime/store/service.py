@@ -59,13 +59,13 @@ from noderuntime.space.kvs import ttl_to_ns
 from noderuntime.space.lives import Graph, Vertex
 from noderuntime.space.reconcile import adapt, reconcile, refuse_losses, rename
 from noderuntime.state.seeds import Seed
-from noderuntime.store_forward import Forward, is_forwarded
-from noderuntime.store_letters import LetterOperations
-from noderuntime.store_nodes import NextEvents, Nodes, SendMessages
-from noderuntime.store_snapshot import Snapshots, say
-from noderuntime.store_start import Start
-from noderuntime.store_state import PURGE_STEP, StateOperations, set_limits, vertex_of
-from noderuntime.store_waits import Waits, WatchKeys
+from noderuntime.store.dead_letters import LetterOperations
+from noderuntime.store.external import Forward, is_forwarded
+from noderuntime.store.kvs import PURGE_STEP, StateOperations, set_limits, vertex_of
+from noderuntime.store.parked import Waits, WatchKeys
+from noderuntime.store.remote_nodes import NextEvents, Nodes, SendMessages
+from noderuntime.store.snapshots import Snapshots, say
+from noderuntime.store.startup import Start
 
 INLINE_BYTES_MAX = 256 * 1024  # of private state in a claim's result; larger states are read in the space
 HOUSEKEEPING_S = 1.0
@@ -522,8 +522,8 @@ class Service:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`python -m noderuntime.store RUN_DIR --size BYTES`: create or open the space, and serve it."""
-    parser = argparse.ArgumentParser(prog="noderuntime.store")
+    """`python -m noderuntime.store.service RUN_DIR --size BYTES`: create or open the space, and serve it."""
+    parser = argparse.ArgumentParser(prog="noderuntime.store.service")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--size", type=int, default=1_000_000_000)
     parser.add_argument("--purge-interval", type=float, default=60.0)

@@ -35,7 +35,7 @@ from noderuntime.space.lives import Graph
 from noderuntime.space.segments import Dropped
 from noderuntime.space.staging import Staged
 from noderuntime.space.writer import MessageGone
-from noderuntime.store_state import limit_of, vertex_of
+from noderuntime.store.kvs import limit_of, vertex_of
 
 EVENTS_MAX: Final = 64
 BATCH_BYTES_MAX: Final = 4 << 20
