@@ -10,7 +10,7 @@ from typing import Any
 from noderuntime import errors
 from noderuntime.dataflow.reader import parse
 from noderuntime.ipc.protocol import VERSION, Request
-from noderuntime.plan import plan, store_nodes
+from noderuntime.runtime.plan import plan, store_nodes
 from noderuntime.space import keys, kvs, records
 from noderuntime.space.commit import Commits
 from noderuntime.space.environment import Space, create, scan

@@ -24,16 +24,17 @@ import pytest
 from kit import CHAIN, MB, Net
 from procs import wait_until
 
-from noderuntime import logs, results
-from noderuntime.crew import Crew, record_of
 from noderuntime.errors import ProtocolError, StoreUnreachable
 from noderuntime.ipc import protocol
 from noderuntime.ipc.boundary import Boundary, all_of, cut, describe, plain
 from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Log, Reply, Request, decode, encode, refusal
-from noderuntime.logs import Notes, RunLogs
 from noderuntime.node.remote_log import LogHandler
 from noderuntime.node.user_code import user_trace
-from noderuntime.observer import LogRecord
+from noderuntime.runtime import logs, summary
+from noderuntime.runtime.logs import Notes, RunLogs
+from noderuntime.runtime.nodes import Crew, record_of
+from noderuntime.runtime.observer import LogRecord
+from noderuntime.runtime.store_link import fits
 from noderuntime.space import outbox
 from noderuntime.space.kvs import SharedWrite
 from noderuntime.state import kinds
@@ -43,7 +44,6 @@ from noderuntime.store.external import Forward
 from noderuntime.store.external_watches import Watches
 from noderuntime.store.outbox import Outside
 from noderuntime.store.startup import Start
-from noderuntime.storelink import fits
 
 
 class OurEnd(Exception):
@@ -333,7 +333,7 @@ def test_an_observer_that_fails_keeps_nothing_out_of_the_logs(tmp_path: Path) ->
 
 
 def test_dead_letters_with_any_keys_are_kept(tmp_path: Path) -> None:
-    results.keep_letters(tmp_path, [{"node": "a", "value": {b"k": {2: [{None: 1}]}}}, {"node": "b", "value": "\ud800"}])
+    summary.keep_letters(tmp_path, [{"node": "a", "value": {b"k": {2: [{None: 1}]}}}, {"node": "b", "value": "\ud800"}])
     (kept,) = [json.loads(file.read_text()) for file in tmp_path.iterdir()]
     assert kept[0]["value"] == {"b'k'": {"2": [{"None": 1}]}}
     assert kept[1]["node"] == "b"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from noderuntime.codewatch import Changes
+from noderuntime.runtime.code_watch import Changes
 
 
 @pytest.fixture

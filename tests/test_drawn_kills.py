@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from noderuntime.kills import Edge, Kill, Report, Schedule, balance
+from noderuntime.runtime.chaos_schedule import Edge, Kill, Report, Schedule, balance
 
 VICTIMS = ["a", "b", "(store)"]
 EDGE = Edge("a/out", "b", "in")

@@ -20,7 +20,7 @@ WAIT_S = 10.0
 # `main` is what the test puts in; the output of everything goes to the test
 PROGRAM = """
 import os, signal, subprocess, sys, time
-from noderuntime import guard
+from noderuntime.runtime import guard
 def main():
 {body}
 code = guard.run_guarded(main{options})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from noderuntime.helpers import PAUSE_S, Patience
+from noderuntime.runtime.keepers import PAUSE_S, Patience
 
 
 def test_kills_from_outside_are_forgiven_for_ever() -> None:

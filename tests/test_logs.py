@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from noderuntime import logs
-from noderuntime.logs import Notes, RunLogs
-from noderuntime.observer import LogRecord, SummaryRow
+from noderuntime.runtime import logs
+from noderuntime.runtime.logs import Notes, RunLogs
+from noderuntime.runtime.observer import LogRecord, SummaryRow
 
 
 class Told:

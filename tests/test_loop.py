@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from noderuntime.loop import Loop
+from noderuntime.runtime.loop import Loop
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from noderuntime.forkserver import PID
 from noderuntime.ipc import process
-from noderuntime.nursery import ASKED_MAX, Nursery, Order, Spare, Spawning
+from noderuntime.runtime.forkserver import ASKED_MAX, Nursery, Order, Spare, Spawning
+from noderuntime.runtime.forkserver_main import PID
 
 WAIT_S = 20.0
 ENV = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}

@@ -6,7 +6,7 @@ import msgpack
 
 from noderuntime.dataflow.reader import parse
 from noderuntime.ipc.wiring import InputWiring, OutputWiring, ReceiverWiring, Wiring
-from noderuntime.plan import plan, store_nodes
+from noderuntime.runtime.plan import plan, store_nodes
 
 FLOW = parse(
     """

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from noderuntime.helpers import GaveUp
 from noderuntime.ipc import process
 from noderuntime.ipc.boundary import Boundary
 from noderuntime.ipc.rundir import RunDir
-from noderuntime.logs import Notes, RunLogs
-from noderuntime.runtime import Runtime
+from noderuntime.runtime.keepers import GaveUp
+from noderuntime.runtime.logs import Notes, RunLogs
+from noderuntime.runtime.runtime import Runtime
 
 
 class Fails:
@@ -60,7 +60,7 @@ def test_each_step_of_the_end_happens_although_all_of_them_fail(
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(process, "kill_descendants", kill_descendants)
-    monkeypatch.setattr("noderuntime.runtime.signal.signal", lambda *given: None)
+    monkeypatch.setattr("noderuntime.runtime.runtime.signal.signal", lambda *given: None)
     runtime._end()
     wanted = ["crew.close", "store.close", "link.close", "nursery.close", "kill", "router.close", "lock_watch.close",
               "loop.close", "chaos.finish", "observer.summary", "held.release"]  # fmt: skip

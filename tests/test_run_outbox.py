@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from noderuntime.run_outbox import HURRIED_S, PATIENCE_S, RunOutbox
+from noderuntime.runtime.outbox import HURRIED_S, PATIENCE_S, RunOutbox
 
 
 class Link:

@@ -19,7 +19,7 @@ from noderuntime import errors
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import VERSION, Reply, Request
 from noderuntime.ipc.rundir import RunDir
-from noderuntime.plan import store_nodes
+from noderuntime.runtime.plan import store_nodes
 from noderuntime.space import kvs, records
 from noderuntime.space.kvs import SharedWrite
 from noderuntime.store import kvs as store_kvs

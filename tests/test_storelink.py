@@ -11,8 +11,8 @@ import pytest
 from noderuntime.ipc.channel import Router
 from noderuntime.ipc.protocol import Reply, Request
 from noderuntime.ipc.rundir import RunDir
-from noderuntime.loop import Loop
-from noderuntime.storelink import ANSWER_S_MAX, NO_ROOM_PAUSE_S, REPEAT_S, StoreLink
+from noderuntime.runtime.loop import Loop
+from noderuntime.runtime.store_link import ANSWER_S_MAX, NO_ROOM_PAUSE_S, REPEAT_S, StoreLink
 
 WAIT_S = 10.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from noderuntime.stuck import Doing, Place, endless, judge, told
+from noderuntime.runtime.stuck import Doing, Place, endless, judge, told
 
 ENDED, FAILED, BUSY = Place(Doing.ENDED), Place(Doing.FAILED), Place(Doing.BUSY)
 

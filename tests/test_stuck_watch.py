@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from kit import dataflow_of
 
-from noderuntime.children import Glance
 from noderuntime.ipc import pulse
-from noderuntime.stuck_watch import STUCK_S, TOLD_S, StuckWatch
-from noderuntime.supervision_words import State
+from noderuntime.runtime.children import Glance
+from noderuntime.runtime.lifecycle_events import State
+from noderuntime.runtime.stuck_watch import STUCK_S, TOLD_S, StuckWatch
 
 FED = {"source": "a/out", "queue_size": 10}
 CHAIN = {

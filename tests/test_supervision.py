@@ -7,10 +7,18 @@ from signal import SIGKILL, SIGTERM
 
 import pytest
 
-from noderuntime.budget import Budget
 from noderuntime.ipc.protocol import EXIT_FENCED, EXIT_RELOAD
-from noderuntime.supervision import LOCK_S_MAX, NEVER, STOPPED_S_MAX, TABLE, TERM_S, IllegalEvent, Policy, Supervision
-from noderuntime.supervision_words import (
+from noderuntime.runtime.lifecycle import (
+    LOCK_S_MAX,
+    NEVER,
+    STOPPED_S_MAX,
+    TABLE,
+    TERM_S,
+    IllegalEvent,
+    Policy,
+    Supervision,
+)
+from noderuntime.runtime.lifecycle_events import (
     ALIVE,
     DONE,
     EVENTS,
@@ -43,6 +51,7 @@ from noderuntime.supervision_words import (
     Vitals,
     Welcome,
 )
+from noderuntime.runtime.restart_budget import Budget
 
 HANDS = ((1, 77, 0),)
 KILLED_OUTSIDE = Exited(-9, HANDS, 0)

@@ -22,7 +22,7 @@ from typing import Any, TextIO
 from noderuntime.cli import output
 from noderuntime.cli.text import frame_rows, harmless, is_frame, pad, plain, table
 from noderuntime.cli.writer import Writer
-from noderuntime.observer import LogRecord, SummaryRow
+from noderuntime.runtime.observer import LogRecord, SummaryRow
 
 NODE_COLOURS = ("36", "33", "32", "35", "34", "96", "93", "92", "95", "94")
 STATE_COLOURS = {"finished": output.GREEN, "failed": output.RED, "waiting": output.YELLOW}

@@ -126,14 +126,14 @@ def _node(run: Run, node: str) -> dict[str, Any]:
 
 
 def _ps_nodes(run: Run, as_json: bool) -> int:
-    from noderuntime import results
+    from noderuntime.runtime import summary
 
     status = _ask(run, "status", {})
     figures = _figures(run)
     for node in status["nodes"]:
         own = figures.get(node["id"])
-        node["messages"] = None if own is None else results.messages(own)
-        node["dropped"] = None if own is None else results.dropped(own)
+        node["messages"] = None if own is None else summary.messages(own)
+        node["dropped"] = None if own is None else summary.dropped(own)
         node["dead_letters"] = None if own is None else int(own.get("dead_letters", 0))
         node["pid"] = node["pid"] or None
         node["replicas"] = []
@@ -150,7 +150,7 @@ def _ps_nodes(run: Run, as_json: bool) -> int:
             "-" if node["messages"] is None else node["messages"],
             "-" if node["dropped"] is None else node["dropped"],
             node["phase"] or "-",
-            results.with_counts(node["reason"], node["dead_letters"] or 0),
+            summary.with_counts(node["reason"], node["dead_letters"] or 0),
         )
         for node in status["nodes"]
     ]

@@ -23,7 +23,7 @@ from noderuntime.cli.console import Prefixes, log_text
 from noderuntime.cli.output import UsageError
 from noderuntime.cli.text import harmless, is_frame
 from noderuntime.ipc.rundir import older_log
-from noderuntime.observer import LogRecord
+from noderuntime.runtime.observer import LogRecord
 
 POLL_S = 0.1
 RUNTIME_LOG = "runtime.log"  # what the runtime itself had to say, in the same form

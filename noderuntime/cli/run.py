@@ -17,13 +17,13 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from noderuntime import guard
 from noderuntime.cli import answered, output
 from noderuntime.cli.console import Console, Detached, JsonConsole
 from noderuntime.cli.output import UsageError
 from noderuntime.dataflow.files import check_files, load
 from noderuntime.dataflow.model import Dataflow
-from noderuntime.observer import Observer, RunOptions
+from noderuntime.runtime import guard
+from noderuntime.runtime.observer import Observer, RunOptions
 
 
 def run(options: Namespace) -> int:
@@ -95,7 +95,7 @@ def _end_by_signal(number: int, frame: FrameType | None) -> NoReturn:
 def _runtime(
     dataflow: Dataflow, observer: Observer, options: Namespace, name: str, terminal: str = ""
 ) -> int:
-    from noderuntime import runtime  # with ZeroMQ: only after the guard has split off
+    from noderuntime.runtime import runtime  # with ZeroMQ: only after the guard has split off
 
     return runtime.run(
         dataflow,

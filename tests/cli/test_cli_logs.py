@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cli_world import World
 
-import noderuntime.logs
+import noderuntime.runtime.logs
 from noderuntime.cli import logs, main
 from noderuntime.cli.logs import Tail
 
@@ -87,8 +87,8 @@ def test_lines_that_are_no_records_are_passed_over(world: World, capsys: Capture
 def test_a_tail_reads_over_the_moment_in_which_a_large_file_becomes_the_older_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(noderuntime.logs, "FILE_BYTES_MAX", 1000)
-    written = noderuntime.logs.RunLogs(tmp_path)
+    monkeypatch.setattr(noderuntime.runtime.logs, "FILE_BYTES_MAX", 1000)
+    written = noderuntime.runtime.logs.RunLogs(tmp_path)
     tail, seen = Tail(tmp_path), []
     for number in range(100):
         written.write("a", "stdout", f"{number}")

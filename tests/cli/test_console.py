@@ -18,7 +18,7 @@ import pytest
 
 from noderuntime.cli.console import Console, JsonConsole, Waiting, log_text, summary_table
 from noderuntime.cli.writer import QUEUE_CHARACTERS_MAX, Writer
-from noderuntime.observer import LogRecord, SummaryRow
+from noderuntime.runtime.observer import LogRecord, SummaryRow
 
 FRAME = "\x1b[2J"
 ROWS = [

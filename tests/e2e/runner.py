@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from noderuntime import guard
 from noderuntime.dataflow.files import load
 from noderuntime.errors import NodeRuntimeError
-from noderuntime.observer import LogRecord, RunOptions, SummaryRow
+from noderuntime.runtime import guard
+from noderuntime.runtime.observer import LogRecord, RunOptions, SummaryRow
 
 
 class Printer:
@@ -55,7 +55,7 @@ def main() -> int:
     dataflow = load(file)
 
     def work() -> int:
-        from noderuntime import runtime
+        from noderuntime.runtime import runtime
 
         try:
             name = options.pop("name", Path(file).stem)

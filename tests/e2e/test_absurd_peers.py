@@ -408,8 +408,8 @@ def test_a_child_may_be_sent_anything(run: Any, kind: str) -> None:
 
 def test_a_store_that_answers_anything_ends_no_client(tmp_path: Any) -> None:
     from noderuntime.ipc.rundir import RunDir
-    from noderuntime.loop import Loop
-    from noderuntime.storelink import StoreLink
+    from noderuntime.runtime.loop import Loop
+    from noderuntime.runtime.store_link import StoreLink
 
     seed = absurd.seed()
     chance = random.Random(seed)

@@ -29,14 +29,8 @@ from shlex import quote
 from types import FrameType
 from typing import Any
 
-from noderuntime import control, guard, results
-from noderuntime.chaos import Chaos
-from noderuntime.children import preload_of
-from noderuntime.codewatch import CodeWatch
-from noderuntime.crew import Crew
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.errors import NodeRuntimeError, ResumeRefused
-from noderuntime.helpers import STORE_ENTRY, GaveUp, NurseryKeeper, StoreKeeper
 from noderuntime.ipc import process, runs, state_folders
 from noderuntime.ipc.boundary import Boundary, describe
 from noderuntime.ipc.channel import Router
@@ -46,16 +40,22 @@ from noderuntime.ipc.protocol import Answer, Ask, Message
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.ipc.runs import Held, RunFile
 from noderuntime.ipc.state_folders import StateFolder
-from noderuntime.logs import Notes, RunLogs
-from noderuntime.loop import Loop
-from noderuntime.nursery import Order
-from noderuntime.observer import Observer, RunOptions, SummaryRow
-from noderuntime.plan import plan, store_nodes
-from noderuntime.run_outbox import RunOutbox
-from noderuntime.run_snapshots import RunSnapshots
-from noderuntime.storelink import StoreLink
-from noderuntime.stuck_watch import StuckWatch
-from noderuntime.supervision import NEVER
+from noderuntime.runtime import control, guard, summary
+from noderuntime.runtime.chaos import Chaos
+from noderuntime.runtime.children import preload_of
+from noderuntime.runtime.code_watch import CodeWatch
+from noderuntime.runtime.forkserver import Order
+from noderuntime.runtime.keepers import STORE_ENTRY, GaveUp, NurseryKeeper, StoreKeeper
+from noderuntime.runtime.lifecycle import NEVER
+from noderuntime.runtime.logs import Notes, RunLogs
+from noderuntime.runtime.loop import Loop
+from noderuntime.runtime.nodes import Crew
+from noderuntime.runtime.observer import Observer, RunOptions, SummaryRow
+from noderuntime.runtime.outbox import RunOutbox
+from noderuntime.runtime.plan import plan, store_nodes
+from noderuntime.runtime.snapshots import RunSnapshots
+from noderuntime.runtime.store_link import StoreLink
+from noderuntime.runtime.stuck_watch import StuckWatch
 
 LOOK_S = 0.1
 WAITING_SHOWN_S = 0.3
@@ -197,7 +197,7 @@ class Runtime:
         self._code = OK  # of a signal that asked to stop
         self._gave_up = ""
         self._refused = ""  # why it cannot be resumed in this way; nothing was changed
-        self._figures: results.Figures = {}
+        self._figures: summary.Figures = {}
         self._letters: list[dict[str, Any]] = []
         self._signals, self._signalled = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -290,7 +290,7 @@ class Runtime:
     def _look_who_is_up(self, now_s: float) -> None:
         """Detached: the launched process may go when every node is ready, or when it is clear that one will not be. A
         run that is about to end tells it by its own end."""
-        wait, missing = results.standing(self._crew.children.values(), now_s - self._spawned_s)
+        wait, missing = summary.standing(self._crew.children.values(), now_s - self._spawned_s)
         if wait or self._stopping or (missing and self._crew.done):
             return
         for line in missing:
@@ -505,7 +505,7 @@ class Runtime:
         self._snapshots.take_last(self._link)
 
     def _ask_for_letters(self) -> None:
-        for node in results.dead_letters(self._figures):
+        for node in summary.dead_letters(self._figures):
             arguments = {"node": node, "uids": []}
             self._link.request("letters_show", arguments, self._keep_letters, lambda error, text: None)
 
@@ -528,11 +528,11 @@ class Runtime:
         ending = Boundary(self._notes.warn)
 
         def sum_up() -> None:
-            rows.extend(results.rows(self._crew.children.values(), self._figures))
+            rows.extend(summary.rows(self._crew.children.values(), self._figures))
 
         def sum_up_none() -> None:
             if not rows and not self._gave_up:  # else the error has said it: no node has failed
-                rows.extend(results.rows_of_none(self._dataflow, "stopped"))
+                rows.extend(summary.rows_of_none(self._dataflow, "stopped"))
 
         def decide() -> None:
             nonlocal keep
@@ -558,8 +558,8 @@ class Runtime:
             ("deciding whether the state is kept", decide),
             ("what to do next", lambda: None if self._refused else self._tell_what_next(rows, keep)),
             ("keeping the dead letters", self._write_letters),
-            ("the summary", lambda: self._notes.summary(rows, results.lines(rows)) if rows else None),
-            ("noting what became of it", lambda: self._note_with_logs(results.outcome(rows, bool(self._gave_up)))),
+            ("the summary", lambda: self._notes.summary(rows, summary.lines(rows)) if rows else None),
+            ("noting what became of it", lambda: self._note_with_logs(summary.outcome(rows, bool(self._gave_up)))),
             ("closing the logs", self._notes.close),
             ("marking the run", lambda: self._mark(keep)),
             ("letting go of the run", lambda: self._held.release() if keep else self._held.remove()),
@@ -590,13 +590,13 @@ class Runtime:
         if self._outbox.problem:
             why = self._outbox.problem
             self._notes.tell(f"shared writes have not arrived: {why}. They are kept; `--resume` delivers them")
-        resumable = keep or (self._snapshots.settings.enabled and results.made_progress(self._figures))
-        for hint in results.hints(self._file.name, self._file.file, rows, self._figures, resumable):
+        resumable = keep or (self._snapshots.settings.enabled and summary.made_progress(self._figures))
+        for hint in summary.hints(self._file.name, self._file.file, rows, self._figures, resumable):
             self._notes.tell(hint)
 
     def _write_letters(self) -> None:
         if self._letters:
-            results.keep_letters(Path(self._file.log_dir), self._letters)
+            summary.keep_letters(Path(self._file.log_dir), self._letters)
 
     def _note_with_logs(self, ended: str) -> None:
         """Keep with the logs whose they are, and what became of the run: `ps -a` knows by it what has ended."""
@@ -617,7 +617,7 @@ class Runtime:
             return True
         # a failed run goes on from its last snapshot; where it keeps none, from its space
         without = not self._snapshots.settings.enabled
-        return without and bool(self._crew.failed) and results.made_progress(self._figures)
+        return without and bool(self._crew.failed) and summary.made_progress(self._figures)
 
 
 def _noted(number: int, frame: FrameType | None) -> None:

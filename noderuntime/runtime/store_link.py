@@ -15,7 +15,7 @@ from noderuntime.errors import ProtocolError
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import VERSION, Reply, Request
 from noderuntime.ipc.rundir import RunDir
-from noderuntime.loop import Loop
+from noderuntime.runtime.loop import Loop
 
 REPEAT_S = 1.0
 ANSWER_S_MAX = 10.0

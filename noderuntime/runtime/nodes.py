@@ -12,11 +12,8 @@ from functools import partial
 from shlex import quote
 from typing import Any
 
-from noderuntime import supervision_words as su
-from noderuntime.children import Child, Proc, kill_strays, order_of, policy_of
 from noderuntime.dataflow.model import Dataflow, NodeSpec
 from noderuntime.errors import DataflowError
-from noderuntime.helpers import GaveUp, NurseryKeeper
 from noderuntime.ipc import doorbell, process
 from noderuntime.ipc.boundary import (
     ERROR_CHARACTERS_MAX,
@@ -50,12 +47,15 @@ from noderuntime.ipc.protocol import (
 from noderuntime.ipc.pulse import PulsePage
 from noderuntime.ipc.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, ENV_TERMINAL, RunDir
 from noderuntime.ipc.wiring import Wiring
-from noderuntime.logs import Notes
-from noderuntime.loop import Loop
-from noderuntime.observer import LogRecord, RunOptions
-from noderuntime.storelink import StoreLink
-from noderuntime.supervision import NEVER, IllegalEvent, Supervision
-from noderuntime.supervision_words import DONE, State
+from noderuntime.runtime import lifecycle_events as su
+from noderuntime.runtime.children import Child, Proc, kill_strays, order_of, policy_of
+from noderuntime.runtime.keepers import GaveUp, NurseryKeeper
+from noderuntime.runtime.lifecycle import NEVER, IllegalEvent, Supervision
+from noderuntime.runtime.lifecycle_events import DONE, State
+from noderuntime.runtime.logs import Notes
+from noderuntime.runtime.loop import Loop
+from noderuntime.runtime.observer import LogRecord, RunOptions
+from noderuntime.runtime.store_link import StoreLink
 
 LAST_WORDS_S = 0.1
 RESTORE_PART_BYTES = FRAME_BYTES_MAX // 2

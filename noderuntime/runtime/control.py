@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from noderuntime import supervision_words as su
-from noderuntime.children import Child
-from noderuntime.crew import Crew
 from noderuntime.dataflow.identifiers import nearest
 from noderuntime.ipc.protocol import VERSION, Answer, Ask
 from noderuntime.ipc.pulse import PHASES
-from noderuntime.supervision import IllegalEvent
-from noderuntime.supervision_words import DONE
+from noderuntime.runtime import lifecycle_events as su
+from noderuntime.runtime.children import Child
+from noderuntime.runtime.lifecycle import IllegalEvent
+from noderuntime.runtime.lifecycle_events import DONE
+from noderuntime.runtime.nodes import Crew
 
 _AGAIN = "Stop the run, and continue it with `run FILE --resume`: that starts all nodes that have not ended."
 

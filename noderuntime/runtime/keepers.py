@@ -11,15 +11,15 @@ import os
 import signal
 from collections.abc import Callable, Container, Mapping, Sequence
 
-from noderuntime.budget import Budget
-from noderuntime.children import Lines, Owner, Proc
 from noderuntime.errors import NodeRuntimeError
 from noderuntime.ipc import process
-from noderuntime.logs import Notes
-from noderuntime.loop import Loop
-from noderuntime.nursery import Nursery, Order, Spawning
-from noderuntime.storelink import StoreLink
-from noderuntime.supervision import LOCK_S_MAX, NEVER, STOPPED_S_MAX
+from noderuntime.runtime.children import Lines, Owner, Proc
+from noderuntime.runtime.forkserver import Nursery, Order, Spawning
+from noderuntime.runtime.lifecycle import LOCK_S_MAX, NEVER, STOPPED_S_MAX
+from noderuntime.runtime.logs import Notes
+from noderuntime.runtime.loop import Loop
+from noderuntime.runtime.restart_budget import Budget
+from noderuntime.runtime.store_link import StoreLink
 
 SPAWN_S_MAX = 10.0
 PAUSE_S = 0.01

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from noderuntime.ipc.protocol import EXIT_FENCED, EXIT_RELOAD
-from noderuntime.supervision_words import Exited, Hands, Reported, SaidBye
+from noderuntime.runtime.lifecycle_events import Exited, Hands, Reported, SaidBye
 
 SIGKILL, SIGTERM = 9, 15  # Linux's numbers, here because pure modules import nothing of the system
 SIGNAL_NAMES = {

@@ -10,14 +10,14 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Any
 
-from noderuntime.children import Child
-from noderuntime.crew import Crew
 from noderuntime.dataflow.model import Dataflow, InputSpec, NodeSpec
 from noderuntime.ipc.pulse import COMMITTING, HANDLED, WAITING, WAITING_FOR_ROOM
-from noderuntime.logs import Notes
-from noderuntime.storelink import StoreLink
-from noderuntime.stuck import Doing, Place, Verdict, endless, judge, on_cycle, reachable, told, waits_text
-from noderuntime.supervision_words import State
+from noderuntime.runtime.children import Child
+from noderuntime.runtime.lifecycle_events import State
+from noderuntime.runtime.logs import Notes
+from noderuntime.runtime.nodes import Crew
+from noderuntime.runtime.store_link import StoreLink
+from noderuntime.runtime.stuck import Doing, Place, Verdict, endless, judge, on_cycle, reachable, told, waits_text
 
 LOOK_S = 0.2
 STUCK_S = 1.0

@@ -12,11 +12,11 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from noderuntime.children import Child
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.ipc.rundir import letters_file
-from noderuntime.observer import SummaryRow
-from noderuntime.supervision_words import DONE, State
+from noderuntime.runtime.children import Child
+from noderuntime.runtime.lifecycle_events import DONE, State
+from noderuntime.runtime.observer import SummaryRow
 
 STATES = {State.ENDED: "finished", State.STOPPED: "stopped", State.FAILED: "failed"}
 

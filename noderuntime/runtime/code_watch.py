@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from noderuntime import supervision_words as su
-from noderuntime.children import Child
-from noderuntime.crew import Crew
 from noderuntime.dataflow.imports import files_of
 from noderuntime.dataflow.model import Dataflow
-from noderuntime.logs import Notes
-from noderuntime.supervision_words import DONE, State
+from noderuntime.runtime import lifecycle_events as su
+from noderuntime.runtime.children import Child
+from noderuntime.runtime.lifecycle_events import DONE, State
+from noderuntime.runtime.logs import Notes
+from noderuntime.runtime.nodes import Crew
 
 LOOK_S = 0.25
 

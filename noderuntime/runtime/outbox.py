@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from noderuntime.dataflow.model import Dataflow
-from noderuntime.logs import Notes
-from noderuntime.storelink import StoreLink
+from noderuntime.runtime.logs import Notes
+from noderuntime.runtime.store_link import StoreLink
 
 PATIENCE_S: Final = 30.0  # without anything arriving
 HURRIED_S: Final = 5.0  # of a run that was stopped

@@ -22,7 +22,7 @@ from typing import Any
 
 from noderuntime.ipc.boundary import Boundary, plain
 from noderuntime.ipc.rundir import older_log
-from noderuntime.observer import LogRecord, Observer, SummaryRow
+from noderuntime.runtime.observer import LogRecord, Observer, SummaryRow
 
 RETRY_S = 1.0
 FILE_BYTES_MAX = 64_000_000  # of one node there are at most two files

@@ -13,18 +13,18 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from noderuntime.children import Child, Proc
-from noderuntime.crew import Crew
 from noderuntime.dataflow.model import Dataflow
-from noderuntime.helpers import NurseryKeeper, StoreKeeper
 from noderuntime.ipc import process
 from noderuntime.ipc.pulse import HANDLED, PHASE, WAITING
-from noderuntime.kills import Edge, Kill, Report, Schedule, balance
-from noderuntime.logs import Notes
-from noderuntime.nursery import Order
-from noderuntime.storelink import StoreLink
-from noderuntime.supervision import NEVER
-from noderuntime.supervision_words import DONE, State
+from noderuntime.runtime.chaos_schedule import Edge, Kill, Report, Schedule, balance
+from noderuntime.runtime.children import Child, Proc
+from noderuntime.runtime.forkserver import Order
+from noderuntime.runtime.keepers import NurseryKeeper, StoreKeeper
+from noderuntime.runtime.lifecycle import NEVER
+from noderuntime.runtime.lifecycle_events import DONE, State
+from noderuntime.runtime.logs import Notes
+from noderuntime.runtime.nodes import Crew
+from noderuntime.runtime.store_link import StoreLink
 
 LOOK_S = 0.001  # while somebody is being waited for
 RETRY_S = 0.05  # when nobody can be killed just now
@@ -143,7 +143,7 @@ class Chaos:
             self._link.request("figures", {}, lambda _: self._back(victim, kill), lambda error, text: None)
         elif victim == NURSERY:
             with contextlib.suppress(OSError):
-                order = Order("nr-probe", dict(os.environ), "/", entry="noderuntime.chaos:probe")
+                order = Order("nr-probe", dict(os.environ), "/", entry="noderuntime.runtime.chaos:probe")
                 self._nursery.spawn(order, _Probe(lambda: self._back(victim, kill)))
 
     def _back(self, victim: str, kill: Kill) -> None:

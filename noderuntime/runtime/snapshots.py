@@ -12,11 +12,11 @@ from typing import Any
 
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.ipc.rundir import RunDir
-from noderuntime.logs import Notes
-from noderuntime.observer import RunOptions
+from noderuntime.runtime.logs import Notes
+from noderuntime.runtime.observer import RunOptions
+from noderuntime.runtime.store_link import StoreLink
 from noderuntime.snapshot.guarantee import guarantee
 from noderuntime.snapshot.settings import FILE, SPOOL, Settings
-from noderuntime.storelink import StoreLink
 
 SAVING_SHOWN_S = 3.0
 

@@ -44,7 +44,7 @@ from pathlib import Path
 
 import msgpack
 
-from noderuntime.forkserver import PID, TAKEN
+from noderuntime.runtime.forkserver_main import PID, TAKEN
 
 PRELOAD = ("noderuntime.node.operator_host", "noderuntime.store.service")
 ASKED_MAX = 5  # spares in a row that died on their way, or with the same order before they took it
@@ -125,7 +125,7 @@ class Nursery:
             # -P: a file of the user's called queue.py must not become our queue. The root is for a checkout
             # that is not installed.
             root = str(Path(__file__).parent.parent)
-            code = "import sys; sys.path.append(sys.argv.pop(1)); from noderuntime.forkserver import main; main()"
+            code = "import sys; sys.path.append(sys.argv.pop(1)); from noderuntime.runtime.forkserver_main import main; main()"
             stdin, stdout, stderr = self._stdio
             child = subprocess.Popen(
                 [sys.executable, "-P", "-c", code, root, str(theirs.fileno()), str(os.getpid()), *self._preload],

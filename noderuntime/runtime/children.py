@@ -22,10 +22,10 @@ from noderuntime.ipc import doorbell, process
 from noderuntime.ipc.pulse import COMMITS, HANDLED, HANDLING, INCARNATION, PHASE, SINCE_NS, PulsePage
 from noderuntime.ipc.rundir import ENV_NODE, ENV_RUN_DIR
 from noderuntime.ipc.wiring import Wiring
-from noderuntime.loop import Loop
-from noderuntime.nursery import PRELOAD, Nursery, Order, Spawning
-from noderuntime.supervision import Policy, Supervision
-from noderuntime.supervision_words import ALIVE, Hands
+from noderuntime.runtime.forkserver import PRELOAD, Nursery, Order, Spawning
+from noderuntime.runtime.lifecycle import Policy, Supervision
+from noderuntime.runtime.lifecycle_events import ALIVE, Hands
+from noderuntime.runtime.loop import Loop
 
 READ_BYTES = 65536
 LINE_BYTES_MAX = 1 << 20
@@ -191,7 +191,7 @@ class Child:
     handled_before: int = 0  # events of earlier lives
     reloads_failed: int = 0  # changed code that did not import
     reload_error: str = ""  # of the last one, with its traceback
-    waits: str = ""  # whom it waits for, in words, when it is stuck (noderuntime.stuck)
+    waits: str = ""  # whom it waits for, in words, when it is stuck (noderuntime.runtime.stuck)
     quiet_life: int = 0  # the life that was told to make no more ticks
     proc: Proc | None = None
     identity: bytes | None = None  # of its connection

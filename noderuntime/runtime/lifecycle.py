@@ -64,9 +64,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from noderuntime.budget import Budget
-from noderuntime.deaths import SIGKILL, SIGTERM, Death, death_of
-from noderuntime.supervision_words import (
+from noderuntime.runtime.deaths import SIGKILL, SIGTERM, Death, death_of
+from noderuntime.runtime.lifecycle_events import (
     DONE,
     Abort,
     Action,
@@ -98,6 +97,7 @@ from noderuntime.supervision_words import (
     Vitals,
     Welcome,
 )
+from noderuntime.runtime.restart_budget import Budget
 
 STOPPED_S_MAX = 0.5
 LOCK_S_MAX = 3.0
