@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from noderuntime.cli import main
+from noderuntime.cli.preflight import problems
 from noderuntime.dataflow.files import check_files, load
 from noderuntime.errors import DataflowError
-from noderuntime.preflight import problems
 
 LOUD = "raise SystemExit('this was executed')\n"
 

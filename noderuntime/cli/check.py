@@ -19,7 +19,7 @@ from noderuntime.errors import DataflowError
 
 def validate(options: Namespace) -> int:
     """Say whether the file can be run, and what looks wrong in it although it can."""
-    from noderuntime.preflight import problems  # `graph` needs nothing of it
+    from noderuntime.cli.preflight import problems  # `graph` needs nothing of it
 
     try:
         dataflow = load(options.file, overrides=dict(options.env))

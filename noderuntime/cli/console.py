@@ -20,8 +20,8 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from noderuntime.cli import output
+from noderuntime.cli.terminal import Writer
 from noderuntime.cli.text import frame_rows, harmless, is_frame, pad, plain, table
-from noderuntime.cli.writer import Writer
 from noderuntime.runtime.observer import LogRecord, SummaryRow
 
 NODE_COLOURS = ("36", "33", "32", "35", "34", "96", "93", "92", "95", "94")

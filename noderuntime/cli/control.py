@@ -160,7 +160,7 @@ def _ps_nodes(run: Run, as_json: bool) -> int:
 
 def _figures(run: Run) -> dict[str, Any]:
     """The store's figures of the nodes; empty when the store, which alone knows, does not answer just now."""
-    from noderuntime.cli.ask import StoreClient
+    from noderuntime.cli.client import StoreClient
 
     if not run.run_dir.store_socket.exists():
         return {}
@@ -173,7 +173,7 @@ def _figures(run: Run) -> dict[str, Any]:
 
 
 def _ask(run: Run, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    from noderuntime.cli.ask import ask_runtime  # ZeroMQ, which a plain `ps` does without
+    from noderuntime.cli.client import ask_runtime  # ZeroMQ, which a plain `ps` does without
 
     return ask_runtime(run.name, run.run_dir.runtime_socket, what, arguments)
 

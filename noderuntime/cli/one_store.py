@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 
-from noderuntime.cli.ask import STORE_ANSWERS_WITHIN_S, StoreClient
+from noderuntime.cli.client import STORE_ANSWERS_WITHIN_S, StoreClient
 from noderuntime.ipc.rundir import RunDir
 
 STORE_ENDS_WITHIN_S = 15.0

@@ -11,8 +11,8 @@ from argparse import Namespace
 from typing import Any
 
 from noderuntime.cli import output
-from noderuntime.cli.ask import StoreClient, take_snapshot
 from noderuntime.cli.choose import choose, known_runs
+from noderuntime.cli.client import StoreClient, take_snapshot
 from noderuntime.cli.output import CommandError
 from noderuntime.cli.text import duration
 from noderuntime.dataflow.identifiers import nearest

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from noderuntime.cli import output
-from noderuntime.cli.ask import StoreClient, ask_runtime
 from noderuntime.cli.choose import RUNNING, hold
-from noderuntime.cli.ended import Ended, choose_kept, open_ended
+from noderuntime.cli.client import StoreClient, ask_runtime
+from noderuntime.cli.offline import Ended, choose_kept, open_ended
 from noderuntime.cli.one_store import one_store
 from noderuntime.cli.output import CommandError, UsageError
 from noderuntime.cli.shown import (

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from noderuntime.cli import output
-from noderuntime.cli.ask import StoreClient
+from noderuntime.cli.client import StoreClient
 from noderuntime.cli.output import UsageError
 from noderuntime.cli.shown import json_value, shown_key, shown_value
 from noderuntime.errors import NotRunning

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import pytest
 
 from noderuntime.cli.console import Console, JsonConsole, Waiting, log_text, summary_table
-from noderuntime.cli.writer import QUEUE_CHARACTERS_MAX, Writer
+from noderuntime.cli.terminal import QUEUE_CHARACTERS_MAX, Writer
 from noderuntime.runtime.observer import LogRecord, SummaryRow
 
 FRAME = "\x1b[2J"

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from noderuntime.cli import output
-from noderuntime.cli.ask import StoreClient, take_snapshot
 from noderuntime.cli.choose import choose, known_runs
+from noderuntime.cli.client import StoreClient, take_snapshot
 from noderuntime.cli.one_store import one_store
 from noderuntime.cli.output import CommandError
 from noderuntime.cli.snapshot import known_settings
