@@ -49,18 +49,18 @@ demo: $(ENV)/.package  ## fifteen seconds of the promise: killed every second, n
 check: $(ENV)/.test
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q tests/test_floors.py
+	@$(BIN)/python -m pytest -q tests/test_house.py
 
 # A wrong result is never tried again. What a test stumbles over in another way (a wait that ran out, a process that is
 # gone by then) is, once: on a busy machine that may be the test's own fault. Each is shown, its logs and stacks are kept
-# in .reruns, and when more than 1 of 1,000 tests needed it, the tests have failed (tests/reruns.py).
+# in .reruns, and when more than 1 of 1,000 tests needed it, the tests have failed (tests/support/reruns.py).
 AGAIN := --reruns 1 --rerun-except 'AssertionError(?!: waited in vain)' --rerun-except '^Failed'
 PYTEST := $(BIN)/python -m pytest -q --dist loadfile $(AGAIN)
 
 test: check test-quick  ## all that is quick
 
 test-quick: $(ENV)/.test
-	@$(PYTEST) -n 3 -m "not long" --ignore tests/test_floors.py
+	@$(PYTEST) -n 3 -m "not long" --ignore tests/test_house.py
 
 test-long: $(ENV)/.test $(ENV)/.azurite  ## the rest
 	@$(PYTEST) -n 2 -m long
@@ -128,10 +128,10 @@ bench: $(ENV)/.package bench/.venv/.ready  ## ours and peers, side by side; writ
 	@$(BIN)/python -m bench $(Q)
 
 faults: $(ENV)/.test
-	@$(BIN)/python tests/faults/schedules.py $(N) --seed $(SEED)
+	@$(BIN)/python tests/support/schedules.py $(N) --seed $(SEED)
 
 stress: $(ENV)/.test  ## everything at once on one run: make stress MINUTES=10; SEED=17 for one again
-	@$(BIN)/python tests/faults/stress.py --minutes $(MINUTES) --seed $(SEED)
+	@$(BIN)/python tests/support/stress.py --minutes $(MINUTES) --seed $(SEED)
 
 clean:
 	rm -rf .venv .envs .reruns bench/.venv bench/results build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fake_runtime import Forker, Run
-from kit import MB, Nodes
+from support.fake_runtime import Forker, Run
+from support.kit import MB, Nodes
 
 pytest_plugins = ["reruns"]
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from reruns import FOLDER_ENV, allowed
+from support.reruns import FOLDER_ENV, allowed
 
 FLAKY = """
 import os, subprocess, sys

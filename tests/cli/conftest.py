@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_world import World
+from support.cli_world import World
 
 
 @pytest.fixture(autouse=True)

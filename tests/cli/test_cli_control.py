@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 import pytest
-from cli_world import World
+from support.cli_world import World
 
 from noderuntime.cli import control, main
 from noderuntime.ipc.protocol import Answer, Ask, Reply

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_world import World
+from support.cli_world import World
 
 import noderuntime.runtime.logs
 from noderuntime.cli import logs, main

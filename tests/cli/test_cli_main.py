@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_world import World
+from support.cli_world import World
 
 from noderuntime import cli
 from noderuntime.cli import control, main, output

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from cli_world import World
+from support.cli_world import World
 
 from noderuntime.cli import main
 from noderuntime.cli.shown import Unfit, from_json, like, shown_key, shown_value

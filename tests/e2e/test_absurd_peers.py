@@ -10,12 +10,12 @@ import random
 from pathlib import Path
 from typing import Any
 
-import absurd
 import msgpack
 import pyarrow
 import pytest
 import zmq
-from harness import SUMS, Folder, Running, wait_until
+from support import absurd
+from support.harness import SUMS, Folder, Running, wait_until
 
 from noderuntime.ipc.channel import Dealer, Router
 from noderuntime.ipc.protocol import (

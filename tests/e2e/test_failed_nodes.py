@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from harness import Folder, Running, wait_until
+from support.harness import Folder, Running, wait_until
 
 from noderuntime.ipc import process
 

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from harness import MARK, Folder, Running, wait_until
+from support.harness import MARK, Folder, Running, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 CLIENT = ROOT / "clients" / "javascript"

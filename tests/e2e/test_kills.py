@@ -10,7 +10,7 @@ import time
 
 import pytest
 import zmq
-from harness import SUMS, TICKING, WAIT_S, Folder, Running, is_alive, processes_of, wait_until
+from support.harness import SUMS, TICKING, WAIT_S, Folder, Running, is_alive, processes_of, wait_until
 
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Bye, Hello, Ready, Refused

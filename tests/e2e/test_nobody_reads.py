@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import processes_of, wait_until
+from support.harness import processes_of, wait_until
 
 from noderuntime.ipc import runs
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from harness import Folder, Running, wait_until
-from redis_server import RedisServer
+from support.harness import Folder, Running, wait_until
+from support.redis_server import RedisServer
 
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import VERSION, Reply, Request

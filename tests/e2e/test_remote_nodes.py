@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from harness import Folder, Running, wait_until
+from support.harness import Folder, Running, wait_until
 from test_absurd_peers import Peer
 
 from noderuntime.ipc.protocol import VERSION, Bye, Hello, Ready, Reply, Request, Welcome

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import RUNNER, SUMS, TICKING, WAIT_S, Folder, is_alive, wait_until
+from support.harness import RUNNER, SUMS, TICKING, WAIT_S, Folder, is_alive, wait_until
 
 
 def test_a_dataflow_runs_to_its_end_and_leaves_nothing(folder: Folder) -> None:

@@ -8,7 +8,7 @@ import sqlite3
 from contextlib import closing
 from typing import Any
 
-from harness import Folder, Running, wait_until
+from support.harness import Folder, Running, wait_until
 from test_survive import call
 
 NUMBERS = """

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract.servers import s3_server
-from harness import SUMS, Folder, Running, is_alive, wait_until
-from machines import (
+from support.harness import SUMS, Folder, Running, is_alive, wait_until
+from support.machines import (
     PROGRAMS,
     flow,
     kill_one,
@@ -28,6 +27,7 @@ from machines import (
     to_the_end,
     wait_for_snapshots,
 )
+from support.servers import s3_server
 
 RUNNING_SUM = [str(n * (n + 1) // 2) for n in range(101)]
 PARITY = [str(((i + 1) // 2) ** 2 if i % 2 else (i // 2) * (i // 2 + 1)) for i in range(101)]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import TICKING, Folder, Running
+from support.harness import TICKING, Folder, Running
 
 
 @pytest.fixture

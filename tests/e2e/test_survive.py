@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Folder, processes_of, wait_until
+from support.harness import Folder, processes_of, wait_until
 
 from noderuntime.cli import main
 

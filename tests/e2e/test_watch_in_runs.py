@@ -6,7 +6,7 @@ import os
 import random
 import signal
 
-from harness import Folder, Running, wait_until
+from support.harness import Folder, Running, wait_until
 
 KEYS = 400
 

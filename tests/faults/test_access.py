@@ -7,8 +7,8 @@ import random
 from pathlib import Path
 
 import zmq
-from flows import chain
-from stage import Stage
+from support.flows import chain
+from support.stage import Stage
 
 import noderuntime
 from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Bye, Hello, Ready, Request, StopAll, encode

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from flows import Flow, Link, source, worker, writing
-from stage import Stage, run_to_the_end
+from support.flows import Flow, Link, source, worker, writing
+from support.stage import Stage, run_to_the_end
 
 PINS = """
 import time

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from cast import MODULUS, Adder, digest, source_value
-from flows import Flow, Link, Vertex, source
-from stage import Stage
+from support.cast import MODULUS, Adder, digest, source_value
+from support.flows import Flow, Link, Vertex, source
+from support.stage import Stage
 
 NAMES = ("a", "b", "c")
 

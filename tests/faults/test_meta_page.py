@@ -9,10 +9,10 @@ from __future__ import annotations
 import threading
 
 import pytest
-from flows import Flow, Link, Vertex, source, worker, writing
-from harness import wait_until
-from stage import Stage
-from tracing import kill_behind_meta_page
+from support.flows import Flow, Link, Vertex, source, worker, writing
+from support.harness import wait_until
+from support.stage import Stage
+from support.tracing import kill_behind_meta_page
 
 
 def flow() -> Flow:

@@ -9,9 +9,9 @@ what the common run did not come to: there the victim's first life, which nothin
 from __future__ import annotations
 
 import pytest
-from flows import Flow, Link, Vertex, source, worker, writing
-from schedules import CUSTOM_OFTEN, CUSTOM_ONCE, NURSERY, OPERATOR_OFTEN, OPERATOR_ONCE, RUNTIME, STORE
-from stage import Fault, Stage, run_to_the_end
+from support.flows import Flow, Link, Vertex, source, worker, writing
+from support.schedules import CUSTOM_OFTEN, CUSTOM_ONCE, NURSERY, OPERATOR_OFTEN, OPERATOR_ONCE, RUNTIME, STORE
+from support.stage import Fault, Stage, run_to_the_end
 
 SENDING = ("flock", "flocked", "allocate", "allocated", "fill", "filled")
 TAKING = ("lease", "leased", "received RestoreState")

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from flows import Flow, Link, source, worker
-from harness import wait_until
-from stage import Stage
+from support.flows import Flow, Link, source, worker
+from support.harness import wait_until
+from support.stage import Stage
 
 SIZE = 24 << 20
 

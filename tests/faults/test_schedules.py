@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from schedules import play, schedule
+from support.schedules import play, schedule
 
 
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])

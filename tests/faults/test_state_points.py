@@ -17,10 +17,10 @@ from typing import Any
 
 import lmdb
 import pytest
-from flows import Flow
-from redis_server import RedisServer
-from stage import HERE, Fault, Stage
-from state_cast import chained
+from support.flows import Flow
+from support.redis_server import RedisServer
+from support.stage import HERE, Fault, Stage
+from support.state_cast import chained
 
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import VERSION, Reply, Request

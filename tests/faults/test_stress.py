@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from stress import play
+from support.stress import play
 
 
 @pytest.mark.long

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.spaces import BOOT, content, delete, keeper, make_space, put_message, put_shared, read_all, save
 
 from noderuntime.api import values
 from noderuntime.snapshot import cut as cuts
@@ -16,8 +17,6 @@ from noderuntime.snapshot.restore import restore_newest
 from noderuntime.space import keys, kvs, lives, records
 from noderuntime.space.environment import Space, open_space, scan
 from noderuntime.space.segments import Segment, SegmentPool, SegmentViews, adjust, register
-
-from .spaces import BOOT, content, delete, keeper, make_space, put_message, put_shared, read_all, save
 
 SIZE = 64 << 20
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.spaces import BOOT, keeper, make_space, save
 
 from noderuntime.api import values
 from noderuntime.errors import SnapshotCorrupt, StoreError
@@ -28,8 +29,6 @@ from noderuntime.snapshot.restore import restore_newest
 from noderuntime.space import keys, records
 from noderuntime.space.environment import Space, open_space, scan
 from noderuntime.space.segments import Segment, SegmentPool, adjust, read_segment, register
-
-from .spaces import BOOT, keeper, make_space, save
 
 SIZE = 64 << 20
 FORMAT_1 = Path(__file__).parent / "kept" / "format-1.tar.gz"

@@ -17,12 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.spaces import content, keeper, make_space, read_all, save
 
 from noderuntime.errors import StoreError
 from noderuntime.snapshot.blobs import BlobBackend
 from noderuntime.snapshot.directory import DirectoryBlobs
-
-from .spaces import content, keeper, make_space, read_all, save
 
 EVERY = Path(__file__).parent / "every_system_call.py"
 FS_IOC_SHUTDOWN = 0x8004587D

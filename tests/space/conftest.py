@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kit import MB, Make, Net, Nodes
+from support.kit import MB, Make, Net, Nodes
 
 
 @pytest.fixture

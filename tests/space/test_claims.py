@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from kit import CHAIN, Make, Net, StoreRefused, commit, send, staged, take
+from support.kit import CHAIN, Make, Net, StoreRefused, commit, send, staged, take
 
 from noderuntime.errors import Fenced
 from noderuntime.node.session import keys

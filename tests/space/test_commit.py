@@ -6,7 +6,7 @@ from typing import Any
 
 import lmdb
 import pytest
-from kit import CHAIN, MB, Make, Net, Nodes, commit, send, staged, take
+from support.kit import CHAIN, MB, Make, Net, Nodes, commit, send, staged, take
 
 from noderuntime.errors import Fenced, ValueTooLarge
 from noderuntime.merges import Add, Union

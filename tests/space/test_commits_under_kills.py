@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fake_runtime import Child, Run
+from support.fake_runtime import Child, Run
 
 from noderuntime.ipc.protocol import EXIT_FENCED
 from noderuntime.space import records

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kit import MB
-from procs import Child, wait_until
+from support.kit import MB
+from support.procs import Child, wait_until
 
 from noderuntime.ipc import lock_watch
 from noderuntime.ipc.lock_watch import has_known_layout

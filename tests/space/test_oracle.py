@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from kit import Make, Net, shown, staged
+from support.kit import Make, Net, shown, staged
 
 from noderuntime.errors import Fenced
 from noderuntime.merges import Add, Max, decode

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit import MB, Make, Net, StoreRefused, commit, send, staged, take
+from support.kit import MB, Make, Net, StoreRefused, commit, send, staged, take
 
 from noderuntime.errors import StoreError, StoreFull
 from noderuntime.merges import Add, Union

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kit import MB, Net, commit, staged
+from support.kit import MB, Net, commit, staged
 
 from noderuntime.errors import StoreFull, ValueTooLarge
 from noderuntime.space import records, segments

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from redis_server import RedisServer
+from support.redis_server import RedisServer
 
 from noderuntime.errors import ProtocolError, RevisionConflict
 from noderuntime.ipc.protocol import VERSION, Reply, Request

@@ -13,7 +13,7 @@ import pytest
 import redis
 from hypothesis import example, given
 from hypothesis import strategies as st
-from redis_server import RedisServer
+from support.redis_server import RedisServer
 
 from noderuntime.merges import Add, Max, Merge, Min, Union, decode
 from noderuntime.space import kvs_cells

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from cli_world import World
+from support.cli_world import World
 
 from noderuntime.cli import main
 from noderuntime.ipc.protocol import Reply, Request

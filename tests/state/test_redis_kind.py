@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import redis
-from redis_server import RedisServer
+from support.redis_server import RedisServer
 
 from noderuntime.errors import StoreError, StoreUnreachable
 from noderuntime.merges import Add, decode

@@ -23,7 +23,7 @@ from noderuntime.space.environment import open_space
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from snapshot.spaces import content, make_space, read_all, save
+from support.spaces import content, make_space, read_all, save
 
 TRACEME, SYSCALL = 0, 24
 _ptrace = ctypes.CDLL(None, use_errno=True).ptrace

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgpack
 import pytest
+from support.spaces import keeper, make_space, save
 
 from noderuntime.errors import StoreError
 from noderuntime.snapshot.cut import SpaceTooFull
@@ -18,8 +19,6 @@ from noderuntime.snapshot.settings import Settings
 from noderuntime.space import keys
 from noderuntime.space.environment import Space
 from noderuntime.store.snapshots import Snapshots
-
-from .spaces import keeper, make_space, save
 
 FAR = 1e6
 

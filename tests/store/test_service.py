@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import zmq
-from kit import CHAIN, MB, Net, StoreRefused, commit, dataflow_of, send, staged
-from procs import WAIT_S, wait_until
+from support.kit import CHAIN, MB, Net, StoreRefused, commit, dataflow_of, send, staged
+from support.procs import WAIT_S, wait_until
 
 from noderuntime import errors
 from noderuntime.ipc.channel import Dealer
@@ -319,7 +319,7 @@ def test_a_second_client_with_wrong_requests_harms_nobody(process: Process, shm:
 
 
 def test_a_store_frees_the_slots_of_killed_readers_when_touched(process: Process, shm: Path) -> None:
-    from procs import Child
+    from support.procs import Child
 
     process.open()
     child = Child(

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harness import Folder, Running, processes_of, wait_until
+from support.harness import Folder, Running, processes_of, wait_until
 
 from noderuntime.snapshot.backend import Listed
 from noderuntime.snapshot.settings import Settings

@@ -12,11 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import absurd
 import msgpack
 import pytest
 import zmq
-from redis_server import RedisServer
+from support import absurd
+from support.redis_server import RedisServer
 
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Reply, Request

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from snapshot.spaces import BOOT, content, keeper, make_space, save
+from support.spaces import BOOT, content, keeper, make_space, save
 
 from noderuntime.errors import StoreError
 from noderuntime.snapshot.backend import SnapshotUnavailable

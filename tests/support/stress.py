@@ -34,9 +34,9 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "e2e")]
 
-import absurd  # noqa: E402
 import zmq  # noqa: E402
-from harness import MARK, processes_of, wait_until  # noqa: E402
+from support import absurd  # noqa: E402
+from support.harness import MARK, processes_of, wait_until  # noqa: E402
 
 from noderuntime.ipc import process  # noqa: E402
 from noderuntime.ipc.protocol import VERSION, Ask, Bye, Failed, Hello, Log, Ready, Reply, Request, StopAll  # noqa: E402

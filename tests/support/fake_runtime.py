@@ -17,8 +17,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar
 
-from kit import MB, Net, Nodes, commit, shown, staged
-from procs import WAIT_S, wait_until
+from support.kit import MB, Net, Nodes, commit, shown, staged
+from support.procs import WAIT_S, wait_until
 
 from noderuntime.ipc import doorbell, pulse
 from noderuntime.ipc.channel import Router

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from redis_server import RedisServer
+from support.redis_server import RedisServer
 
 from noderuntime.testing.linearizability import Operation, linearizable
 from noderuntime.testing.state_contract import wait_until

@@ -16,9 +16,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import lmdb
-from flows import Flow
-from harness import Folder, Running, is_alive, processes_of, wait_until
-from oracle import Found, check
+from support.flows import Flow
+from support.harness import Folder, Running, is_alive, processes_of, wait_until
+from support.oracle import Found, check
 
 from noderuntime import merges
 from noderuntime.ipc import process, runs

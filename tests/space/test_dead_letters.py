@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kit import CHAIN, Make, Net, Place, StoreRefused, commit, send, staged, take
+from support.kit import CHAIN, Make, Net, Place, StoreRefused, commit, send, staged, take
 
 from noderuntime.errors import StoreError
 from noderuntime.space import keys, records

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_runtime import Run
-from kit import commit, staged
-from procs import wait_until
+from support.fake_runtime import Run
+from support.kit import commit, staged
+from support.procs import wait_until
 
 from noderuntime.ipc import pulse
 from noderuntime.ipc.protocol import (

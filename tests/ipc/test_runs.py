@@ -12,8 +12,8 @@ import tempfile
 import threading
 from pathlib import Path
 
-import as_user
 import pytest
+from support import as_user
 
 from noderuntime.errors import NotRunning
 from noderuntime.ipc import homes, runs

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fake_runtime import Run
-from kit import commit, staged
-from procs import wait_until
+from support.fake_runtime import Run
+from support.kit import commit, staged
+from support.procs import wait_until
 
 from noderuntime import Node, NodeRuntimeError, NotRunning
 from noderuntime.ipc import pulse

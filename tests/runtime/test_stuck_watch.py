@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kit import dataflow_of
+from support.kit import dataflow_of
 
 from noderuntime.ipc import pulse
 from noderuntime.runtime.children import Glance

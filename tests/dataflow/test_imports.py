@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from kit import dataflow_of
+from support.kit import dataflow_of
 
 from noderuntime.dataflow.imports import closure, files_of
 

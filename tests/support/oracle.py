@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from cast import ENTRY, TICK, source_value, step
-from flows import Flow, Vertex
+from support.cast import ENTRY, TICK, source_value, step
+from support.flows import Flow, Vertex
 
 
 @dataclass(slots=True)

@@ -18,11 +18,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import absurd
 import msgpack
 import pytest
-from kit import CHAIN, MB, Net
-from procs import wait_until
+from support import absurd
+from support.kit import CHAIN, MB, Net
+from support.procs import wait_until
 
 from noderuntime.errors import ProtocolError, StoreUnreachable
 from noderuntime.ipc import protocol

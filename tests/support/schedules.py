@@ -21,8 +21,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "e2e")]
 
-from flows import Flow, random_flow  # noqa: E402
-from stage import Fault, Stage  # noqa: E402
+from support.flows import Flow, random_flow  # noqa: E402
+from support.stage import Fault, Stage  # noqa: E402
 
 # points by who passes them; those that are passed once or twice in a life, and those passed for each event
 OPERATOR_ONCE = ("begin", "send Hello", "sent Hello", "received Welcome", "open", "restore", "restored", "send Ready",

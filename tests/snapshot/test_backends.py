@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from snapshot.spaces import BOOT, content, keeper, make_space, read_all, save
+from support.servers import BUCKET, azure_server, s3_server
+from support.spaces import BOOT, content, keeper, make_space, read_all, save
 
 from noderuntime.errors import SnapshotCorrupt, StoreError
 from noderuntime.snapshot.backend import SnapshotConflict, SnapshotGone, SnapshotUnavailable
 from noderuntime.snapshot.places import NoBackend, open_backend
 from noderuntime.snapshot.restore import restore_newest
 from noderuntime.space.environment import Space, open_space
-
-from .servers import BUCKET, azure_server, s3_server
 
 SIZE = 64 << 20
 KINDS = (

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fake_runtime import Run
-from procs import wait_until
+from support.fake_runtime import Run
+from support.procs import wait_until
 
 from noderuntime.ipc.protocol import Bye, Failed, Log
 
