@@ -71,12 +71,12 @@ if TYPE_CHECKING:
     from noderuntime.node.custom_node import Node as Node
 
 _HOMES = {
-    "events": ["Event"],
-    "keyed": ["stateful_map"],
-    "keyed_operator": ["KeyedOperator"],
-    "sources": ["iterable_source"],
-    "node": ["Node"],
-    "operator": ["Context", "Operator", "Source", "Status"],
+    "api.events": ["Event"],
+    "api.keyed.stateful_map": ["stateful_map"],
+    "api.keyed.operator": ["KeyedOperator"],
+    "api.sources": ["iterable_source"],
+    "node.custom_node": ["Node"],
+    "api.operator": ["Context", "Operator", "Source", "Status"],
     "errors": [
         "DataflowError", "HistoryLost", "KeyTooLong", "NodeRuntimeError", "NotRunning", "OperatorError",
         "ProtocolError", "RestartsExhausted", "RevisionConflict", "SnapshotCorrupt", "StateNotAvailable", "StoreError",

@@ -1,6 +1,5 @@
 """The errors a user can meet. Each carries its facts as attributes; its text says what to do.
-
-Floor 0: imports nothing of ours.
+ Imports nothing of ours.
 """
 
 from __future__ import annotations

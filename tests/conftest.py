@@ -11,7 +11,7 @@ import pytest
 from support.fake_runtime import Forker, Run
 from support.kit import MB, Nodes
 
-pytest_plugins = ["reruns"]
+pytest_plugins = ["support.reruns"]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Events: what an operator's `on_event` and a custom node's loop are given. Floor 1, pure."""
+"""Events: what an operator's `on_event` and a custom node's loop are given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`iterable_source`: a replayable Source from a function that makes an iterable. Floor 1, pure.
+"""`iterable_source`: a replayable Source from a function that makes an iterable.
 
     @iterable_source(output="n")
     def numbers(ctx):

@@ -1,4 +1,4 @@
-"""Python values to bytes and back. Floor 1, pure.
+"""Python values to bytes and back.
 
 A value travels as (kind, head, body): the head describes the body and is short, the body is the bulk. None, bool, int,
 float, str, list, dict with text keys and datetime are MessagePack; bytes-like, numpy arrays and Arrow data go as they

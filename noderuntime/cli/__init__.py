@@ -1,6 +1,7 @@
-"""The `noderuntime` command. Floor 6: nothing of ours but `__main__` imports it.
+"""The `noderuntime` command: one module for each subcommand.
 
-Each command lives in a module of its own, imported when it is called, so that `ps` does not pay for ZeroMQ.
+May import errors, merges, api, dataflow, ipc, space, state, snapshot, node, store, runtime and testing.
+Start reading in parser.py (all commands and options), then run.py and client.py (how a live run is asked).
 """
 
 from __future__ import annotations

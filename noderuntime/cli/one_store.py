@@ -22,7 +22,8 @@ def one_store(
 
     So nobody else opens the space while it still does. It ends with this process, however that ends.
     """
-    command = [sys.executable, "-m", "noderuntime.store.service", str(run_dir.root), "--parent", str(os.getpid()), *arguments]
+    store = [sys.executable, "-m", "noderuntime.store.service"]
+    command = [*store, str(run_dir.root), "--parent", str(os.getpid()), *arguments]
     process = subprocess.Popen(command, pass_fds=[lock], stdin=subprocess.DEVNULL)
     try:
         with StoreClient(run, run_dir.store_socket, within_s, lost=lambda: _ended(process)) as client:

@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "clean": ("control", "clean", "remove what interrupted and failed runs left behind"),
     "state": ("state", "state", "read and write the state of a run"),
     "snapshot": ("snapshot", "snapshot", "take, list and check the snapshots of a run"),
-    "dead-letters": ("letters", "dead_letters", "look at messages that failed for good; replay or drop them"),
+    "dead-letters": ("dead_letters", "dead_letters", "look at messages that failed for good; replay or drop them"),
     "demo": ("demo", "demo", "see it survive: an operator that is killed every second"),
 }
 

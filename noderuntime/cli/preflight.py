@@ -1,4 +1,4 @@
-"""What `noderuntime validate` can tell of the code that a dataflow names, without running any of it. Floor 4.
+"""What `noderuntime validate` can tell of the code that a dataflow names, without running any of it.
 
 Modules are found as an import would find them, but a parent package is not imported: its folders are looked into.
 Names are looked up in the symbol table that Python makes of a file, which needs no execution. Where a module binds

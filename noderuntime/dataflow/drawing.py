@@ -1,4 +1,4 @@
-"""A dataflow as a picture: Mermaid text, and one HTML file that needs no network. Floor 1, pure."""
+"""A dataflow as a picture: Mermaid text, and one HTML file that needs no network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A dataflow file from disk, and a look at the files that it names. Floor 2: reads, and executes nothing.
+"""A dataflow file from disk, and a look at the files that it names. Reads, and executes nothing.
 
 What is refused here, at its line: node files that are missing, are folders, cannot be read, or are no Python
 and not executable. What is only warned about: Python files whose names hide a module of the standard library,

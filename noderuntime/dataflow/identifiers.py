@@ -1,4 +1,4 @@
-"""Names of nodes, inputs, outputs, runs and handlers: what is allowed, how a wrong one is explained. Floor 0, pure."""
+"""Names of nodes, inputs, outputs, runs and handlers: what is allowed, how a wrong one is explained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files an operator is made of: its own, and those of its folder that it imports, and so on. Floor 2.
+"""Which files an operator is made of: its own, and those of its folder that it imports, and so on.
 
 Found by reading, not by running: `import` statements wherever they stand. What is imported by name at run time is not
 found, and neither is what lies elsewhere: installed packages do not change while one works on an operator.

@@ -1,4 +1,4 @@
-"""Do all inputs come from outputs that exist, and can no node wait for itself? Floor 1, pure."""
+"""Do all inputs come from outputs that exist, and can no node wait for itself?"""
 
 from __future__ import annotations
 

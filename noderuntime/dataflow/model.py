@@ -1,4 +1,4 @@
-"""What a dataflow file says, as frozen data with every default filled in. Floor 1, pure.
+"""What a dataflow file says, as frozen data with every default filled in.
 
 `yaml_tree` turns text into a tree in which everything knows its line, `dataflow_file` turns that tree into
 this model, `loader` reads the file from disk, and `plan` joins the model with the numbers that the store gave

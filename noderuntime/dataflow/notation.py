@@ -1,4 +1,4 @@
-"""The little languages of a dataflow file: `node/output`, `timer/millis/100`, `FILE:NAME`. Floor 1, pure."""
+"""The little languages of a dataflow file: `node/output`, `timer/millis/100`, `FILE:NAME`."""
 
 from __future__ import annotations
 

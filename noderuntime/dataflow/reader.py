@@ -1,6 +1,5 @@
 """The text of a dataflow file -> a `Dataflow`, or a DataflowError with every error that could be told apart.
-
-Floor 1, pure: the environment and the folder are arguments, and nothing is executed.
+ The environment and the folder are arguments, and nothing is executed.
 
 First the shape of everything is read (fields, types, ids); only when that is sound are sources looked up and
 cycles sought, so that one slip does not cause a dozen complaints.

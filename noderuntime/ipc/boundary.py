@@ -1,4 +1,4 @@
-"""What comes over a boundary, and calls across it: frames, requests, plug-ins, background threads. Floor 1, pure.
+"""What comes over a boundary, and calls across it: frames, requests, plug-ins, background threads.
 
 One rule holds at each boundary: whatever is raised there, other than what means our own end, is caught, counted, and
 answered or told, and the run goes on. A list of expected exceptions is never complete: a State kind, a snapshot

@@ -1,4 +1,4 @@
-"""ZeroMQ sockets that speak protocol.py, and nothing else of ZeroMQ. Floor 2; the only importer of zmq.
+"""ZeroMQ sockets that speak protocol.py, and nothing else of ZeroMQ. The only importer of zmq.
 
 A message is one frame. What does not decode, comes in several frames, or is empty is counted in `rejected`
 and dropped; a peer that announces a frame above the limit is disconnected by ZeroMQ itself. Sockets are unix

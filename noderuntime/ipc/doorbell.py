@@ -1,4 +1,4 @@
-"""Doorbells: one FIFO per node; a byte in it wakes the node. Floor 2.
+"""Doorbells: one FIFO per node; a byte in it wakes the node.
 
 A byte carries no information: whoever is woken looks into the space. A FIFO opened O_RDWR never blocks on open, has no
 "no reader" error, keeps its bytes while its node is being respawned, and when it is full it is ringing already.

@@ -1,4 +1,4 @@
-"""Forks of a process that belongs to a run: what the copy may not use says so. Floor 2.
+"""Forks of a process that belongs to a run: what the copy may not use says so.
 
 A fork has copies of all objects, but neither their threads nor the locks that those hold; it shares descriptors,
 ZeroMQ's sockets and LMDB's slots with its parent, and whatever it does with them happens to the parent. So objects that

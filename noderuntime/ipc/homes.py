@@ -1,4 +1,4 @@
-"""Where runs live, and how large the space of a new one may be. Floor 2.
+"""Where runs live, and how large the space of a new one may be.
 
 Homes are looked at in order: shared memory, and the fallback on disk for machines whose shared memory is small.
 """

@@ -1,4 +1,4 @@
-"""Who holds the locks of the space, and who pins its pages, read from outside. Floor 2.
+"""Who holds the locks of the space, and who pins its pages, read from outside.
 
 LMDB's two mutexes live in `lock.mdb`; they are robust, so their futex words hold the thread id of the owner. The
 runtime, which never opens the space, maps the file read-only and looks: a holder that is stopped, or makes no

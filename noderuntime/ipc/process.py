@@ -1,4 +1,4 @@
-"""Processes: who they are, whose they are, and how they end. Floor 2. Linux only: /proc, pidfds, prctl.
+"""Processes: who they are, whose they are, and how they end. Linux only: /proc, pidfds, prctl.
 
 A process is killed through its pidfd or while it is an unreaped child of ours, so that a number that was
 given to somebody else meanwhile is never hit. Process groups are killed before their leader is reaped, for

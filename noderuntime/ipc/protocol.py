@@ -1,4 +1,4 @@
-"""The control protocol: every message that crosses a ZeroMQ socket of ours. Floor 1, pure.
+"""The control protocol: every message that crosses a ZeroMQ socket of ours.
 
     child      = hello (refused | welcome *restore_state (ready *traffic [bye] | failed))
     traffic    = log | stop_all | stop | reload | reload_failed | failed

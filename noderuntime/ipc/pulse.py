@@ -1,4 +1,4 @@
-"""Pulses: a page of plain shared memory per node that only its present incarnation writes. Floor 2.
+"""Pulses: a page of plain shared memory per node that only its present incarnation writes.
 
 The runtime reads it without locks: to notice hangs, to know what was in hand at a crash, for the figures of `ps`.
 The figures are native unsigned 64-bit words, each stored at once, so that none is ever seen half written. The keys of

@@ -1,4 +1,4 @@
-"""Where a run keeps its things. Floor 2: builds paths, and touches nothing but the password database.
+"""Where a run keeps its things. Builds paths, and touches nothing but the password database.
 
     HOME/NAME/                      on shared memory, 0700; HOME = /dev/shm/noderuntime-UID, or $NODERUNTIME_HOME/runs
         run.json                    written once by the runtime (see `RunFile` in runs.py)

@@ -1,4 +1,4 @@
-"""The runs of this user: where they live, who holds them, and which one may begin. Floor 2.
+"""The runs of this user: where they live, who holds them, and which one may begin.
 
 A run is *running* while its runtime lives. That holds two locks of the file `lock`: a flock, which decides who may use
 the run (commands at the state of an interrupted run take it, too), and an OFD lock, which says that it is a runtime.

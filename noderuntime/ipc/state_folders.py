@@ -1,4 +1,4 @@
-"""Where the logs and default snapshots of a run are on disk: per dataflow file, not per name. Floor 2.
+"""Where the logs and default snapshots of a run are on disk: per dataflow file, not per name.
 
 Runs are named after their files, and many projects have a `dataflow.yml`. `STATE/NAME` belongs to the file that used
 the name first (its snapshots.json says which); another file with a run of that name has `STATE/NAME@HASH`, of its path.

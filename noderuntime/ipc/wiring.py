@@ -1,4 +1,4 @@
-"""What one child has to know of the dataflow: its inputs, its outputs, and who receives them. Floor 1, pure.
+"""What one child has to know of the dataflow: its inputs, its outputs, and who receives them.
 
 The runtime builds it from the dataflow file and the numbers that the store gave to nodes, inputs and outputs, and
 sends it in `welcome`. Numbers are small integers, kept in the space, so that keys there are short and survive a

@@ -1,4 +1,4 @@
-"""The thread that commits finished events while a slow handler keeps the loop of its operator busy. Floor 3."""
+"""The thread that commits finished events while a slow handler keeps the loop of its operator busy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ctx`: what an operator's methods get. Everything it stages belongs to the transaction of the event in hand. Floor 4.
+"""`ctx`: what an operator's methods get. Everything it stages belongs to the transaction of the event in hand.
 
 Staging copies or encodes at the call; the commit only compares and puts. Reads see what is staged first: of this
 event, and of those before it in the same group.

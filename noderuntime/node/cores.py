@@ -1,4 +1,4 @@
-"""Whether the machine has a core to spare now. Floor 2.
+"""Whether the machine has a core to spare now.
 
 Read from the count of running tasks in /proc/loadavg, which is of this moment and costs some microseconds; so at most
 every LOOK_NS. Averages were no good: they tell of the last minute.

@@ -1,4 +1,4 @@
-"""`Node`: what a custom node's program uses. It runs its own loop; the runtime only starts it and watches it. Floor 5.
+"""`Node`: what a custom node's program uses. It runs its own loop; the runtime only starts it and watches it.
 
 Delivery is at least once: an event is acknowledged when the thread or task that took it asks for the next one. What is
 sent is committed at once when nothing was sent in the last millisecond, else together with what comes within that

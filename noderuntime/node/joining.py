@@ -1,4 +1,4 @@
-"""How a custom node's program joins its run: which one, as whom, and the runtime's welcome. Floor 3."""
+"""How a custom node's program joins its run: which one, as whom, and the runtime's welcome."""
 
 from __future__ import annotations
 

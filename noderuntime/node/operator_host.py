@@ -1,4 +1,4 @@
-"""The process of an operator: read, handle, commit, ring. Floor 5.
+"""The process of an operator: read, handle, commit, ring.
 
     hello -> welcome, restore_state -> load, make, restore -> ready -> *(ticks, messages, commit) -> bye
 

@@ -1,4 +1,4 @@
-"""Whether an operator's code, as it is on disk now, imports: tried in a process of its own. Floor 4.
+"""Whether an operator's code, as it is on disk now, imports: tried in a process of its own.
 
 What does not import must not replace what runs. The process has the environment and the folder of the operator, and is
 ended when the import takes longer than CHECK_S_MAX; what it prints on stdout is thrown away.
@@ -12,25 +12,22 @@ import signal
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 from noderuntime.errors import OperatorError
+from noderuntime.ipc import entrypoints
 from noderuntime.node.user_code import load
 
 CHECK_S_MAX = 60
 TRACE_BYTES_MAX = 100_000
-_CODE = "import sys; sys.path.append(sys.argv.pop(1)); from noderuntime.node.reload_check import main; sys.exit(main())"
 
 
 class CodeCheck:
     """One trial under way. Its `pidfd` is readable once it has ended; then `result` is called, once."""
 
     def __init__(self, code: dict[str, str]) -> None:
-        root = str(Path(__file__).parent.parent)
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  (no pipe: nobody reads it before the end)
         self._process = subprocess.Popen(
-            # -P: a file of the user's called queue.py must not become our queue
-            [sys.executable, "-P", "-c", _CODE, root, json.dumps(code)],
+            entrypoints.command(entrypoints.RELOAD_CHECK, json.dumps(code)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._said,

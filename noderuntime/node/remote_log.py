@@ -1,4 +1,4 @@
-"""Log records of an operator, on their way to the run's log over the control channel. Floor 3."""
+"""Log records of an operator, on their way to the run's log over the control channel."""
 
 from __future__ import annotations
 

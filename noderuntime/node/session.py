@@ -1,4 +1,4 @@
-"""What every process with nodes in the space has: operators' hosts and custom nodes. Floor 3.
+"""What every process with nodes in the space has: operators' hosts and custom nodes.
 
 It joins the open space, the commits of one node, its pulse, its doorbell and those of its neighbours.
 """

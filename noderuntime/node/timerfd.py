@@ -1,4 +1,4 @@
-"""A timer that a thread can sleep on while another one sets it: a timerfd. Floor 2.
+"""A timer that a thread can sleep on while another one sets it: a timerfd.
 
 A thread that looks by itself every millisecond takes the interpreter's lock each time, often in the middle of a commit,
 which holds up its own process and whoever waits for the write lock. Setting a timerfd costs less than a microsecond,

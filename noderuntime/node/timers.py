@@ -1,4 +1,4 @@
-"""Ticks, and inputs that have been silent for too long: which are due, and when the next one is. Floor 4.
+"""Ticks, and inputs that have been silent for too long: which are due, and when the next one is.
 
 Each process makes those of its own node. How far it has come stands in cells of the node record (see
 noderuntime.space.records), committed with the event that tells of it; so no life repeats or loses one. Ticks that were

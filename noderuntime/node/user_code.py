@@ -1,4 +1,4 @@
-"""Loading users' code, and showing users' errors without our frames around them. Floor 3."""
+"""Loading users' code, and showing users' errors without our frames around them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 
 from noderuntime.errors import OperatorError
 from noderuntime.ipc.boundary import TRACE_CHARACTERS_MAX, cut, describe
+from noderuntime.ipc.entrypoints import PACKAGE
 
-_OURS = str(Path(__file__).parent) + os.sep  # not what only begins with our name, as noderuntime_operators.py does
+_OURS = str(PACKAGE) + os.sep  # not what only begins with our name, as noderuntime_operators.py does
 _USERS = tuple(_OURS + folder + os.sep for folder in ("operators", "dataflows"))
 
 

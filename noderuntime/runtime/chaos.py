@@ -1,4 +1,4 @@
-"""`--chaos`, the part that kills: random kill -9 of a run's own processes, and a stopwatch for each. Floor 4.
+"""`--chaos`, the part that kills: random kill -9 of a run's own processes, and a stopwatch for each.
 
 Victims are operators, custom nodes that are restarted, the store and the fork server. A node that has committed nothing
 since its last death is left alone: kills would only use up its restart budget. A node is back when its new life has
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from noderuntime.dataflow.model import Dataflow
-from noderuntime.ipc import process
+from noderuntime.ipc import entrypoints, process
 from noderuntime.ipc.pulse import HANDLED, PHASE, WAITING
 from noderuntime.runtime.chaos_schedule import Edge, Kill, Report, Schedule, balance
 from noderuntime.runtime.children import Child, Proc
@@ -143,7 +143,7 @@ class Chaos:
             self._link.request("figures", {}, lambda _: self._back(victim, kill), lambda error, text: None)
         elif victim == NURSERY:
             with contextlib.suppress(OSError):
-                order = Order("nr-probe", dict(os.environ), "/", entry="noderuntime.runtime.chaos:probe")
+                order = Order("nr-probe", dict(os.environ), "/", entry=entrypoints.CHAOS_PROBE)
                 self._nursery.spawn(order, _Probe(lambda: self._back(victim, kill)))
 
     def _back(self, victim: str, kill: Kill) -> None:

@@ -1,4 +1,4 @@
-"""`--chaos`, the part that decides: when to kill whom, and what it came to. Floor 1, pure.
+"""`--chaos`, the part that decides: when to kill whom, and what it came to.
 
 The same seed draws the same pauses and the same order of preference at each kill. Whom it hits is the first in that
 order who can be killed at that moment, so a repeated run differs only where the run itself does.

@@ -1,4 +1,4 @@
-"""Child processes of the runtime as its loop sees them: pipes, pids, last lines. Floor 4.
+"""Child processes of the runtime as its loop sees them: pipes, pids, last lines.
 
 A `Proc` is one process from the order to the nursery until it is reaped and its pipes are read; `Child` joins a node's
 supervision with its present `Proc`, its connection, its pulse and its bells. Neither decides anything.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
-import sys
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,21 +17,17 @@ from typing import Any, Protocol
 
 from noderuntime.dataflow import files
 from noderuntime.dataflow.model import Dataflow, NodeSpec
-from noderuntime.ipc import doorbell, process
+from noderuntime.ipc import doorbell, entrypoints, process
 from noderuntime.ipc.pulse import COMMITS, HANDLED, HANDLING, INCARNATION, PHASE, SINCE_NS, PulsePage
 from noderuntime.ipc.rundir import ENV_NODE, ENV_RUN_DIR
 from noderuntime.ipc.wiring import Wiring
-from noderuntime.runtime.forkserver import PRELOAD, Nursery, Order, Spawning
+from noderuntime.runtime.forkserver import Nursery, Order, Spawning
 from noderuntime.runtime.lifecycle import Policy, Supervision
 from noderuntime.runtime.lifecycle_events import ALIVE, Hands
 from noderuntime.runtime.loop import Loop
 
 READ_BYTES = 65536
 LINE_BYTES_MAX = 1 << 20
-OPERATOR_ENTRY = "noderuntime.node.operator_host:main"
-OPERATOR_CODE = (
-    "import sys; sys.path.append(sys.argv.pop(1)); from noderuntime.node.operator_host import main; sys.exit(main())"
-)
 
 # read by the interpreter or by libraries when they are loaded: a fork of a warm interpreter would ignore them
 EARLY_ENV = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_", "GLIBC_", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "NPY_")
@@ -296,9 +291,8 @@ def order_of(dataflow: Dataflow, spec: NodeSpec, env: Mapping[str, str], overrid
         return Order(spec.id, env, dataflow.folder, argv=files.command(dataflow, spec))
     early = any(key.startswith(EARLY_ENV) for key in (*spec.env, *overrides))
     if spec.spawn == "fork" and not early:
-        return Order(spec.id, env, dataflow.folder, entry=OPERATOR_ENTRY)
-    root = str(Path(__file__).parent.parent)
-    return Order(spec.id, env, dataflow.folder, argv=[sys.executable, "-P", "-c", OPERATOR_CODE, root])
+        return Order(spec.id, env, dataflow.folder, entry=entrypoints.OPERATOR)
+    return Order(spec.id, env, dataflow.folder, argv=entrypoints.command(entrypoints.OPERATOR))
 
 
 def preload_of(dataflow: Dataflow) -> list[str]:
@@ -307,8 +301,8 @@ def preload_of(dataflow: Dataflow) -> list[str]:
         if spec.kind == "operator" and spec.code.path:
             with contextlib.suppress(OSError):
                 if b"numpy" in Path(dataflow.folder, spec.code.path).read_bytes():
-                    return [*PRELOAD, "numpy"]
-    return list(PRELOAD)
+                    return [*entrypoints.PRELOAD, "numpy"]
+    return list(entrypoints.PRELOAD)
 
 
 def kill_strays(known: Container[int], run_dir: Path, node: str) -> None:

@@ -1,4 +1,4 @@
-"""`--watch`: operators are reloaded when a file that they are made of changes. Floor 4.
+"""`--watch`: operators are reloaded when a file that they are made of changes.
 
 Files are looked at some times a second (their time, size and inode); a change counts once it has been still for one
 look, since editors write in several steps. The rest is the way of `noderuntime reload`: the operator tries the import,

@@ -1,4 +1,4 @@
-"""What commands may ask of a live run: status, stop, reload. Floor 5."""
+"""What commands may ask of a live run: status, stop, reload."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a process ended, and whether the messages that it had in hand are to blame. Floor 1, pure."""
+"""Why a process ended, and whether the messages that it had in hand are to blame."""
 
 from __future__ import annotations
 

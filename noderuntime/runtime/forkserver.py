@@ -1,4 +1,4 @@
-"""The nursery: a warm interpreter that makes all children of a run, operators in milliseconds. Floor 3.
+"""The nursery: a warm interpreter that makes all children of a run, operators in milliseconds.
 
 `Nursery` is the runtime's end; the other process is forkserver.py. There is always a *spare*, made before it is needed:
 
@@ -35,18 +35,16 @@ import os
 import select
 import socket
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgpack
 
+from noderuntime.ipc import entrypoints
 from noderuntime.runtime.forkserver_main import PID, TAKEN
 
-PRELOAD = ("noderuntime.node.operator_host", "noderuntime.store.service")
 ASKED_MAX = 5  # spares in a row that died on their way, or with the same order before they took it
 
 
@@ -122,13 +120,9 @@ class Nursery:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             ours.setblocking(False)
-            # -P: a file of the user's called queue.py must not become our queue. The root is for a checkout
-            # that is not installed.
-            root = str(Path(__file__).parent.parent)
-            code = "import sys; sys.path.append(sys.argv.pop(1)); from noderuntime.runtime.forkserver_main import main; main()"
             stdin, stdout, stderr = self._stdio
             child = subprocess.Popen(
-                [sys.executable, "-P", "-c", code, root, str(theirs.fileno()), str(os.getpid()), *self._preload],
+                entrypoints.command(entrypoints.FORK_SERVER, str(theirs.fileno()), str(os.getpid()), *self._preload),
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,

@@ -1,4 +1,4 @@
-"""The nursery's own process: forks spares, each of which becomes what it is ordered to be. Floor 3.
+"""The nursery's own process: forks spares, each of which becomes what it is ordered to be.
 
 One thread, modules imported, never a ZeroMQ context or the space open, so that a fork of it is clean. How it talks with
 the runtime stands at the head of nursery.py.
@@ -24,9 +24,8 @@ from typing import Any, NoReturn
 
 import msgpack
 
-from noderuntime.ipc import process
+from noderuntime.ipc import entrypoints, process
 
-WARM = ("noderuntime.ipc.channel",)  # modules whose warm_up() each spare calls while it waits
 ADOPTION_POLL_S = 0.0002
 PID = struct.Struct("=q")  # what a spare says first
 TAKEN = b"+"  # what it says when it has its order, before it does anything of it
@@ -43,7 +42,7 @@ def main() -> NoReturn:
     process.set_name("nr-nursery")
     for name in preload:
         importlib.import_module(name)
-    sys.exit(serve(int(fd), int(runtime), [name for name in WARM if name in sys.modules]))
+    sys.exit(serve(int(fd), int(runtime), [name for name in entrypoints.WARM if name in sys.modules]))
 
 
 def serve(fd: int, runtime: int, warm: Sequence[str]) -> int:

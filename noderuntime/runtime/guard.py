@@ -1,4 +1,4 @@
-"""The guard: the process above a run, which sees to it that nothing of the run outlives the runtime. Floor 3.
+"""The guard: the process above a run, which sees to it that nothing of the run outlives the runtime.
 
     launched process = guard (child subreaper)
         runtime (own process group, own subreaper)

@@ -1,4 +1,4 @@
-"""The two processes of a run that are no nodes, and how they are kept alive. Floor 4.
+"""The two processes of a run that are no nodes, and how they are kept alive.
 
 The nursery makes all others; it may die at any time, and the next one repeats what was under way. The store may die
 at any time too: the space stays, children go on committing, requests are repeated. A helper that dies again and again
@@ -23,7 +23,6 @@ from noderuntime.runtime.store_link import StoreLink
 
 SPAWN_S_MAX = 10.0
 PAUSE_S = 0.01
-STORE_ENTRY = "noderuntime.store.service:main"
 
 
 class GaveUp(NodeRuntimeError):

@@ -1,4 +1,4 @@
-"""Supervision: what is done when a child starts, reports, hangs, dies or has to stop. Floor 1, pure.
+"""Supervision: what is done when a child starts, reports, hangs, dies or has to stop.
 
 One `Supervision` per node. Events go in, actions come out, time is an argument:
 

@@ -1,4 +1,4 @@
-"""The words of supervision: the states of a node, what `Supervision` is told, and what it asks for. Floor 1, pure.
+"""The words of supervision: the states of a node, what `Supervision` is told, and what it asks for.
 
 They are data without a rule in them. The rules are in supervision.py; what becomes of the actions is in crew.py.
 """

@@ -1,4 +1,4 @@
-"""What nodes print and log, kept as JSON lines: one file per node; and told to whoever watches. Floor 3.
+"""What nodes print and log, kept as JSON lines: one file per node; and told to whoever watches.
 
     {"time": 1700000000.123, "node": "a", "stream": "stdout", "text": "...", "level": 20, "fields": {}}
 

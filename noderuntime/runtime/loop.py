@@ -1,4 +1,4 @@
-"""The turn of the runtime's loop: descriptors with callbacks, over epoll. Floor 2."""
+"""The turn of the runtime's loop: descriptors with callbacks, over epoll."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All nodes of a run: what children say and how they die becomes events, and actions are carried out. Floor 4."""
+"""All nodes of a run: what children say and how they die becomes events, and actions are carried out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run tells to whoever watches it, and what it may be asked to do. Floor 1, pure.
+"""What a run tells to whoever watches it, and what it may be asked to do.
 
 The runtime presents nothing itself: it calls an Observer, from its one thread, while it supervises. So each
 call must return at once. Who writes to a terminal or pipe that may not take its text (Ctrl-S, a pager) writes

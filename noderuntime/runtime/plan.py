@@ -1,4 +1,4 @@
-"""Dataflow + the numbers that the store gave to its parts -> what each child has to know. Floor 1, pure."""
+"""Dataflow + the numbers that the store gave to its parts -> what each child has to know."""
 
 from __future__ import annotations
 

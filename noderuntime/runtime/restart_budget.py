@@ -1,4 +1,4 @@
-"""How often something may be started again without making progress, and how long to wait before it. Floor 1, pure."""
+"""How often something may be started again without making progress, and how long to wait before it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runtime: one loop that carries out what supervision decides. Floor 5.
+"""The runtime: one loop that carries out what supervision decides.
 
     run = hold the name, lay out the run directory, nursery, store, `open`, bells and pulses, children;
           turn the loop until every node is done; the outbox, figures, the last snapshot, `quit`, summary
@@ -31,7 +31,7 @@ from typing import Any
 
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.errors import NodeRuntimeError, ResumeRefused
-from noderuntime.ipc import process, runs, state_folders
+from noderuntime.ipc import entrypoints, process, runs, state_folders
 from noderuntime.ipc.boundary import Boundary, describe
 from noderuntime.ipc.channel import Router
 from noderuntime.ipc.homes import RunRefused
@@ -45,7 +45,7 @@ from noderuntime.runtime.chaos import Chaos
 from noderuntime.runtime.children import preload_of
 from noderuntime.runtime.code_watch import CodeWatch
 from noderuntime.runtime.forkserver import Order
-from noderuntime.runtime.keepers import STORE_ENTRY, GaveUp, NurseryKeeper, StoreKeeper
+from noderuntime.runtime.keepers import GaveUp, NurseryKeeper, StoreKeeper
 from noderuntime.runtime.lifecycle import NEVER
 from noderuntime.runtime.logs import Notes, RunLogs
 from noderuntime.runtime.loop import Loop
@@ -162,7 +162,7 @@ class Runtime:
             *self._snapshots.store_arguments(held.fresh),
             "--state", json.dumps(dataflow.state.to_plain()),
         ]  # fmt: skip
-        order = Order("nr-store", env, dataflow.folder or "/", entry=STORE_ENTRY, arguments=arguments)
+        order = Order("nr-store", env, dataflow.folder or "/", entry=entrypoints.STORE, arguments=arguments)
         self._store = StoreKeeper(self._nursery, self._link, self._notes, order, time.monotonic)
         self._crew = Crew(
             self._loop, self._router, self._link, self._nursery, self._notes, dataflow, options, self._run_dir,

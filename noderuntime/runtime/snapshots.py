@@ -1,4 +1,4 @@
-"""The runtime's part in snapshots: what the store is told, what people are told, and the last one of a run. Floor 4.
+"""The runtime's part in snapshots: what the store is told, what people are told, and the last one of a run.
 
 The last one is asked for and looked after ten times a second, never waited for. A store that is killed meanwhile knows
 nothing of it; then it is asked for again.

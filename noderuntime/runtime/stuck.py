@@ -1,4 +1,4 @@
-"""When a run cannot go on: which nodes wait for nodes that failed, and which cycles have nothing left. Floor 1, pure.
+"""When a run cannot go on: which nodes wait for nodes that failed, and which cycles have nothing left.
 
 A node is *stuck* when
 

@@ -1,4 +1,4 @@
-"""Looks after runs that cannot go on: asks the store what waits, reads the pulses, and carries out verdicts. Floor 4.
+"""Looks after runs that cannot go on: asks the store what waits, reads the pulses, and carries out verdicts.
 
 What is decided is in stuck.py. The queues are those of one transaction of the store; what each node was doing is read
 from its pulse before and after it, and the verdict has to stay the same for STUCK_S, with nothing handled meanwhile.

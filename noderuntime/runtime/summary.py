@@ -1,4 +1,4 @@
-"""What a run comes to: a row for each node, what to look at next, and its dead letters. Floor 4.
+"""What a run comes to: a row for each node, what to look at next, and its dead letters.
 
 Decides and words; the runtime asks the store for the figures and carries things out.
 """

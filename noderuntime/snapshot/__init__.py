@@ -1,10 +1,5 @@
-"""Snapshots: a consistent cut of the space, kept where it outlives the machine.
+"""Snapshots: a consistent cut of the space, and the places where cuts are kept: folder, object store, SlateDB.
 
-    format      what a snapshot is: manifest, parts, key index. Pure
-    cut         one read transaction of the space, walked into local files
-    backend     where snapshots are kept: the contract
-    places      which backend a dataflow names: `open_backend`
-    blobs       the part of a backend that directories and object stores have in common
-    directory   a folder; objects: s3://, gs://, az://; slate: slatedb+...
-    restore     a snapshot back into a space
+May import errors, api, dataflow, ipc and space; knows nothing of state.
+Start reading in format.py (what a snapshot is), then cut.py (how it is taken) and backend.py (where it goes).
 """

@@ -1,4 +1,4 @@
-"""Where snapshots are kept: the contract that all backends keep. Floor 3. Which one a dataflow names: see places.py.
+"""Where snapshots are kept: the contract that all backends keep. Which one a dataflow names: see places.py.
 
 What a backend guarantees; the tests in tests/contract/test_backends.py have these sentences as their names:
 

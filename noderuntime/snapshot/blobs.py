@@ -1,4 +1,4 @@
-"""Snapshots as named blobs: what directories and object stores have in common. Floor 3.
+"""Snapshots as named blobs: what directories and object stores have in common.
 
     0000000012.json                     the manifest of snapshot 12: it exists as soon as this does
     0000000012-5f3a9c21-0000.part       a part of it; the middle is the writer's, so no two writers share a name

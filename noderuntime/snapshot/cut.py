@@ -1,4 +1,4 @@
-"""A cut of the space: one read transaction, walked into files on local disk. Floor 3.
+"""A cut of the space: one read transaction, walked into files on local disk.
 
 The read transaction is opened inside the write lock. Not for its consistency, which any read transaction has, but
 because LMDB can be killed between writing its meta page and publishing the transaction's id, and then nobody sees that

@@ -1,4 +1,4 @@
-"""Snapshots in a directory. Floor 3.
+"""Snapshots in a directory.
 
 A blob is published by a link: the file is written under a temporary name and forced to the disk, gets its real name,
 which fails when that is taken, and then the directory is forced to the disk. A power cut at any point leaves the blob

@@ -1,4 +1,4 @@
-"""Takes snapshots of one space and keeps them in one backend. Floor 3.
+"""Takes snapshots of one space and keeps them in one backend.
 
 `take` does all of it, from the cut to pruning, in the thread that calls it. One at a time.
 """

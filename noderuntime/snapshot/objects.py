@@ -1,4 +1,4 @@
-"""Snapshots in an object store, through obstore: s3://, gs://, az://. Floor 3; needs the extra `noderuntime[s3]`.
+"""Snapshots in an object store, through obstore: s3://, gs://, az://. Needs the extra `noderuntime[s3]`.
 
 Every object is put with the condition that it does not exist yet (If-None-Match), by one request that the store
 carries out as a whole. obstore repeats what fails for reasons that pass, with back-off; when such a repetition finds

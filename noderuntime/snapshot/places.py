@@ -1,4 +1,4 @@
-"""Which backend `snapshots: {to: ...}` names. Floor 3."""
+"""Which backend `snapshots: {to: ...}` names."""
 
 from __future__ import annotations
 

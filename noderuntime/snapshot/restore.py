@@ -1,4 +1,4 @@
-"""A snapshot back into a space, on this machine or on another one. Floor 3.
+"""A snapshot back into a space, on this machine or on another one.
 
 The space is built beside its place and moved there when it is whole, so a restore that is cut off has not happened.
 What belongs to the old machine is translated: the sequence base goes above everything in the snapshot, the space's

@@ -1,4 +1,4 @@
-"""Where and how often the snapshots of a run are taken, in a form that another process can read. Floor 3.
+"""Where and how often the snapshots of a run are taken, in a form that another process can read.
 
 `snapshots.json` in the run directory tells it to the store; a copy in the run's folder below the state directory is
 what `snapshot ls` and `verify` go by when the run has ended.

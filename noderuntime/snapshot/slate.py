@@ -1,6 +1,5 @@
 """Snapshots in SlateDB, a log-structured store on an object store or a directory: `slatedb+s3://...`, `slatedb+./x`.
-
-Floor 3; needs the extra `noderuntime[slatedb]`. Only here are incremental snapshots ready to be read as they lie:
+ Needs the extra `noderuntime[slatedb]`. Only here are incremental snapshots ready to be read as they lie:
 
     m NUMBER             the manifest of a snapshot
     r GENERATION KEY     a record: CRC-32 of key and value, then the value

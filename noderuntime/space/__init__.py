@@ -1,5 +1,5 @@
-"""The space: everything that a running dataflow is, apart from its code, in one LMDB environment on shared memory.
+"""The space: the LMDB environment in shared memory that holds messages, states and queues; the transaction of an event.
 
-The only package that imports lmdb. `space` opens it, `keys` and `records` say what lies in it, `commit` is the event
-transaction, `mailbox` reads, `claims` begins and ends lives, `shared` is the shared KVS.
+May import errors, merges, api, dataflow and ipc; the only user of LMDB.
+Start reading in commit.py (the transaction of an event), then mailbox.py, lives.py (claims and ends) and kvs.py.
 """

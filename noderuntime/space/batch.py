@@ -1,4 +1,4 @@
-"""What the events of a group change together, summed up before the write lock is taken. Floor 2."""
+"""What the events of a group change together, summed up before the write lock is taken."""
 
 from __future__ import annotations
 

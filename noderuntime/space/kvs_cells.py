@@ -1,4 +1,4 @@
-"""Cells: what a State keeps under one key, and how the cells of two stores become one. Floor 1, pure.
+"""Cells: what a State keeps under one key, and how the cells of two stores become one.
 
 A cell is a *register* (what was set or deleted last) and *parts* (what each store has merged into it since):
 

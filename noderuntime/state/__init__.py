@@ -1,7 +1,7 @@
-"""The State layer: what `ctx.kvs` and `node.kvs` are, and what those who write a kind of their own implement.
+"""Kinds of shared KVS behind one contract: memory (the space), sqlite, redis, and those that users write.
 
-`base` says what is promised; `memory` is the kind that lives in the space, `redis` one on a Redis server, `sqlite` one
-in a file; `kinds` finds them by name.
+May import errors, merges, api, ipc and space; knows nothing of snapshot.
+Start reading in base.py (what a kind promises); kinds.py finds one by name, common.py helps those with tables.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`State`: what every kind of shared key-value store promises, and what those who write a kind implement. Floor 2.
+"""`State`: what every kind of shared key-value store promises, and what those who write a kind implement.
 
 Guarantees; the conformance suite (noderuntime.testing.state_contract) has tests of the same number for each:
 

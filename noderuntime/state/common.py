@@ -1,4 +1,4 @@
-"""`TableState`: the State contract on top of a store that can read a moment, and change some keys at one. Floor 2.
+"""`TableState`: the State contract on top of a store that can read a moment, and change some keys at one.
 
 A kind derives from it and brings five primitives (`_moment`, `_transact`, `_await_change`, `_now_ns`, `_name`); what
 cells, versions, diffs and watches are is the same for all of them. `sqlite` is the worked example.

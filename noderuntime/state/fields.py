@@ -1,4 +1,4 @@
-"""Taking the fields of a kind out of its config: each of its type, and none that nobody knows. Floor 2."""
+"""Taking the fields of a kind out of its config: each of its type, and none that nobody knows."""
 
 from __future__ import annotations
 

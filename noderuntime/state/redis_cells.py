@@ -1,4 +1,4 @@
-"""Cells and merges in the language of a Redis server's scripts: the twin of cells.py and merges.py. Pure text. Floor 2.
+"""Cells and merges in the language of a Redis server's scripts: the twin of cells.py and merges.py. Pure text.
 
 A script computes what a merge makes of a cell where the cell is, so that a change is one round trip and never has to be
 tried again. `tests/state/test_redis_cells.py` compares it with its twin, cell by cell and byte by byte.

@@ -1,4 +1,4 @@
-"""What runs on the Redis server: each script is one atomic step there. Pure text. Floor 2.
+"""What runs on the Redis server: each script is one atomic step there. Pure text.
 
 Keys of a store NAME, all with the hash tag {NAME}, so that a cluster keeps them together:
 

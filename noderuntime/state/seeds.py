@@ -1,4 +1,4 @@
-"""Seeds: the first values of an empty store, from a file or from what a command prints. Floor 2.
+"""Seeds: the first values of an empty store, from a file or from what a command prints.
 
 A mapping of key -> value in YAML (JSON is YAML too): text is stored as UTF-8, `!!binary` as its bytes, anything else as
 MessagePack, and marked so. Anchors are refused: a few lines of them could stand for more than memory holds.

@@ -1,4 +1,4 @@
-"""The store's operations on dead letters. Floor 4.
+"""The store's operations on dead letters.
 
     letters_ls      node ("" for all) -> letters       node, input, uid, error, attempts, buried_ns, bytes of each
     letters_show    node, uids -> letters              the same, and trace, metadata, value (see `shown`)

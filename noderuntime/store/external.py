@@ -1,4 +1,4 @@
-"""The store's operations on shared state when that is outside the space: passed on to the State there. Floor 4.
+"""The store's operations on shared state when that is outside the space: passed on to the State there.
 
 Threads do it, so that a server that does not answer holds up nothing else; the replies are sent by the loop. A
 changing request carries its number to the State, which keeps it with the change: one that is repeated, to this store

@@ -1,4 +1,4 @@
-"""The store's operations on state: those of the command line, and the State contract for those without LMDB. Floor 4.
+"""The store's operations on state: those of the command line, and the State contract for those without LMDB.
 
 `changes` run in the write transaction that keeps the request, `queries` in a read transaction. What each takes and
 returns stands in docs/store-api.md.

@@ -1,4 +1,4 @@
-"""The store's side of a State outside the space: applies the outbox there, and purges it. Floor 3.
+"""The store's side of a State outside the space: applies the outbox there, and purges it.
 
 A thread of its own, so that a server that does not answer holds up no claim. Entries are applied in order, each as one
 change that carries its mark; what was applied is deleted here afterwards. A kind that does not derive from TableState

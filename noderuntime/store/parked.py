@@ -1,4 +1,4 @@
-"""Requests that wait for something to happen: the store parks them, and answers when a bell has rung. Floor 4.
+"""Requests that wait for something to happen: the store parks them, and answers when a bell has rung.
 
 A client has at most one reply under way for each request it has made, so a client that does not read piles up nothing
 here. Each waits for at most WAIT_S_MAX seconds and is then answered with what there is; the client asks again with the

@@ -1,4 +1,4 @@
-"""Custom nodes without LMDB: the store takes their events out of the space, and puts what they send into it. Floor 4.
+"""Custom nodes without LMDB: the store takes their events out of the space, and puts what they send into it.
 
 A program in any language says hello to the runtime, as every node does, and then works with these operations:
 

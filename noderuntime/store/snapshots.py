@@ -1,4 +1,4 @@
-"""The store's snapshots: when they are taken, and what others may ask about them. Floor 4.
+"""The store's snapshots: when they are taken, and what others may ask about them.
 
 All that takes time happens in one thread: the answers of the store never wait for it. The thread is Python too, so the
 interpreter is told to switch between threads more often than it usually does (SWITCH_S).

@@ -1,5 +1,5 @@
 """What the store does before it answers `open`: tries the place of snapshots, reads the seed, and opens the State
-outside the space. Floor 3.
+outside the space.
 
 A seed command, and a server, may take their time: a thread does it, and the store answers everything else meanwhile.
 What goes wrong is the answer to `open`, so that the run does not start, and says why. In a run that has started already

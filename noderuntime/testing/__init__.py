@@ -1,4 +1,4 @@
-"""`Harness`: an operator in pytest, without processes, with the semantics of a run. Floor 5.
+"""`Harness`: an operator in pytest, without processes, with the semantics of a run.
 
     h = Harness(RunningSum, outputs=["sum"])
     h.send("n", 3)

@@ -1,4 +1,4 @@
-"""What an operator in a Harness sees of the world: its `ctx`, and the shared KVS behind it. Floor 5."""
+"""What an operator in a Harness sees of the world: its `ctx`, and the shared KVS behind it."""
 
 from __future__ import annotations
 

@@ -544,7 +544,7 @@ def test_a_chunked_array_comes_out_as_one_array(chunks: Any) -> None:
 
 def test_plain_values_cost_no_import_of_numpy_or_pyarrow() -> None:
     code = (
-        "import sys; from noderuntime import values as v; "
+        "import sys; from noderuntime.api import values as v; "
         "k = v.encode({'a': [1, 2.0, 'x', b'y', None]}); v.decode(*k); v.decode(*v.encode(b'x')); "
         "sys.exit('numpy' in sys.modules or 'pyarrow' in sys.modules)"
     )

@@ -21,7 +21,7 @@ from noderuntime.runtime.forkserver import ASKED_MAX, Nursery, Order, Spare, Spa
 from noderuntime.runtime.forkserver_main import PID
 
 WAIT_S = 20.0
-ENV = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+ENV = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Parent:
     ) -> Child:
         out, child_out = os.pipe()
         self.fds.append(out)
-        order = Order("test", env, cwd, f"children:{entry}" if entry else "", argv, ["--flag"])
+        order = Order("test", env, cwd, f"support.children:{entry}" if entry else "", argv, ["--flag"])
         stdio = (os.open(os.devnull, os.O_RDONLY), child_out, os.dup(2))
         child = Child(self.nursery.spawn(order, stdio), out)
         self.children.append(child)
@@ -213,7 +213,7 @@ def test_a_child_dies_with_the_runtime(parent: Parent) -> None:
     code = """
 import os, select, sys
 sys.path.insert(0, sys.argv[1])
-from test_nursery import Parent, process
+from test_forkserver import Parent, process
 process.become_subreaper()
 parent = Parent()
 children = [parent.spawn("stubborn"), parent.spawn(argv=["/bin/sleep", "1000"])]

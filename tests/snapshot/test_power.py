@@ -23,7 +23,7 @@ from noderuntime.errors import StoreError
 from noderuntime.snapshot.blobs import BlobBackend
 from noderuntime.snapshot.directory import DirectoryBlobs
 
-EVERY = Path(__file__).parent / "every_system_call.py"
+EVERY = Path(__file__).parent.parent / "support" / "every_system_call.py"
 FS_IOC_SHUTDOWN = 0x8004587D
 WITHOUT_FLUSHING = 2
 

@@ -1,8 +1,8 @@
 """Random schedules: a dataflow, faults at named points, and kills from outside, all of it out of one seed.
 
-    python tests/faults/schedules.py 2000            as many new schedules
-    python tests/faults/schedules.py 2000 --seed 17  those from seed 17 on
-    python tests/faults/schedules.py 1 --seed 17     this one again
+    python tests/support/schedules.py 2000            as many new schedules
+    python tests/support/schedules.py 2000 --seed 17  those from seed 17 on
+    python tests/support/schedules.py 1 --seed 17     this one again
 
 What one seed decides is the same each time; how the processes interleave is not. Kills at points hit the same line of
 the same process again; kills from outside (a third of the schedules) come when they come.
@@ -19,10 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "e2e")]
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from support.flows import Flow, random_flow  # noqa: E402
-from support.stage import Fault, Stage  # noqa: E402
+from support.flows import Flow, random_flow
+from support.stage import Fault, Stage
 
 # points by who passes them; those that are passed once or twice in a life, and those passed for each event
 OPERATOR_ONCE = ("begin", "send Hello", "sent Hello", "received Welcome", "open", "restore", "restored", "send Ready",

@@ -1,0 +1,1 @@
+"""Operators that keep a state per key: `stateful_map` (a function) and `KeyedOperator` (a class)."""

@@ -1,4 +1,4 @@
-"""Batches: the records of a message that carries many of them. Floor 1, pure.
+"""Batches: the records of a message that carries many of them.
 
 numpy and pyarrow are asked only where a value is theirs: an operator that uses neither does not pay for them.
 """

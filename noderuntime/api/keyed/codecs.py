@@ -1,4 +1,4 @@
-"""Keys and states of keyed operators as text and bytes. Floor 1, pure.
+"""Keys and states of keyed operators as text and bytes.
 
 A private key is a text, so a key of any other kind becomes one: its type, a colon, its text. `noderuntime
 state ls` then shows `str:left`, `int:7`, `bool:True`. Long keys become a hash. A key of a subclass, or a numpy

@@ -1,4 +1,4 @@
-"""Times that are to come, one for each text; the earliest comes first. Floor 1, pure."""
+"""Times that are to come, one for each text; the earliest comes first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`KeyedOperator`: a state and a timer per key, for when a function is not enough. Floor 1, pure.
+"""`KeyedOperator`: a state and a timer per key, for when a function is not enough.
 
     class Sessions(KeyedOperator):
         default = int

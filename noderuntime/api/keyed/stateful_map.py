@@ -1,4 +1,4 @@
-"""`stateful_map`: one small state per key, from a plain function. Floor 1, pure.
+"""`stateful_map`: one small state per key, from a plain function.
 
     @stateful_map(output="sum", key=lambda v: v % 2 == 0, default=int)
     def parity_sums(key, value, state):          # -> (message, new state)

@@ -1,4 +1,4 @@
-"""The states of the keys of one operator: read, changed, saved at the end of each event. Floor 1, pure.
+"""The states of the keys of one operator: read, changed, saved at the end of each event.
 
 In the private state each key has one value, under its tag (keyed_values.py): [state, time of its latest event, timer,
 key]. The rules:

@@ -1,0 +1,1 @@
+"""A YAML tree whose parts know their line and column, and readers of single fields of it."""

@@ -1,6 +1,5 @@
 """Typed reading of one field: tree -> value, or a DataflowError that names field, value and what is wanted.
-
-Floor 1, pure. Every reader takes the tree and a label such as "`max_restarts` of node 'sums'".
+ Every reader takes the tree and a label such as "`max_restarts` of node 'sums'".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a YAML tree is made of: scalars, lists and mappings that know their place. Floor 1, pure.
+"""What a YAML tree is made of: scalars, lists and mappings that know their place.
 
 A scalar keeps the text that was written; `scalar` tells what it means. YAML 1.1 and 1.2 disagree about a
 plain `on`, `no` or `010`: those are refused, with the ways to write them that cannot be misread.

@@ -1,4 +1,4 @@
-"""YAML text -> a small tree in which every part knows its line and column. Floor 1, pure; executes nothing.
+"""YAML text -> a small tree in which every part knows its line and column. Executes nothing.
 
 PyYAML delivers parser events one by one (libyaml where it is there), and the tree is built here, because the
 bounds must hold *while* reading: its own composer recurses, expands aliases without limit and lets duplicate

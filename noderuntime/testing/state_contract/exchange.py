@@ -1,4 +1,4 @@
-"""Versions, diffs, and taking them over: guarantees 10 to 12. Floor 5."""
+"""Versions, diffs, and taking them over: guarantees 10 to 12."""
 
 from __future__ import annotations
 

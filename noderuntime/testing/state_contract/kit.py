@@ -1,4 +1,4 @@
-"""What all parts of the suite use: stores by name, and waiting. Floor 5."""
+"""What all parts of the suite use: stores by name, and waiting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kind of a value, as its entry says it: guarantee 15. Floor 5."""
+"""The kind of a value, as its entry says it: guarantee 15."""
 
 from __future__ import annotations
 

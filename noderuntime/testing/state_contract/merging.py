@@ -1,4 +1,4 @@
-"""Merges: guarantee 6. Floor 5."""
+"""Merges: guarantee 6."""
 
 from __future__ import annotations
 

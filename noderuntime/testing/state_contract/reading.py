@@ -1,4 +1,4 @@
-"""What readers see, and when: expiry, moments, order: guarantees 7 to 9. Floor 5."""
+"""What readers see, and when: expiry, moments, order: guarantees 7 to 9."""
 
 from __future__ import annotations
 

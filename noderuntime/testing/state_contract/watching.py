@@ -1,4 +1,4 @@
-"""Watches: guarantee 13. Floor 5."""
+"""Watches: guarantee 13."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening a store, values, revisions, compare-and-set, deleting: guarantees 1 to 5. Floor 5."""
+"""Opening a store, values, revisions, compare-and-set, deleting: guarantees 1 to 5."""
 
 from __future__ import annotations
 

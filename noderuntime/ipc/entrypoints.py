@@ -1,0 +1,33 @@
+"""Where the processes of a run begin: the functions that a fresh interpreter, or one of the fork server, is to call.
+
+They are named in text, because a process that starts another one does not import its code.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Final
+
+PACKAGE: Final = Path(__file__).parent.parent
+ROOT: Final = PACKAGE.parent  # for a checkout that is not installed
+
+FORK_SERVER: Final = "noderuntime.runtime.forkserver_main:main"
+OPERATOR: Final = "noderuntime.node.operator_host:main"
+STORE: Final = "noderuntime.store.service:main"
+RELOAD_CHECK: Final = "noderuntime.node.reload_check:main"
+CHAOS_PROBE: Final = "noderuntime.runtime.chaos:probe"
+ALL: Final = (FORK_SERVER, OPERATOR, STORE, RELOAD_CHECK, CHAOS_PROBE)
+
+PRELOAD: Final = tuple(entry.partition(":")[0] for entry in (OPERATOR, STORE))  # the fork server imports them
+WARM: Final = ("noderuntime.ipc.channel",)  # modules whose warm_up() each spare calls while it waits
+
+
+def command(entry: str, *arguments: str) -> list[str]:
+    """The command line of a fresh interpreter that calls `entry` with these arguments and exits with what it returns.
+
+    -P: a file of the user's called queue.py must not become the standard library's queue.
+    """
+    module, _, function = entry.partition(":")
+    code = f"import sys; sys.path.append(sys.argv.pop(1)); from {module} import {function}; sys.exit({function}())"
+    return [sys.executable, "-P", "-c", code, str(ROOT), *arguments]
