@@ -49,7 +49,7 @@ class TracedPoll:
 
 doorbell.ring = mark("ring", doorbell.ring)
 commit.Commits.commit = mark("commit", commit.Commits.commit)  # type: ignore[method-assign]
-member.Member.next_messages = mark("read", member.Member.next_messages)  # type: ignore[method-assign]
+member.NodeSession.next_messages = mark("read", member.NodeSession.next_messages)  # type: ignore[method-assign]
 
 
 def trace_poll() -> None:

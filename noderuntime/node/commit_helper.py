@@ -7,7 +7,7 @@ import threading
 import traceback
 from collections.abc import Callable
 
-from noderuntime.node.timerfd import Alarm
+from noderuntime.node.timerfd import OneShotTimer
 
 LOOK_AGAIN_NS = 20_000_000
 
@@ -20,7 +20,7 @@ class CommitHelper(threading.Thread):
     def __init__(self, look: Callable[[], bool], after_ns: int) -> None:
         super().__init__(name="noderuntime-commits", daemon=True)
         self._look = look
-        self._alarm = Alarm(after_ns)
+        self._alarm = OneShotTimer(after_ns)
         self._stopped = False
         self.begun = self._alarm.set
         self.committing = self._alarm.clear

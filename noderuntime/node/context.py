@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from noderuntime.errors import NodeRuntimeError, StoreFull, StoreUnreachable, UnknownOutput
 from noderuntime.ipc import forks
-from noderuntime.node.session import Member
+from noderuntime.node.session import NodeSession
 from noderuntime.space import keys, kvs, records
 from noderuntime.space.environment import VALUE_BYTES_MAX, scan
 from noderuntime.space.kvs import Merge, SharedWrite, check_value, ttl_to_ns
@@ -38,7 +38,7 @@ def _no_room(full: StoreFull) -> None:
 class OperatorContext:
     """See noderuntime.api.operator.Context for what users rely on."""
 
-    def __init__(self, member: Member, config: Mapping[str, Any], log: logging.Logger) -> None:
+    def __init__(self, member: NodeSession, config: Mapping[str, Any], log: logging.Logger) -> None:
         self.node_id = member.wiring.node
         self.run_id = member.space.outbox_id
         self.config = MappingProxyType(dict(config))

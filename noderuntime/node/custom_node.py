@@ -34,8 +34,8 @@ from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import Bye, Quiet, Ready, Refused, Stop
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.node.joining import end_fenced, find_run, greet
-from noderuntime.node.session import ROOM_CHECK_S, Member
-from noderuntime.node.timerfd import Alarm
+from noderuntime.node.session import ROOM_CHECK_S, NodeSession
+from noderuntime.node.timerfd import OneShotTimer
 from noderuntime.node.timers import Timers
 from noderuntime.space import records
 from noderuntime.space.kvs import Merge
@@ -106,7 +106,7 @@ class Node:
         welcome = greet(dealer, name, dynamic)
         wiring = Wiring.from_plain(welcome.wiring)
         try:
-            self._member = member = Member(run_dir, wiring, welcome.incarnation, welcome.attempts)
+            self._member = member = NodeSession(run_dir, wiring, welcome.incarnation, welcome.attempts)
         except Fenced as fenced:
             end_fenced(fenced)
         except BaseException:
@@ -141,7 +141,7 @@ class Node:
         self._closing = False
         self._closed = False
         self._is_fork = False
-        self._alarm = Alarm(HOLD_NS)
+        self._alarm = OneShotTimer(HOLD_NS)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         process.sleep_exactly()
         process.keep_heap()

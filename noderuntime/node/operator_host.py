@@ -62,7 +62,7 @@ from noderuntime.node.commit_helper import CommitHelper
 from noderuntime.node.context import OperatorContext
 from noderuntime.node.reload_check import CodeCheck
 from noderuntime.node.remote_log import LogHandler
-from noderuntime.node.session import ROOM_CHECK_S, Member
+from noderuntime.node.session import ROOM_CHECK_S, NodeSession
 from noderuntime.node.timers import Cells, Timers
 from noderuntime.node.user_code import load, user_trace
 from noderuntime.space import records
@@ -98,7 +98,7 @@ def _ignore(event: Event, ctx: OperatorContext) -> None:
 class OperatorHost:
     """One life of one operator."""
 
-    def __init__(self, member: Member, dealer: Dealer, log: LogHandler) -> None:
+    def __init__(self, member: NodeSession, dealer: Dealer, log: LogHandler) -> None:
         self.member = member
         self.dealer = dealer
         self.log = log
@@ -585,7 +585,7 @@ def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
     level = logging.getLevelNamesMapping().get(os.environ.get("LOG_LEVEL", "").upper(), logging.INFO)
     logging.basicConfig(level=level, handlers=[log], force=True)
     try:
-        member = Member(run_dir, wiring, welcome.incarnation, welcome.attempts)
+        member = NodeSession(run_dir, wiring, welcome.incarnation, welcome.attempts)
         host = OperatorHost(member, dealer, log)
         if by_reference:
             state = host.ctx.state()

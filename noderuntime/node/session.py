@@ -23,7 +23,7 @@ from noderuntime.space.segments import SegmentPool, SegmentViews
 from noderuntime.space.staging import Input, Staged
 from noderuntime.space.watches import Subscription
 from noderuntime.state import State
-from noderuntime.state.external import OutsideState, OutsideSubscription, open_outside
+from noderuntime.state.external import ExternalState, ExternalSubscription, open_external
 from noderuntime.state.memory import NodeState
 
 QUIET_NS = 1_000_000  # without a commit for so long, the receivers are asleep
@@ -31,7 +31,7 @@ ANNOUNCED_MAX = 4
 ROOM_CHECK_S = 0.05  # room in the space (not in a queue) rings no bell
 
 
-class Member:
+class NodeSession:
     """One life of one node. `attempts`: the claim's list of messages that earlier lives ended with.
 
     `space`: the open one of this process, if there is one.
@@ -68,15 +68,15 @@ class Member:
         self._pool: SegmentPool | None = None  # most nodes send nothing large
         self._views: SegmentViews | None = None
         self.bells = doorbell.Bells(run_dir, {wiring.number: self.bell})
-        self.outside = open_outside(self.space) if space is None else None
-        self.watch: Subscription | OutsideSubscription
+        self.outside = open_external(self.space) if space is None else None
+        self.watch: Subscription | ExternalSubscription
         self.kvs: State
         if self.outside is None:
             self.watch = watch = Subscription(self.space, wiring.number)
             self.kvs = NodeState(self.space, wiring.number, self.bells.ring, watch, self.commits.check)
         else:
-            self.watch = OutsideSubscription(self.space, wiring.number, self.outside, self.bell)
-            self.kvs = OutsideState(self.outside, self.watch)
+            self.watch = ExternalSubscription(self.space, wiring.number, self.outside, self.bell)
+            self.kvs = ExternalState(self.outside, self.watch)
         self.inputs = {item.number: item for item in self.commits.inputs.values()}
         self.mailboxes = [item.mailbox for item in self.inputs.values() if not item.wiring.period_ns]
         self.closed: set[str] = set()  # inputs that have ended: their INPUT_CLOSED was taken

@@ -25,7 +25,7 @@ def _spec(ns: int) -> _ITimerSpec:
 _CLEARED = _spec(0)
 
 
-class Alarm:
+class OneShotTimer:
     """Goes off once, `after_ns` after it was last set; `fd` is readable then. Set and cleared from any thread."""
 
     def __init__(self, after_ns: int) -> None:

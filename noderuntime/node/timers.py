@@ -11,7 +11,7 @@ import time
 from collections.abc import Container, Iterator
 
 from noderuntime.api.events import Event, notice, tick_event
-from noderuntime.node.session import Member
+from noderuntime.node.session import NodeSession
 from noderuntime.space.staging import Input
 
 Cells = dict[int, int]  # of the node record: number -> value
@@ -22,7 +22,7 @@ _NEVER_NS = 1 << 62
 class Timers:
     """The timers of one node in one life, and its inputs with a timeout."""
 
-    def __init__(self, member: Member) -> None:
+    def __init__(self, member: NodeSession) -> None:
         self._member = member
         self._cells = member.commits.cells.copy()  # with what is staged
         self._ticking = [item for item in member.inputs.values() if item.wiring.period_ns]

@@ -19,11 +19,11 @@ from noderuntime.ipc.pulse import HANDLED, PHASE, WAITING
 from noderuntime.runtime.chaos_schedule import Edge, Kill, Report, Schedule, balance
 from noderuntime.runtime.children import Child, Proc
 from noderuntime.runtime.forkserver import Order
-from noderuntime.runtime.keepers import NurseryKeeper, StoreKeeper
+from noderuntime.runtime.keepers import ForkServerKeeper, StoreKeeper
 from noderuntime.runtime.lifecycle import NEVER
-from noderuntime.runtime.lifecycle_events import DONE, State
-from noderuntime.runtime.logs import Notes
-from noderuntime.runtime.nodes import Crew
+from noderuntime.runtime.lifecycle_events import DONE, LifecycleState
+from noderuntime.runtime.logs import RunLog
+from noderuntime.runtime.nodes import NodeSupervisor
 from noderuntime.runtime.store_link import StoreLink
 
 LOOK_S = 0.001  # while somebody is being waited for
@@ -36,11 +36,11 @@ class Chaos:
 
     def __init__(
         self,
-        crew: Crew,
+        crew: NodeSupervisor,
         store: StoreKeeper,
-        nursery: NurseryKeeper,
+        nursery: ForkServerKeeper,
         link: StoreLink,
-        notes: Notes,
+        notes: RunLog,
         dataflow: Dataflow,
         every_s: float,
         seed: int,
@@ -119,7 +119,7 @@ class Chaos:
         found = {
             child.id
             for child in self._crew.children.values()
-            if child.machine.state is State.RUNNING and _pidfd(child) >= 0 and not child.machine.budget.streak
+            if child.machine.state is LifecycleState.RUNNING and _pidfd(child) >= 0 and not child.machine.budget.streak
         }
         if self._store.pid and self._link.idle:
             found.add(STORE)
@@ -170,7 +170,7 @@ def _pidfd(child: Child) -> int:
 
 
 def _works(child: Child) -> bool:
-    if child.machine.state is not State.RUNNING:
+    if child.machine.state is not LifecycleState.RUNNING:
         return False
     if not child.has_pulse():
         return not child.machine.policy.has_ports

@@ -21,8 +21,8 @@ from noderuntime.ipc import doorbell, entrypoints, process
 from noderuntime.ipc.pulse import COMMITS, HANDLED, HANDLING, INCARNATION, PHASE, SINCE_NS, PulsePage
 from noderuntime.ipc.rundir import ENV_NODE, ENV_RUN_DIR
 from noderuntime.ipc.wiring import Wiring
-from noderuntime.runtime.forkserver import Nursery, Order, Spawning
-from noderuntime.runtime.lifecycle import Policy, Supervision
+from noderuntime.runtime.forkserver import ForkServer, Order, Spawning
+from noderuntime.runtime.lifecycle import Lifecycle, Policy
 from noderuntime.runtime.lifecycle_events import ALIVE, Hands
 from noderuntime.runtime.loop import Loop
 
@@ -71,7 +71,7 @@ class Owner(Protocol):
 class Proc:
     """One process, from its order on. Raises OSError when descriptors run out."""
 
-    def __init__(self, loop: Loop, nursery: Nursery, order: Order, owner: Owner) -> None:
+    def __init__(self, loop: Loop, nursery: ForkServer, order: Order, owner: Owner) -> None:
         self._loop = loop
         self._owner = owner
         self.pid = 0
@@ -178,7 +178,7 @@ class Child:
     """A node as the runtime knows it. What stands below `proc` belongs to its present life."""
 
     spec: NodeSpec
-    machine: Supervision
+    machine: Lifecycle
     wiring: Wiring
     page: PulsePage
     bell: int

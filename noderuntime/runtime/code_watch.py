@@ -13,14 +13,14 @@ from noderuntime.dataflow.imports import files_of
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.runtime import lifecycle_events as su
 from noderuntime.runtime.children import Child
-from noderuntime.runtime.lifecycle_events import DONE, State
-from noderuntime.runtime.logs import Notes
-from noderuntime.runtime.nodes import Crew
+from noderuntime.runtime.lifecycle_events import DONE, LifecycleState
+from noderuntime.runtime.logs import RunLog
+from noderuntime.runtime.nodes import NodeSupervisor
 
 LOOK_S = 0.25
 
 Stamp = tuple[int, int, int] | None  # None: there is no such file now
-WILLING = frozenset({State.RUNNING, State.BACKOFF, State.FAILED})
+WILLING = frozenset({LifecycleState.RUNNING, LifecycleState.BACKOFF, LifecycleState.FAILED})
 
 
 class Changes:
@@ -63,7 +63,7 @@ def stamp(path: Path) -> Stamp:
 class CodeWatch:
     """The files of one run's nodes."""
 
-    def __init__(self, crew: Crew, notes: Notes, dataflow: Dataflow) -> None:
+    def __init__(self, crew: NodeSupervisor, notes: RunLog, dataflow: Dataflow) -> None:
         self._crew = crew
         self._notes = notes
         self._dataflow = dataflow

@@ -12,12 +12,12 @@ from noderuntime.runtime import lifecycle_events as su
 from noderuntime.runtime.children import Child
 from noderuntime.runtime.lifecycle import IllegalEvent
 from noderuntime.runtime.lifecycle_events import DONE
-from noderuntime.runtime.nodes import Crew
+from noderuntime.runtime.nodes import NodeSupervisor
 
 _AGAIN = "Stop the run, and continue it with `run FILE --resume`: that starts all nodes that have not ended."
 
 
-def answer(ask: Ask, crew: Crew, facts: dict[str, Any], stop: Callable[[bool], None], now_s: float) -> Answer:
+def answer(ask: Ask, crew: NodeSupervisor, facts: dict[str, Any], stop: Callable[[bool], None], now_s: float) -> Answer:
     """Do what is asked. `facts` are the run's own part of the status; `stop(drain)` begins the end of the run."""
     if ask.version != VERSION:
         return Answer({}, f"this runtime speaks version {VERSION} of the protocol, not {ask.version}")
@@ -52,7 +52,7 @@ def node_status(child: Child, now_s: float) -> dict[str, Any]:
     }
 
 
-def _reload(crew: Crew, node: str) -> Answer:
+def _reload(crew: NodeSupervisor, node: str) -> Answer:
     child = crew.children.get(node)
     if child is None:
         near = nearest(node, crew.children)

@@ -1,6 +1,6 @@
 """The nursery: a warm interpreter that makes all children of a run, operators in milliseconds.
 
-`Nursery` is the runtime's end; the other process is forkserver.py. There is always a *spare*, made before it is needed:
+`ForkServer` is the runtime's end; the other process is forkserver.py. There is always a *spare*, made before it is needed:
 
     runtime    one end of a socket pair, the spare's gate  --SCM_RIGHTS-->  nursery
     nursery    fork; the one in between forks the spare and exits, so that the spare becomes the runtime's own
@@ -93,7 +93,7 @@ class Spawning:
     given: int = 0  # to so many spares
 
 
-class Nursery:
+class ForkServer:
     """The runtime's end: starts the nursery's process, keeps a spare, and hands out orders.
 
     The loop polls `fd` and then calls `advance`; it watches `pidfd`, reaps `pid` when it has ended, and calls

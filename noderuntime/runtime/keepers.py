@@ -14,9 +14,9 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from noderuntime.errors import NodeRuntimeError
 from noderuntime.ipc import process
 from noderuntime.runtime.children import Lines, Owner, Proc
-from noderuntime.runtime.forkserver import Nursery, Order, Spawning
+from noderuntime.runtime.forkserver import ForkServer, Order, Spawning
 from noderuntime.runtime.lifecycle import LOCK_S_MAX, NEVER, STOPPED_S_MAX
-from noderuntime.runtime.logs import Notes
+from noderuntime.runtime.logs import RunLog
 from noderuntime.runtime.loop import Loop
 from noderuntime.runtime.restart_budget import Budget
 from noderuntime.runtime.store_link import StoreLink
@@ -50,10 +50,10 @@ class Patience:
         self._budget.reset()
 
 
-class NurseryKeeper:
+class ForkServerKeeper:
     """The nursery, respawned when it died, and the spawns that it has under way."""
 
-    def __init__(self, loop: Loop, notes: Notes, env: Mapping[str, str], preload: Sequence[str]) -> None:
+    def __init__(self, loop: Loop, notes: RunLog, env: Mapping[str, str], preload: Sequence[str]) -> None:
         self._loop = loop
         self._notes = notes
         self._patience = Patience()
@@ -69,7 +69,7 @@ class NurseryKeeper:
         self._closing = [null, said]
         os.set_blocking(self._said, False)
         loop.watch(self._said, self._read)
-        self._nursery = Nursery(preload, env, (null, said, said))
+        self._nursery = ForkServer(preload, env, (null, said, said))
         loop.watch(self._nursery.fd, self.advance)
         loop.watch(self._nursery.pidfd, self._ended)
 
@@ -167,7 +167,7 @@ class StoreKeeper:
     """The store process, respawned when it died; an Owner of its Proc."""
 
     def __init__(
-        self, nursery: NurseryKeeper, link: StoreLink, notes: Notes, order: Order, clock: Callable[[], float]
+        self, nursery: ForkServerKeeper, link: StoreLink, notes: RunLog, order: Order, clock: Callable[[], float]
     ) -> None:
         self._nursery = nursery
         self._link = link

@@ -1,6 +1,6 @@
-"""Supervision: what is done when a child starts, reports, hangs, dies or has to stop.
+"""Lifecycle: what is done when a child starts, reports, hangs, dies or has to stop.
 
-One `Supervision` per node. Events go in, actions come out, time is an argument:
+One `Lifecycle` per node. Events go in, actions come out, time is an argument:
 
     child.handle(Exited(-9), now_s=5.0) == [Spawn(2), Claim(2, "SIGKILL", False), Tell(...)]
 
@@ -73,10 +73,11 @@ from noderuntime.runtime.lifecycle_events import (
     Claimed,
     ClaimRefused,
     End,
-    Event,
     Exited,
     Hands,
     Hello,
+    LifecycleEvent,
+    LifecycleState,
     Ready,
     Refuse,
     Reload,
@@ -89,7 +90,6 @@ from noderuntime.runtime.lifecycle_events import (
     Spawn,
     SpawnFailed,
     Start,
-    State,
     Stop,
     Tell,
     Tick,
@@ -110,7 +110,7 @@ NEVER = math.inf
 class IllegalEvent(Exception):
     """No row of the table: this event cannot happen in this state."""
 
-    def __init__(self, state: State, event: object) -> None:
+    def __init__(self, state: LifecycleState, event: object) -> None:
         self.state = state
         self.event = event
         super().__init__(f"{type(event).__name__} cannot happen while {state.value}")
@@ -133,12 +133,12 @@ class Policy:
 
 
 @dataclass(slots=True)
-class Supervision:
+class Lifecycle:
     """The supervision of one node: its state, and what it remembers. Only `handle` changes it."""
 
     node: str
     policy: Policy
-    state: State = State.WAITING
+    state: LifecycleState = LifecycleState.WAITING
     life: int = 0  # spawns (dynamic: connections) so far
     restarts: int = 0  # lives after the first, whatever the reason
     reason: str = ""  # why it is where it is, for people; "" = nothing to say
@@ -153,7 +153,7 @@ class Supervision:
     _report: Reported | None = field(init=False, default=None)
     _bye: SaidBye | None = field(init=False, default=None)
     _our_kill: Death | None = field(init=False, default=None)  # why we killed this life
-    _leave: State | None = field(init=False, default=None)  # STOPPED or ENDED: no life follows this one
+    _leave: LifecycleState | None = field(init=False, default=None)  # STOPPED or ENDED: no life follows this one
     _death: Death | None = field(init=False, default=None)  # of the last life, for the next claim
     _commits: int = field(init=False, default=0)
     _stopped_since_s: float = field(init=False, default=NEVER)
@@ -170,7 +170,7 @@ class Supervision:
         """Whether this life has said why it ends."""
         return self._report is not None or self._bye is not None
 
-    def handle(self, event: Event, now_s: float) -> list[Action]:
+    def handle(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         """Take an event, change state, and say what has to be done, in order.
 
         Raises IllegalEvent, having changed nothing, when the table has no row for it.
@@ -191,7 +191,7 @@ class Supervision:
     def _begin(self, now_s: float) -> list[Action]:
         self.life += 1
         self.restarts = self.life - 1
-        self.state = State.STARTING
+        self.state = LifecycleState.STARTING
         self.deadline_s = NEVER
         self._greeted = self._claimed = self._terminated = False
         self._report = self._bye = self._our_kill = self._leave = None
@@ -205,23 +205,23 @@ class Supervision:
         )
         return [claim] if self.policy.kind == "dynamic" else [Spawn(self.life), claim]
 
-    def _on_start(self, event: Event, now_s: float) -> list[Action]:
+    def _on_start(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         return [] if self.policy.kind == "dynamic" else self._begin(now_s)
 
-    def _on_dynamic_hello(self, event: Event, now_s: float) -> list[Action]:
+    def _on_dynamic_hello(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         if self.policy.kind != "dynamic":
             raise IllegalEvent(self.state, event)
         actions = self._begin(now_s)
         self._greeted = True
         return actions
 
-    def _on_hello(self, event: Event, now_s: float) -> list[Action]:
+    def _on_hello(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         if self._greeted:
             raise IllegalEvent(self.state, event)
         self._greeted = True
         return self._welcome_if_due()
 
-    def _on_claimed(self, event: Event, now_s: float) -> list[Action]:
+    def _on_claimed(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         assert isinstance(event, Claimed)
         if event.buried:
             self.budget.reset()
@@ -236,41 +236,41 @@ class Supervision:
     def _welcome_if_due(self) -> list[Action]:
         if not (self._greeted and self._claimed):
             return []
-        if self.state is State.STARTING:
-            self.state = State.RESTORING
+        if self.state is LifecycleState.STARTING:
+            self.state = LifecycleState.RESTORING
         return [Welcome()]
 
-    def _on_ready(self, event: Event, now_s: float) -> list[Action]:
+    def _on_ready(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         self._become_ready()
         return []
 
     def _become_ready(self) -> None:
-        self.state = State.RUNNING
+        self.state = LifecycleState.RUNNING
         self.deadline_s = NEVER
         self.was_ready = True
         self.reason = ""
 
-    def _on_claim_refused(self, event: Event, now_s: float) -> list[Action]:
-        self._leave = State.ENDED
+    def _on_claim_refused(self, event: LifecycleEvent, now_s: float) -> list[Action]:
+        self._leave = LifecycleState.ENDED
         self.reason = ""  # its last life died behind its end, which took nothing from it
         refusal = Refuse("this node has ended")
         if self.policy.kind == "dynamic":  # not ours to kill
-            return [refusal, *self._leave_now(State.ENDED)]
+            return [refusal, *self._leave_now(LifecycleState.ENDED)]
         return [refusal, *self._kill(Death("it had ended", False))]
 
     # ---- a life goes on
 
-    def _on_report(self, event: Event, now_s: float) -> list[Action]:
+    def _on_report(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         assert isinstance(event, Reported)
         self._report = event
         return []
 
-    def _on_bye(self, event: Event, now_s: float) -> list[Action]:
+    def _on_bye(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         assert isinstance(event, SaidBye)
         self._bye = event
         return []
 
-    def _on_vitals(self, event: Event, now_s: float) -> list[Action]:
+    def _on_vitals(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         assert isinstance(event, Vitals)
         self._note_commits(event.commits)
         limit_s = self.policy.health_check_timeout_s
@@ -287,7 +287,7 @@ class Supervision:
         if event.pinned_s > PIN_S_MAX:
             why = f"kept a read transaction (a `kvs.snapshot()`, say) open for more than {PIN_S_MAX:g} s"
             return self._kill(Death(why, False))
-        if limit_s is not None and event.handling_s > limit_s and self.state is State.RUNNING:
+        if limit_s is not None and event.handling_s > limit_s and self.state is LifecycleState.RUNNING:
             return self._kill(Death(f"hung: one handler call took longer than {limit_s:g} s", True))
         return []
 
@@ -296,31 +296,31 @@ class Supervision:
             self._commits = commits
             self.budget.reset()
 
-    def _on_start_tick(self, event: Event, now_s: float) -> list[Action]:
+    def _on_start_tick(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         if now_s < self.deadline_s:
             return []
         missing = "it never said hello" if not self._greeted else "it was not ready"
         return self._kill(Death(f"start timeout: {missing} within {self.policy.start_timeout_s:g} s", False))
 
-    def _on_reload(self, event: Event, now_s: float) -> list[Action]:
+    def _on_reload(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         if self.policy.kind != "operator":
             raise IllegalEvent(self.state, event)
         return [SendReload()]
 
     def _kill(self, why: Death) -> list[Action]:
         self._our_kill = why
-        self.state = State.KILLED
+        self.state = LifecycleState.KILLED
         self.deadline_s = NEVER
         tell = [] if self._leave else [Tell(f"{self.node} {why.cause}: killing it")]
         return [*tell, Signal(SIGKILL)]
 
     # ---- a life is asked to end
 
-    def _on_stop(self, event: Event, now_s: float) -> list[Action]:
+    def _on_stop(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         assert isinstance(event, Stop)
-        self._leave = State.ENDED if event.drain else State.STOPPED
-        running = self.state is State.RUNNING and self._greeted
-        self.state = State.STOPPING
+        self._leave = LifecycleState.ENDED if event.drain else LifecycleState.STOPPED
+        running = self.state is LifecycleState.RUNNING and self._greeted
+        self.state = LifecycleState.STOPPING
         if running:
             deaf = self.policy.kind == "node" and not self.policy.has_inputs
             grace_s = min(event.grace_s, DEAF_GRACE_S) if deaf else event.grace_s
@@ -328,7 +328,7 @@ class Supervision:
             return [SendStop(grace_s, event.drain, event.id)]
         return self._terminate(now_s)
 
-    def _on_stop_tick(self, event: Event, now_s: float) -> list[Action]:
+    def _on_stop_tick(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         if now_s < self.deadline_s:
             return []
         if not self._terminated:
@@ -338,45 +338,45 @@ class Supervision:
     def _terminate(self, now_s: float) -> list[Action]:
         if self.policy.kind == "dynamic":
             self.reason = "it did not stop in time"
-            return self._leave_now(self._leave or State.STOPPED)
+            return self._leave_now(self._leave or LifecycleState.STOPPED)
         self._terminated = True
         self.deadline_s = now_s + TERM_S
         return [Signal(SIGTERM)]
 
-    def _on_abort(self, event: Event, now_s: float) -> list[Action]:
-        self._leave = self._leave or State.STOPPED
+    def _on_abort(self, event: LifecycleEvent, now_s: float) -> list[Action]:
+        self._leave = self._leave or LifecycleState.STOPPED
         if self.policy.kind == "dynamic":
             return self._leave_now(self._leave)
         return self._kill(Death("was stopped at once", False))
 
-    def _on_stop_while_killed(self, event: Event, now_s: float) -> list[Action]:
+    def _on_stop_while_killed(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         drain = isinstance(event, Stop) and event.drain
-        self._leave = self._leave or (State.ENDED if drain else State.STOPPED)
+        self._leave = self._leave or (LifecycleState.ENDED if drain else LifecycleState.STOPPED)
         return []
 
-    def _on_stop_without_process(self, event: Event, now_s: float) -> list[Action]:
+    def _on_stop_without_process(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         drain = isinstance(event, Stop) and event.drain
-        return self._leave_now(State.ENDED if drain else State.STOPPED)
+        return self._leave_now(LifecycleState.ENDED if drain else LifecycleState.STOPPED)
 
-    def _leave_now(self, state: State) -> list[Action]:
+    def _leave_now(self, state: LifecycleState) -> list[Action]:
         self.state = state
         self.deadline_s = NEVER
-        return [End(failed=False)] if state is State.ENDED else [Touch()]
+        return [End(failed=False)] if state is LifecycleState.ENDED else [Touch()]
 
     # ---- a life has ended
 
-    def _on_exit(self, event: Event, now_s: float) -> list[Action]:
+    def _on_exit(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         assert isinstance(event, Exited)
         self._note_commits(event.commits)
         bye = self._bye
         if self._leave is not None:
             said = bye is not None and bye.ended
-            if self._our_kill is not None and self._leave is State.STOPPED and not said:
+            if self._our_kill is not None and self._leave is LifecycleState.STOPPED and not said:
                 self.reason = self._our_kill.cause
-            return self._leave_now(State.ENDED if said else self._leave)
+            return self._leave_now(LifecycleState.ENDED if said else self._leave)
         if self._has_ended(event):
             self.reason = bye.reason if bye is not None else ""
-            return self._leave_now(State.ENDED)
+            return self._leave_now(LifecycleState.ENDED)
         return self._after(death_of(event, self.policy.kind, self._our_kill, self._report, bye), now_s)
 
     def _has_ended(self, event: Exited) -> bool:
@@ -388,7 +388,7 @@ class Supervision:
             return closed or self.policy.restart_policy != "always"
         return bye is not None and bye.ended
 
-    def _on_spawn_failed(self, event: Event, now_s: float) -> list[Action]:
+    def _on_spawn_failed(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         assert isinstance(event, SpawnFailed)
         if self.policy.kind == "dynamic":
             raise IllegalEvent(self.state, event)
@@ -401,7 +401,7 @@ class Supervision:
         self.reason = death.cause
         if self.policy.kind == "dynamic":
             self._death = death
-            self.state = State.WAITING
+            self.state = LifecycleState.WAITING
             self.deadline_s = NEVER
             return [Touch(), Tell(f"{self.node} is gone; waiting for it to connect again")]
         if death.free:
@@ -416,24 +416,24 @@ class Supervision:
         self._death = death
         if wait_s == 0:
             return [*self._begin(now_s), Tell(f"{self.node} died ({death.cause}): restarting it")]
-        self.state = State.BACKOFF
+        self.state = LifecycleState.BACKOFF
         self.deadline_s = now_s + wait_s
         return [Touch(), Tell(f"{self.node} died ({death.cause}): restarting it in {wait_s:g} s")]
 
     def _fail(self, reason: str) -> list[Action]:
-        self.state = State.FAILED
+        self.state = LifecycleState.FAILED
         self.deadline_s = NEVER
         self.reason = reason
         return [End(failed=True, error=reason), Tell(f"{self.node} failed for good: {reason}", is_error=True)]
 
-    def _on_backoff_tick(self, event: Event, now_s: float) -> list[Action]:
+    def _on_backoff_tick(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         return [] if now_s < self.deadline_s else self._begin(now_s)
 
-    def _on_backoff_reload(self, event: Event, now_s: float) -> list[Action]:
+    def _on_backoff_reload(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         self.budget.reset()
         return self._begin(now_s)
 
-    def _on_failed_reload(self, event: Event, now_s: float) -> list[Action]:
+    def _on_failed_reload(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         if self.policy.kind != "operator":
             raise IllegalEvent(self.state, event)
         self.budget.reset()
@@ -441,34 +441,34 @@ class Supervision:
         self._death = Death("it is started again, after it had failed", False)
         return [Revive(), *self._begin(now_s)]
 
-    def _on_ended_hello(self, event: Event, now_s: float) -> list[Action]:
+    def _on_ended_hello(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         """A dynamic node that had ended comes back."""
         if self.policy.kind == "dynamic":
             self._death = Death("it has come back, after it had ended", False)
         return [Revive(), *self._on_dynamic_hello(event, now_s)]
 
-    def _on_late_claim(self, event: Event, now_s: float) -> list[Action]:
+    def _on_late_claim(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         # of a life that is over already, or about to be; a buried message is progress all the same
         assert isinstance(event, Claimed)
         if event.buried:
             self.budget.reset()
         return []
 
-    def _on_late_refusal(self, event: Event, now_s: float) -> list[Action]:
-        self._leave = State.ENDED
+    def _on_late_refusal(self, event: LifecycleEvent, now_s: float) -> list[Action]:
+        self._leave = LifecycleState.ENDED
         self.reason = ""
         return [Refuse("this node has ended")]
 
-    def _on_backoff_refused(self, event: Event, now_s: float) -> list[Action]:
+    def _on_backoff_refused(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         self.reason = ""
-        return self._leave_now(State.ENDED)
+        return self._leave_now(LifecycleState.ENDED)
 
     # ---- nothing to do
 
-    def _on_late_hello(self, event: Event, now_s: float) -> list[Action]:
+    def _on_late_hello(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         return [Refuse("the run is stopping")]
 
-    def _on_nothing(self, event: Event, now_s: float) -> list[Action]:
+    def _on_nothing(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         return []
 
 
@@ -476,18 +476,18 @@ class Supervision:
 class Row:
     """One row of the table."""
 
-    handler: Callable[[Supervision, Event, float], list[Action]]
-    to: frozenset[State]
+    handler: Callable[[Lifecycle, LifecycleEvent, float], list[Action]]
+    to: frozenset[LifecycleState]
 
 
-def _table() -> dict[tuple[State, type], Row]:
-    s, m = State, Supervision
+def _table() -> dict[tuple[LifecycleState, type], Row]:
+    s, m = LifecycleState, Lifecycle
     unspawned = (s.STARTING, s.BACKOFF, s.FAILED)
     next_life = (*unspawned, s.WAITING)
-    table: dict[tuple[State, type], Row] = {}
+    table: dict[tuple[LifecycleState, type], Row] = {}
 
     def row(
-        state: State, event: type, handler: Callable[[Supervision, Event, float], list[Action]], *to: State
+        state: LifecycleState, event: type, handler: Callable[[Lifecycle, LifecycleEvent, float], list[Action]], *to: LifecycleState
     ) -> None:
         table[state, event] = Row(handler, frozenset(to))
 

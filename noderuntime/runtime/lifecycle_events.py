@@ -1,4 +1,4 @@
-"""The words of supervision: the states of a node, what `Supervision` is told, and what it asks for.
+"""The words of supervision: the states of a node, what `Lifecycle` is told, and what it asks for.
 
 They are data without a rule in them. The rules are in supervision.py; what becomes of the actions is in crew.py.
 """
@@ -10,7 +10,7 @@ from enum import Enum
 from typing import get_args
 
 
-class State(Enum):
+class LifecycleState(Enum):
     """See the head of supervision.py."""
 
     WAITING = "waiting"
@@ -25,8 +25,8 @@ class State(Enum):
     FAILED = "failed"
 
 
-ALIVE = frozenset({State.STARTING, State.RESTORING, State.RUNNING, State.STOPPING, State.KILLED})
-DONE = frozenset({State.STOPPED, State.ENDED, State.FAILED})
+ALIVE = frozenset({LifecycleState.STARTING, LifecycleState.RESTORING, LifecycleState.RUNNING, LifecycleState.STOPPING, LifecycleState.KILLED})
+DONE = frozenset({LifecycleState.STOPPED, LifecycleState.ENDED, LifecycleState.FAILED})
 
 Hands = tuple[tuple[int, int, int], ...]  # input number, sequence, index: messages' places in the mailbox
 
@@ -143,11 +143,11 @@ class Reload:
     """Take over new code: between two events, at once where the node waits for its next life, or has failed."""
 
 
-Event = (
+LifecycleEvent = (
     Start | Hello | Claimed | ClaimRefused | Ready | Reported | SaidBye | Exited | SpawnFailed | Vitals | Tick
     | Stop | Abort | Reload
 )  # fmt: skip
-EVENTS: tuple[type, ...] = get_args(Event)
+EVENTS: tuple[type, ...] = get_args(LifecycleEvent)
 
 
 # ---- actions

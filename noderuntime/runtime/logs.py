@@ -141,7 +141,7 @@ class RunLogs:
             os.close(self._files.popitem()[1])
 
 
-class Notes:
+class RunLog:
     """Tells the observer, and keeps it in the logs. Neither may end the run: what one of them raises is counted."""
 
     def __init__(self, observer: Observer, logs: RunLogs) -> None:

@@ -49,10 +49,10 @@ from noderuntime.ipc.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, ENV_TERMINAL
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.runtime import lifecycle_events as su
 from noderuntime.runtime.children import Child, Proc, kill_strays, order_of, policy_of
-from noderuntime.runtime.keepers import GaveUp, NurseryKeeper
-from noderuntime.runtime.lifecycle import NEVER, IllegalEvent, Supervision
-from noderuntime.runtime.lifecycle_events import DONE, State
-from noderuntime.runtime.logs import Notes
+from noderuntime.runtime.keepers import ForkServerKeeper, GaveUp
+from noderuntime.runtime.lifecycle import NEVER, IllegalEvent, Lifecycle
+from noderuntime.runtime.lifecycle_events import DONE, LifecycleState
+from noderuntime.runtime.logs import RunLog
 from noderuntime.runtime.loop import Loop
 from noderuntime.runtime.observer import LogRecord, RunOptions
 from noderuntime.runtime.store_link import StoreLink
@@ -61,14 +61,14 @@ LAST_WORDS_S = 0.1
 RESTORE_PART_BYTES = FRAME_BYTES_MAX // 2
 TIME_S_MAX = 253_402_300_800.0  # the year 10000, which no calendar here can show
 LEVEL_MAX = 1_000
-UNFINISHED = frozenset({State.WAITING, State.STARTING, State.RESTORING})
+UNFINISHED = frozenset({LifecycleState.WAITING, LifecycleState.STARTING, LifecycleState.RESTORING})
 
 
 @dataclass(slots=True)
 class Voice:
     """One life of one node, as the Owner of its Proc."""
 
-    crew: Crew
+    crew: NodeSupervisor
     child: Child
 
     def said(self, stream: str, line: str) -> None:
@@ -81,7 +81,7 @@ class Voice:
         self.crew.not_spawned(self.child, proc, error)
 
 
-class Crew:
+class NodeSupervisor:
     """The nodes. `clock` gives monotonic seconds; `stop_all` is called when an operator returns STOP_ALL."""
 
     def __init__(
@@ -89,8 +89,8 @@ class Crew:
         loop: Loop,
         router: Router,
         link: StoreLink,
-        nursery: NurseryKeeper,
-        notes: Notes,
+        nursery: ForkServerKeeper,
+        notes: RunLog,
         dataflow: Dataflow,
         options: RunOptions,
         run_dir: RunDir,
@@ -112,7 +112,7 @@ class Crew:
         self.ending = False  # the run stops, or all nodes are done: no life may begin any more
         self.refused = 0  # messages that came out of turn
         self._identities: dict[bytes, Child] = {}
-        self._events: deque[tuple[Child, su.Event, bool]] = deque()
+        self._events: deque[tuple[Child, su.LifecycleEvent, bool]] = deque()
         self._procs: set[Proc] = set()
         self._handling = False
         self._draining = False
@@ -127,10 +127,10 @@ class Crew:
         pulse_path = self._run_dir.pulse(wiring.number)
         pulse_path.parent.mkdir(mode=0o700, exist_ok=True)
         page = PulsePage(pulse_path)
-        machine = Supervision(
+        machine = Lifecycle(
             spec.id,
             policy_of(spec),
-            state=State.ENDED if ended else State.WAITING,
+            state=LifecycleState.ENDED if ended else LifecycleState.WAITING,
             # under a runtime that was killed; what was handled since is gone, and counts nothing
             left_in_hand=page.read().hands,
         )
@@ -149,12 +149,12 @@ class Crew:
 
     def start(self) -> None:
         for child in self.children.values():
-            if child.machine.state is State.WAITING:
+            if child.machine.state is LifecycleState.WAITING:
                 self.feed(child, su.Start())
 
     # ---- events and actions
 
-    def feed(self, child: Child, event: su.Event, trusted: bool = True) -> None:
+    def feed(self, child: Child, event: su.LifecycleEvent, trusted: bool = True) -> None:
         """Hand an event to a node's supervision, and carry out what it says. Events that this causes come after it.
 
         What comes from a child (not `trusted`) and out of turn is counted and dropped. An action that fails keeps
@@ -173,7 +173,7 @@ class Crew:
         while self._events:
             yield partial(self._handle, *self._events.popleft())
 
-    def _handle(self, child: Child, event: su.Event, trusted: bool) -> None:
+    def _handle(self, child: Child, event: su.LifecycleEvent, trusted: bool) -> None:
         before = child.machine.state
         try:
             actions = child.machine.handle(event, self._clock())
@@ -368,8 +368,8 @@ class Crew:
             return f"{hello.node!r} is {started}, see `path:` in the dataflow file"
         state = child.machine.state
         goes_on = not (self.done or self.ending or self._draining)
-        if state in DONE and not (hello.kind == "dynamic" and state is State.ENDED and goes_on):
-            return f"{hello.node!r} has {state.value if state is not State.STOPPED else 'been stopped'}"
+        if state in DONE and not (hello.kind == "dynamic" and state is LifecycleState.ENDED and goes_on):
+            return f"{hello.node!r} has {state.value if state is not LifecycleState.STOPPED else 'been stopped'}"
         if hello.kind == "dynamic":
             return f"{hello.node!r} is connected already, as process {child.peer}" if child.alive else ""
         if hello.life == child.machine.life and child.alive and child.identity is not None:
@@ -491,7 +491,7 @@ class Crew:
             glance = child.glance(now_s)
             if glance is not None:
                 self.feed(child, su.Vitals(glance.commits, glance.handling_s, stopped, lock_s, pinned_s))
-            elif stopped or lock_s or pinned_s or child.machine.state is not State.RUNNING:
+            elif stopped or lock_s or pinned_s or child.machine.state is not LifecycleState.RUNNING:
                 self.feed(child, su.Vitals(0, 0.0, stopped, lock_s, pinned_s))
 
     # ---- the end
@@ -502,7 +502,7 @@ class Crew:
 
     def quieten(self, child: Child) -> None:
         """No more ticks for this life of a node: the run is drained."""
-        if child.machine.state is State.RUNNING and child.quiet_life != child.machine.life:
+        if child.machine.state is LifecycleState.RUNNING and child.quiet_life != child.machine.life:
             child.quiet_life = child.machine.life
             self._send(child, Quiet())
 
@@ -526,7 +526,7 @@ class Crew:
 
     @property
     def failed(self) -> list[Child]:
-        return [child for child in self.children.values() if child.machine.state is State.FAILED]
+        return [child for child in self.children.values() if child.machine.state is LifecycleState.FAILED]
 
     def has_begun(self) -> bool:
         """Whether every node has been ready, or has shown that it will not be so at its first try."""

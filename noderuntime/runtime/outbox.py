@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from noderuntime.dataflow.model import Dataflow
-from noderuntime.runtime.logs import Notes
+from noderuntime.runtime.logs import RunLog
 from noderuntime.runtime.store_link import StoreLink
 
 PATIENCE_S: Final = 30.0  # without anything arriving
@@ -20,7 +20,7 @@ SHOWN_S: Final = 0.5
 class RunOutbox:
     """`over`: nothing waits any more, or it is no use to wait. `problem`: then why not, else ""."""
 
-    def __init__(self, dataflow: Dataflow, notes: Notes) -> None:
+    def __init__(self, dataflow: Dataflow, notes: RunLog) -> None:
         self.over = dataflow.state.kind == "memory"
         self.problem = ""
         self._notes = notes

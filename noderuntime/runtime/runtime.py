@@ -45,11 +45,11 @@ from noderuntime.runtime.chaos import Chaos
 from noderuntime.runtime.children import preload_of
 from noderuntime.runtime.code_watch import CodeWatch
 from noderuntime.runtime.forkserver import Order
-from noderuntime.runtime.keepers import GaveUp, NurseryKeeper, StoreKeeper
+from noderuntime.runtime.keepers import ForkServerKeeper, GaveUp, StoreKeeper
 from noderuntime.runtime.lifecycle import NEVER
-from noderuntime.runtime.logs import Notes, RunLogs
+from noderuntime.runtime.logs import RunLog, RunLogs
 from noderuntime.runtime.loop import Loop
-from noderuntime.runtime.nodes import Crew
+from noderuntime.runtime.nodes import NodeSupervisor
 from noderuntime.runtime.observer import Observer, RunOptions, SummaryRow
 from noderuntime.runtime.outbox import RunOutbox
 from noderuntime.runtime.plan import plan, store_nodes
@@ -131,7 +131,7 @@ class Runtime:
         _raise_descriptor_limit(len(dataflow.nodes))
         file = str(Path(dataflow.folder, Path(dataflow.file).name))
         log_dir = runs.new_log_folder(state_folder.folder, options.environ)
-        self._notes = Notes(observer, RunLogs(log_dir, [spec.id for spec in dataflow.nodes]))
+        self._notes = RunLog(observer, RunLogs(log_dir, [spec.id for spec in dataflow.nodes]))
         self._file = RunFile(
             name=options.name,
             pid=os.getpid(),
@@ -153,7 +153,7 @@ class Runtime:
         self._router = Router(self._run_dir.runtime_socket)
         self._link = StoreLink(self._loop, self._run_dir, f"runtime-{held.epoch}")
         env = {key: value for key, value in options.environ.items() if not key.startswith("NODERUNTIME_")}
-        self._nursery = NurseryKeeper(self._loop, self._notes, env, preload_of(dataflow))
+        self._nursery = ForkServerKeeper(self._loop, self._notes, env, preload_of(dataflow))
         arguments = [
             str(self._run_dir.root),
             "--size", str(held.size_bytes),
@@ -164,7 +164,7 @@ class Runtime:
         ]  # fmt: skip
         order = Order("nr-store", env, dataflow.folder or "/", entry=entrypoints.STORE, arguments=arguments)
         self._store = StoreKeeper(self._nursery, self._link, self._notes, order, time.monotonic)
-        self._crew = Crew(
+        self._crew = NodeSupervisor(
             self._loop, self._router, self._link, self._nursery, self._notes, dataflow, options, self._run_dir,
             time.monotonic, self._stop_asked_by,
         )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.ipc.rundir import RunDir
-from noderuntime.runtime.logs import Notes
+from noderuntime.runtime.logs import RunLog
 from noderuntime.runtime.observer import RunOptions
 from noderuntime.runtime.store_link import StoreLink
 from noderuntime.snapshot.guarantee import guarantee
@@ -48,7 +48,7 @@ class RunSnapshots:
         dataflow: Dataflow,
         options: RunOptions,
         run_dir: RunDir,
-        notes: Notes,
+        notes: RunLog,
         own: Path,
         size_bytes: int,
     ) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 from noderuntime.dataflow.model import Dataflow, InputSpec, NodeSpec
 from noderuntime.ipc.pulse import COMMITTING, HANDLED, WAITING, WAITING_FOR_ROOM
 from noderuntime.runtime.children import Child
-from noderuntime.runtime.lifecycle_events import State
-from noderuntime.runtime.logs import Notes
-from noderuntime.runtime.nodes import Crew
+from noderuntime.runtime.lifecycle_events import LifecycleState
+from noderuntime.runtime.logs import RunLog
+from noderuntime.runtime.nodes import NodeSupervisor
 from noderuntime.runtime.store_link import StoreLink
 from noderuntime.runtime.stuck import Doing, Place, Verdict, endless, judge, on_cycle, reachable, told, waits_text
 
@@ -45,9 +45,9 @@ class StuckWatch:
 
     def __init__(
         self,
-        crew: Crew,
+        crew: NodeSupervisor,
         link: StoreLink,
-        notes: Notes,
+        notes: RunLog,
         dataflow: Dataflow,
         grace_s: float,
         clock: Callable[[], float],
@@ -100,7 +100,7 @@ class StuckWatch:
         for child in self._crew.children.values():
             child.waits = ""
         states = (child.machine.state for child in self._crew.children.values())
-        return self._has_cycles and any(state is State.ENDED for state in states)
+        return self._has_cycles and any(state is LifecycleState.ENDED for state in states)
 
     # ---- what the judge is told
 
@@ -109,11 +109,11 @@ class StuckWatch:
 
     def _look_at(self, child: Child) -> Seen:
         machine = child.machine
-        if machine.state is State.ENDED:
+        if machine.state is LifecycleState.ENDED:
             return Doing.ENDED, 0, 0, 0
-        if machine.state is State.FAILED:
+        if machine.state is LifecycleState.FAILED:
             return Doing.FAILED, 0, 0, 0
-        glance = child.glance(self._clock()) if machine.state is State.RUNNING else None
+        glance = child.glance(self._clock()) if machine.state is LifecycleState.RUNNING else None
         if glance is None:
             return Doing.BUSY, machine.life, 0, 0
         facts = machine.life, child.page.words[HANDLED], glance.commits

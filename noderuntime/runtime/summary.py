@@ -15,10 +15,10 @@ from typing import Any
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.ipc.rundir import letters_file
 from noderuntime.runtime.children import Child
-from noderuntime.runtime.lifecycle_events import DONE, State
+from noderuntime.runtime.lifecycle_events import DONE, LifecycleState
 from noderuntime.runtime.observer import SummaryRow
 
-STATES = {State.ENDED: "finished", State.STOPPED: "stopped", State.FAILED: "failed"}
+STATES = {LifecycleState.ENDED: "finished", LifecycleState.STOPPED: "stopped", LifecycleState.FAILED: "failed"}
 
 Figures = dict[str, Any]  # the store's, of all nodes by id
 
@@ -50,7 +50,7 @@ def standing(children: Iterable[Child], waited_s: float) -> tuple[bool, list[str
     missing = []
     for child in children:
         machine, patience_s = child.machine, child.spec.start_timeout_s
-        if machine.state is State.FAILED:
+        if machine.state is LifecycleState.FAILED:
             missing.append(f"{child.id} has failed for good: {machine.reason}")
         elif not (machine.was_ready or machine.state in DONE or child.spec.kind == "dynamic"):
             if waited_s < patience_s:

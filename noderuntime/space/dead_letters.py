@@ -15,7 +15,7 @@ import msgpack
 from noderuntime.errors import StoreError
 from noderuntime.space import keys, records
 from noderuntime.space.environment import Space, scan
-from noderuntime.space.lives import Graph, Vertex, reopen_ended
+from noderuntime.space.lives import NodeEntry, Registry, reopen_ended
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.records import (
     BYTES,
@@ -58,61 +58,61 @@ def counts(txn: Any, node: int) -> dict[str, int]:
     return found
 
 
-def chosen(txn: Any, vertex: Vertex, uids: Collection[str]) -> list[Letter]:
+def chosen(txn: Any, node_entry: NodeEntry, uids: Collection[str]) -> list[Letter]:
     """The letters of those uids, all when none is given. Raises StoreError for a uid that no letter has."""
-    found = list(letters(txn, vertex.number))
+    found = list(letters(txn, node_entry.number))
     if not uids:
         return found
     known = {letter.uid for letter in found}
     for uid in uids:
         if uid not in known:
             raise StoreError(
-                f"{vertex.id} has no dead letter {uid!r}; `noderuntime dead-letters ls {vertex.id}` lists them"
+                f"{node_entry.id} has no dead letter {uid!r}; `noderuntime dead-letters ls {node_entry.id}` lists them"
             )
     return [letter for letter in found if letter.uid in uids]
 
 
 def replay(
-    txn: Any, space: Space, vertex: Vertex, uids: Collection[str], ended_run: Graph | None = None
+    txn: Any, space: Space, node_entry: NodeEntry, uids: Collection[str], ended_run: Registry | None = None
 ) -> int:
     """Put letters back at the end of their inputs, as if they had never failed; how many.
 
-    `ended_run`: the graph of a run that does not run. There a node that has ended is made live again, for `--resume`.
+    `ended_run`: the registry of a run that does not run. There a node that has ended is made live again, for `--resume`.
     Raises StoreError when the node has ended, or has no such input any more.
     """
-    found = chosen(txn, vertex, uids)
-    status = records.NodeRecord.parse(txn.get(keys.node(vertex.number))).status
+    found = chosen(txn, node_entry, uids)
+    status = records.NodeRecord.parse(txn.get(keys.node(node_entry.number))).status
     if found and status == records.ENDED and ended_run is not None:
-        reopen_ended(txn, ended_run, vertex)
+        reopen_ended(txn, ended_run, node_entry)
     elif found and status == records.ENDED:
-        raise StoreError(f"{vertex.id} has ended and takes no more messages; its dead letters stay where they are")
+        raise StoreError(f"{node_entry.id} has ended and takes no more messages; its dead letters stay where they are")
     sequence = space.base + txn.id()
     for index, letter in enumerate(found):
-        input, source = vertex.inputs.get(letter.input, (0, ""))
+        input, source = node_entry.inputs.get(letter.input, (0, ""))
         if source != letter.uid.rpartition("#")[0]:
             raise StoreError(
-                f"{letter.uid} came in by {letter.input!r}, and {vertex.id} has no such input any more; "
-                f"`noderuntime dead-letters drop {vertex.id} {letter.uid}` removes it"
+                f"{letter.uid} came in by {letter.input!r}, and {node_entry.id} has no such input any more; "
+                f"`noderuntime dead-letters drop {node_entry.id} {letter.uid}` removes it"
             )
-        txn.put(keys.message(vertex.number, input, sequence, index), letter.message)
-        queue_key = keys.queue(vertex.number, input)
+        txn.put(keys.message(node_entry.number, input, sequence, index), letter.message)
+        queue_key = keys.queue(node_entry.number, input)
         queue = queue_of(txn, queue_key)
         queue[QUEUED] += 1
         queue[BYTES] += records.message_bytes(letter.message)
         txn.put(queue_key, QUEUE.pack(*queue))
         txn.delete(letter.key)
     for name in dict.fromkeys(letter.input for letter in found):
-        _close_again(txn, space, vertex, vertex.inputs[name][0], sequence, len(found))
+        _close_again(txn, space, node_entry, node_entry.inputs[name][0], sequence, len(found))
     return len(found)
 
 
-def _close_again(txn: Any, space: Space, vertex: Vertex, input: int, sequence: int, index: int) -> None:
+def _close_again(txn: Any, space: Space, node_entry: NodeEntry, input: int, sequence: int, index: int) -> None:
     """Where the sender has ended, INPUT_CLOSED stands behind what was put back: a life that begins with messages waits
     for it."""
-    flags = queue_of(txn, keys.queue(vertex.number, input))[FLAGS]
+    flags = queue_of(txn, keys.queue(node_entry.number, input))[FLAGS]
     if not flags & SOURCE_ENDED or flags & (SOURCE_FAILED | CUT_OFF):
         return
-    mailbox = keys.mailbox(vertex.number, input)
+    mailbox = keys.mailbox(node_entry.number, input)
     for key, record in list(scan(txn, mailbox)):
         if record[0] == records.INPUT_CLOSED:
             txn.delete(key)
@@ -120,14 +120,14 @@ def _close_again(txn: Any, space: Space, vertex: Vertex, input: int, sequence: i
     txn.put(mailbox + keys.place(sequence, index), notice)
 
 
-def drop(txn: Any, vertex: Vertex, uids: Collection[str]) -> int:
+def drop(txn: Any, node_entry: NodeEntry, uids: Collection[str]) -> int:
     """Remove letters for good; how many. They count as discarded messages of their inputs."""
-    found = chosen(txn, vertex, uids)
+    found = chosen(txn, node_entry, uids)
     for letter in found:
         if letter.message[1]:
             adjust(txn, records.reference_of(letter.message), -1)
-        if letter.input in vertex.inputs:
-            queue_key = keys.queue(vertex.number, vertex.inputs[letter.input][0])
+        if letter.input in node_entry.inputs:
+            queue_key = keys.queue(node_entry.number, node_entry.inputs[letter.input][0])
             queue = queue_of(txn, queue_key)
             queue[DISCARDED] += 1
             txn.put(queue_key, QUEUE.pack(*queue))

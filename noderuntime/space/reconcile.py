@@ -18,7 +18,7 @@ import msgpack
 from noderuntime.errors import ResumeRefused
 from noderuntime.space import keys, lives, records
 from noderuntime.space.environment import scan
-from noderuntime.space.lives import Graph, Vertex
+from noderuntime.space.lives import NodeEntry, Registry
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.records import FLAGS, QUEUE, SOURCE_ENDED
 from noderuntime.space.segments import adjust
@@ -31,22 +31,22 @@ def reconcile(txn: Any, wanted: list[dict[str, Any]]) -> list[str]:
         return []
     new = {item["id"]: item for item in wanted}
     dropped: list[str] = []
-    kept: Graph = {}
-    for vertex in known.values():
-        item = new.get(vertex.id)
+    kept: Registry = {}
+    for node_entry in known.values():
+        item = new.get(node_entry.id)
         if item is None:
-            dropped += _drop_node(txn, vertex)
+            dropped += _drop_node(txn, node_entry)
             continue
         sources = dict(item["inputs"])
         inputs = {}
-        for name, (number, source) in vertex.inputs.items():
+        for name, (number, source) in node_entry.inputs.items():
             if sources.get(name) == source:
                 inputs[name] = (number, source)
             else:
-                dropped += _drop_input(txn, vertex, name, number)
-        outputs = {name: number for name, number in vertex.outputs.items() if name in item["outputs"]}
-        _forget_outputs(txn, vertex, outputs)
-        kept[vertex.id] = replace(vertex, inputs=inputs, outputs=outputs)
+                dropped += _drop_input(txn, node_entry, name, number)
+        outputs = {name: number for name, number in node_entry.outputs.items() if name in item["outputs"]}
+        _forget_outputs(txn, node_entry, outputs)
+        kept[node_entry.id] = replace(node_entry, inputs=inputs, outputs=outputs)
     _put_graph(txn, kept.values())
     return dropped
 
@@ -74,11 +74,11 @@ def rename(txn: Any, wanted: list[dict[str, Any]], names: Mapping[str, str]) -> 
 
     renamed = [
         replace(
-            vertex,
-            id=names.get(vertex.id, vertex.id),
-            inputs={name: (number, source_of(source)) for name, (number, source) in vertex.inputs.items()},
+            node_entry,
+            id=names.get(node_entry.id, node_entry.id),
+            inputs={name: (number, source_of(source)) for name, (number, source) in node_entry.inputs.items()},
         )
-        for vertex in known.values()
+        for node_entry in known.values()
     ]
     _put_graph(txn, renamed)
     packed = txn.get(keys.fact("numbers"))
@@ -94,8 +94,8 @@ def rename(txn: Any, wanted: list[dict[str, Any]], names: Mapping[str, str]) -> 
             if source and source_of(source) != source:
                 inputs[f"{name} {source_of(source)}"] = inputs.pop(feed)
     txn.put(keys.fact("numbers"), msgpack.packb(given))
-    for vertex in renamed:
-        for key, packed in list(scan(txn, keys.dead_prefix(vertex.number))):
+    for node_entry in renamed:
+        for key, packed in list(scan(txn, keys.dead_prefix(node_entry.number))):
             letter = msgpack.unpackb(packed)
             source, _, number = letter["uid"].rpartition("#")
             if source_of(source) != source:
@@ -114,8 +114,8 @@ def refuse_losses(txn: Any, wanted: list[dict[str, Any]], drop: Collection[str])
             raise ResumeRefused(f"--drop {id}: the run had no node {id!r}", f"It had: {there}.")
     lost = {
         id: what
-        for id, vertex in known.items()
-        if id not in ids and id not in drop and (what := _belongings(txn, vertex))
+        for id, node_entry in known.items()
+        if id not in ids and id not in drop and (what := _belongings(txn, node_entry))
     }
     if not lost:
         return
@@ -130,16 +130,16 @@ def refuse_losses(txn: Any, wanted: list[dict[str, Any]], drop: Collection[str])
     )
 
 
-def _belongings(txn: Any, vertex: Vertex) -> str:
+def _belongings(txn: Any, node_entry: NodeEntry) -> str:
     """What a node has to lose, in words; "" for nothing."""
     counts = {
-        "keys of private state": _count(txn, keys.private_prefix(vertex.number)),
+        "keys of private state": _count(txn, keys.private_prefix(node_entry.number)),
         "queued messages": sum(
             record[0] < records.NOTICE_MIN
-            for number, _ in vertex.inputs.values()
-            for _, record in scan(txn, keys.mailbox(vertex.number, number))
+            for number, _ in node_entry.inputs.values()
+            for _, record in scan(txn, keys.mailbox(node_entry.number, number))
         ),
-        "dead letters": _count(txn, keys.dead_prefix(vertex.number)),
+        "dead letters": _count(txn, keys.dead_prefix(node_entry.number)),
     }
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
@@ -148,65 +148,65 @@ def _count(txn: Any, prefix: bytes) -> int:
     return sum(1 for _ in scan(txn, prefix))
 
 
-def _put_graph(txn: Any, vertices: Collection[Vertex]) -> None:
+def _put_graph(txn: Any, vertices: Collection[NodeEntry]) -> None:
     plain = [[v.id, v.number, {n: list(i) for n, i in v.inputs.items()}, v.outputs] for v in vertices]
-    txn.put(keys.fact("graph"), msgpack.packb(plain))
+    txn.put(keys.fact("registry"), msgpack.packb(plain))
 
 
-def adapt(txn: Any, old: Graph, graph: Graph) -> None:
+def adapt(txn: Any, old: Registry, registry: Registry) -> None:
     """After `claims.register`: close the new inputs of senders that have ended."""
-    for vertex in graph.values():
-        before = old.get(vertex.id)
-        for name, (number, source) in vertex.inputs.items():
-            sender = graph.get(source.rpartition("/")[0]) if source else None
+    for node_entry in registry.values():
+        before = old.get(node_entry.id)
+        for name, (number, source) in node_entry.inputs.items():
+            sender = registry.get(source.rpartition("/")[0]) if source else None
             is_new = before is None or before.inputs.get(name) != (number, source)
             if sender is None or not is_new:
                 continue
             if lives.status(txn, sender) != records.LIVE:  # it will never send again
-                queue = queue_of(txn, keys.queue(vertex.number, number))
+                queue = queue_of(txn, keys.queue(node_entry.number, number))
                 queue[FLAGS] |= SOURCE_ENDED
-                txn.put(keys.queue(vertex.number, number), QUEUE.pack(*queue))
+                txn.put(keys.queue(node_entry.number, number), QUEUE.pack(*queue))
 
 
-def _forget_outputs(txn: Any, vertex: Vertex, kept: dict[str, int]) -> None:
-    record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
-    for name, number in vertex.outputs.items():
+def _forget_outputs(txn: Any, node_entry: NodeEntry, kept: dict[str, int]) -> None:
+    record = records.NodeRecord.parse(txn.get(keys.node(node_entry.number)))
+    for name, number in node_entry.outputs.items():
         cell = records.output_cell(number)
         if name not in kept and cell < len(record.cells):
             record.cells[cell] = 0
-    txn.put(keys.node(vertex.number), record.pack())
+    txn.put(keys.node(node_entry.number), record.pack())
 
 
-def _drop_node(txn: Any, vertex: Vertex) -> list[str]:
+def _drop_node(txn: Any, node_entry: NodeEntry) -> list[str]:
     what = []
-    private = _delete(txn, keys.private_prefix(vertex.number))
+    private = _delete(txn, keys.private_prefix(node_entry.number))
     if private:
         what.append(f"{private} keys of private state")
     queued = 0
-    for number, _ in vertex.inputs.values():
-        queued += _empty(txn, keys.mailbox(vertex.number, number))
-        txn.delete(keys.queue(vertex.number, number))
+    for number, _ in node_entry.inputs.values():
+        queued += _empty(txn, keys.mailbox(node_entry.number, number))
+        txn.delete(keys.queue(node_entry.number, number))
     if queued:
         what.append(f"{queued} queued messages")
-    letters = _delete(txn, keys.dead_prefix(vertex.number))
+    letters = _delete(txn, keys.dead_prefix(node_entry.number))
     if letters:
         what.append(f"{letters} dead letters")
-    _delete(txn, keys.attempts_prefix(vertex.number))
-    txn.delete(keys.node(vertex.number))
-    return [f"node {vertex.id!r} is no longer in the dataflow: dropped {', '.join(what) or 'its counters'}"]
+    _delete(txn, keys.attempts_prefix(node_entry.number))
+    txn.delete(keys.node(node_entry.number))
+    return [f"node {node_entry.id!r} is no longer in the dataflow: dropped {', '.join(what) or 'its counters'}"]
 
 
-def _drop_input(txn: Any, vertex: Vertex, name: str, number: int) -> list[str]:
-    queued = _empty(txn, keys.mailbox(vertex.number, number))
-    attempts = keys.attempts(keys.mailbox(vertex.number, number))
+def _drop_input(txn: Any, node_entry: NodeEntry, name: str, number: int) -> list[str]:
+    queued = _empty(txn, keys.mailbox(node_entry.number, number))
+    attempts = keys.attempts(keys.mailbox(node_entry.number, number))
     _delete(txn, attempts)
-    txn.delete(keys.queue(vertex.number, number))
-    record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
+    txn.delete(keys.queue(node_entry.number, number))
+    record = records.NodeRecord.parse(txn.get(keys.node(node_entry.number)))
     cell = records.input_cell(number)
     for at in range(cell, min(cell + 2, len(record.cells))):
         record.cells[at] = 0
-    txn.put(keys.node(vertex.number), record.pack())
-    text = f"input {name!r} of node {vertex.id!r} is gone or has another source"
+    txn.put(keys.node(node_entry.number), record.pack())
+    text = f"input {name!r} of node {node_entry.id!r} is gone or has another source"
     return [f"{text}: dropped {queued} queued messages" if queued else f"{text}: nothing was queued"]
 
 

@@ -28,7 +28,7 @@ AWAIT_S: Final = 5.0
 PAUSE_S: Final = 0.5
 
 
-def open_outside(space: Space) -> State | None:
+def open_external(space: Space) -> State | None:
     """The State that the run's facts name, None when it is the space itself. Raises StoreError.
 
     A server that is away ends no node: who uses the State before it is back gets StoreUnreachable.
@@ -41,7 +41,7 @@ def open_outside(space: Space) -> State | None:
     return state
 
 
-class OutsideSubscription:
+class ExternalSubscription:
     """As watching.Subscription, for a State outside the space. Its revisions have no index."""
 
     def __init__(self, space: Space, node: int, state: State, bell: int) -> None:
@@ -134,10 +134,10 @@ class OutsideSubscription:
                 self._closed.wait(0.001)  # until the node has looked
 
 
-class OutsideState(State):
+class ExternalState(State):
     """The State, with watches that come as KVS_UPDATE events."""
 
-    def __init__(self, state: State, subscription: OutsideSubscription) -> None:
+    def __init__(self, state: State, subscription: ExternalSubscription) -> None:
         self._state = state
         self._subscription = subscription
         forks.watch(self)
@@ -202,7 +202,7 @@ class OutsideState(State):
 
 
 class _EventWatch(base.Watch):
-    def __init__(self, subscription: OutsideSubscription, prefix: bytes) -> None:
+    def __init__(self, subscription: ExternalSubscription, prefix: bytes) -> None:
         self._subscription = subscription
         self._prefix = prefix
 

@@ -21,7 +21,7 @@ import msgpack
 from noderuntime.space import dead_letters, records
 from noderuntime.space.dead_letters import Letter
 from noderuntime.space.environment import Space
-from noderuntime.space.lives import Graph, Vertex
+from noderuntime.space.lives import NodeEntry, Registry
 from noderuntime.space.segments import read_segment
 
 LISTED_MAX: Final = 10_000
@@ -38,12 +38,12 @@ class LetterOperations:
     `run_has_ended`: this is a store process for one command, on a run that does not run.
     """
 
-    def __init__(self, space: Space, graph: Callable[[], Graph], vertex: Callable[[Arguments], Vertex]) -> None:
+    def __init__(self, space: Space, registry: Callable[[], Registry], node_entry: Callable[[Arguments], NodeEntry]) -> None:
         self.space = space
         self.rings: set[int] = set()
         self.run_has_ended = False
-        self._graph = graph
-        self._vertex = vertex
+        self._registry = registry
+        self._node_entry = node_entry
         self.changes: dict[str, Callable[[Any, Arguments], Result]] = {
             "letters_replay": self.replay,
             "letters_drop": self.drop,
@@ -54,17 +54,17 @@ class LetterOperations:
         }
 
     def ls(self, txn: Any, arguments: Arguments) -> Result:
-        vertices = [self._vertex(arguments)] if arguments["node"] else list(self._graph().values())
-        found = [head(vertex, letter) for vertex in vertices for letter in dead_letters.letters(txn, vertex.number)]
+        vertices = [self._node_entry(arguments)] if arguments["node"] else list(self._registry().values())
+        found = [head(node_entry, letter) for node_entry in vertices for letter in dead_letters.letters(txn, node_entry.number)]
         return {"letters": found[:LISTED_MAX], "left_out": max(0, len(found) - LISTED_MAX)}
 
     def show(self, txn: Any, arguments: Arguments) -> Result:
-        vertex = self._vertex(arguments)
+        node_entry = self._node_entry(arguments)
         found: list[Result] = []
-        chosen = dead_letters.chosen(txn, vertex, arguments["uids"])
+        chosen = dead_letters.chosen(txn, node_entry, arguments["uids"])
         size = 0
         for letter in chosen:
-            told = {**head(vertex, letter), "trace": letter.trace, **shown(letter.message, self.space)}
+            told = {**head(node_entry, letter), "trace": letter.trace, **shown(letter.message, self.space)}
             size += len(msgpack.packb(told))
             if size > SHOWN_BYTES_MAX:
                 break
@@ -72,20 +72,20 @@ class LetterOperations:
         return {"letters": found, "left_out": len(chosen) - len(found)}
 
     def replay(self, txn: Any, arguments: Arguments) -> Result:
-        vertex = self._vertex(arguments)
-        ended_run = self._graph() if self.run_has_ended else None
-        replayed = dead_letters.replay(txn, self.space, vertex, arguments["uids"], ended_run)
-        self.rings.add(vertex.number)
+        node_entry = self._node_entry(arguments)
+        ended_run = self._registry() if self.run_has_ended else None
+        replayed = dead_letters.replay(txn, self.space, node_entry, arguments["uids"], ended_run)
+        self.rings.add(node_entry.number)
         return {"replayed": replayed}
 
     def drop(self, txn: Any, arguments: Arguments) -> Result:
-        return {"dropped": dead_letters.drop(txn, self._vertex(arguments), arguments["uids"])}
+        return {"dropped": dead_letters.drop(txn, self._node_entry(arguments), arguments["uids"])}
 
 
-def head(vertex: Vertex, letter: Letter) -> Result:
+def head(node_entry: NodeEntry, letter: Letter) -> Result:
     """What a list says of a letter."""
     return {
-        "node": vertex.id,
+        "node": node_entry.id,
         "input": letter.input,
         "uid": letter.uid,
         "error": letter.error,

@@ -14,7 +14,7 @@ from noderuntime.merges import Add, Max, Merge, Min, Union
 from noderuntime.space import keys, kvs, kvs_cells, records, watches
 from noderuntime.space.environment import MARK_NEW_WORK, Space, scan
 from noderuntime.space.kvs import SharedValue, SharedWrite, check_value, ttl_to_ns
-from noderuntime.space.lives import Vertex
+from noderuntime.space.lives import NodeEntry
 from noderuntime.state.base import Diff
 from noderuntime.state.diffs import check_diff, diff_of, origin_text
 from noderuntime.state.seeds import Seed
@@ -38,10 +38,10 @@ MERGES: Final[dict[str, Callable[[Any], Merge]]] = {"add": Add, "max": Max, "min
 class StateOperations:
     """The operations, on an open space. `rings` holds whom to ring after the transaction."""
 
-    def __init__(self, space: Space, vertex: Callable[[str], Vertex]) -> None:
+    def __init__(self, space: Space, node_entry: Callable[[str], NodeEntry]) -> None:
         self.space = space
         self.rings: set[int] = set()
-        self._vertex = vertex
+        self._node_entry = node_entry
         self._watchers = watches.Watchers()
         self.changes: dict[str, Callable[[Any, Arguments], Result]] = {
             "state_set": self.state_set,
@@ -76,7 +76,7 @@ class StateOperations:
             entries = kvs.entries(txn, prefix, self.space.now_ns(), after)
             listed = ((key, len(entry.value), entry.revision) for key, entry in entries)
         else:
-            own = keys.private_prefix(self._vertex(arguments["scope"]).number)
+            own = keys.private_prefix(self._node_entry(arguments["scope"]).number)
             listed = (
                 (key[len(own) :], len(value) - records.PRIVATE_BYTES, *records.PRIVATE.unpack_from(value))
                 for key, value in scan(txn, own + prefix, own + after if after else b"")
@@ -95,7 +95,7 @@ class StateOperations:
         if arguments["scope"] == "shared":
             entry = kvs.read(txn, key, self.space.now_ns())
             return _shown(entry)
-        value = txn.get(keys.private_prefix(self._vertex(arguments["scope"]).number) + key)
+        value = txn.get(keys.private_prefix(self._node_entry(arguments["scope"]).number) + key)
         if value is None:
             return _shown(None)
         (sequence,) = records.PRIVATE.unpack_from(value)
@@ -108,7 +108,7 @@ class StateOperations:
         value = check_value(f"the value of {arguments['key']!r}", arguments["value"])
         self._refuse_when_full(txn)
         sequence = self.space.base + txn.id()
-        own = keys.private_prefix(self._vertex(arguments["scope"]).number)
+        own = keys.private_prefix(self._node_entry(arguments["scope"]).number)
         txn.put(own + key, records.PRIVATE.pack(sequence) + value)
         return {"revision": sequence}
 
@@ -116,7 +116,7 @@ class StateOperations:
         if arguments["scope"] == "shared":
             return {"removed": self.delete(txn, arguments)["deleted"]}
         key = keys.user_key(arguments["key"])
-        return {"removed": txn.delete(keys.private_prefix(self._vertex(arguments["scope"]).number) + key)}
+        return {"removed": txn.delete(keys.private_prefix(self._node_entry(arguments["scope"]).number) + key)}
 
     # --- the contract: writing --------------------------------------------------------------------------------------
 
@@ -282,13 +282,13 @@ def limit_of(arguments: Arguments, default: int, most: int) -> int:
     return min(limit, most)
 
 
-def vertex_of(graph: dict[str, Vertex], id: str) -> Vertex:
+def node_entry_of(registry: dict[str, NodeEntry], id: str) -> NodeEntry:
     """The node of that id. Raises NotRunning."""
-    vertex = graph.get(id)
-    if vertex is None:
-        known = ", ".join(graph)
+    node_entry = registry.get(id)
+    if node_entry is None:
+        known = ", ".join(registry)
         raise NotRunning(f"this run has no node {id!r}", f"Its nodes: {known}")
-    return vertex
+    return node_entry
 
 
 def _plain(entry: SharedValue) -> list[Any]:

@@ -28,14 +28,14 @@ from noderuntime.errors import Fenced, NodeRuntimeError, ProtocolError, UnknownO
 from noderuntime.ipc import pulse
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.ipc.wiring import Wiring
-from noderuntime.node.session import Member
+from noderuntime.node.session import NodeSession
 from noderuntime.space import keys, records
 from noderuntime.space.environment import Space
-from noderuntime.space.lives import Graph
+from noderuntime.space.lives import Registry
 from noderuntime.space.segments import Dropped
 from noderuntime.space.staging import Staged
 from noderuntime.space.writer import MessageGone
-from noderuntime.store.kvs import limit_of, vertex_of
+from noderuntime.store.kvs import limit_of, node_entry_of
 
 EVENTS_MAX: Final = 64
 BATCH_BYTES_MAX: Final = 4 << 20
@@ -59,7 +59,7 @@ class RemoteNode:
 
     def __init__(self, run_dir: RunDir, space: Space, arguments: Arguments) -> None:
         wiring = Wiring.from_plain(arguments["wiring"])
-        self.member = Member(run_dir, wiring, arguments["incarnation"], arguments.get("attempts", []), space)
+        self.member = NodeSession(run_dir, wiring, arguments["incarnation"], arguments.get("attempts", []), space)
         self.taken: dict[bytes, tuple[bytes, int]] = {}  # key -> record, slot in the pulse
         self._asked: tuple[str, int] = "", 0  # the latest request that was answered with events
         self._given: list[bytes] = []  # their keys
@@ -261,10 +261,10 @@ class RemoteNode:
 class Nodes:
     """All of them. `bells` tells the loop which descriptors to poll and drain."""
 
-    def __init__(self, run_dir: RunDir, space: Space, graph: Callable[[], Graph], changed: Callable[[], None]) -> None:
+    def __init__(self, run_dir: RunDir, space: Space, registry: Callable[[], Registry], changed: Callable[[], None]) -> None:
         self._run_dir = run_dir
         self._space = space
-        self._graph = graph
+        self._registry = registry
         self._changed = changed
         self._nodes: dict[str, RemoteNode] = {}
 
@@ -287,17 +287,17 @@ class Nodes:
 
     def _check(self, wiring: Wiring, incarnation: int) -> None:
         """Raise unless this is what the runtime has welcomed the node with: nothing of another life may be touched."""
-        graph = self._graph()
-        vertex = vertex_of(graph, wiring.node)
-        nodes = {known.number for known in graph.values()}
+        registry = self._registry()
+        node_entry = node_entry_of(registry, wiring.node)
+        nodes = {known.number for known in registry.values()}
         inputs = {item.name: (item.number, "" if item.period_ns else item.source) for item in wiring.inputs}
         outputs = {item.name: item.number for item in wiring.outputs}
         receivers = {receiver.node for item in wiring.outputs for receiver in item.receivers}
-        numbers = wiring.number == vertex.number and inputs == vertex.inputs and outputs == vertex.outputs
+        numbers = wiring.number == node_entry.number and inputs == node_entry.inputs and outputs == node_entry.outputs
         if not numbers or not receivers <= nodes:
             raise ProtocolError(f"wiring is what the welcome of node {wiring.node!r} has said")
         with self._space.read() as txn:
-            current = records.NodeRecord.parse(txn.get(keys.node(vertex.number))).incarnation
+            current = records.NodeRecord.parse(txn.get(keys.node(node_entry.number))).incarnation
         if incarnation != current:
             raise Fenced(f"incarnation {incarnation} of {wiring.node} has been replaced")
 

@@ -56,12 +56,12 @@ from noderuntime.space import keys, lives, outbox, records, watches
 from noderuntime.space.dead_letters import counts
 from noderuntime.space.environment import BROKEN, MARK_NEW_WORK, Space, create, open_space, scan
 from noderuntime.space.kvs import ttl_to_ns
-from noderuntime.space.lives import Graph, Vertex
+from noderuntime.space.lives import NodeEntry, Registry
 from noderuntime.space.reconcile import adapt, reconcile, refuse_losses, rename
 from noderuntime.state.seeds import Seed
 from noderuntime.store.dead_letters import LetterOperations
 from noderuntime.store.external import Forward, is_forwarded
-from noderuntime.store.kvs import PURGE_STEP, StateOperations, set_limits, vertex_of
+from noderuntime.store.kvs import PURGE_STEP, StateOperations, node_entry_of, set_limits
 from noderuntime.store.parked import Waits, WatchKeys
 from noderuntime.store.remote_nodes import NextEvents, Nodes, SendMessages
 from noderuntime.store.snapshots import Snapshots, say
@@ -90,12 +90,12 @@ class Store:
     def __init__(self, space: Space) -> None:
         self.space = space
         with space.read() as txn:
-            self.graph: Graph = lives.load(txn)
+            self.registry: Registry = lives.load(txn)
         self.actions: dict[str, Callable[[Arguments], Result]] = {}  # that keep their own books
         self._looked = 0
         self.seeds: dict[str, Seed] = {}
-        self.state = StateOperations(space, lambda id: vertex_of(self.graph, id))
-        self.letters = LetterOperations(space, lambda: self.graph, self._vertex)
+        self.state = StateOperations(space, lambda id: node_entry_of(self.registry, id))
+        self.letters = LetterOperations(space, lambda: self.registry, self._node_entry)
         self.changes: dict[str, Callable[[Any, Arguments], Result]] = {
             "open": self.open,
             "claim": self.claim,
@@ -156,19 +156,19 @@ class Store:
             result = self._complete(txn, request, result)
         if request.operation == "open":  # not before it is committed
             with self.space.read() as txn:
-                self.graph = lives.load(txn)
+                self.registry = lives.load(txn)
         return result
 
     def _complete(self, txn: Any, request: Request, result: Result) -> Result:
         """A claim's result with the state, which is read in the claim's own transaction and never kept with it."""
         if request.operation != "claim" or "incarnation" not in result:
             return result
-        state = lives.private_state(txn, self._vertex(request.arguments))
+        state = lives.private_state(txn, self._node_entry(request.arguments))
         by_reference = sum(len(key) + len(value) for key, value in state.items()) > INLINE_BYTES_MAX
         return {**result, "state": {} if by_reference else state, "by_reference": by_reference}
 
-    def _vertex(self, arguments: Arguments) -> Vertex:
-        return vertex_of(self.graph, arguments["node"])
+    def _node_entry(self, arguments: Arguments) -> NodeEntry:
+        return node_entry_of(self.registry, arguments["node"])
 
     # --- the runtime ------------------------------------------------------------------------------------------------
 
@@ -178,23 +178,23 @@ class Store:
             refuse_losses(txn, arguments["nodes"], arguments.get("drop", []))
         old = lives.load(txn)
         dropped = reconcile(txn, arguments["nodes"])
-        graph = lives.register(txn, arguments["nodes"])
-        adapt(txn, old, graph)
+        registry = lives.register(txn, arguments["nodes"])
+        adapt(txn, old, registry)
         resumed = txn.get(keys.fact("resumed"))
         txn.put(keys.fact("fingerprint"), msgpack.packb(arguments["fingerprint"]))
         txn.delete(keys.STOP_ALL)
         if arguments["resume"]:
-            lives.reopen(txn, graph)
+            lives.reopen(txn, registry)
             self.space.advance_clock(txn)
         self.state.sow(txn, self.seeds)
-        states = {vertex.id: lives.status(txn, vertex) for vertex in graph.values()}
+        states = {node_entry.id: lives.status(txn, node_entry) for node_entry in registry.values()}
         numbers = {
-            vertex.id: {
-                "number": vertex.number,
-                "inputs": {name: number for name, (number, _) in vertex.inputs.items()},
-                "outputs": vertex.outputs,
+            node_entry.id: {
+                "number": node_entry.number,
+                "inputs": {name: number for name, (number, _) in node_entry.inputs.items()},
+                "outputs": node_entry.outputs,
             }
-            for vertex in graph.values()
+            for node_entry in registry.values()
         }
         return {
             "numbers": numbers,
@@ -209,8 +209,8 @@ class Store:
         return lives.claim(
             txn,
             self.space,
-            self.graph,
-            self._vertex(arguments),
+            self.registry,
+            self._node_entry(arguments),
             cause=arguments["cause"],
             counts=bool(arguments["counts"]),
             hands=[(int(i), int(s), int(n)) for i, s, n in arguments["hands"]],
@@ -221,16 +221,16 @@ class Store:
     def end(self, txn: Any, arguments: Arguments) -> Result:
         self.space.env.reader_check()
         error = arguments["error"] if arguments["failed"] else None
-        watches.forget(txn, self._vertex(arguments).number)
-        lives.end(txn, self.space, self.graph, self._vertex(arguments), failed=error)
+        watches.forget(txn, self._node_entry(arguments).number)
+        lives.end(txn, self.space, self.registry, self._node_entry(arguments), failed=error)
         return {}
 
     def revive(self, txn: Any, arguments: Arguments) -> Result:
-        lives.revive(txn, self.graph, self._vertex(arguments))
+        lives.revive(txn, self.registry, self._node_entry(arguments))
         return {}
 
     def queues(self, txn: Any, arguments: Arguments) -> Result:
-        return {"nodes": lives.queues(txn, self.graph)}
+        return {"nodes": lives.queues(txn, self.registry)}
 
     def touch(self) -> Result:
         """Nothing is written, so that it works in a full space."""
@@ -244,9 +244,9 @@ class Store:
         self.state.rings |= watches.watching(txn)
 
     def figures(self, txn: Any, arguments: Arguments) -> Result:
-        nodes = lives.figures(txn, self.graph)
+        nodes = lives.figures(txn, self.registry)
         for id, figures in nodes.items():
-            dead = counts(txn, self.graph[id].number)
+            dead = counts(txn, self.registry[id].number)
             for name, item in figures["inputs"].items():
                 item["dead"] = dead.get(name, 0)
             figures["dead_letters"] = sum(dead.values())
@@ -369,7 +369,7 @@ class Service:
         self.waits.operations["kvs_watch"] = self._watch
         self._poller = select.poll()
         self._boundary = Boundary(say, passes=BROKEN)  # whatever a client asks, a kind does, or a bell cannot do
-        self._nodes = Nodes(run_dir, store.space, lambda: store.graph, self._poll_nodes)
+        self._nodes = Nodes(run_dir, store.space, lambda: store.registry, self._poll_nodes)
         store.actions["node_open"] = self._nodes.open
         store.actions["node_part"] = self._nodes.part
         self._node_bells: list[int] = []

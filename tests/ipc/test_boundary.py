@@ -32,7 +32,7 @@ from noderuntime.node.remote_log import LogHandler
 from noderuntime.node.user_code import user_trace
 from noderuntime.runtime import logs, summary
 from noderuntime.runtime.logs import Notes, RunLogs
-from noderuntime.runtime.nodes import Crew, record_of
+from noderuntime.runtime.nodes import NodeSupervisor, record_of
 from noderuntime.runtime.observer import LogRecord
 from noderuntime.runtime.store_link import fits
 from noderuntime.space import outbox
@@ -95,7 +95,7 @@ def test_all_calls_are_made_and_the_first_error_is_raised() -> None:
 
 def test_an_action_that_fails_keeps_no_other_action_and_no_event_from_its_place() -> None:
     done: list[Any] = []
-    crew: Any = Crew.__new__(Crew)
+    crew: Any = NodeSupervisor.__new__(NodeSupervisor)
     crew._events, crew._handling, crew._clock, crew.refused = deque(), False, lambda: 0.0, 0
 
     def do(child: Any, action: Any) -> None:

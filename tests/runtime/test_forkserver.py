@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from noderuntime.ipc import process
-from noderuntime.runtime.forkserver import ASKED_MAX, Nursery, Order, Spare, Spawning
+from noderuntime.runtime.forkserver import ASKED_MAX, ForkServer, Order, Spare, Spawning
 from noderuntime.runtime.forkserver_main import PID
 
 WAIT_S = 20.0
@@ -48,7 +48,7 @@ class Parent:
 
     def __init__(self) -> None:
         self.null = os.open(os.devnull, os.O_RDWR)
-        self.nursery = Nursery(["decimal"], ENV, (self.null, 2, 2))
+        self.nursery = ForkServer(["decimal"], ENV, (self.null, 2, 2))
         self.fds = [self.null]
         self.children: list[Child] = []
 
@@ -248,7 +248,7 @@ def test_closing_leaves_no_process(parent: Parent) -> None:
     while is_alive(pid):
         assert time.monotonic() < deadline_s
         time.sleep(0.005)
-    parent.nursery = Nursery([], ENV, (parent.null, 2, 2))
+    parent.nursery = ForkServer([], ENV, (parent.null, 2, 2))
 
 
 def test_a_spare_that_was_killed_while_it_waited_is_replaced(parent: Parent) -> None:

@@ -15,8 +15,8 @@ from noderuntime.runtime.lifecycle import (
     TABLE,
     TERM_S,
     IllegalEvent,
+    Lifecycle,
     Policy,
-    Supervision,
 )
 from noderuntime.runtime.lifecycle_events import (
     ALIVE,
@@ -28,9 +28,10 @@ from noderuntime.runtime.lifecycle_events import (
     Claimed,
     ClaimRefused,
     End,
-    Event,
     Exited,
     Hello,
+    LifecycleEvent,
+    LifecycleState,
     Ready,
     Refuse,
     Reload,
@@ -43,7 +44,6 @@ from noderuntime.runtime.lifecycle_events import (
     Spawn,
     SpawnFailed,
     Start,
-    State,
     Stop,
     Tell,
     Tick,
@@ -60,20 +60,20 @@ CRASH = Exited(1, HANDS, 0)
 ANY_BUT_START_AND_RELOAD = (
     "Hello Claimed ClaimRefused Ready Reported SaidBye Exited SpawnFailed Vitals Tick Stop Abort"
 )
-LEGAL: dict[State, str] = {
-    State.WAITING: "Start Hello Tick Stop Abort",
-    State.STARTING: "Hello Claimed ClaimRefused Reported Exited SpawnFailed Vitals Tick Stop Abort",
-    State.RESTORING: "Ready Reported Exited Vitals Tick Stop Abort",
-    State.RUNNING: "Hello Ready Reported SaidBye Exited SpawnFailed Vitals Tick Stop Abort Reload",
-    State.STOPPING: ANY_BUT_START_AND_RELOAD,
-    State.KILLED: ANY_BUT_START_AND_RELOAD,
-    State.BACKOFF: "Claimed ClaimRefused Tick Stop Abort Reload",
-    State.STOPPED: "Claimed ClaimRefused Tick Stop Abort",
-    State.ENDED: "Hello Claimed ClaimRefused Tick Stop Abort",
-    State.FAILED: "Claimed ClaimRefused Tick Stop Abort Reload",
+LEGAL: dict[LifecycleState, str] = {
+    LifecycleState.WAITING: "Start Hello Tick Stop Abort",
+    LifecycleState.STARTING: "Hello Claimed ClaimRefused Reported Exited SpawnFailed Vitals Tick Stop Abort",
+    LifecycleState.RESTORING: "Ready Reported Exited Vitals Tick Stop Abort",
+    LifecycleState.RUNNING: "Hello Ready Reported SaidBye Exited SpawnFailed Vitals Tick Stop Abort Reload",
+    LifecycleState.STOPPING: ANY_BUT_START_AND_RELOAD,
+    LifecycleState.KILLED: ANY_BUT_START_AND_RELOAD,
+    LifecycleState.BACKOFF: "Claimed ClaimRefused Tick Stop Abort Reload",
+    LifecycleState.STOPPED: "Claimed ClaimRefused Tick Stop Abort",
+    LifecycleState.ENDED: "Hello Claimed ClaimRefused Tick Stop Abort",
+    LifecycleState.FAILED: "Claimed ClaimRefused Tick Stop Abort Reload",
 }
 
-SAMPLES: dict[type, list[Event]] = {
+SAMPLES: dict[type, list[LifecycleEvent]] = {
     Start: [Start()],
     Hello: [Hello()],
     Claimed: [Claimed(), Claimed(buried=True)],
@@ -107,49 +107,49 @@ POLICIES = [
 ]
 
 
-def path_to(state: State, kind: str = "operator") -> list[Event]:
+def path_to(state: LifecycleState, kind: str = "operator") -> list[LifecycleEvent]:
     """Events that lead an operator (a dynamic node) from its creation to `state`."""
-    begin: list[Event] = [Hello()] if kind == "dynamic" else [Start(), Hello()]
-    running: list[Event] = [*begin, Claimed(), Ready()]
+    begin: list[LifecycleEvent] = [Hello()] if kind == "dynamic" else [Start(), Hello()]
+    running: list[LifecycleEvent] = [*begin, Claimed(), Ready()]
     return {
-        State.WAITING: [],
-        State.STARTING: begin,
-        State.RESTORING: [*begin, Claimed()],
-        State.RUNNING: running,
-        State.STOPPING: [*running, Stop(5.0)],
-        State.KILLED: [*running, Abort()],
-        State.BACKOFF: [*running, CRASH, CRASH],
-        State.STOPPED: [Stop(5.0)],
-        State.ENDED: [*running, SaidBye(True), Exited(0)],
-        State.FAILED: [*begin, Claimed(), Reported("import", "no such class", "", True), CRASH],
+        LifecycleState.WAITING: [],
+        LifecycleState.STARTING: begin,
+        LifecycleState.RESTORING: [*begin, Claimed()],
+        LifecycleState.RUNNING: running,
+        LifecycleState.STOPPING: [*running, Stop(5.0)],
+        LifecycleState.KILLED: [*running, Abort()],
+        LifecycleState.BACKOFF: [*running, CRASH, CRASH],
+        LifecycleState.STOPPED: [Stop(5.0)],
+        LifecycleState.ENDED: [*running, SaidBye(True), Exited(0)],
+        LifecycleState.FAILED: [*begin, Claimed(), Reported("import", "no such class", "", True), CRASH],
     }[state]
 
 
-def led(state: State, policy: Policy | None = None) -> Supervision:
-    child = Supervision("a", policy or Policy())
+def led(state: LifecycleState, policy: Policy | None = None) -> Lifecycle:
+    child = Lifecycle("a", policy or Policy())
     for event in path_to(state, child.policy.kind):
         child.handle(event, 0.0)
     assert child.state is state
     return child
 
 
-def running(policy: Policy | None = None, now_s: float = 0.0) -> Supervision:
-    child = Supervision("a", policy or Policy())
+def running(policy: Policy | None = None, now_s: float = 0.0) -> Lifecycle:
+    child = Lifecycle("a", policy or Policy())
     again(child, now_s)
     return child
 
 
-def again(child: Supervision, now_s: float = 0.0) -> None:
+def again(child: Lifecycle, now_s: float = 0.0) -> None:
     """From the spawn (or the start) to ready."""
-    if child.state is State.WAITING:
+    if child.state is LifecycleState.WAITING:
         child.handle(Hello() if child.policy.kind == "dynamic" else Start(), now_s)
-    if child.state is State.BACKOFF:
+    if child.state is LifecycleState.BACKOFF:
         child.handle(Tick(), child.deadline_s)
     if child.policy.kind != "dynamic":
         child.handle(Hello(), now_s)
     child.handle(Claimed(), now_s)
     child.handle(Ready(), now_s)
-    assert child.state is State.RUNNING
+    assert child.state is LifecycleState.RUNNING
 
 
 def only(actions: list[Action], kind: type) -> Action:
@@ -171,9 +171,9 @@ def test_the_table_has_the_rows_that_can_happen_and_no_others() -> None:
     assert set(TABLE) == legal
 
 
-@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("state", LifecycleState)
 @pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.__name__)
-def test_every_event_in_every_state_is_handled_or_raises_without_effect(state: State, kind: type) -> None:
+def test_every_event_in_every_state_is_handled_or_raises_without_effect(state: LifecycleState, kind: type) -> None:
     for event in SAMPLES[kind]:
         child = led(state)
         before = repr(child)
@@ -183,8 +183,8 @@ def test_every_event_in_every_state_is_handled_or_raises_without_effect(state: S
             except IllegalEvent:
                 assert repr(child) == before
                 # what the row is there for: a dynamic node, a node without ports
-                assert (state, kind) in {(State.WAITING, Hello), (State.RUNNING, Hello), (State.ENDED, Hello)} or (
-                    state is State.STARTING and kind is Hello
+                assert (state, kind) in {(LifecycleState.WAITING, Hello), (LifecycleState.RUNNING, Hello), (LifecycleState.ENDED, Hello)} or (
+                    state is LifecycleState.STARTING and kind is Hello
                 )
             else:
                 assert child.state in TABLE[state, kind].to
@@ -196,12 +196,12 @@ def test_every_event_in_every_state_is_handled_or_raises_without_effect(state: S
 
 def test_every_state_in_the_table_can_be_reached_from_every_row_that_names_it() -> None:
     """No row promises a state that no policy and no sample leads to."""
-    seen: dict[tuple[State, type], set[State]] = {pair: set() for pair in TABLE}
+    seen: dict[tuple[LifecycleState, type], set[LifecycleState]] = {pair: set() for pair in TABLE}
     chance = random.Random(1)
     for _ in range(100_000):
         if all(seen[pair] == row.to for pair, row in TABLE.items()):
             break
-        child = Supervision("a", chance.choice(POLICIES))
+        child = Lifecycle("a", chance.choice(POLICIES))
         now_s = 0.0
         for _ in range(25):
             now_s += chance.choice((0.0, 0.1, 1.0, 40.0))
@@ -221,7 +221,7 @@ def test_every_state_in_the_table_can_be_reached_from_every_row_that_names_it() 
 def test_any_sequence_of_events_keeps_the_promises_between_machine_and_loop(seed: int) -> None:
     """One process at a time; each life claimed once; each death followed by a claim, an end or a touch."""
     chance = random.Random(seed)
-    child = Supervision("a", POLICIES[seed % len(POLICIES)])
+    child = Lifecycle("a", POLICIES[seed % len(POLICIES)])
     dynamic = child.policy.kind == "dynamic"
     process = False
     claims: list[int] = []
@@ -253,7 +253,7 @@ def test_any_sequence_of_events_keeps_the_promises_between_machine_and_loop(seed
         if dynamic and child.state not in ALIVE:
             process = False
         if before in DONE:
-            back = (State.ENDED, Hello) if dynamic else (State.FAILED, Reload)
+            back = (LifecycleState.ENDED, Hello) if dynamic else (LifecycleState.FAILED, Reload)
             assert child.state is before or (before, type(event)) == back
             assert has(actions, Claim) == has(actions, Revive) == (child.state is not before)
         assert (child.state in ALIVE) == process
@@ -262,21 +262,21 @@ def test_any_sequence_of_events_keeps_the_promises_between_machine_and_loop(seed
 
 
 def test_a_reload_brings_a_failed_operator_back_with_a_new_budget() -> None:
-    child = led(State.FAILED)
+    child = led(LifecycleState.FAILED)
     actions = child.handle(Reload(), 1.0)
     why = "it is started again, after it had failed"
     assert actions == [Revive(), Spawn(2), Claim(2, why)]
-    assert (child.state, child.budget.streak) == (State.STARTING, 0)
+    assert (child.state, child.budget.streak) == (LifecycleState.STARTING, 0)
     for event in (Hello(), Claimed(), Ready()):
         child.handle(event, 1.0)
-    assert (child.state, child.reason) == (State.RUNNING, "")
+    assert (child.state, child.reason) == (LifecycleState.RUNNING, "")
 
 
 def test_what_cannot_ever_work_fails_again_at_once() -> None:
-    child = led(State.FAILED)
+    child = led(LifecycleState.FAILED)
     for event in (Reload(), Hello(), Claimed(), Reported("import", "no such class", "", True), CRASH):
         child.handle(event, 1.0)
-    assert child.state is State.FAILED
+    assert child.state is LifecycleState.FAILED
 
 
 def test_a_node_of_a_finished_cycle_hears_that_its_inputs_have_ended_and_ends() -> None:
@@ -284,32 +284,32 @@ def test_a_node_of_a_finished_cycle_hears_that_its_inputs_have_ended_and_ends() 
     assert child.handle(Stop(5.0, True, "ALL_INPUTS_CLOSED"), 0.0) == [SendStop(5.0, True, "ALL_INPUTS_CLOSED")]
     child.handle(SaidBye(True), 0.1)
     child.handle(Exited(0), 0.1)
-    assert child.state is State.ENDED
+    assert child.state is LifecycleState.ENDED
 
 
 # ---- lives
 
 
 def test_a_life_is_spawned_and_claimed_side_by_side_then_welcomed_then_ready() -> None:
-    child = Supervision("a", Policy())
+    child = Lifecycle("a", Policy())
     assert child.handle(Start(), 0.0) == [Spawn(1), Claim(1)]
     assert child.handle(Hello(), 0.1) == []
     assert child.handle(Claimed(), 0.2) == [Welcome()]
-    assert child.state is State.RESTORING
+    assert child.state is LifecycleState.RESTORING
     assert child.handle(Ready(), 0.3) == []
-    assert child.state is State.RUNNING
+    assert child.state is LifecycleState.RUNNING
     assert child.since_s == 0.3
 
 
 def test_the_claim_may_be_answered_before_the_child_says_hello() -> None:
-    child = Supervision("a", Policy())
+    child = Lifecycle("a", Policy())
     child.handle(Start(), 0.0)
     assert child.handle(Claimed(), 0.0) == []
     assert child.handle(Hello(), 0.0) == [Welcome()]
 
 
 def test_a_second_hello_of_the_same_life_is_illegal() -> None:
-    child = led(State.STARTING)
+    child = led(LifecycleState.STARTING)
     with pytest.raises(IllegalEvent):
         child.handle(Hello(), 0.0)
 
@@ -319,7 +319,7 @@ def test_an_operator_killed_from_outside_is_restarted_at_once_and_its_message_is
     actions = child.handle(KILLED_OUTSIDE, 5.0)
     assert actions[:2] == [Spawn(2), Claim(2, "SIGKILL", False, HANDS)]
     assert actions[2] == Tell("a died (SIGKILL): restarting it")
-    assert child.state is State.STARTING
+    assert child.state is LifecycleState.STARTING
     assert child.restarts == 1
 
 
@@ -347,7 +347,7 @@ def test_an_operator_killed_from_outside_is_restarted_at_once_and_its_message_is
     ],
 )
 def test_which_deaths_count_towards_max_attempts(
-    before: list[Event], event: Event, cause: str, counts: bool
+    before: list[LifecycleEvent], event: LifecycleEvent, cause: str, counts: bool
 ) -> None:
     child = running(Policy(health_check_timeout_s=2.0))
     for earlier in before:
@@ -380,7 +380,7 @@ def test_a_node_whose_end_was_committed_before_it_died_ends_instead_of_living_ag
     actions = child.handle(ClaimRefused(), 0.0)
     assert actions == [Refuse("this node has ended"), Signal(SIGKILL)]
     assert child.handle(Exited(-9), 0.0) == [End(failed=False)]
-    assert (child.state, child.reason) == (State.ENDED, ""), "its death is no reason any more"
+    assert (child.state, child.reason) == (LifecycleState.ENDED, ""), "its death is no reason any more"
 
 
 def test_a_failure_for_good_is_told_as_an_error_and_a_restart_is_not() -> None:
@@ -404,7 +404,7 @@ def test_only_operators_can_be_reloaded() -> None:
 
 
 def test_a_reload_during_back_off_tries_at_once() -> None:
-    child = led(State.BACKOFF)
+    child = led(LifecycleState.BACKOFF)
     assert has(child.handle(Reload(), 0.0), Spawn)
 
 
@@ -415,7 +415,7 @@ def test_an_operator_that_said_bye_has_ended() -> None:
     child = running(Policy(restart_policy="always"))
     child.handle(SaidBye(True, "STOP"), 1.0)
     assert child.handle(Exited(0), 1.0) == [End(failed=False)]
-    assert (child.state, child.reason) == (State.ENDED, "STOP")
+    assert (child.state, child.reason) == (LifecycleState.ENDED, "STOP")
 
 
 def test_a_custom_node_that_exits_0_has_ended_with_or_without_a_word() -> None:
@@ -424,7 +424,7 @@ def test_a_custom_node_that_exits_0_has_ended_with_or_without_a_word() -> None:
         for word in words:
             child.handle(word, 0.0)
         assert child.handle(Exited(0), 0.0) == [End(failed=False)]
-        assert child.state is State.ENDED
+        assert child.state is LifecycleState.ENDED
 
 
 def test_a_custom_node_under_always_lives_again_unless_all_its_inputs_have_ended() -> None:
@@ -434,31 +434,31 @@ def test_a_custom_node_under_always_lives_again_unless_all_its_inputs_have_ended
     again(child)
     child.handle(SaidBye(True, "ALL_INPUTS_CLOSED"), 0.0)
     child.handle(Exited(0), 0.0)
-    assert child.state is State.ENDED
+    assert child.state is LifecycleState.ENDED
 
 
 def test_a_custom_node_that_fails_is_not_restarted_by_default() -> None:
     child = running(Policy("node", "never"))
     actions = child.handle(Exited(3), 0.0)
     assert actions[0] == End(failed=True, error="exit code 3")
-    assert (child.state, child.reason) == (State.FAILED, "exit code 3")
+    assert (child.state, child.reason) == (LifecycleState.FAILED, "exit code 3")
 
 
 def test_a_node_without_inputs_and_outputs_need_not_say_hello_but_may() -> None:
-    child = Supervision("a", Policy("node", "never", has_ports=False))
+    child = Lifecycle("a", Policy("node", "never", has_ports=False))
     child.handle(Start(), 0.0)
     child.handle(Claimed(), 0.0)
-    assert child.state is State.RUNNING
+    assert child.state is LifecycleState.RUNNING
     assert child.handle(Hello(), 50.0) == [Welcome()]
     assert child.handle(Ready(), 50.0) == []
     assert child.handle(Tick(), 99.0) == []
 
 
 def test_a_permanent_failure_fails_a_node_that_was_never_ready_at_once() -> None:
-    child = led(State.RESTORING)
+    child = led(LifecycleState.RESTORING)
     child.handle(Reported("import", "no such file", "", True), 0.0)
     assert has(child.handle(Exited(1), 0.0), End)
-    assert (child.state, child.reason) == (State.FAILED, "import: no such file")
+    assert (child.state, child.reason) == (LifecycleState.FAILED, "import: no such file")
 
 
 def test_a_permanent_failure_later_costs_budget_because_somebody_may_be_editing() -> None:
@@ -466,11 +466,11 @@ def test_a_permanent_failure_later_costs_budget_because_somebody_may_be_editing(
     child.handle(KILLED_OUTSIDE, 0.0)
     child.handle(Reported("import", "SyntaxError", "", True), 0.0)
     child.handle(Exited(1), 0.0)
-    assert child.state is State.BACKOFF
+    assert child.state is LifecycleState.BACKOFF
 
 
 def test_a_program_that_is_missing_fails_its_node_at_once() -> None:
-    child = Supervision("a", Policy("node", "always"))
+    child = Lifecycle("a", Policy("node", "always"))
     child.handle(Start(), 0.0)
     actions = child.handle(SpawnFailed("a: no such file: /x", True), 0.0)
     assert actions[0] == End(failed=True, error="a: no such file: /x")
@@ -499,14 +499,14 @@ def test_a_budget_without_limit_waits_ever_longer_and_keeps_nothing() -> None:
 def test_a_crash_loop_backs_off_and_then_fails_for_good() -> None:
     child = running()
     waits = []
-    while child.state is not State.FAILED:
+    while child.state is not LifecycleState.FAILED:
         child.handle(Reported("on_event", "ValueError: x"), 0.0)
         actions = child.handle(CRASH, 10.0)
-        if child.state is State.BACKOFF:
+        if child.state is LifecycleState.BACKOFF:
             assert actions[0] == Touch()
             waits.append(round(child.deadline_s - 10.0, 3))
             assert child.handle(Tick(), child.deadline_s - 0.01) == []
-        if child.state is not State.FAILED:
+        if child.state is not LifecycleState.FAILED:
             again(child, 10.0)
     assert waits == [0.1, 0.2, 0.4, 0.8]
     assert child.restarts == 5
@@ -515,7 +515,7 @@ def test_a_crash_loop_backs_off_and_then_fails_for_good() -> None:
 
 
 def test_a_death_during_back_off_is_claimed_by_the_life_that_follows() -> None:
-    child = led(State.BACKOFF)
+    child = led(LifecycleState.BACKOFF)
     claim = only(child.handle(Tick(), child.deadline_s), Claim)
     assert claim == Claim(3, "exit code 1", True, HANDS)
 
@@ -528,20 +528,20 @@ def test_progress_resets_budget_and_back_off(how: str) -> None:
             child.handle(Vitals(commits=1), 0.0)
         commits = 1 if how == "seen in the pulse of the dead" else 0
         child.handle(Exited(1, HANDS, commits), 0.0)
-        if child.state is State.BACKOFF:
+        if child.state is LifecycleState.BACKOFF:
             child.handle(Tick(), child.deadline_s)
         child.handle(Hello(), 0.0)
         child.handle(Claimed(buried=how == "buried"), 0.0)
         child.handle(Ready(), 0.0)
-        assert child.state is State.RUNNING
+        assert child.state is LifecycleState.RUNNING
     assert child.budget.streak <= 1
 
 
 def test_kills_while_idle_cost_budget_too() -> None:
     child = running()
-    while child.state is not State.FAILED:
+    while child.state is not LifecycleState.FAILED:
         child.handle(KILLED_OUTSIDE, 0.0)
-        if child.state is not State.FAILED:
+        if child.state is not LifecycleState.FAILED:
             again(child)
     assert child.restarts == 5
 
@@ -556,9 +556,9 @@ def test_a_fence_costs_budget_so_that_it_cannot_go_on_for_ever() -> None:
 
 
 def test_a_child_that_is_not_ready_in_time_is_killed_and_the_reason_says_what_was_missing() -> None:
-    silent: list[Event] = [Start(), Claimed()]
-    for events, missing in ((silent, "never said hello"), (path_to(State.RESTORING), "not ready")):
-        child = Supervision("a", Policy(start_timeout_s=3.0))
+    silent: list[LifecycleEvent] = [Start(), Claimed()]
+    for events, missing in ((silent, "never said hello"), (path_to(LifecycleState.RESTORING), "not ready")):
+        child = Lifecycle("a", Policy(start_timeout_s=3.0))
         for event in events:
             child.handle(event, 1.0)
         assert child.deadline_s == 4.0
@@ -570,7 +570,7 @@ def test_a_child_that_is_not_ready_in_time_is_killed_and_the_reason_says_what_wa
 
 
 def test_a_slow_store_is_not_the_fault_of_the_child() -> None:
-    child = Supervision("a", Policy(start_timeout_s=3.0))
+    child = Lifecycle("a", Policy(start_timeout_s=3.0))
     child.handle(Start(), 0.0)
     child.handle(Hello(), 0.0)
     assert child.handle(Tick(), 1000.0) == []
@@ -595,10 +595,10 @@ def test_who_holds_the_write_lock_for_a_moment_is_left_alone() -> None:
 
 
 def test_what_arrives_after_our_kill_changes_nothing() -> None:
-    child = led(State.KILLED)
+    child = led(LifecycleState.KILLED)
     for event in (Hello(), Claimed(), Ready(), Vitals(0, 99.0), Tick(), Reported("import", "x"), Abort()):
         child.handle(event, 0.0)
-        assert child.state is State.KILLED
+        assert child.state is LifecycleState.KILLED
 
 
 # ---- stop
@@ -612,7 +612,7 @@ def test_the_stop_ladder() -> None:
     assert child.handle(Tick(), 15.0) == [Signal(SIGTERM)]
     assert child.handle(Tick(), 15.0 + TERM_S) == [Signal(SIGKILL)]
     assert child.handle(Exited(-9), 17.0) == [Touch()]
-    assert (child.state, child.reason) == (State.STOPPED, "did not stop in time")
+    assert (child.state, child.reason) == (LifecycleState.STOPPED, "did not stop in time")
 
 
 def test_an_operator_that_stops_keeps_its_outputs_open_for_a_resume() -> None:
@@ -620,7 +620,7 @@ def test_an_operator_that_stops_keeps_its_outputs_open_for_a_resume() -> None:
     child.handle(Stop(5.0), 0.0)
     child.handle(SaidBye(False), 0.0)
     assert child.handle(Exited(0), 0.0) == [Touch()]
-    assert (child.state, child.reason) == (State.STOPPED, "")
+    assert (child.state, child.reason) == (LifecycleState.STOPPED, "")
 
 
 def test_an_operator_that_ends_while_it_is_being_stopped_has_ended() -> None:
@@ -628,19 +628,19 @@ def test_an_operator_that_ends_while_it_is_being_stopped_has_ended() -> None:
     child.handle(Stop(5.0), 0.0)
     child.handle(SaidBye(True), 0.0)
     assert child.handle(Exited(0), 0.0) == [End(failed=False)]
-    assert child.state is State.ENDED
+    assert child.state is LifecycleState.ENDED
 
 
 def test_a_crash_while_stopping_is_no_failure_of_the_run() -> None:
-    child = led(State.STOPPING)
+    child = led(LifecycleState.STOPPING)
     child.handle(Exited(1, HANDS), 0.0)
-    assert child.state is State.STOPPED
+    assert child.state is LifecycleState.STOPPED
 
 
 def test_a_child_that_is_not_running_yet_gets_sigterm_at_once() -> None:
-    for state in (State.STARTING, State.RESTORING):
+    for state in (LifecycleState.STARTING, LifecycleState.RESTORING):
         assert led(state).handle(Stop(5.0), 0.0) == [Signal(SIGTERM)]
-    silent = Supervision("a", Policy("node", has_ports=False))
+    silent = Lifecycle("a", Policy("node", has_ports=False))
     silent.handle(Start(), 0.0)
     silent.handle(Claimed(), 0.0)
     assert silent.handle(Stop(5.0), 0.0) == [Signal(SIGTERM)], "nobody there to read the event"
@@ -653,7 +653,7 @@ def test_a_custom_node_without_inputs_has_a_short_grace_because_it_may_never_ask
 
 
 def test_a_late_hello_of_a_stopping_child_is_refused() -> None:
-    child = Supervision("a", Policy())
+    child = Lifecycle("a", Policy())
     child.handle(Start(), 0.0)
     child.handle(Stop(5.0), 0.0)
     assert child.handle(Hello(), 0.0) == [Refuse("the run is stopping")]
@@ -664,29 +664,29 @@ def test_draining_a_node_ends_it() -> None:
     child.handle(Stop(5.0, drain=True), 0.0)
     child.handle(SaidBye(False), 0.0)
     assert child.handle(Exited(0), 0.0) == [End(failed=False)]
-    assert child.state is State.ENDED
+    assert child.state is LifecycleState.ENDED
 
 
 def test_the_second_signal_kills_at_once() -> None:
-    for state in (State.STARTING, State.RESTORING, State.RUNNING, State.STOPPING):
+    for state in (LifecycleState.STARTING, LifecycleState.RESTORING, LifecycleState.RUNNING, LifecycleState.STOPPING):
         child = led(state)
         assert child.handle(Abort(), 0.0) == [Signal(SIGKILL)]
         child.handle(Exited(-9), 0.0)
-        assert child.state is State.STOPPED
+        assert child.state is LifecycleState.STOPPED
 
 
 def test_a_node_that_waits_for_its_next_life_stops_without_one() -> None:
     for event in (Stop(5.0), Abort()):
-        child = led(State.BACKOFF)
+        child = led(LifecycleState.BACKOFF)
         child.handle(event, 0.0)
-        assert child.state is State.STOPPED
+        assert child.state is LifecycleState.STOPPED
 
 
 # ---- dynamic nodes
 
 
 def test_a_dynamic_node_is_never_spawned_and_its_hello_makes_the_claim() -> None:
-    child = Supervision("a", Policy("dynamic", "never"))
+    child = Lifecycle("a", Policy("dynamic", "never"))
     assert child.handle(Start(), 0.0) == []
     assert child.handle(Hello(), 0.0) == [Claim(1)]
     assert child.handle(Claimed(), 0.0) == [Welcome()]
@@ -698,7 +698,7 @@ def test_a_dynamic_node_that_is_gone_is_waited_for_whatever_its_policy() -> None
     child = running(Policy("dynamic", "never"))
     actions = child.handle(Exited(None, HANDS), 0.0)
     assert actions[0] == Touch()
-    assert child.state is State.WAITING
+    assert child.state is LifecycleState.WAITING
     assert child.handle(Hello(), 0.0) == [Claim(2, "it is gone", False, HANDS)]
 
 
@@ -712,9 +712,9 @@ def test_a_dynamic_node_gets_the_stop_event_and_no_signal() -> None:
     child = running(Policy("dynamic", "never"))
     assert child.handle(Stop(5.0), 0.0) == [SendStop(5.0)]
     assert child.handle(Tick(), 5.0) == [Touch()]
-    assert (child.state, child.reason) == (State.STOPPED, "it did not stop in time")
+    assert (child.state, child.reason) == (LifecycleState.STOPPED, "it did not stop in time")
 
 
 def test_only_a_dynamic_node_may_come_uninvited() -> None:
     with pytest.raises(IllegalEvent):
-        led(State.WAITING).handle(Hello(), 0.0)
+        led(LifecycleState.WAITING).handle(Hello(), 0.0)

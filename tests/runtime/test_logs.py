@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from noderuntime.runtime import logs
-from noderuntime.runtime.logs import Notes, RunLogs
+from noderuntime.runtime.logs import RunLog, RunLogs
 from noderuntime.runtime.observer import LogRecord, SummaryRow
 
 
@@ -137,7 +137,7 @@ def test_descriptors_that_ran_out_are_a_lost_line_and_no_error(
 
 def test_notes_are_told_and_kept_and_pictures_only_told(tmp_path: Path) -> None:
     told = Told()
-    notes = Notes(told, RunLogs(tmp_path))
+    notes = RunLog(told, RunLogs(tmp_path))
     notes.line("a", "stdout", "text")
     notes.line("a", "stdout", "\x1b[2Jpicture")
     notes.record(LogRecord(1.0, "a", 40, "trouble", {"x": 1}))
@@ -152,7 +152,7 @@ def test_notes_are_told_and_kept_and_pictures_only_told(tmp_path: Path) -> None:
 def test_a_full_disk_is_reported_once_and_counted_at_the_end(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").symlink_to("/dev/full")
     told = Told()
-    notes = Notes(told, RunLogs(tmp_path))
+    notes = RunLog(told, RunLogs(tmp_path))
     for _ in range(3):
         notes.line("a", "stdout", "x")
         notes.flush()

@@ -13,7 +13,7 @@ from noderuntime.ipc import process
 from noderuntime.ipc.boundary import Boundary
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.runtime.keepers import GaveUp
-from noderuntime.runtime.logs import Notes, RunLogs
+from noderuntime.runtime.logs import RunLog, RunLogs
 from noderuntime.runtime.runtime import Runtime
 
 
@@ -43,7 +43,7 @@ def test_each_step_of_the_end_happens_although_all_of_them_fail(
     for name in names.split():
         setattr(runtime, f"_{name}", Fails(name, called))
     runtime._observer = observer
-    runtime._notes = Notes(observer, RunLogs(tmp_path))
+    runtime._notes = RunLog(observer, RunLogs(tmp_path))
     runtime._reserve = []
     runtime._run_dir = RunDir(tmp_path / "no" / "such" / "folder")
     runtime._signals, runtime._signalled = reading, writing

@@ -22,7 +22,7 @@ WORKER = """
 import json, os, sys
 from noderuntime.ipc import doorbell
 from noderuntime.errors import Fenced
-from noderuntime.node.session import Member
+from noderuntime.node.session import NodeSession
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.space import keys, records
 from noderuntime.space.staging import Staged
@@ -30,7 +30,7 @@ from noderuntime.ipc.wiring import Wiring
 from pathlib import Path
 
 GROUP = 20
-member = Member(RunDir(Path.cwd()), Wiring.from_plain(json.loads(os.environ["WIRING"])), int(os.environ["LIFE"]))
+member = NodeSession(RunDir(Path.cwd()), Wiring.from_plain(json.loads(os.environ["WIRING"])), int(os.environ["LIFE"]))
 count = int(os.environ["COUNT"])
 space = member.space
 with space.read() as txn:

@@ -40,13 +40,13 @@ def space(tmp_path: Path) -> Iterator[Space]:
     space.close()
 
 
-def change(space: Space, *wanted: dict[str, Any]) -> tuple[list[str], lives.Graph]:
+def change(space: Space, *wanted: dict[str, Any]) -> tuple[list[str], lives.Registry]:
     with space.write() as txn:
         old = lives.load(txn)
         dropped = reconcile(txn, list(wanted))
-        graph = lives.register(txn, list(wanted))
-        adapt(txn, old, graph)
-    return dropped, graph
+        registry = lives.register(txn, list(wanted))
+        adapt(txn, old, registry)
+    return dropped, registry
 
 
 def cells(space: Space, number: int) -> list[int]:
@@ -77,25 +77,25 @@ def test_a_node_that_is_gone_takes_all_it_had_and_each_of_it_is_named(space: Spa
 def test_a_node_that_comes_later_does_not_find_the_state_of_one_that_is_gone(space: Space) -> None:
     change(space, A)
     other = {"id": "c", "kind": "operator", "inputs": [["in", "a/x"]], "outputs": []}
-    _, graph = change(space, A, other)
+    _, registry = change(space, A, other)
     with space.read() as txn:
-        assert lives.private_state(txn, graph["c"]) == {}
+        assert lives.private_state(txn, registry["c"]) == {}
 
 
 def test_an_input_with_another_source_starts_empty_and_its_messages_are_named(space: Space) -> None:
     other = {"id": "c", "kind": "operator", "inputs": [], "outputs": ["x"]}
     rewired = {**B, "inputs": [["in", "c/x"], ["tick", ""]]}
-    dropped, graph = change(space, A, other, rewired)
+    dropped, registry = change(space, A, other, rewired)
     assert dropped == ["input 'in' of node 'b' is gone or has another source: dropped 1 queued messages"]
-    number, _ = graph["b"].inputs["in"]
+    number, _ = registry["b"].inputs["in"]
     with space.read() as txn:
         assert queue_of(txn, keys.queue(1, number)) == [0] * 6
-        assert lives.private_state(txn, graph["b"]) == {"total": b"5"}
+        assert lives.private_state(txn, registry["b"]) == {"total": b"5"}
 
 
 def test_timers_and_timeouts_keep_their_counters_when_outputs_are_added(space: Space) -> None:
-    _, graph = change(space, A, {**B, "outputs": ["y", "z", "w"]})
-    assert graph["b"].outputs == {"y": 0, "z": 1, "w": 2}
+    _, registry = change(space, A, {**B, "outputs": ["y", "z", "w"]})
+    assert registry["b"].outputs == {"y": 0, "z": 1, "w": 2}
     assert cells(space, 1) == CELLS
 
 
@@ -107,20 +107,20 @@ def test_an_output_that_is_taken_away_and_given_back_counts_from_the_beginning(s
 
 def test_a_new_input_from_a_node_that_has_ended_is_closed_from_the_start(space: Space) -> None:
     with space.write() as txn:
-        graph = lives.load(txn)
-        lives.end(txn, space, graph, graph["a"], failed=None)
+        registry = lives.load(txn)
+        lives.end(txn, space, registry, registry["a"], failed=None)
     late = {"id": "late", "kind": "operator", "inputs": [["in", "a/x"]], "outputs": []}
-    _, graph = change(space, A, B, late)
+    _, registry = change(space, A, B, late)
     with space.read() as txn:
-        queue = queue_of(txn, keys.queue(graph["late"].number, 0))
+        queue = queue_of(txn, keys.queue(registry["late"].number, 0))
     assert queue[records.FLAGS] & records.SOURCE_ENDED
 
 
 def test_a_new_space_has_nothing_to_drop(tmp_path: Path) -> None:
     space = create(tmp_path / "new", 1 << 22, "boot")
-    dropped, graph = change(space, A, B)
+    dropped, registry = change(space, A, B)
     assert dropped == []
-    assert set(graph) == {"a", "b"}
+    assert set(registry) == {"a", "b"}
     space.close()
 
 
@@ -152,9 +152,9 @@ def test_a_renamed_node_keeps_its_number_and_with_it_all_it_has(space: Space) ->
         rename(txn, [sender, receiver], {"a": "new", "b": "c"})
         refuse_losses(txn, [sender, receiver], [])
         assert reconcile(txn, [sender, receiver]) == []
-        graph = lives.register(txn, [sender, receiver])
-        assert {id: vertex.number for id, vertex in graph.items()} == {"new": 0, "c": 1}
-        assert graph["c"].inputs["in"] == (0, "new/x")
+        registry = lives.register(txn, [sender, receiver])
+        assert {id: node_entry.number for id, node_entry in registry.items()} == {"new": 0, "c": 1}
+        assert registry["c"].inputs["in"] == (0, "new/x")
         assert {key: value for key, value in scan(txn, b"") if key[:1] in b"pmqn"} == held
         assert msgpack.unpackb(txn.get(keys.dead(1, 2, 0)))["uid"] == "new/x#4"
         other = lives.register(txn, [sender, receiver, A])
@@ -166,8 +166,8 @@ def test_a_node_takes_the_id_of_one_that_is_long_gone_and_not_its_number(space: 
         reconcile(txn, [A])
         lives.register(txn, [A])
         rename(txn, [B], {"a": "b"})
-        graph = lives.register(txn, [{**A, "id": "b"}])
-        assert graph["b"].number == 0
+        registry = lives.register(txn, [{**A, "id": "b"}])
+        assert registry["b"].number == 0
         assert lives.register(txn, [{**A, "id": "b"}, {**A, "id": "d"}])["d"].number == 2
 
 

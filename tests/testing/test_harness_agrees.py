@@ -19,7 +19,7 @@ from noderuntime.ipc.rundir import RunDir
 from noderuntime.ipc.wiring import OutputWiring, ReceiverWiring, Wiring
 from noderuntime.merges import Add, Max, Min, Union
 from noderuntime.node.context import OperatorContext
-from noderuntime.node.session import Member
+from noderuntime.node.session import NodeSession
 from noderuntime.space.environment import create
 from noderuntime.space.mailbox import next_messages
 from noderuntime.space.records import decode_message
@@ -65,7 +65,7 @@ class Real:
         receiver = ReceiverWiring(sink["number"], sink["inputs"]["in"], 10**6, 10**9, False)
         output = OutputWiring("out", mine["outputs"]["out"], (receiver,))
         wiring = Wiring("run", "operator", mine["number"], "operator", (), (output,))
-        self.member = Member(run_dir, wiring, claimed.result["incarnation"])
+        self.member = NodeSession(run_dir, wiring, claimed.result["incarnation"])
         self.ctx = OperatorContext(self.member, {}, logging.getLogger("operator"))
 
     def event(self, handler: Handler) -> None:

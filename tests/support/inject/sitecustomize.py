@@ -237,8 +237,8 @@ def operator_host(module: ModuleType) -> None:
 
 
 def member(module: ModuleType) -> None:
-    around(module.Member, "next_messages", "take", "taken")
-    around(module.Member, "let_go", "let go")
+    around(module.NodeSession, "next_messages", "take", "taken")
+    around(module.NodeSession, "let_go", "let go")
 
 
 def node(module: ModuleType) -> None:
@@ -308,7 +308,7 @@ def runtime(module: ModuleType) -> None:
 
 
 def crew(module: ModuleType) -> None:
-    real_do, real_feed = module.Crew._do, module.Crew.feed
+    real_do, real_feed = module.NodeSupervisor._do, module.NodeSupervisor.feed
 
     def do(self: object, child: object, action: object) -> None:
         point(f"do {type(action).__name__}")
@@ -320,7 +320,7 @@ def crew(module: ModuleType) -> None:
             point(f"event {type(event).__name__}")
         return real_feed(self, child, event, **named)
 
-    module.Crew._do, module.Crew.feed = do, feed
+    module.NodeSupervisor._do, module.NodeSupervisor.feed = do, feed
 
 
 def process(module: ModuleType) -> None:
@@ -363,7 +363,7 @@ def sqlite_state(module: ModuleType) -> None:
 
 
 def subscription(module: ModuleType) -> None:
-    kind = getattr(module, "OutsideSubscription", None) or module.Subscription
+    kind = getattr(module, "ExternalSubscription", None) or module.Subscription
     around(kind, "add", "subscribe", "subscribed")
     around(kind, "read", "look", "looked")
 
