@@ -15,7 +15,7 @@ from noderuntime.ipc import entrypoints
 PACKAGE = Path(__file__).parent.parent / "noderuntime"
 
 # What stands further up knows nothing of what stands below it.
-ORDER = "errors merges api dataflow ipc space state snapshot node store runtime testing cli __init__ __main__".split()
+ORDER = ["errors", "merges", "api", "dataflow", "ipc", "space", "state", "snapshot", "node", "store", "runtime", "testing", "cli", "__init__", "__main__"]
 
 NEVER = {
     "runtime": {"space", "state", "node", "store"},  # it must never open the space: see docs/architecture.md

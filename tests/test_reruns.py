@@ -38,7 +38,7 @@ def test_flaky(number, tmp_path):
 
 def session(folder: Path, steady: int, flaky: int, *options: str) -> subprocess.CompletedProcess[str]:
     folder.mkdir()
-    (folder / "conftest.py").write_text('pytest_plugins = ["reruns"]\n')
+    (folder / "conftest.py").write_text('pytest_plugins = ["support.reruns"]\n')
     (folder / "test_it.py").write_text(FLAKY.format(steady=steady, flaky=flaky))
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), FOLDER_ENV: str(folder.parent / "kept")}
     for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID", "PYTEST_ADDOPTS"):

@@ -22,9 +22,10 @@ from pathlib import Path
 from noderuntime.dataflow.identifiers import HANDLERS, nearest
 from noderuntime.dataflow.model import Dataflow, NodeSpec, Place
 from noderuntime.errors import DataflowError, StoreError
+from noderuntime.ipc.entrypoints import PACKAGE, ROOT
 
 _OPERATORS = "noderuntime.operators"
-_READY_MADE = Path(__file__).parent / "operators", Path(__file__).parent.parent / "operators"
+_READY_MADE = PACKAGE / "operators", ROOT / "operators"
 _BINDS_UNSEEN = ("globals", "exec", "eval", "vars", "locals", "setattr")
 
 

@@ -31,7 +31,7 @@ from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Log, Reply, Reque
 from noderuntime.node.remote_log import LogHandler
 from noderuntime.node.user_code import user_trace
 from noderuntime.runtime import logs, summary
-from noderuntime.runtime.logs import Notes, RunLogs
+from noderuntime.runtime.logs import RunLog, RunLogs
 from noderuntime.runtime.nodes import NodeSupervisor, record_of
 from noderuntime.runtime.observer import LogRecord
 from noderuntime.runtime.store_link import fits
@@ -318,7 +318,7 @@ class Broken:
 
 
 def test_an_observer_that_fails_keeps_nothing_out_of_the_logs(tmp_path: Path) -> None:
-    notes = Notes(Broken(), RunLogs(tmp_path))  # type: ignore[arg-type]
+    notes = RunLog(Broken(), RunLogs(tmp_path))  # type: ignore[arg-type]
     notes.line("a", "stdout", "one")
     notes.record(LogRecord(0.0, "a", 20, "two", {}))
     notes.crash("a", "on_event", "three", "trace")

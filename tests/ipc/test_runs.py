@@ -168,7 +168,7 @@ def test_a_home_that_is_no_folder_of_ours_is_refused(environ: dict[str, str], tm
 def test_a_lock_dies_with_its_process(environ: dict[str, str]) -> None:
     code = f"""
 import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parent.parent)]!r}
 from test_runs import begin
 begin({environ!r})
 os.kill(os.getpid(), signal.SIGKILL)

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from noderuntime.errors import OperatorError
+from noderuntime.ipc.entrypoints import PACKAGE
 from noderuntime.node import user_code
 
-HERE = Path(user_code.__file__).parent
+HERE = PACKAGE
 
 
 @pytest.mark.parametrize("file", ["noderuntime_sums.py", "noderuntime/ops.py"])

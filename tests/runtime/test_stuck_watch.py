@@ -12,7 +12,7 @@ from support.kit import dataflow_of
 
 from noderuntime.ipc import pulse
 from noderuntime.runtime.children import Glance
-from noderuntime.runtime.lifecycle_events import State
+from noderuntime.runtime.lifecycle_events import LifecycleState
 from noderuntime.runtime.stuck_watch import STUCK_S, TOLD_S, StuckWatch
 
 FED = {"source": "a/out", "queue_size": 10}
@@ -28,7 +28,7 @@ class Child:
     """A node as the watch sees it. `phase`, `commits` and `handled` are those of its pulse."""
 
     spec: Any
-    machine: Any = field(default_factory=lambda: SimpleNamespace(state=State.RUNNING, life=1))
+    machine: Any = field(default_factory=lambda: SimpleNamespace(state=LifecycleState.RUNNING, life=1))
     phase: int = pulse.WAITING
     commits: int = 0
     waits: str = ""
@@ -71,13 +71,14 @@ class World:
         then({"nodes": self.queues})
 
     def fail(self, node: str) -> None:
-        self.children[node].machine.state = State.FAILED
+        self.children[node].machine.state = LifecycleState.FAILED
 
     def passes(self, seconds: float) -> None:
         """Time passes, with looks as often as a run looks."""
         until_s = self.now_s + seconds
         while self.now_s < until_s:
-            self.crew.failed = [child for child in self.children.values() if child.machine.state is State.FAILED]
+            children = self.children.values()
+            self.crew.failed = [child for child in children if child.machine.state is LifecycleState.FAILED]
             self.watch.look(self.now_s)
             self.now_s += 0.1
 
@@ -130,7 +131,7 @@ def test_an_input_with_a_timeout_is_waited_for(tmp_path: Path) -> None:
     nodes["c"] = {"operator": {"python": "c.py", "inputs": {"in": "b/out"}, "outputs": ["out"]}}
     world = World(tmp_path, nodes)
     world.fail("b")
-    world.children["a"].machine.state = State.ENDED
+    world.children["a"].machine.state = LifecycleState.ENDED
     world.passes(STUCK_S + 3.8)
     assert world.stopped == []
     world.passes(0.5)
@@ -152,7 +153,7 @@ def test_without_a_failure_and_without_a_cycle_nobody_is_asked(tmp_path: Path) -
         raise AssertionError("the store was asked")
 
     world.while_asked = asked
-    world.children["a"].machine.state = State.ENDED
+    world.children["a"].machine.state = LifecycleState.ENDED
     world.passes(2.0)
 
 

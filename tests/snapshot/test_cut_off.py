@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 from support.spaces import BOOT, content, keeper, make_space, save
+from test_backends import SIZE, Place, place, servers  # noqa: F401 - fixtures
 
 from noderuntime.errors import StoreError
 from noderuntime.snapshot.backend import SnapshotUnavailable
 from noderuntime.snapshot.keeper import Keeper
 from noderuntime.snapshot.restore import restore_newest
 from noderuntime.space.environment import Space, open_space
-
-from .test_backends import SIZE, Place, place, servers  # noqa: F401 - fixtures
 
 BLOB_STEPS = ("put_file", "put", "delete")
 SLATE_STEPS = ("write", "flush_with_options", "create_detached_checkpoint", "delete_checkpoint")

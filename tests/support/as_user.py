@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
+
+from noderuntime.ipc.entrypoints import ROOT
 
 OTHER_USER = 54321  # nobody has this number here
 
@@ -19,10 +20,11 @@ def run_as(uid: int, code: str, env: Mapping[str, str]) -> str:
     """What `code` prints as that user, without any rights of root."""
     setup = f"""
 import os, sys
-sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
+sys.path.insert(0, {str(ROOT)!r})
 sys.path[:] = [*sys.path, *{sys.path!r}]
 import encodings.idna, pwd, pathlib
-from noderuntime import homes, joining, node, rundir, runs  # before: what is installed may be root's alone
+from noderuntime.ipc import homes, rundir, runs
+from noderuntime.node import custom_node as node, joining  # before: what is installed may be root's alone
 os.setgroups([]); os.setgid({uid}); os.setuid({uid})
 """
     done = subprocess.run(
