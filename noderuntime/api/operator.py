@@ -24,8 +24,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
+from noderuntime.api.handlers import HANDLERS
 from noderuntime.api.keyed.codecs import pack, unpack_stored
-from noderuntime.dataflow.identifiers import HANDLERS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

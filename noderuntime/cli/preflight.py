@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
-from noderuntime.dataflow.identifiers import HANDLERS, nearest
+from noderuntime.api.handlers import HANDLERS
+from noderuntime.dataflow.identifiers import nearest
 from noderuntime.dataflow.model import Dataflow, NodeSpec, Place
 from noderuntime.errors import DataflowError, StoreError
 from noderuntime.ipc.entrypoints import PACKAGE, ROOT

@@ -11,9 +11,6 @@ RESERVED = frozenset({"shared", "timer", "dora"})
 ID_CHARACTERS_MAX = 200
 DIRECTORY_NAME_BYTES_MAX = 60
 
-# methods of operators that we call, which `validate` looks for without loading what an operator needs
-HANDLERS = ("on_event", "restore_state", "produce", "on_key_event", "on_timer", "on_end", "key_of", "time_of")
-
 _ID = re.compile(r"[A-Za-z0-9_.-]+")
 
 

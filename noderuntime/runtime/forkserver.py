@@ -1,6 +1,7 @@
 """The nursery: a warm interpreter that makes all children of a run, operators in milliseconds.
 
-`ForkServer` is the runtime's end; the other process is forkserver.py. There is always a *spare*, made before it is needed:
+`ForkServer` is the runtime's end; the other process is forkserver_main.py. There is always a *spare*, made before it is
+needed:
 
     runtime    one end of a socket pair, the spare's gate  --SCM_RIGHTS-->  nursery
     nursery    fork; the one in between forks the spare and exits, so that the spare becomes the runtime's own

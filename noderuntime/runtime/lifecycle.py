@@ -487,7 +487,10 @@ def _table() -> dict[tuple[LifecycleState, type], Row]:
     table: dict[tuple[LifecycleState, type], Row] = {}
 
     def row(
-        state: LifecycleState, event: type, handler: Callable[[Lifecycle, LifecycleEvent, float], list[Action]], *to: LifecycleState
+        state: LifecycleState,
+        event: type,
+        handler: Callable[[Lifecycle, LifecycleEvent, float], list[Action]],
+        *to: LifecycleState,
     ) -> None:
         table[state, event] = Row(handler, frozenset(to))
 

@@ -25,7 +25,15 @@ class LifecycleState(Enum):
     FAILED = "failed"
 
 
-ALIVE = frozenset({LifecycleState.STARTING, LifecycleState.RESTORING, LifecycleState.RUNNING, LifecycleState.STOPPING, LifecycleState.KILLED})
+ALIVE = frozenset(
+    {
+        LifecycleState.STARTING,
+        LifecycleState.RESTORING,
+        LifecycleState.RUNNING,
+        LifecycleState.STOPPING,
+        LifecycleState.KILLED,
+    }
+)
 DONE = frozenset({LifecycleState.STOPPED, LifecycleState.ENDED, LifecycleState.FAILED})
 
 Hands = tuple[tuple[int, int, int], ...]  # input number, sequence, index: messages' places in the mailbox

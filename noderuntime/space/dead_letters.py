@@ -77,7 +77,7 @@ def replay(
 ) -> int:
     """Put letters back at the end of their inputs, as if they had never failed; how many.
 
-    `ended_run`: the registry of a run that does not run. There a node that has ended is made live again, for `--resume`.
+    `ended_run`: the registry of a run that does not run. There, a node that has ended is made live again for it.
     Raises StoreError when the node has ended, or has no such input any more.
     """
     found = chosen(txn, node_entry, uids)

@@ -93,7 +93,7 @@ class Space:
         forks.watch(self)
 
     def forked(self) -> None:
-        """See noderuntime.ipc.forks. Closing the environment could free slots of the reader table that the parent uses."""
+        """See noderuntime.ipc.forks. Closing the environment could free reader slots that the parent uses."""
         forks.keep(self.env)
         self.env = forks.GONE
 

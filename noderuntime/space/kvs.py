@@ -1,7 +1,7 @@
 """The shared KVS inside a transaction: reading an entry, and changing some. Used by commits, MemoryState and the store.
 
-What lies under a key is a cell (see noderuntime.space.kvs_cells). Most are a value that was set, and are stored as just that;
-those that were merged into, or are marked as MessagePack, carry the whole cell behind the value that readers get.
+What lies under a key is a cell (see kvs_cells.py). Most are a value that was set, and are stored as just that; those
+that were merged into, or are marked as MessagePack, carry the whole cell behind the value that readers get.
 
 `Changes` is the write side: one per transaction. Each change gets the transaction's sequence as its revision, and an
 index; it is written to the change log together with the digest of all contents after it. The log keeps as many changes

@@ -1,6 +1,6 @@
 """Kinds of shared KVS behind one contract: memory (the space), sqlite, redis, and those that users write.
 
-May import errors, merges, api, ipc and space; knows nothing of snapshot.
+May import errors, merges, api, dataflow, ipc and space; knows nothing of snapshot.
 Start reading in base.py (what a kind promises); kinds.py finds one by name, common.py helps those with tables.
 """
 

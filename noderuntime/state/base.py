@@ -221,7 +221,7 @@ class State(ABC):
 
     @abstractmethod
     def cells(self) -> dict[str, Cell]:
-        """Everything, deletions in force included, in the form in which stores exchange it (noderuntime.space.kvs_cells)."""
+        """Everything, deletions in force included, in the form in which stores exchange it: see space/kvs_cells.py."""
 
     @abstractmethod
     def apply(self, diff: Diff) -> list[str]:

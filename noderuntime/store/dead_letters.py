@@ -38,7 +38,9 @@ class LetterOperations:
     `run_has_ended`: this is a store process for one command, on a run that does not run.
     """
 
-    def __init__(self, space: Space, registry: Callable[[], Registry], node_entry: Callable[[Arguments], NodeEntry]) -> None:
+    def __init__(
+        self, space: Space, registry: Callable[[], Registry], node_entry: Callable[[Arguments], NodeEntry]
+    ) -> None:
         self.space = space
         self.rings: set[int] = set()
         self.run_has_ended = False
@@ -54,8 +56,8 @@ class LetterOperations:
         }
 
     def ls(self, txn: Any, arguments: Arguments) -> Result:
-        vertices = [self._node_entry(arguments)] if arguments["node"] else list(self._registry().values())
-        found = [head(node_entry, letter) for node_entry in vertices for letter in dead_letters.letters(txn, node_entry.number)]
+        entries = [self._node_entry(arguments)] if arguments["node"] else list(self._registry().values())
+        found = [head(entry, letter) for entry in entries for letter in dead_letters.letters(txn, entry.number)]
         return {"letters": found[:LISTED_MAX], "left_out": max(0, len(found) - LISTED_MAX)}
 
     def show(self, txn: Any, arguments: Arguments) -> Result:

@@ -261,7 +261,9 @@ class RemoteNode:
 class Nodes:
     """All of them. `bells` tells the loop which descriptors to poll and drain."""
 
-    def __init__(self, run_dir: RunDir, space: Space, registry: Callable[[], Registry], changed: Callable[[], None]) -> None:
+    def __init__(
+        self, run_dir: RunDir, space: Space, registry: Callable[[], Registry], changed: Callable[[], None]
+    ) -> None:
         self._run_dir = run_dir
         self._space = space
         self._registry = registry

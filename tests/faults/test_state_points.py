@@ -144,7 +144,8 @@ def contents(kind: str, stage: Stage, server: Server | None) -> dict[str, bytes]
         state.init()
         with state._moment() as moment:
             rows = dict(moment.rows())
-            made = sum(kvs_cells.contribution(key.encode(), kvs_cells.visible(row.cell, 0)) for key, row in rows.items())
+            seen = {key.encode(): kvs_cells.visible(row.cell, 0) for key, row in rows.items()}
+            made = sum(kvs_cells.contribution(key, value) for key, value in seen.items())
             assert made & kvs_cells.DIGEST_MASK == moment.digest
         return {key: entry.value for key, entry in state.get_root().items()}
 

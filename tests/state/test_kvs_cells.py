@@ -84,7 +84,8 @@ def test_a_cell_survives_the_way_to_another_host(found: list[Cell]) -> None:
 def test_increments_made_anywhere_all_count(made: list[tuple[int, int]]) -> None:
     kept = dict.fromkeys(STORES, kvs_cells.EMPTY)
     for turn, (store, amount) in enumerate(made):
-        kept[store] = merged(kept[store], Add(amount), max(turn, kvs_cells.latest(kept[store]) + 1), _origin(store), NOW_NS)
+        stamp = max(turn, kvs_cells.latest(kept[store]) + 1)
+        kept[store] = merged(kept[store], Add(amount), stamp, _origin(store), NOW_NS)
     whole = kvs_cells.EMPTY
     for cell in kept.values():
         whole = join(whole, cell)

@@ -390,9 +390,11 @@ def store_forward(module: ModuleType) -> None:
 
 POINTS = {
     "noderuntime.space.environment": space, "noderuntime.space.segments": segments, "noderuntime.ipc.doorbell": bells,
-    "noderuntime.ipc.channel": channel, "noderuntime.node.context": context, "noderuntime.node.operator_host": operator_host,
+    "noderuntime.ipc.channel": channel, "noderuntime.node.context": context,
+    "noderuntime.node.operator_host": operator_host,
     "noderuntime.node.session": member, "noderuntime.node.custom_node": node, "noderuntime.store.service": store,
-    "noderuntime.runtime.forkserver_main": nursery, "noderuntime.runtime.runtime": runtime, "noderuntime.runtime.nodes": crew,
+    "noderuntime.runtime.forkserver_main": nursery, "noderuntime.runtime.runtime": runtime,
+    "noderuntime.runtime.nodes": crew,
     "noderuntime.ipc.process": process,
     "noderuntime.state.memory": memory_state, "noderuntime.state.common": table_state,
     "noderuntime.state.redis": redis_state, "noderuntime.state.sqlite": sqlite_state,

@@ -1,0 +1,7 @@
+"""The methods of operators that the runtime calls. `validate` looks for them without loading what an operator needs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+HANDLERS: Final = ("on_event", "restore_state", "produce", "on_key_event", "on_timer", "on_end", "key_of", "time_of")
