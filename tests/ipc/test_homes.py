@@ -98,7 +98,8 @@ def test_a_folder_that_cannot_be_made_names_the_variable_that_helps(
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     environ = {"NODERUNTIME_HOME": str(tmp_path / "home")}
-    for begin in (lambda: homes.choose_home(environ, None), lambda: runs.new_log_folder("flow", environ)):
+    logs = tmp_path / "home" / "flow"
+    for begin in (lambda: homes.choose_home(environ, None), lambda: runs.new_log_folder(logs, environ)):
         with pytest.raises(homes.RunRefused) as caught:
             begin()
         told = str(caught.value)

@@ -790,7 +790,8 @@ def test_a_refused_program_ends_without_a_failure_and_a_dynamic_one_is_told_why(
     child.send(Refused("there is one already"))
     assert child.wait() == EXIT_FENCED
     program = f"""
-import os; os.environ.pop('{ENV_NODE}'); from noderuntime import Node, NotRunning, runs
+import os; os.environ.pop('{ENV_NODE}'); from noderuntime import Node, NotRunning
+from noderuntime.ipc import runs
 from pathlib import Path
 from types import SimpleNamespace
 found = SimpleNamespace(run_dir=runs.RunDir(Path({str(r.folder)!r})), state="running")
