@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # cantools 45.1.0: a signal that belongs to several values of a multiplexer keeps the first of them when a database is
-# dumped as KCD: with the new database, frames with the other values are refused, or decode without the signal.
+# dumped as KCD: with the new database, frames with the other values are refused.
 #
 # Seen (Linux x86-64, Python 3.11), a DBC file with the signal w for the values 2 to 4 of S (SG_MUL_VAL_):
 #   DBC                              multiplexer_ids [2, 3, 4]; S = 3 decodes to {S: 3, w: 7}
@@ -48,6 +48,6 @@ assert seen(source) == whole
 assert seen(cantools.database.load_string(source.as_dbc_string(), "dbc")) == whole
 ids, decoded = seen(cantools.database.load_string(source.as_kcd_string(), "kcd"))
 assert ids == [2] and decoded[0] == {"S": 2, "w": 7}
-assert all(found == "DecodeError" or "w" not in found for found in decoded[1:])
+assert decoded[1:] == ["DecodeError"] * 2
 print("as described")
 PY
