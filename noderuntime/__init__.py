@@ -42,9 +42,6 @@ if TYPE_CHECKING:
         ProtocolError as ProtocolError,
     )
     from noderuntime.errors import (
-        RestartsExhausted as RestartsExhausted,
-    )
-    from noderuntime.errors import (
         RevisionConflict as RevisionConflict,
     )
     from noderuntime.errors import (
@@ -79,7 +76,7 @@ _HOMES = {
     "api.operator": ["Context", "Operator", "Source", "Status"],
     "errors": [
         "DataflowError", "HistoryLost", "KeyTooLong", "NodeRuntimeError", "NotRunning", "OperatorError",
-        "ProtocolError", "RestartsExhausted", "RevisionConflict", "SnapshotCorrupt", "StateNotAvailable", "StoreError",
+        "ProtocolError", "RevisionConflict", "SnapshotCorrupt", "StateNotAvailable", "StoreError",
         "StoreFull", "StoreUnreachable", "UnknownOutput", "ValueTooLarge",
     ],
 }  # fmt: skip

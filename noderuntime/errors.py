@@ -186,19 +186,6 @@ class OperatorError(NodeRuntimeError):
         super().__init__(f"{where}: {error}")
 
 
-class RestartsExhausted(NodeRuntimeError):
-    """A node used up its restart budget and has failed for good."""
-
-    def __init__(self, node: str, restarts: int, cause: str) -> None:
-        self.node = node
-        self.restarts = restarts
-        self.cause = cause
-        super().__init__(
-            f"node {node!r} failed {restarts} times without progress; the last cause: {cause}. "
-            "Mend it and use `--resume`, or raise `max_restarts`."
-        )
-
-
 class NotRunning(NodeRuntimeError):
     """No run, or no node, of that name answers."""
 

@@ -100,7 +100,7 @@ class CodeWatch:
     def _reload(self, child: Child) -> None:
         state = child.machine.state
         if state in WILLING:
-            self._crew.feed(child, su.Reload())
+            self._crew.feed(child, su.ReloadAsked())
             # it may import what it did not before
             self._files[child.id] |= files_of(self._dataflow, child.spec)
             self._changes.watch(self._files[child.id])

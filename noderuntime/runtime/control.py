@@ -63,7 +63,7 @@ def _reload(crew: NodeSupervisor, node: str) -> Answer:
     if crew.ending:
         return Answer({}, f"the run is stopping, so {node!r} is not reloaded; `run FILE --resume` takes its new code")
     try:
-        crew.feed(child, su.Reload())
+        crew.feed(child, su.ReloadAsked())
     except IllegalEvent:
         state = child.machine.state
         way_out = f" {_AGAIN}" if state in DONE else ""

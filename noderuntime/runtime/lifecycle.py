@@ -4,14 +4,14 @@ One `Lifecycle` per node. Events go in, actions come out, time is an argument:
 
     child.handle(Exited(-9), now_s=5.0) == [Spawn(2), Claim(2, "SIGKILL", False), Tell(...)]
 
-The states, events and actions are in supervision_words.py, rule 6 is in budget.py, and rule 7 in deaths.py.
+The states, events and actions are in lifecycle_events.py, rule 6 is in restart_budget.py, and rule 7 in deaths.py.
 
 Rules
 -----
 1.  A life is one process of a node. `Spawn(life)` promises that `Exited` or `SpawnFailed` of that life comes
     back, once. Each life begins with a claim, asked for at the moment of the spawn, side by side with it.
 2.  A child is welcomed when it has said hello *and* its claim is answered, in whichever order.
-3.  From the answered claim to `Ready` it has `start_timeout`. (While the store is being respawned no claim is
+3.  From the answered claim to `BecameReady` it has `start_timeout`. (While the store is being respawned no claim is
     answered; that is not the child's fault.) A node without inputs and outputs need not say hello at all.
 4.  One handler call may take `health_check_timeout`. A child that is stopped (SIGSTOP) for STOPPED_S_MAX, or
     that holds the write lock while it is stopped, or for LOCK_S_MAX, is killed too: it would freeze all
@@ -69,33 +69,33 @@ from noderuntime.runtime.lifecycle_events import (
     DONE,
     Abort,
     Action,
+    BecameReady,
     Claim,
     Claimed,
     ClaimRefused,
     End,
     Exited,
     Hands,
-    Hello,
     LifecycleEvent,
     LifecycleState,
-    Ready,
     Refuse,
-    Reload,
+    ReloadAsked,
     Reported,
     Revive,
     SaidBye,
+    SaidHello,
     SendReload,
     SendStop,
+    SendWelcome,
     Signal,
     Spawn,
     SpawnFailed,
     Start,
-    Stop,
+    StopAsked,
     Tell,
     Tick,
     Touch,
     Vitals,
-    Welcome,
 )
 from noderuntime.runtime.restart_budget import Budget
 
@@ -238,7 +238,7 @@ class Lifecycle:
             return []
         if self.state is LifecycleState.STARTING:
             self.state = LifecycleState.RESTORING
-        return [Welcome()]
+        return [SendWelcome()]
 
     def _on_ready(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         self._become_ready()
@@ -317,7 +317,7 @@ class Lifecycle:
     # ---- a life is asked to end
 
     def _on_stop(self, event: LifecycleEvent, now_s: float) -> list[Action]:
-        assert isinstance(event, Stop)
+        assert isinstance(event, StopAsked)
         self._leave = LifecycleState.ENDED if event.drain else LifecycleState.STOPPED
         running = self.state is LifecycleState.RUNNING and self._greeted
         self.state = LifecycleState.STOPPING
@@ -350,12 +350,12 @@ class Lifecycle:
         return self._kill(Death("was stopped at once", False))
 
     def _on_stop_while_killed(self, event: LifecycleEvent, now_s: float) -> list[Action]:
-        drain = isinstance(event, Stop) and event.drain
+        drain = isinstance(event, StopAsked) and event.drain
         self._leave = self._leave or (LifecycleState.ENDED if drain else LifecycleState.STOPPED)
         return []
 
     def _on_stop_without_process(self, event: LifecycleEvent, now_s: float) -> list[Action]:
-        drain = isinstance(event, Stop) and event.drain
+        drain = isinstance(event, StopAsked) and event.drain
         return self._leave_now(LifecycleState.ENDED if drain else LifecycleState.STOPPED)
 
     def _leave_now(self, state: LifecycleState) -> list[Action]:
@@ -495,23 +495,23 @@ def _table() -> dict[tuple[LifecycleState, type], Row]:
         table[state, event] = Row(handler, frozenset(to))
 
     row(s.WAITING, Start, m._on_start, s.WAITING, s.STARTING)
-    row(s.WAITING, Hello, m._on_dynamic_hello, s.STARTING)
+    row(s.WAITING, SaidHello, m._on_dynamic_hello, s.STARTING)
     row(s.WAITING, Tick, m._on_nothing, s.WAITING)
-    row(s.WAITING, Stop, m._on_stop_without_process, s.STOPPED, s.ENDED)
+    row(s.WAITING, StopAsked, m._on_stop_without_process, s.STOPPED, s.ENDED)
     row(s.WAITING, Abort, m._on_stop_without_process, s.STOPPED)
 
-    row(s.STARTING, Hello, m._on_hello, s.STARTING, s.RESTORING)
+    row(s.STARTING, SaidHello, m._on_hello, s.STARTING, s.RESTORING)
     row(s.STARTING, Claimed, m._on_claimed, s.STARTING, s.RESTORING, s.RUNNING)
     row(s.STARTING, ClaimRefused, m._on_claim_refused, s.KILLED, s.ENDED)
     row(s.STARTING, SpawnFailed, m._on_spawn_failed, *unspawned)
-    row(s.RESTORING, Ready, m._on_ready, s.RUNNING)
+    row(s.RESTORING, BecameReady, m._on_ready, s.RUNNING)
     # a node without inputs and outputs runs once it is claimed: its hello, or its missing program, may come later
-    row(s.RUNNING, Hello, m._on_hello, s.RUNNING)
+    row(s.RUNNING, SaidHello, m._on_hello, s.RUNNING)
     row(s.RUNNING, SpawnFailed, m._on_spawn_failed, *unspawned)
-    row(s.RUNNING, Ready, m._on_nothing, s.RUNNING)
+    row(s.RUNNING, BecameReady, m._on_nothing, s.RUNNING)
     row(s.RUNNING, SaidBye, m._on_bye, s.RUNNING)
     row(s.RUNNING, Tick, m._on_nothing, s.RUNNING)
-    row(s.RUNNING, Reload, m._on_reload, s.RUNNING)
+    row(s.RUNNING, ReloadAsked, m._on_reload, s.RUNNING)
     for state in (s.STARTING, s.RESTORING):
         row(state, Tick, m._on_start_tick, state, s.KILLED)
     for state in (s.STARTING, s.RESTORING, s.RUNNING):
@@ -519,25 +519,25 @@ def _table() -> dict[tuple[LifecycleState, type], Row]:
         row(state, Vitals, m._on_vitals, state, s.KILLED)
         row(state, Exited, m._on_exit, s.ENDED, *next_life)
         early = () if state is s.RUNNING else (s.STOPPED, s.ENDED)  # a dynamic node that is not ready is left
-        row(state, Stop, m._on_stop, s.STOPPING, *early)
+        row(state, StopAsked, m._on_stop, s.STOPPING, *early)
         row(state, Abort, m._on_abort, s.KILLED, s.STOPPED)
 
     row(s.STOPPING, Tick, m._on_stop_tick, s.STOPPING, s.KILLED, s.STOPPED, s.ENDED)
     row(s.STOPPING, Vitals, m._on_vitals, s.STOPPING, s.KILLED)
-    row(s.STOPPING, Hello, m._on_late_hello, s.STOPPING)
+    row(s.STOPPING, SaidHello, m._on_late_hello, s.STOPPING)
     row(s.STOPPING, Reported, m._on_report, s.STOPPING)
     row(s.STOPPING, SaidBye, m._on_bye, s.STOPPING)
     row(s.STOPPING, Abort, m._on_abort, s.KILLED, s.STOPPED, s.ENDED)
-    row(s.STOPPING, Stop, m._on_nothing, s.STOPPING)
+    row(s.STOPPING, StopAsked, m._on_nothing, s.STOPPING)
     row(s.KILLED, SaidBye, m._on_bye, s.KILLED)
     row(s.KILLED, Reported, m._on_nothing, s.KILLED)
     row(s.KILLED, Vitals, m._on_nothing, s.KILLED)
     row(s.KILLED, Tick, m._on_nothing, s.KILLED)
-    row(s.KILLED, Hello, m._on_late_hello, s.KILLED)
-    row(s.KILLED, Stop, m._on_stop_while_killed, s.KILLED)
+    row(s.KILLED, SaidHello, m._on_late_hello, s.KILLED)
+    row(s.KILLED, StopAsked, m._on_stop_while_killed, s.KILLED)
     row(s.KILLED, Abort, m._on_stop_while_killed, s.KILLED)
     for state in (s.STOPPING, s.KILLED):
-        row(state, Ready, m._on_nothing, state)
+        row(state, BecameReady, m._on_nothing, state)
         row(state, Claimed, m._on_late_claim, state)
         row(state, ClaimRefused, m._on_late_refusal, state)
     row(s.STOPPING, Exited, m._on_exit, s.STOPPED, s.ENDED)
@@ -546,17 +546,17 @@ def _table() -> dict[tuple[LifecycleState, type], Row]:
     row(s.KILLED, SpawnFailed, m._on_spawn_failed, s.STOPPED, s.ENDED, *unspawned)
 
     row(s.BACKOFF, Tick, m._on_backoff_tick, s.BACKOFF, s.STARTING)
-    row(s.BACKOFF, Reload, m._on_backoff_reload, s.STARTING)
+    row(s.BACKOFF, ReloadAsked, m._on_backoff_reload, s.STARTING)
     row(s.BACKOFF, Claimed, m._on_late_claim, s.BACKOFF)
     row(s.BACKOFF, ClaimRefused, m._on_backoff_refused, s.ENDED)
-    row(s.BACKOFF, Stop, m._on_stop_without_process, s.STOPPED, s.ENDED)
+    row(s.BACKOFF, StopAsked, m._on_stop_without_process, s.STOPPED, s.ENDED)
     row(s.BACKOFF, Abort, m._on_stop_without_process, s.STOPPED)
 
     for state in DONE:
-        for event in (Tick, Stop, Abort, Claimed, ClaimRefused):
+        for event in (Tick, StopAsked, Abort, Claimed, ClaimRefused):
             row(state, event, m._on_nothing, state)
-    row(s.FAILED, Reload, m._on_failed_reload, s.STARTING)
-    row(s.ENDED, Hello, m._on_ended_hello, s.STARTING)
+    row(s.FAILED, ReloadAsked, m._on_failed_reload, s.STARTING)
+    row(s.ENDED, SaidHello, m._on_ended_hello, s.STARTING)
     return table
 
 

@@ -1,6 +1,8 @@
-"""The words of supervision: the states of a node, what `Lifecycle` is told, and what it asks for.
+"""The vocabulary of `Lifecycle`: the states of a node, the events that it is told, the actions that it asks for.
 
-They are data without a rule in them. The rules are in supervision.py; what becomes of the actions is in crew.py.
+Plain data without rules. The rules are in lifecycle.py; nodes.py turns what happens into events and carries out the
+actions. Not to be confused with the messages of ipc/protocol.py: `SaidHello` is the event that follows the message
+`Hello`, and the action `SendStop` becomes the message `Stop`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import get_args
 
 
 class LifecycleState(Enum):
-    """See the head of supervision.py."""
+    """See "Theory of operation" in lifecycle.py."""
 
     WAITING = "waiting"
     STARTING = "starting"
@@ -48,7 +50,7 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Hello:
+class SaidHello:
     """The child of this life connected."""
 
 
@@ -65,7 +67,7 @@ class ClaimRefused:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class BecameReady:
     """The child has restored and handles events."""
 
 
@@ -130,8 +132,8 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """Stop in order; `drain`: and end, so that receivers get INPUT_CLOSED and finish what is queued.
+class StopAsked:
+    """The node has to stop in order; `drain`: to end, so that receivers get INPUT_CLOSED and finish what is queued.
 
     `id`: of the STOP event, MANUAL or ALL_INPUTS_CLOSED.
     """
@@ -143,17 +145,17 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Stop at once."""
+    """The node has to stop at once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reload:
+class ReloadAsked:
     """Take over new code: between two events, at once where the node waits for its next life, or has failed."""
 
 
 LifecycleEvent = (
-    Start | Hello | Claimed | ClaimRefused | Ready | Reported | SaidBye | Exited | SpawnFailed | Vitals | Tick
-    | Stop | Abort | Reload
+    Start | SaidHello | Claimed | ClaimRefused | BecameReady | Reported | SaidBye | Exited | SpawnFailed | Vitals | Tick
+    | StopAsked | Abort | ReloadAsked
 )  # fmt: skip
 EVENTS: tuple[type, ...] = get_args(LifecycleEvent)
 
@@ -180,7 +182,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Welcome:
+class SendWelcome:
     """Send `welcome` and the claimed state."""
 
 
@@ -238,4 +240,4 @@ class Tell:
     is_error: bool = False
 
 
-Action = Spawn | Claim | Welcome | Refuse | SendStop | SendReload | Signal | End | Revive | Touch | Tell
+Action = Spawn | Claim | SendWelcome | Refuse | SendStop | SendReload | Signal | End | Revive | Touch | Tell

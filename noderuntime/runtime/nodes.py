@@ -192,7 +192,7 @@ class NodeSupervisor:
                 self._spawn(child, life)
             case su.Claim():
                 self._claim(child, action)
-            case su.Welcome():
+            case su.SendWelcome():
                 self._welcome(child)
             case su.Refuse(why):
                 self._send(child, Refused(why))
@@ -327,7 +327,7 @@ class NodeSupervisor:
                 if child.spec.kind == "dynamic":
                     self._peer_gone(child)
             case Ready() if identity == child.identity and message.incarnation == child.incarnation:
-                self.feed(child, su.Ready(), trusted=False)
+                self.feed(child, su.BecameReady(), trusted=False)
             case StopAll() if identity == child.identity:
                 self._stop_all(child.id)
             case _:
@@ -353,7 +353,7 @@ class NodeSupervisor:
         child.identity = identity
         child.peer = hello.pid
         self._identities[identity] = child
-        self.feed(child, su.Hello(), trusted=False)
+        self.feed(child, su.SaidHello(), trusted=False)
 
     def _objection(self, hello: Hello) -> str:
         """Why a hello is refused; "" when it is welcome."""
@@ -498,7 +498,7 @@ class NodeSupervisor:
 
     def end(self, child: Child, grace_s: float) -> None:
         """All inputs of a node have ended, which it cannot know: it feeds itself, through others."""
-        self.feed(child, su.Stop(grace_s, True, "ALL_INPUTS_CLOSED"))
+        self.feed(child, su.StopAsked(grace_s, True, "ALL_INPUTS_CLOSED"))
 
     def quieten(self, child: Child) -> None:
         """No more ticks for this life of a node: the run is drained."""
@@ -513,7 +513,7 @@ class NodeSupervisor:
         for child in self.children.values():
             never_came = child.spec.kind == "dynamic" and not child.alive
             if not drain or never_came or all(spec.is_timer for spec in child.spec.inputs):
-                self.feed(child, su.Stop(grace_s, drain))
+                self.feed(child, su.StopAsked(grace_s, drain))
 
     def abort(self) -> None:
         self.ending = True

@@ -199,11 +199,6 @@ class Subscription:
             found, self.cursor = look(txn, self._prefixes.match, self.cursor, self._space.now_ns(), limit)
             return found
 
-    def back_to(self, cursor: Cursor) -> None:
-        """What was read behind `cursor` was not handled after all: it will be read again."""
-        with self._lock:
-            self.cursor = cursor
-
 
 def _cursor_of(txn: Any, node: int) -> Cursor:
     packed = txn.get(keys.watch_cursor(node))

@@ -100,10 +100,6 @@ class ExternalSubscription:
             return found
         return []
 
-    def back_to(self, cursor: Cursor) -> None:
-        with self._lock:
-            self.cursor = cursor
-
     def close(self) -> None:
         self._closed.set()
         if self._thread is not None:

@@ -205,13 +205,13 @@ def test_runtime_shows_what_the_runtime_decided_with_times(world: World, capsys:
     run.log("a", {"time": 1.0, "text": "one"})
     told = {"node": "", "stream": "log", "fields": {}}
     lines = [
-        {**told, "time": 1.0, "level": 10, "text": "a is running (Ready)"},
+        {**told, "time": 1.0, "level": 10, "text": "a is running (BecameReady)"},
         {**told, "time": 2.0, "level": 20, "text": "a died"},
     ]
     (run.logs / "runtime.log").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert main(["logs", "--runtime"]) == 0
     assert [line.split(" noderuntime │ ") for line in capsys.readouterr().out.splitlines()] == [
-        ["1970-01-01T00:00:01.000Z", "DEBUG a is running (Ready)"], ["1970-01-01T00:00:02.000Z", "INFO a died"],
+        ["1970-01-01T00:00:01.000Z", "DEBUG a is running (BecameReady)"], ["1970-01-01T00:00:02.000Z", "INFO a died"],
     ]  # fmt: skip
     assert main(["logs"]) == 0
     assert shown(capsys) == ["one", "INFO a died"]

@@ -1,4 +1,4 @@
-"""supervision.py: every state x every event, then the rules one by one."""
+"""lifecycle.py: every state x every event, then the rules one by one."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ from noderuntime.runtime.lifecycle_events import (
     EVENTS,
     Abort,
     Action,
+    BecameReady,
     Claim,
     Claimed,
     ClaimRefused,
     End,
     Exited,
-    Hello,
     LifecycleEvent,
     LifecycleState,
-    Ready,
     Refuse,
-    Reload,
+    ReloadAsked,
     Reported,
     Revive,
     SaidBye,
+    SaidHello,
     SendReload,
     SendStop,
+    SendWelcome,
     Signal,
     Spawn,
     SpawnFailed,
     Start,
-    Stop,
+    StopAsked,
     Tell,
     Tick,
     Touch,
     Vitals,
-    Welcome,
 )
 from noderuntime.runtime.restart_budget import Budget
 
@@ -58,27 +58,29 @@ KILLED_OUTSIDE = Exited(-9, HANDS, 0)
 CRASH = Exited(1, HANDS, 0)
 
 ANY_BUT_START_AND_RELOAD = (
-    "Hello Claimed ClaimRefused Ready Reported SaidBye Exited SpawnFailed Vitals Tick Stop Abort"
+    "SaidHello Claimed ClaimRefused BecameReady Reported SaidBye Exited SpawnFailed Vitals Tick StopAsked Abort"
 )
 LEGAL: dict[LifecycleState, str] = {
-    LifecycleState.WAITING: "Start Hello Tick Stop Abort",
-    LifecycleState.STARTING: "Hello Claimed ClaimRefused Reported Exited SpawnFailed Vitals Tick Stop Abort",
-    LifecycleState.RESTORING: "Ready Reported Exited Vitals Tick Stop Abort",
-    LifecycleState.RUNNING: "Hello Ready Reported SaidBye Exited SpawnFailed Vitals Tick Stop Abort Reload",
+    LifecycleState.WAITING: "Start SaidHello Tick StopAsked Abort",
+    LifecycleState.STARTING: "SaidHello Claimed ClaimRefused Reported Exited SpawnFailed Vitals Tick StopAsked Abort",
+    LifecycleState.RESTORING: "BecameReady Reported Exited Vitals Tick StopAsked Abort",
+    LifecycleState.RUNNING: (
+        "SaidHello BecameReady Reported SaidBye Exited SpawnFailed Vitals Tick StopAsked Abort ReloadAsked"
+    ),
     LifecycleState.STOPPING: ANY_BUT_START_AND_RELOAD,
     LifecycleState.KILLED: ANY_BUT_START_AND_RELOAD,
-    LifecycleState.BACKOFF: "Claimed ClaimRefused Tick Stop Abort Reload",
-    LifecycleState.STOPPED: "Claimed ClaimRefused Tick Stop Abort",
-    LifecycleState.ENDED: "Hello Claimed ClaimRefused Tick Stop Abort",
-    LifecycleState.FAILED: "Claimed ClaimRefused Tick Stop Abort Reload",
+    LifecycleState.BACKOFF: "Claimed ClaimRefused Tick StopAsked Abort ReloadAsked",
+    LifecycleState.STOPPED: "Claimed ClaimRefused Tick StopAsked Abort",
+    LifecycleState.ENDED: "SaidHello Claimed ClaimRefused Tick StopAsked Abort",
+    LifecycleState.FAILED: "Claimed ClaimRefused Tick StopAsked Abort ReloadAsked",
 }
 
 SAMPLES: dict[type, list[LifecycleEvent]] = {
     Start: [Start()],
-    Hello: [Hello()],
+    SaidHello: [SaidHello()],
     Claimed: [Claimed(), Claimed(buried=True)],
     ClaimRefused: [ClaimRefused()],
-    Ready: [Ready()],
+    BecameReady: [BecameReady()],
     Reported: [Reported("on_event", "ValueError: x", "trace"), Reported("import", "no file", "", True)],
     SaidBye: [SaidBye(True), SaidBye(False), SaidBye(True, "ALL_INPUTS_CLOSED")],
     Exited: [
@@ -91,9 +93,9 @@ SAMPLES: dict[type, list[LifecycleEvent]] = {
         Vitals(0, 0.0, False, 99.0),
     ],
     Tick: [Tick()],
-    Stop: [Stop(5.0), Stop(5.0, drain=True), Stop(5.0, True, "ALL_INPUTS_CLOSED")],
+    StopAsked: [StopAsked(5.0), StopAsked(5.0, drain=True), StopAsked(5.0, True, "ALL_INPUTS_CLOSED")],
     Abort: [Abort()],
-    Reload: [Reload()],
+    ReloadAsked: [ReloadAsked()],
 }  # fmt: skip
 
 POLICIES = [
@@ -109,17 +111,17 @@ POLICIES = [
 
 def path_to(state: LifecycleState, kind: str = "operator") -> list[LifecycleEvent]:
     """Events that lead an operator (a dynamic node) from its creation to `state`."""
-    begin: list[LifecycleEvent] = [Hello()] if kind == "dynamic" else [Start(), Hello()]
-    running: list[LifecycleEvent] = [*begin, Claimed(), Ready()]
+    begin: list[LifecycleEvent] = [SaidHello()] if kind == "dynamic" else [Start(), SaidHello()]
+    running: list[LifecycleEvent] = [*begin, Claimed(), BecameReady()]
     return {
         LifecycleState.WAITING: [],
         LifecycleState.STARTING: begin,
         LifecycleState.RESTORING: [*begin, Claimed()],
         LifecycleState.RUNNING: running,
-        LifecycleState.STOPPING: [*running, Stop(5.0)],
+        LifecycleState.STOPPING: [*running, StopAsked(5.0)],
         LifecycleState.KILLED: [*running, Abort()],
         LifecycleState.BACKOFF: [*running, CRASH, CRASH],
-        LifecycleState.STOPPED: [Stop(5.0)],
+        LifecycleState.STOPPED: [StopAsked(5.0)],
         LifecycleState.ENDED: [*running, SaidBye(True), Exited(0)],
         LifecycleState.FAILED: [*begin, Claimed(), Reported("import", "no such class", "", True), CRASH],
     }[state]
@@ -142,13 +144,13 @@ def running(policy: Policy | None = None, now_s: float = 0.0) -> Lifecycle:
 def again(child: Lifecycle, now_s: float = 0.0) -> None:
     """From the spawn (or the start) to ready."""
     if child.state is LifecycleState.WAITING:
-        child.handle(Hello() if child.policy.kind == "dynamic" else Start(), now_s)
+        child.handle(SaidHello() if child.policy.kind == "dynamic" else Start(), now_s)
     if child.state is LifecycleState.BACKOFF:
         child.handle(Tick(), child.deadline_s)
     if child.policy.kind != "dynamic":
-        child.handle(Hello(), now_s)
+        child.handle(SaidHello(), now_s)
     child.handle(Claimed(), now_s)
-    child.handle(Ready(), now_s)
+    child.handle(BecameReady(), now_s)
     assert child.state is LifecycleState.RUNNING
 
 
@@ -184,8 +186,8 @@ def test_every_event_in_every_state_is_handled_or_raises_without_effect(state: L
                 assert repr(child) == before
                 # what the row is there for: a dynamic node, a node without ports
                 may_say_hello = {LifecycleState.WAITING, LifecycleState.RUNNING, LifecycleState.ENDED}
-                assert (state, kind) in {(state, Hello) for state in may_say_hello} or (
-                    state is LifecycleState.STARTING and kind is Hello
+                assert (state, kind) in {(state, SaidHello) for state in may_say_hello} or (
+                    state is LifecycleState.STARTING and kind is SaidHello
                 )
             else:
                 assert child.state in TABLE[state, kind].to
@@ -249,12 +251,12 @@ def test_any_sequence_of_events_keeps_the_promises_between_machine_and_loop(seed
                 assert action.life == child.life
                 claims.append(action.life)
                 process = True
-            elif isinstance(action, Signal | Welcome | SendStop | SendReload):
+            elif isinstance(action, Signal | SendWelcome | SendStop | SendReload):
                 assert process
         if dynamic and child.state not in ALIVE:
             process = False
         if before in DONE:
-            back = (LifecycleState.ENDED, Hello) if dynamic else (LifecycleState.FAILED, Reload)
+            back = (LifecycleState.ENDED, SaidHello) if dynamic else (LifecycleState.FAILED, ReloadAsked)
             assert child.state is before or (before, type(event)) == back
             assert has(actions, Claim) == has(actions, Revive) == (child.state is not before)
         assert (child.state in ALIVE) == process
@@ -264,25 +266,25 @@ def test_any_sequence_of_events_keeps_the_promises_between_machine_and_loop(seed
 
 def test_a_reload_brings_a_failed_operator_back_with_a_new_budget() -> None:
     child = led(LifecycleState.FAILED)
-    actions = child.handle(Reload(), 1.0)
+    actions = child.handle(ReloadAsked(), 1.0)
     why = "it is started again, after it had failed"
     assert actions == [Revive(), Spawn(2), Claim(2, why)]
     assert (child.state, child.budget.streak) == (LifecycleState.STARTING, 0)
-    for event in (Hello(), Claimed(), Ready()):
+    for event in (SaidHello(), Claimed(), BecameReady()):
         child.handle(event, 1.0)
     assert (child.state, child.reason) == (LifecycleState.RUNNING, "")
 
 
 def test_what_cannot_ever_work_fails_again_at_once() -> None:
     child = led(LifecycleState.FAILED)
-    for event in (Reload(), Hello(), Claimed(), Reported("import", "no such class", "", True), CRASH):
+    for event in (ReloadAsked(), SaidHello(), Claimed(), Reported("import", "no such class", "", True), CRASH):
         child.handle(event, 1.0)
     assert child.state is LifecycleState.FAILED
 
 
 def test_a_node_of_a_finished_cycle_hears_that_its_inputs_have_ended_and_ends() -> None:
     child = running()
-    assert child.handle(Stop(5.0, True, "ALL_INPUTS_CLOSED"), 0.0) == [SendStop(5.0, True, "ALL_INPUTS_CLOSED")]
+    assert child.handle(StopAsked(5.0, True, "ALL_INPUTS_CLOSED"), 0.0) == [SendStop(5.0, True, "ALL_INPUTS_CLOSED")]
     child.handle(SaidBye(True), 0.1)
     child.handle(Exited(0), 0.1)
     assert child.state is LifecycleState.ENDED
@@ -294,10 +296,10 @@ def test_a_node_of_a_finished_cycle_hears_that_its_inputs_have_ended_and_ends() 
 def test_a_life_is_spawned_and_claimed_side_by_side_then_welcomed_then_ready() -> None:
     child = Lifecycle("a", Policy())
     assert child.handle(Start(), 0.0) == [Spawn(1), Claim(1)]
-    assert child.handle(Hello(), 0.1) == []
-    assert child.handle(Claimed(), 0.2) == [Welcome()]
+    assert child.handle(SaidHello(), 0.1) == []
+    assert child.handle(Claimed(), 0.2) == [SendWelcome()]
     assert child.state is LifecycleState.RESTORING
-    assert child.handle(Ready(), 0.3) == []
+    assert child.handle(BecameReady(), 0.3) == []
     assert child.state is LifecycleState.RUNNING
     assert child.since_s == 0.3
 
@@ -306,13 +308,13 @@ def test_the_claim_may_be_answered_before_the_child_says_hello() -> None:
     child = Lifecycle("a", Policy())
     child.handle(Start(), 0.0)
     assert child.handle(Claimed(), 0.0) == []
-    assert child.handle(Hello(), 0.0) == [Welcome()]
+    assert child.handle(SaidHello(), 0.0) == [SendWelcome()]
 
 
 def test_a_second_hello_of_the_same_life_is_illegal() -> None:
     child = led(LifecycleState.STARTING)
     with pytest.raises(IllegalEvent):
-        child.handle(Hello(), 0.0)
+        child.handle(SaidHello(), 0.0)
 
 
 def test_an_operator_killed_from_outside_is_restarted_at_once_and_its_message_is_not_blamed() -> None:
@@ -393,7 +395,7 @@ def test_a_failure_for_good_is_told_as_an_error_and_a_restart_is_not() -> None:
 def test_a_reload_begins_a_new_life_without_costing_budget() -> None:
     child = running(Policy(max_restarts=1))
     for life in range(2, 9):
-        assert child.handle(Reload(), 0.0) == [SendReload()]
+        assert child.handle(ReloadAsked(), 0.0) == [SendReload()]
         assert only(child.handle(Exited(EXIT_RELOAD), 0.0), Spawn) == Spawn(life)
         again(child)
     assert child.budget.streak == 0
@@ -401,12 +403,12 @@ def test_a_reload_begins_a_new_life_without_costing_budget() -> None:
 
 def test_only_operators_can_be_reloaded() -> None:
     with pytest.raises(IllegalEvent):
-        running(Policy("node")).handle(Reload(), 0.0)
+        running(Policy("node")).handle(ReloadAsked(), 0.0)
 
 
 def test_a_reload_during_back_off_tries_at_once() -> None:
     child = led(LifecycleState.BACKOFF)
-    assert has(child.handle(Reload(), 0.0), Spawn)
+    assert has(child.handle(ReloadAsked(), 0.0), Spawn)
 
 
 # ---- ends
@@ -450,8 +452,8 @@ def test_a_node_without_inputs_and_outputs_need_not_say_hello_but_may() -> None:
     child.handle(Start(), 0.0)
     child.handle(Claimed(), 0.0)
     assert child.state is LifecycleState.RUNNING
-    assert child.handle(Hello(), 50.0) == [Welcome()]
-    assert child.handle(Ready(), 50.0) == []
+    assert child.handle(SaidHello(), 50.0) == [SendWelcome()]
+    assert child.handle(BecameReady(), 50.0) == []
     assert child.handle(Tick(), 99.0) == []
 
 
@@ -531,9 +533,9 @@ def test_progress_resets_budget_and_back_off(how: str) -> None:
         child.handle(Exited(1, HANDS, commits), 0.0)
         if child.state is LifecycleState.BACKOFF:
             child.handle(Tick(), child.deadline_s)
-        child.handle(Hello(), 0.0)
+        child.handle(SaidHello(), 0.0)
         child.handle(Claimed(buried=how == "buried"), 0.0)
-        child.handle(Ready(), 0.0)
+        child.handle(BecameReady(), 0.0)
         assert child.state is LifecycleState.RUNNING
     assert child.budget.streak <= 1
 
@@ -573,7 +575,7 @@ def test_a_child_that_is_not_ready_in_time_is_killed_and_the_reason_says_what_wa
 def test_a_slow_store_is_not_the_fault_of_the_child() -> None:
     child = Lifecycle("a", Policy(start_timeout_s=3.0))
     child.handle(Start(), 0.0)
-    child.handle(Hello(), 0.0)
+    child.handle(SaidHello(), 0.0)
     assert child.handle(Tick(), 1000.0) == []
     child.handle(Claimed(), 1000.0)
     assert child.deadline_s == 1003.0
@@ -597,7 +599,7 @@ def test_who_holds_the_write_lock_for_a_moment_is_left_alone() -> None:
 
 def test_what_arrives_after_our_kill_changes_nothing() -> None:
     child = led(LifecycleState.KILLED)
-    for event in (Hello(), Claimed(), Ready(), Vitals(0, 99.0), Tick(), Reported("import", "x"), Abort()):
+    for event in (SaidHello(), Claimed(), BecameReady(), Vitals(0, 99.0), Tick(), Reported("import", "x"), Abort()):
         child.handle(event, 0.0)
         assert child.state is LifecycleState.KILLED
 
@@ -607,8 +609,8 @@ def test_what_arrives_after_our_kill_changes_nothing() -> None:
 
 def test_the_stop_ladder() -> None:
     child = running()
-    assert child.handle(Stop(5.0), 10.0) == [SendStop(5.0)]
-    assert child.handle(Stop(5.0), 11.0) == [], "asked twice"
+    assert child.handle(StopAsked(5.0), 10.0) == [SendStop(5.0)]
+    assert child.handle(StopAsked(5.0), 11.0) == [], "asked twice"
     assert child.handle(Tick(), 14.9) == []
     assert child.handle(Tick(), 15.0) == [Signal(SIGTERM)]
     assert child.handle(Tick(), 15.0 + TERM_S) == [Signal(SIGKILL)]
@@ -618,7 +620,7 @@ def test_the_stop_ladder() -> None:
 
 def test_an_operator_that_stops_keeps_its_outputs_open_for_a_resume() -> None:
     child = running()
-    child.handle(Stop(5.0), 0.0)
+    child.handle(StopAsked(5.0), 0.0)
     child.handle(SaidBye(False), 0.0)
     assert child.handle(Exited(0), 0.0) == [Touch()]
     assert (child.state, child.reason) == (LifecycleState.STOPPED, "")
@@ -626,7 +628,7 @@ def test_an_operator_that_stops_keeps_its_outputs_open_for_a_resume() -> None:
 
 def test_an_operator_that_ends_while_it_is_being_stopped_has_ended() -> None:
     child = running()
-    child.handle(Stop(5.0), 0.0)
+    child.handle(StopAsked(5.0), 0.0)
     child.handle(SaidBye(True), 0.0)
     assert child.handle(Exited(0), 0.0) == [End(failed=False)]
     assert child.state is LifecycleState.ENDED
@@ -640,29 +642,29 @@ def test_a_crash_while_stopping_is_no_failure_of_the_run() -> None:
 
 def test_a_child_that_is_not_running_yet_gets_sigterm_at_once() -> None:
     for state in (LifecycleState.STARTING, LifecycleState.RESTORING):
-        assert led(state).handle(Stop(5.0), 0.0) == [Signal(SIGTERM)]
+        assert led(state).handle(StopAsked(5.0), 0.0) == [Signal(SIGTERM)]
     silent = Lifecycle("a", Policy("node", has_ports=False))
     silent.handle(Start(), 0.0)
     silent.handle(Claimed(), 0.0)
-    assert silent.handle(Stop(5.0), 0.0) == [Signal(SIGTERM)], "nobody there to read the event"
+    assert silent.handle(StopAsked(5.0), 0.0) == [Signal(SIGTERM)], "nobody there to read the event"
 
 
 def test_a_custom_node_without_inputs_has_a_short_grace_because_it_may_never_ask_for_an_event() -> None:
     child = running(Policy("node", has_inputs=False))
-    assert child.handle(Stop(5.0), 0.0) == [SendStop(1.0)]
+    assert child.handle(StopAsked(5.0), 0.0) == [SendStop(1.0)]
     assert child.handle(Tick(), 1.0) == [Signal(SIGTERM)]
 
 
 def test_a_late_hello_of_a_stopping_child_is_refused() -> None:
     child = Lifecycle("a", Policy())
     child.handle(Start(), 0.0)
-    child.handle(Stop(5.0), 0.0)
-    assert child.handle(Hello(), 0.0) == [Refuse("the run is stopping")]
+    child.handle(StopAsked(5.0), 0.0)
+    assert child.handle(SaidHello(), 0.0) == [Refuse("the run is stopping")]
 
 
 def test_draining_a_node_ends_it() -> None:
     child = running()
-    child.handle(Stop(5.0, drain=True), 0.0)
+    child.handle(StopAsked(5.0, drain=True), 0.0)
     child.handle(SaidBye(False), 0.0)
     assert child.handle(Exited(0), 0.0) == [End(failed=False)]
     assert child.state is LifecycleState.ENDED
@@ -677,7 +679,7 @@ def test_the_second_signal_kills_at_once() -> None:
 
 
 def test_a_node_that_waits_for_its_next_life_stops_without_one() -> None:
-    for event in (Stop(5.0), Abort()):
+    for event in (StopAsked(5.0), Abort()):
         child = led(LifecycleState.BACKOFF)
         child.handle(event, 0.0)
         assert child.state is LifecycleState.STOPPED
@@ -689,9 +691,9 @@ def test_a_node_that_waits_for_its_next_life_stops_without_one() -> None:
 def test_a_dynamic_node_is_never_spawned_and_its_hello_makes_the_claim() -> None:
     child = Lifecycle("a", Policy("dynamic", "never"))
     assert child.handle(Start(), 0.0) == []
-    assert child.handle(Hello(), 0.0) == [Claim(1)]
-    assert child.handle(Claimed(), 0.0) == [Welcome()]
-    child.handle(Ready(), 0.0)
+    assert child.handle(SaidHello(), 0.0) == [Claim(1)]
+    assert child.handle(Claimed(), 0.0) == [SendWelcome()]
+    child.handle(BecameReady(), 0.0)
     assert child.deadline_s == NEVER
 
 
@@ -700,7 +702,7 @@ def test_a_dynamic_node_that_is_gone_is_waited_for_whatever_its_policy() -> None
     actions = child.handle(Exited(None, HANDS), 0.0)
     assert actions[0] == Touch()
     assert child.state is LifecycleState.WAITING
-    assert child.handle(Hello(), 0.0) == [Claim(2, "it is gone", False, HANDS)]
+    assert child.handle(SaidHello(), 0.0) == [Claim(2, "it is gone", False, HANDS)]
 
 
 def test_a_dynamic_node_that_said_it_is_done_has_ended() -> None:
@@ -711,11 +713,11 @@ def test_a_dynamic_node_that_said_it_is_done_has_ended() -> None:
 
 def test_a_dynamic_node_gets_the_stop_event_and_no_signal() -> None:
     child = running(Policy("dynamic", "never"))
-    assert child.handle(Stop(5.0), 0.0) == [SendStop(5.0)]
+    assert child.handle(StopAsked(5.0), 0.0) == [SendStop(5.0)]
     assert child.handle(Tick(), 5.0) == [Touch()]
     assert (child.state, child.reason) == (LifecycleState.STOPPED, "it did not stop in time")
 
 
 def test_only_a_dynamic_node_may_come_uninvited() -> None:
     with pytest.raises(IllegalEvent):
-        led(LifecycleState.WAITING).handle(Hello(), 0.0)
+        led(LifecycleState.WAITING).handle(SaidHello(), 0.0)
