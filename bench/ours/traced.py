@@ -14,7 +14,7 @@ from typing import Any
 from measured import VALUE, Beat, Latency, leave
 
 import noderuntime.ipc.doorbell as doorbell
-import noderuntime.node.session as member
+import noderuntime.node.session as session
 import noderuntime.space.commit as commit
 from noderuntime.node.operator_host import OperatorHost
 
@@ -49,7 +49,7 @@ class TracedPoll:
 
 doorbell.ring = mark("ring", doorbell.ring)
 commit.Commits.commit = mark("commit", commit.Commits.commit)  # type: ignore[method-assign]
-member.NodeSession.next_messages = mark("read", member.NodeSession.next_messages)  # type: ignore[method-assign]
+session.NodeSession.next_messages = mark("read", session.NodeSession.next_messages)  # type: ignore[method-assign]
 
 
 def trace_poll() -> None:

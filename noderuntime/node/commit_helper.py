@@ -20,27 +20,27 @@ class CommitHelper(threading.Thread):
     def __init__(self, look: Callable[[], bool], after_ns: int) -> None:
         super().__init__(name="noderuntime-commits", daemon=True)
         self._look = look
-        self._alarm = OneShotTimer(after_ns)
+        self._timer = OneShotTimer(after_ns)
         self._stopped = False
-        self.begun = self._alarm.set
-        self.committing = self._alarm.clear
+        self.begun = self._timer.set
+        self.committing = self._timer.clear
         self.start()
 
     def stop(self) -> None:
         """Returns when the thread has ended."""
         self._stopped = True
-        self._alarm.set_in(0)
+        self._timer.set_in(0)
         self.join()
-        self._alarm.close()
+        self._timer.close()
 
     def run(self) -> None:
         try:
             while True:
-                self._alarm.wait()
+                self._timer.wait()
                 if self._stopped:
                     return
                 if self._look():
-                    self._alarm.set_in(LOOK_AGAIN_NS)
+                    self._timer.set_in(LOOK_AGAIN_NS)
         except BaseException:
             # nothing would notice that this thread is gone; the next life can go on
             traceback.print_exc()

@@ -38,21 +38,21 @@ def _no_room(full: StoreFull) -> None:
 class OperatorContext:
     """See noderuntime.api.operator.Context for what users rely on."""
 
-    def __init__(self, member: NodeSession, config: Mapping[str, Any], log: logging.Logger) -> None:
-        self.node_id = member.wiring.node
-        self.run_id = member.space.outbox_id
+    def __init__(self, session: NodeSession, config: Mapping[str, Any], log: logging.Logger) -> None:
+        self.node_id = session.wiring.node
+        self.run_id = session.space.outbox_id
         self.config = MappingProxyType(dict(config))
-        self.incarnation = member.incarnation
-        self.is_restart = member.incarnation > 1
+        self.incarnation = session.incarnation
+        self.is_restart = session.incarnation > 1
         self.log = log
-        self.kvs: State = member.kvs
+        self.kvs: State = session.kvs
         self.staged: Staged | None = None  # None: no event in hand
         self.wait_for_room: Callable[[StoreFull], None] = _no_room
-        self._member = member
-        self._space = member.space
-        self._outputs: dict[str, Output] = member.commits.outputs
+        self._session = session
+        self._space = session.space
+        self._outputs: dict[str, Output] = session.commits.outputs
         self._encoded: dict[str, bytes] = {}
-        self._private_prefix = keys.private_prefix(member.wiring.number)
+        self._private_prefix = keys.private_prefix(session.wiring.number)
         # of the events of this group that are not committed yet
         self._private: dict[bytes, bytes | None] = {}
         self._shared: dict[bytes, bytes | None] = {}
@@ -76,7 +76,7 @@ class OperatorContext:
         """See noderuntime.ipc.forks: in the child there is no event in hand."""
         self._is_fork = True
         self.staged = None
-        self.kvs = self._member = forks.GONE
+        self.kvs = self._session = forks.GONE
 
     # --- for operators ----------------------------------------------------------------------------------------------
 
@@ -90,7 +90,7 @@ class OperatorContext:
             raise UnknownOutput(self.node_id, output, sorted(self._outputs))
         while True:
             try:
-                known.stage(staged, value, metadata, self._member)
+                known.stage(staged, value, metadata, self._session)
                 return
             except StoreFull as full:
                 self.wait_for_room(full)
@@ -99,7 +99,7 @@ class OperatorContext:
         """A writable array in a payload segment: fill it and hand it to `send_output`, which then copies nothing."""
         while True:
             try:
-                return self._member.pool.allocate(shape, dtype)
+                return self._session.pool.allocate(shape, dtype)
             except StoreFull as full:
                 self.wait_for_room(full)
 
@@ -172,8 +172,8 @@ class OperatorContext:
         encoded = keys.user_key(key)
         found: Any = self._shared.get(encoded, _MISSING) if self._shared else _MISSING
         if found is _MISSING:
-            if self._member.outside is not None:
-                found = self._read_outside(self._member.outside, key, encoded)
+            if self._session.outside is not None:
+                found = self._read_outside(self._session.outside, key, encoded)
                 return default if found is None else found
             with self._space.read() as txn:
                 found = kvs.read_value(txn, encoded, self._space.now_ns)
@@ -181,7 +181,7 @@ class OperatorContext:
 
     def _read_outside(self, outside: State, key: str, encoded: bytes) -> bytes | None:
         """The value in a State outside the space, once what this node has written before is applied there."""
-        last = self._member.commits.outbox_last
+        last = self._session.commits.outbox_last
         deadline = time.monotonic() + APPLIED_WITHIN_S
         while last != self._applied:
             with self._space.read() as txn:
@@ -207,7 +207,7 @@ class OperatorContext:
         if not hasattr(merge, "apply"):
             raise TypeError(f"kvs_merge takes one of noderuntime.merges, not {type(merge).__name__}")
         encoded = keys.user_key(key)
-        if self._member.outside is not None:
+        if self._session.outside is not None:
             check_merge(merge)
             if encoded not in self._shared:  # what is there now is not worth asking for: the store process merges
                 self._stage("kvs_merge", SharedWrite(encoded, merge=merge))

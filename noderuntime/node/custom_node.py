@@ -106,16 +106,16 @@ class Node:
         welcome = greet(dealer, name, dynamic)
         wiring = Wiring.from_plain(welcome.wiring)
         try:
-            self._member = member = NodeSession(run_dir, wiring, welcome.incarnation, welcome.attempts)
+            self._session = session = NodeSession(run_dir, wiring, welcome.incarnation, welcome.attempts)
         except Fenced as fenced:
             end_fenced(fenced)
         except BaseException:
             dealer.close(0)
             raise
         self._dealer = dealer
-        self._kvs = member.kvs
+        self._kvs = session.kvs
         self._config = MappingProxyType(wiring.config)
-        self._outputs = member.commits.outputs
+        self._outputs = session.commits.outputs
         self._lock = threading.RLock()
         self._left = threading.Condition(self._lock)  # a waiting thread has left
         self._staged: list[Staged] = []
@@ -124,8 +124,8 @@ class Node:
         self._hands: dict[Holder, _Hand] = {}
         self._unacknowledged: set[bytes] = set()  # keys that are in hand, or whose acknowledgement is staged
         self._free_slots = list(range(pulse.HANDS_MAX - 1, -1, -1))
-        self._fetch_max = 1 if any(item.wiring.drop_oldest for item in member.inputs.values()) else GROUP_MAX
-        self._timers = Timers(member)
+        self._fetch_max = 1 if any(item.wiring.drop_oldest for item in session.inputs.values()) else GROUP_MAX
+        self._timers = Timers(session)
         self._recovered: deque[Message] = deque()  # a message that waits behind its INPUT_RECOVERED
         self._updates: deque[Update] = deque()  # of watched keys, read and not handed out
         self._taken: deque[_Taken] = deque()  # handed out, oldest first: the cursor stays behind the first not done
@@ -141,13 +141,13 @@ class Node:
         self._closing = False
         self._closed = False
         self._is_fork = False
-        self._alarm = OneShotTimer(HOLD_NS)
+        self._hold_timer = OneShotTimer(HOLD_NS)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         process.sleep_exactly()
         process.keep_heap()
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
         dealer.send(Ready(welcome.incarnation))
-        member.set_phase(pulse.WAITING)
+        session.set_phase(pulse.WAITING)
         self._service = threading.Thread(target=self._serve, name="noderuntime", daemon=True)
         self._service.start()
         atexit.register(self._at_exit)
@@ -158,7 +158,7 @@ class Node:
     @property
     def node_id(self) -> str:
         """The id of this node in the dataflow file."""
-        return self._member.wiring.node
+        return self._session.wiring.node
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -168,7 +168,7 @@ class Node:
     @property
     def incarnation(self) -> int:
         """Which life of this node this is, from 1."""
-        return self._member.incarnation
+        return self._session.incarnation
 
     @property
     def is_restart(self) -> bool:
@@ -246,12 +246,12 @@ class Node:
     def _look_locked(self, holder: Holder) -> Any:
         found = self._next_locked(holder)
         if found is not _NOTHING and (self._waiters or self._sleepers):
-            doorbell.ring(self._member.bell)  # senders ring once for many messages: pass it on
+            doorbell.ring(self._session.bell)  # senders ring once for many messages: pass it on
         return found
 
     def _become_eager(self) -> None:
         try:
-            self._member.commits.be_eager()
+            self._session.commits.be_eager()
         except Fenced as fenced:
             end_fenced(fenced)
         self._eager = True
@@ -262,7 +262,7 @@ class Node:
         return found
 
     def _look_once_locked(self, holder: Holder) -> Any:
-        member = self._member
+        session = self._session
         if self._ended:
             return None
         if self._stop is not None:
@@ -279,7 +279,7 @@ class Node:
         event = self._update_locked(holder)
         if event is not None:
             return event
-        if member.all_closed and not self._others_hold():
+        if session.all_closed and not self._others_hold():
             return self._last("ALL_INPUTS_CLOSED")
         return _NOTHING
 
@@ -293,20 +293,20 @@ class Node:
 
     def _last(self, id: str) -> Event:
         self._ended = True
-        doorbell.ring(self._member.bell)  # the other threads are to see the end too
+        doorbell.ring(self._session.bell)  # the other threads are to see the end too
         return notice("STOP", id)
 
     def _fetch_locked(self) -> Message | None:
         if self._recovered:
             return self._recovered.popleft()
         if not self._fetched:
-            self._fetched.extend(self._member.next_messages(self._fetch_max, self._unacknowledged))
+            self._fetched.extend(self._session.next_messages(self._fetch_max, self._unacknowledged))
         return self._fetched.popleft() if self._fetched else None
 
     def _hand_out(self, holder: Holder, message: Message) -> Any:
-        member = self._member
+        session = self._session
         key, record = message
-        input = member.input_of(key)
+        input = session.input_of(key)
         staged = Staged()
         if record[0] < records.NOTICE_MIN and input.cell >= 0:
             if (recovery := self._timers.recovery(input)) is not None:
@@ -316,33 +316,33 @@ class Node:
                 return notice("INPUT_RECOVERED", input.name)
             staged.also().cells = self._timers.arrival(input)
         try:
-            decoded = records.decode_message(record, member.body(key, record) if record[1] else None)
+            decoded = records.decode_message(record, session.body(key, record) if record[1] else None)
         except Dropped:
             return _DROPPED
         except Exception:
             # no value at all, from a node in another language: were it not in hand when this program ends, it would
             # never become a dead letter
             if self._free_slots:
-                member.page.take(self._free_slots[-1], key)
+                session.page.take(self._free_slots[-1], key)
             raise
-        lives = member.attempts.get(key, 0)
+        lives = session.attempts.get(key, 0)
         staged.ack = (key, input, record)
         if lives:
             staged.also().attempts = True
         slot = self._free_slots.pop() if self._free_slots else -1
         if slot >= 0:
-            member.page.take(slot, key)
+            session.page.take(slot, key)
         self._hands[holder] = _Hand(staged, key, slot)
         self._unacknowledged.add(key)
-        member.set_phase(pulse.HANDLING)
+        session.set_phase(pulse.HANDLING)
         kind, value, metadata, number, sent_ns = decoded
         if kind < records.NOTICE_MIN:
             return input_event(input.name, value, metadata, input.wiring.source, sent_ns, number, lives + 1)
         if kind == records.INPUT_CLOSED:
-            member.note_closed(input.name, by_failure=value[1] is not None)
+            session.note_closed(input.name, by_failure=value[1] is not None)
             return notice("INPUT_CLOSED", input.name)
         if kind == records.NODE_RESTARTED:
-            member.note_restarted(value[0])
+            session.note_restarted(value[0])
         return notice(records.NOTICE_TYPES[kind], value[0], value[1] or "")
 
     def _due_locked(self, holder: Holder) -> Event | None:
@@ -357,7 +357,7 @@ class Node:
     def _update_locked(self, holder: Holder) -> Event | None:
         """The next change of a watched key."""
         if not self._updates:
-            self._updates.extend(self._member.watch.read(GROUP_MAX))
+            self._updates.extend(self._session.watch.read(GROUP_MAX))
             if not self._updates:
                 return None
         item = self._updates.popleft()
@@ -372,31 +372,31 @@ class Node:
         if hand is None:
             return
         if hand.slot >= 0:
-            self._member.page.release(hand.slot)
+            self._session.page.release(hand.slot)
             self._free_slots.append(hand.slot)
         if hand.update is not None:
             hand.update.done = True
             while self._taken and self._taken[0].done:
                 hand.staged.also().cursor = self._taken.popleft().cursor
-        self._member.page.words[pulse.HANDLED] += 1
+        self._session.page.words[pulse.HANDLED] += 1
         self._staged.append(hand.staged)
         if len(self._staged) == 1:
-            self._alarm.set()
+            self._hold_timer.set()
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
     def _wait(self, pause_s: float, drains: int) -> None:
         """Sleep until the bell rings, or `pause_s` is over; not at all when it was drained since `drains`."""
-        member = self._member
+        session = self._session
         with self._lock:
             if self._drains != drains or self._closing:
                 return
             self._waiters += 1
             if not self._hands:
-                member.page.words[pulse.PHASE] = pulse.WAITING
+                session.page.words[pulse.PHASE] = pulse.WAITING
         try:
             poller = select.poll()
-            poller.register(member.bell, select.POLLIN)
+            poller.register(session.bell, select.POLLIN)
             rung = poller.poll(pause_s * 1000)
         finally:
             with self._lock:
@@ -412,7 +412,7 @@ class Node:
         with self._lock:
             if not self._closed:
                 self._drains += 1
-                doorbell.drain(self._member.bell)
+                doorbell.drain(self._session.bell)
 
     def _check_slowly(self) -> None:
         now = time.monotonic()
@@ -420,7 +420,7 @@ class Node:
             if now - self._published < SLOW_CHECK_S or self._closing:
                 return
             self._published = now
-            self._member.publish()
+            self._session.publish()
 
     async def _wait_async(self, pause_s: float, drains: int) -> None:
         loop = asyncio.get_running_loop()
@@ -431,21 +431,21 @@ class Node:
             sleepers = self._sleepers.get(loop)
             if sleepers is None:
                 sleepers = self._sleepers[loop] = set()
-                loop.add_reader(self._member.bell, self._rung_async, sleepers)
+                loop.add_reader(self._session.bell, self._rung_async, sleepers)
             sleepers.add(woken)
         timer = loop.call_later(pause_s, _wake, woken)
         try:
             await woken
         except asyncio.CancelledError:
             if not self._closing:
-                doorbell.ring(self._member.bell)  # it may have been rung for a message that others can take
+                doorbell.ring(self._session.bell)  # it may have been rung for a message that others can take
             raise
         finally:
             timer.cancel()
             with self._lock:
                 sleepers.discard(woken)
                 if not sleepers and self._sleepers.pop(loop, None) is not None:
-                    loop.remove_reader(self._member.bell)
+                    loop.remove_reader(self._session.bell)
         self._check_slowly()
 
     def _rung_async(self, sleepers: set[asyncio.Future[None]]) -> None:
@@ -470,7 +470,7 @@ class Node:
                     raise UnknownOutput(self.node_id, output, sorted(self._outputs))
                 staged = Staged()
                 try:
-                    known.stage(staged, value, metadata, self._member)
+                    known.stage(staged, value, metadata, self._session)
                 except StoreFull:
                     if self._gives_up:
                         raise
@@ -479,7 +479,7 @@ class Node:
                     self._staged.append(staged)
                     due = self._is_due()
                     if not due and len(self._staged) == 1:
-                        self._alarm.set()
+                        self._hold_timer.set()
                     if waited:
                         self._has_room_locked()
                     break
@@ -495,7 +495,7 @@ class Node:
             with self._lock:
                 self._check_open()
                 try:
-                    array = self._member.pool.allocate(shape, dtype)
+                    array = self._session.pool.allocate(shape, dtype)
                 except StoreFull:
                     if self._gives_up:
                         raise
@@ -513,10 +513,10 @@ class Node:
         The caller then waits without the lock: another thread may hold the message whose acknowledgement makes room.
         """
         self._commit_locked()
-        self._member.set_phase(pulse.WAITING_FOR_ROOM)
+        self._session.set_phase(pulse.WAITING_FOR_ROOM)
 
     def _has_room_locked(self) -> None:
-        self._member.set_phase(pulse.HANDLING if self._hands else pulse.WAITING)
+        self._session.set_phase(pulse.HANDLING if self._hands else pulse.WAITING)
 
     def flush(self) -> None:
         """What was sent is committed when this returns."""
@@ -528,7 +528,7 @@ class Node:
 
     def _drain(self) -> None:
         """Commit everything that is staged, waiting for room as long as it has to."""
-        member = self._member
+        session = self._session
         waited = False
         while True:
             with self._lock:
@@ -544,13 +544,13 @@ class Node:
                     return
                 if not waited:
                     waited = True
-                    member.set_phase(pulse.WAITING_FOR_ROOM)
+                    session.set_phase(pulse.WAITING_FOR_ROOM)
             poller = select.poll()
-            poller.register(member.bell, select.POLLIN)
+            poller.register(session.bell, select.POLLIN)
             if poller.poll(ROOM_CHECK_S * 1000):
                 self._drain_bell()
                 if self._waiters or self._sleepers:
-                    doorbell.ring(member.bell)
+                    doorbell.ring(session.bell)
                     time.sleep(ROOM_CHECK_S / 50)  # they drain it; this thread must not ring itself awake
 
     def _commit_locked(self) -> bool:
@@ -560,10 +560,10 @@ class Node:
             staged.clear()
         while staged:
             try:
-                done = self._member.commit(staged)
+                done = self._session.commit(staged)
             except MessageGone:
                 self._unacknowledged.difference_update(item.ack[0] for item in staged if item.ack is not None)
-                self._member.forget_gone(staged)
+                self._session.forget_gone(staged)
                 self._unacknowledged.update(item.ack[0] for item in staged if item.ack is not None)
                 continue
             except Fenced as fenced:
@@ -571,7 +571,7 @@ class Node:
             for item in staged[:done]:
                 if item.ack is not None:
                     self._unacknowledged.discard(item.ack[0])
-                    self._member.attempts.pop(item.ack[0], None)
+                    self._session.attempts.pop(item.ack[0], None)
             del staged[:done]
             if not done:
                 return False
@@ -590,7 +590,7 @@ class Node:
         of it comes again in the next one.
         """
         self._gave_up = True
-        self._member.let_go(self._staged)
+        self._session.let_go(self._staged)
         self._staged.clear()
 
     # --- the shared store, immediately ------------------------------------------------------------------------------
@@ -653,22 +653,22 @@ class Node:
         poller = select.poll()
         poller.register(self._dealer.fd, select.POLLIN)
         poller.register(self._wake, select.POLLIN)
-        poller.register(self._alarm.fd, select.POLLIN)
+        poller.register(self._hold_timer.fd, select.POLLIN)
         self._control()
         while not self._closed:
             ready = dict(poller.poll())
             self._control()
-            if self._alarm.fd in ready:
-                self._alarm.wait()
+            if self._hold_timer.fd in ready:
+                self._hold_timer.wait()
                 with self._lock:
                     if not self._closed and not self._commit_locked():
-                        self._alarm.set_in(int(ROOM_CHECK_S * 1e9))
+                        self._hold_timer.set_in(int(ROOM_CHECK_S * 1e9))
 
     def _control(self) -> None:
         while (message := self._dealer.receive_nowait()) is not None:
             if isinstance(message, Stop):
                 self._stop = message
-                doorbell.ring(self._member.bell)
+                doorbell.ring(self._session.bell)
             elif isinstance(message, Quiet):
                 with self._lock:
                     self._timers.quieten()
@@ -694,10 +694,10 @@ class Node:
             for loop, sleepers in self._sleepers.items():
                 if loop.is_running():
                     loop.call_soon_threadsafe(self._rung_async, sleepers.copy())
-                loop.remove_reader(self._member.bell)
+                loop.remove_reader(self._session.bell)
             self._sleepers.clear()
             while self._waiters:
-                doorbell.ring(self._member.bell)
+                doorbell.ring(self._session.bell)
                 self._left.wait()
             self._closed = True
         os.eventfd_write(self._wake, 1)
@@ -708,8 +708,8 @@ class Node:
             self._dealer.send(Bye(self._stop is None, reason))
         self._dealer.close()
         os.close(self._wake)
-        self._alarm.close()
-        self._member.close()
+        self._hold_timer.close()
+        self._session.close()
 
     def _at_exit(self) -> None:
         """The program ends without close(): what it sent counts; the event in its hand is not acknowledged."""
@@ -727,7 +727,7 @@ class Node:
         if self._is_fork:
             raise forks.Forked
         if self._closing:
-            raise NodeRuntimeError(f"node {self._member.wiring.node!r} is closed: it takes and sends nothing any more")
+            raise NodeRuntimeError(f"node {self._session.wiring.node!r} is closed: it takes and sends nothing any more")
 
     def __enter__(self) -> Self:
         return self

@@ -98,14 +98,14 @@ def _ignore(event: Event, ctx: OperatorContext) -> None:
 class OperatorHost:
     """One life of one operator."""
 
-    def __init__(self, member: NodeSession, dealer: Dealer, log: LogHandler) -> None:
-        self.member = member
+    def __init__(self, session: NodeSession, dealer: Dealer, log: LogHandler) -> None:
+        self.session = session
         self.dealer = dealer
         self.log = log
-        self.words = member.page.words
-        self._take_in_hand = member.page.hand(0)
-        self._inputs = {item.mailbox: item for item in member.inputs.values()}
-        self.ctx = OperatorContext(member, member.wiring.config, logging.getLogger(member.wiring.node))
+        self.words = session.page.words
+        self._take_in_hand = session.page.hand(0)
+        self._inputs = {item.mailbox: item for item in session.inputs.values()}
+        self.ctx = OperatorContext(session, session.wiring.config, logging.getLogger(session.wiring.node))
         self.operator: Any = None
         self._on_event: Callable[[Event, OperatorContext], Any] = _ignore
         self.group: list[Staged] = []
@@ -122,12 +122,12 @@ class OperatorHost:
         self.position: Any = None
         self.produces = False
         self.idle_until = 0.0
-        self._timers = Timers(member)
+        self._timers = Timers(session)
         self._ahead: deque[Message] = deque()  # read, not yet handled
-        self._reads_ahead = not any(item.wiring.drop_oldest for item in member.inputs.values())
+        self._reads_ahead = not any(item.wiring.drop_oldest for item in session.inputs.values())
         self._reload: CodeCheck | None = None
         self._reload_again = False  # asked for once more, while the code was being checked
-        self._poller = member.poller(dealer.fd)
+        self._poller = session.poller(dealer.fd)
         self._waiting_since = 0.0
         self._rung = False  # the bell has rung, and is not drained yet
         self.ctx.wait_for_room = self._wait_for_payload_room
@@ -139,13 +139,13 @@ class OperatorHost:
         """See noderuntime.ipc.forks. A child that comes back from the handler ends at the first use of what is gone."""
         self._is_fork = self.over = True
         self.helper, self._helped = None, False
-        self.words = self.member = self._take_in_hand = self.committing = forks.GONE
+        self.words = self.session = self._take_in_hand = self.committing = forks.GONE
 
     # --- beginning --------------------------------------------------------------------------------------------------
 
     def prepare(self, state: dict[str, bytes]) -> None:
         """Load, make and restore the operator. Raises OperatorError."""
-        code = self.member.wiring.code
+        code = self.session.wiring.code
         factory = load(code["path"], code["module"], code["name"])
         where = "init"
         try:
@@ -153,13 +153,13 @@ class OperatorHost:
             self.produces = hasattr(self.operator, "produce")
             if not self.produces and not hasattr(self.operator, "on_event"):
                 raise OperatorError("init", f"{code['name']} has neither on_event nor produce")
-            if not self.produces and not self.member.inputs:
+            if not self.produces and not self.session.inputs:
                 raise OperatorError(
                     "init",
                     f"{code['name']} has no inputs in the dataflow file and is no Source: it would never be called",
                 )
-            if self.produces and self.member.mailboxes:
-                names = ", ".join(item.name for item in self.member.inputs.values())
+            if self.produces and self.session.mailboxes:
+                names = ", ".join(item.name for item in self.session.inputs.values())
                 raise OperatorError("init", f"{code['name']} is a Source, which takes no inputs; remove: {names}")
             self._on_event = getattr(self.operator, "on_event", _ignore)
             where = "restore_state"
@@ -200,7 +200,7 @@ class OperatorHost:
             worked |= self._produce() if self.produces else self._take()
             if self.over:
                 break
-            if not worked and self.member.all_closed:
+            if not worked and self.session.all_closed:
                 self._finish(Stop("ALL_INPUTS_CLOSED", 0.0))
                 break
             self._wait(0.0 if worked else self._pause_s())
@@ -214,7 +214,7 @@ class OperatorHost:
         """Handle the next group of messages; whether there was one."""
         ahead = self._ahead
         if not ahead:
-            ahead.extend(self.member.next_messages(GROUP_EVENTS_MAX))
+            ahead.extend(self.session.next_messages(GROUP_EVENTS_MAX))
             if not ahead:
                 return False
         self.group_since_ns = time.monotonic_ns()
@@ -228,7 +228,7 @@ class OperatorHost:
             message(take())
             if self.over or clock() > deadline:  # after each: what is handled and not committed is lost to a kill
                 break
-        self.member.page.release(0)
+        self.session.page.release(0)
         self._flush()
         if not self._reads_ahead:  # what was read may be dropped meanwhile
             ahead.clear()
@@ -236,12 +236,12 @@ class OperatorHost:
 
     def _update(self) -> bool:
         """Hand out what has changed of the watched keys; whether there was anything."""
-        updates = self.member.watch.read(GROUP_EVENTS_MAX)
+        updates = self.session.watch.read(GROUP_EVENTS_MAX)
         if not updates:
             return False
         self.group_since_ns = time.monotonic_ns()
         for item in updates:
-            self.member.set_phase(pulse.HANDLING)
+            self.session.set_phase(pulse.HANDLING)
             staged = Staged()
             staged.also().cursor = item.revision, item.nth
             self._handle(kvs_update(item.key, item.value, item.revision), staged)
@@ -253,7 +253,7 @@ class OperatorHost:
     def _message(self, message: Message) -> None:
         """Handle one message of a mailbox."""
         key, record = message
-        member = self.member
+        session = self.session
         input = self._inputs[key[:MAILBOX_PREFIX_BYTES]]
         staged = Staged()
         staged.ack = key, input, record
@@ -265,11 +265,11 @@ class OperatorHost:
             staged.also().cells = self._timers.arrival(input)
         self._take_in_hand(key)
         lives = 0
-        if member.attempts:
-            lives = member.attempts.pop(key, 0)
+        if session.attempts:
+            lives = session.attempts.pop(key, 0)
             staged.also().attempts = lives > 0
         try:
-            outside = member.body(key, record) if record[1] else None
+            outside = session.body(key, record) if record[1] else None
             kind, value, metadata, number, sent_ns = decode_message(record, outside)
         except Dropped:
             return
@@ -278,11 +278,11 @@ class OperatorHost:
         if kind < NOTICE_MIN:
             event = input_event(input.name, value, metadata, input.source, sent_ns, number, lives + 1)
         elif kind == records.INPUT_CLOSED:
-            member.note_closed(input.name, by_failure=value[1] is not None)
+            session.note_closed(input.name, by_failure=value[1] is not None)
             event = notice("INPUT_CLOSED", input.name)
         else:
             if kind == records.NODE_RESTARTED:
-                member.note_restarted(value[0])
+                session.note_restarted(value[0])
             event = notice(records.NOTICE_TYPES[kind], value[0], value[1] or "")
         self._handle(event, staged)
 
@@ -329,14 +329,14 @@ class OperatorHost:
                 self._commit()
             except Inapplicable as failed:
                 self._fail_staged(failed)
-            if self.group and self.member.commits.waits_for:
+            if self.group and self.session.commits.waits_for:
                 self._wait_for_room()
                 if self.stop is not None or self.exit_code is not None:
                     # Uncommitted is undone, and will be handled in the next life. The operator has it in its memory:
                     # so it must not commit anything from here on, what it would do at the STOP event included.
                     self.gave_up = self.over = True
                     self.ended = self.stop_all = False
-                    self.member.let_go(self.group)
+                    self.session.let_go(self.group)
                     self.group.clear()
         self._waiting_since = 0.0
         self.ctx.committed()
@@ -344,7 +344,7 @@ class OperatorHost:
     def _commit(self) -> None:
         with self.committing:
             if self.group:  # else the other thread was faster
-                done = self.member.commit(self.group)
+                done = self.session.commit(self.group)
                 self.words[pulse.HANDLED] += done
                 del self.group[:done]
 
@@ -382,14 +382,14 @@ class OperatorHost:
         """Let go of the space; no commit is under way afterwards."""
         if self.helper is not None:
             self.helper.stop()
-        self.member.close()
+        self.session.close()
 
     def _wait_for_payload_room(self, full: StoreFull) -> None:
         """A handler sends something large, and there is no room: let the others have what was finished before it."""
         staged = self.ctx.staged
         self._flush()
         self.ctx.staged = staged
-        self.member.commits.waits_for = f"room in the space ({full.why})"
+        self.session.commits.waits_for = f"room in the space ({full.why})"
         if self.stop is not None:
             raise full
         self._wait_for_room()
@@ -401,19 +401,19 @@ class OperatorHost:
             self._waiting_since = now
         elif now - self._waiting_since > WAIT_WARNING_S:
             self._waiting_since = now
-            if "space" in self.member.commits.waits_for:
+            if "space" in self.session.commits.waits_for:
                 self.ctx.log.warning(
                     "waiting for %s. Raise `state: {size: ...}`, lower queue limits, or delete what is not needed",
-                    self.member.commits.waits_for,
+                    self.session.commits.waits_for,
                 )
-        self.member.set_phase(pulse.WAITING_FOR_ROOM)
+        self.session.set_phase(pulse.WAITING_FOR_ROOM)
         self._wait(ROOM_CHECK_S)
 
     def _tick(self) -> bool:
         """Hand out the ticks and timeouts that are due; whether there was one."""
         worked = False
         for event, cells in self._timers.due():
-            self.member.set_phase(pulse.HANDLING)
+            self.session.set_phase(pulse.HANDLING)
             self._handle(event, _with_cells(cells))
             self._flush()
             worked = True
@@ -435,7 +435,7 @@ class OperatorHost:
         self.group_since_ns = time.monotonic_ns()
         deadline = self.group_since_ns + GROUP_NS
         self._begin_group()
-        self.member.set_phase(pulse.HANDLING)
+        self.session.set_phase(pulse.HANDLING)
         produce, ctx, group = self.operator.produce, self.ctx, self.group
         idle_s = 0.0
         while True:
@@ -480,7 +480,7 @@ class OperatorHost:
         self.log.pass_on()
         if self._rung:
             self._rung = False
-            doorbell.drain(self.member.bell)
+            doorbell.drain(self.session.bell)
             return
         if pause_s > 0:
             if self.log.has_sent:  # that may have eaten the edge of what the runtime has sent
@@ -492,7 +492,7 @@ class OperatorHost:
                 self.words[pulse.PHASE] = pulse.WAITING
         rung = self._poller.poll(pause_s * 1000)
         for fd, _ in rung:
-            if fd == self.member.bell:
+            if fd == self.session.bell:
                 self._rung = True
             elif fd == self.dealer.fd:
                 self.control()
@@ -503,7 +503,7 @@ class OperatorHost:
             now = time.monotonic()
             if now - self._published >= SLOW_CHECK_S:
                 self._published = now
-                self.member.publish()
+                self.session.publish()
 
     def control(self) -> None:
         """Take what the runtime has sent."""
@@ -522,7 +522,7 @@ class OperatorHost:
 
     def _begin_reload(self) -> None:
         self._reload_again = False
-        self._reload = CodeCheck(self.member.wiring.code)
+        self._reload = CodeCheck(self.session.wiring.code)
         self._poller.register(self._reload.pidfd, select.POLLIN)
 
     def _reload_checked(self, check: CodeCheck) -> None:
@@ -540,7 +540,7 @@ class OperatorHost:
 
     def _finish(self, stop: Stop) -> None:
         """The STOP event. When all inputs have ended, so does this node: its outputs close in the same commit."""
-        self.member.set_phase(pulse.HANDLING)
+        self.session.set_phase(pulse.HANDLING)
         self._handle(notice("STOP", stop.id), Staged(), ends=stop.id == "ALL_INPUTS_CLOSED")
         self._flush()
 
@@ -585,8 +585,8 @@ def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
     level = logging.getLevelNamesMapping().get(os.environ.get("LOG_LEVEL", "").upper(), logging.INFO)
     logging.basicConfig(level=level, handlers=[log], force=True)
     try:
-        member = NodeSession(run_dir, wiring, welcome.incarnation, welcome.attempts)
-        host = OperatorHost(member, dealer, log)
+        session = NodeSession(run_dir, wiring, welcome.incarnation, welcome.attempts)
+        host = OperatorHost(session, dealer, log)
         if by_reference:
             state = host.ctx.state()
         host.prepare(state)

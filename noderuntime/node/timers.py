@@ -22,11 +22,11 @@ _NEVER_NS = 1 << 62
 class Timers:
     """The timers of one node in one life, and its inputs with a timeout."""
 
-    def __init__(self, member: NodeSession) -> None:
-        self._member = member
-        self._cells = member.commits.cells.copy()  # with what is staged
-        self._ticking = [item for item in member.inputs.values() if item.wiring.period_ns]
-        self._watched = [item for item in member.inputs.values() if item.wiring.timeout_ns]
+    def __init__(self, session: NodeSession) -> None:
+        self._session = session
+        self._cells = session.commits.cells.copy()  # with what is staged
+        self._ticking = [item for item in session.inputs.values() if item.wiring.period_ns]
+        self._watched = [item for item in session.inputs.values() if item.wiring.timeout_ns]
 
     def __bool__(self) -> bool:
         return bool(self._ticking or self._watched)
@@ -41,7 +41,7 @@ class Timers:
         An input with messages is not silent; those in `in_hand` do not count.
         """
         if self._ticking:
-            wall_ns, boot_ns = self._member.space.clock
+            wall_ns, boot_ns = self._session.space.clock
             for item in self._ticking:
                 period_ns = item.wiring.period_ns
                 number = (now_ns() - boot_ns) // period_ns
@@ -49,7 +49,7 @@ class Timers:
                     tick = tick_event(item.name, item.source, wall_ns + number * period_ns)
                     yield tick, self._note({item.cell: number})
         for item in self._watched:
-            if self._left_ns(item) <= 0 and not self._member.has_messages(item, in_hand):
+            if self._left_ns(item) <= 0 and not self._session.has_messages(item, in_hand):
                 yield notice("INPUT_CLOSED", item.name), self._note({item.cell + 1: 1})
 
     def recovery(self, input: Input) -> Cells | None:
@@ -58,14 +58,14 @@ class Timers:
 
     def arrival(self, input: Input) -> Cells:
         """The cells to commit with a message of `input`."""
-        self._member.cut_off.discard(input.name)
+        self._session.cut_off.discard(input.name)
         return self._note({input.cell: now_ns(), input.cell + 1: 0})
 
     def pause_s(self, longest_s: float) -> float:
         """How long nothing will be due, at most `longest_s`."""
         pause_ns = int(longest_s * 1e9)
         if self._ticking:
-            since_ns = now_ns() - self._member.space.clock[1]
+            since_ns = now_ns() - self._session.space.clock[1]
             pause_ns = min(pause_ns, *(-since_ns % item.wiring.period_ns for item in self._ticking))
         for item in self._watched:
             pause_ns = min(pause_ns, max(0, self._left_ns(item)))
@@ -74,8 +74,8 @@ class Timers:
     def _left_ns(self, item: Input) -> int:
         """Until `item` has been silent for too long; far away when nothing came yet, or it is known."""
         last_ns, timed_out = self._cells[item.cell], self._cells[item.cell + 1]
-        member = self._member
-        if not last_ns or timed_out or item.name in member.closed or item.name in member.cut_off:
+        session = self._session
+        if not last_ns or timed_out or item.name in session.closed or item.name in session.cut_off:
             return _NEVER_NS
         return last_ns + item.wiring.timeout_ns - now_ns()
 

@@ -59,29 +59,29 @@ class RemoteNode:
 
     def __init__(self, run_dir: RunDir, space: Space, arguments: Arguments) -> None:
         wiring = Wiring.from_plain(arguments["wiring"])
-        self.member = NodeSession(run_dir, wiring, arguments["incarnation"], arguments.get("attempts", []), space)
+        self.session = NodeSession(run_dir, wiring, arguments["incarnation"], arguments.get("attempts", []), space)
         self.taken: dict[bytes, tuple[bytes, int]] = {}  # key -> record, slot in the pulse
         self._asked: tuple[str, int] = "", 0  # the latest request that was answered with events
         self._given: list[bytes] = []  # their keys
         self._free = list(range(pulse.HANDS_MAX - 1, -1, -1))
         try:
-            self.member.page.words[pulse.PID] = arguments["pid"]
+            self.session.page.words[pulse.PID] = arguments["pid"]
             for place in arguments.get("in_hand", []):
                 self._take_again(self._key(place))
-            self.member.commits.be_eager()
-            self.member.set_phase(pulse.WAITING)
+            self.session.commits.be_eager()
+            self.session.set_phase(pulse.WAITING)
         except BaseException:
-            self.member.close()
+            self.session.close()
             raise
 
     def _key(self, place: Any) -> bytes:
         input, sequence, index = place
-        if input not in self.member.inputs:
-            raise ProtocolError(f"node {self.member.wiring.node!r} has no input of number {input!r}")
-        return keys.message(self.member.wiring.number, input, sequence, index)
+        if input not in self.session.inputs:
+            raise ProtocolError(f"node {self.session.wiring.node!r} has no input of number {input!r}")
+        return keys.message(self.session.wiring.number, input, sequence, index)
 
     def _take_again(self, key: bytes) -> None:
-        with self.member.space.read() as txn:
+        with self.session.space.read() as txn:
             record = txn.get(key)
         if record is not None:
             self._take(key, record)
@@ -89,12 +89,12 @@ class RemoteNode:
     def _take(self, key: bytes, record: bytes) -> None:
         slot = self._free.pop() if self._free else -1
         if slot >= 0:
-            self.member.page.take(slot, key)
+            self.session.page.take(slot, key)
         self.taken[key] = record, slot
 
     def acknowledge(self, places: list[Any]) -> None:
         """These events were handled. Raises Fenced."""
-        member = self.member
+        session = self.session
         group = []
         for key in [self._key(place) for place in places]:  # all of them first: one that is wrong takes none
             found = self.taken.pop(key, None)
@@ -102,27 +102,27 @@ class RemoteNode:
                 continue  # acknowledged before
             record, slot = found
             if slot >= 0:
-                member.page.release(slot)
+                session.page.release(slot)
                 self._free.append(slot)
             staged = Staged()
-            staged.ack = (key, member.input_of(key), record)
-            if member.attempts.pop(key, 0):
+            staged.ack = (key, session.input_of(key), record)
+            if session.attempts.pop(key, 0):
                 staged.also().attempts = True
-            member.page.words[pulse.HANDLED] += 1
+            session.page.words[pulse.HANDLED] += 1
             group.append(staged)
         while group:
             try:
-                done = member.commit(group)
+                done = session.commit(group)
             except MessageGone:
-                member.forget_gone(group)
+                session.forget_gone(group)
                 continue
-            if not done and member.commits.waits_for:  # not even room to delete
+            if not done and session.commits.waits_for:  # not even room to delete
                 for staged in group:
                     if staged.ack is not None:
                         self._take(staged.ack[0], staged.ack[2])
-                raise ProtocolError(f"nothing can be acknowledged: {member.commits.waits_for}; ask again")
+                raise ProtocolError(f"nothing can be acknowledged: {session.commits.waits_for}; ask again")
             del group[:done]
-        member.set_phase(pulse.HANDLING if self.taken else pulse.WAITING)
+        session.set_phase(pulse.HANDLING if self.taken else pulse.WAITING)
 
     def events(self, limit: int, asked: tuple[str, int]) -> list[Result] | None:
         """The next events, which are in hand then; for a repeated request those that it got. None: there are none."""
@@ -159,7 +159,7 @@ class RemoteNode:
         _, where, head_bytes, metadata_bytes, _, _ = records.MESSAGE.unpack_from(record)
         view = memoryview(record)
         at = records.MESSAGE_BYTES + metadata_bytes
-        body = memoryview(self.member.body(key, record)) if where else view[at + head_bytes :]
+        body = memoryview(self.session.body(key, record)) if where else view[at + head_bytes :]
         return view[at : at + head_bytes], body, view[records.MESSAGE_BYTES : at]
 
     def _next_events(self, limit: int) -> list[Result]:
@@ -167,7 +167,7 @@ class RemoteNode:
             raise ProtocolError(f"{HANDS_KEPT_MAX} events are in hand; acknowledge some of them")
         found: list[Result] = []
         size = 0
-        for key, record in self.member.next_messages(limit, self.taken):
+        for key, record in self.session.next_messages(limit, self.taken):
             try:
                 event = self._event(key, record)
             except Dropped:
@@ -178,12 +178,12 @@ class RemoteNode:
             found.append(event)
             self._take(key, record)
         if found:
-            self.member.set_phase(pulse.HANDLING)
+            self.session.set_phase(pulse.HANDLING)
         return found
 
     def _event(self, key: bytes, record: bytes) -> Result:
-        member = self.member
-        input = member.input_of(key)
+        session = self.session
+        input = session.input_of(key)
         _, number, sequence, index = keys.parse_message(key)
         place = [number, sequence, index]
         if record[0] >= records.NOTICE_MIN:
@@ -197,7 +197,7 @@ class RemoteNode:
         event = {
             "type": "INPUT", "id": input.name, "kind": KINDS[kind],
             "source": input.wiring.source, "uid": f"{input.wiring.source}#{sent}",
-            "timestamp": utc(sent_ns).isoformat(), "attempt": member.attempts.get(key, 0) + 1, "place": place,
+            "timestamp": utc(sent_ns).isoformat(), "attempt": session.attempts.get(key, 0) + 1, "place": place,
         }  # fmt: skip
         sizes = {part: view.nbytes for part, view in parts.items() if view.nbytes > PART_BYTES}
         if sizes:
@@ -206,14 +206,14 @@ class RemoteNode:
 
     def stage(self, messages: list[Any]) -> list[Staged]:
         """What a client wants to send, checked. Raises UnknownOutput, ProtocolError, ValueTooLarge."""
-        member = self.member
-        outputs = member.commits.outputs
-        sent = {name: member.commits.cells[output.cell] for name, output in outputs.items()}
+        session = self.session
+        outputs = session.commits.outputs
+        sent = {name: session.commits.cells[output.cell] for name, output in outputs.items()}
         staged = []
         for name, number, kind, head, body, metadata in messages:
             output = outputs.get(name)
             if output is None:
-                raise UnknownOutput(member.wiring.node, name, sorted(outputs))
+                raise UnknownOutput(session.wiring.node, name, sorted(outputs))
             if number <= sent[name]:
                 continue  # sent before
             if number != sent[name] + 1:
@@ -222,8 +222,8 @@ class RemoteNode:
             record = self._record(name, number, kind, head, body, metadata)
             item = Staged()
             item.size = len(record) * output.copies
-            if item.size > member.event_bytes_max:
-                raise ValueTooLarge(f"a message to {name!r}", item.size, member.event_bytes_max)
+            if item.size > session.event_bytes_max:
+                raise ValueTooLarge(f"a message to {name!r}", item.size, session.event_bytes_max)
             item.outputs = [(output, record, number, None)]
             staged.append(item)
         return staged
@@ -233,8 +233,8 @@ class RemoteNode:
             raise ProtocolError(f"there is no kind of value {kind!r}; there are {', '.join(NUMBERS)}")
         if not all(type(part) is bytes for part in (head, body, metadata)):
             raise ProtocolError("head, body and metadata of a message are binary")
-        if len(body) > self.member.message_bytes_max:
-            raise ValueTooLarge(f"a message to {name!r}", len(body), self.member.message_bytes_max)
+        if len(body) > self.session.message_bytes_max:
+            raise ValueTooLarge(f"a message to {name!r}", len(body), self.session.message_bytes_max)
         try:
             check_value(NUMBERS[kind], head, body)
         except Exception as error:
@@ -251,11 +251,11 @@ class RemoteNode:
 
     def sent(self) -> dict[str, int]:
         """How many messages of each output are committed."""
-        commits = self.member.commits
+        commits = self.session.commits
         return {name: commits.cells[output.cell] for name, output in commits.outputs.items()}
 
     def close(self) -> None:
-        self.member.close()
+        self.session.close()
 
 
 class Nodes:
@@ -282,7 +282,7 @@ class Nodes:
         old = self._nodes.pop(id, None)
         if old is not None:
             old.close()
-            node.member.page.words[pulse.PHASE] = pulse.WAITING
+            node.session.page.words[pulse.PHASE] = pulse.WAITING
         self._nodes[id] = node
         self._changed()
         return {"sent": node.sent()}
@@ -307,7 +307,7 @@ class Nodes:
         found = self._nodes.get(arguments["node"])
         if found is None:
             raise NodeNotOpen(f"the store knows nothing of node {arguments['node']!r} yet: call node_open (again)")
-        if found.member.incarnation != arguments["incarnation"]:
+        if found.session.incarnation != arguments["incarnation"]:
             raise Fenced(f"incarnation {arguments['incarnation']} of {arguments['node']} has been replaced")
         return found
 
@@ -325,7 +325,7 @@ class Nodes:
 
     @property
     def bells(self) -> list[int]:
-        return [node.member.bell for node in self._nodes.values()]
+        return [node.session.bell for node in self._nodes.values()]
 
     def close(self) -> None:
         for node in self._nodes.values():
@@ -420,12 +420,12 @@ class SendMessages:
         node = self._nodes.node(arguments)
         staged = node.stage(arguments["messages"])
         while staged:
-            done = node.member.commit(staged)
+            done = node.session.commit(staged)
             del staged[:done]
-            if not done and node.member.commits.waits_for:
-                node.member.set_phase(pulse.WAITING_FOR_ROOM)
+            if not done and node.session.commits.waits_for:
+                node.session.set_phase(pulse.WAITING_FOR_ROOM)
                 return None
-        node.member.set_phase(pulse.HANDLING if node.taken else pulse.WAITING)
+        node.session.set_phase(pulse.HANDLING if node.taken else pulse.WAITING)
         return {"sent": node.sent(), "done": True}
 
     def nothing(self, arguments: Arguments) -> Result:

@@ -892,13 +892,13 @@ import sys
 from noderuntime import Node
 from noderuntime.space.segments import Dropped
 node = Node()
-body, left = node._member.body, 200
+body, left = node._session.body, 200
 def dropped(key, record):
     global left
     left -= 1
     if left >= 0: raise Dropped
     return body(key, record)
-node._member.body = dropped
+node._session.body = dropped
 sys.setrecursionlimit(150)
 print(len(node.next().value), flush=True)
 """,
@@ -915,8 +915,8 @@ def test_a_node_without_lmdb_that_dies_with_a_large_message_in_hand_leaves_nothi
     claim = r.claim("n")
     arguments = {"wiring": r.wirings["n"].to_plain(), "incarnation": claim["incarnation"], "pid": os.getpid()}
     node = RemoteNode(r.dir, r.space, arguments)
-    message = node.member.next_messages(1)[0]
-    assert len(node.member.raw(*message)[3]) == 200_000
+    message = node.session.next_messages(1)[0]
+    assert len(node.session.raw(*message)[3]) == 200_000
     node.close()
     assert len(os.listdir("/proc/self/fd")) == before
     (segment,) = r.dir.segments.iterdir()

@@ -30,11 +30,11 @@ from noderuntime.ipc.wiring import Wiring
 from pathlib import Path
 
 GROUP = 20
-member = NodeSession(RunDir(Path.cwd()), Wiring.from_plain(json.loads(os.environ["WIRING"])), int(os.environ["LIFE"]))
+session = NodeSession(RunDir(Path.cwd()), Wiring.from_plain(json.loads(os.environ["WIRING"])), int(os.environ["LIFE"]))
 count = int(os.environ["COUNT"])
-space = member.space
+space = session.space
 with space.read() as txn:
-    kept = txn.get(keys.private_prefix(member.wiring.number) + b"state")
+    kept = txn.get(keys.private_prefix(session.wiring.number) + b"state")
 place, total = json.loads(kept[8:]) if kept else (0, 0)
 
 def handled(value):
@@ -44,13 +44,13 @@ def handled(value):
     place, total = place + 1, total + value
     staged = Staged()
     staged.private = {b"state": json.dumps([place, total]).encode()}
-    for output in member.commits.outputs.values():
+    for output in session.commits.outputs.values():
         output.stage(staged, value, None, space)
     return staged
 
 def take():
     group = []
-    for key, record in member.next_messages(GROUP):
+    for key, record in session.next_messages(GROUP):
         kind, value, *_ = records.decode_message(record)
         if kind < records.NOTICE_MIN:
             staged = handled(value)
@@ -58,7 +58,7 @@ def take():
             staged = Staged()
             if kind == records.INPUT_CLOSED:
                 staged.also().ends = True
-        staged.ack = key, member.input_of(key), record
+        staged.ack = key, session.input_of(key), record
         group.append(staged)
         if staged.rare is not None:
             break
@@ -71,19 +71,19 @@ def produce():
         group[-1].also().ends = True
     return group
 
-poller = member.poller()
+poller = session.poller()
 try:
     ended = False
     while not ended:
-        doorbell.drain(member.bell)
-        group = take() if member.mailboxes else produce()
+        doorbell.drain(session.bell)
+        group = take() if session.mailboxes else produce()
         ended = bool(group) and group[-1].rare is not None
         while group:
-            del group[: member.commit(group)]
-            if group and member.commits.waits_for:
+            del group[: session.commit(group)]
+            if group and session.commits.waits_for:
                 poller.poll(50)
-                doorbell.drain(member.bell)
-        if not ended and member.mailboxes and not member.next_messages(1):
+                doorbell.drain(session.bell)
+        if not ended and session.mailboxes and not session.next_messages(1):
             poller.poll(5000)
 except Fenced:
     sys.exit(75)

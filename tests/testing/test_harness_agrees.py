@@ -65,8 +65,8 @@ class Real:
         receiver = ReceiverWiring(sink["number"], sink["inputs"]["in"], 10**6, 10**9, False)
         output = OutputWiring("out", mine["outputs"]["out"], (receiver,))
         wiring = Wiring("run", "operator", mine["number"], "operator", (), (output,))
-        self.member = NodeSession(run_dir, wiring, claimed.result["incarnation"])
-        self.ctx = OperatorContext(self.member, {}, logging.getLogger("operator"))
+        self.session = NodeSession(run_dir, wiring, claimed.result["incarnation"])
+        self.ctx = OperatorContext(self.session, {}, logging.getLogger("operator"))
 
     def event(self, handler: Handler) -> None:
         self.ctx.staged = staged = Staged()
@@ -78,12 +78,12 @@ class Real:
             return
         finally:
             self.ctx.staged = None
-        assert self.member.commit([staged]) == 1
+        assert self.session.commit([staged]) == 1
         self.ctx.committed()
 
     def sent(self) -> list[Any]:
-        (receiver,) = self.member.commits.outputs["out"].receivers
-        found = next_messages(self.member.space, [receiver.mailbox], 10**6)
+        (receiver,) = self.session.commits.outputs["out"].receivers
+        found = next_messages(self.session.space, [receiver.mailbox], 10**6)
         return [decode_message(record)[1:3] for _, record in found]
 
     def seen(self) -> Any:
@@ -116,7 +116,7 @@ class Pretended:
 def real(tmp_path: Path) -> Iterator[Real]:
     made = Real(tmp_path)
     yield made
-    made.member.close()
+    made.session.close()
 
 
 def random_call(generator: random.Random) -> Call:

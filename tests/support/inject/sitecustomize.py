@@ -236,7 +236,7 @@ def operator_host(module: ModuleType) -> None:
     around(module.OperatorHost, "_handle", "handle", "handled")
 
 
-def member(module: ModuleType) -> None:
+def session(module: ModuleType) -> None:
     around(module.NodeSession, "next_messages", "take", "taken")
     around(module.NodeSession, "let_go", "let go")
 
@@ -392,7 +392,7 @@ POINTS = {
     "noderuntime.space.environment": space, "noderuntime.space.segments": segments, "noderuntime.ipc.doorbell": bells,
     "noderuntime.ipc.channel": channel, "noderuntime.node.context": context,
     "noderuntime.node.operator_host": operator_host,
-    "noderuntime.node.session": member, "noderuntime.node.custom_node": node, "noderuntime.store.service": store,
+    "noderuntime.node.session": session, "noderuntime.node.custom_node": node, "noderuntime.store.service": store,
     "noderuntime.runtime.forkserver_main": nursery, "noderuntime.runtime.runtime": runtime,
     "noderuntime.runtime.nodes": crew,
     "noderuntime.ipc.process": process,
