@@ -40,6 +40,7 @@ from noderuntime.snapshot.proof import Payload, chunk_key, needed_payload, recor
 from noderuntime.space import lives, records
 from noderuntime.space.environment import Space, read_copy
 from noderuntime.space.segments import referenced, segment_path
+from noderuntime.space.transactions import ReadTxn
 
 GROWTH_MARK = 0.85  # share of the space that its pages, pinned ones included, may reach during a walk
 _LOOK_EVERY = 4096  # keys, or kilobytes
@@ -116,7 +117,7 @@ def _too_short(payload: Payload, found: int, length: int) -> StoreError:
 class Cut:
     """The read transaction of a cut and what it says. Close it as soon as possible: it pins pages."""
 
-    def __init__(self, space: Space, txn: Any, txn_id: int, leases: list[_Lease]) -> None:
+    def __init__(self, space: Space, txn: ReadTxn, txn_id: int, leases: list[_Lease]) -> None:
         self.space = space
         self.txn = txn
         self.txn_id = txn_id

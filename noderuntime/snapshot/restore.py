@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgpack
 
@@ -21,9 +20,10 @@ from noderuntime.errors import SnapshotCorrupt
 from noderuntime.snapshot.backend import Backend, Listed
 from noderuntime.snapshot.format import Manifest
 from noderuntime.snapshot.proof import SEGMENT_PREFIX, Proof, parse_chunk
-from noderuntime.space import keys, lives, records
+from noderuntime.space import keys, lives
 from noderuntime.space.environment import Space, create
 from noderuntime.space.segments import segment_path, sizes
+from noderuntime.space.transactions import WriteTxn
 
 _OWN_FACTS = {keys.fact(name) for name in ("format", "base", "boot", "store", "wall_ns", "boot_ns")}
 _BATCH_BYTES = 16 << 20
@@ -193,10 +193,10 @@ def _translate(space: Space, manifest: Manifest, skipped: list[str]) -> None:
         txn.put(keys.fact("resumed"), msgpack.packb(about))
 
 
-def _restart_timeouts(txn: Any, boot_now_ns: int) -> None:
+def _restart_timeouts(txn: WriteTxn, boot_now_ns: int) -> None:
     """Inputs with a timeout keep when their last message came, in time since boot: it came now."""
     for vertex in lives.load(txn).values():
-        record = records.NodeRecord.parse(txn.get(keys.node(vertex.number)))
+        record = lives.node_record(txn, vertex.number)
         first = max((number + 1 for number in vertex.outputs.values()), default=0)
         for number, source in vertex.inputs.values():
             cell = first + 2 * number

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
 
 import lmdb
 
@@ -25,6 +24,7 @@ from noderuntime.space.environment import MARK_DRAIN, MARK_NEW_WORK, MARK_SINGLE
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.records import CLOSED, EAGER, FLAGS, QUEUE, QUEUED
 from noderuntime.space.staging import Input, Output, Staged
+from noderuntime.space.transactions import ReadTxn
 from noderuntime.space.writer import Writer
 
 _GROUP_MAX = 64
@@ -81,7 +81,7 @@ class Commits:
         )
         self._writer = Writer(space, self.node, self.links, incarnation, len(self.cells))
 
-    def check(self, txn: Any) -> None:
+    def check(self, txn: ReadTxn) -> None:
         """Raise Fenced when this life is over, as the write transaction `txn` sees it."""
         record = txn.get(self._node_key)
         if record is None or records.incarnation_of(record) != self._incarnation:
@@ -155,7 +155,7 @@ class Commits:
             self._group_max *= 2
         return done
 
-    def _committed_before(self, txn: Any, group: Sequence[Staged]) -> int:
+    def _committed_before(self, txn: ReadTxn, group: Sequence[Staged]) -> int:
         """How many events from the front of `group` the last call has committed, although an exception hid it.
 
         Raises Fenced when the node record is none that this life has left.
@@ -178,7 +178,7 @@ class Commits:
         self._tried_events = ()
         return 0
 
-    def _restrain(self, txn: Any, group: Sequence[Staged], now_ns: int) -> int:
+    def _restrain(self, txn: ReadTxn, group: Sequence[Staged], now_ns: int) -> int:
         """How many events from the front of the group may be tried in a space that fills up."""
         share = self._fullness.share
         allowed = len(group) if share <= MARK_SINGLE else 1
@@ -191,7 +191,7 @@ class Commits:
             self.waits_for = f"room in the space ({share:.0%} of {self.space.size_bytes} bytes are used)"
         return allowed
 
-    def _grows(self, txn: Any, staged: Staged, now_ns: int) -> bool:
+    def _grows(self, txn: ReadTxn, staged: Staged, now_ns: int) -> bool:
         """Whether an event puts more into the space than it takes out.
 
         Outputs to receivers that have nothing waiting do not count: the last full mailbox of a chain has to be able to

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import msgpack
 
 from noderuntime.errors import StoreError
-from noderuntime.space import keys, records
+from noderuntime.space import keys, lives, records
 from noderuntime.space.environment import Space, scan
-from noderuntime.space.lives import NodeEntry, Registry, reopen_ended
+from noderuntime.space.lives import NodeEntry, Registry
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.records import (
     BYTES,
@@ -28,6 +27,7 @@ from noderuntime.space.records import (
     SOURCE_FAILED,
 )
 from noderuntime.space.segments import adjust
+from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,13 @@ class Letter:
     buried_ns: int
 
 
-def letters(txn: Any, node: int) -> Iterator[Letter]:
+def letters(txn: ReadTxn, node: int) -> Iterator[Letter]:
     """The dead letters of a node, in the order in which their messages came."""
     for key, packed in scan(txn, keys.dead_prefix(node)):
         yield Letter(key, **msgpack.unpackb(packed))
 
 
-def counts(txn: Any, node: int) -> dict[str, int]:
+def counts(txn: ReadTxn, node: int) -> dict[str, int]:
     """How many dead letters there are, by the name of the input that they came in by."""
     found: dict[str, int] = {}
     for letter in letters(txn, node):
@@ -58,7 +58,7 @@ def counts(txn: Any, node: int) -> dict[str, int]:
     return found
 
 
-def chosen(txn: Any, node_entry: NodeEntry, uids: Collection[str]) -> list[Letter]:
+def chosen(txn: ReadTxn, node_entry: NodeEntry, uids: Collection[str]) -> list[Letter]:
     """The letters of those uids, all when none is given. Raises StoreError for a uid that no letter has."""
     found = list(letters(txn, node_entry.number))
     if not uids:
@@ -73,7 +73,7 @@ def chosen(txn: Any, node_entry: NodeEntry, uids: Collection[str]) -> list[Lette
 
 
 def replay(
-    txn: Any, space: Space, node_entry: NodeEntry, uids: Collection[str], ended_run: Registry | None = None
+    txn: WriteTxn, space: Space, node_entry: NodeEntry, uids: Collection[str], ended_run: Registry | None = None
 ) -> int:
     """Put letters back at the end of their inputs, as if they had never failed; how many.
 
@@ -81,9 +81,9 @@ def replay(
     Raises StoreError when the node has ended, or has no such input any more.
     """
     found = chosen(txn, node_entry, uids)
-    status = records.NodeRecord.parse(txn.get(keys.node(node_entry.number))).status
+    status = lives.status(txn, node_entry)
     if found and status == records.ENDED and ended_run is not None:
-        reopen_ended(txn, ended_run, node_entry)
+        lives.reopen_ended(txn, ended_run, node_entry)
     elif found and status == records.ENDED:
         raise StoreError(f"{node_entry.id} has ended and takes no more messages; its dead letters stay where they are")
     sequence = space.base + txn.id()
@@ -106,7 +106,7 @@ def replay(
     return len(found)
 
 
-def _close_again(txn: Any, space: Space, node_entry: NodeEntry, input: int, sequence: int, index: int) -> None:
+def _close_again(txn: WriteTxn, space: Space, node_entry: NodeEntry, input: int, sequence: int, index: int) -> None:
     """Where the sender has ended, INPUT_CLOSED stands behind what was put back: a life that begins with messages waits
     for it."""
     flags = queue_of(txn, keys.queue(node_entry.number, input))[FLAGS]
@@ -120,7 +120,7 @@ def _close_again(txn: Any, space: Space, node_entry: NodeEntry, input: int, sequ
     txn.put(mailbox + keys.place(sequence, index), notice)
 
 
-def drop(txn: Any, node_entry: NodeEntry, uids: Collection[str]) -> int:
+def drop(txn: WriteTxn, node_entry: NodeEntry, uids: Collection[str]) -> int:
     """Remove letters for good; how many. They count as discarded messages of their inputs."""
     found = chosen(txn, node_entry, uids)
     for letter in found:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from noderuntime.space import keys, records
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.records import BYTES, CLOSED, CUT_OFF, DISCARDED, FLAGS, QUEUED, SOURCE_ENDED, SOURCE_FAILED
 from noderuntime.space.segments import adjust
+from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 Link = tuple[int, bytes, bytes]  # number of the node at the other side (-1: a timer), mailbox prefix, queue key
 
@@ -23,7 +23,7 @@ class Links:
 
 
 def close(
-    txn: Any,
+    txn: WriteTxn,
     links: Links,
     queues: dict[bytes, list[int]],
     rings: set[int],
@@ -71,7 +71,7 @@ def close(
         queue[QUEUED] = queue[BYTES] = 0
 
 
-def tell(txn: Any, links: Links, kind: int, error: str, sequence: int, now_ns: int) -> None:
+def tell(txn: WriteTxn, links: Links, kind: int, error: str, sequence: int, now_ns: int) -> None:
     """Put a notice about the node (NODE_RESTARTED, ...) once into each receiver's mailbox, behind what is there."""
     notice = records.encode_notice(kind, links.node, error, now_ns)
     told: set[int] = set()
@@ -81,14 +81,14 @@ def tell(txn: Any, links: Links, kind: int, error: str, sequence: int, now_ns: i
             txn.put(mailbox + keys.place(sequence, len(told)), notice)
 
 
-def _queue(txn: Any, queues: dict[bytes, list[int]], key: bytes) -> list[int]:
+def _queue(txn: ReadTxn, queues: dict[bytes, list[int]], key: bytes) -> list[int]:
     queue = queues.get(key)
     if queue is None:
         queue = queues[key] = queue_of(txn, key)
     return queue
 
 
-def _empty(txn: Any, mailbox: bytes) -> int:
+def _empty(txn: WriteTxn, mailbox: bytes) -> int:
     """Delete all messages of one input; returns how many were not notices."""
     discarded = 0
     cursor = txn.cursor()

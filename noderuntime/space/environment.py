@@ -23,6 +23,7 @@ from noderuntime.errors import StoreError, StoreFull
 from noderuntime.ipc import forks, lock_watch
 from noderuntime.space import keys
 from noderuntime.space.kvs_cells import ORIGIN_BITS, STORE_BITS
+from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 FORMAT = 1
 READERS_MAX = 4000
@@ -63,7 +64,7 @@ def is_no_room(error: BaseException) -> bool:
 class Space:
     """The open environment of this process. One per process and path; must not cross a fork."""
 
-    def __init__(self, folder: Path, env: Any, lock_word: memoryview) -> None:
+    def __init__(self, folder: Path, env: lmdb.Environment, lock_word: memoryview) -> None:
         self.folder = folder
         self.env = env
         self._lock_word = lock_word
@@ -112,13 +113,13 @@ class Space:
         wall, boot = self.clock
         return wall + time.clock_gettime_ns(time.CLOCK_BOOTTIME) - boot
 
-    def advance_clock(self, txn: Any) -> None:
+    def advance_clock(self, txn: WriteTxn) -> None:
         """For a run that is resumed: go on from the larger of the saved and the present time."""
         now_ns, boot_ns = max(self.now_ns(), time.time_ns()), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self.clock = now_ns - boot_ns + self.clock[1], self.clock[1]
         txn.put(keys.fact("wall_ns"), msgpack.packb(self.clock[0]))
 
-    def begin(self) -> Any:
+    def begin(self) -> WriteTxn:
         """A write transaction: waits for the write lock. The caller commits or aborts it.
 
         LMDB's mutex is unfair: one writer at full speed would keep the others out for long. So who comes back at once,
@@ -129,14 +130,15 @@ class Space:
             if time.monotonic_ns() - self._let_in_ns < _WAKE_NS:
                 time.sleep(_YIELD_S)
             self._let_in_ns = 0
-        return self.env.begin(write=True)
+        txn: WriteTxn = self.env.begin(write=True)
+        return txn
 
     def has_waiters(self) -> bool:
         """Whether another process waits for the write lock that we hold."""
         return bool(self._lock_word[0] & _WAITERS)
 
     @contextmanager
-    def write(self) -> Iterator[Any]:
+    def write(self) -> Iterator[WriteTxn]:
         """A write transaction that commits at the end. No room raises StoreFull, and nothing is written."""
         txn = self.begin()
         try:
@@ -146,28 +148,30 @@ class Space:
             self.abort(txn, error)
             raise
 
-    def commit(self, txn: Any) -> None:
+    def commit(self, txn: WriteTxn) -> None:
         """Commit a write transaction, and note whether somebody waits for its lock."""
         crowded = self.has_waiters()
         txn.commit()
         if crowded:
             self._let_in_ns = time.monotonic_ns()
 
-    def abort(self, txn: Any, error: BaseException) -> None:
+    def abort(self, txn: ReadTxn, error: BaseException) -> None:
         """Abort a write transaction that `error` has ended. Raises StoreFull when that was for want of room."""
         txn.abort()
         if is_no_room(error):
             raise StoreFull(self.size_bytes, self.used_bytes(), str(error)) from error
 
-    def read(self) -> Any:
+    def read(self) -> ReadTxn:
         """A read transaction: `with space.read() as txn`. Keep it short; never hold it while user code runs."""
-        return self.env.begin()
+        txn: ReadTxn = self.env.begin()
+        return txn
 
-    def copy(self, folder: Path, txn: Any) -> None:
+    def copy(self, folder: Path, txn: ReadTxn) -> None:
         """Copy what `txn` sees into an empty folder, at the speed of memory and without holding up Python threads."""
-        self.env.copy(os.fsencode(folder), compact=True, txn=txn)
+        env: Any = self.env  # its annotations allow neither a path in bytes nor a protocol
+        env.copy(os.fsencode(folder), compact=True, txn=txn)
 
-    def used_share(self, txn: Any) -> float:
+    def used_share(self, txn: ReadTxn) -> float:
         """The share of the space that live pages take, as `txn` sees it. O(1)."""
         stat = txn.stat()
         pages: int = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
@@ -190,7 +194,7 @@ class Space:
         self._lock_word.release()
 
 
-def scan(txn: Any, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+def scan(txn: ReadTxn, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
     """All (key, value) whose key starts with `prefix` and comes behind `after`, in order."""
     cursor = txn.cursor()
     if not cursor.set_range(max(prefix, after + b"\0") if after else prefix):
@@ -261,7 +265,7 @@ class Fullness:
         self._look_in = 0
         self.share = 0.0  # as it was looked up last
 
-    def look(self, txn: Any) -> float:
+    def look(self, txn: ReadTxn) -> float:
         """`share`, before something is written by `txn`."""
         self._look_in -= 1
         if self._look_in <= 0 or self.share > _LOOK_SHARE:
@@ -280,7 +284,7 @@ class Fullness:
 
 
 @contextmanager
-def read_copy(folder: Path) -> Iterator[Any]:
+def read_copy(folder: Path) -> Iterator[ReadTxn]:
     """A read transaction of what `Space.copy` has left in `folder`."""
     env = lmdb.open(os.fsencode(folder), readonly=True, lock=False, max_dbs=0, create=False)
     try:

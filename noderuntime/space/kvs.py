@@ -11,7 +11,7 @@ as `history` says; a deletion's tombstone goes with the entry of the log that te
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from noderuntime.errors import ValueTooLarge
 from noderuntime.merges import Merge as Merge
@@ -28,6 +28,7 @@ from noderuntime.space.records import (
     UNMARKED,
     VISIBLE,
 )
+from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 _SLACK_SHIFT: Final = 6  # the log is cut when it is a 64th too long, several changes at once
 
@@ -131,13 +132,13 @@ def ttl_to_ns(ttl: float | None) -> int:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def read(txn: Any, key: bytes, now_ns: int) -> SharedValue | None:
+def read(txn: ReadTxn, key: bytes, now_ns: int) -> SharedValue | None:
     """The entry under `key` (UTF-8), or None when there is none or it has expired."""
     record = txn.get(b"s" + key)
     return None if record is None else _parse(record, now_ns)
 
 
-def read_value(txn: Any, key: bytes, clock: Callable[[], int]) -> bytes | None:
+def read_value(txn: ReadTxn, key: bytes, clock: Callable[[], int]) -> bytes | None:
     """Only the value of the entry under `key` (UTF-8): a third of the time. `clock` is read when the entry expires."""
     record: bytes | None = txn.get(b"s" + key)
     if record is None:
@@ -149,7 +150,7 @@ def read_value(txn: Any, key: bytes, clock: Callable[[], int]) -> bytes | None:
     return None if 0 < changes_ns <= clock() else record[SHARED_BYTES:]
 
 
-def entries(txn: Any, prefix: bytes, now_ns: int, after: bytes = b"") -> Iterator[tuple[bytes, SharedValue]]:
+def entries(txn: ReadTxn, prefix: bytes, now_ns: int, after: bytes = b"") -> Iterator[tuple[bytes, SharedValue]]:
     """All (key, entry) in force whose key starts with `prefix` and comes behind `after`, in order of key."""
     for key, record in scan(txn, keys.SHARED_PREFIX + prefix, keys.SHARED_PREFIX + after if after else b""):
         entry = _parse(record, now_ns)
@@ -157,7 +158,7 @@ def entries(txn: Any, prefix: bytes, now_ns: int, after: bytes = b"") -> Iterato
             yield key[1:], entry
 
 
-def growth(txn: Any, item: SharedWrite, now_ns: int) -> int:
+def growth(txn: ReadTxn, item: SharedWrite, now_ns: int) -> int:
     """By how many bytes a write would make the values of the shared KVS larger."""
     old = txn.get(b"s" + item.key)
     current = None if old is None else _parse(old, now_ns)
@@ -185,13 +186,13 @@ def _parse(record: bytes, now_ns: int) -> SharedValue | None:
     return SharedValue(record[start : start + size], revision, stamp, ends_ns, origin, not flags & UNMARKED)
 
 
-def stored(txn: Any, key: bytes) -> Stored | None:
+def stored(txn: ReadTxn, key: bytes) -> Stored | None:
     """Everything under `key`."""
     record = txn.get(b"s" + key)
     return None if record is None else _stored(record)
 
 
-def all_stored(txn: Any, prefix: bytes = b"") -> Iterator[tuple[bytes, Stored]]:
+def all_stored(txn: ReadTxn, prefix: bytes = b"") -> Iterator[tuple[bytes, Stored]]:
     """Everything under every key that starts with `prefix`, in order of key."""
     for key, record in scan(txn, keys.SHARED_PREFIX + prefix):
         yield key[1:], _stored(record)
@@ -221,14 +222,14 @@ def _cell_of(record: bytes) -> Cell:
     return kvs_cells.load(record[SHARED_BYTES + VISIBLE.size + size :])
 
 
-def head(txn: Any) -> Head:
+def head(txn: ReadTxn) -> Head:
     """The head of the shared KVS."""
     record = txn.get(keys.HEAD)
     digest, floor, *numbers = HEAD.unpack(record) if record else records.EMPTY_HEAD
     return Head(int.from_bytes(digest, "little"), int.from_bytes(floor, "little"), *numbers)
 
 
-def digest_now(txn: Any, now_ns: int) -> int:
+def digest_now(txn: ReadTxn, now_ns: int) -> int:
     """The digest of what readers see at `now_ns`: what has expired and is not purged yet counts as deleted."""
     digest = head(txn).digest
     for key in _due(txn, now_ns):
@@ -239,7 +240,7 @@ def digest_now(txn: Any, now_ns: int) -> int:
     return digest & DIGEST_MASK
 
 
-def _due(txn: Any, now_ns: int) -> Iterator[bytes]:
+def _due(txn: ReadTxn, now_ns: int) -> Iterator[bytes]:
     """The keys with something that has expired and is not purged, in order of expiry."""
     end = keys.expiry(now_ns + 1, 0, 0)
     for place, key in scan(txn, keys.EXPIRY_PREFIX):
@@ -248,12 +249,12 @@ def _due(txn: Any, now_ns: int) -> Iterator[bytes]:
         yield key
 
 
-def is_due(txn: Any, now_ns: int) -> bool:
+def is_due(txn: ReadTxn, now_ns: int) -> bool:
     """Whether anything has expired and is not purged."""
     return next(_due(txn, now_ns), None) is not None
 
 
-def changes_after(txn: Any, revision: int, index: int) -> Iterator[Change]:
+def changes_after(txn: ReadTxn, revision: int, index: int) -> Iterator[Change]:
     """The entries of the change log behind the given place, oldest first."""
     cursor = txn.cursor()
     if not cursor.set_range(keys.change(revision, index + 1)):
@@ -264,14 +265,14 @@ def changes_after(txn: Any, revision: int, index: int) -> Iterator[Change]:
         yield _change(key, value)
 
 
-def first_change(txn: Any) -> tuple[int, int] | None:
+def first_change(txn: ReadTxn) -> tuple[int, int] | None:
     """The place of the oldest change that is kept."""
     for key, _ in scan(txn, keys.CHANGE_PREFIX):
         return keys.parse_change(key)
     return None
 
 
-def find_digest(txn: Any, digest: int) -> tuple[int, int] | None:
+def find_digest(txn: ReadTxn, digest: int) -> tuple[int, int] | None:
     """The latest place in the change log at which the contents had that digest; None when it reaches not so far."""
     if digest < 0:
         return None
@@ -294,19 +295,19 @@ def _change(key: bytes, value: bytes) -> Change:
 # --- changing -------------------------------------------------------------------------------------------------------
 
 
-def prepare(txn: Any, history: int, ttl_ns: int) -> None:
+def prepare(txn: WriteTxn, history: int, ttl_ns: int) -> None:
     """Set the limits of the shared KVS: changes kept in the log, and the default time to live (0: none)."""
     found = head(txn)._replace(history=history, ttl_ns=ttl_ns)
     _put_head(txn, found)
 
 
-def count_watches(txn: Any) -> None:
+def count_watches(txn: WriteTxn) -> None:
     """Note that watches have changed: whoever commits looks them up again."""
     found = head(txn)
     _put_head(txn, found._replace(generation=found.generation + 1))
 
 
-def _put_head(txn: Any, new: Head) -> None:
+def _put_head(txn: WriteTxn, new: Head) -> None:
     digest, floor, *numbers = new
     packed = HEAD.pack(digest.to_bytes(DIGEST_BYTES, "little"), floor.to_bytes(DIGEST_BYTES, "little"), *numbers)
     txn.put(keys.HEAD, packed)
@@ -321,7 +322,7 @@ class Changes:
     __slots__ = ("_count", "_digest", "_floor", "_history", "_index", "_last", "_last_index", "_now_ns", "_origin",
                  "_revision", "_stamp", "_ttl_ns", "_txn", "generation", "keys")  # fmt: skip
 
-    def __init__(self, txn: Any, revision: int, now_ns: int, origin: int) -> None:
+    def __init__(self, txn: WriteTxn, revision: int, now_ns: int, origin: int) -> None:
         record = txn.get(b"h")
         (
             digest, floor, self._stamp, self._last, self._last_index, self._count, self._history, self._ttl_ns,

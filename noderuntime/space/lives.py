@@ -29,6 +29,7 @@ from noderuntime.space.records import (
     SOURCE_FAILED,
     TAKEN,
 )
+from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class NodeEntry:
 Registry = dict[str, NodeEntry]
 
 
-def register(txn: Any, wanted: list[dict[str, Any]]) -> Registry:
+def register(txn: WriteTxn, wanted: list[dict[str, Any]]) -> Registry:
     """Give numbers to nodes, inputs and outputs, keep them, and make the node records.
 
     What had a number keeps it, so that a changed dataflow finds again what still matches.
@@ -72,7 +73,7 @@ def register(txn: Any, wanted: list[dict[str, Any]]) -> Registry:
     return registry
 
 
-def load(txn: Any) -> Registry:
+def load(txn: ReadTxn) -> Registry:
     """The registry as it was registered last; empty in a new space."""
     packed = txn.get(keys.fact("registry"))
     return {
@@ -81,9 +82,17 @@ def load(txn: Any) -> Registry:
     }
 
 
-def status(txn: Any, node_entry: NodeEntry) -> int:
+def node_record(txn: ReadTxn, number: int) -> records.NodeRecord:
+    """The record of a registered node. Raises StoreError when the space has none."""
+    record = txn.get(keys.node(number))
+    if record is None:
+        raise StoreError(f"the space holds no record of node number {number}")
+    return records.NodeRecord.parse(record)
+
+
+def status(txn: ReadTxn, node_entry: NodeEntry) -> int:
     """records.LIVE, ENDED or FAILED."""
-    return records.NodeRecord.parse(txn.get(keys.node(node_entry.number))).status
+    return node_record(txn, node_entry.number).status
 
 
 def links(registry: Registry, node_entry: NodeEntry) -> Links:
@@ -107,7 +116,7 @@ def links(registry: Registry, node_entry: NodeEntry) -> Links:
 
 
 def claim(
-    txn: Any,
+    txn: WriteTxn,
     space: Space,
     registry: Registry,
     node_entry: NodeEntry,
@@ -124,7 +133,7 @@ def claim(
     (`counts`: as a failure too), and moves one that has failed `attempts_max` times (0: never) to the dead letters;
     tells the receivers when there is a `cause`.
     """
-    record = records.NodeRecord.parse(txn.get(keys.node(node_entry.number)))
+    record = node_record(txn, node_entry.number)
     if record.status != records.LIVE:
         return {"ended": True, "stop_all": txn.get(keys.STOP_ALL) == node_entry.id.encode()}
     record.incarnation += 1
@@ -157,7 +166,7 @@ def claim(
 
 
 def _bury(
-    txn: Any, node_entry: NodeEntry, key: bytes, message: bytes, lives: int, error: str, trace: str, now_ns: int
+    txn: WriteTxn, node_entry: NodeEntry, key: bytes, message: bytes, lives: int, error: str, trace: str, now_ns: int
 ) -> str:
     _, input, sequence, index = keys.parse_message(key)
     name = next((name for name, (number, _) in node_entry.inputs.items() if number == input), str(input))
@@ -178,9 +187,9 @@ def _bury(
     return uid
 
 
-def end(txn: Any, space: Space, registry: Registry, node_entry: NodeEntry, *, failed: str | None) -> None:
+def end(txn: WriteTxn, space: Space, registry: Registry, node_entry: NodeEntry, *, failed: str | None) -> None:
     """End a node that did not do it itself: fence it, close its outputs, and unless it failed its mailbox."""
-    record = records.NodeRecord.parse(txn.get(keys.node(node_entry.number)))
+    record = node_record(txn, node_entry.number)
     if record.status != records.LIVE:
         return
     record.status = records.ENDED if failed is None else records.FAILED
@@ -192,14 +201,14 @@ def end(txn: Any, space: Space, registry: Registry, node_entry: NodeEntry, *, fa
         txn.put(queue_key, QUEUE.pack(*queue))
 
 
-def revive(txn: Any, registry: Registry, node_entry: NodeEntry) -> None:
+def revive(txn: WriteTxn, registry: Registry, node_entry: NodeEntry) -> None:
     """Make a node that had failed, or a dynamic one that had ended, live again while the run goes on; its next claim
     tells its receivers. Twice is once.
 
     Receivers keep the notices of its end: they are in order before the NODE_RESTARTED of that claim. Receivers that
     have ended meanwhile stay so.
     """
-    record = records.NodeRecord.parse(txn.get(keys.node(node_entry.number)))
+    record = node_record(txn, node_entry.number)
     if record.status == records.LIVE:
         return
     ended = record.status == records.ENDED
@@ -218,7 +227,7 @@ def revive(txn: Any, registry: Registry, node_entry: NodeEntry) -> None:
                 _clear_flags(txn, keys.queue(other.number, number), CUT_OFF)
 
 
-def reopen(txn: Any, registry: Registry) -> None:
+def reopen(txn: WriteTxn, registry: Registry) -> None:
     """Make the nodes that had failed, or were cut off by a failed one, live again: what `--resume` begins with.
 
     What their receivers have not yet taken of it (NODE_FAILED, INPUT_CLOSED) is taken back.
@@ -226,7 +235,7 @@ def reopen(txn: Any, registry: Registry) -> None:
     cut_off = []
     for node_entry in registry.values():
         around = links(registry, node_entry)
-        record = records.NodeRecord.parse(txn.get(keys.node(node_entry.number)))
+        record = node_record(txn, node_entry.number)
         flags = [queue_of(txn, queue_key)[FLAGS] for _, _, queue_key in around.inputs]
         ended = record.status == records.ENDED
         if record.status == records.FAILED or (ended and any(item & (SOURCE_FAILED | CUT_OFF) for item in flags)):
@@ -243,7 +252,7 @@ def reopen(txn: Any, registry: Registry) -> None:
                     txn.delete(key)
 
 
-def reopen_ended(txn: Any, registry: Registry, first: NodeEntry) -> None:
+def reopen_ended(txn: WriteTxn, registry: Registry, first: NodeEntry) -> None:
     """Make a node that has ended, and what ended behind it, live again, so that it can take a message once more.
 
     For a run that does not run. Inputs whose senders stay ended are closed as before: each of these nodes ends again
@@ -253,7 +262,7 @@ def reopen_ended(txn: Any, registry: Registry, first: NodeEntry) -> None:
     open_numbers, seen = [first.number], {first.number}
     while open_numbers:
         node_entry = by_number[open_numbers.pop()]
-        record = records.NodeRecord.parse(txn.get(keys.node(node_entry.number)))
+        record = node_record(txn, node_entry.number)
         if record.status != records.ENDED:
             continue
         record.status = records.LIVE
@@ -271,20 +280,20 @@ def reopen_ended(txn: Any, registry: Registry, first: NodeEntry) -> None:
                 open_numbers.append(number)
 
 
-def _clear_flags(txn: Any, queue_key: bytes, flags: int) -> None:
+def _clear_flags(txn: WriteTxn, queue_key: bytes, flags: int) -> None:
     queue = queue_of(txn, queue_key)
     if queue[FLAGS] & flags:
         queue[FLAGS] &= ~flags
         txn.put(queue_key, QUEUE.pack(*queue))
 
 
-def private_state(txn: Any, node_entry: NodeEntry) -> dict[str, bytes]:
+def private_state(txn: ReadTxn, node_entry: NodeEntry) -> dict[str, bytes]:
     """The committed private state of a node."""
     prefix = keys.private_prefix(node_entry.number)
     return {key[len(prefix) :].decode(): value[records.PRIVATE_BYTES :] for key, value in scan(txn, prefix)}
 
 
-def queues(txn: Any, registry: Registry) -> dict[str, dict[str, list[int]]]:
+def queues(txn: ReadTxn, registry: Registry) -> dict[str, dict[str, list[int]]]:
     """What waits at one moment: {id: {input: [messages, their bytes, 1 if anything waits, notices included]}}."""
     found: dict[str, dict[str, list[int]]] = {}
     cursor = txn.cursor()
@@ -299,11 +308,11 @@ def queues(txn: Any, registry: Registry) -> dict[str, dict[str, list[int]]]:
     return found
 
 
-def figures(txn: Any, registry: Registry) -> dict[str, Any]:
+def figures(txn: ReadTxn, registry: Registry) -> dict[str, Any]:
     """What each node has queued, dropped, taken and sent: {id: {"status", "incarnation", "inputs", "outputs"}}."""
     found: dict[str, Any] = {}
     for node_entry in registry.values():
-        record = records.NodeRecord.parse(txn.get(keys.node(node_entry.number)))
+        record = node_record(txn, node_entry.number)
         inputs = {}
         for name, (number, _) in node_entry.inputs.items():
             queue = queue_of(txn, keys.queue(node_entry.number, number))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from heapq import merge
 from itertools import islice
-from typing import Any
 
 from noderuntime.space import keys, records
 from noderuntime.space.environment import Space, scan
 from noderuntime.space.segments import adjust
+from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 Message = tuple[bytes, bytes]  # key, record
 
@@ -43,7 +43,7 @@ def next_messages(
         return found
 
 
-def _oldest(txn: Any, mailbox: bytes, limit: int) -> list[Message]:
+def _oldest(txn: ReadTxn, mailbox: bytes, limit: int) -> list[Message]:
     """The oldest messages of one input.
 
     Behind the second one it asks how many there are and takes the rest in one go: where messages wait, many do.
@@ -78,7 +78,7 @@ def _oldest(txn: Any, mailbox: bytes, limit: int) -> list[Message]:
     return found
 
 
-def queue_of(txn: Any, key: bytes) -> list[int]:
+def queue_of(txn: ReadTxn, key: bytes) -> list[int]:
     """The queue record under `key` (keys.queue), as a list to change."""
     record = txn.get(key)
     return list(records.QUEUE.unpack(record)) if record else list(records.EMPTY_QUEUE)
@@ -92,7 +92,7 @@ def is_low(queue: Sequence[int], size: int, size_bytes: int) -> bool:
     return queue[records.QUEUED] <= size // 2 and queue[records.BYTES] <= size_bytes // 2
 
 
-def drop_oldest(txn: Any, mailbox: bytes, queue: list[int], size: int, size_bytes: int, keep: int) -> None:
+def drop_oldest(txn: WriteTxn, mailbox: bytes, queue: list[int], size: int, size_bytes: int, keep: int) -> None:
     """Drop from the front of one input until it is within its limits again, `keep` messages staying in any case.
 
     Notices are passed over.

@@ -17,6 +17,7 @@ from noderuntime.merges import Add, Max, Merge, Min, Union
 from noderuntime.space import keys
 from noderuntime.space.environment import scan
 from noderuntime.space.kvs import SharedWrite
+from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 _NAMES: Final[dict[type, str]] = {Add: "add", Max: "max", Min: "min", Union: "union"}
 _MAKERS: Final[dict[str, Any]] = {"add": Add, "max": Max, "min": Min, "union": lambda items: Union(set(items))}
@@ -41,7 +42,7 @@ def check_merge(merge: Merge) -> None:
         raise TypeError(f"here merges are Add, Max, Min and Union, not {type(merge).__name__}: it has to travel")
 
 
-def put(txn: Any, sequence: int, index: int, node: int, writes: Sequence[SharedWrite]) -> bytes:
+def put(txn: WriteTxn, sequence: int, index: int, node: int, writes: Sequence[SharedWrite]) -> bytes:
     """Append the writes of one event; returns the entry's key."""
     plain = [[item.key, item.value, _plain(item.merge), item.ttl_ns] for item in writes]
     key = keys.outbox(sequence, index)
@@ -56,7 +57,7 @@ def _plain(merge: Merge | None) -> list[Any] | None:
     return [_NAMES[type(merge)], list(amount) if isinstance(merge, Union) else amount]
 
 
-def entries(txn: Any, limit: int) -> list[Entry]:
+def entries(txn: ReadTxn, limit: int) -> list[Entry]:
     """The oldest entries."""
     found = []
     for key, packed in scan(txn, keys.OUTBOX_PREFIX):
@@ -71,12 +72,12 @@ def entries(txn: Any, limit: int) -> list[Entry]:
     return found
 
 
-def first(txn: Any) -> bytes:
+def first(txn: ReadTxn) -> bytes:
     """The key of the oldest entry that waits; b"" when none does."""
     return next((key for key, _ in scan(txn, keys.OUTBOX_PREFIX)), b"")
 
 
-def last_of(txn: Any, node: int) -> bytes | None:
+def last_of(txn: ReadTxn, node: int) -> bytes | None:
     """The key of a node's newest entry that waits."""
     found = None
     for key, packed in scan(txn, keys.OUTBOX_PREFIX):
@@ -85,7 +86,7 @@ def last_of(txn: Any, node: int) -> bytes | None:
     return found
 
 
-def refuse_unless_empty(txn: Any) -> None:
+def refuse_unless_empty(txn: ReadTxn) -> None:
     """Raise StoreError while something waits here that another kind would never get."""
     if first(txn):
         raise StoreError(

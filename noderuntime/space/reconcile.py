@@ -22,9 +22,10 @@ from noderuntime.space.lives import NodeEntry, Registry
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.records import FLAGS, QUEUE, SOURCE_ENDED
 from noderuntime.space.segments import adjust
+from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 
-def reconcile(txn: Any, wanted: list[dict[str, Any]]) -> list[str]:
+def reconcile(txn: WriteTxn, wanted: list[dict[str, Any]]) -> list[str]:
     """Remove what no longer matches, before `claims.register`; returns a text for each dropped state."""
     known = lives.load(txn)
     if not known:
@@ -51,7 +52,7 @@ def reconcile(txn: Any, wanted: list[dict[str, Any]]) -> list[str]:
     return dropped
 
 
-def rename(txn: Any, wanted: list[dict[str, Any]], names: Mapping[str, str]) -> None:
+def rename(txn: WriteTxn, wanted: list[dict[str, Any]], names: Mapping[str, str]) -> None:
     """Give nodes the ids that they have in the dataflow file now (old -> new). Raises ResumeRefused."""
     known = lives.load(txn)
     ids = {item["id"] for item in wanted}
@@ -102,7 +103,7 @@ def rename(txn: Any, wanted: list[dict[str, Any]], names: Mapping[str, str]) -> 
                 txn.put(key, msgpack.packb({**letter, "uid": f"{source_of(source)}#{number}"}))
 
 
-def refuse_losses(txn: Any, wanted: list[dict[str, Any]], drop: Collection[str]) -> None:
+def refuse_losses(txn: ReadTxn, wanted: list[dict[str, Any]], drop: Collection[str]) -> None:
     """Raises ResumeRefused when something of a node would be lost that is not in `drop`."""
     known = lives.load(txn)
     ids = {item["id"] for item in wanted}
@@ -130,7 +131,7 @@ def refuse_losses(txn: Any, wanted: list[dict[str, Any]], drop: Collection[str])
     )
 
 
-def _belongings(txn: Any, node_entry: NodeEntry) -> str:
+def _belongings(txn: ReadTxn, node_entry: NodeEntry) -> str:
     """What a node has to lose, in words; "" for nothing."""
     counts = {
         "keys of private state": _count(txn, keys.private_prefix(node_entry.number)),
@@ -144,16 +145,16 @@ def _belongings(txn: Any, node_entry: NodeEntry) -> str:
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
-def _count(txn: Any, prefix: bytes) -> int:
+def _count(txn: ReadTxn, prefix: bytes) -> int:
     return sum(1 for _ in scan(txn, prefix))
 
 
-def _put_graph(txn: Any, vertices: Collection[NodeEntry]) -> None:
+def _put_graph(txn: WriteTxn, vertices: Collection[NodeEntry]) -> None:
     plain = [[v.id, v.number, {n: list(i) for n, i in v.inputs.items()}, v.outputs] for v in vertices]
     txn.put(keys.fact("registry"), msgpack.packb(plain))
 
 
-def adapt(txn: Any, old: Registry, registry: Registry) -> None:
+def adapt(txn: WriteTxn, old: Registry, registry: Registry) -> None:
     """After `claims.register`: close the new inputs of senders that have ended."""
     for node_entry in registry.values():
         before = old.get(node_entry.id)
@@ -168,8 +169,8 @@ def adapt(txn: Any, old: Registry, registry: Registry) -> None:
                 txn.put(keys.queue(node_entry.number, number), QUEUE.pack(*queue))
 
 
-def _forget_outputs(txn: Any, node_entry: NodeEntry, kept: dict[str, int]) -> None:
-    record = records.NodeRecord.parse(txn.get(keys.node(node_entry.number)))
+def _forget_outputs(txn: WriteTxn, node_entry: NodeEntry, kept: dict[str, int]) -> None:
+    record = lives.node_record(txn, node_entry.number)
     for name, number in node_entry.outputs.items():
         cell = records.output_cell(number)
         if name not in kept and cell < len(record.cells):
@@ -177,7 +178,7 @@ def _forget_outputs(txn: Any, node_entry: NodeEntry, kept: dict[str, int]) -> No
     txn.put(keys.node(node_entry.number), record.pack())
 
 
-def _drop_node(txn: Any, node_entry: NodeEntry) -> list[str]:
+def _drop_node(txn: WriteTxn, node_entry: NodeEntry) -> list[str]:
     what = []
     private = _delete(txn, keys.private_prefix(node_entry.number))
     if private:
@@ -196,12 +197,12 @@ def _drop_node(txn: Any, node_entry: NodeEntry) -> list[str]:
     return [f"node {node_entry.id!r} is no longer in the dataflow: dropped {', '.join(what) or 'its counters'}"]
 
 
-def _drop_input(txn: Any, node_entry: NodeEntry, name: str, number: int) -> list[str]:
+def _drop_input(txn: WriteTxn, node_entry: NodeEntry, name: str, number: int) -> list[str]:
     queued = _empty(txn, keys.mailbox(node_entry.number, number))
     attempts = keys.attempts(keys.mailbox(node_entry.number, number))
     _delete(txn, attempts)
     txn.delete(keys.queue(node_entry.number, number))
-    record = records.NodeRecord.parse(txn.get(keys.node(node_entry.number)))
+    record = lives.node_record(txn, node_entry.number)
     cell = records.input_cell(number)
     for at in range(cell, min(cell + 2, len(record.cells))):
         record.cells[at] = 0
@@ -210,14 +211,14 @@ def _drop_input(txn: Any, node_entry: NodeEntry, name: str, number: int) -> list
     return [f"{text}: dropped {queued} queued messages" if queued else f"{text}: nothing was queued"]
 
 
-def _delete(txn: Any, prefix: bytes) -> int:
+def _delete(txn: WriteTxn, prefix: bytes) -> int:
     found = [key for key, _ in scan(txn, prefix)]
     for key in found:
         txn.delete(key)
     return len(found)
 
 
-def _empty(txn: Any, mailbox: bytes) -> int:
+def _empty(txn: WriteTxn, mailbox: bytes) -> int:
     found = list(scan(txn, mailbox))
     for key, record in found:
         if record[1]:

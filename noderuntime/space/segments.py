@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from noderuntime.errors import StoreFull
 from noderuntime.space import keys
 from noderuntime.space.environment import MARK_NEW_WORK, Space, scan
+from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +59,7 @@ class Dropped(Exception):
     """The message was dropped while it was in hand: there is nothing to handle any more."""
 
 
-def adjust(txn: Any, reference: bytes, change: int) -> None:
+def adjust(txn: WriteTxn, reference: bytes, change: int) -> None:
     """Count `change` more references, by messages, to the segment in `reference`."""
     owner, number, generation, _ = REFERENCE.unpack_from(reference)
     key = keys.segment(owner, number)
@@ -67,7 +68,7 @@ def adjust(txn: Any, reference: bytes, change: int) -> None:
     txn.put(key, _RECORD.pack(generation, size, references + change))
 
 
-def register(txn: Any, segment: Segment, references: int) -> None:
+def register(txn: WriteTxn, segment: Segment, references: int) -> None:
     """Count the references of a message that is being sent, and keep the segment's generation and size."""
     key = keys.segment(segment.owner, segment.number)
     record = txn.get(key)
@@ -75,7 +76,7 @@ def register(txn: Any, segment: Segment, references: int) -> None:
     txn.put(key, _RECORD.pack(segment.generation, segment.size, known + references))
 
 
-def referenced(txn: Any) -> Iterator[tuple[int, int, int, int]]:
+def referenced(txn: ReadTxn) -> Iterator[tuple[int, int, int, int]]:
     """(owner, number, generation, references) of every segment that messages refer to: what a cut has to keep."""
     for key, record in scan(txn, keys.SEGMENT_PREFIX):
         generation, _, references = _RECORD.unpack(record)
@@ -84,7 +85,7 @@ def referenced(txn: Any) -> Iterator[tuple[int, int, int, int]]:
             yield owner, number, generation, references
 
 
-def sizes(txn: Any) -> Iterator[tuple[int, int, int]]:
+def sizes(txn: ReadTxn) -> Iterator[tuple[int, int, int]]:
     """(owner, number, size in bytes) of every segment that the space knows."""
     for key, record in scan(txn, keys.SEGMENT_PREFIX):
         yield *keys.parse_segment(key), _RECORD.unpack(record)[1]
@@ -209,7 +210,7 @@ class SegmentPool:
                     return segment
         return None
 
-    def _is_free(self, txn: Any, segment: Segment) -> bool:
+    def _is_free(self, txn: ReadTxn, segment: Segment) -> bool:
         if segment.users:
             return False
         try:

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from noderuntime.space import keys, kvs, kvs_cells
 from noderuntime.space.environment import Space, scan
+from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 STORE: Final = keys.NODES_MAX  # the number under which the store process watches for its clients
 
@@ -63,7 +64,7 @@ class Watchers:
         self._generation = 0
         self._by_length: dict[int, dict[bytes, set[int]]] = {}
 
-    def of(self, txn: Any, changes: kvs.Changes) -> set[int]:
+    def of(self, txn: ReadTxn, changes: kvs.Changes) -> set[int]:
         """The numbers of those who watch what `changes` has changed."""
         if changes.generation != self._generation:
             self._load(txn)
@@ -78,7 +79,7 @@ class Watchers:
         """The numbers of all who watched anything when it was looked up last."""
         return {node for watched in self._by_length.values() for nodes in watched.values() for node in nodes}
 
-    def _load(self, txn: Any) -> None:
+    def _load(self, txn: ReadTxn) -> None:
         self._by_length = {}
         for key, _ in scan(txn, keys.WATCHED_PREFIX):
             node, prefix = keys.parse_watched(key)
@@ -96,7 +97,7 @@ class Update(NamedTuple):
 
 
 def look(
-    txn: Any, match: Callable[[bytes], bool], cursor: Cursor, now_ns: int, limit: int
+    txn: ReadTxn, match: Callable[[bytes], bool], cursor: Cursor, now_ns: int, limit: int
 ) -> tuple[list[Update], Cursor]:
     """Up to `limit` updates behind `cursor`, in order of revision, and the cursor after them."""
     if not reaches(txn, cursor):
@@ -113,7 +114,7 @@ def look(
     return found, cursor
 
 
-def reaches(txn: Any, cursor: Cursor) -> bool:
+def reaches(txn: ReadTxn, cursor: Cursor) -> bool:
     """Whether the change log still holds everything behind `cursor`."""
     if txn.get(keys.change(*cursor)) is not None:
         return True
@@ -122,7 +123,7 @@ def reaches(txn: Any, cursor: Cursor) -> bool:
 
 
 def _catch_up(
-    txn: Any, match: Callable[[bytes], bool], cursor: Cursor, now_ns: int, limit: int
+    txn: ReadTxn, match: Callable[[bytes], bool], cursor: Cursor, now_ns: int, limit: int
 ) -> tuple[list[Update], Cursor]:
     newer = [
         (entry.revision, entry.nth, key)
@@ -200,12 +201,12 @@ class Subscription:
             return found
 
 
-def _cursor_of(txn: Any, node: int) -> Cursor:
+def _cursor_of(txn: ReadTxn, node: int) -> Cursor:
     packed = txn.get(keys.watch_cursor(node))
     return keys.parse_place(packed) if packed else (0, 0)
 
 
-def forget(txn: Any, node: int) -> None:
+def forget(txn: WriteTxn, node: int) -> None:
     """Remove all watches of a node."""
     for key, _ in list(scan(txn, keys.watched_prefix(node))):
         txn.delete(key)
@@ -213,6 +214,6 @@ def forget(txn: Any, node: int) -> None:
     kvs.count_watches(txn)
 
 
-def watching(txn: Any) -> set[int]:
+def watching(txn: ReadTxn) -> set[int]:
     """The numbers of all who watch anything."""
     return {keys.parse_watched(key)[0] for key, _ in scan(txn, keys.WATCHED_PREFIX)}

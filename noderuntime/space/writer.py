@@ -32,6 +32,7 @@ from noderuntime.space.records import (
 )
 from noderuntime.space.segments import adjust, register
 from noderuntime.space.staging import Input, Output, Sent, Staged
+from noderuntime.space.transactions import ReadTxn, WriteTxn
 from noderuntime.space.watches import STORE, Cursor, Watchers
 
 Queues = dict[bytes, list[int]]  # queue records by their keys, as far as a transaction has read them
@@ -86,7 +87,7 @@ class Writer:
 
     def write(
         self,
-        txn: Any,
+        txn: WriteTxn,
         group: Sequence[Staged],
         batch: Batch | None,
         cells: Sequence[int],
@@ -135,7 +136,7 @@ class Writer:
     # --- event by event ---------------------------------------------------------------------------------------------
 
     def _write_each(
-        self, txn: Any, group: Sequence[Staged], queues: Queues, sequence: int, now_ns: int
+        self, txn: WriteTxn, group: Sequence[Staged], queues: Queues, sequence: int, now_ns: int
     ) -> tuple[dict[bytes, bytes | None], int]:
         """One event; or one after the other, as long as there is room; what they keep, and how many they were.
 
@@ -192,7 +193,7 @@ class Writer:
     # --- a batch ----------------------------------------------------------------------------------------------------
 
     def _write_all(
-        self, txn: Any, batch: Batch, queues: Queues, sequence: int, now_ns: int
+        self, txn: WriteTxn, batch: Batch, queues: Queues, sequence: int, now_ns: int
     ) -> dict[bytes, bytes | None]:
         """Write a batch that fits; what it keeps."""
         for output, sends in batch.sends.items():
@@ -210,7 +211,7 @@ class Writer:
             self._write_rare(txn, at, staged, queues, sequence, batch.indexes, now_ns)
         return batch.private
 
-    def _send(self, txn: Any, output: Output, sends: list[Send], queues: Queues, sequence: int) -> None:
+    def _send(self, txn: WriteTxn, output: Output, sends: list[Send], queues: Queues, sequence: int) -> None:
         """Put the messages of one output into the mailboxes of its receivers."""
         count, size = len(sends), _size_of(sends)
         start = keys.place_start(sequence)
@@ -232,7 +233,7 @@ class Writer:
             prefix = receiver.mailbox + start
             txn.cursor().putmulti([(prefix + ends[index + copy], record) for index, record in sends])
 
-    def _take(self, txn: Any, input: Input, acks: list[Message], queues: Queues) -> None:
+    def _take(self, txn: WriteTxn, input: Input, acks: list[Message], queues: Queues) -> None:
         """Remove the messages of one input that were handled."""
         taken = freed = freed_bytes = 0
         cursor = txn.cursor()  # they were mostly taken in the order of their keys
@@ -254,7 +255,7 @@ class Writer:
 
     # --- both -------------------------------------------------------------------------------------------------------
 
-    def _settle(self, txn: Any, input: Input, queues: Queues, taken: int, freed: int, freed_bytes: int) -> None:
+    def _settle(self, txn: ReadTxn, input: Input, queues: Queues, taken: int, freed: int, freed_bytes: int) -> None:
         """Note in the queue of an input what was taken, notices not counted, and ring a sender when it has drained."""
         queue = queues.get(input.queue_key)
         if queue is None:
@@ -272,7 +273,7 @@ class Writer:
             self.rings.add(input.wiring.sender)
 
     def _write_rare(
-        self, txn: Any, at: int, staged: Staged, queues: Queues, sequence: int, index: int, now_ns: int
+        self, txn: WriteTxn, at: int, staged: Staged, queues: Queues, sequence: int, index: int, now_ns: int
     ) -> None:
         """What few events change; this is event `at` of the transaction, with `index` copies of messages before it."""
         rare = staged.rare
@@ -302,14 +303,14 @@ class Writer:
             close(txn, self._links, queues, self.rings, sequence, index, now_ns)
 
 
-def _load(txn: Any, output: Output, queues: Queues) -> None:
+def _load(txn: ReadTxn, output: Output, queues: Queues) -> None:
     """Read the queue records of an output's receivers, once a transaction; a node that sends to itself shares one."""
     for receiver in output.receivers:
         if receiver.queue_key not in queues:
             queues[receiver.queue_key] = queue_of(txn, receiver.queue_key)
 
 
-def _fits(txn: Any, batch: Batch, queues: Queues) -> bool:
+def _fits(txn: ReadTxn, batch: Batch, queues: Queues) -> bool:
     """Whether all of it stays within the limits of all queues: then each event of it is admitted."""
     for output, sends in batch.sends.items():
         _load(txn, output, queues)
@@ -321,7 +322,7 @@ def _fits(txn: Any, batch: Batch, queues: Queues) -> bool:
     return True
 
 
-def _admits(txn: Any, outputs: list[Sent], queues: Queues) -> bool:
+def _admits(txn: ReadTxn, outputs: list[Sent], queues: Queues) -> bool:
     """Whether every backpressure receiver of an event has room. Two messages of a default queue always fit."""
     for output, _, _, _ in outputs:
         _load(txn, output, queues)
@@ -340,7 +341,7 @@ def _size_of(sends: list[Send]) -> int:
     return sum([message_bytes(record) for _, record in sends])
 
 
-def _drop_oldest(txn: Any, output: Output, queues: Queues) -> None:
+def _drop_oldest(txn: WriteTxn, output: Output, queues: Queues) -> None:
     """Bring the queues of receivers that would rather have the newest back within their limits."""
     for receiver in output.receivers:
         queue = queues[receiver.queue_key]

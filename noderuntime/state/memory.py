@@ -23,6 +23,7 @@ from noderuntime.space import keys, kvs, kvs_cells, watches
 from noderuntime.space.environment import MARK_NEW_WORK, VALUE_BYTES_MAX, Fullness, Space, create, open_space
 from noderuntime.space.kvs import SharedValue, SharedWrite, check_value, ttl_to_ns
 from noderuntime.space.kvs_cells import Cell
+from noderuntime.space.transactions import ReadTxn, WriteTxn
 from noderuntime.space.watches import Subscription, Watchers
 from noderuntime.state import base
 from noderuntime.state.base import Diff, Entry, State, Update
@@ -39,7 +40,7 @@ _GUESTS = range(watches.STORE - 1, watches.STORE - 513, -1)  # numbers of watche
 class MemoryView(base.View):
     """Reads of one moment in the space."""
 
-    def __init__(self, txn: Any, now_ns: int) -> None:
+    def __init__(self, txn: ReadTxn, now_ns: int) -> None:
         self._txn = txn
         self._now_ns = now_ns
 
@@ -72,7 +73,7 @@ class MemoryState(State):
         space: Space,
         origin: int,
         ring: Callable[[Iterable[int]], None] | None = None,
-        check: Callable[[Any], None] | None = None,
+        check: Callable[[WriteTxn], None] | None = None,
     ) -> None:
         self._space = space
         self._fullness = Fullness(space)
@@ -206,7 +207,7 @@ class MemoryState(State):
             return self._change(lambda txn, changes, now_ns: changes.write(write), len(value))
         check_expect(expect)
 
-        def change(txn: Any, changes: kvs.Changes, now_ns: int) -> None:
+        def change(txn: WriteTxn, changes: kvs.Changes, now_ns: int) -> None:
             found = kvs.read(txn, encoded, now_ns)
             revision = 0 if found is None else found.revision
             if revision != expect:
@@ -219,7 +220,7 @@ class MemoryState(State):
         write = SharedWrite(keys.user_key(key))
         present = False
 
-        def change(txn: Any, changes: kvs.Changes, now_ns: int) -> None:
+        def change(txn: WriteTxn, changes: kvs.Changes, now_ns: int) -> None:
             nonlocal present
             present = kvs.read(txn, write.key, now_ns) is not None
             changes.write(write)
@@ -235,7 +236,7 @@ class MemoryState(State):
         found = check_diff(diff)
         changed: list[str] = []
 
-        def change(txn: Any, changes: kvs.Changes, now_ns: int) -> None:
+        def change(txn: WriteTxn, changes: kvs.Changes, now_ns: int) -> None:
             for key, cell in found:
                 if changes.join(key, cell):
                     changed.append(key.decode())
@@ -247,7 +248,7 @@ class MemoryState(State):
     def purge(self, limit: int = 1000) -> int:
         purged = 0
 
-        def change(txn: Any, changes: kvs.Changes, now_ns: int) -> None:
+        def change(txn: WriteTxn, changes: kvs.Changes, now_ns: int) -> None:
             nonlocal purged
             purged = changes.expire(limit)
 
@@ -262,7 +263,7 @@ class MemoryState(State):
 
     def _change(
         self,
-        make: Callable[[Any, kvs.Changes, int], None],
+        make: Callable[[WriteTxn, kvs.Changes, int], None],
         size_bytes: int = VALUE_BYTES_MAX,
         drains: bool = False,
     ) -> int:
@@ -315,7 +316,7 @@ class NodeState(MemoryState):
         number: int,
         ring: Callable[[Iterable[int]], None],
         subscription: Subscription,
-        check: Callable[[Any], None],
+        check: Callable[[WriteTxn], None],
     ) -> None:
         super().__init__(space, number, ring, check)
         self._subscription = subscription

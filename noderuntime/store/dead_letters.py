@@ -23,6 +23,7 @@ from noderuntime.space.dead_letters import Letter
 from noderuntime.space.environment import Space
 from noderuntime.space.lives import NodeEntry, Registry
 from noderuntime.space.segments import read_segment
+from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 LISTED_MAX: Final = 10_000
 SHOWN_BYTES_MAX: Final = 8 << 20  # in one reply
@@ -46,21 +47,21 @@ class LetterOperations:
         self.run_has_ended = False
         self._registry = registry
         self._node_entry = node_entry
-        self.changes: dict[str, Callable[[Any, Arguments], Result]] = {
+        self.changes: dict[str, Callable[[WriteTxn, Arguments], Result]] = {
             "letters_replay": self.replay,
             "letters_drop": self.drop,
         }
-        self.queries: dict[str, Callable[[Any, Arguments], Result]] = {
+        self.queries: dict[str, Callable[[ReadTxn, Arguments], Result]] = {
             "letters_ls": self.ls,
             "letters_show": self.show,
         }
 
-    def ls(self, txn: Any, arguments: Arguments) -> Result:
+    def ls(self, txn: ReadTxn, arguments: Arguments) -> Result:
         entries = [self._node_entry(arguments)] if arguments["node"] else list(self._registry().values())
         found = [head(entry, letter) for entry in entries for letter in dead_letters.letters(txn, entry.number)]
         return {"letters": found[:LISTED_MAX], "left_out": max(0, len(found) - LISTED_MAX)}
 
-    def show(self, txn: Any, arguments: Arguments) -> Result:
+    def show(self, txn: ReadTxn, arguments: Arguments) -> Result:
         node_entry = self._node_entry(arguments)
         found: list[Result] = []
         chosen = dead_letters.chosen(txn, node_entry, arguments["uids"])
@@ -73,14 +74,14 @@ class LetterOperations:
             found.append(told)
         return {"letters": found, "left_out": len(chosen) - len(found)}
 
-    def replay(self, txn: Any, arguments: Arguments) -> Result:
+    def replay(self, txn: WriteTxn, arguments: Arguments) -> Result:
         node_entry = self._node_entry(arguments)
         ended_run = self._registry() if self.run_has_ended else None
         replayed = dead_letters.replay(txn, self.space, node_entry, arguments["uids"], ended_run)
         self.rings.add(node_entry.number)
         return {"replayed": replayed}
 
-    def drop(self, txn: Any, arguments: Arguments) -> Result:
+    def drop(self, txn: WriteTxn, arguments: Arguments) -> Result:
         return {"dropped": dead_letters.drop(txn, self._node_entry(arguments), arguments["uids"])}
 
 

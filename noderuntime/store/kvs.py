@@ -15,6 +15,7 @@ from noderuntime.space import keys, kvs, kvs_cells, records, watches
 from noderuntime.space.environment import MARK_NEW_WORK, Space, scan
 from noderuntime.space.kvs import SharedValue, SharedWrite, check_value, ttl_to_ns
 from noderuntime.space.lives import NodeEntry
+from noderuntime.space.transactions import ReadTxn, WriteTxn
 from noderuntime.state.base import Diff
 from noderuntime.state.diffs import check_diff, diff_of, origin_text
 from noderuntime.state.seeds import Seed
@@ -43,7 +44,7 @@ class StateOperations:
         self.rings: set[int] = set()
         self._node_entry = node_entry
         self._watchers = watches.Watchers()
-        self.changes: dict[str, Callable[[Any, Arguments], Result]] = {
+        self.changes: dict[str, Callable[[WriteTxn, Arguments], Result]] = {
             "state_set": self.state_set,
             "state_rm": self.state_rm,
             "kvs_set": self.set,
@@ -51,7 +52,7 @@ class StateOperations:
             "kvs_merge": self.merge,
             "kvs_apply": self.apply,
         }
-        self.queries: dict[str, Callable[[Any, Arguments], Result]] = {
+        self.queries: dict[str, Callable[[ReadTxn, Arguments], Result]] = {
             "state_ls": self.state_ls,
             "state_get": self.state_get,
             "kvs_get": self.get,
@@ -69,7 +70,7 @@ class StateOperations:
 
     # --- the command line: shared and private -----------------------------------------------------------------------
 
-    def state_ls(self, txn: Any, arguments: Arguments) -> Result:
+    def state_ls(self, txn: ReadTxn, arguments: Arguments) -> Result:
         prefix, after = arguments.get("prefix", "").encode(), arguments.get("after", "").encode()
         listed: Iterator[tuple[bytes, int, int]]
         if arguments["scope"] == "shared":
@@ -90,7 +91,7 @@ class StateOperations:
             found.append([key.decode(), size, revision])
         return {"keys": found, "more": False}
 
-    def state_get(self, txn: Any, arguments: Arguments) -> Result:
+    def state_get(self, txn: ReadTxn, arguments: Arguments) -> Result:
         key = keys.user_key(arguments["key"])
         if arguments["scope"] == "shared":
             entry = kvs.read(txn, key, self.space.now_ns())
@@ -101,7 +102,7 @@ class StateOperations:
         (sequence,) = records.PRIVATE.unpack_from(value)
         return {"value": value[records.PRIVATE_BYTES :], "revision": sequence, "packed": False}
 
-    def state_set(self, txn: Any, arguments: Arguments) -> Result:
+    def state_set(self, txn: WriteTxn, arguments: Arguments) -> Result:
         if arguments["scope"] == "shared":
             return self.set(txn, arguments)
         key = keys.user_key(arguments["key"])
@@ -112,7 +113,7 @@ class StateOperations:
         txn.put(own + key, records.PRIVATE.pack(sequence) + value)
         return {"revision": sequence}
 
-    def state_rm(self, txn: Any, arguments: Arguments) -> Result:
+    def state_rm(self, txn: WriteTxn, arguments: Arguments) -> Result:
         if arguments["scope"] == "shared":
             return {"removed": self.delete(txn, arguments)["deleted"]}
         key = keys.user_key(arguments["key"])
@@ -120,7 +121,7 @@ class StateOperations:
 
     # --- the contract: writing --------------------------------------------------------------------------------------
 
-    def set(self, txn: Any, arguments: Arguments) -> Result:
+    def set(self, txn: WriteTxn, arguments: Arguments) -> Result:
         key = arguments["key"]
         value = check_value(f"the value of {key!r}", arguments["value"])
         ttl_ns = ttl_to_ns(arguments.get("ttl"))
@@ -135,19 +136,19 @@ class StateOperations:
                 raise RevisionConflict(key, expect, revision)
         return {"revision": self._write(txn, write)}
 
-    def delete(self, txn: Any, arguments: Arguments) -> Result:
+    def delete(self, txn: WriteTxn, arguments: Arguments) -> Result:
         write = SharedWrite(keys.user_key(arguments["key"]))
         deleted = kvs.read(txn, write.key, self.space.now_ns()) is not None
         return {"revision": self._write(txn, write, drains=True), "deleted": deleted}
 
-    def merge(self, txn: Any, arguments: Arguments) -> Result:
+    def merge(self, txn: WriteTxn, arguments: Arguments) -> Result:
         name, amount = arguments["merge"]
         if name not in MERGES:
             raise ProtocolError(f"there is no merge {name!r}; there are {', '.join(MERGES)}")
         write = SharedWrite(keys.user_key(arguments["key"]), merge=MERGES[name](amount))
         return {"revision": self._write(txn, write)}
 
-    def apply(self, txn: Any, arguments: Arguments) -> Result:
+    def apply(self, txn: WriteTxn, arguments: Arguments) -> Result:
         found = check_diff(Diff.from_bytes(arguments["diff"]))
         self._refuse_when_full(txn)
         changes = self._begin(txn)
@@ -155,13 +156,13 @@ class StateOperations:
         self._finish(txn, changes)
         return {"changed": changed}
 
-    def sow(self, txn: Any, seeds: dict[str, Seed]) -> None:
+    def sow(self, txn: WriteTxn, seeds: dict[str, Seed]) -> None:
         """The first values of an empty store."""
         changes = self._begin(txn)
         sow_here(txn, changes, seeds)
         self._finish(txn, changes)
 
-    def purge(self, txn: Any) -> int:
+    def purge(self, txn: WriteTxn) -> int:
         """Turn some of what has expired into deletions; returns how many keys."""
         changes = self._begin(txn)
         purged = changes.expire(PURGE_STEP)
@@ -169,7 +170,7 @@ class StateOperations:
             self._finish(txn, changes)
         return purged
 
-    def _write(self, txn: Any, write: SharedWrite, drains: bool = False) -> int:
+    def _write(self, txn: WriteTxn, write: SharedWrite, drains: bool = False) -> int:
         if not drains:
             self._refuse_when_full(txn)
         changes = self._begin(txn)
@@ -178,32 +179,32 @@ class StateOperations:
         revision: int = self.space.base + txn.id()
         return revision
 
-    def _begin(self, txn: Any) -> kvs.Changes:
+    def _begin(self, txn: WriteTxn) -> kvs.Changes:
         return kvs.Changes(txn, self.space.base + txn.id(), self.space.now_ns(), self.space.origin)
 
-    def _finish(self, txn: Any, changes: kvs.Changes) -> None:
+    def _finish(self, txn: ReadTxn, changes: kvs.Changes) -> None:
         changes.finish()
         if changes.keys and changes.generation:
             self.rings |= self._watchers.of(txn, changes)
 
-    def _refuse_when_full(self, txn: Any) -> None:
+    def _refuse_when_full(self, txn: ReadTxn) -> None:
         if self.space.used_share(txn) > MARK_NEW_WORK:
             raise StoreFull(self.space.size_bytes, self.space.used_bytes())
 
     # --- the contract: reading --------------------------------------------------------------------------------------
 
-    def get(self, txn: Any, arguments: Arguments) -> Result:
+    def get(self, txn: ReadTxn, arguments: Arguments) -> Result:
         found = kvs.read(txn, keys.user_key(arguments["key"]), self.space.now_ns())
         return {"entry": found and _plain(found)}
 
-    def read(self, txn: Any, arguments: Arguments) -> Result:
+    def read(self, txn: ReadTxn, arguments: Arguments) -> Result:
         """Several keys of one moment."""
         now_ns = self.space.now_ns()
         found = {key: kvs.read(txn, keys.user_key(key), now_ns) for key in arguments["keys"]}
         version = kvs_cells.version_text(kvs.digest_now(txn, now_ns))
         return {"entries": {key: entry and _plain(entry) for key, entry in found.items()}, "version": version}
 
-    def root(self, txn: Any, arguments: Arguments) -> Result:
+    def root(self, txn: ReadTxn, arguments: Arguments) -> Result:
         now_ns = self.space.now_ns()
         prefix, after = arguments.get("prefix", "").encode(), arguments.get("after", "").encode()
         found: list[list[Any]] = []
@@ -217,16 +218,16 @@ class StateOperations:
             size += len(key) + len(entry.value) + 60
         return {"entries": found, "more": more, "version": kvs_cells.version_text(kvs.digest_now(txn, now_ns))}
 
-    def cells(self, txn: Any, arguments: Arguments) -> Result:
+    def cells(self, txn: ReadTxn, arguments: Arguments) -> Result:
         now_ns = self.space.now_ns()
         found = {key.decode(): kvs_cells.expired(kept.cell, now_ns) for key, kept in kvs.all_stored(txn)}
         version = kvs_cells.version_text(kvs.digest_now(txn, now_ns))
         return {"diff": Diff({}, frozenset(), version, found).to_bytes(), "version": version}
 
-    def version(self, txn: Any, arguments: Arguments) -> Result:
+    def version(self, txn: ReadTxn, arguments: Arguments) -> Result:
         return {"version": kvs_cells.version_text(kvs.digest_now(txn, self.space.now_ns()))}
 
-    def diff(self, txn: Any, arguments: Arguments) -> Result:
+    def diff(self, txn: ReadTxn, arguments: Arguments) -> Result:
         since = arguments["since"]
         now_ns = self.space.now_ns()
         version = kvs_cells.version_text(kvs.digest_now(txn, now_ns))
@@ -247,7 +248,7 @@ class StateOperations:
         }
         return {"changed": changed, "deleted": sorted(made.deleted), "version": version, "diff": made.to_bytes()}
 
-    def watch(self, txn: Any, arguments: Arguments) -> Result | None:
+    def watch(self, txn: ReadTxn, arguments: Arguments) -> Result | None:
         """What is new behind a cursor; None: nothing yet. Without a cursor, the one to begin with."""
         cursor = arguments.get("cursor")
         head = kvs.head(txn)
@@ -302,7 +303,7 @@ def _shown(entry: SharedValue | None) -> Result:
     return {"value": entry.value, "revision": entry.revision, "packed": entry.packed}
 
 
-def set_limits(txn: Any, history: int | None, ttl_ns: int) -> None:
+def set_limits(txn: WriteTxn, history: int | None, ttl_ns: int) -> None:
     """Set the limits of the shared KVS; without a `history` those of before stay."""
     if history is not None:
         kvs.prepare(txn, history, ttl_ns)

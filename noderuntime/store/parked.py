@@ -18,6 +18,7 @@ from noderuntime.ipc.protocol import Reply, Request, refusal
 from noderuntime.space import kvs, watches
 from noderuntime.space.environment import BROKEN, Space
 from noderuntime.space.keys import user_key
+from noderuntime.space.transactions import ReadTxn
 
 WAIT_S_MAX: Final = 60.0
 PARKED_MAX: Final = 20_000
@@ -144,7 +145,7 @@ class Waits:
 class WatchKeys:
     """The operation `kvs_watch`: the store watches for its clients, under a number of its own."""
 
-    def __init__(self, space: Space, watch: Callable[[Any, dict[str, Any]], Result | None]) -> None:
+    def __init__(self, space: Space, watch: Callable[[ReadTxn, dict[str, Any]], Result | None]) -> None:
         self._space = space
         self._watch = watch
         self._asked: dict[bytes, float] = {}  # prefix -> when it was asked for last

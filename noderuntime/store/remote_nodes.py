@@ -31,7 +31,7 @@ from noderuntime.ipc.wiring import Wiring
 from noderuntime.node.session import NodeSession
 from noderuntime.space import keys, records
 from noderuntime.space.environment import Space
-from noderuntime.space.lives import Registry
+from noderuntime.space.lives import Registry, node_record
 from noderuntime.space.segments import Dropped
 from noderuntime.space.staging import Staged
 from noderuntime.space.writer import MessageGone
@@ -299,7 +299,7 @@ class Nodes:
         if not numbers or not receivers <= nodes:
             raise ProtocolError(f"wiring is what the welcome of node {wiring.node!r} has said")
         with self._space.read() as txn:
-            current = records.NodeRecord.parse(txn.get(keys.node(node_entry.number))).incarnation
+            current = node_record(txn, node_entry.number).incarnation
         if incarnation != current:
             raise Fenced(f"incarnation {incarnation} of {wiring.node} has been replaced")
 

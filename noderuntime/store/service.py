@@ -58,6 +58,7 @@ from noderuntime.space.environment import BROKEN, MARK_NEW_WORK, Space, create, 
 from noderuntime.space.kvs import ttl_to_ns
 from noderuntime.space.lives import NodeEntry, Registry
 from noderuntime.space.reconcile import adapt, reconcile, refuse_losses, rename
+from noderuntime.space.transactions import ReadTxn, WriteTxn
 from noderuntime.state.seeds import Seed
 from noderuntime.store.dead_letters import LetterOperations
 from noderuntime.store.external import Forward, is_forwarded
@@ -96,7 +97,7 @@ class Store:
         self.seeds: dict[str, Seed] = {}
         self.state = StateOperations(space, lambda id: node_entry_of(self.registry, id))
         self.letters = LetterOperations(space, lambda: self.registry, self._node_entry)
-        self.changes: dict[str, Callable[[Any, Arguments], Result]] = {
+        self.changes: dict[str, Callable[[WriteTxn, Arguments], Result]] = {
             "open": self.open,
             "claim": self.claim,
             "end": self.end,
@@ -104,7 +105,7 @@ class Store:
             **self.state.changes,
             **self.letters.changes,
         }
-        self.queries: dict[str, Callable[[Any, Arguments], Result]] = {
+        self.queries: dict[str, Callable[[ReadTxn, Arguments], Result]] = {
             "figures": self.figures,
             "queues": self.queues,
             "resumed": self.resumed,
@@ -159,7 +160,7 @@ class Store:
                 self.registry = lives.load(txn)
         return result
 
-    def _complete(self, txn: Any, request: Request, result: Result) -> Result:
+    def _complete(self, txn: ReadTxn, request: Request, result: Result) -> Result:
         """A claim's result with the state, which is read in the claim's own transaction and never kept with it."""
         if request.operation != "claim" or "incarnation" not in result:
             return result
@@ -172,7 +173,7 @@ class Store:
 
     # --- the runtime ------------------------------------------------------------------------------------------------
 
-    def open(self, txn: Any, arguments: Arguments) -> Result:
+    def open(self, txn: WriteTxn, arguments: Arguments) -> Result:
         if arguments["resume"]:
             rename(txn, arguments["nodes"], arguments.get("rename", {}))
             refuse_losses(txn, arguments["nodes"], arguments.get("drop", []))
@@ -204,7 +205,7 @@ class Store:
             "resumed": msgpack.unpackb(resumed) if resumed else {},
         }
 
-    def claim(self, txn: Any, arguments: Arguments) -> Result:
+    def claim(self, txn: WriteTxn, arguments: Arguments) -> Result:
         self.space.env.reader_check()
         return lives.claim(
             txn,
@@ -218,18 +219,18 @@ class Store:
             trace=arguments["trace"],
         )
 
-    def end(self, txn: Any, arguments: Arguments) -> Result:
+    def end(self, txn: WriteTxn, arguments: Arguments) -> Result:
         self.space.env.reader_check()
         error = arguments["error"] if arguments["failed"] else None
         watches.forget(txn, self._node_entry(arguments).number)
         lives.end(txn, self.space, self.registry, self._node_entry(arguments), failed=error)
         return {}
 
-    def revive(self, txn: Any, arguments: Arguments) -> Result:
+    def revive(self, txn: WriteTxn, arguments: Arguments) -> Result:
         lives.revive(txn, self.registry, self._node_entry(arguments))
         return {}
 
-    def queues(self, txn: Any, arguments: Arguments) -> Result:
+    def queues(self, txn: ReadTxn, arguments: Arguments) -> Result:
         return {"nodes": lives.queues(txn, self.registry)}
 
     def touch(self) -> Result:
@@ -239,11 +240,11 @@ class Store:
             self._wake_watchers(txn)
         return {}
 
-    def _wake_watchers(self, txn: Any) -> None:
+    def _wake_watchers(self, txn: ReadTxn) -> None:
         """Who was killed between commit and ring has not rung those who watch what it wrote."""
         self.state.rings |= watches.watching(txn)
 
-    def figures(self, txn: Any, arguments: Arguments) -> Result:
+    def figures(self, txn: ReadTxn, arguments: Arguments) -> Result:
         nodes = lives.figures(txn, self.registry)
         for id, figures in nodes.items():
             dead = counts(txn, self.registry[id].number)
@@ -257,7 +258,7 @@ class Store:
             "readers": self.space.env.info()["num_readers"],
         }
 
-    def resumed(self, txn: Any, arguments: Arguments) -> Result:
+    def resumed(self, txn: ReadTxn, arguments: Arguments) -> Result:
         """Of the snapshot that the space was made from: number, created_ns, and texts about newer ones that are bad."""
         about = txn.get(keys.fact("resumed"))
         if about is None:
@@ -303,9 +304,9 @@ class Store:
                 for key in old[:CLIENTS_FORGOTTEN]:
                     txn.delete(key)
                 for key, at_ns in large[:CLIENTS_FORGOTTEN]:
-                    last = txn.get(key)
-                    if last is not None and int.from_bytes(last[-8:], "big") == at_ns:
-                        number = msgpack.unpackb(last, strict_map_key=False)[0]
+                    found = txn.get(key)
+                    if found is not None and int.from_bytes(found[-8:], "big") == at_ns:
+                        number = msgpack.unpackb(found, strict_map_key=False)[0]
                         txn.put(key, msgpack.packb([number, None, at_ns]))
 
     def purge(self) -> bool:
@@ -490,7 +491,7 @@ class Service:
         self._boundary.call("purging", purge)
         return more
 
-    def _outbox(self, txn: Any, arguments: Arguments) -> Result:
+    def _outbox(self, txn: ReadTxn, arguments: Arguments) -> Result:
         """The first of the writes that wait for the State outside the space, and why they do."""
         outside = self._start.outside
         trouble = str(self._start.error or "") if outside is None else outside.trouble

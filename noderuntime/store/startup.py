@@ -21,6 +21,7 @@ from noderuntime.snapshot.settings import Settings
 from noderuntime.space import keys, kvs, kvs_cells, outbox
 from noderuntime.space.environment import Space
 from noderuntime.space.kvs_cells import Cell
+from noderuntime.space.transactions import WriteTxn
 from noderuntime.state import kinds, seeds
 from noderuntime.state.base import State
 from noderuntime.state.common import Row, TableState
@@ -180,7 +181,7 @@ def sow(state: State, found: Mapping[str, Seed]) -> None:
     state._transact(list(found), decide)
 
 
-def sow_here(txn: Any, changes: kvs.Changes, found: Mapping[str, Seed]) -> None:
+def sow_here(txn: WriteTxn, changes: kvs.Changes, found: Mapping[str, Seed]) -> None:
     """Write the seeds into the shared KVS of the space, if that is empty; once in the life of a space."""
     empty = next(kvs.all_stored(txn), None) is None
     if empty and txn.get(keys.fact("seeded")) is None:
