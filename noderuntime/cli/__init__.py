@@ -1,7 +1,7 @@
-"""The `noderuntime` command: one module for each subcommand.
+"""The `noderuntime` command: one module per subcommand, named like it.
 
 May import errors, merges, api, dataflow, ipc, space, state, snapshot, node, store, runtime and testing.
-Start reading in parser.py (all commands and options), then run.py and client.py (how a live run is asked).
+Start reading in parser.py (all commands and options), then run.py and client.py (requests to a live run).
 """
 
 from __future__ import annotations
@@ -99,9 +99,8 @@ def _dispatch(arguments: list[str]) -> int:
         return output.OK
     if options.command is None:
         raise UsageError("a command is missing")
-    name, function, _ = parser.COMMANDS[options.command]
-    module = importlib.import_module(f"noderuntime.cli.{name}")
-    command: Callable[[Namespace], int] = getattr(module, function)
+    name = options.command.replace("-", "_")
+    command: Callable[[Namespace], int] = getattr(importlib.import_module(f"noderuntime.cli.{name}"), name)
     return command(options)
 
 

@@ -1,4 +1,4 @@
-"""Asking a live run: its runtime (status, stop, reload) and its store (reading and writing state)."""
+"""Requests to a live run: to its runtime (status, stop, reload) and to its store (everything in the space)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from noderuntime.cli.output import CommandError
 from noderuntime.errors import NotRunning
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import VERSION, Answer, Ask, Reply, Request
+from noderuntime.ipc.runs import Run
 
 RUNTIME_ANSWERS_WITHIN_S = 10.0
 STORE_ANSWERS_WITHIN_S = 15.0
-REPEAT_S = 0.5
-LOOK_S = 0.05
+REPEATED_AFTER_S = 0.5
+STATUS_POLL_S = 0.05
 
 
 def ask_runtime(
-    run: str, socket: Path, what: str, arguments: dict[str, Any], within_s: float = RUNTIME_ANSWERS_WITHIN_S
+    run: Run, what: str, arguments: dict[str, Any], within_s: float = RUNTIME_ANSWERS_WITHIN_S
 ) -> dict[str, Any]:
-    """What the runtime of `run` answers. CommandError with its own words when it says no, or says nothing."""
+    """The answer of the runtime of `run`. CommandError with the runtime's words when it refuses, or when it does not
+    answer in time; NotRunning when it is gone."""
     try:
-        dealer = Dealer(socket)
+        dealer = Dealer(run.run_dir.runtime_socket)
     except OSError:
-        raise NotRunning(f"the run {run!r} is not running") from None
+        raise NotRunning(f"the run {run.name!r} is not running") from None
     with dealer:
         dealer.send(Ask(VERSION, what, arguments))
         until_s = time.monotonic() + within_s
@@ -39,16 +41,16 @@ def ask_runtime(
                 return answer.result
         dealer.close(0)
     raise CommandError(
-        f"the runtime of {run!r} has not answered for {within_s:g} seconds; `noderuntime ps` shows its pid"
+        f"the runtime of {run.name!r} has not answered for {within_s:g} seconds; `noderuntime ps` shows its pid"
     )
 
 
 class StoreClient:
     """Requests to the store process of a run, each repeated until it is answered.
 
-    The store may be killed and respawned at any time; it keeps the number of each client's last request, so
-    that a repeated one counts once. `lost` is asked between repetitions: a text, when waiting any longer is
-    vain.
+    The store may be killed and restarted at any time. It keeps the number of each client's last request, so that a
+    repeated request counts once. `lost()` is called between repetitions; a text that it returns says why no answer can
+    come any more, and ends the request.
     """
 
     def __init__(
@@ -75,16 +77,14 @@ class StoreClient:
         until_s = time.monotonic() + self._within_s
         while (now_s := time.monotonic()) < until_s:
             self._dealer.send(request, timeout_s=0)
-            reply = self._reply(min(now_s + REPEAT_S, until_s))
+            reply = self._reply(min(now_s + REPEATED_AFTER_S, until_s))
             if reply is not None:
                 if reply.error:
                     raise CommandError(reply.text or f"{reply.error}: {reply.result}")
                 return reply.result
             if lost := self._lost():
                 raise CommandError(lost)
-        raise CommandError(
-            f"the store of {self._run!r} has not answered for {self._within_s:g} seconds; try again"
-        )
+        raise CommandError(f"the store of {self._run!r} has not answered for {self._within_s:g} seconds; try again")
 
     def _reply(self, until_s: float) -> Reply | None:
         while (left_s := until_s - time.monotonic()) > 0:
@@ -106,7 +106,7 @@ class StoreClient:
 
 
 def take_snapshot(store: StoreClient, why: str) -> dict[str, Any]:
-    """Have a snapshot taken, and wait for it; the facts about it. CommandError when none could be taken."""
+    """Take a snapshot, wait until it is published, and return the facts about it. CommandError when it failed."""
     ticket = None
     while True:
         if ticket is None:
@@ -119,4 +119,4 @@ def take_snapshot(store: StoreClient, why: str) -> dict[str, Any]:
             raise CommandError(f"no snapshot was taken: {found['error']}")
         if found["state"] == "unknown":  # the store was killed meanwhile
             ticket = None
-        time.sleep(LOOK_S)
+        time.sleep(STATUS_POLL_S)

@@ -20,9 +20,8 @@ from typing import Any
 
 from noderuntime.cli import output
 from noderuntime.cli.choose import RUNNING, LoggedRun, choose_logs, ended_runs
-from noderuntime.cli.offline import Ended, choose_kept
+from noderuntime.cli.offline import Ended, choose_kept, open_store
 from noderuntime.cli.output import CommandError
-from noderuntime.cli.state import open_store
 from noderuntime.cli.text import duration, plain
 from noderuntime.errors import NotRunning
 from noderuntime.ipc import runs

@@ -1,5 +1,5 @@
-"""The grammar of the command line. Builds nothing but an argparse parser; what commands do stands in their
-modules."""
+"""The grammar of the command line: every command, operation and option. Each command is carried out by the module of
+its name."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import NoReturn
 from noderuntime.cli.output import UsageError
 from noderuntime.dataflow.identifiers import nearest
 
-# command -> (module below noderuntime.cli, function, one line for the help)
-COMMANDS: dict[str, tuple[str, str, str]] = {
-    "run": ("run", "run", "run a dataflow, in the foreground unless -d"),
-    "validate": ("check", "validate", "check a dataflow file; executes nothing"),
-    "graph": ("check", "graph", "draw a dataflow, as Mermaid text or as an HTML page"),
-    "ps": ("control", "ps", "list your runs"),
-    "stop": ("control", "stop", "stop a run, and wait until it has ended"),
-    "logs": ("logs", "logs", "show what the nodes of a run printed and logged"),
-    "reload": ("control", "reload", "let an operator of a run take over its changed code"),
-    "clean": ("control", "clean", "remove what interrupted and failed runs left behind"),
-    "state": ("state", "state", "read and write the state of a run"),
-    "snapshot": ("snapshot", "snapshot", "take, list and check the snapshots of a run"),
-    "dead-letters": ("dead_letters", "dead_letters", "look at messages that failed for good; replay or drop them"),
-    "demo": ("demo", "demo", "see it survive: an operator that is killed every second"),
+# command -> one line for the help. `dead-letters` is the function dead_letters of the module dead_letters.py
+COMMANDS: dict[str, str] = {
+    "run": "run a dataflow, in the foreground unless -d",
+    "validate": "check a dataflow file; executes nothing",
+    "graph": "draw a dataflow, as Mermaid text or as an HTML page",
+    "ps": "list your runs",
+    "stop": "stop a run, and wait until it has ended",
+    "logs": "show what the nodes of a run printed and logged",
+    "reload": "let an operator of a run take over its changed code",
+    "clean": "remove what interrupted and failed runs left behind",
+    "state": "read and write the state of a run",
+    "snapshot": "take, list and check the snapshots of a run",
+    "dead-letters": "look at messages that failed for good; replay or drop them",
+    "demo": "see it survive: an operator that is killed every second",
 }
 
 OPERATIONS = {
@@ -116,7 +116,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _not_understood(argument: str, parser: Parser) -> UsageError:
     if not argument.startswith("-"):
-        return UsageError(f"{argument!r} is one argument too many", parser.prog)
+        return UsageError(f"{argument!r} is an unexpected argument", parser.prog)
     option = argument.partition("=")[0]
     near = nearest(option, parser.option_names()) if option.startswith("--") else None
     hint = f"; did you mean {near}?" if near else ""
@@ -159,7 +159,7 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     parsers: dict[str, Parser] = {
         name: commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
-        for name, (_, _, about) in COMMANDS.items()
+        for name, about in COMMANDS.items()
     }
 
     run = parsers["run"]

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from argparse import Namespace
 from typing import Any
@@ -13,13 +12,13 @@ from typing import Any
 from noderuntime.cli import output
 from noderuntime.cli.choose import choose, known_runs
 from noderuntime.cli.client import StoreClient, take_snapshot
+from noderuntime.cli.offline import known_settings
 from noderuntime.cli.output import CommandError
 from noderuntime.cli.text import duration
 from noderuntime.dataflow.identifiers import nearest
 from noderuntime.errors import NotRunning, SnapshotCorrupt
-from noderuntime.ipc.rundir import state_home
 from noderuntime.snapshot.backend import Listed
-from noderuntime.snapshot.settings import FILE, Settings
+from noderuntime.snapshot.settings import Settings
 
 
 def snapshot(options: Namespace) -> int:
@@ -119,13 +118,6 @@ def _verify(options: Namespace) -> int:
     else:
         output.tell(f"{settings.run} has no snapshots in {backend.place}")
     return output.FAILED if any(why for _, why in results) else output.OK
-
-
-def known_settings() -> list[Settings]:
-    """Where the last run of each name kept its snapshots, by name."""
-    paths = sorted(state_home(os.environ).glob(f"*/{FILE}"), key=lambda path: path.stat().st_mtime_ns)
-    last = {settings.run: settings for path in paths if (settings := Settings.read(path))}
-    return [last[name] for name in sorted(last)]
 
 
 def _settings(name: str | None) -> Settings:

@@ -1,24 +1,19 @@
 """`state ls|get|set|rm`: the shared KVS and the private state of nodes, of live, interrupted and ended runs.
 
-`watch` and `diff` are in state_watch.py.
-
-A live run's store is asked. For an interrupted one a store is started for this one command, under the run's
-lock, so that nobody can resume or clean the run meanwhile. For one whose space is gone see ended.py.
+`state watch` and `state diff` are in state_watch.py; the store of a run that is not running is in offline.py.
 """
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
 from noderuntime.cli import output
-from noderuntime.cli.choose import RUNNING, hold
+from noderuntime.cli.choose import RUNNING
 from noderuntime.cli.client import StoreClient, ask_runtime
-from noderuntime.cli.offline import Ended, choose_kept, open_ended
-from noderuntime.cli.one_store import one_store
+from noderuntime.cli.offline import Ended, choose_kept, open_store
 from noderuntime.cli.output import CommandError, UsageError
 from noderuntime.cli.shown import (
     Unfit,
@@ -34,8 +29,6 @@ from noderuntime.cli.shown import (
 )
 from noderuntime.errors import NotRunning
 from noderuntime.ipc.runs import Run
-
-WRITES = ("set", "rm", "replay", "drop")  # operations of `state` and `dead-letters` that change something
 
 
 def state(options: Namespace) -> int:
@@ -137,7 +130,7 @@ def _check_force(run: Run | Ended, options: Namespace) -> None:
     """Refuse to set the private state of an operator that runs: it does not notice, and may overwrite it."""
     if options.force or options.scope == "shared" or run.state != RUNNING or isinstance(run, Ended):
         return
-    for node in ask_runtime(run.name, run.run_dir.runtime_socket, "status", {})["nodes"]:
+    for node in ask_runtime(run, "status", {})["nodes"]:
         if node["id"] == options.scope and node["state"] not in ("failed", "ended", "stopped"):
             raise CommandError(
                 f"{options.scope} is {node['state']}: it does not see what is set now, and its next event may "
@@ -153,21 +146,3 @@ def _rm(store: StoreClient, options: Namespace) -> int:
     elif not result["removed"]:
         raise CommandError(f"{options.scope} has no key {options.key!r}")
     return output.OK
-
-
-@contextlib.contextmanager
-def open_store(run: Run | Ended, operation: str) -> Iterator[StoreClient]:
-    """A client of the run's store, for one operation; where none is running, of one that lives only for this."""
-    if isinstance(run, Ended):
-        with open_ended(run, operation in WRITES) as client:
-            yield client
-        return
-    if run.state == RUNNING:
-        with StoreClient(run.name, run.run_dir.store_socket) as client:
-            yield client
-        return
-    if not run.trusted:
-        raise CommandError(f"the machine was restarted since {run.name!r} was interrupted: its space is not trusted")
-    # size 0: the one that the space already has
-    with hold(run) as lock, one_store(run.name, run.run_dir, lock, ["--size", "0"]) as client:
-        yield client

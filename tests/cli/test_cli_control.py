@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.cli_world import World
 
-from noderuntime.cli import control, main
+from noderuntime.cli import main, reload
 from noderuntime.ipc.protocol import Answer, Ask, Reply
 from noderuntime.node.reload_check import CHECK_S_MAX
 from noderuntime.snapshot.settings import FILE, Settings
@@ -120,8 +120,8 @@ def test_every_command_takes_run_as_an_option(command: list[str], world: World, 
 def test_reload_waits_as_long_as_the_import_and_the_start_may_take(
     world: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert control.IMPORTED_WITHIN_S > CHECK_S_MAX
-    monkeypatch.setattr(control, "IMPORTED_WITHIN_S", 0.0)
+    assert reload.IMPORTED_WITHIN_S > CHECK_S_MAX
+    monkeypatch.setattr(reload, "IMPORTED_WITHIN_S", 0.0)
     late = [{}] * 20
     world.runtime(world.run("flow"), Reloading(*late, {"restarts": 1, "state": "running", "pid": 11}))
     assert main(["reload", "sums"]) == 1

@@ -11,7 +11,7 @@ import pytest
 from support.cli_world import World
 
 from noderuntime import cli
-from noderuntime.cli import control, main, output
+from noderuntime.cli import main, output, ps
 from noderuntime.errors import DataflowError, NotRunning, StoreFull
 
 
@@ -35,7 +35,7 @@ def raising(error: BaseException) -> object:
 def test_each_kind_of_error_has_its_exit_code(
     error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(control, "ps", raising(error))
+    monkeypatch.setattr(ps, "ps", raising(error))
     assert main(["ps"]) == code
     said = capsys.readouterr()
     assert said.out == ""
@@ -48,7 +48,7 @@ def test_a_bug_of_ours_says_so_and_where_its_traceback_went(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("NODERUNTIME_HOME", str(tmp_path))
-    monkeypatch.setattr(control, "ps", raising(ZeroDivisionError("oops")))
+    monkeypatch.setattr(ps, "ps", raising(ZeroDivisionError("oops")))
     assert main(["ps"]) == output.INTERNAL
     said = capsys.readouterr().err
     assert "this is a bug of noderuntime, not yours: ZeroDivisionError: oops" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_an_unknown_option_suggests_the_nearest_and_names_the_command() -> None:
 
 
 def test_one_argument_too_many_is_named() -> None:
-    with pytest.raises(UsageError, match="is one argument too many"):
+    with pytest.raises(UsageError, match="is an unexpected argument"):
         parse(["validate", "a.yml", "b.yml"])
 
 
@@ -103,3 +104,10 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
             parse([name, "--help"])
         assert end.value.code == 0
         assert f"noderuntime {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_is_a_function_in_a_module_of_its_name(command: str) -> None:
+    name = command.replace("-", "_")
+    module = importlib.import_module(f"noderuntime.cli.{name}")
+    assert getattr(module, name).__module__ == module.__name__

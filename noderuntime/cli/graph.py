@@ -1,4 +1,4 @@
-"""`validate` and `graph`: look at a dataflow file without executing anything."""
+"""`graph`: draw a dataflow, as Mermaid text or as an HTML page. Executes nothing."""
 
 from __future__ import annotations
 
@@ -12,40 +12,15 @@ from typing import Any
 from noderuntime.cli import output
 from noderuntime.cli.output import CommandError
 from noderuntime.dataflow import drawing
-from noderuntime.dataflow.files import check_files, joined, load
+from noderuntime.dataflow.files import load
 from noderuntime.dataflow.model import Dataflow
-from noderuntime.errors import DataflowError
-
-
-def validate(options: Namespace) -> int:
-    """Say whether the file can be run, and what looks wrong in it although it can."""
-    from noderuntime.cli.preflight import problems  # `graph` needs nothing of it
-
-    try:
-        dataflow = load(options.file, overrides=dict(options.env))
-        warnings = check_files(dataflow)
-        if wrong := problems(dataflow):
-            raise joined(wrong)
-    except DataflowError as error:
-        if options.json:
-            errors = [_json_error(item) for item in (error, *error.more)]
-            output.result_json({"file": options.file, "valid": False, "errors": errors, "warnings": []})
-        raise
-    for warning in warnings:
-        output.warn(warning)
-    if options.json:
-        told = {"file": options.file, "valid": True, "errors": [], "warnings": warnings}
-        output.result_json({**told, "nodes": _nodes(dataflow)})
-    else:
-        output.result(f"{options.file} is valid: {_counted(dataflow)}")
-    return output.OK
 
 
 def graph(options: Namespace) -> int:
     """Draw the dataflow."""
     dataflow = load(options.file, overrides=dict(options.env))
     if options.json:
-        output.result_json({"file": options.file, "nodes": _nodes(dataflow), "edges": _edges(dataflow)})
+        output.result_json({"file": options.file, "nodes": json_nodes(dataflow), "edges": _edges(dataflow)})
     elif options.html is None:
         output.result(drawing.mermaid(dataflow).rstrip("\n"))
     elif options.html == "-":
@@ -78,17 +53,8 @@ def _write(path: Path, text: str) -> None:
         raise CommandError(f"{path} cannot be written: {error.strerror or error}", output.USAGE) from None
 
 
-def _counted(dataflow: Dataflow) -> str:
-    words = {"operator": "operator", "node": "custom node", "dynamic": "dynamic node"}
-    parts = []
-    for kind, word in words.items():
-        number = sum(node.kind == kind for node in dataflow.nodes)
-        if number:
-            parts.append(f"{number} {word}{'' if number == 1 else 's'}")
-    return ", ".join(parts)
-
-
-def _nodes(dataflow: Dataflow) -> list[dict[str, Any]]:
+def json_nodes(dataflow: Dataflow) -> list[dict[str, Any]]:
+    """The nodes of a dataflow for JSON: id, kind, code, inputs with their sources, outputs."""
     return [
         {
             "id": node.id,
@@ -107,13 +73,3 @@ def _edges(dataflow: Dataflow) -> list[dict[str, Any]]:
         for node in dataflow.nodes
         for spec in node.inputs
     ]
-
-
-def _json_error(error: DataflowError) -> dict[str, Any]:
-    return {
-        "file": error.file,
-        "line": error.line,
-        "column": error.column,
-        "what": error.what,
-        "hint": error.hint,
-    }

@@ -1,0 +1,117 @@
+"""`ps`: the runs of this user, or the nodes of one run."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from collections import Counter
+from typing import Any
+
+from noderuntime.cli import output
+from noderuntime.cli.choose import RUNNING, PastRun, choose, known_runs, one_name, past_runs
+from noderuntime.cli.output import CommandError
+from noderuntime.cli.text import duration
+from noderuntime.errors import NotRunning
+from noderuntime.ipc.runs import Run
+
+STORE_ANSWERS_WITHIN_S = 1.0  # `ps` shows "-" rather than wait for a store that is busy or being restarted
+
+
+def ps(options: Namespace) -> int:
+    """List runs; with a RUN, its nodes."""
+    name = one_name(options.run, options.given_run, "ps")
+    if name is not None:
+        return _ps_nodes(choose(name), options.json)
+    runs = [run for run in known_runs() if options.all or run.state == RUNNING]
+    found: list[Run | PastRun] = [*runs, *(past_runs(runs) if options.all else ())]
+    now = time.time()
+    if options.json:
+        output.result_json([_json_run(run) for run in found])
+    elif found:
+        heads = ("NAME", "STATE", "PID", "STARTED", *(["RESUMABLE"] if options.all else []), "FILE")
+        output.result_table(heads, [_row(run, now, options.all) for run in found])
+    else:
+        states = Counter() if options.all else Counter(run.state for run in known_runs())
+        others = ", ".join(f"{count} {state}" for state, count in sorted(states.items(), reverse=True))
+        also = f"; {others}, see `noderuntime ps -a`" if others else ""
+        output.tell(f"no runs{'' if options.all else ' are running'}{also}")
+    return output.OK
+
+
+def _ps_nodes(run: Run, as_json: bool) -> int:
+    from noderuntime.cli.client import ask_runtime  # ZeroMQ, which a list of runs does without
+    from noderuntime.runtime import summary
+
+    status = ask_runtime(run, "status", {})
+    figures = _figures(run)
+    for node in status["nodes"]:
+        own = figures.get(node["id"])
+        node["messages"] = None if own is None else summary.messages(own)
+        node["dropped"] = None if own is None else summary.dropped(own)
+        node["dead_letters"] = None if own is None else int(own.get("dead_letters", 0))
+        node["pid"] = node["pid"] or None
+        node["replicas"] = []
+    if as_json:
+        output.result_json(status)
+        return output.OK
+    rows = [
+        (
+            node["id"],
+            node["kind"],
+            node["state"],
+            node["pid"] or "-",
+            node["restarts"],
+            "-" if node["messages"] is None else node["messages"],
+            "-" if node["dropped"] is None else node["dropped"],
+            node["phase"] or "-",
+            summary.with_counts(node["reason"], node["dead_letters"] or 0),
+        )
+        for node in status["nodes"]
+    ]
+    output.result_table(("NODE", "KIND", "STATE", "PID", "RESTARTS", "MESSAGES", "DROPPED", "PHASE", "REASON"), rows)
+    return output.OK
+
+
+def _figures(run: Run) -> dict[str, Any]:
+    """The store's figures of the nodes; empty when the store, which alone knows, does not answer just now."""
+    from noderuntime.cli.client import StoreClient
+
+    if not run.run_dir.store_socket.exists():
+        return {}
+    try:
+        with StoreClient(run.name, run.run_dir.store_socket, within_s=STORE_ANSWERS_WITHIN_S) as store:
+            found: dict[str, Any] = store.request("figures", {})["nodes"]
+    except (CommandError, NotRunning):
+        return {}
+    return found
+
+
+def _row(run: Run | PastRun, now: float, with_past: bool) -> tuple[object, ...]:
+    resumable = ["yes" if _can_be_resumed(run) else "-"] if with_past else []
+    return (run.name, run.state, _pid(run) or "-", _ago(now - run.file.started), *resumable, run.file.file)
+
+
+def _can_be_resumed(run: Run | PastRun) -> bool:
+    """Whether `run --resume` goes on with it; a run that is running cannot be."""
+    return run.resumable if isinstance(run, PastRun) else run.state != RUNNING and run.trusted
+
+
+def _pid(run: Run | PastRun) -> int | None:
+    return run.file.pid if run.state == RUNNING else None
+
+
+def _ago(seconds: float) -> str:
+    return f"{duration(seconds)} ago"
+
+
+def _json_run(run: Run | PastRun) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "state": run.state,
+        "pid": _pid(run),
+        "started": run.file.started,
+        "file": run.file.file,
+        "resumable": _can_be_resumed(run),
+        "run_dir": None if isinstance(run, PastRun) else str(run.run_dir.root),
+        "log_dir": run.file.log_dir,
+    }
