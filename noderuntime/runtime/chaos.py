@@ -28,7 +28,7 @@ from noderuntime.runtime.store_link import StoreLink
 
 LOOK_S = 0.001  # while somebody is being waited for
 RETRY_S = 0.05  # when nobody can be killed just now
-STORE, NURSERY = "(store)", "(fork server)"  # no node can have these names
+STORE, FORK_SERVER = "(store)", "(fork server)"  # no node can have these names
 
 
 class Chaos:
@@ -38,7 +38,7 @@ class Chaos:
         self,
         crew: NodeSupervisor,
         store: StoreKeeper,
-        nursery: ForkServerKeeper,
+        fork_server: ForkServerKeeper,
         link: StoreLink,
         notes: RunLog,
         dataflow: Dataflow,
@@ -48,12 +48,12 @@ class Chaos:
     ) -> None:
         self._crew = crew
         self._store = store
-        self._nursery = nursery
+        self._fork_server = fork_server
         self._link = link
         self._notes = notes
         self._clock = clock
         nodes = [spec.id for spec in dataflow.nodes if _may_be_killed(spec.kind, spec.restart_policy)]
-        victims = [*nodes, STORE, NURSERY]
+        victims = [*nodes, STORE, FORK_SERVER]
         self.report = Report(seed, every_s, victims)
         self._schedule = Schedule(seed, every_s, victims)
         self._edges = [
@@ -93,13 +93,13 @@ class Chaos:
 
     def deadline_s(self) -> float:
         """When `turn` is due."""
-        looking = any(victim not in (STORE, NURSERY) for victim in self._waiting)
+        looking = any(victim not in (STORE, FORK_SERVER) for victim in self._waiting)
         return min(self._next_s, self._clock() + LOOK_S) if looking else self._next_s
 
     def turn(self, now_s: float) -> None:
         """Look who is back, and kill somebody when that is due."""
         for victim, (kill, life) in list(self._waiting.items()):
-            if victim in (STORE, NURSERY):
+            if victim in (STORE, FORK_SERVER):
                 continue
             child = self._crew.children[victim]
             if child.machine.state in DONE:
@@ -123,16 +123,16 @@ class Chaos:
         }
         if self._store.pid and self._link.idle:
             found.add(STORE)
-        if self._nursery.is_well and not self._nursery.busy:
-            found.add(NURSERY)
+        if self._fork_server.is_well and not self._fork_server.busy:
+            found.add(FORK_SERVER)
         return found - set(self._waiting)
 
     def _kill(self, victim: str) -> None:
         kill = Kill(victim, self._clock() - self._began_s)
         life = 0
-        if victim in (STORE, NURSERY):
+        if victim in (STORE, FORK_SERVER):
             with contextlib.suppress(ProcessLookupError):  # ours, and not reaped: the number is right
-                os.kill(self._store.pid if victim == STORE else self._nursery.pid, signal.SIGKILL)
+                os.kill(self._store.pid if victim == STORE else self._fork_server.pid, signal.SIGKILL)
         else:
             child = self._crew.children[victim]
             life = child.machine.life
@@ -141,10 +141,10 @@ class Chaos:
         self._waiting[victim] = (kill, life)
         if victim == STORE:
             self._link.request("figures", {}, lambda _: self._back(victim, kill), lambda error, text: None)
-        elif victim == NURSERY:
+        elif victim == FORK_SERVER:
             with contextlib.suppress(OSError):
                 order = Order("nr-probe", dict(os.environ), "/", entry=entrypoints.CHAOS_PROBE)
-                self._nursery.spawn(order, _Probe(lambda: self._back(victim, kill)))
+                self._fork_server.spawn(order, _Probe(lambda: self._back(victim, kill)))
 
     def _back(self, victim: str, kill: Kill) -> None:
         kill.back_s = self._clock() - self._began_s - kill.at_s

@@ -1,7 +1,7 @@
 """Child processes of the runtime as its loop sees them: pipes, pids, last lines.
 
-A `Proc` is one process from the order to the nursery until it is reaped and its pipes are read; `Child` joins a node's
-supervision with its present `Proc`, its connection, its pulse and its bells. Neither decides anything.
+A `Proc` is one process, from the order to the fork server until it is reaped and its pipes are read. A `Child` joins a
+node's lifecycle with its present `Proc`, its connection, its pulse and its bells. Neither decides anything.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Owner(Protocol):
 class Proc:
     """One process, from its order on. Raises OSError when descriptors run out."""
 
-    def __init__(self, loop: Loop, nursery: ForkServer, order: Order, owner: Owner) -> None:
+    def __init__(self, loop: Loop, fork_server: ForkServer, order: Order, owner: Owner) -> None:
         self._loop = loop
         self._owner = owner
         self.pid = 0
@@ -88,7 +88,7 @@ class Proc:
                 os.set_blocking(ours, False)
                 self._pipes[stream] = (ours, Lines())
                 opened.append(theirs)
-            self.spawning: Spawning = nursery.spawn(order, (opened[0], opened[1], opened[2]))
+            self.spawning: Spawning = fork_server.spawn(order, (opened[0], opened[1], opened[2]))
         except OSError:
             for fd in (*opened, *(fd for fd, _ in self._pipes.values())):
                 os.close(fd)
@@ -97,7 +97,7 @@ class Proc:
             loop.watch(fd, partial(self._read, stream), pausable=True)
 
     def progressed(self) -> None:
-        """The nursery has news of our spawn."""
+        """The fork server has news of our spawn."""
         spawning = self.spawning
         if spawning.pid and not self.pid:
             self.pid, self.pidfd = spawning.pid, spawning.pidfd
@@ -296,7 +296,7 @@ def order_of(dataflow: Dataflow, spec: NodeSpec, env: Mapping[str, str], overrid
 
 
 def preload_of(dataflow: Dataflow) -> list[str]:
-    """Modules that the nursery should have imported for this dataflow's operators."""
+    """Modules that the fork server should have imported for this dataflow's operators."""
     for spec in dataflow.nodes:
         if spec.kind == "operator" and spec.code.path:
             with contextlib.suppress(OSError):

@@ -1,11 +1,11 @@
-"""The nursery: a warm interpreter that makes all children of a run, operators in milliseconds.
+"""The fork server: a warm interpreter that makes all children of a run, operators in milliseconds.
 
 `ForkServer` is the runtime's end; the other process is forkserver_main.py. There is always a *spare*, made before it is
 needed:
 
-    runtime    one end of a socket pair, the spare's gate  --SCM_RIGHTS-->  nursery
-    nursery    fork; the one in between forks the spare and exits, so that the spare becomes the runtime's own
-               (which is a subreaper): its exit status arrives there, and it survives the nursery
+    runtime    one end of a socket pair, the spare's gate  --SCM_RIGHTS-->  fork server
+    server     fork; the one in between forks the spare and exits, so that the spare becomes the runtime's own
+               (which is a subreaper): its exit status arrives there, and it survives the fork server
     spare      waits until the runtime is its parent; PR_SET_PDEATHSIG, setsid; its pid --gate--> runtime; warms up
     runtime    opens a pidfd (the spare is its own and not reaped: the number is right)
 
@@ -15,17 +15,17 @@ and a spawn is one message:
     spare      "taken" --gate--> runtime, before it does anything of the order
     spare      calls its entry point, or execs its program; an error --gate--> runtime; else the gate closes
 
-An order at a gate that ends without "taken" was not begun: its spare was killed while it waited, which a send does not
-show (the gate stays open until the kernel has ended the process, and until the nursery has let go of its copy). It goes
-to the next spare. So only a spare that took the order becomes the caller's child.
+An order at a gate that ends without "taken" was not begun: its spare was killed while it waited. A send does not show
+that, because the gate stays open until the kernel has ended the process and the fork server has closed its copy. The
+order goes to the next spare. So only a spare that took the order becomes the caller's child.
 
-The gate keeps the nursery without state: when the nursery dies, the runtime closes the gates at which nobody has
-arrived, and asks the next nursery. A spare of the dead one then reads the end of its gate and exits before it has done
-anything. So there is exactly one process for one spawn.
+Thanks to the gates the fork server has no state: when it dies, the runtime closes the gates at which no spare has
+arrived, and asks the next fork server. A spare of the dead one then reads the end of its gate and exits before it has
+done anything. So there is exactly one process for one spawn.
 
 Rejected: fork from the runtime (it has ZeroMQ's threads); forking when a child is needed (4 ms more, twice that on a
-busy machine); a reply by the nursery (it could die after the fork and before the reply); CLONE_PARENT instead of the
-second fork (glibc would keep the old thread id in the child, and LMDB's robust mutex records exactly that).
+busy machine); a reply by the fork server (it could die after the fork and before the reply); CLONE_PARENT instead of
+the second fork (glibc would keep the old thread id in the child, and LMDB's robust mutex records exactly that).
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ class Spare:
     """A process that waits for an order. `pid` is 0 until it has arrived at its gate."""
 
     gate: int = -1
-    theirs: int = -1  # its end of the gate, until the nursery has it
+    theirs: int = -1  # its end of the gate, until the fork server has it
     pid: int = 0
     pidfd: int = -1
-    asked: int = 0  # times, of the present nursery
+    asked: int = 0  # times, of the present fork server
 
 
 @dataclass(slots=True, eq=False)
@@ -95,10 +95,10 @@ class Spawning:
 
 
 class ForkServer:
-    """The runtime's end: starts the nursery's process, keeps a spare, and hands out orders.
+    """The runtime's end: starts the fork server's process, keeps a spare, and hands out orders.
 
     The loop polls `fd` and then calls `advance`; it watches `pidfd`, reaps `pid` when it has ended, and calls
-    `restart`, which begins another process and repeats what was under way. `stdio` is for the nursery itself.
+    `restart`, which begins another process and repeats what was under way. `stdio` is for the fork server itself.
     """
 
     def __init__(self, preload: Sequence[str], env: Mapping[str, str], stdio: tuple[int, int, int]) -> None:
@@ -207,7 +207,7 @@ class ForkServer:
         spare.gate = spare.theirs = spare.pidfd = -1
 
     def flush(self) -> None:
-        """Ask for the spares that the nursery could not be asked for before. Never waits."""
+        """Ask for the spares that the fork server could not be asked for before. Never waits."""
         assert self._orders is not None
         for spare in self._spares.values():
             if spare.theirs < 0:
@@ -227,7 +227,7 @@ class ForkServer:
 
     @property
     def pids(self) -> set[int]:
-        """The nursery's own, and those of the spares."""
+        """The fork server's own, and those of the spares."""
         return {self.pid, *(spare.pid for spare in self._spares.values()), *self.untaken}
 
     @property
@@ -292,7 +292,7 @@ class ForkServer:
             if not ever:
                 self._refuse(None, OSError(0, "it ended before it began"))
         else:
-            self._ask(spare)  # killed on its way; when the nursery was, `restart` asks again
+            self._ask(spare)  # killed on its way; when the fork server was, `restart` asks again
 
     def _refuse(self, spare: Spare | None, error: OSError) -> None:
         """No process can be made: the order that has waited longest is not carried out."""
@@ -357,7 +357,7 @@ class ForkServer:
             self.pidfd = -1
 
     def close(self) -> None:
-        """Let go of everything. The nursery's process ends by itself, and so do spares at their gates."""
+        """Let go of everything. The fork server's process ends by itself, and so do spares at their gates."""
         for spare in list(self._spares.values()):
             self._drop(spare)
         for spawning in self._waiting:

@@ -1,7 +1,7 @@
-"""The nursery's own process: forks spares, each of which becomes what it is ordered to be.
+"""The fork server's own process: forks spares, each of which becomes what it is ordered to be.
 
 One thread, modules imported, never a ZeroMQ context or the space open, so that a fork of it is clean. How it talks with
-the runtime stands at the head of nursery.py.
+the runtime stands at the head of forkserver.py.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> NoReturn:
     fd, runtime, *preload = sys.argv[1:]
     process.die_with_parent(int(runtime))
     os.set_inheritable(int(fd), False)
-    process.set_name("nr-nursery")
+    process.set_name("nr-forkserver")
     for name in preload:
         importlib.import_module(name)
     sys.exit(serve(int(fd), int(runtime), [name for name in entrypoints.WARM if name in sys.modules]))

@@ -2,7 +2,7 @@
 
     launched process = guard (child subreaper)
         runtime (own process group, own subreaper)
-            nursery, store, operators, custom nodes
+            fork server, store, operators, custom nodes
 
 The guard forwards signals and exits with the runtime's code. When the runtime is killed, everything below it
 becomes the guard's: it is killed, again and again, until nothing is left, whatever session it hid in; sockets

@@ -1,6 +1,6 @@
 """The two processes of a run that are no nodes, and how they are kept alive.
 
-The nursery makes all others; it may die at any time, and the next one repeats what was under way. The store may die
+The fork server makes all others; it may die at any time, and the next one repeats what was under way. The store may die
 at any time too: the space stays, children go on committing, requests are repeated. A helper that dies again and again
 without having done anything ends the run (`GaveUp`).
 """
@@ -51,7 +51,7 @@ class Patience:
 
 
 class ForkServerKeeper:
-    """The nursery, respawned when it died, and the spawns that it has under way."""
+    """The fork server, respawned when it died, and the spawns that it has under way."""
 
     def __init__(self, loop: Loop, notes: RunLog, env: Mapping[str, str], preload: Sequence[str]) -> None:
         self._loop = loop
@@ -69,13 +69,13 @@ class ForkServerKeeper:
         self._closing = [null, said]
         os.set_blocking(self._said, False)
         loop.watch(self._said, self._read)
-        self._nursery = ForkServer(preload, env, (null, said, said))
-        loop.watch(self._nursery.fd, self.advance)
-        loop.watch(self._nursery.pidfd, self._ended)
+        self._fork_server = ForkServer(preload, env, (null, said, said))
+        loop.watch(self._fork_server.fd, self.advance)
+        loop.watch(self._fork_server.pidfd, self._ended)
 
     @property
     def pid(self) -> int:
-        return self._nursery.pid
+        return self._fork_server.pid
 
     @property
     def is_well(self) -> bool:
@@ -84,24 +84,24 @@ class ForkServerKeeper:
 
     @property
     def pids(self) -> set[int]:
-        """Children of the runtime that are the nursery's."""
-        return self._nursery.pids
+        """Children of the runtime that are the fork server's."""
+        return self._fork_server.pids
 
     @property
     def busy(self) -> bool:
         """Whether a child may exist whose pid is not known yet."""
-        return self._nursery.busy
+        return self._fork_server.busy
 
     def spawn(self, order: Order, owner: Owner) -> Proc:
         """Begin to make a process. Raises OSError when descriptors run out."""
-        proc = Proc(self._loop, self._nursery, order, owner)
+        proc = Proc(self._loop, self._fork_server, order, owner)
         self._spawns[proc.spawning] = proc
         proc.progressed()
         return proc
 
     def advance(self) -> None:
         """Take news of spawns."""
-        for spawning in self._nursery.advance():
+        for spawning in self._fork_server.advance():
             self._patience.reset()
             proc = self._spawns[spawning]
             if spawning.done:
@@ -109,31 +109,31 @@ class ForkServerKeeper:
             proc.progressed()
 
     def _ended(self) -> None:
-        self._status = process.reap(self._nursery.pid)
+        self._status = process.reap(self._fork_server.pid)
         if self._status is None:
             return
-        self._loop.unwatch(self._nursery.pidfd)
+        self._loop.unwatch(self._fork_server.pidfd)
         self._died = True
         self.due_s = 0.0
 
     def look(self, now_s: float, stopped_pids: Container[int]) -> None:
         """Restart it, or kill it, when that is due. `stopped_pids`: children of ours that are stopped now."""
-        for pid in self._nursery.untaken:
+        for pid in self._fork_server.untaken:
             if pid in stopped_pids:
                 process.signal_group(pid, signal.SIGKILL)  # nobody knows it yet who could; another takes its order
         if self._died:
             self._restart(now_s)
             return
-        stopped = self._nursery.pid in stopped_pids
+        stopped = self._fork_server.pid in stopped_pids
         self._stopped_since_s = min(self._stopped_since_s, now_s) if stopped else NEVER
         self._busy_since_s = min(self._busy_since_s, now_s) if self.busy else NEVER
         stopped_s, busy_s = now_s - self._stopped_since_s, now_s - self._busy_since_s
-        if stopped_s >= STOPPED_S_MAX or (busy_s > SPAWN_S_MAX and now_s - self._nursery.started_s > SPAWN_S_MAX):
+        if stopped_s >= STOPPED_S_MAX or (busy_s > SPAWN_S_MAX and now_s - self._fork_server.started_s > SPAWN_S_MAX):
             self._notes.tell(f"the fork server {'was stopped' if stopped else 'hangs'}: killing it")
             self._patience.killed_by_us = not stopped
-            os.kill(self._nursery.pid, signal.SIGKILL)
+            os.kill(self._fork_server.pid, signal.SIGKILL)
             self._stopped_since_s = self._busy_since_s = NEVER
-        self._nursery.keep_spares()
+        self._fork_server.keep_spares()
 
     def _restart(self, now_s: float) -> None:
         if not self.due_s:
@@ -145,8 +145,8 @@ class ForkServerKeeper:
             self._notes.tell("the fork server died: starting another one")
             self.due_s = NEVER
             self._died = False
-            self._nursery.restart()
-            self._loop.watch(self._nursery.pidfd, self._ended)
+            self._fork_server.restart()
+            self._loop.watch(self._fork_server.pidfd, self._ended)
 
     def _read(self) -> None:
         data = os.read(self._said, 65536)
@@ -154,10 +154,10 @@ class ForkServerKeeper:
             self._notes.helper_line("fork server", line)
 
     def close(self) -> None:
-        self._loop.unwatch(self._nursery.fd)
+        self._loop.unwatch(self._fork_server.fd)
         if not self._died:
-            self._loop.unwatch(self._nursery.pidfd)
-        self._nursery.close()
+            self._loop.unwatch(self._fork_server.pidfd)
+        self._fork_server.close()
         self._loop.close_fd(self._said)
         for fd in self._closing:
             os.close(fd)
@@ -167,9 +167,9 @@ class StoreKeeper:
     """The store process, respawned when it died; an Owner of its Proc."""
 
     def __init__(
-        self, nursery: ForkServerKeeper, link: StoreLink, notes: RunLog, order: Order, clock: Callable[[], float]
+        self, fork_server: ForkServerKeeper, link: StoreLink, notes: RunLog, order: Order, clock: Callable[[], float]
     ) -> None:
-        self._nursery = nursery
+        self._fork_server = fork_server
         self._link = link
         self._notes = notes
         self._order = order
@@ -190,7 +190,7 @@ class StoreKeeper:
         """Start it, or kill it, when that is due."""
         if now_s >= self.due_s:
             self.due_s = NEVER
-            self._proc = self._nursery.spawn(self._order, self)
+            self._proc = self._fork_server.spawn(self._order, self)
             self._link.connect()
         if self._link.answered:
             self._patience.reset()

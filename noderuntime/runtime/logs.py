@@ -157,7 +157,7 @@ class RunLog:
             self._keep(text, node, stream)
 
     def helper_line(self, helper: str, text: str) -> None:
-        """The store or the nursery printed, which they only do when something is wrong."""
+        """The store or the fork server printed, which they only do when something is wrong."""
         self.tell(f"{helper}: {text}")
 
     def record(self, record: LogRecord) -> None:

@@ -89,7 +89,7 @@ class NodeSupervisor:
         loop: Loop,
         router: Router,
         link: StoreLink,
-        nursery: ForkServerKeeper,
+        fork_server: ForkServerKeeper,
         notes: RunLog,
         dataflow: Dataflow,
         options: RunOptions,
@@ -100,7 +100,7 @@ class NodeSupervisor:
         self._loop = loop
         self._router = router
         self._link = link
-        self._nursery = nursery
+        self._fork_server = fork_server
         self.notes = notes
         self._dataflow = dataflow
         self._options = options
@@ -223,7 +223,7 @@ class NodeSupervisor:
         child.proc = None
         try:
             order = order_of(self._dataflow, child.spec, self._environment(child, life), self._options.extra_env)
-            child.proc = self._nursery.spawn(order, Voice(self, child))
+            child.proc = self._fork_server.spawn(order, Voice(self, child))
         except DataflowError as error:
             self.feed(child, su.SpawnFailed(error.what, permanent=True))
         except OSError as error:
@@ -443,11 +443,11 @@ class NodeSupervisor:
 
     def known_pids(self) -> set[int]:
         """Children of ours that are somebody's."""
-        return {proc.pid for proc in self._procs} | self._nursery.pids
+        return {proc.pid for proc in self._procs} | self._fork_server.pids
 
     def reap_orphans(self) -> None:
         """Reap what we have adopted and what has ended: grandchildren whose parents died before them."""
-        if self._nursery.busy:
+        if self._fork_server.busy:
             return  # one of them may be a child that has not told its pid yet
         known = self.known_pids()
         for pid in process.children_of(os.getpid()):

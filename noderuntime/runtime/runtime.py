@@ -1,6 +1,6 @@
 """The runtime: one loop that carries out what supervision decides.
 
-    run = hold the name, lay out the run directory, nursery, store, `open`, bells and pulses, children;
+    run = hold the name, lay out the run directory, fork server, store, `open`, bells and pulses, children;
           turn the loop until every node is done; the outbox, figures, the last snapshot, `quit`, summary
 
 It decides nothing by itself, never opens the space, and never waits for the store: a child that is stopped inside LMDB
@@ -153,7 +153,7 @@ class Runtime:
         self._router = Router(self._run_dir.runtime_socket)
         self._link = StoreLink(self._loop, self._run_dir, f"runtime-{held.epoch}")
         env = {key: value for key, value in options.environ.items() if not key.startswith("NODERUNTIME_")}
-        self._nursery = ForkServerKeeper(self._loop, self._notes, env, preload_of(dataflow))
+        self._fork_server = ForkServerKeeper(self._loop, self._notes, env, preload_of(dataflow))
         arguments = [
             str(self._run_dir.root),
             "--size", str(held.size_bytes),
@@ -163,9 +163,9 @@ class Runtime:
             "--state", json.dumps(dataflow.state.to_plain()),
         ]  # fmt: skip
         order = Order("nr-store", env, dataflow.folder or "/", entry=entrypoints.STORE, arguments=arguments)
-        self._store = StoreKeeper(self._nursery, self._link, self._notes, order, time.monotonic)
+        self._store = StoreKeeper(self._fork_server, self._link, self._notes, order, time.monotonic)
         self._crew = NodeSupervisor(
-            self._loop, self._router, self._link, self._nursery, self._notes, dataflow, options, self._run_dir,
+            self._loop, self._router, self._link, self._fork_server, self._notes, dataflow, options, self._run_dir,
             time.monotonic, self._stop_asked_by,
         )  # fmt: skip
         self._crew.on_message = self._on_message
@@ -179,7 +179,7 @@ class Runtime:
         if options.chaos_s is not None:
             seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
             self._chaos = Chaos(
-                self._crew, self._store, self._nursery, self._link, self._notes, dataflow, options.chaos_s, seed,
+                self._crew, self._store, self._fork_server, self._link, self._notes, dataflow, options.chaos_s, seed,
                 time.monotonic,
             )  # fmt: skip
         self._code_watch = CodeWatch(self._crew, self._notes, dataflow) if options.watch else None
@@ -228,7 +228,7 @@ class Runtime:
 
     def _turn(self) -> None:
         now_s = time.monotonic()
-        helpers_due_s = min(self._nursery.due_s, self._store.due_s)
+        helpers_due_s = min(self._fork_server.due_s, self._store.due_s)
         due_s = min(self._next_look_s, helpers_due_s, self._crew.deadline_s(), self._stop_at_s, self._give_up_at_s)
         if self._chaos is not None:
             due_s = min(due_s, self._chaos.deadline_s())
@@ -237,7 +237,7 @@ class Runtime:
         self._loop.turn(due_s - now_s)
         now_s = time.monotonic()
         self._crew.tick(now_s)
-        if now_s >= min(self._next_look_s, self._nursery.due_s, self._store.due_s):
+        if now_s >= min(self._next_look_s, self._fork_server.due_s, self._store.due_s):
             self._next_look_s = now_s + LOOK_S
             self._look(now_s)
         if self._chaos is not None:
@@ -272,10 +272,10 @@ class Runtime:
         stopped = self._crew.stopped
         store_pid = self._store.pid
         lock_s = max((held.held_s for pid, held in holdings if pid == store_pid), default=0.0)
-        self._nursery.look(now_s, stopped)
+        self._fork_server.look(now_s, stopped)
         self._store.look(now_s, store_pid in stopped, lock_s)
         self._crew.look(now_s, holdings, pinnings)
-        if not self._nursery.busy:
+        if not self._fork_server.busy:
             self._crew.reap_orphans()
         if self._phase == "running" and not self._stopping:
             self._stuck.look(now_s)
@@ -546,7 +546,7 @@ class Runtime:
             ("letting go of the nodes", self._crew.close),
             ("letting go of the store", self._store.close),
             ("letting go of the store's socket", self._link.close),
-            ("letting go of the fork server", self._nursery.close),
+            ("letting go of the fork server", self._fork_server.close),
             ("killing what is left", self._kill_left),
             ("letting go of the runtime's socket", lambda: self._router.close(0)),
             ("letting go of the lock file", lambda: self._lock_watch.close() if self._lock_watch is not None else None),

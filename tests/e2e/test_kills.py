@@ -72,9 +72,9 @@ def test_a_store_killed_together_with_an_operator_answers_the_claim_once(folder:
 def test_operators_live_on_when_the_fork_server_is_killed(folder: Folder) -> None:
     running = folder.start(SLOW_SUMS)
     running.wait_running()
-    nursery = running.helper("nr-nursery")
+    fork_server = running.helper("nr-forkserver")
     pid = running.status()["sums"]["pid"]
-    kill(nursery)
+    kill(fork_server)
     running.wait_for("status", "the fork server died*")
     assert running.status()["sums"]["pid"] == pid
     kill(pid)
@@ -85,12 +85,12 @@ def test_operators_live_on_when_the_fork_server_is_killed(folder: Folder) -> Non
 def test_everything_but_the_runtime_killed_at_once(folder: Folder) -> None:
     running = folder.start(SLOW_SUMS)
     running.wait_running()
-    for pid in (running.helper("nr-nursery"), running.helper("nr-store"), running.status()["sums"]["pid"]):
+    for pid in (running.helper("nr-forkserver"), running.helper("nr-store"), running.status()["sums"]["pid"]):
         kill(pid)
     assert_counted(running)
 
 
-@pytest.mark.parametrize("victim", ["nr-store", "nr-nursery"])
+@pytest.mark.parametrize("victim", ["nr-store", "nr-forkserver"])
 def test_a_stopped_helper_is_killed_and_replaced(folder: Folder, victim: str) -> None:
     running = folder.start(SLOW_SUMS)
     running.wait_running()
@@ -102,7 +102,7 @@ def test_a_stopped_helper_is_killed_and_replaced(folder: Folder, victim: str) ->
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("victim", ["nr-nursery", "nr-store"])
+@pytest.mark.parametrize("victim", ["nr-forkserver", "nr-store"])
 def test_a_helper_that_is_stopped_again_and_again_does_not_end_the_run(folder: Folder, victim: str) -> None:
     """In a quiet run, so that nothing else shows in between that it works."""
     running = folder.start(TICKING)

@@ -117,6 +117,6 @@ def test_a_parent_that_ignores_its_children_is_no_obstacle(place: Path, options:
     done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     wait_until(lambda: runs.list_runs(os.environ) == [], "the end of the run")
-    assert "fork server" not in done.stderr and "nursery" not in done.stderr
+    assert "fork server" not in done.stderr and "forkserver" not in done.stderr
     told = "".join(path.read_text() for path in (place / "home/state/flow/logs").glob("*/*.jsonl"))
     assert "fork server" not in told, told

@@ -102,7 +102,7 @@ def test_a_store_and_a_fork_server_that_are_stopped_are_replaced() -> None:
         flow(100),
         [
             {"who": "store", "point": "answer claim", "hit": 4, "action": "stop"},
-            {"who": "nursery", "point": "made", "hit": 6, "action": "stop"},
+            {"who": "forkserver", "point": "made", "hit": 6, "action": "stop"},
             *({"who": "a", "point": "committed", "hit": hit, "action": "kill"} for hit in (1, 2)),
         ],
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pytest
 from support.flows import Flow, Link, Vertex, source, worker, writing
-from support.schedules import CUSTOM_OFTEN, CUSTOM_ONCE, NURSERY, OPERATOR_OFTEN, OPERATOR_ONCE, RUNTIME, STORE
+from support.schedules import CUSTOM_OFTEN, CUSTOM_ONCE, FORK_SERVER, OPERATOR_OFTEN, OPERATOR_ONCE, RUNTIME, STORE
 from support.stage import Fault, Stage, run_to_the_end
 
 SENDING = ("flock", "flocked", "allocate", "allocated", "fill", "filled")
@@ -104,9 +104,9 @@ def test_every_victim_at_later_passes_of_every_point(who: str, action: str, hits
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("point", NURSERY)
-def test_the_nursery_killed_while_it_makes_a_child(point: str) -> None:
-    plan = [*faults("nursery", "kill", (point,), (2, 5)), *faults("a", "kill", OPERATOR_OFTEN)]
+@pytest.mark.parametrize("point", FORK_SERVER)
+def test_the_fork_server_killed_while_it_makes_a_child(point: str) -> None:
+    plan = [*faults("forkserver", "kill", (point,), (2, 5)), *faults("a", "kill", OPERATOR_OFTEN)]
     run_to_the_end(flow(), plan)
 
 

@@ -1,4 +1,4 @@
-"""nursery.py: real forks. The test process stands in for the runtime."""
+"""forkserver.py: real forks. The test process stands in for the runtime."""
 
 from __future__ import annotations
 
@@ -44,22 +44,20 @@ class Child:
 
 
 class Parent:
-    """The part of the runtime that a nursery needs."""
+    """The part of the runtime that a fork server needs."""
 
     def __init__(self) -> None:
         self.null = os.open(os.devnull, os.O_RDWR)
-        self.nursery = ForkServer(["decimal"], ENV, (self.null, 2, 2))
+        self.fork_server = ForkServer(["decimal"], ENV, (self.null, 2, 2))
         self.fds = [self.null]
         self.children: list[Child] = []
 
-    def start(
-        self, entry: str = "", argv: Sequence[str] = (), env: Mapping[str, str] = ENV, cwd: str = "/"
-    ) -> Child:
+    def start(self, entry: str = "", argv: Sequence[str] = (), env: Mapping[str, str] = ENV, cwd: str = "/") -> Child:
         out, child_out = os.pipe()
         self.fds.append(out)
         order = Order("test", env, cwd, f"support.children:{entry}" if entry else "", argv, ["--flag"])
         stdio = (os.open(os.devnull, os.O_RDONLY), child_out, os.dup(2))
-        child = Child(self.nursery.spawn(order, stdio), out)
+        child = Child(self.fork_server.spawn(order, stdio), out)
         self.children.append(child)
         return child
 
@@ -70,11 +68,11 @@ class Parent:
             self.turn(1.0)
 
     def turn(self, within_s: float) -> None:
-        ready, _, _ = select.select([self.nursery.fd, self.nursery.pidfd], [], [], within_s)
-        if self.nursery.pidfd in ready:
-            assert process.reap(self.nursery.pid) is not None
-            self.nursery.restart()
-        self.nursery.advance()
+        ready, _, _ = select.select([self.fork_server.fd, self.fork_server.pidfd], [], [], within_s)
+        if self.fork_server.pidfd in ready:
+            assert process.reap(self.fork_server.pid) is not None
+            self.fork_server.restart()
+        self.fork_server.advance()
 
     def spawn(self, entry: str = "", **options: object) -> Child:
         child = self.start(entry, **options)  # type: ignore[arg-type]
@@ -82,7 +80,7 @@ class Parent:
         return child
 
     def close(self) -> None:
-        self.nursery.close()
+        self.fork_server.close()
         left = process.kill_descendants(WAIT_S)
         assert not left
         for fd in [*self.fds, *(child.spawning.pidfd for child in self.children)]:
@@ -120,7 +118,7 @@ def test_a_forked_child_is_our_own_in_a_session_of_its_own_with_what_was_ordered
     assert facts["env"] == {"A": "1", "B": "\udcff"}
     assert (facts["cwd"], facts["argv"], facts["stdin"]) == (str(tmp_path), ["--flag"], "")
     assert facts["preloaded"]
-    assert facts["fds"] == [0, 1, 2], "nothing of the nursery's is left open in it"
+    assert facts["fds"] == [0, 1, 2], "nothing of the fork server's is left open in it"
 
 
 def test_random_numbers_differ_between_children(parent: Parent) -> None:
@@ -178,9 +176,9 @@ def test_a_missing_working_directory_is_told_too(parent: Parent, tmp_path: Path)
     assert child.wait() == 1
 
 
-def test_children_survive_the_nursery_and_the_next_one_makes_more(parent: Parent) -> None:
+def test_children_survive_the_fork_server_and_the_next_one_makes_more(parent: Parent) -> None:
     child = parent.spawn("sleep")
-    os.kill(parent.nursery.pid, signal.SIGKILL)
+    os.kill(parent.fork_server.pid, signal.SIGKILL)
     second = parent.spawn("report")
     assert second.wait() == 7
     assert process.read_stat(child.spawning.pid) is not None
@@ -189,13 +187,11 @@ def test_children_survive_the_nursery_and_the_next_one_makes_more(parent: Parent
 
 
 @pytest.mark.parametrize("after", [0.0, 0.001, 0.003, 0.01, 0.05, 0.3])
-def test_a_nursery_killed_at_any_moment_leaves_one_process_for_each_spawn(
-    parent: Parent, after: float
-) -> None:
+def test_a_fork_server_killed_at_any_moment_leaves_one_process_for_each_spawn(parent: Parent, after: float) -> None:
     parent.spawn("report").wait()  # warm
     children = [parent.start("sleep") for _ in range(5)]
     time.sleep(after)
-    os.kill(parent.nursery.pid, signal.SIGKILL)
+    os.kill(parent.fork_server.pid, signal.SIGKILL)
     parent.finish(*children)
     pids = {child.spawning.pid for child in children}
     assert len(pids) == 5
@@ -203,7 +199,7 @@ def test_a_nursery_killed_at_any_moment_leaves_one_process_for_each_spawn(
     while True:
         parent.turn(0.01)  # all may have been made before its death was seen
         alive = {pid for pid in process.children_of(os.getpid()) if is_alive(pid)}
-        if alive == pids | parent.nursery.pids:
+        if alive == pids | parent.fork_server.pids:
             break
         assert time.monotonic() < deadline_s, f"{alive} live, {pids} are known"
 
@@ -217,7 +213,7 @@ from test_forkserver import Parent, process
 process.become_subreaper()
 parent = Parent()
 children = [parent.spawn("stubborn"), parent.spawn(argv=["/bin/sleep", "1000"])]
-print(*[child.spawning.pid for child in children], parent.nursery.pid, flush=True)
+print(*[child.spawning.pid for child in children], parent.fork_server.pid, flush=True)
 sys.stdin.read()
 """
     runtime = subprocess.Popen(
@@ -241,20 +237,20 @@ sys.stdin.read()
 
 def test_closing_leaves_no_process(parent: Parent) -> None:
     child = parent.start("sleep")
-    pid = parent.nursery.pid
-    parent.nursery.close()
+    pid = parent.fork_server.pid
+    parent.fork_server.close()
     assert child.spawning.done
     deadline_s = time.monotonic() + WAIT_S
     while is_alive(pid):
         assert time.monotonic() < deadline_s
         time.sleep(0.005)
-    parent.nursery = ForkServer([], ENV, (parent.null, 2, 2))
+    parent.fork_server = ForkServer([], ENV, (parent.null, 2, 2))
 
 
 def test_a_spare_that_was_killed_while_it_waited_is_replaced(parent: Parent) -> None:
     parent.spawn("report").wait()
     wait_for_spare(parent)
-    (spare,) = parent.nursery.pids - {parent.nursery.pid}
+    (spare,) = parent.fork_server.pids - {parent.fork_server.pid}
     os.kill(spare, signal.SIGKILL)
     os.waitpid(spare, 0)
     assert parent.spawn("report").wait() == 7
@@ -263,19 +259,19 @@ def test_a_spare_that_was_killed_while_it_waited_is_replaced(parent: Parent) -> 
 def test_a_spare_that_is_killed_just_before_it_gets_an_order_costs_nothing(parent: Parent) -> None:
     for _ in range(20):
         wait_for_spare(parent)
-        (spare,) = parent.nursery.pids - {parent.nursery.pid}
+        (spare,) = parent.fork_server.pids - {parent.fork_server.pid}
         os.kill(spare, signal.SIGKILL)  # and not waited for: the kernel may still be ending it
         assert parent.spawn("report").wait() == 7
 
 
 def test_a_spare_that_dies_with_an_order_at_its_gate_hands_it_on(parent: Parent) -> None:
     wait_for_spare(parent)
-    (spare,) = parent.nursery.pids - {parent.nursery.pid}
+    (spare,) = parent.fork_server.pids - {parent.fork_server.pid}
     os.kill(spare, signal.SIGSTOP)
     child = parent.start("report")
     assert not child.spawning.pid
-    assert parent.nursery.untaken == {spare}
-    assert spare in parent.nursery.pids
+    assert parent.fork_server.untaken == {spare}
+    assert spare in parent.fork_server.pids
     os.kill(spare, signal.SIGKILL)
     parent.finish(child)
     assert child.spawning.pid not in (0, spare)
@@ -285,37 +281,37 @@ def test_a_spare_that_dies_with_an_order_at_its_gate_hands_it_on(parent: Parent)
 
 def test_an_order_whose_spares_all_die_before_they_take_it_is_refused(parent: Parent) -> None:
     wait_for_spare(parent)
-    os.kill(*(parent.nursery.pids - {parent.nursery.pid}), signal.SIGSTOP)
+    os.kill(*(parent.fork_server.pids - {parent.fork_server.pid}), signal.SIGSTOP)
     child = parent.start("report")
     while not child.spawning.done:
-        (spare,) = parent.nursery.untaken
+        (spare,) = parent.fork_server.untaken
         wait_for_spare(parent)
-        (following,) = parent.nursery.pids - {parent.nursery.pid, spare}
+        (following,) = parent.fork_server.pids - {parent.fork_server.pid, spare}
         os.kill(following, signal.SIGSTOP)
         os.kill(spare, signal.SIGKILL)
-        while parent.nursery.untaken == {spare}:
-            assert select.select([parent.nursery.fd], [], [], WAIT_S)[0]
-            parent.nursery.advance()
+        while parent.fork_server.untaken == {spare}:
+            assert select.select([parent.fork_server.fd], [], [], WAIT_S)[0]
+            parent.fork_server.advance()
     assert child.spawning.given == ASKED_MAX
     assert not child.spawning.pid
     assert child.spawning.error is not None
 
 
 def wait_for_spare(parent: Parent) -> None:
-    parent.nursery.keep_spares()
-    while parent.nursery.busy:
-        assert select.select([parent.nursery.fd], [], [], WAIT_S)[0]
-        parent.nursery.advance()
+    parent.fork_server.keep_spares()
+    while parent.fork_server.busy:
+        assert select.select([parent.fork_server.fd], [], [], WAIT_S)[0]
+        parent.fork_server.advance()
 
 
-def test_a_nursery_killed_many_times_in_a_row_costs_no_spawn(parent: Parent) -> None:
+def test_a_fork_server_killed_many_times_in_a_row_costs_no_spawn(parent: Parent) -> None:
     child = parent.start("report")
     for _ in range(12):
-        os.kill(parent.nursery.pid, signal.SIGKILL)
-        assert select.select([parent.nursery.pidfd], [], [], WAIT_S)[0]
-        parent.nursery.advance()
-        assert process.reap(parent.nursery.pid) is not None
-        parent.nursery.restart()
+        os.kill(parent.fork_server.pid, signal.SIGKILL)
+        assert select.select([parent.fork_server.pidfd], [], [], WAIT_S)[0]
+        parent.fork_server.advance()
+        assert process.reap(parent.fork_server.pid) is not None
+        parent.fork_server.restart()
         assert not child.spawning.done
     parent.finish(child)
     assert child.spawning.error is None
@@ -328,10 +324,10 @@ def test_a_spare_that_tells_an_impossible_pid_is_let_go(parent: Parent, pid: int
     ours.setblocking(False)
     spare = Spare()
     spare.gate = ours.detach()
-    parent.nursery._spares[spare.gate] = spare
-    parent.nursery._gates.register(spare.gate, select.EPOLLIN)
+    parent.fork_server._spares[spare.gate] = spare
+    parent.fork_server._gates.register(spare.gate, select.EPOLLIN)
     theirs.send(PID.pack(pid))
-    parent.nursery.advance()
+    parent.fork_server.advance()
     assert spare.gate == -1
     theirs.close()
     assert parent.spawn(argv=["/bin/true"]).wait() == 0

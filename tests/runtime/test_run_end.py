@@ -39,7 +39,7 @@ def test_each_step_of_the_end_happens_although_all_of_them_fail(
     observer: Any = Fails("observer", called)
     runtime: Any = Runtime.__new__(Runtime)
     reading, writing = os.pipe()
-    names = "crew store link nursery router lock_watch loop chaos snapshots outbox held"
+    names = "crew store link fork_server router lock_watch loop chaos snapshots outbox held"
     for name in names.split():
         setattr(runtime, f"_{name}", Fails(name, called))
     runtime._observer = observer
@@ -62,8 +62,8 @@ def test_each_step_of_the_end_happens_although_all_of_them_fail(
     monkeypatch.setattr(process, "kill_descendants", kill_descendants)
     monkeypatch.setattr("noderuntime.runtime.runtime.signal.signal", lambda *given: None)
     runtime._end()
-    wanted = ["crew.close", "store.close", "link.close", "nursery.close", "kill", "router.close", "lock_watch.close",
-              "loop.close", "chaos.finish", "observer.summary", "held.release"]  # fmt: skip
+    wanted = ["crew.close", "store.close", "link.close", "fork_server.close", "kill", "router.close",
+              "lock_watch.close", "loop.close", "chaos.finish", "observer.summary", "held.release"]  # fmt: skip
     assert [name for name in called if name in wanted] == [*wanted, "held.release"]
     with pytest.raises(OSError, match="descriptor"):
         os.fstat(reading)

@@ -1,4 +1,4 @@
-"""What forked children do in the tests of the nursery: entry points, found by name."""
+"""What forked children do in the tests of the fork server: entry points, found by name."""
 
 from __future__ import annotations
 

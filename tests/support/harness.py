@@ -236,7 +236,7 @@ class Running:
         return int(told[1])
 
     def helper(self, name: str) -> int:
-        """The pid of the store (nr-store) or the fork server (nr-nursery)."""
+        """The pid of the store (nr-store) or the fork server (nr-forkserver)."""
 
         def look() -> int:
             for pid in process.children_of(self.runtime_pid):

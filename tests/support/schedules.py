@@ -40,7 +40,7 @@ RUNTIME = ("look", "opened", "started", "do Spawn", "done Spawn", "do Claim", "d
            "done Welcome", "event Hello", "event Claimed", "event Ready", "event Exited", "event SaidBye", "reap",
            "reaped", "ring",
            "send Request", "sent Request", "received Reply")  # fmt: skip
-NURSERY = ("ordered", "make", "made")
+FORK_SERVER = ("ordered", "make", "made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def schedule(seed: int) -> Schedule:
             faults.append(fault(rng, id, point, hit))
     for who, points, most, chance in (
         ("store", STORE, 4, 0.4),
-        ("nursery", NURSERY, 8, 0.15),
+        ("forkserver", FORK_SERVER, 8, 0.15),
         ("runtime", RUNTIME, 12, 0.15),
         ("spare", ("become", "ordered"), 2, 0.1),
     ):

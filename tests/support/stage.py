@@ -148,7 +148,7 @@ class Stage:
             return False
         victim = rng.choice(children)
         with contextlib.suppress(OSError):
-            if Path(f"/proc/{victim}/comm").read_text() == "nr-nursery\n" and rng.random() < 0.9:
+            if Path(f"/proc/{victim}/comm").read_text() == "nr-forkserver\n" and rng.random() < 0.9:
                 return False
             fd = os.pidfd_open(victim)
             stat = process.read_stat(victim)

@@ -617,7 +617,7 @@ class Stress:
                 name = Path(f"/proc/{victim}/comm").read_text().strip()
                 if stat is not None and stat.parent == self.runtime_pid:
                     signal.pidfd_send_signal(fd, number)
-                    who = {"nr-store": "the store", "nr-nursery": "the fork server"}.get(name, "nodes")
+                    who = {"nr-store": "the store", "nr-forkserver": "the fork server"}.get(name, "nodes")
                     self.figures.acts[f"{'kills' if number == signal.SIGKILL else 'stops'} of {who}"] += 1
             finally:
                 os.close(fd)

@@ -6,8 +6,8 @@ that is imported: LMDB's transactions, bells, sockets, flock, the handlers of th
 
     FAULTS='[{"who": "sums", "point": "put", "hit": 3, "action": "kill"}, ...]'
 
-makes the third put of a process of node `sums` its last one. `who` is a node's id, or runtime, store, nursery, spare;
-hits count in each process anew. A fault fires once in a run: a file FAULTS_DIR/INDEX says that it has, before it does.
+makes the third put of a process of node `sums` its last one. `who` is a node's id, or runtime, store, forkserver or
+spare; hits are counted in each process anew. A fault fires once in a run: the file FAULTS_DIR/INDEX is made before it.
 
     kill    SIGKILL from within                     stop    SIGSTOP, and go on if somebody says so
     error   an exception that nobody expects        full    LMDB says that there is no room
@@ -266,12 +266,12 @@ def store(module: ModuleType) -> None:
     around(module.Store, "housekeeping", "housekeeping")
 
 
-def nursery(module: ModuleType) -> None:
+def fork_server(module: ModuleType) -> None:
     real_serve, real_call, real_wait = module.serve, module._call, module._wait_at_gate
 
     def serve(*arguments: object) -> object:
         global role
-        role = "nursery"
+        role = "forkserver"
         return real_serve(*arguments)
 
     def wait_at_gate(*arguments: object) -> object:
@@ -393,7 +393,7 @@ POINTS = {
     "noderuntime.ipc.channel": channel, "noderuntime.node.context": context,
     "noderuntime.node.operator_host": operator_host,
     "noderuntime.node.session": session, "noderuntime.node.custom_node": node, "noderuntime.store.service": store,
-    "noderuntime.runtime.forkserver_main": nursery, "noderuntime.runtime.runtime": runtime,
+    "noderuntime.runtime.forkserver_main": fork_server, "noderuntime.runtime.runtime": runtime,
     "noderuntime.runtime.nodes": crew,
     "noderuntime.ipc.process": process,
     "noderuntime.state.memory": memory_state, "noderuntime.state.common": table_state,
