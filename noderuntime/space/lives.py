@@ -216,7 +216,9 @@ def revive(txn: WriteTxn, registry: Registry, node_entry: NodeEntry) -> None:
     txn.put(keys.node(node_entry.number), record.pack())
     around = links(registry, node_entry)
     for _, _, queue_key in around.receivers:
-        _clear_flags(txn, queue_key, SOURCE_ENDED | SOURCE_FAILED)
+        # a receiver that ended because it was cut off stays marked: `--resume` makes it live again
+        closed = queue_of(txn, queue_key)[FLAGS] & CLOSED
+        _clear_flags(txn, queue_key, SOURCE_ENDED | SOURCE_FAILED | (0 if closed else CUT_OFF))
     if ended:
         for _, _, queue_key in around.inputs:
             _clear_flags(txn, queue_key, CLOSED)

@@ -273,6 +273,26 @@ def test_who_ended_behind_a_failed_node_stays_ended_at_a_resume_once_that_was_re
     assert chain.open(CHAIN, resume=True)["ended"] == ["b", "c"]
 
 
+def test_who_ends_behind_a_cut_off_node_that_had_come_back_stays_ended_at_a_resume(chain: Net) -> None:
+    chain.begin("a")
+    b, c = chain.begin("b"), chain.begin("c")
+    chain.end("a", error="broken")
+    commit(b, staged(b, ends=True))
+    chain.ask("revive", node="b")
+    commit(c, staged(c, ends=True))
+    assert chain.open(CHAIN, resume=True)["ended"] == ["c"]
+
+
+def test_who_had_ended_before_a_cut_off_node_comes_back_is_live_again_at_a_resume(chain: Net) -> None:
+    chain.begin("a")
+    b, c = chain.begin("b"), chain.begin("c")
+    chain.end("a", error="broken")
+    commit(b, staged(b, ends=True))
+    commit(c, staged(c, ends=True))
+    chain.ask("revive", node="b")
+    assert chain.open(CHAIN, resume=True)["ended"] == []
+
+
 def test_what_waits_is_told_of_one_moment_notices_included(chain: Net) -> None:
     a = chain.begin("a")
     send(a, 1, 2)

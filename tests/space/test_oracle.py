@@ -161,10 +161,16 @@ class Model:
                 queue.waiting = [item for item in queue.waiting if item[2] or item[1][0] == "NODE_RESTARTED"]
 
     def revive(self, node: str) -> None:
+        ended = self.status[node] == "ended"
         self.status[node] = "live"
         for queue in self.downstream(node):
             queue.source_ended = queue.source_failed = False
-        if "failed" not in self.status.values():
+            if not queue.closed:
+                queue.cut_off = False
+        if ended:
+            for queue in self.own(node):
+                queue.closed = False
+        elif "failed" not in self.status.values():
             for queue in self.queues.values():
                 queue.cut_off = False
 
@@ -184,10 +190,11 @@ class Model:
 
 
 class Game:
-    """One seed: a random dataflow, and random operations on it."""
+    """One seed: a random dataflow, and random operations on it. `restless`: nodes end, fail and come back often."""
 
-    def __init__(self, make: Make, seed: int) -> None:
+    def __init__(self, make: Make, seed: int, restless: bool) -> None:
         self.random = random.Random(seed)
+        self.restless = restless
         self.spec = self.dataflow()
         self.net: Net = make(self.spec)
         self.model = Model(
@@ -235,6 +242,8 @@ class Game:
 
     def step(self) -> str:
         kinds = ["commit"] * 30 + ["claim"] * 3 + ["hold"] * 3 + ["time", "end", "fail", "zombie", "resume", "revive"]
+        if self.restless:
+            kinds += ["end", "fail", "revive"] * 10
         kind = self.random.choice(kinds)
         node = self.random.choice(list(self.spec))
         live = self.model.status[node] == "live"
@@ -386,10 +395,10 @@ class Game:
         return f"end of {node}: {error}"
 
     def revive(self, node: str) -> str:
-        """A failed node is brought back while the run goes on: it goes on with its mailbox."""
+        """A node that failed or ended comes back while the run continues; a failed one with what its mailbox kept."""
         self.net.ask("revive", node=node)
-        if self.model.status[node] != "failed":
-            return f"{node} has not failed"
+        if self.model.status[node] == "live":
+            return f"{node} is live"
         self.model.revive(node)
         self.held[node] = []
         return f"{self.claim(node)}, revived"
@@ -477,8 +486,8 @@ class Game:
         assert sent == sum(sum(queue[at] for at in (0, 2, 3, 4)) for queue in found) + dead
 
 
-def play(make: Make, seed: int, steps: int) -> None:
-    game = Game(make, seed)
+def play(make: Make, seed: int, steps: int, restless: bool = False) -> None:
+    game = Game(make, seed, restless)
     story = []
     try:
         for _ in range(steps):
@@ -500,8 +509,13 @@ def test_the_space_does_what_plain_objects_do(make: Make, seed: int) -> None:
     play(make, seed, 80)
 
 
+@pytest.mark.parametrize("seed", range(20), ids="restless_seed_{}".format)
+def test_the_space_does_what_plain_objects_do_while_nodes_end_and_come_back(make: Make, seed: int) -> None:
+    play(make, seed, 150, restless=True)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("part", range(8))
 def test_the_space_does_what_plain_objects_do_for_long(make: Make, part: int) -> None:
     for seed in range(1000 + part * 25, 1025 + part * 25):
-        play(make, seed, 300)
+        play(make, seed, 300, restless=seed % 2 == 1)
