@@ -27,17 +27,17 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, cast
 
-from noderuntime.api.events import Event, input_event, kvs_update, notice
+from noderuntime.api.events import Event, kvs_update, notice
 from noderuntime.errors import Fenced, NodeRuntimeError, NotRunning, StateNotAvailable, StoreFull, UnknownOutput
 from noderuntime.ipc import doorbell, forks, process, pulse
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import Bye, Quiet, Ready, Refused, Stop
 from noderuntime.ipc.wiring import Wiring
+from noderuntime.node import inbox
 from noderuntime.node.joining import end_fenced, find_run, greet
 from noderuntime.node.session import ROOM_CHECK_S, NodeSession
 from noderuntime.node.timerfd import OneShotTimer
 from noderuntime.node.timers import Timers
-from noderuntime.space import records
 from noderuntime.space.kvs import Merge
 from noderuntime.space.mailbox import Message
 from noderuntime.space.segments import Dropped
@@ -307,16 +307,17 @@ class Node:
         session = self._session
         key, record = message
         input = session.input_of(key)
-        staged = Staged()
-        if record[0] < records.NOTICE_MIN and input.cell >= 0:
-            if (recovery := self._timers.recovery(input)) is not None:
-                self._recovered.append(message)
-                staged.also().cells = recovery
-                self._hands[holder] = _Hand(staged, None, -1)
-                return notice("INPUT_RECOVERED", input.name)
-            staged.also().cells = self._timers.arrival(input)
+        timed = input.cell >= 0 and not inbox.is_notice(record)
+        if timed and (recovery := self._timers.recovery(input)) is not None:
+            self._recovered.append(message)
+            staged = Staged()
+            staged.also().cells = recovery
+            self._hands[holder] = _Hand(staged, None, -1)
+            return notice("INPUT_RECOVERED", input.name)
+        arrival = self._timers.arrival(input) if timed else None
+        lives = session.attempts.get(key, 0)
         try:
-            decoded = records.decode_message(record, session.body(key, record) if record[1] else None)
+            event = inbox.event_of(session, input, message, lives)
         except Dropped:
             return _DROPPED
         except Exception:
@@ -325,25 +326,16 @@ class Node:
             if self._free_slots:
                 session.page.take(self._free_slots[-1], key)
             raise
-        lives = session.attempts.get(key, 0)
-        staged.ack = (key, input, record)
-        if lives:
-            staged.also().attempts = True
+        staged = inbox.acknowledgement(input, message, lives)
+        if arrival is not None:
+            staged.also().cells = arrival
         slot = self._free_slots.pop() if self._free_slots else -1
         if slot >= 0:
             session.page.take(slot, key)
         self._hands[holder] = _Hand(staged, key, slot)
         self._unacknowledged.add(key)
         session.set_phase(pulse.HANDLING)
-        kind, value, metadata, number, sent_ns = decoded
-        if kind < records.NOTICE_MIN:
-            return input_event(input.name, value, metadata, input.wiring.source, sent_ns, number, lives + 1)
-        if kind == records.INPUT_CLOSED:
-            session.note_closed(input.name, by_failure=value[1] is not None)
-            return notice("INPUT_CLOSED", input.name)
-        if kind == records.NODE_RESTARTED:
-            session.note_restarted(value[0])
-        return notice(records.NOTICE_TYPES[kind], value[0], value[1] or "")
+        return event
 
     def _due_locked(self, holder: Holder) -> Event | None:
         """A tick or a timeout that is due."""

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from noderuntime.api.events import Event, input_event, kvs_update, notice
+from noderuntime.api.events import Event, kvs_update, notice
 from noderuntime.api.operator import (
     POSITION_KEY,
     Source,
@@ -60,15 +60,14 @@ from noderuntime.ipc.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.node.commit_helper import CommitHelper
 from noderuntime.node.context import OperatorContext
+from noderuntime.node.inbox import event_of, is_notice
 from noderuntime.node.reload_check import CodeCheck
 from noderuntime.node.remote_log import LogHandler
 from noderuntime.node.session import ROOM_CHECK_S, NodeSession
 from noderuntime.node.timers import Cells, Timers
 from noderuntime.node.user_code import load, user_trace
-from noderuntime.space import records
 from noderuntime.space.keys import MAILBOX_PREFIX_BYTES
 from noderuntime.space.mailbox import Message
-from noderuntime.space.records import NOTICE_MIN, decode_message
 from noderuntime.space.segments import Dropped
 from noderuntime.space.staging import Staged
 from noderuntime.space.writer import Inapplicable, MessageGone
@@ -257,7 +256,7 @@ class OperatorHost:
         input = self._inputs[key[:MAILBOX_PREFIX_BYTES]]
         staged = Staged()
         staged.ack = key, input, record
-        if input.cell >= 0 and record[0] < NOTICE_MIN:
+        if input.cell >= 0 and not is_notice(record):
             if (recovery := self._timers.recovery(input)) is not None:
                 self._handle(notice("INPUT_RECOVERED", input.name), _with_cells(recovery))
                 if self.over:
@@ -269,21 +268,11 @@ class OperatorHost:
             lives = session.attempts.pop(key, 0)
             staged.also().attempts = lives > 0
         try:
-            outside = session.body(key, record) if record[1] else None
-            kind, value, metadata, number, sent_ns = decode_message(record, outside)
+            event = event_of(session, input, message, lives)
         except Dropped:
             return
         except BaseException as error:
             self._fail("on_event", error)
-        if kind < NOTICE_MIN:
-            event = input_event(input.name, value, metadata, input.source, sent_ns, number, lives + 1)
-        elif kind == records.INPUT_CLOSED:
-            session.note_closed(input.name, by_failure=value[1] is not None)
-            event = notice("INPUT_CLOSED", input.name)
-        else:
-            if kind == records.NODE_RESTARTED:
-                session.note_restarted(value[0])
-            event = notice(records.NOTICE_TYPES[kind], value[0], value[1] or "")
         self._handle(event, staged)
 
     def _handle(self, event: Event, staged: Staged, ends: bool | None = None) -> None:

@@ -9,7 +9,7 @@ import os
 import select
 import time
 from collections.abc import Collection, Container, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from noderuntime.ipc import doorbell, pulse
 from noderuntime.ipc.rundir import RunDir
@@ -25,6 +25,10 @@ from noderuntime.space.watches import Subscription
 from noderuntime.state import State
 from noderuntime.state.external import ExternalState, ExternalSubscription, open_external
 from noderuntime.state.memory import NodeState
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 QUIET_NS = 1_000_000  # without a commit for so long, the receivers are asleep
 ANNOUNCED_MAX = 4
@@ -165,21 +169,11 @@ class NodeSession:
             self._pool = SegmentPool(self.space, self._folder, self.wiring.number)
         return self._pool
 
-    def body(self, key: bytes, record: bytes) -> Any:
-        """The body of a message, as a buffer, that lies in a segment (record[1]). Raises Dropped."""
+    def body(self, key: bytes, record: bytes) -> NDArray[np.uint8]:
+        """The body of a message that lies in a segment (record[1]), as a read-only array. Raises Dropped."""
         if self._views is None:
             self._views = SegmentViews(self.space, self._folder)
         return self._views.lease(key, records.reference_of(record))
-
-    def raw(self, key: bytes, record: bytes) -> tuple[int, bytes, bytes, bytes, int, int]:
-        """(kind, head, metadata, body, number, sent_ns) of a message, nothing of it decoded. Raises Dropped."""
-        kind, where, head_bytes, metadata_bytes, number, sent_ns = records.MESSAGE.unpack_from(record)
-        at = records.MESSAGE_BYTES + metadata_bytes
-        metadata = record[records.MESSAGE_BYTES : at]
-        head, body = record[at : at + head_bytes], record[at + head_bytes :]
-        if where:
-            body = bytes(self.body(key, record))
-        return kind, head, metadata, body, number, sent_ns
 
     def let_go(self, group: Sequence[Staged]) -> None:
         """These events are committed, or given up: their segments are counted in the space, or free."""

@@ -28,6 +28,7 @@ from noderuntime.errors import Fenced, NodeRuntimeError, ProtocolError, UnknownO
 from noderuntime.ipc import pulse
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.ipc.wiring import Wiring
+from noderuntime.node import inbox
 from noderuntime.node.session import NodeSession
 from noderuntime.space import keys, records
 from noderuntime.space.environment import Space
@@ -104,12 +105,9 @@ class RemoteNode:
             if slot >= 0:
                 session.page.release(slot)
                 self._free.append(slot)
-            staged = Staged()
-            staged.ack = (key, session.input_of(key), record)
-            if session.attempts.pop(key, 0):
-                staged.also().attempts = True
+            lives = session.attempts.pop(key, 0)
+            group.append(inbox.acknowledgement(session.input_of(key), (key, record), lives))
             session.page.words[pulse.HANDLED] += 1
-            group.append(staged)
         while group:
             try:
                 done = session.commit(group)
@@ -149,18 +147,10 @@ class RemoteNode:
         if key not in self.taken:
             raise ProtocolError(f"the event {place!r:.60} is not in hand")
         try:
-            whole = self._parts(key, self.taken[key][0])[PARTS.index(part)]
+            whole = inbox.parts_of(self.session, (key, self.taken[key][0]))[PARTS.index(part)]
         except Dropped:
             return None
         return bytes(memoryview(whole)[offset : offset + PART_BYTES])
-
-    def _parts(self, key: bytes, record: bytes) -> tuple[memoryview, memoryview, memoryview]:
-        """Head, body and metadata of a message, nothing of it copied. Raises Dropped."""
-        _, where, head_bytes, metadata_bytes, _, _ = records.MESSAGE.unpack_from(record)
-        view = memoryview(record)
-        at = records.MESSAGE_BYTES + metadata_bytes
-        body = memoryview(self.session.body(key, record)) if where else view[at + head_bytes :]
-        return view[at : at + head_bytes], body, view[records.MESSAGE_BYTES : at]
 
     def _next_events(self, limit: int) -> list[Result]:
         if len(self.taken) >= HANDS_KEPT_MAX:
@@ -186,14 +176,13 @@ class RemoteNode:
         input = session.input_of(key)
         _, number, sequence, index = keys.parse_message(key)
         place = [number, sequence, index]
-        if record[0] >= records.NOTICE_MIN:
-            kind, value, _, _, _ = records.decode_message(record)
-            if kind == records.INPUT_CLOSED:
-                failed = value[1] is not None  # then the input has not ended: its sender may come back
-                return {"type": "INPUT_CLOSED", "id": input.name, "failed": failed, "place": place}
-            return {"type": records.NOTICE_TYPES[kind], "id": value[0], "error": value[1] or "", "place": place}
+        if inbox.is_notice(record):
+            told = inbox.notice_of(input, record)
+            if told.type == "INPUT_CLOSED":
+                return {"type": told.type, "id": told.id, "failed": told.by_failure, "place": place}
+            return {"type": told.type, "id": told.id, "error": told.error, "place": place}
         kind, _, _, _, sent, sent_ns = records.MESSAGE.unpack_from(record)
-        parts = dict(zip(PARTS, self._parts(key, record), strict=True))
+        parts = dict(zip(PARTS, inbox.parts_of(session, (key, record)), strict=True))
         event = {
             "type": "INPUT", "id": input.name, "kind": KINDS[kind],
             "source": input.wiring.source, "uid": f"{input.wiring.source}#{sent}",
@@ -244,9 +233,7 @@ class RemoteNode:
         except Exception as error:
             text = f"the metadata of message {number} of {name!r} is no map with text keys: {error}"
             raise ProtocolError(text) from None
-        start = records.pack_message(
-            NUMBERS[kind], records.INLINE, len(head), len(metadata), number, time.time_ns()
-        )
+        start = records.pack_message(NUMBERS[kind], records.INLINE, len(head), len(metadata), number, time.time_ns())
         return b"".join((start, metadata, head, body))
 
     def sent(self) -> dict[str, int]:
