@@ -1,10 +1,15 @@
-"""The order of the house: a package imports only from those above it in one list, and the safety rules hold."""
+"""The structure of the code: a package imports only from those above it in one list, the safety rules hold, modules do
+not import each other in circles, and none has grown beyond one idea."""
 
 from __future__ import annotations
 
 import ast
 import importlib
+import json
+import os
 import re
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -46,8 +51,30 @@ FIRST_TO_READ = {
 }  # fmt: skip
 
 
+# A module above this many lines usually holds two ideas. Those that are longer, and why they are one idea all the same:
+LINES_MAX = 450
+LONGER = {
+    "dataflow/reader.py": "one function per field of the dataflow file",
+    "runtime/lifecycle.py": "one table of (state, event) -> actions, and its rows",
+    "space/kvs.py": "one store: its reads, writes, history and purge share the layout of its records",
+    "space/segments.py": "one protocol between the owner and the readers of a segment; its halves make sense together",
+    "state/common.py": "the base class of kinds with tables, a documented import path",
+    "state/memory.py": "one kind, the same calls as the others",
+    "state/redis.py": "one kind, the same calls as the others",
+    "node/custom_node.py": "to be split", "node/operator_host.py": "to be split", "runtime/nodes.py": "to be split",
+    "runtime/runtime.py": "to be split", "store/service.py": "to be split",
+}  # fmt: skip
+
+INJECTOR = Path(__file__).parent / "support/inject"
+NEVER_FIRES = [{"who": "nobody", "point": "nothing", "hit": 1, "action": "kill"}]
+
+
 def modules() -> list[str]:
     return sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
+
+
+def dotted(module: str) -> str:
+    return f"noderuntime.{module.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__")
 
 
 def room(module: str) -> str:
@@ -91,6 +118,43 @@ def test_a_module_imports_only_from_packages_above_its_own(module: str) -> None:
     above = set(ORDER[: ORDER.index(room(module))])
     assert rooms_of(module) <= above | {"__init__"} - ({"__init__"} if room(module) == "__init__" else set())
     assert not rooms_of(module) & NEVER.get(room(module), set())
+
+
+def imported(module: str) -> set[str]:
+    """The modules of ours that a module takes names from. `from package import module` is an import of that module."""
+    known = {dotted(name): name for name in modules()}
+    found = imports(PACKAGE / module)
+    packages = {name for name in known if known[name].endswith("__init__.py")}
+    used = {name for name in found if name in known and name not in packages}
+    used |= {name.rpartition(".")[0] for name in found if name.rpartition(".")[0] in packages and name not in known}
+    return {known[name] for name in used} - {module}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside functions count: they hide a circle, they do not open it."""
+    edges = {module: imported(module) for module in modules()}
+    while True:
+        targets = set().union(*edges.values())
+        inner = {module for module, used in edges.items() if used & edges.keys() and module in targets}
+        if inner == edges.keys():
+            break
+        edges = {module: edges[module] & inner for module in inner}
+    assert edges == {}
+
+
+def test_a_module_is_one_idea() -> None:
+    lines = {module: len((PACKAGE / module).read_text().splitlines()) for module in modules()}
+    long = {module: count for module, count in lines.items() if count > LINES_MAX}
+    assert {module: count for module, count in long.items() if module not in LONGER} == {}
+
+
+def test_the_fault_injector_wraps_names_that_exist() -> None:
+    """A renamed boundary must not make the fault tests silently weaker."""
+    program = "import importlib, sitecustomize; [importlib.import_module(name) for name in sitecustomize.POINTS]"
+    environ = {**os.environ, "PYTHONPATH": str(INJECTOR), "FAULTS": json.dumps(NEVER_FIRES)}
+    line = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(line, env=environ, cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("library", ONLY)

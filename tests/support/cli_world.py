@@ -118,5 +118,7 @@ class World:
         return made
 
     def close(self) -> None:
-        for thing in [*self._servers, *self._runs]:
-            thing.close()
+        for server in self._servers:
+            server.close()
+        for run in self._runs:
+            run.close()

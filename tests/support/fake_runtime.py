@@ -95,7 +95,7 @@ class Child:
 
     def wait(self) -> int:
         """Its exit code; minus the signal that killed it."""
-        code: int = wait_until(lambda: self.code is not None and [self.code], f"the end of {self}")[0]
+        code: int = wait_until(lambda: [] if self.code is None else [self.code], f"the end of {self}")[0]
         deadline = time.monotonic() + LAST_WORDS_S
         while code in (0, 1) and not self.has_said(Bye | Failed) and time.monotonic() < deadline:
             time.sleep(0.001)  # it has ended, and its last words are still under way
@@ -124,7 +124,9 @@ class Child:
 
     def expect(self, kind: type[M]) -> M:
         """Wait until it says a message of that kind."""
-        return wait_until(lambda: self.has_said(kind) or (self.code is not None and self.has_said(kind)), str(self))[-1]
+        # asked for once more when it has ended: what it said last may have come in between
+        said = wait_until(lambda: self.has_said(kind) or ([] if self.code is None else self.has_said(kind)), str(self))
+        return said[-1]
 
     def logged(self, text: str) -> bool:
         return any(text in log.text for log in self.has_said(Log))

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from noderuntime.ipc import process
 from noderuntime.ipc.channel import Dealer
@@ -21,6 +21,7 @@ from noderuntime.ipc.protocol import VERSION, Answer, Ask
 from noderuntime.ipc.rundir import RunDir
 
 WAIT_S = 30.0
+T = TypeVar("T")
 MARK = "TEST_RUN_HOME"  # in the environment of all processes of a run, the forked ones too
 RUNNER = Path(__file__).parent / "runner.py"
 
@@ -86,7 +87,7 @@ nodes:
 """
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:
+def wait_until(condition: Callable[[], T], what: str, timeout_s: float = WAIT_S) -> T:
     deadline_s = time.monotonic() + timeout_s
     while not (found := condition()):
         assert time.monotonic() < deadline_s, f"waited in vain for: {what}"

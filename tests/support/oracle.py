@@ -32,7 +32,7 @@ Entry = tuple[int, int, int, int]
 
 def entries_of(state: dict[str, bytes]) -> list[Entry]:
     data = b"".join(state[key] for key in sorted(state) if key.startswith("log"))
-    return list(ENTRY.iter_unpack(data))  # type: ignore[arg-type]
+    return list(ENTRY.iter_unpack(data))
 
 
 def check(flow: Flow, found: Found) -> dict[str, list[int]]:

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 WAIT_S = 30.0
+T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], Any], what: str = "") -> Any:
+def wait_until(condition: Callable[[], T], what: str = "") -> T:
     """Wait for `condition` to come true, and return what it returned."""
     deadline = time.monotonic() + WAIT_S
     while not (found := condition()):

@@ -12,14 +12,14 @@ from noderuntime.space import keys, kvs, lives, records
 from noderuntime.space.environment import Space, create, scan
 
 BOOT = "this-boot"
-NODES = [
+NODES: list[dict[str, Any]] = [
     {"id": "numbers", "kind": "operator", "inputs": [], "outputs": ["n"]},
     {"id": "sums", "kind": "operator", "inputs": [["n", "numbers/n"]], "outputs": ["sum"]},
 ]
 
 
 def make_space(folder: Path, size_bytes: int = 64 << 20) -> Space:
-    """A space with the graph of NODES in it."""
+    """A space with the dataflow of NODES in it."""
     space = create(folder, size_bytes, BOOT)
     with space.write() as txn:
         lives.register(txn, NODES)

@@ -279,7 +279,7 @@ class Stage:
 
 def run_to_the_end(flow: Flow, faults: Sequence[Fault] = (), **env: str) -> list[Fault]:
     """Run a dataflow with these faults, and check everything. Returns the faults that never happened."""
-    with Stage(faults, **env) as stage:
+    with Stage(faults, None, **env) as stage:
         stage.start(flow.yaml(str(stage.root)))
         stage.complete(flow)
         stage.check(flow)

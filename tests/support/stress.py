@@ -198,10 +198,10 @@ class Stress:
     def start(self) -> None:
         line = [sys.executable, "-m", "noderuntime", "run", "flow.yml", *self.options]
         with open(self.root / "out.txt", "wb") as out, open(self.root / "err.txt", "wb") as err:
-            self.process = subprocess.Popen(
+            self.process = process = subprocess.Popen(
                 line, cwd=self.root, env=self.env, stdin=subprocess.DEVNULL, stdout=out, stderr=err
             )
-        wait_until(lambda: self.max_line() > 0 or self.process.poll() is not None, "the first results")
+        wait_until(lambda: self.max_line() > 0 or process.poll() is not None, "the first results")
         self.runtime_pid = int(json.loads((self.home / "runs/flow/run.json").read_text())["pid"])
 
     def max_line(self) -> int:
@@ -308,7 +308,7 @@ class Stress:
         self._same("shared sum", self._state("shared", "totals/sum"), str(total))
         self._same("shared count", self._state("shared", "totals/count"), str(len(lines)))
         database = sqlite3.connect(self.root / "rows.db")
-        rows = [json.loads(value) for (value,) in database.execute("SELECT value FROM messages ORDER BY place")]
+        rows = [json.loads(text) for (text,) in database.execute("SELECT value FROM messages ORDER BY place")]
         database.close()
         sums: Counter[int] = Counter()
         expected = []
@@ -316,14 +316,14 @@ class Stress:
             sums[number % 7] += number
             expected.append([number % 7, number, sums[number % 7]])
         if rows != expected:
-            wrong = next((pair for pair in zip(rows, expected, strict=False) if pair[0] != pair[1]), None)
-            self.fault(f"{len(rows)} rows instead of {count}; the first that differs: {wrong}")
+            differing = next((pair for pair in zip(rows, expected, strict=False) if pair[0] != pair[1]), None)
+            self.fault(f"{len(rows)} rows instead of {count}; the first that differs: {differing}")
         seen: dict[str, dict[int, int]] = {"n": {}, "sum": {}}
         for line in (self.root / "checks.txt").read_text().splitlines():
             with contextlib.suppress(ValueError):  # torn by a kill in the middle of a write
-                name, number, value = line.split()
-                if seen[name].setdefault(int(number), int(value)) != int(value):
-                    self.fault(f"checks.{name}#{number} has two values: {value}, {seen[name][int(number)]}")
+                name, at, value = line.split()
+                if seen[name].setdefault(int(at), int(value)) != int(value):
+                    self.fault(f"checks.{name}#{at} has two values: {value}, {seen[name][int(at)]}")
         self._same("checks.sum", sorted(seen["sum"].items()), [(at, at) for at in range(1, count + 1)])
         self._same("checks.n", [value for _, value in sorted(seen["n"].items())], lines)
         found = self.run(Command(["snapshot", "verify", "--run", "flow", "--json"]))

@@ -23,8 +23,9 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 PLAN = json.loads(os.environ.get("FAULTS", "[]"))
 FOLDER = os.environ.get("FAULTS_DIR", "")
@@ -103,24 +104,24 @@ def around(owner: object, name: str, before: str = "", after: str = "") -> None:
 class Stand:
     """Stands for a module or an object; what is set on it is taken instead."""
 
-    def __init__(self, real: object) -> None:
+    def __init__(self, real: Any) -> None:
         self._real = real
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
 
 class Cursor(Stand):
     """A cursor of a write transaction."""
 
-    def __iter__(self) -> object:
+    def __iter__(self) -> Any:
         return iter(self._real)
 
-    def delete(self) -> object:
+    def delete(self) -> Any:
         point("delete")
         return self._real.delete()
 
-    def putmulti(self, items: object) -> None:
+    def putmulti(self, items: Any) -> None:
         for key, value in items:
             point("put")
             self._real.put(key, value)
@@ -129,15 +130,15 @@ class Cursor(Stand):
 class Transaction(Stand):
     """A write transaction with its points."""
 
-    def put(self, *arguments: object, **named: object) -> object:
+    def put(self, *arguments: Any, **named: Any) -> Any:
         point("put")
         return self._real.put(*arguments, **named)
 
-    def delete(self, *arguments: object, **named: object) -> object:
+    def delete(self, *arguments: Any, **named: Any) -> Any:
         point("delete")
         return self._real.delete(*arguments, **named)
 
-    def cursor(self) -> object:
+    def cursor(self) -> Any:
         return Cursor(self._real.cursor())
 
     def commit(self) -> None:
@@ -145,28 +146,28 @@ class Transaction(Stand):
         self._real.commit()
         point("committed")
 
-    def __enter__(self) -> object:
+    def __enter__(self) -> Any:
         self._real.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> object:
+    def __exit__(self, *error: Any) -> Any:
         return self._real.__exit__(*error)
 
 
 class Reading(Stand):
     """A read transaction, in which one can be stopped or killed."""
 
-    def __enter__(self) -> object:
+    def __enter__(self) -> Any:
         transaction = self._real.__enter__()
         point("read")
         return transaction
 
-    def __exit__(self, *error: object) -> object:
+    def __exit__(self, *error: Any) -> Any:
         return self._real.__exit__(*error)
 
 
 class Environment(Stand):
-    def begin(self, write: bool = False, **named: object) -> object:
+    def begin(self, write: bool = False, **named: Any) -> Any:
         if not write:
             return Reading(self._real.begin(**named))
         point("lock")
@@ -175,17 +176,17 @@ class Environment(Stand):
         return transaction
 
 
-def space(module: ModuleType) -> None:
+def space(module: Any) -> None:
     real = module.Space.__init__
 
-    def begin(self: object, folder: object, env: object, lock_word: object) -> None:
+    def begin(self: Any, folder: Any, env: Any, lock_word: Any) -> None:
         point("open")
         real(self, folder, Environment(env), lock_word)
 
     module.Space.__init__ = begin
 
 
-def segments(module: ModuleType) -> None:
+def segments(module: Any) -> None:
     locks, system = Stand(module.fcntl), Stand(module.os)
     around(locks, "flock", "flock", "flocked")
     around(system, "posix_fallocate", "allocate", "allocated")
@@ -194,16 +195,16 @@ def segments(module: ModuleType) -> None:
     around(module.SegmentViews, "lease", "lease", "leased")
 
 
-def bells(module: ModuleType) -> None:
+def bells(module: Any) -> None:
     around(module, "ring", "ring", "rung")
 
 
-def channel(module: ModuleType) -> None:
+def channel(module: Any) -> None:
     for kind in (module.Dealer, module.Router):
         _sending(kind)
     real = module.Dealer.receive_nowait
 
-    def receive_nowait(self: object) -> object:
+    def receive_nowait(self: Any) -> Any:
         message = real(self)
         if message is not None:
             point(f"received {type(message).__name__}")
@@ -212,10 +213,10 @@ def channel(module: ModuleType) -> None:
     module.Dealer.receive_nowait = receive_nowait
 
 
-def _sending(kind: type) -> None:
+def _sending(kind: Any) -> None:
     real = kind.send
 
-    def send(self: object, *arguments: object) -> object:
+    def send(self: Any, *arguments: Any) -> Any:
         name = next(type(item).__name__ for item in arguments if type(item) is not bytes)
         point(f"send {name}")
         result = real(self, *arguments)
@@ -225,38 +226,38 @@ def _sending(kind: type) -> None:
     kind.send = send
 
 
-def context(module: ModuleType) -> None:
+def context(module: Any) -> None:
     for call in ("send_output", "save_state", "kvs_merge"):
         around(module.OperatorContext, call, "stage", "staged")
 
 
-def operator_host(module: ModuleType) -> None:
+def operator_host(module: Any) -> None:
     around(module, "main", "begin")
     around(module.OperatorHost, "prepare", "restore", "restored")
     around(module.OperatorHost, "_handle", "handle", "handled")
 
 
-def session(module: ModuleType) -> None:
+def session(module: Any) -> None:
     around(module.NodeSession, "next_messages", "take", "taken")
     around(module.NodeSession, "let_go", "let go")
 
 
-def node(module: ModuleType) -> None:
+def node(module: Any) -> None:
     around(module.Node, "send_output", "stage", "staged")
     around(module.Node, "_take", "take", "taken")
 
 
-def store(module: ModuleType) -> None:
+def store(module: Any) -> None:
     real_main, real_handle = module.main, module.Store.handle
 
-    def main(*arguments: object) -> object:
+    def main(*arguments: Any) -> Any:
         global role
         role = "store"
         hits.clear()
         point("begin")
         return real_main(*arguments)
 
-    def handle(self: object, request: object) -> object:
+    def handle(self: Any, request: Any) -> Any:
         point(f"request {request.operation}")
         reply = real_handle(self, request)
         point(f"answer {request.operation}")
@@ -266,22 +267,22 @@ def store(module: ModuleType) -> None:
     around(module.Store, "housekeeping", "housekeeping")
 
 
-def fork_server(module: ModuleType) -> None:
+def fork_server(module: Any) -> None:
     real_serve, real_call, real_wait = module.serve, module._call, module._wait_at_gate
 
-    def serve(*arguments: object) -> object:
+    def serve(*arguments: Any) -> Any:
         global role
         role = "forkserver"
         return real_serve(*arguments)
 
-    def wait_at_gate(*arguments: object) -> object:
+    def wait_at_gate(*arguments: Any) -> Any:
         global role
         role = "spare"
         hits.clear()
         point("become")
         return real_wait(*arguments)
 
-    def call(order: object) -> object:
+    def call(order: Any) -> Any:
         global role
         role = ""
         point("called")
@@ -292,10 +293,10 @@ def fork_server(module: ModuleType) -> None:
     around(module, "_receive", "", "ordered")
 
 
-def runtime(module: ModuleType) -> None:
+def runtime(module: Any) -> None:
     real = module.run
 
-    def run(*arguments: object) -> object:
+    def run(*arguments: Any) -> Any:
         global role
         role = "runtime"
         return real(*arguments)
@@ -307,15 +308,15 @@ def runtime(module: ModuleType) -> None:
     around(module.Runtime, "_end", "end")
 
 
-def crew(module: ModuleType) -> None:
+def crew(module: Any) -> None:
     real_do, real_feed = module.NodeSupervisor._do, module.NodeSupervisor.feed
 
-    def do(self: object, child: object, action: object) -> None:
+    def do(self: Any, child: Any, action: Any) -> None:
         point(f"do {type(action).__name__}")
         real_do(self, child, action)
         point(f"done {type(action).__name__}")
 
-    def feed(self: object, child: object, event: object, **named: object) -> object:
+    def feed(self: Any, child: Any, event: Any, **named: Any) -> Any:
         if type(event).__name__ != "Vitals":
             point(f"event {type(event).__name__}")
         return real_feed(self, child, event, **named)
@@ -323,25 +324,25 @@ def crew(module: ModuleType) -> None:
     module.NodeSupervisor._do, module.NodeSupervisor.feed = do, feed
 
 
-def process(module: ModuleType) -> None:
+def process(module: Any) -> None:
     around(module, "reap", "reap", "reaped")
 
 
-def memory_state(module: ModuleType) -> None:
+def memory_state(module: Any) -> None:
     around(module.MemoryState, "_change", "kvs", "kvs done")
 
 
-def table_state(module: ModuleType) -> None:
+def table_state(module: Any) -> None:
     for call in ("set_once", "delete_once", "merge_once"):
         around(module.TableState, call, "kvs", "kvs done")
     around(module.TableState, "purge", "purge", "purged")
 
 
-def redis_state(module: ModuleType) -> None:
+def redis_state(module: Any) -> None:
     around(module.RedisState, "purge", "purge", "purged")
 
 
-def redis_connection(module: ModuleType) -> None:
+def redis_connection(module: Any) -> None:
     around(module.AbstractConnection, "send_packed_command", "server send", "server sent")
     around(module.AbstractConnection, "read_response", "", "server told")
 
@@ -349,40 +350,40 @@ def redis_connection(module: ModuleType) -> None:
 class Connection(Stand):
     """A connection to SQLite with its points."""
 
-    def execute(self, *arguments: object) -> object:
+    def execute(self, *arguments: Any) -> Any:
         point("sql")
         found = self._real.execute(*arguments)
         point("sql done")
         return found
 
 
-def sqlite_state(module: ModuleType) -> None:
+def sqlite_state(module: Any) -> None:
     real = module.sqlite3
     module.sqlite3 = Stand(real)
     module.sqlite3.connect = lambda *arguments, **named: Connection(real.connect(*arguments, **named))
 
 
-def subscription(module: ModuleType) -> None:
+def subscription(module: Any) -> None:
     kind = getattr(module, "ExternalSubscription", None) or module.Subscription
     around(kind, "add", "subscribe", "subscribed")
     around(kind, "read", "look", "looked")
 
 
-def store_state(module: ModuleType) -> None:
+def store_state(module: Any) -> None:
     around(module.StateOperations, "purge", "purge", "purged")
     around(module, "sow_here", "sow", "sown")
 
 
-def store_start(module: ModuleType) -> None:
+def store_start(module: Any) -> None:
     around(module.Start, "_read_seeds", "seeds", "seeds read")
     around(module, "sow", "sow", "sown")
 
 
-def store_outside(module: ModuleType) -> None:
+def store_outside(module: Any) -> None:
     around(module, "apply_entry", "apply", "applied")
 
 
-def store_forward(module: ModuleType) -> None:
+def store_forward(module: Any) -> None:
     around(module.Forward, "take", "forward", "forwarded")
     around(module.Forward, "_answer", "carry out", "carried out")
     around(module.Forward, "_done", "done")
@@ -408,7 +409,9 @@ POINTS = {
 class Finder(importlib.abc.MetaPathFinder):
     """Finds our modules as everybody does, and puts the points in behind their execution."""
 
-    def find_spec(self, name: str, path: object, target: object = None) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
         wrap = POINTS.get(name)
         if wrap is None:
             return None
@@ -420,10 +423,10 @@ class Finder(importlib.abc.MetaPathFinder):
         return None
 
 
-def _follow(loader: object, wrap: Callable[[ModuleType], None]) -> None:
+def _follow(loader: Any, wrap: Callable[[Any], None]) -> None:
     real = loader.exec_module
 
-    def exec_module(module: ModuleType) -> None:
+    def exec_module(module: Any) -> None:
         real(module)
         wrap(module)
 
