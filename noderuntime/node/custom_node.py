@@ -307,11 +307,11 @@ class Node:
         session = self._session
         key, record = message
         input = session.input_of(key)
-        timed = input.cell >= 0 and not inbox.is_notice(record)
+        timed = input.counter >= 0 and not inbox.is_notice(record)
         if timed and (recovery := self._timers.recovery(input)) is not None:
             self._recovered.append(message)
             staged = Staged()
-            staged.also().cells = recovery
+            staged.also().counters = recovery
             self._hands[holder] = _Hand(staged, None, -1)
             return notice("INPUT_RECOVERED", input.name)
         arrival = self._timers.arrival(input) if timed else None
@@ -328,7 +328,7 @@ class Node:
             raise
         staged = inbox.acknowledgement(input, message, lives)
         if arrival is not None:
-            staged.also().cells = arrival
+            staged.also().counters = arrival
         slot = self._free_slots.pop() if self._free_slots else -1
         if slot >= 0:
             session.page.take(slot, key)
@@ -339,9 +339,9 @@ class Node:
 
     def _due_locked(self, holder: Holder) -> Event | None:
         """A tick or a timeout that is due."""
-        for event, cells in self._timers.due(self._unacknowledged) if self._timers else ():
+        for event, counters in self._timers.due(self._unacknowledged) if self._timers else ():
             staged = Staged()
-            staged.also().cells = cells
+            staged.also().counters = counters
             self._hands[holder] = _Hand(staged, None, -1)
             return event
         return None

@@ -64,7 +64,7 @@ from noderuntime.node.inbox import event_of, is_notice
 from noderuntime.node.reload_check import CodeCheck
 from noderuntime.node.remote_log import LogHandler
 from noderuntime.node.session import ROOM_CHECK_S, NodeSession
-from noderuntime.node.timers import Cells, Timers
+from noderuntime.node.timers import Counters, Timers
 from noderuntime.node.user_code import load, user_trace
 from noderuntime.space.keys import MAILBOX_PREFIX_BYTES
 from noderuntime.space.mailbox import Message
@@ -83,10 +83,10 @@ _SAME_IN_MESSAGEPACK = frozenset({int, str, bytes, bool, float})
 _POSITION = POSITION_KEY.encode()
 
 
-def _with_cells(cells: Cells) -> Staged:
-    """An event that sets these cells."""
+def _with_counters(counters: Counters) -> Staged:
+    """An event that sets these counters."""
     staged = Staged()
-    staged.also().cells = cells
+    staged.also().counters = counters
     return staged
 
 
@@ -256,12 +256,12 @@ class OperatorHost:
         input = self._inputs[key[:MAILBOX_PREFIX_BYTES]]
         staged = Staged()
         staged.ack = key, input, record
-        if input.cell >= 0 and not is_notice(record):
+        if input.counter >= 0 and not is_notice(record):
             if (recovery := self._timers.recovery(input)) is not None:
-                self._handle(notice("INPUT_RECOVERED", input.name), _with_cells(recovery))
+                self._handle(notice("INPUT_RECOVERED", input.name), _with_counters(recovery))
                 if self.over:
                     return
-            staged.also().cells = self._timers.arrival(input)
+            staged.also().counters = self._timers.arrival(input)
         self._take_in_hand(key)
         lives = 0
         if session.attempts:
@@ -401,9 +401,9 @@ class OperatorHost:
     def _tick(self) -> bool:
         """Hand out the ticks and timeouts that are due; whether there was one."""
         worked = False
-        for event, cells in self._timers.due():
+        for event, counters in self._timers.due():
             self.session.set_phase(pulse.HANDLING)
-            self._handle(event, _with_cells(cells))
+            self._handle(event, _with_counters(counters))
             self._flush()
             worked = True
             if self.over:

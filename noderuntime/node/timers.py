@@ -1,6 +1,6 @@
 """Ticks, and inputs that have been silent for too long: which are due, and when the next one is.
 
-Each process makes those of its own node. How far it has come stands in cells of the node record (see
+Each process makes those of its own node. How far it has come stands in counters of the node record (see
 noderuntime.space.records), committed with the event that tells of it; so no life repeats or loses one. Ticks that were
 missed are one. All times are those of CLOCK_BOOTTIME.
 """
@@ -14,7 +14,7 @@ from noderuntime.api.events import Event, notice, tick_event
 from noderuntime.node.session import NodeSession
 from noderuntime.space.staging import Input
 
-Cells = dict[int, int]  # of the node record: number -> value
+Counters = dict[int, int]  # of the node record: number -> value
 
 _NEVER_NS = 1 << 62
 
@@ -24,7 +24,7 @@ class Timers:
 
     def __init__(self, session: NodeSession) -> None:
         self._session = session
-        self._cells = session.commits.cells.copy()  # with what is staged
+        self._counters = session.commits.counters.copy()  # with what is staged
         self._ticking = [item for item in session.inputs.values() if item.wiring.period_ns]
         self._watched = [item for item in session.inputs.values() if item.wiring.timeout_ns]
 
@@ -35,8 +35,8 @@ class Timers:
         """No more ticks: the run is drained. Timeouts of inputs go on."""
         self._ticking = []
 
-    def due(self, in_hand: Container[bytes] = ()) -> Iterator[tuple[Event, Cells]]:
-        """Each tick and each timeout that is due, once, and the cells to commit with it: they are noted already.
+    def due(self, in_hand: Container[bytes] = ()) -> Iterator[tuple[Event, Counters]]:
+        """Each tick and each timeout that is due, once, and the counters to commit with it: they are noted already.
 
         An input with messages is not silent; those in `in_hand` do not count.
         """
@@ -45,21 +45,21 @@ class Timers:
             for item in self._ticking:
                 period_ns = item.wiring.period_ns
                 number = (now_ns() - boot_ns) // period_ns
-                if number != self._cells[item.cell]:  # less: the period was changed before a resume
+                if number != self._counters[item.counter]:  # less: the period was changed before a resume
                     tick = tick_event(item.name, item.source, wall_ns + number * period_ns)
-                    yield tick, self._note({item.cell: number})
+                    yield tick, self._note({item.counter: number})
         for item in self._watched:
             if self._left_ns(item) <= 0 and not self._session.has_messages(item, in_hand):
-                yield notice("INPUT_CLOSED", item.name), self._note({item.cell + 1: 1})
+                yield notice("INPUT_CLOSED", item.name), self._note({item.counter + 1: 1})
 
-    def recovery(self, input: Input) -> Cells | None:
-        """A message of `input` has come: the cells for INPUT_RECOVERED, if it was taken to be closed."""
-        return self._note({input.cell + 1: 0}) if self._cells[input.cell + 1] else None
+    def recovery(self, input: Input) -> Counters | None:
+        """A message of `input` has come: the counters for INPUT_RECOVERED, if it was taken to be closed."""
+        return self._note({input.counter + 1: 0}) if self._counters[input.counter + 1] else None
 
-    def arrival(self, input: Input) -> Cells:
-        """The cells to commit with a message of `input`."""
+    def arrival(self, input: Input) -> Counters:
+        """The counters to commit with a message of `input`."""
         self._session.cut_off.discard(input.name)
-        return self._note({input.cell: now_ns(), input.cell + 1: 0})
+        return self._note({input.counter: now_ns(), input.counter + 1: 0})
 
     def pause_s(self, longest_s: float) -> float:
         """How long nothing will be due, at most `longest_s`."""
@@ -73,16 +73,16 @@ class Timers:
 
     def _left_ns(self, item: Input) -> int:
         """Until `item` has been silent for too long; far away when nothing came yet, or it is known."""
-        last_ns, timed_out = self._cells[item.cell], self._cells[item.cell + 1]
+        last_ns, timed_out = self._counters[item.counter], self._counters[item.counter + 1]
         session = self._session
         if not last_ns or timed_out or item.name in session.closed or item.name in session.cut_off:
             return _NEVER_NS
         return last_ns + item.wiring.timeout_ns - now_ns()
 
-    def _note(self, cells: Cells) -> Cells:
-        for cell, value in cells.items():
-            self._cells[cell] = value
-        return cells
+    def _note(self, counters: Counters) -> Counters:
+        for counter, value in counters.items():
+            self._counters[counter] = value
+        return counters
 
 
 def now_ns() -> int:

@@ -200,6 +200,6 @@ def _restart_timeouts(txn: WriteTxn, boot_now_ns: int) -> None:
         first = max((number + 1 for number in vertex.outputs.values()), default=0)
         for number, source in vertex.inputs.values():
             cell = first + 2 * number
-            if source and cell < len(record.cells) and record.cells[cell]:
-                record.cells[cell] = boot_now_ns
+            if source and cell < len(record.counters) and record.counters[cell]:
+                record.counters[cell] = boot_now_ns
         txn.put(keys.node(vertex.number), record.pack())

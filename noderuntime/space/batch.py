@@ -12,7 +12,7 @@ Send = tuple[int, bytes]  # the index of a message's first copy, which those of 
 
 
 class Batch:
-    """The sum of `events`: messages and keys of each output and input in order, the last value of each key and cell.
+    """The sum of `events`: messages and keys of each output and input in order, the last value of each key and counter.
 
     `indexes` is how many copies of messages there are; they are numbered from 0 on.
     """
@@ -22,7 +22,7 @@ class Batch:
         self.segments: list[tuple[Output, Segment]] = []
         self.acks: dict[Input, list[Message]] = {}
         self.private: dict[bytes, bytes | None] = {}
-        self.cells: dict[int, int] = {}
+        self.counters: dict[int, int] = {}
         self.rare: list[tuple[int, Staged]] = []  # events that change more, and their places
         index = 0
         output = input = None  # of the message before: most events send and take by the same one
@@ -34,7 +34,7 @@ class Batch:
                         sends = self.sends.get(to) or self.sends.setdefault(to, [])
                     sends.append((index, record))
                     index += to.copies
-                    self.cells[to.cell] = number
+                    self.counters[to.counter] = number
                     if segment is not None:
                         self.segments.append((to, segment))
             if staged.ack is not None:

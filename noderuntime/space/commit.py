@@ -62,24 +62,24 @@ class Commits:
         parsed = records.NodeRecord.parse(record)
         self._incarnation = incarnation
         self._number = parsed.commit
-        self.cells = parsed.cells
+        self.counters = parsed.counters
         self.outputs: dict[str, Output] = {}
         self.inputs: dict[str, Input] = {}
-        cells = [records.output_cell(item.number) + 1 for item in wiring.outputs]
-        cells += [records.input_cell(item.number) + 2 for item in wiring.inputs if item.period_ns or item.timeout_ns]
-        self.cells.extend([0] * (max(cells, default=0) - len(self.cells)))
+        ends = [records.output_counter(item.number) + 1 for item in wiring.outputs]
+        ends += [records.input_counter(item.number) + 2 for item in wiring.inputs if item.period_ns or item.timeout_ns]
+        self.counters.extend([0] * (max(ends, default=0) - len(self.counters)))
         for item in wiring.outputs:
-            self.outputs[item.name] = Output(item, self.cells[records.output_cell(item.number)])
+            self.outputs[item.name] = Output(item, self.counters[records.output_counter(item.number)])
         for entry in wiring.inputs:
             watched = entry.period_ns or entry.timeout_ns
-            cell = records.input_cell(entry.number) if watched else -1
-            self.inputs[entry.name] = Input(wiring.number, entry, cell)
+            counter = records.input_counter(entry.number) if watched else -1
+            self.inputs[entry.name] = Input(wiring.number, entry, counter)
         self.links = Links(
             self.name,
             [(to.node, to.mailbox, to.queue_key) for output in self.outputs.values() for to in output.receivers],
             [(item.wiring.sender, item.mailbox, item.queue_key) for item in self.inputs.values()],
         )
-        self._writer = Writer(space, self.node, self.links, incarnation, len(self.cells))
+        self._writer = Writer(space, self.node, self.links, incarnation, len(self.counters))
 
     def check(self, txn: ReadTxn) -> None:
         """Raise Fenced when this life is over, as the write transaction `txn` sees it."""
@@ -123,7 +123,7 @@ class Commits:
                 if allowed < len(group):
                     group = group[:allowed]
                     batch = Batch(group) if allowed > 1 else None
-            done = writer.write(txn, group, batch, self.cells, self._number + 1, now_ns)
+            done = writer.write(txn, group, batch, self.counters, self._number + 1, now_ns)
             if done < len(group):
                 self.waits_for = "a receiver whose queue is full"
             if not done:
@@ -146,7 +146,7 @@ class Commits:
             raise
         self._record = self._tried
         self._number += 1
-        self.cells = writer.cells
+        self.counters = writer.counters
         self.rings = writer.rings
         if writer.outbox_last is not None:
             self.outbox_last = writer.outbox_last
@@ -165,7 +165,7 @@ class Commits:
             if found != self._tried:
                 raise Fenced(f"incarnation {self._incarnation} of {self.name} has been replaced")
             parsed = records.NodeRecord.parse(found)
-            self._record, self._number, self.cells = found, parsed.commit, parsed.cells
+            self._record, self._number, self.counters = found, parsed.commit, parsed.counters
         tried = self._tried_events
         if not tried or tried[0] is not group[0]:
             return 0

@@ -325,11 +325,11 @@ def figures(txn: ReadTxn, registry: Registry) -> dict[str, Any]:
                 "dropped": queue[DROPPED],
                 "discarded": queue[DISCARDED],
             }
-        cells = record.cells
+        counters = record.counters
         outputs = {}
         for name, number in node_entry.outputs.items():
-            cell = records.output_cell(number)
-            outputs[name] = cells[cell] if cell < len(cells) else 0
+            counter = records.output_counter(number)
+            outputs[name] = counters[counter] if counter < len(counters) else 0
         found[node_entry.id] = {
             "status": records.STATUSES[record.status],
             "incarnation": record.incarnation,

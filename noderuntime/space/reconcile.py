@@ -172,9 +172,9 @@ def adapt(txn: WriteTxn, old: Registry, registry: Registry) -> None:
 def _forget_outputs(txn: WriteTxn, node_entry: NodeEntry, kept: dict[str, int]) -> None:
     record = lives.node_record(txn, node_entry.number)
     for name, number in node_entry.outputs.items():
-        cell = records.output_cell(number)
-        if name not in kept and cell < len(record.cells):
-            record.cells[cell] = 0
+        counter = records.output_counter(number)
+        if name not in kept and counter < len(record.counters):
+            record.counters[counter] = 0
     txn.put(keys.node(node_entry.number), record.pack())
 
 
@@ -203,9 +203,9 @@ def _drop_input(txn: WriteTxn, node_entry: NodeEntry, name: str, number: int) ->
     _delete(txn, attempts)
     txn.delete(keys.queue(node_entry.number, number))
     record = lives.node_record(txn, node_entry.number)
-    cell = records.input_cell(number)
-    for at in range(cell, min(cell + 2, len(record.cells))):
-        record.cells[at] = 0
+    counter = records.input_counter(number)
+    for at in range(counter, min(counter + 2, len(record.counters))):
+        record.counters[at] = 0
     txn.put(keys.node(node_entry.number), record.pack())
     text = f"input {name!r} of node {node_entry.id!r} is gone or has another source"
     return [f"{text}: dropped {queued} queued messages" if queued else f"{text}: nothing was queued"]

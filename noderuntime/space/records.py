@@ -134,7 +134,7 @@ CUT_OFF = 16  # the sender ended while an input of its own was SOURCE_FAILED or 
 
 # --- nodes ----------------------------------------------------------------------------------------------------------
 
-NODE_HEAD = struct.Struct("<IBxxxQ")  # incarnation, status, commit number; cells of 64 bits follow
+NODE_HEAD = struct.Struct("<IBxxxQ")  # incarnation, status, commit number; counters of 64 bits follow
 LIVE, ENDED, FAILED = range(3)
 STATUSES = ("live", "ended", "failed")
 
@@ -144,36 +144,38 @@ def incarnation_of(record: bytes) -> int:
     return int.from_bytes(record[:4], "little")
 
 
-def output_cell(number: int) -> int:
-    """The cell that counts the messages of an output. Cells are interleaved, so that none moves when one is added."""
+def output_counter(number: int) -> int:
+    """Where a node record counts the messages of an output. Outputs and inputs interleave: adding one moves none."""
     return 3 * number
 
 
-def input_cell(number: int) -> int:
-    """The first of the two cells of an input: tick number, or time of the last arrival and whether it timed out."""
+def input_counter(number: int) -> int:
+    """The first of two counters of an input. A timer: the tick number. An input with a timeout: when its last message
+    came (nanoseconds since boot); the second one, whether it has timed out since.
+    """
     return 3 * number + 1
 
 
 class NodeRecord:
-    """incarnation, status, commit number, and cells: see output_cell and input_cell."""
+    """`counters` are numbered by output_counter and input_counter."""
 
-    __slots__ = ("cells", "commit", "incarnation", "status")
+    __slots__ = ("commit", "counters", "incarnation", "status")
 
-    def __init__(self, incarnation: int, status: int, commit: int, cells: list[int]) -> None:
+    def __init__(self, incarnation: int, status: int, commit: int, counters: list[int]) -> None:
         self.incarnation = incarnation
         self.status = status
         self.commit = commit
-        self.cells = cells
+        self.counters = counters
 
     @classmethod
     def parse(cls, record: bytes) -> NodeRecord:
         incarnation, status, commit = NODE_HEAD.unpack_from(record)
-        cells = list(memoryview(record)[NODE_HEAD.size :].cast("Q"))
-        return cls(incarnation, status, commit, cells)
+        counters = list(memoryview(record)[NODE_HEAD.size :].cast("Q"))
+        return cls(incarnation, status, commit, counters)
 
     def pack(self) -> bytes:
         head = NODE_HEAD.pack(self.incarnation, self.status, self.commit)
-        return head + struct.pack(f"<{len(self.cells)}Q", *self.cells)
+        return head + struct.pack(f"<{len(self.counters)}Q", *self.counters)
 
 
 # --- private and shared values --------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ class Rare:
     attempts: bool = False  # the message has an attempts record, which goes with it
     shared: list[kvs.SharedWrite] | None = None
     cursor: Cursor | None = None  # how far the watch of this node has come with this event
-    cells: dict[int, int] | None = None
+    counters: dict[int, int] | None = None
     ends: bool = False  # the last event of this node: close its outputs and its mailbox
     stops_all: bool = False  # and of the run
 
@@ -67,13 +67,13 @@ class Receiver:
 
 
 class Output:
-    """One output: its cell in the node record counts its messages; `sent` counts those that are staged as well."""
+    """One output. `counter`: where the node record counts its messages; `sent` includes those that are only staged."""
 
-    __slots__ = ("cell", "copies", "drops_oldest", "name", "nodes", "receivers", "sent", "waiting_receivers")
+    __slots__ = ("copies", "counter", "drops_oldest", "name", "nodes", "receivers", "sent", "waiting_receivers")
 
     def __init__(self, wiring: OutputWiring, sent: int) -> None:
         self.name = wiring.name
-        self.cell = records.output_cell(wiring.number)
+        self.counter = records.output_counter(wiring.number)
         self.sent = sent
         self.receivers = [Receiver(receiver) for receiver in wiring.receivers]
         self.waiting_receivers = [receiver for receiver in self.receivers if not receiver.drop_oldest]
@@ -112,15 +112,15 @@ class Output:
 
 
 class Input:
-    """One input of this node. Timers and inputs with a timeout have two cells, from `cell` on; -1: none."""
+    """One input of this node. Timers and inputs with a timeout have two counters, from `counter` on; -1: none."""
 
-    __slots__ = ("cell", "mailbox", "name", "number", "queue_key", "source", "wiring")
+    __slots__ = ("counter", "mailbox", "name", "number", "queue_key", "source", "wiring")
 
-    def __init__(self, node: int, wiring: InputWiring, cell: int) -> None:
+    def __init__(self, node: int, wiring: InputWiring, counter: int) -> None:
         self.name = wiring.name
         self.source = wiring.source
         self.number = wiring.number
         self.mailbox = keys.mailbox(node, wiring.number)
         self.queue_key = keys.queue(node, wiring.number)
         self.wiring = wiring
-        self.cell = cell
+        self.counter = counter

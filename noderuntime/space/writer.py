@@ -61,11 +61,11 @@ class MessageGone(Fenced):
 class Writer:
     """One write transaction of a node after the other. After `write`:
 
-    `rings` are the nodes to ring, `cells` and `record` those of the node, `written` is about how many bytes, and
+    `rings` are the nodes to ring, `counters` and `record` those of the node, `written` is about how many bytes, and
     `outbox_last` the newest writes on their way to a State outside the space, if there were any.
     """
 
-    def __init__(self, space: Space, node: int, links: Links, incarnation: int, cells: int) -> None:
+    def __init__(self, space: Space, node: int, links: Links, incarnation: int, counters: int) -> None:
         self._space = space
         self._node = node
         self._links = links
@@ -74,10 +74,10 @@ class Writer:
         self._private_prefix = keys.private_prefix(node)
         self._origin = space.origin | node
         self._loops = any(receiver == node for receiver, _, _ in links.receivers)
-        self._pack_record = struct.Struct(f"<IBxxxQ{cells}Q").pack
+        self._pack_record = struct.Struct(f"<IBxxxQ{counters}Q").pack
         self.watchers = Watchers()
         self.rings: set[int] = set()
-        self.cells: list[int] = []
+        self.counters: list[int] = []
         self.record = b""
         self.written = 0
         self.outbox_last: bytes | None = None
@@ -90,17 +90,17 @@ class Writer:
         txn: WriteTxn,
         group: Sequence[Staged],
         batch: Batch | None,
-        cells: Sequence[int],
+        counters: Sequence[int],
         number: int,
         now_ns: int,
     ) -> int:
         """Write the events of `group`, or as many from its front as there is room for; how many.
 
-        `batch` is their sum, if there are several; the node is found with `cells`, and left with `number` commits.
+        `batch` is their sum, if there are several; the node is found with `counters`, and left with `number` commits.
         """
         rings: set[int] = set()
         self.rings = rings
-        self.cells = cells = list(cells)
+        self.counters = counters = list(counters)
         self.written = 0
         self.outbox_last = self._changes = self._cursor = None
         self._status = records.LIVE
@@ -129,7 +129,7 @@ class Writer:
             txn.put(keys.watch_cursor(self._node), keys.place(*self._cursor))
         for queue_key, queue in queues.items():
             txn.put(queue_key, QUEUE.pack(*queue))
-        self.record = self._pack_record(self._incarnation, self._status, number, *cells)
+        self.record = self._pack_record(self._incarnation, self._status, number, *counters)
         txn.put(self._node_key, self.record)
         return done
 
@@ -143,7 +143,7 @@ class Writer:
         A message that comes alone waits for this, on cold caches, where each function of ours costs a microsecond
         (bench/README.md): hence in one piece.
         """
-        cells, rings = self.cells, self.rings
+        counters, rings = self.counters, self.rings
         start = keys.place_start(sequence)
         private: dict[bytes, bytes | None] = {}
         done = index = 0
@@ -153,7 +153,7 @@ class Writer:
                 if not _admits(txn, outputs, queues):
                     break
                 for output, record, sent, segment in outputs:
-                    cells[output.cell] = sent
+                    counters[output.counter] = sent
                     size = len(record) if segment is None else message_bytes(record)
                     first = index
                     for receiver in output.receivers:
@@ -205,8 +205,8 @@ class Writer:
                 _drop_oldest(txn, output, queues)
         for input, acks in batch.acks.items():
             self._take(txn, input, acks, queues)
-        for cell, number in batch.cells.items():
-            self.cells[cell] = number
+        for counter, number in batch.counters.items():
+            self.counters[counter] = number
         for at, staged in batch.rare:
             self._write_rare(txn, at, staged, queues, sequence, batch.indexes, now_ns)
         return batch.private
@@ -293,9 +293,9 @@ class Writer:
                 raise Inapplicable(at, error) from error
         if rare.cursor is not None:
             self._cursor = rare.cursor
-        if rare.cells is not None:
-            for cell, value in rare.cells.items():
-                self.cells[cell] = value
+        if rare.counters is not None:
+            for counter, value in rare.counters.items():
+                self.counters[counter] = value
         if rare.ends:  # and is the last of this node
             self._status = records.ENDED
             if rare.stops_all:

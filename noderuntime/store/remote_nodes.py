@@ -197,7 +197,7 @@ class RemoteNode:
         """What a client wants to send, checked. Raises UnknownOutput, ProtocolError, ValueTooLarge."""
         session = self.session
         outputs = session.commits.outputs
-        sent = {name: session.commits.cells[output.cell] for name, output in outputs.items()}
+        sent = {name: session.commits.counters[output.counter] for name, output in outputs.items()}
         staged = []
         for name, number, kind, head, body, metadata in messages:
             output = outputs.get(name)
@@ -239,7 +239,7 @@ class RemoteNode:
     def sent(self) -> dict[str, int]:
         """How many messages of each output are committed."""
         commits = self.session.commits
-        return {name: commits.cells[output.cell] for name, output in commits.outputs.items()}
+        return {name: commits.counters[output.counter] for name, output in commits.outputs.items()}
 
     def close(self) -> None:
         self.session.close()

@@ -543,7 +543,7 @@ def test_a_new_life_does_not_repeat_a_tick(run: Make) -> None:
 def test_a_timer_goes_on_when_its_period_was_made_longer(run: Make) -> None:
     r = run(ticking("timer/secs/1"), op=TICKS)
     op = r.begin("op")
-    commit(op, staged(op, cells={op.inputs["tick"].cell: 10**9}))
+    commit(op, staged(op, counters={op.inputs["tick"].counter: 10**9}))
     r.begun("op")
     assert len(r.take("c", 1)) == 1
 

@@ -83,14 +83,14 @@ def test_the_clock_of_a_restored_space_goes_on(space: Space, backend: BlobBacken
 def test_an_input_with_a_timeout_starts_to_wait_anew_after_a_restore(
     space: Space, backend: BlobBackend, tmp_path: Path
 ) -> None:
-    with space.write() as txn:  # sums: one output, then two cells for its input: last arrival, timed out
+    with space.write() as txn:  # sums: one output, then two counters for its input: last arrival, timed out
         txn.put(keys.node(1), records.NodeRecord(3, records.LIVE, 7, [42, 1 << 60, 1]).pack())
     keeper(space, backend).take("asked")
     other = restored(backend, tmp_path / "other")
     with other.read() as txn:
         record = records.NodeRecord.parse(txn.get(keys.node(1)))
-    assert record.cells[0] == 42
-    assert 0 < record.cells[1] < 1 << 60
+    assert record.counters[0] == 42
+    assert 0 < record.counters[1] < 1 << 60
     assert record.incarnation == 3
     other.close()
 

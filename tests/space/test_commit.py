@@ -450,26 +450,26 @@ def test_a_full_queue_whose_receiver_ended_blocks_nobody(make: Make) -> None:
     assert send(a, 2) == 1
 
 
-# --- cells ----------------------------------------------------------------------------------------------------------
+# --- counters -------------------------------------------------------------------------------------------------------
 
 
 def test_cells_are_committed_with_their_event_and_found_in_the_next_life(make: Make) -> None:
     nodes = {"a": {"inputs": {"t": "timer/secs/1"}, "outputs": ["o"]}, "b": {"inputs": {"in": "a/o"}}}
     net = make(nodes)
     a = net.begin("a")
-    cell = a.inputs["t"].cell
-    commit(a, staged(a, ("o", 1), cells={cell: 41}), staged(a, cells={cell: 42}))
+    counter = a.inputs["t"].counter
+    commit(a, staged(a, ("o", 1), counters={counter: 41}), staged(a, counters={counter: 42}))
     again = net.begin("a")
-    assert again.cells[cell] == 42 and again.outputs["o"].sent == 1
+    assert again.counters[counter] == 42 and again.outputs["o"].sent == 1
 
 
 def test_a_new_output_does_not_move_the_cells_of_inputs(make: Make) -> None:
     net = make({"a": {"inputs": {"t": "timer/secs/1"}, "outputs": ["o"]}, "b": {"inputs": {"in": "a/o"}}})
     a = net.begin("a")
-    commit(a, staged(a, ("o", 1), cells={a.inputs["t"].cell: 99}))
+    commit(a, staged(a, ("o", 1), counters={a.inputs["t"].counter: 99}))
     net.open(
         {"a": {"inputs": {"t": "timer/secs/1"}, "outputs": ["p", "o"]}, "b": {"inputs": {"in": "a/o"}}}, resume=True
     )
     again = net.begin("a")
-    assert again.cells[again.inputs["t"].cell] == 99
+    assert again.counters[again.inputs["t"].counter] == 99
     assert (again.outputs["o"].sent, again.outputs["p"].sent) == (1, 0)

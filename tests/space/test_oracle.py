@@ -445,7 +445,7 @@ class Game:
             for node in self.spec:
                 record = records.NodeRecord.parse(txn.get(keys.node(net.numbers[node]["number"])))
                 counts = {
-                    output: (record.cells + [0] * 99)[records.output_cell(number)]
+                    output: (record.counters + [0] * 99)[records.output_counter(number)]
                     for output, number in net.numbers[node]["outputs"].items()
                 }
                 nodes[node] = (records.STATUSES[record.status], record.incarnation, counts)

@@ -19,9 +19,9 @@ A: dict[str, Any] = {"id": "a", "kind": "operator", "inputs": [], "outputs": ["x
 B: dict[str, Any] = {"id": "b", "kind": "operator", "inputs": [["in", "a/x"], ["tick", ""]], "outputs": ["y"]}
 
 
-CELLS = [0] * 6
-CELLS[records.output_cell(0)] = 42
-CELLS[records.input_cell(1)] = 99
+COUNTERS = [0] * 6
+COUNTERS[records.output_counter(0)] = 42
+COUNTERS[records.input_counter(1)] = 99
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def space(tmp_path: Path) -> Iterator[Space]:
         lives.register(txn, [A, B])
         # b: 42 messages of its output, tick 99 of its timer
         txn.put(keys.node(0), records.NodeRecord(1, records.LIVE, 5, [7]).pack())
-        txn.put(keys.node(1), records.NodeRecord(1, records.LIVE, 5, CELLS).pack())
+        txn.put(keys.node(1), records.NodeRecord(1, records.LIVE, 5, COUNTERS).pack())
         txn.put(keys.private_prefix(1) + b"total", records.PRIVATE.pack(1) + b"5")
         txn.put(keys.message(1, 0, 3, 0), records.encode_message("m", None, 1, 0)[0])
         txn.put(keys.queue(1, 0), records.QUEUE.pack(1, 30, 6, 0, 0, 0))
@@ -49,9 +49,9 @@ def change(space: Space, *wanted: dict[str, Any]) -> tuple[list[str], lives.Regi
     return dropped, registry
 
 
-def cells(space: Space, number: int) -> list[int]:
+def counters(space: Space, number: int) -> list[int]:
     with space.read() as txn:
-        return records.NodeRecord.parse(txn.get(keys.node(number))).cells
+        return records.NodeRecord.parse(txn.get(keys.node(number))).counters
 
 
 def test_the_same_dataflow_loses_nothing(space: Space) -> None:
@@ -96,13 +96,13 @@ def test_an_input_with_another_source_starts_empty_and_its_messages_are_named(sp
 def test_timers_and_timeouts_keep_their_counters_when_outputs_are_added(space: Space) -> None:
     _, registry = change(space, A, {**B, "outputs": ["y", "z", "w"]})
     assert registry["b"].outputs == {"y": 0, "z": 1, "w": 2}
-    assert cells(space, 1) == CELLS
+    assert counters(space, 1) == COUNTERS
 
 
 def test_an_output_that_is_taken_away_and_given_back_counts_from_the_beginning(space: Space) -> None:
     change(space, {**A, "outputs": []}, {**B, "inputs": [["tick", ""]]})
     change(space, A, B)
-    assert cells(space, 0)[:1] in ([0], [])
+    assert counters(space, 0)[:1] in ([0], [])
 
 
 def test_a_new_input_from_a_node_that_has_ended_is_closed_from_the_start(space: Space) -> None:

@@ -64,12 +64,12 @@ def test_no_kind_of_value_is_taken_for_a_notice() -> None:
     st.integers(0, 2**64 - 1),
     st.lists(st.integers(0, 2**64 - 1), max_size=9),
 )
-def test_a_node_record_comes_back(incarnation: int, status: int, commit: int, cells: list[int]) -> None:
-    back = records.NodeRecord.parse(records.NodeRecord(incarnation, status, commit, cells).pack())
-    assert (back.incarnation, back.status, back.commit, back.cells) == (incarnation, status, commit, cells)
+def test_a_node_record_comes_back(incarnation: int, status: int, commit: int, counters: list[int]) -> None:
+    back = records.NodeRecord.parse(records.NodeRecord(incarnation, status, commit, counters).pack())
+    assert (back.incarnation, back.status, back.commit, back.counters) == (incarnation, status, commit, counters)
 
 
 def test_cells_of_inputs_and_outputs_never_meet() -> None:
-    outputs = [records.output_cell(number) for number in range(50)]
-    inputs = [records.input_cell(number) + which for number in range(50) for which in (0, 1)]
+    outputs = [records.output_counter(number) for number in range(50)]
+    inputs = [records.input_counter(number) + which for number in range(50) for which in (0, 1)]
     assert len({*outputs, *inputs}) == 150

@@ -80,8 +80,8 @@ def test_a_timer_that_sends_nothing_and_an_end_are_no_new_work(make: Make) -> No
     net = make(nodes, 1 * MB)
     t = net.begin("t")
     fill(t)
-    cells = {t.inputs["tick"].cell: 5}
-    assert commit(t, staged(t, cells=cells), staged(t, ("out", 1))) == 1
+    counters = {t.inputs["tick"].counter: 5}
+    assert commit(t, staged(t, counters=counters), staged(t, ("out", 1))) == 1
     assert commit(t, staged(t, ends=True)) == 1
 
 

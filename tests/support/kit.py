@@ -168,7 +168,7 @@ def staged(
     ack: tuple[bytes, bytes] | None = None,
     private: Mapping[str, bytes | None] | None = None,
     shared: Sequence[Any] = (),
-    cells: dict[int, int] | None = None,
+    counters: dict[int, int] | None = None,
     ends: bool = False,
 ) -> Staged:
     """What one event changes: `sends` are (output, value), `ack` is (key, record)."""
@@ -180,10 +180,10 @@ def staged(
         event.ack = key, next(i for i in commits.inputs.values() if key.startswith(i.mailbox)), record
     if private:
         event.private = {key.encode(): value for key, value in private.items()}
-    if shared or cells or ends:
+    if shared or counters or ends:
         rare = event.also()
         rare.shared = list(shared) or None
-        rare.cells = cells
+        rare.counters = counters
         rare.ends = ends
     return event
 
