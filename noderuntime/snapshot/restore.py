@@ -20,7 +20,7 @@ from noderuntime.errors import SnapshotCorrupt
 from noderuntime.snapshot.backend import Backend, Listed
 from noderuntime.snapshot.format import Manifest
 from noderuntime.snapshot.proof import SEGMENT_PREFIX, Proof, parse_chunk
-from noderuntime.space import keys, lives
+from noderuntime.space import keys, lives, records
 from noderuntime.space.environment import Space, create
 from noderuntime.space.segments import segment_path, sizes
 from noderuntime.space.transactions import WriteTxn
@@ -195,11 +195,10 @@ def _translate(space: Space, manifest: Manifest, skipped: list[str]) -> None:
 
 def _restart_timeouts(txn: WriteTxn, boot_now_ns: int) -> None:
     """Inputs with a timeout keep when their last message came, in time since boot: it came now."""
-    for vertex in lives.load(txn).values():
-        record = lives.node_record(txn, vertex.number)
-        first = max((number + 1 for number in vertex.outputs.values()), default=0)
-        for number, source in vertex.inputs.values():
-            cell = first + 2 * number
-            if source and cell < len(record.counters) and record.counters[cell]:
-                record.counters[cell] = boot_now_ns
-        txn.put(keys.node(vertex.number), record.pack())
+    for node_entry in lives.load(txn).values():
+        record = lives.node_record(txn, node_entry.number)
+        for number, source in node_entry.inputs.values():
+            counter = records.input_counter(number)
+            if source and counter < len(record.counters) and record.counters[counter]:
+                record.counters[counter] = boot_now_ns
+        txn.put(keys.node(node_entry.number), record.pack())

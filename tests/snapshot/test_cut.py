@@ -80,18 +80,33 @@ def test_the_clock_of_a_restored_space_goes_on(space: Space, backend: BlobBacken
     other.close()
 
 
-def test_an_input_with_a_timeout_starts_to_wait_anew_after_a_restore(
-    space: Space, backend: BlobBackend, tmp_path: Path
+@pytest.mark.parametrize("outputs", [0, 1, 2, 5])
+def test_inputs_with_a_timeout_start_to_wait_anew_after_a_restore_and_nothing_else_of_a_node_changes(
+    space: Space, backend: BlobBackend, tmp_path: Path, outputs: int
 ) -> None:
-    with space.write() as txn:  # sums: one output, then two counters for its input: last arrival, timed out
-        txn.put(keys.node(1), records.NodeRecord(3, records.LIVE, 7, [42, 1 << 60, 1]).pack())
+    late = 1 << 60
+    node = {
+        "id": "sums", "kind": "operator", "outputs": [f"o{number}" for number in range(outputs)],
+        "inputs": [["n", "numbers/n"], ["m", "numbers/n"], ["tick", ""]],
+    }  # fmt: skip
+    counters = [0] * 20
+    for number in range(outputs):
+        counters[records.output_counter(number)] = 40 + number
+    for number in range(2):  # when the last message came, and that the input has timed out since
+        counters[records.input_counter(number)], counters[records.input_counter(number) + 1] = late, 1
+    counters[records.input_counter(2)] = 7
+    with space.write() as txn:
+        lives.register(txn, [{"id": "numbers", "kind": "operator", "inputs": [], "outputs": ["n"]}, node])
+        txn.put(keys.node(1), records.NodeRecord(3, records.LIVE, 7, counters).pack())
     keeper(space, backend).take("asked")
     other = restored(backend, tmp_path / "other")
     with other.read() as txn:
-        record = records.NodeRecord.parse(txn.get(keys.node(1)))
-    assert record.counters[0] == 42
-    assert 0 < record.counters[1] < 1 << 60
-    assert record.incarnation == 3
+        record = lives.node_record(txn, 1)
+    for number in range(2):
+        assert 0 < record.counters[records.input_counter(number)] < late
+        counters[records.input_counter(number)] = record.counters[records.input_counter(number)]
+    assert record.counters == counters
+    assert (record.incarnation, record.status, record.commit) == (3, records.LIVE, 7)
     other.close()
 
 
