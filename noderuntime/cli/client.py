@@ -12,7 +12,7 @@ from typing import Any, Self
 from noderuntime.cli.output import CommandError
 from noderuntime.errors import NotRunning
 from noderuntime.ipc.channel import Dealer
-from noderuntime.ipc.protocol import VERSION, Answer, Ask, Reply, Request
+from noderuntime.ipc.protocol import VERSION, Answer, Ask, Edge, Reply, Request
 from noderuntime.ipc.runs import Run
 
 RUNTIME_ANSWERS_WITHIN_S = 10.0
@@ -27,7 +27,7 @@ def ask_runtime(
     """The answer of the runtime of `run`. CommandError with the runtime's words when it refuses, or when it does not
     answer in time; NotRunning when it is gone."""
     try:
-        dealer = Dealer(run.run_dir.runtime_socket)
+        dealer = Dealer(run.run_dir.runtime_socket, Edge.RUNTIME_TO_COMMAND)
     except OSError:
         raise NotRunning(f"the run {run.name!r} is not running") from None
     with dealer:
@@ -66,7 +66,7 @@ class StoreClient:
         self._client = f"command-{secrets.token_hex(8)}"
         self._number = 0
         try:
-            self._dealer = Dealer(socket)
+            self._dealer = Dealer(socket, Edge.STORE_TO_CLIENT)
         except OSError:
             raise NotRunning(f"the run {run!r} is gone") from None
 

@@ -1,9 +1,9 @@
 """ZeroMQ sockets that speak protocol.py, and nothing else of ZeroMQ. The only importer of zmq.
 
-A message is one frame. What does not decode, comes in several frames, or is empty is counted in `rejected`
-and dropped; a peer that announces a frame above the limit is disconnected by ZeroMQ itself. Sockets are unix
-sockets in a directory that only its owner may enter. Their paths are reached through an open descriptor of
-that directory (`/proc/self/fd/N/NAME`): `sun_path` holds 108 bytes, and run directories may be longer.
+A message is one frame. A message that does not decode along the socket's edge, comes in several frames, or is empty
+is counted in `rejected` and dropped; ZeroMQ itself disconnects a peer that announces a frame above the limit. Sockets
+are unix sockets in a directory that only its owner may enter. Their paths are reached through an open descriptor of
+that directory (`/proc/self/fd/N/NAME`): `sun_path` holds 108 bytes, and run directories may have longer paths.
 
 **`fd` is edge-triggered.** It becomes readable when something *may* have changed, and any call on the socket,
 a `send` too, can consume the edge. So: after `fd` polled readable, and after every `send`, call
@@ -24,7 +24,7 @@ import zmq
 
 from noderuntime.errors import ProtocolError
 from noderuntime.ipc import forks
-from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Hello, Message, decode, encode
+from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Edge, Hello, Message, decode, encode
 
 QUEUE_FRAMES_MAX = 10_000  # per peer and direction; a sender above it waits (Dealer) or drops (Router)
 SEND_TIMEOUT_S = 1.0
@@ -37,23 +37,27 @@ _made_before: list[zmq.Context[zmq.Socket[bytes]]] = []
 
 
 def warm_up() -> None:
-    """Do beforehand what the first channel of this process would take some milliseconds for.
+    """Do in advance what would cost the first channel of this process some milliseconds.
 
-    Not before a fork: a context is threads.
+    Do not call it before a fork: a context has threads.
     """
     if not _made_before:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         context.socket(zmq.DEALER).close(0)
-        decode(encode(Hello(VERSION, "", "", 0, 0)))
+        decode(encode(Hello(VERSION, "", "", 0, 0)), Edge.CHILD_TO_RUNTIME)
         _made_before.append(context)
 
 
 class _Channel:
-    """What both ends share: one socket, its context, and the descriptor of its directory."""
+    """What both ends share: one socket, its context, and the descriptor of its directory.
 
-    def __init__(self, path: Path, kind: int) -> None:
+    `rejected` counts received frames that are not messages of this socket's edges.
+    """
+
+    def __init__(self, path: Path, kind: int, edges: tuple[Edge, ...]) -> None:
         self.path = path
-        self.rejected = 0  # frames that were no message of ours
+        self.rejected = 0
+        self._edges = edges
         self._directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._closed = False
         try:
@@ -73,7 +77,7 @@ class _Channel:
         forks.watch(self)
 
     def forked(self) -> None:
-        """See noderuntime.ipc.forks. The threads of the context are not here, and a send would end the parent's."""
+        """See forks.py. The context's threads do not exist here, and a send would disturb the parent's socket."""
         self._closed = True
         forks.keep(self._socket)
         forks.keep(self._context)
@@ -98,7 +102,7 @@ class _Channel:
             return None
 
     def close(self, linger_s: float = LINGER_S) -> None:
-        """Send what is under way, for at most `linger_s` seconds, and let go. A second call does nothing."""
+        """Send what is still queued, for at most `linger_s` seconds, and close. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -116,21 +120,21 @@ class _Channel:
 
 
 class Dealer(_Channel):
-    """The end of a child, a command, or a client of the store. Connects as soon as somebody has bound `path`.
+    """The end of a child, a command, or a client of the store. Connects as soon as another process has bound `path`.
 
-    It reconnects by itself when the other end comes back; what was under way then may be lost, so requests
-    are numbered, and repeated by who sent them. Raises OSError when the directory of `path` does not exist, or when
-    descriptors run out.
+    `edge`: what it receives. It reconnects by itself when the other end comes back; frames that were queued then may
+    be lost, so requests are numbered, and their sender repeats them. Raises OSError when the directory of `path` does
+    not exist, or when file descriptors run out.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, zmq.DEALER)
+    def __init__(self, path: Path, edge: Edge) -> None:
+        super().__init__(path, zmq.DEALER, (edge,))
         self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_FIRST_MS)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         self._attach(self._socket.connect)
 
     def send(self, message: Message, timeout_s: float = SEND_TIMEOUT_S) -> bool:
-        """Queue `message`. False when the other end has not taken its messages for `timeout_s` seconds.
+        """Queue `message`. False when the other end has not read its messages for `timeout_s` seconds.
 
         Raises ProtocolError when the message is larger than a frame may be.
         """
@@ -148,7 +152,7 @@ class Dealer(_Channel):
         while (parts := self._parts_nowait()) is not None:
             if len(parts) == 1:
                 with contextlib.suppress(ProtocolError):
-                    return decode(parts[0])
+                    return decode(parts[0], *self._edges)
             self.rejected += 1
         return None
 
@@ -161,14 +165,14 @@ class Dealer(_Channel):
 
 
 class Router(_Channel):
-    """The end that is bound: the runtime's, or the store's. A socket file left by a dead process is replaced. Raises
-    OSError as a Dealer.
+    """The end that is bound: the runtime's, or the store's. It replaces a socket file that a dead process left.
 
-    `undelivered` counts messages to peers that are gone, or that do not take what is sent to them.
+    `edges`: what it receives. `undelivered` counts messages to peers that are gone or do not read. Raises OSError as a
+    Dealer does.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, zmq.ROUTER)
+    def __init__(self, path: Path, *edges: Edge) -> None:
+        super().__init__(path, zmq.ROUTER, edges)
         self.undelivered = 0
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._attach(self._socket.bind)
@@ -178,7 +182,7 @@ class Router(_Channel):
         while (parts := self._parts_nowait()) is not None:
             if len(parts) == 2:
                 with contextlib.suppress(ProtocolError):
-                    return parts[0], decode(parts[1])
+                    return parts[0], decode(parts[1], *self._edges)
             self.rejected += 1
         return None
 
@@ -190,7 +194,7 @@ class Router(_Channel):
         return found
 
     def send(self, identity: bytes, message: Message) -> bool:
-        """Queue `message` for one peer; never waits. False, and counted, when it is gone or takes nothing.
+        """Queue `message` for one peer; never waits. False, and counted, when it is gone or does not read.
 
         Raises ProtocolError when the message is larger than a frame may be.
         """

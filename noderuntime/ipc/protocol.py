@@ -1,46 +1,86 @@
-"""The control protocol: every message that crosses a ZeroMQ socket of ours.
+"""The control protocol: every message that crosses one of our ZeroMQ sockets, sorted by edge.
 
-    child      = hello (refused | welcome *restore_state (ready *traffic [bye] | failed))
-    traffic    = log | stop_all | stop | reload | reload_failed | failed
-    command    = ask answer          ; the command line and the runtime
-    client     = request reply       ; anybody and the store process
+    child   = hello (refused | welcome *restore_state (ready *traffic [bye] | failed))
+    traffic = log | stop_all | reload_failed | failed | stop | quiet | reload
+    command = ask answer
+    client  = request reply
 
-Sockets: the runtime binds a ROUTER (`runtime.sock`); each child and each command connects one DEALER. The store binds
-a ROUTER (`store.sock`); its clients (the runtime, commands, nodes without LMDB) do the same.
+    child -> runtime      hello           who I am; the first message
+                          ready           restored; from here on I handle events
+                          log             one log record
+                          failed          about to exit because of an error
+                          stop_all        a handler returned Status.STOP_ALL
+                          reload_failed   the new code does not import
+                          bye             I exit on purpose
+    runtime -> child      refused         you may not take part
+                          welcome         your incarnation and wiring
+                          restore_state   a part of the private state (operators)
+                          quiet           make no more ticks
+                          stop            finish
+                          reload          try the new code (operators)
+    command -> runtime    ask             what a command of the command line wants
+    runtime -> command    answer          what it gets
+    client -> store       request         one operation on the space
+    store -> client       reply           its result, or its error
 
-A message is one frame: MessagePack of the array [type, field, ...], fields in the order in which they stand below.
-`decode` accepts exactly that: a known type, the right number of fields, each of its declared type, no byte behind it.
-Anything else raises ProtocolError and nothing else. The version is checked at hello; a frame has at most
-FRAME_BYTES_MAX bytes.
+The runtime binds a ROUTER (`runtime.sock`); each child and each command connects a DEALER. The store binds a ROUTER
+(`store.sock`); its clients (the runtime, commands, nodes without LMDB) connect a DEALER.
 
-Requests carry (client, number); a client numbers its requests upwards and repeats one until it is answered. The store
-keeps the result of the last number of each client, so a request repeated after the store was killed counts once.
+A message is one frame of at most FRAME_BYTES_MAX bytes: MessagePack of the array [type, field, ...], with the fields
+in the order in which the classes below declare them. `decode` accepts exactly that: a type that belongs on the
+receiver's edge, the right number of fields, each of its declared type, and no byte behind it. Anything else raises
+ProtocolError, and nothing but ProtocolError. The version is checked at hello, ask and request. (Rejected: one decoder
+for all edges. Each receiver then has to ignore, one by one, the messages that it itself sends.)
+
+A client numbers its requests upwards and repeats each until it is answered. The store keeps the result of the last
+number of each client, so a request that is repeated after the store was killed takes effect once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Final, get_args, get_origin, get_type_hints, is_typeddict
 
 import msgpack
 
 from noderuntime.errors import NodeRuntimeError, ProtocolError
 from noderuntime.ipc.boundary import ERROR_CHARACTERS_MAX, cut, describe
+from noderuntime.ipc.wiring import PlainWiring
 
 VERSION = 1
 FRAME_BYTES_MAX = 16 * 1024 * 1024
-TEXT_ERRORS = "surrogateescape"  # paths that are not UTF-8 are such texts in Python
+TEXT_ERRORS = "surrogateescape"  # how Python represents paths that are not UTF-8
+WELCOME_S: Final = 60.0  # how long a child waits for welcome, and for each restore_state
 
-# Exit codes of our child processes; any other one is the user's code speaking, or its death.
-EXIT_FENCED = 75  # this process belongs to an incarnation that has been replaced: no failure
+# Exit codes of our child processes; any other code is that of the user's program.
+EXIT_FENCED = 75  # a newer incarnation has replaced this process; not a failure
 EXIT_RELOAD = 76  # the new code imports: begin a new life with it
+
+
+class Edge(Enum):
+    """Who sends, and who receives."""
+
+    CHILD_TO_RUNTIME = "child -> runtime"
+    RUNTIME_TO_CHILD = "runtime -> child"
+    COMMAND_TO_RUNTIME = "command -> runtime"
+    RUNTIME_TO_COMMAND = "runtime -> command"
+    CLIENT_TO_STORE = "client -> store"
+    STORE_TO_CLIENT = "store -> client"
+
+
+TO_RUNTIME: Final = (Edge.CHILD_TO_RUNTIME, Edge.COMMAND_TO_RUNTIME)
+"""What arrives at the runtime's socket."""
+
+
+# child -> runtime
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """child -> runtime, first: who I am. `kind`: operator | node | dynamic. `life`: $NODERUNTIME_LIFE, or 0."""
+    """The first message: who I am. `kind`: operator | node | dynamic. `life`: $NODERUNTIME_LIFE, or 0."""
 
     version: int
     node: str
@@ -50,43 +90,15 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """runtime -> child: you may not take part; `why` is for a person. The child ends."""
-
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Welcome:
-    """runtime -> child: your incarnation and your wiring (see wiring.py); `states` tells how many restore_state follow.
-
-    `attempts`: the claim's [[input, sequence, index, attempts], ...], messages that earlier lives ended with.
-    """
-
-    incarnation: int
-    wiring: dict[str, Any]
-    states: int
-    attempts: list[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class RestoreState:
-    """runtime -> operator: last committed private state, in parts; `by_reference`: too large, read it in the space."""
-
-    state: dict[str, Any]
-    by_reference: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Ready:
-    """child -> runtime: restored; from here on I handle events."""
+    """Restored; from here on I handle events."""
 
     incarnation: int
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """child -> runtime: one structured log record. `time`: seconds since the epoch, `level`: Python's logging level."""
+    """One structured log record. `time`: seconds since the epoch, `level`: Python's logging level."""
 
     time: float
     level: int
@@ -96,7 +108,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """child -> runtime, before an exit for an error. `where`: import | init | restore_state | on_event | produce.
+    """The process is about to exit because of an error. `where`: import | init | restore_state | on_event | produce.
 
     `permanent`: the same would happen again at once (a file that is missing, a class that is not there).
     """
@@ -109,22 +121,66 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class StopAll:
-    """operator -> runtime: its event handler returned Status.STOP_ALL, and that event is committed."""
+    """From operators: the handler returned Status.STOP_ALL, and that event is committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadFailed:
+    """From operators: the new code does not import; the old code continues."""
+
+    error: str
+    trace: str
 
 
 @dataclass(frozen=True, slots=True)
 class Bye:
-    """child -> runtime: I end on purpose. `ended`: my outputs are closed in the space already (operators)."""
+    """I exit on purpose. `ended`: my outputs are closed in the space already (operators)."""
 
     ended: bool
     reason: str
 
 
+# runtime -> child
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """You may not take part; `why` is for a person. The child exits."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Your incarnation and your wiring (see wiring.py); `states` RestoreState messages follow.
+
+    `attempts`: [input, sequence, index, attempts] of each message that earlier lives ended with.
+    """
+
+    incarnation: int
+    wiring: PlainWiring
+    states: int
+    attempts: list[list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreState:
+    """To operators: the last committed private state, in parts; `by_reference`: too large, read it in the space."""
+
+    state: dict[str, bytes]
+    by_reference: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """Make no more ticks: the run is draining, and ticks would keep it from ending."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """runtime -> child: finish. `id`: MANUAL | ALL_INPUTS_CLOSED. SIGTERM follows after `grace` seconds.
+    """Finish. `id`: MANUAL | ALL_INPUTS_CLOSED. SIGTERM follows after `grace` seconds.
 
-    `drain`: the receivers go on, so what was sent still finds room.
+    `drain`: the receivers continue, so sends still find room.
     """
 
     id: str
@@ -133,43 +189,39 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class Quiet:
-    """runtime -> child: make no more ticks. The run is drained, and with them it would never end."""
-
-
-@dataclass(frozen=True, slots=True)
 class Reload:
-    """runtime -> operator: try the new code; if it imports, end with EXIT_RELOAD, so that a new life takes over."""
+    """To operators: try the new code; if it imports, exit with EXIT_RELOAD, so that a new life takes over."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReloadFailed:
-    """operator -> runtime: the new code does not import; the old one goes on."""
-
-    error: str
-    trace: str
+# command -> runtime
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """command -> runtime. `what`: status | stop | reload; `arguments` by name."""
+    """`what`: status | stop | reload | ...; `arguments` by name."""
 
     version: int
     what: str
     arguments: dict[str, Any]
 
 
+# runtime -> command
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """runtime -> command. `error` is "" when it worked."""
+    """`error` is "" when it worked."""
 
     result: dict[str, Any]
     error: str
 
 
+# client -> store
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """client -> store: one operation, see store.py for the table. Numbers of one client rise."""
+    """One operation of store/operations.py. The numbers of one client rise."""
 
     version: int
     client: str
@@ -178,9 +230,12 @@ class Request:
     arguments: dict[str, Any]
 
 
+# store -> client
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """store -> client: the answer to request `number`. `error`: "" or an error class's name, `text` for a person."""
+    """The answer to request `number`. `error`: "" or the name of an error class, with `text` for a person."""
 
     number: int
     result: dict[str, Any]
@@ -189,40 +244,48 @@ class Reply:
 
 
 Message = (
-    Hello | Refused | Welcome | RestoreState | Ready | Log | Failed | StopAll | Bye | Stop | Quiet | Reload
-    | ReloadFailed | Ask | Answer | Request | Reply
+    Hello | Ready | Log | Failed | StopAll | ReloadFailed | Bye | Refused | Welcome | RestoreState | Quiet | Stop
+    | Reload | Ask | Answer | Request | Reply
 )  # fmt: skip
 
-_NAMES: dict[type, str] = {
-    Hello: "hello", Refused: "refused", Welcome: "welcome", RestoreState: "restore_state", Ready: "ready", Log: "log",
-    Failed: "failed", StopAll: "stop_all", Bye: "bye", Stop: "stop", Quiet: "quiet", Reload: "reload",
-    ReloadFailed: "reload_failed", Ask: "ask", Answer: "answer", Request: "request", Reply: "reply",
+MESSAGES: Final[dict[Edge, dict[str, type[Message]]]] = {
+    Edge.CHILD_TO_RUNTIME: {
+        "hello": Hello, "ready": Ready, "log": Log, "failed": Failed, "stop_all": StopAll,
+        "reload_failed": ReloadFailed, "bye": Bye,
+    },
+    Edge.RUNTIME_TO_CHILD: {
+        "refused": Refused, "welcome": Welcome, "restore_state": RestoreState, "quiet": Quiet,
+        "stop": Stop, "reload": Reload,
+    },
+    Edge.COMMAND_TO_RUNTIME: {"ask": Ask},
+    Edge.RUNTIME_TO_COMMAND: {"answer": Answer},
+    Edge.CLIENT_TO_STORE: {"request": Request},
+    Edge.STORE_TO_CLIENT: {"reply": Reply},
 }  # fmt: skip
+"""The types of messages that go along each edge, by the name that stands in the frame."""
 
 
 def _kinds(hint: Any) -> tuple[type, ...]:
     if isinstance(hint, UnionType):
         return tuple(kind for part in get_args(hint) for kind in _kinds(part))
-    return (get_origin(hint) or hint,)
+    return (dict if is_typeddict(hint) else get_origin(hint) or hint,)
 
 
-def _shape(kind: type) -> list[tuple[str, tuple[type, ...]]]:
+def shape(kind: type[Message]) -> list[tuple[str, tuple[type, ...]]]:
+    """The fields of a message, in the order of its frame, each with the types that a value of it may have."""
     hints = get_type_hints(kind)
     return [(item.name, _kinds(hints[item.name])) for item in fields(kind)]
 
 
-_SHAPES: dict[str, tuple[type, list[tuple[str, tuple[type, ...]]]]] = {
-    name: (kind, _shape(kind)) for kind, name in _NAMES.items()
-}
+NAMES: Final = {kind: name for named in MESSAGES.values() for name, kind in named.items()}
 
-M = TypeVar("M")
+_SHAPES: Final = {name: (edge, kind, shape(kind)) for edge, named in MESSAGES.items() for name, kind in named.items()}
 
 
 def encode(message: Message) -> bytes:
-    """The frame that carries `message`. Raises ProtocolError when it is too large, or holds what cannot be packed."""
-    kind = type(message)
-    name = _NAMES[kind]
-    values = [name, *(getattr(message, item) for item, _ in _SHAPES[name][1])]
+    """The frame of `message`. Raises ProtocolError when it is too large, or holds what MessagePack cannot carry."""
+    name = NAMES[type(message)]
+    values = [name, *(getattr(message, item) for item, _ in _SHAPES[name][2])]
     try:
         frame: bytes = msgpack.packb(values, use_bin_type=True, unicode_errors=TEXT_ERRORS)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:  # a lone surrogate, an int over 64 bits
@@ -233,14 +296,17 @@ def encode(message: Message) -> bytes:
 
 
 def refusal(number: int, operation: str, error: BaseException) -> Reply:
-    """The answer to a request that has raised: errors of ours are named, anything else is taken for the arguments'."""
+    """The answer to a request that has raised: our own errors are named; any other is blamed on the arguments."""
     if isinstance(error, NodeRuntimeError):
         return Reply(number, {}, type(error).__name__, cut(str(error), ERROR_CHARACTERS_MAX))
     return Reply(number, {}, "ProtocolError", f"{operation[:40]}: wrong arguments ({describe(error)})")
 
 
-def decode(frame: bytes | memoryview) -> Message:
-    """The message in `frame`. Any bytes either decode or raise ProtocolError, never anything else."""
+def decode(frame: bytes | memoryview, *edges: Edge) -> Message:
+    """The message in `frame`, which came along one of the receiver's `edges`.
+
+    Any bytes either decode or raise ProtocolError, never anything else.
+    """
     if len(frame) > FRAME_BYTES_MAX:
         raise ProtocolError(f"{len(frame)} bytes; a frame holds at most {FRAME_BYTES_MAX}")
     try:
@@ -251,10 +317,12 @@ def decode(frame: bytes | memoryview) -> Message:
         raise ProtocolError("not an array that starts with a type")
     if body[0] not in _SHAPES:
         raise ProtocolError(f"unknown type {body[0][:40]!r}")
-    kind, shape = _SHAPES[body[0]]
-    if len(body) != len(shape) + 1:
-        raise ProtocolError(f"{body[0]}: {len(body) - 1} fields instead of {len(shape)}")
-    for value, (name, kinds) in zip(body[1:], shape, strict=True):
+    edge, kind, declared = _SHAPES[body[0]]
+    if edge not in edges:
+        raise ProtocolError(f"{body[0]} goes {edge.value}; it came {' or '.join(came.value for came in edges)}")
+    if len(body) != len(declared) + 1:
+        raise ProtocolError(f"{body[0]}: {len(body) - 1} fields instead of {len(declared)}")
+    for value, (name, kinds) in zip(body[1:], declared, strict=True):
         # bool is an int in Python, not in a protocol
         if type(value) not in kinds and not (float in kinds and type(value) is int):
             raise ProtocolError(f"{body[0]}: {name} is {type(value).__name__}, not {kinds[0].__name__}")

@@ -1,14 +1,14 @@
-"""What one child has to know of the dataflow: its inputs, its outputs, and who receives them.
+"""What one child has to know about the dataflow: its inputs, its outputs, and their receivers.
 
 The runtime builds it from the dataflow file and the numbers that the store gave to nodes, inputs and outputs, and
-sends it in `welcome`. Numbers are small integers, kept in the space, so that keys there are short and survive a
-change of the dataflow file.
+sends it in `welcome`. Numbers are small integers that are kept in the space, so that keys there are short and survive a
+change of the dataflow file. In `welcome` a wiring is plain: dicts and lists, which MessagePack can carry.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypedDict, cast
 
 NANOSECONDS = 1_000_000_000
 
@@ -43,9 +43,58 @@ class ReceiverWiring:
 
 @dataclass(frozen=True, slots=True)
 class OutputWiring:
+    """One output, and every input that receives it."""
+
     name: str
     number: int
     receivers: tuple[ReceiverWiring, ...]
+
+
+class PlainInput(TypedDict):
+    """InputWiring in `welcome`."""
+
+    name: str
+    number: int
+    source: str
+    sender: int
+    queue_size: int
+    queue_bytes: int
+    drop_oldest: bool
+    messages_min: int
+    period_ns: int
+    timeout_ns: int
+
+
+class PlainReceiver(TypedDict):
+    """ReceiverWiring in `welcome`."""
+
+    node: int
+    input: int
+    queue_size: int
+    queue_bytes: int
+    drop_oldest: bool
+    messages_min: int
+
+
+class PlainOutput(TypedDict):
+    """OutputWiring in `welcome`."""
+
+    name: str
+    number: int
+    receivers: list[PlainReceiver]
+
+
+class PlainWiring(TypedDict):
+    """Wiring in `welcome`."""
+
+    run: str
+    node: str
+    number: int
+    kind: str
+    inputs: list[PlainInput]
+    outputs: list[PlainOutput]
+    config: dict[str, Any]
+    code: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +113,28 @@ class Wiring:
     config: dict[str, Any] = field(default_factory=dict)
     code: dict[str, str] = field(default_factory=dict)
 
-    def to_plain(self) -> dict[str, Any]:
-        """A form that MessagePack can carry."""
-        return asdict(self)
+    def to_plain(self) -> PlainWiring:
+        """The form that MessagePack can carry."""
+        plain = asdict(self)
+        plain["inputs"] = list(plain["inputs"])
+        plain["outputs"] = [output | {"receivers": list(output["receivers"])} for output in plain["outputs"]]
+        return cast(PlainWiring, plain)
 
     @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> Wiring:
+    def from_plain(cls, plain: PlainWiring) -> Wiring:
+        """The wiring of a `welcome`."""
         return cls(
-            **{
-                **plain,
-                "inputs": tuple(InputWiring(**item) for item in plain["inputs"]),
-                "outputs": tuple(
-                    OutputWiring(
-                        item["name"],
-                        item["number"],
-                        tuple(ReceiverWiring(**receiver) for receiver in item["receivers"]),
-                    )
-                    for item in plain["outputs"]
-                ),
-            }
+            run=plain["run"],
+            node=plain["node"],
+            number=plain["number"],
+            kind=plain["kind"],
+            inputs=tuple(InputWiring(**item) for item in plain["inputs"]),
+            outputs=tuple(
+                OutputWiring(
+                    item["name"], item["number"], tuple(ReceiverWiring(**receiver) for receiver in item["receivers"])
+                )
+                for item in plain["outputs"]
+            ),
+            config=plain["config"],
+            code=plain["code"],
         )

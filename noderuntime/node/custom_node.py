@@ -31,7 +31,7 @@ from noderuntime.api.events import Event, kvs_update, notice
 from noderuntime.errors import Fenced, NodeRuntimeError, NotRunning, StateNotAvailable, StoreFull, UnknownOutput
 from noderuntime.ipc import doorbell, forks, process, pulse
 from noderuntime.ipc.channel import Dealer
-from noderuntime.ipc.protocol import Bye, Quiet, Ready, Refused, Stop
+from noderuntime.ipc.protocol import Bye, Edge, Quiet, Ready, Refused, Stop
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.node import inbox
 from noderuntime.node.joining import end_fenced, find_run, greet
@@ -100,7 +100,7 @@ class Node:
     def __init__(self, node_id: str | None = None, run: str | None = None) -> None:
         run_dir, name, dynamic = find_run(node_id, run)
         try:
-            dealer = Dealer(run_dir.runtime_socket)
+            dealer = Dealer(run_dir.runtime_socket, Edge.RUNTIME_TO_CHILD)
         except OSError:
             raise NotRunning(f"there is no run {run or str(run_dir.root)!r}") from None
         welcome = greet(dealer, name, dynamic)

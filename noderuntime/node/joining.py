@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from noderuntime.errors import Fenced, NotRunning
 from noderuntime.ipc import runs
 from noderuntime.ipc.channel import Dealer
-from noderuntime.ipc.protocol import EXIT_FENCED, VERSION, Hello, Refused, Welcome
+from noderuntime.ipc.protocol import EXIT_FENCED, VERSION, WELCOME_S, Hello, Refused, Welcome
 from noderuntime.ipc.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
-
-WELCOME_S: Final = 60.0
 
 
 def find_run(node_id: str | None, run: str | None) -> tuple[RunDir, str, bool]:

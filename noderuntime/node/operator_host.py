@@ -42,7 +42,9 @@ from noderuntime.ipc.protocol import (
     EXIT_FENCED,
     EXIT_RELOAD,
     VERSION,
+    WELCOME_S,
     Bye,
+    Edge,
     Failed,
     Hello,
     Log,
@@ -75,7 +77,6 @@ from noderuntime.space.writer import Inapplicable, MessageGone
 GROUP_EVENTS_MAX = 64
 GROUP_NS = 1_000_000
 SLOW_CHECK_S = 5.0
-WELCOME_S = 60.0
 WAIT_WARNING_S = 10.0
 
 
@@ -543,7 +544,7 @@ def main() -> int:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    with Dealer(run_dir.runtime_socket) as dealer:
+    with Dealer(run_dir.runtime_socket, Edge.RUNTIME_TO_CHILD) as dealer:
         try:
             return _live(run_dir, node, dealer)
         except MessageGone as gone:

@@ -36,7 +36,7 @@ from noderuntime.ipc.boundary import Boundary, describe
 from noderuntime.ipc.channel import Router
 from noderuntime.ipc.homes import RunRefused
 from noderuntime.ipc.lock_watch import Holding, LockWatch, Pinning
-from noderuntime.ipc.protocol import Answer, Ask, Message
+from noderuntime.ipc.protocol import TO_RUNTIME, Answer, Ask, Message
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.ipc.runs import Held, RunFile
 from noderuntime.ipc.state_folders import StateFolder
@@ -150,7 +150,7 @@ class Runtime:
         )
         self._outbox = RunOutbox(dataflow, self._notes)
         self._loop = Loop()
-        self._router = Router(self._run_dir.runtime_socket)
+        self._router = Router(self._run_dir.runtime_socket, *TO_RUNTIME)
         self._link = StoreLink(self._loop, self._run_dir, f"runtime-{held.epoch}")
         env = {key: value for key, value in options.environ.items() if not key.startswith("NODERUNTIME_")}
         self._fork_server = ForkServerKeeper(self._loop, self._notes, env, preload_of(dataflow))

@@ -13,7 +13,7 @@ from typing import Any
 
 from noderuntime.errors import ProtocolError
 from noderuntime.ipc.channel import Dealer
-from noderuntime.ipc.protocol import VERSION, Reply, Request
+from noderuntime.ipc.protocol import VERSION, Edge, Reply, Request
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.runtime.loop import Loop
 
@@ -81,7 +81,7 @@ class StoreLink:
     def connect(self) -> None:
         """A store process was started: a new connection, on which nothing of the old one is under way."""
         self.disconnect()
-        self._dealer = Dealer(self._run_dir.store_socket)
+        self._dealer = Dealer(self._run_dir.store_socket, Edge.STORE_TO_CLIENT)
         self._loop.watch(self._dealer.fd, self.receive)
         self.answered = 0
 

@@ -48,7 +48,7 @@ from noderuntime.ipc import doorbell
 from noderuntime.ipc.boundary import Boundary, describe
 from noderuntime.ipc.channel import Router
 from noderuntime.ipc.process import die_with_parent
-from noderuntime.ipc.protocol import VERSION, Reply, Request, refusal
+from noderuntime.ipc.protocol import VERSION, Edge, Reply, Request, refusal
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.snapshot.restore import restore_newest
 from noderuntime.snapshot.settings import Settings
@@ -541,7 +541,7 @@ def main(argv: list[str] | None = None) -> int:
     run_dir = RunDir(options.run_dir)
     settings = Settings.read(options.snapshots) if options.snapshots else None
     spec = json.loads(options.state) if options.state else None
-    with Router(run_dir.store_socket) as router:
+    with Router(run_dir.store_socket, Edge.CLIENT_TO_STORE) as router:
         try:
             resumed = _make_space(run_dir, options, settings)
             space = open_space(run_dir.space)

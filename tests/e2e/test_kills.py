@@ -13,7 +13,7 @@ import zmq
 from support.harness import SUMS, TICKING, WAIT_S, Folder, Running, is_alive, processes_of, wait_until
 
 from noderuntime.ipc.channel import Dealer
-from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Bye, Hello, Ready, Refused
+from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Bye, Edge, Hello, Ready, Refused
 
 SLOW_SUMS = SUMS.replace("{id: count,", '{id: count, env: {COUNT: "600", PAUSE: "0.002"},')
 TOTAL_600 = "last 180300 of 601"
@@ -531,7 +531,7 @@ def test_what_is_not_ours_on_the_socket_harms_nobody(folder: Folder) -> None:
     running = folder.start(SLOW_SUMS)
     running.wait_running()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    with Dealer(folder.run_dir().runtime_socket) as dealer, context:
+    with Dealer(folder.run_dir().runtime_socket, Edge.RUNTIME_TO_CHILD) as dealer, context:
         dealer.send(Bye(True, "I am nobody"))
         dealer.send(Ready(1))
         dealer.send(Hello(99, "sums", "operator", os.getpid(), 1))

@@ -19,7 +19,7 @@ from support.harness import Folder, Running, wait_until
 from support.redis_server import RedisServer
 
 from noderuntime.ipc.channel import Dealer
-from noderuntime.ipc.protocol import VERSION, Reply, Request
+from noderuntime.ipc.protocol import VERSION, Edge, Reply, Request
 from noderuntime.ipc.runs import list_runs
 from noderuntime.merges import decode
 from noderuntime.state.redis import RedisState
@@ -100,7 +100,7 @@ def kill(running: Running, victim: str) -> None:
 
 
 def ask(running: Running, operation: str, **arguments: object) -> dict[str, object]:
-    with Dealer(running.folder.run_dir().store_socket) as dealer:
+    with Dealer(running.folder.run_dir().store_socket, Edge.STORE_TO_CLIENT) as dealer:
         dealer.send(Request(VERSION, secrets.token_hex(8), 1, operation, arguments))
         reply = dealer.receive(30.0)
     assert isinstance(reply, Reply)
@@ -231,7 +231,7 @@ def test_an_operator_begins_a_life_while_the_server_is_away(folder: Folder, serv
 
 def refused(running: Running, operation: str, **arguments: object) -> str:
     """The error that a request is answered with, if it is answered soon."""
-    with Dealer(running.folder.run_dir().store_socket) as dealer:
+    with Dealer(running.folder.run_dir().store_socket, Edge.STORE_TO_CLIENT) as dealer:
         dealer.send(Request(VERSION, secrets.token_hex(8), 1, operation, arguments))
         reply = dealer.receive(1.0)
         dealer.close(0)

@@ -16,7 +16,7 @@ import pytest
 from noderuntime.cli import main
 from noderuntime.ipc import runs
 from noderuntime.ipc.channel import Dealer
-from noderuntime.ipc.protocol import VERSION, Reply, Request
+from noderuntime.ipc.protocol import VERSION, Edge, Reply, Request
 from noderuntime.ipc.rundir import RunDir
 
 Capture = pytest.CaptureFixture[str]
@@ -35,7 +35,7 @@ def lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDir]:
     paths.run_file.write_text(json.dumps(said))
     paths.lock.touch()
     store = subprocess.Popen([sys.executable, "-m", "noderuntime.store.service", str(paths.root), "--size", "16000000"])
-    with Dealer(paths.store_socket) as dealer:
+    with Dealer(paths.store_socket, Edge.STORE_TO_CLIENT) as dealer:
         arguments = {"nodes": NODES, "fingerprint": "f", "fresh": False, "resume": False}
         dealer.send(Request(VERSION, "test", 1, "open", arguments))
         assert isinstance(dealer.receive(10.0), Reply)

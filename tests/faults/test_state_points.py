@@ -23,7 +23,7 @@ from support.stage import HERE, Fault, Stage
 from support.state_cast import chained
 
 from noderuntime.ipc.channel import Dealer
-from noderuntime.ipc.protocol import VERSION, Reply, Request
+from noderuntime.ipc.protocol import VERSION, Edge, Reply, Request
 from noderuntime.merges import decode
 from noderuntime.space import kvs, kvs_cells
 from noderuntime.state.redis import RedisState
@@ -225,7 +225,7 @@ def test_requests_of_clients_count_once_wherever_the_store_is_killed(kind: str, 
 def request(stage: Stage, asked: Request) -> dict[str, Any]:
     """Repeat a request until it is answered, as a client does."""
     for _ in range(300):
-        with contextlib.suppress(OSError), Dealer(stage.folder.run_dir().store_socket) as dealer:
+        with contextlib.suppress(OSError), Dealer(stage.folder.run_dir().store_socket, Edge.STORE_TO_CLIENT) as dealer:
             dealer.send(asked)
             reply = dealer.receive(0.1)
             dealer.close(0)

@@ -27,7 +27,7 @@ from support.procs import wait_until
 from noderuntime.errors import ProtocolError, StoreUnreachable
 from noderuntime.ipc import protocol
 from noderuntime.ipc.boundary import Boundary, all_of, cut, describe, plain
-from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Log, Reply, Request, decode, encode, refusal
+from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Edge, Log, Reply, Request, decode, encode, refusal
 from noderuntime.node.remote_log import LogHandler
 from noderuntime.node.user_code import user_trace
 from noderuntime.runtime import logs, summary
@@ -187,7 +187,7 @@ class Wire:
         self.sent: list[Log] = []
 
     def send(self, log: Log) -> None:
-        found = decode(encode(log))
+        found = decode(encode(log), Edge.CHILD_TO_RUNTIME)
         assert isinstance(found, Log)
         self.sent.append(found)
 
@@ -240,7 +240,7 @@ def test_any_frame_of_a_log_can_be_kept(tmp_path: Path) -> None:
     written = RunLogs(tmp_path)
     for _ in range(300):
         frame = absurd.frame(chance, Log)
-        log = decode(frame)
+        log = decode(frame, Edge.CHILD_TO_RUNTIME)
         assert isinstance(log, Log)
         shown = record_of("a", log)
         written.write("a", "log", shown.text, at_s=shown.time, level=shown.level, fields=shown.fields)

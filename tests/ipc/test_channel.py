@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from noderuntime.ipc.channel import Dealer, Router
-from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Bye, Hello, Ready, Refused, StopAll
+from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Bye, Edge, Hello, Refused, StopAll, encode
 
 WAIT_S = 10.0
 
@@ -21,13 +21,13 @@ def hello(node: str = "a") -> Hello:
 
 @pytest.fixture
 def router(tmp_path: Path) -> Iterator[Router]:
-    with Router(tmp_path / "runtime.sock") as router:
+    with Router(tmp_path / "runtime.sock", Edge.CHILD_TO_RUNTIME) as router:
         yield router
 
 
 @pytest.fixture
 def dealer(router: Router) -> Iterator[Dealer]:
-    with Dealer(router.path) as dealer:
+    with Dealer(router.path, Edge.RUNTIME_TO_CHILD) as dealer:
         yield dealer
 
 
@@ -58,24 +58,24 @@ def test_both_ends_exchange_messages(router: Router, dealer: Dealer) -> None:
 def test_a_run_directory_may_be_longer_than_a_socket_path(tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 150) / ("y" * 150)
     folder.mkdir(parents=True)
-    with Router(folder / "runtime.sock") as router, Dealer(folder / "runtime.sock") as dealer:
+    with Router(folder / "s", Edge.CHILD_TO_RUNTIME) as router, Dealer(folder / "s", Edge.RUNTIME_TO_CHILD) as dealer:
         dealer.send(StopAll())
         found = router.receive(WAIT_S)
         assert found is not None and found[1] == StopAll()
 
 
 def test_a_dealer_may_come_before_its_router(tmp_path: Path) -> None:
-    with Dealer(tmp_path / "s") as dealer:
+    with Dealer(tmp_path / "s", Edge.RUNTIME_TO_CHILD) as dealer:
         dealer.send(StopAll())
-        with Router(tmp_path / "s") as router:
+        with Router(tmp_path / "s", Edge.CHILD_TO_RUNTIME) as router:
             found = router.receive(WAIT_S)
             assert found is not None and found[1] == StopAll()
 
 
 def test_a_dealer_finds_a_router_that_was_started_again(tmp_path: Path) -> None:
-    with Dealer(tmp_path / "s") as dealer:
+    with Dealer(tmp_path / "s", Edge.RUNTIME_TO_CHILD) as dealer:
         for _ in range(2):
-            with Router(tmp_path / "s") as router:
+            with Router(tmp_path / "s", Edge.CHILD_TO_RUNTIME) as router:
                 found = None
                 while found is None:  # what was under way while nobody listened may be lost: repeat
                     dealer.send(StopAll())
@@ -87,9 +87,10 @@ def test_what_is_no_message_is_counted_and_dropped(router: Router, raw: zmq.Sock
     raw.send(b"not ours")
     raw.send(b"")
     raw.send_multipart([b"a", b"b"])
-    with Dealer(router.path) as dealer:
+    raw.send(encode(Refused("what only the runtime says")))
+    with Dealer(router.path, Edge.RUNTIME_TO_CHILD) as dealer:
         dealer.send(hello())
-        while router.rejected < 3:
+        while router.rejected < 4:
             router.receive(0.05)
         dealer.send(Bye(True, ""))
         seen = []
@@ -97,14 +98,14 @@ def test_what_is_no_message_is_counted_and_dropped(router: Router, raw: zmq.Sock
             found = router.receive(WAIT_S)
             assert found is not None
             seen.append(found[1])
-    assert router.rejected == 3
+    assert router.rejected == 4
 
 
 def test_a_frame_above_the_limit_is_not_taken_and_harms_nobody(
     router: Router, raw: zmq.Socket[bytes]
 ) -> None:
     raw.send(bytes(FRAME_BYTES_MAX + 1))
-    with Dealer(router.path) as dealer:
+    with Dealer(router.path, Edge.RUNTIME_TO_CHILD) as dealer:
         dealer.send(hello())
         found = router.receive(WAIT_S)
         assert found is not None and found[1] == hello()
@@ -123,18 +124,18 @@ def test_the_descriptor_wakes_a_poll_and_draining_empties_it(router: Router, dea
     assert found is not None
     assert dealer.receive_nowait() is None
     for number in range(3):
-        router.send(found[0], Ready(number))
+        router.send(found[0], Refused(str(number)))
     seen: list[object] = []
     while len(seen) < 3:
         assert poll.poll(WAIT_S * 1000), "a message is there and the descriptor does not tell"
         while (message := dealer.receive_nowait()) is not None:
             seen.append(message)
-    assert seen == [Ready(0), Ready(1), Ready(2)]
+    assert seen == [Refused("0"), Refused("1"), Refused("2")]
 
 
 def test_closing_sends_what_is_under_way_and_leaks_no_descriptor(tmp_path: Path, router: Router) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
-    dealer = Dealer(router.path)
+    dealer = Dealer(router.path, Edge.RUNTIME_TO_CHILD)
     dealer.send(Bye(True, "done"))
     dealer.close()
     dealer.close()
@@ -146,4 +147,4 @@ def test_closing_sends_what_is_under_way_and_leaks_no_descriptor(tmp_path: Path,
 
 def test_a_missing_directory_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        Dealer(tmp_path / "missing" / "s")
+        Dealer(tmp_path / "missing" / "s", Edge.RUNTIME_TO_CHILD)

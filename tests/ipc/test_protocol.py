@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from typing import Any, get_args
 
@@ -11,12 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noderuntime.errors import ProtocolError
+from noderuntime.ipc import protocol
 from noderuntime.ipc.protocol import (
     FRAME_BYTES_MAX,
+    MESSAGES,
+    NAMES,
+    TO_RUNTIME,
     VERSION,
     Answer,
     Ask,
     Bye,
+    Edge,
     Failed,
     Hello,
     Log,
@@ -35,11 +41,14 @@ from noderuntime.ipc.protocol import (
     decode,
     encode,
 )
+from noderuntime.ipc.wiring import Wiring
+
+WIRING = Wiring("r", "a", 1, "operator", (), ()).to_plain()
 
 EXAMPLES: list[Message] = [
     Hello(VERSION, "a", "operator", 12, 1),
     Refused("too late"),
-    Welcome(3, {"run": "r"}, 1, [[0, 1, 2, 3]]),
+    Welcome(3, WIRING, 1, [[0, 1, 2, 3]]),
     RestoreState({"total": b"\x00\xff"}, False),
     Ready(3),
     Log(1.5, 20, "text", {"n": 1}),
@@ -57,9 +66,13 @@ EXAMPLES: list[Message] = [
 ]
 
 
+def edge_of(message: Message) -> Edge:
+    return next(edge for edge, named in MESSAGES.items() if type(message) in named.values())
+
+
 def is_message(frame: bytes) -> bool:
     try:
-        message = decode(frame)
+        message = decode(frame, *Edge)
     except ProtocolError:
         return False
     assert isinstance(message, get_args(Message))
@@ -104,13 +117,42 @@ def test_a_damaged_message_decodes_or_raises_protocol_error(example: Message, da
 
 
 def test_there_is_an_example_of_every_message() -> None:
-    assert {type(example) for example in EXAMPLES} == set(get_args(Message))
+    assert {type(example) for example in EXAMPLES} == set(get_args(Message)) == set(NAMES)
+
+
+def test_the_module_s_head_lists_every_message_below_its_edge() -> None:
+    listed: dict[str, list[str]] = {}
+    edge = ""
+    for line in (protocol.__doc__ or "").splitlines():
+        if found := re.match(r"    (\w+ -> \w+) +(\w+)  ", line):
+            edge = found[1]
+            listed[edge] = [found[2]]
+        elif found := re.match(r" {26}(\w+)  ", line):
+            listed[edge].append(found[1])
+    assert listed == {edge.value: list(named) for edge, named in MESSAGES.items()}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: type(example).__name__)
 def test_what_is_encoded_decodes_to_the_same(example: Message) -> None:
-    assert decode(encode(example)) == example
-    assert decode(memoryview(encode(example))) == example
+    assert decode(encode(example), edge_of(example)) == example
+    assert decode(memoryview(encode(example)), edge_of(example)) == example
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: type(example).__name__)
+def test_a_message_along_the_wrong_edge_is_refused(example: Message) -> None:
+    for came in set(Edge) - {edge_of(example)}:
+        with pytest.raises(ProtocolError) as refused:
+            decode(encode(example), came)
+        assert str(refused.value) == f"{NAMES[type(example)]} goes {edge_of(example).value}; it came {came.value}"
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: type(example).__name__)
+def test_the_runtime_s_socket_takes_what_children_and_commands_send(example: Message) -> None:
+    if edge_of(example) in TO_RUNTIME:
+        assert decode(encode(example), *TO_RUNTIME) == example
+    else:
+        with pytest.raises(ProtocolError, match="it came child -> runtime or command -> runtime"):
+            decode(encode(example), *TO_RUNTIME)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: type(example).__name__)
@@ -118,7 +160,7 @@ def test_a_byte_too_many_or_too_few_is_refused(example: Message) -> None:
     frame = encode(example)
     for wrong in (frame + b"\x00", frame[:-1]):
         with pytest.raises(ProtocolError):
-            decode(wrong)
+            decode(wrong, *Edge)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +172,7 @@ def test_a_field_too_many_or_too_few_is_refused(example: Message) -> None:
     body = msgpack.unpackb(encode(example))
     for wrong in ([*body, 1], body[:-1]):
         with pytest.raises(ProtocolError, match="fields instead of"):
-            decode(msgpack.packb(wrong))
+            decode(msgpack.packb(wrong), *Edge)
 
 
 @pytest.mark.parametrize(
@@ -148,11 +190,11 @@ def test_a_field_too_many_or_too_few_is_refused(example: Message) -> None:
 )
 def test_a_refusal_says_what_is_wrong(body: Any, why: str) -> None:
     with pytest.raises(ProtocolError, match=why):
-        decode(msgpack.packb(body))
+        decode(msgpack.packb(body), *Edge)
 
 
 def test_a_whole_number_may_stand_for_a_time() -> None:
-    assert decode(msgpack.packb(["stop", "MANUAL", 5, False])) == Stop("MANUAL", 5)
+    assert decode(msgpack.packb(["stop", "MANUAL", 5, False]), Edge.RUNTIME_TO_CHILD) == Stop("MANUAL", 5)
 
 
 def test_depth_and_size_are_limited() -> None:
@@ -163,7 +205,7 @@ def test_depth_and_size_are_limited() -> None:
         bytes(FRAME_BYTES_MAX + 1),
     ):
         with pytest.raises(ProtocolError):
-            decode(frame)
+            decode(frame, *Edge)
     with pytest.raises(ProtocolError, match="a frame holds at most"):
         encode(RestoreState({"a": bytes(FRAME_BYTES_MAX)}, False))
 
@@ -172,12 +214,12 @@ def test_an_operator_s_life_is_the_grammar_of_the_module_head() -> None:
     wire: list[bytes] = []
     for message in (
         Hello(VERSION, "a", "operator", 1, 1),
-        Welcome(1, {}, 1, []),
+        Welcome(1, WIRING, 1, []),
         RestoreState({}, False),
         Ready(1),
     ):
         wire.append(encode(message))
     wire.extend(encode(message) for message in (Log(0.0, 20, "hi", {}), Stop("MANUAL", 1.0), Bye(False, "")))
-    assert [type(decode(frame)).__name__ for frame in wire] == [
+    assert [type(decode(frame, *Edge)).__name__ for frame in wire] == [
         "Hello", "Welcome", "RestoreState", "Ready", "Log", "Stop", "Bye",
     ]  # fmt: skip

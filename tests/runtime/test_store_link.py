@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from noderuntime.ipc.channel import Router
-from noderuntime.ipc.protocol import Reply, Request
+from noderuntime.ipc.protocol import Edge, Reply, Request
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.runtime.loop import Loop
 from noderuntime.runtime.store_link import ANSWER_S_MAX, NO_ROOM_PAUSE_S, REPEAT_S, StoreLink
@@ -21,7 +21,7 @@ class Store:
     """The other end: takes requests, and answers when it is told to."""
 
     def __init__(self, path: Path) -> None:
-        self.router = Router(path)
+        self.router = Router(path, Edge.CLIENT_TO_STORE)
         self.taken: list[Request] = []
         self._identity = b""
 

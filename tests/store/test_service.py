@@ -17,7 +17,7 @@ from support.procs import WAIT_S, wait_until
 
 from noderuntime import errors
 from noderuntime.ipc.channel import Dealer
-from noderuntime.ipc.protocol import VERSION, Reply, Request
+from noderuntime.ipc.protocol import VERSION, Edge, Reply, Request
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.runtime.plan import store_nodes
 from noderuntime.space import kvs, records
@@ -223,7 +223,7 @@ class Process:
         self.folder = folder
         self.started: list[subprocess.Popen[bytes]] = []
         self.start()
-        self.dealer = Dealer(folder / "store.sock")
+        self.dealer = Dealer(folder / "store.sock", Edge.STORE_TO_CLIENT)
         self.number = 0
 
     def start(self) -> None:
@@ -309,7 +309,7 @@ def test_a_store_ignores_ctrl_c_and_what_is_no_request(process: Process, shm: Pa
 
 def test_a_second_client_with_wrong_requests_harms_nobody(process: Process, shm: Path) -> None:
     process.open()
-    with Dealer(shm / "store.sock") as other:
+    with Dealer(shm / "store.sock", Edge.STORE_TO_CLIENT) as other:
         for number, (operation, arguments) in enumerate(WRONG, 1):
             if "\udc80" not in str(arguments.get("key")):
                 other.send(Request(VERSION, "other", number, operation, arguments))
@@ -342,7 +342,10 @@ def test_a_store_keeps_memory_behind_its_last_page(process: Process, shm: Path) 
 def test_a_store_that_cannot_make_its_space_says_why(shm: Path) -> None:
     (shm / "space").write_text("")
     line = [sys.executable, "-m", "noderuntime.store.service", str(shm), "--size", "1000000"]
-    with subprocess.Popen(line, stderr=subprocess.PIPE) as process, Dealer(RunDir(shm).store_socket) as dealer:
+    with (
+        subprocess.Popen(line, stderr=subprocess.PIPE) as process,
+        Dealer(RunDir(shm).store_socket, Edge.STORE_TO_CLIENT) as dealer,
+    ):
         for number, operation, error in ((1, "figures", "StoreError"), (2, "quit", "")):
             dealer.send(Request(VERSION, "test", number, operation, {}))
             reply = dealer.receive(60.0)

@@ -19,7 +19,7 @@ from support import absurd
 from support.redis_server import RedisServer
 
 from noderuntime.ipc.channel import Dealer
-from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Reply, Request
+from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Edge, Reply, Request
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.merges import decode
 from noderuntime.state import Diff
@@ -30,7 +30,7 @@ NODES = [{"id": "sums", "kind": "operator", "inputs": [], "outputs": ["sum"]}]
 
 class Client:
     def __init__(self, run_dir: RunDir, name: str = "test") -> None:
-        self.dealer = Dealer(run_dir.store_socket)
+        self.dealer = Dealer(run_dir.store_socket, Edge.STORE_TO_CLIENT)
         self.name = name
         self.number = 0
 

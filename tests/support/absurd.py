@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import fields
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import msgpack
 
@@ -61,18 +59,9 @@ def nested(depth: int) -> Any:
     return found
 
 
-def fields_of(kind: type) -> list[tuple[str, tuple[type, ...]]]:
-    hints = get_type_hints(kind)
-    found = []
-    for item in fields(kind):
-        hint = hints[item.name]
-        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-        found.append((item.name, tuple(get_origin(part) or part for part in kinds)))
-    return found
-
-
-def frame(chance: random.Random, kind: type, /, **given: Any) -> bytes:
+def frame(chance: random.Random, kind: type[protocol.Message], /, **given: Any) -> bytes:
     """A frame of the protocol: each field of the declared type and any value, except those that are `given`."""
-    values = [given[name] if name in given else of(chance, chance.choice(kinds)) for name, kinds in fields_of(kind)]
-    packed: bytes = msgpack.packb([protocol._NAMES[kind], *values])
+    shape = protocol.shape(kind)
+    values = [given[name] if name in given else of(chance, chance.choice(kinds)) for name, kinds in shape]
+    packed: bytes = msgpack.packb([protocol.NAMES[kind], *values])
     return packed

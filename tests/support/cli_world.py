@@ -14,7 +14,7 @@ from typing import Any
 
 from noderuntime.ipc import runs
 from noderuntime.ipc.channel import Router
-from noderuntime.ipc.protocol import Answer, Ask, Reply, Request
+from noderuntime.ipc.protocol import Answer, Ask, Edge, Reply, Request
 from noderuntime.ipc.rundir import RunDir
 
 
@@ -72,7 +72,7 @@ class Server:
     def __init__(self, path: Path, answer: Callable[[Any], Any]) -> None:
         self.heard: list[Any] = []
         self._answer = answer
-        self._router = Router(path)
+        self._router = Router(path, Edge.COMMAND_TO_RUNTIME, Edge.CLIENT_TO_STORE)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()

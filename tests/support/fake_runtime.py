@@ -22,7 +22,7 @@ from support.procs import WAIT_S, wait_until
 
 from noderuntime.ipc import doorbell, pulse
 from noderuntime.ipc.channel import Router
-from noderuntime.ipc.protocol import Bye, Failed, Hello, Log, Message, Ready, RestoreState, Welcome
+from noderuntime.ipc.protocol import Bye, Edge, Failed, Hello, Log, Message, Ready, RestoreState, Welcome
 from noderuntime.ipc.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
 from noderuntime.space.commit import Commits
 
@@ -165,7 +165,7 @@ class Run(Net):
         self.bells = {
             item["number"]: doorbell.open_bell(self.dir.bell(item["number"])) for item in self.numbers.values()
         }
-        self.router = Router(self.dir.runtime_socket)
+        self.router = Router(self.dir.runtime_socket, Edge.CHILD_TO_RUNTIME)
         self.children: list[Child] = []
         self.lives: dict[str, int] = {}
         self.played: dict[str, Commits] = {}

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from noderuntime.ipc import process
 from noderuntime.ipc.channel import Dealer
-from noderuntime.ipc.protocol import VERSION, Answer, Ask
+from noderuntime.ipc.protocol import VERSION, Answer, Ask, Edge
 from noderuntime.ipc.rundir import RunDir
 
 WAIT_S = 30.0
@@ -212,7 +212,7 @@ class Running:
         return {row["node"]: row for row in summary}
 
     def ask(self, what: str, **arguments: Any) -> Answer:
-        with Dealer(self.folder.run_dir().runtime_socket) as dealer:
+        with Dealer(self.folder.run_dir().runtime_socket, Edge.RUNTIME_TO_COMMAND) as dealer:
             dealer.send(Ask(VERSION, what, arguments))
             answer = dealer.receive(WAIT_S)
             assert isinstance(answer, Answer)

@@ -23,7 +23,7 @@ from support.oracle import Found, check
 from noderuntime import merges
 from noderuntime.ipc import process, runs
 from noderuntime.ipc.channel import Dealer
-from noderuntime.ipc.protocol import VERSION, Answer, Ask
+from noderuntime.ipc.protocol import VERSION, Answer, Ask, Edge
 from noderuntime.space import kvs, lives, segments
 
 HERE = Path(__file__).parent
@@ -70,7 +70,7 @@ class Stage:
     def ask(self, timeout_s: float = 1.0) -> dict[str, dict[str, Any]] | None:
         """The nodes by id as the runtime sees them; None when it does not answer."""
         run_dir = self.folder.run_dir()
-        with contextlib.suppress(OSError), Dealer(run_dir.runtime_socket) as dealer:
+        with contextlib.suppress(OSError), Dealer(run_dir.runtime_socket, Edge.RUNTIME_TO_COMMAND) as dealer:
             dealer.send(Ask(VERSION, "status", {}))
             answer = dealer.receive(timeout_s)
             dealer.close(0)
