@@ -36,10 +36,9 @@ CUSTOM_OFTEN = ("read", "take", "taken", "stage", "staged", "lock", "locked", "p
 STORE = ("begin", "open", "lock", "locked", "put", "commit", "committed", "request open", "answer open",
          "request claim", "answer claim", "request touch", "answer touch", "request end", "send Reply", "sent Reply",
          "housekeeping")  # fmt: skip
-RUNTIME = ("look", "opened", "started", "do Spawn", "done Spawn", "do Claim", "done Claim", "do Welcome",
-           "done Welcome", "event Hello", "event Claimed", "event Ready", "event Exited", "event SaidBye", "reap",
-           "reaped", "ring",
-           "send Request", "sent Request", "received Reply")  # fmt: skip
+RUNTIME = ("look", "opened", "started", "do Spawn", "done Spawn", "do Claim", "done Claim", "do SendWelcome",
+           "done SendWelcome", "event SaidHello", "event Claimed", "event BecameReady", "event Exited",
+           "event SaidBye", "reap", "reaped", "ring", "send Request", "sent Request", "received Reply")  # fmt: skip
 FORK_SERVER = ("ordered", "make", "made")
 
 

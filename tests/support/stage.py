@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import lmdb
+from support.fault_points import missing
 from support.flows import Flow
 from support.harness import Folder, Running, is_alive, processes_of, wait_until
 from support.oracle import Found, check
@@ -36,6 +37,8 @@ class Stage:
     """A folder on shared memory with a dataflow; at the end nothing of it may be left anywhere."""
 
     def __init__(self, faults: Sequence[Fault] = (), root: Path | None = None, **env: str) -> None:
+        unknown = missing(fault["point"] for fault in faults)
+        assert not unknown, f"no process passes these points: {unknown}"
         self.root = root or Path(tempfile.mkdtemp(prefix="nr-faults-", dir="/dev/shm"))
         (self.root / "fired").mkdir()
         self.folder = Folder(self.root)

@@ -25,7 +25,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 PLAN = json.loads(os.environ.get("FAULTS", "[]"))
 FOLDER = os.environ.get("FAULTS_DIR", "")
@@ -364,7 +364,14 @@ def sqlite_state(module: Any) -> None:
 
 
 def subscription(module: Any) -> None:
-    kind = getattr(module, "ExternalSubscription", None) or module.Subscription
+    _subscribing(module.Subscription)
+
+
+def external_subscription(module: Any) -> None:
+    _subscribing(module.ExternalSubscription)
+
+
+def _subscribing(kind: type) -> None:
     around(kind, "add", "subscribe", "subscribed")
     around(kind, "read", "look", "looked")
 
@@ -399,7 +406,7 @@ POINTS = {
     "noderuntime.ipc.process": process,
     "noderuntime.state.memory": memory_state, "noderuntime.state.common": table_state,
     "noderuntime.state.redis": redis_state, "noderuntime.state.sqlite": sqlite_state,
-    "noderuntime.state.external": subscription, "noderuntime.space.watches": subscription,
+    "noderuntime.state.external": external_subscription, "noderuntime.space.watches": subscription,
     "noderuntime.store.kvs": store_state, "noderuntime.store.startup": store_start,
     "noderuntime.store.outbox": store_outside, "noderuntime.store.external": store_forward,
     "redis.connection": redis_connection,
@@ -407,7 +414,7 @@ POINTS = {
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Finds our modules as everybody does, and puts the points in behind their execution."""
+    """Finds our modules as the other finders do, and puts the points in after their execution."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -428,10 +435,34 @@ def _follow(loader: Any, wrap: Callable[[Any], None]) -> None:
 
     def exec_module(module: Any) -> None:
         real(module)
-        wrap(module)
+        before = set(vars(module))
+        try:
+            wrap(module)
+            if new := set(vars(module)) - before:
+                raise AttributeError(f"module {module.__name__!r} has no attribute {new.pop()!r}")
+        except AttributeError as error:
+            _refuse(f"{module.__name__}: {error}")
 
     loader.exec_module = exec_module
 
 
+def _check_modules() -> None:
+    """Each module of POINTS exists: one that was renamed would be patched no more, and tests would be weaker."""
+    folders = {name: importlib.machinery.PathFinder.find_spec(name) for name in {n.split(".")[0] for n in POINTS}}
+    for name in POINTS:
+        package, *path = name.split(".")
+        spec = folders[package]
+        where = (spec.submodule_search_locations if spec is not None else None) or []
+        if not any(os.path.exists(os.path.join(folder, *path) + ".py") for folder in where):  # noqa: PTH110, PTH118
+            _refuse(f"there is no module {name}")
+
+
+def _refuse(why: str) -> NoReturn:
+    """End this process: Python would go on after an exception of this module, without any fault."""
+    os.write(2, f"fault injector: {why}\n".encode())
+    os._exit(70)
+
+
 if PLAN:
+    _check_modules()
     sys.meta_path.insert(0, Finder())

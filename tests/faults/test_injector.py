@@ -1,0 +1,91 @@
+"""The fault injector itself: it fails on names that do not exist, so that no fault test becomes silently weaker."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from support.fault_points import INJECTOR, missing
+from support.schedules import (
+    CUSTOM_OFTEN,
+    CUSTOM_ONCE,
+    FORK_SERVER,
+    OPERATOR_OFTEN,
+    OPERATOR_ONCE,
+    RUNTIME,
+    SEGMENTS,
+    STORE,
+)
+from support.stage import Stage
+
+PLAN = '[{"who": "nobody", "point": "put", "hit": 1, "action": "kill"}]'
+IMPORT_ALL = """
+import importlib, sitecustomize
+for name in sitecustomize.POINTS:
+    importlib.import_module(name)
+print(len(sitecustomize.POINTS), "modules")
+"""
+
+
+def injected(code: str, folder: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `code` in an interpreter that finds the injector in `folder`."""
+    given = {"PYTHONPATH": f"{folder}:{Path(__file__).parents[2]}", "FAULTS": PLAN, "FAULTS_DIR": "/nowhere"}
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**given, **(env or {})}, capture_output=True, text=True, check=False
+    )
+
+
+def changed_injector(folder: Path, old: str, new: str) -> Path:
+    """A copy of the injector in which `old` is called `new`."""
+    text = INJECTOR.read_text()
+    assert old in text
+    (folder / INJECTOR.name).write_text(text.replace(old, new))
+    return folder
+
+
+def test_every_name_that_the_injector_patches_exists() -> None:
+    done = injected(IMPORT_ALL, INJECTOR.parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("modules\n")
+
+
+def test_a_module_that_does_not_exist_ends_every_process_at_its_start(tmp_path: Path) -> None:
+    folder = changed_injector(tmp_path, '"noderuntime.ipc.process"', '"noderuntime.ipc.processs"')
+    done = injected("print('started')", folder)
+    assert (done.returncode, done.stdout) == (70, "")
+    assert "there is no module noderuntime.ipc.processs" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "module"),
+    [
+        ('"next_messages"', '"next_message"', "noderuntime.node.session"),
+        ("module.MemoryState", "module.MemoryStates", "noderuntime.state.memory"),
+        ("module.run = run", "module.begin = run", "noderuntime.runtime.runtime"),
+    ],
+)
+def test_an_attribute_that_does_not_exist_ends_the_process_that_imports_its_module(
+    tmp_path: Path, old: str, new: str, module: str
+) -> None:
+    done = injected(f"import {module}\nprint('started')", changed_injector(tmp_path, old, new))
+    assert (done.returncode, done.stdout) == (70, "")
+    assert module in done.stderr and "has no attribute" in done.stderr
+
+
+def test_without_a_plan_nothing_is_patched(tmp_path: Path) -> None:
+    folder = changed_injector(tmp_path, '"next_messages"', '"next_message"')
+    assert injected("import noderuntime.node.session", folder, {"FAULTS": "[]"}).returncode == 0
+
+
+def test_every_point_of_the_schedules_exists() -> None:
+    named = (*OPERATOR_ONCE, *OPERATOR_OFTEN, *SEGMENTS, *CUSTOM_ONCE, *CUSTOM_OFTEN, *STORE, *RUNTIME, *FORK_SERVER)
+    assert missing(named) == []
+
+
+@pytest.mark.parametrize("point", ["putt", "event Hello", "send Welcom", "do Nothing", "request clam"])
+def test_a_fault_at_a_point_that_does_not_exist_is_refused(point: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=point):
+        Stage([{"who": "a", "point": point, "hit": 1, "action": "kill"}], tmp_path)
