@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import json
 import os
 import select
@@ -448,7 +449,7 @@ def _follow(loader: Any, wrap: Callable[[Any], None]) -> None:
 
 def _check_modules() -> None:
     """Each module of POINTS exists: one that was renamed would be patched no more, and tests would be weaker."""
-    folders = {name: importlib.machinery.PathFinder.find_spec(name) for name in {n.split(".")[0] for n in POINTS}}
+    folders = {name: importlib.util.find_spec(name) for name in {n.split(".")[0] for n in POINTS}}
     for name in POINTS:
         package, *path = name.split(".")
         spec = folders[package]
