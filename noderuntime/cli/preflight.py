@@ -1,4 +1,4 @@
-"""What `noderuntime validate` can tell of the code that a dataflow names, without running any of it.
+"""What `noderuntime validate`, and the start of a run, can tell of the code that a dataflow names, without running it.
 
 Modules are found as an import would find them, but a parent package is not imported: its folders are looked into.
 Names are looked up in the symbol table that Python makes of a file, which needs no execution. Where a module binds
@@ -15,7 +15,7 @@ import os
 import symtable
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
@@ -30,13 +30,16 @@ _READY_MADE = PACKAGE / "operators", ROOT / "operators"
 _BINDS_UNSEEN = ("globals", "exec", "eval", "vars", "locals", "setattr")
 
 
-def problems(dataflow: Dataflow) -> list[DataflowError]:
-    """Everything that would keep a node, or the shared state, from starting, as far as one sees without running it."""
+def problems(dataflow: Dataflow, overrides: Mapping[str, str]) -> list[DataflowError]:
+    """Everything that would keep a node, or the shared state, from starting, as far as one sees without running it.
+
+    `overrides`: variables that win over the `env` of nodes (`--env`).
+    """
     found = []
     for node in dataflow.nodes:
         if node.kind == "dynamic":
             continue
-        place, problem = node.code.place, _code_problem(dataflow, node)
+        place, problem = node.code.place, _code_problem(dataflow, node, overrides)
         if problem is None and node.kind == "operator":
             place, problem = node.config_place, _config_problem(dataflow, node)
         if problem is not None:
@@ -63,11 +66,12 @@ def _state_problem(dataflow: Dataflow) -> str:
     return f"state: kind {dataflow.state.kind!r}: {missing[0]}" if missing is not None else ""
 
 
-def _code_problem(dataflow: Dataflow, node: NodeSpec) -> tuple[str, str] | None:
+def _code_problem(dataflow: Dataflow, node: NodeSpec, overrides: Mapping[str, str]) -> tuple[str, str] | None:
     """(what is wrong with the node's code, what would be right); None when nothing is."""
     if node.code.module:
-        set_in_file = filter(None, node.env.get("PYTHONPATH", "").split(os.pathsep))
-        folders = [dataflow.folder, *(str(Path(dataflow.folder, each)) for each in set_in_file), *sys.path]
+        variables = {**node.env, **overrides}
+        named = filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))
+        folders = [dataflow.folder, *(str(Path(dataflow.folder, each)) for each in named), *sys.path]
         return _name_problem(node.code.module, node.code.name, folders)
     path = Path(dataflow.folder, node.code.path)
     if path.suffix != ".py" or not path.is_file():

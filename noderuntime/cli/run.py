@@ -20,7 +20,7 @@ from typing import NoReturn
 from noderuntime.cli import answered, output
 from noderuntime.cli.console import Console, Detached, JsonConsole
 from noderuntime.cli.output import UsageError
-from noderuntime.dataflow.files import check_files, load
+from noderuntime.dataflow.files import check_files, joined, load
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.runtime import guard
 from noderuntime.runtime.observer import Observer, RunOptions
@@ -95,8 +95,11 @@ def _end_by_signal(number: int, frame: FrameType | None) -> NoReturn:
 def _runtime(
     dataflow: Dataflow, observer: Observer, options: Namespace, name: str, terminal: str = ""
 ) -> int:
-    from noderuntime.runtime import runtime  # with ZeroMQ: only after the guard has split off
+    from noderuntime.cli.preflight import problems  # only after the guard has split off: it stays small
+    from noderuntime.runtime import runtime  # with ZeroMQ, likewise
 
+    if wrong := problems(dataflow, dict(options.env)):
+        raise joined(wrong)
     return runtime.run(
         dataflow,
         RunOptions(

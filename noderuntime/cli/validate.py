@@ -18,7 +18,7 @@ def validate(options: Namespace) -> int:
     try:
         dataflow = load(options.file, overrides=dict(options.env))
         warnings = check_files(dataflow)
-        if wrong := problems(dataflow):
+        if wrong := problems(dataflow, dict(options.env)):
             raise joined(wrong)
     except DataflowError as error:
         if options.json:

@@ -12,7 +12,6 @@ import shutil
 import stat
 import sys
 from collections.abc import Mapping
-from importlib.machinery import PathFinder
 from pathlib import Path
 
 from noderuntime.dataflow import reader
@@ -167,11 +166,6 @@ def _node_warning(dataflow: Dataflow, node: NodeSpec) -> str:
             f"{node.code.path!r} of node {node.id!r} hides Python's own module {path.stem!r}: "
             f"`import {path.stem}` in that process finds this file. Rename it."
         )
-    if node.code.module:
-        top = node.code.module.partition(".")[0]
-        set_in_file = filter(None, node.env.get("PYTHONPATH", "").split(os.pathsep))
-        if not _is_importable(top, [dataflow.folder, *(str(Path(dataflow.folder, each)) for each in set_in_file)]):
-            return f"no module {top!r} is found for node {node.id!r}. Install it, or set PYTHONPATH."
     return ""
 
 
@@ -204,14 +198,6 @@ def _budget_warning(node: NodeSpec) -> str:
         f"node {node.id!r} fails for good before a message that fails every time becomes a dead letter: that takes "
         f"max_attempts = {node.max_attempts} restarts, and max_restarts is {node.max_restarts}. Raise it."
     )
-
-
-def _is_importable(top: str, folders: list[str]) -> bool:
-    """Whether `import top` finds something: in the folders, or the way this process does (which includes the finders of
-    packages that are installed to be edited). Executes nothing."""
-    if top in sys.modules or PathFinder.find_spec(top, folders) is not None:
-        return True
-    return any(finder.find_spec(top, None) is not None for finder in sys.meta_path)
 
 
 def _on_path(node: NodeSpec) -> str | None:

@@ -93,13 +93,15 @@ def run_guarded(main: Callable[[], int], *, detach: bool = False) -> int:
 
     Killed by a signal: 128 + its number. With `detach` this process returns as soon as `main` has called
     `started` (then 0, or 1 when it is not up), or has ended before (then its code), and the guard is another one, in a
-    session of its own. Call it while this process has one thread and no ZeroMQ.
+    session of its own. What stops this process until then (Ctrl-C) stops the run, and this process waits for its end.
+    Call it while this process has one thread and no ZeroMQ.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     if not detach:
         return _guard(main, -1)
     ours, theirs = os.pipe()
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # until there is somebody to pass them on to
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -110,13 +112,37 @@ def run_guarded(main: Callable[[], int], *, detach: bool = False) -> int:
         finally:
             _leave(code)
     os.close(theirs)
-    with contextlib.suppress(OSError):
-        if told := os.read(ours, 1):
-            os.close(ours)
-            return 0 if told == _STARTED else 1
-    os.close(ours)
-    _, status = os.waitpid(pid, 0)
-    return _exit_code(status)
+    return _launched(ours, pid)
+
+
+def _launched(told: int, guard: int) -> int:
+    """The exit code of the launched process: it ends when `told` says that the run has started, or with the run.
+
+    FORWARDED are blocked when this is called: what came until now is passed on, too.
+    """
+    pidfd = os.pidfd_open(guard)
+    passed = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        passed.append(number)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, number)
+
+    # what is ignored (`nohup`) stays ignored
+    heard = [number for number in FORWARDED if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, pass_on) for number in heard}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+    try:
+        said = os.read(told, 1)
+        if said and not passed:
+            return 0 if said == _STARTED else 1
+        _, status = os.waitpid(guard, 0)
+        return _exit_code(status)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(told)
+        os.close(pidfd)
 
 
 def _guard(main: Callable[[], int], launcher: int) -> int:

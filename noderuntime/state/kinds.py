@@ -33,8 +33,8 @@ def find(kind: str) -> type[State]:
             raise StoreError(f"state: kind {kind!r} ({point.value}) does not derive from noderuntime.state.State")
         return found
     near = nearest(kind, known())
-    hint = f"did you mean {near!r}?" if near else f"there are: {', '.join(known())}"
-    raise StoreError(f"state: there is no kind {kind!r}; {hint}. Install the package that brings it.")
+    hint = f"Did you mean {near!r}?" if near else f"There are: {', '.join(known())}."
+    raise StoreError(f"state: there is no kind {kind!r}. {hint} A kind of others comes with its package.")
 
 
 def check(kind: str, plain: Mapping[str, Any]) -> None:

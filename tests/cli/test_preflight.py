@@ -1,9 +1,11 @@
-"""What `validate` tells of the code and config that a dataflow names, and that it runs none of it."""
+"""What `validate`, and the start of a run, tell of the code and config that a dataflow names without running it."""
 
 from __future__ import annotations
 
 import json
 import re
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -26,10 +28,10 @@ def flow(tmp_path: Path, node: str, more: str = "", **files: str) -> Path:
     return file
 
 
-def found(file: Path) -> list[DataflowError]:
+def found(file: Path, **overrides: str) -> list[DataflowError]:
     dataflow = load(file)
     check_files(dataflow)
-    return problems(dataflow)
+    return problems(dataflow, overrides)
 
 
 WRONG_CODE = {
@@ -129,10 +131,34 @@ def test_two_file_sinks_of_one_file_are_an_error(tmp_path: Path) -> None:
     assert problem.line == 8 and "node 'b': config: path: './out.txt' is the file of node 'a' already" in problem.what
 
 
+MINE = "operator: {module: 'mine:Sums'}"
+
+
+def test_a_module_on_the_path_that_the_file_or_the_command_sets_is_found(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "mine.py").write_text("class Sums: pass\n")
+    assert found(flow(tmp_path, f"{MINE}\n    env: {{PYTHONPATH: lib}}")) == []
+    assert found(flow(tmp_path, MINE), PYTHONPATH="elsewhere:lib") == []
+    assert len(found(flow(tmp_path, f"{MINE}\n    env: {{PYTHONPATH: lib}}"), PYTHONPATH="elsewhere")) == 1
+
+
+def test_a_module_that_only_a_finder_of_its_own_knows_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OfEditedPackages:
+        """What `pip install --editable` puts beside the search by path."""
+
+        @staticmethod
+        def find_spec(name: str, path: object, target: object = None) -> ModuleSpec | None:
+            return ModuleSpec(name, None, origin="built-in") if name == "edited" else None
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, OfEditedPackages])
+    assert found(flow(tmp_path, "operator: {module: 'edited:Sums'}")) == []
+    assert len(found(flow(tmp_path, "operator: {module: 'unedited:Sums'}"))) == 1
+
+
 @pytest.mark.parametrize(
     ("state", "named"),
     [
-        ("{kind: reddis, url: redis://x}", "there is no kind 'reddis'; did you mean 'redis'?"),
+        ("{kind: reddis, url: redis://x}", "there is no kind 'reddis'. Did you mean 'redis'?"),
         ("{kind: redis}", "needs the field 'url'"),
         ("{kind: redis, url: http://x}", "does not begin with redis://"),
         ("{kind: redis, url: redis://x, nmae: a}", "has no field 'nmae'; did you mean 'name'?"),

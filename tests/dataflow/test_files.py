@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -162,30 +161,6 @@ def test_restarts_that_are_used_up_before_a_poisonous_message_is_buried_are_warn
     assert len(warnings) == warned
     if warned:
         assert warnings[0].startswith(f"{tmp_path}/flow.yml:2:8: node 'a' fails for good before")
-
-
-def test_a_module_that_is_not_found_is_warned_about(tmp_path: Path) -> None:
-    assert "no module 'nowhere'" in check_files(loaded(tmp_path, "operator: {module: nowhere.at.all}"))[0]
-    assert check_files(loaded(tmp_path, "operator: {module: mine}", "mine.py")) == []
-
-
-def test_a_module_that_only_a_finder_of_its_own_knows_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class OfEditedPackages:
-        """What `pip install --editable` puts beside the search by path."""
-
-        @staticmethod
-        def find_spec(name: str, path: object, target: object = None) -> ModuleSpec | None:
-            return ModuleSpec(name, None) if name == "edited" else None
-
-    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, OfEditedPackages])
-    assert check_files(loaded(tmp_path, "operator: {module: edited.part}")) == []
-    assert check_files(loaded(tmp_path, "operator: {module: noderuntime.operators.running_sum}")) == []
-
-
-def test_a_module_on_the_path_that_the_file_sets_is_found(tmp_path: Path) -> None:
-    (tmp_path / "lib").mkdir()
-    (tmp_path / "lib" / "mine.py").write_text("")
-    assert check_files(loaded(tmp_path, "operator: {module: mine}, env: {PYTHONPATH: lib}")) == []
 
 
 def test_the_command_of_a_node_is_python_a_file_or_what_the_path_finds(tmp_path: Path) -> None:

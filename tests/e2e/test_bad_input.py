@@ -118,6 +118,34 @@ def test_a_home_may_be_given_relative_to_where_the_command_is_called(place: Path
     assert (place / "home" / "state").is_dir() and not (place / "nodes" / "home").exists()
 
 
+OPERATOR = "nodes:\n  - {id: a, operator: {python: a.py%s, inputs: {t: timer/secs/1}}}\n"
+SINKS = "\n".join(
+    f"  - {{id: {name}, operator: {{module: noderuntime.operators.file_sink, inputs: {{t: timer/secs/1}}}}, "
+    "config: {path: out.txt}}"
+    for name in "ab"
+)
+UNFIT = {  # name -> (the file, what is told)
+    "no such class": (OPERATOR % ":Wrong", "a.py has no 'Wrong'"),
+    "no such module": (OPERATOR.replace("python: a.py%s", "module: nowhere_at_all"), "no module 'nowhere_at_all'"),
+    "a node's syntax": ("nodes:\n  - {id: a, path: broken.py}\n", "broken.py:1"),
+    "an unknown kind of State": (f"{NODE}state: {{kind: sqlte}}\n", "no kind 'sqlte'. Did you mean 'sqlite'?"),
+    "the config of an operator of ours": (f"nodes:\n{SINKS}".replace("path:", "paht:"), "paht"),
+    "two sinks of one file": (f"nodes:\n{SINKS}", "is the file of node 'a' already"),
+}
+
+
+@pytest.mark.parametrize("options", [[], ["-d"], ["--resume"]])
+@pytest.mark.parametrize("name", UNFIT)
+def test_what_validate_refuses_does_not_begin_to_run(place: Path, name: str, options: list[str]) -> None:
+    text, what = UNFIT[name]
+    (place / "flow.yml").write_text(text)
+    (place / "broken.py").write_text("print(\n")
+    done = run("flow.yml", *options)
+    assert done.returncode == 2 and what in done.stderr and "executed" not in done.stdout, done.stderr
+    assert done.stderr.startswith("error: flow.yml:") and "restarting" not in done.stderr
+    assert not (place / "out.txt").exists()
+
+
 NUMBERS = """
 from noderuntime import Source
 class Operator(Source):

@@ -239,6 +239,20 @@ def test_a_detached_run_with_a_node_that_does_not_get_ready_is_code_1_and_goes_o
     call("stop", "slow", code=0)
 
 
+def test_ctrl_c_while_a_detached_run_gets_ready_stops_the_run(place: Path) -> None:
+    operator = "class Operator:\n    def on_event(self, event, ctx): pass\n"
+    (place / "odd.py").write_text(f"import time\nopen('imports', 'w').close()\ntime.sleep(100)\n{operator}")
+    (place / "fine.py").write_text(operator)
+    (place / "slow.yml").write_text(SLOW.replace("300ms", "100s").replace("MAX", "0"))
+    line = [sys.executable, "-m", "noderuntime", "run", "-d", "slow.yml"]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as launched:
+        wait_for(lambda: (place / "imports").exists())
+        launched.send_signal(signal.SIGINT)
+        said = launched.communicate(timeout=60)[1]
+    assert launched.returncode == 130, said
+    assert json.loads(call("ps", "--json", code=0).stdout) == []
+
+
 def test_a_detached_run_whose_nodes_have_ended_meanwhile_is_code_0(place: Path) -> None:
     (place / "short.py").write_text("")
     (place / "short.yml").write_text("nodes:\n  - {id: short, path: short.py}\n")

@@ -201,3 +201,36 @@ def test_detached_what_fails_before_the_start_is_the_launcher_s_code() -> None:
         out, errors = program.communicate(timeout=WAIT_S)
     assert (program.returncode, errors) == (2, "no\n")
     assert out == "guard ends with 2\n"
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_detached_what_stops_the_launcher_before_the_start_stops_the_run_too(started: bool) -> None:
+    body = f"""
+def stop(number, frame):
+    if {started}:
+        guard.started()
+    sys.exit(130)
+signal.signal(signal.SIGINT, stop)
+print(os.getpid(), os.getppid(), flush=True)
+time.sleep(1000)
+"""
+    with begin(body, ", detach=True") as program:
+        runtime, above = (int(pid) for pid in line_of(program))
+        program.send_signal(signal.SIGINT)
+        assert program.wait(WAIT_S) == 130
+        wait_dead(runtime, above)
+
+
+def test_detached_a_launcher_that_ignores_a_hangup_does_not_pass_it_on() -> None:
+    body = """
+print(os.getpid(), os.getppid(), flush=True)
+sys.stdin.read(1)
+return 0
+"""
+    indented = "\n".join(f"    {line}" for line in body.strip().splitlines())
+    program = PROGRAM.format(body=indented, options=", detach=True")
+    line = [sys.executable, "-c", f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n{program}"]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as launched:
+        line_of(launched)
+        launched.send_signal(signal.SIGHUP)
+        assert launched.communicate("x", WAIT_S)[0] == "guard ends with 0\n"
