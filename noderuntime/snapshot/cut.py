@@ -128,7 +128,7 @@ class Cut:
         self.sequence = space.base + txn_id
         self.clock_ns = space.now_ns()
         self._opened_s = time.monotonic()
-        self._pages = space.env.info()["last_pgno"]
+        self._pages = space.last_page()
 
     @property
     def counts(self) -> dict[str, Any]:
@@ -159,8 +159,7 @@ class Cut:
             shutil.rmtree(copy, ignore_errors=True)
 
     def _growth(self) -> int:
-        pages: int = self.space.env.info()["last_pgno"] - self._pages
-        return pages * self.space.page_bytes
+        return (self.space.last_page() - self._pages) * self.space.page_bytes
 
     def walk(self, folder: Path, prefix: str, since: int | None, known: KeyIndex | None) -> Walked:
         """Write the records of the cut to files in `folder` whose names begin with `prefix`.
@@ -236,8 +235,8 @@ class Cut:
     def _look(self) -> None:
         if self._grown is not None:
             return
-        share = self.space.env.info()["last_pgno"] / self.space.pages_max
-        if share > GROWTH_MARK and self.space.env.info()["last_pgno"] > self._pages:
+        share = self.space.last_page() / self.space.pages_max
+        if share > GROWTH_MARK and self.space.last_page() > self._pages:
             raise SpaceTooFull(share)
 
     def close(self) -> None:
@@ -269,7 +268,7 @@ def open_cut(space: Space, segments: Path | None = None) -> Cut:
     leases: list[_Lease] = []
     lock = space.begin()
     try:
-        txn = space.env.begin()
+        txn = space.read()
         try:
             if segments is not None:
                 for owner, number, generation, _ in referenced(txn):

@@ -11,7 +11,7 @@ import mmap
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,10 @@ class Space:
 
     def __init__(self, folder: Path, env: lmdb.Environment, lock_word: memoryview) -> None:
         self.folder = folder
-        self.env = env
+        self._env = env
+        # `with space.read() as txn` is a read transaction. Keep it short, and never hold it while user code runs.
+        # This is LMDB's own method: events read so often that a call of ours around it would be felt.
+        self.read: Callable[[], ReadTxn] = env.begin
         self._lock_word = lock_word
         self._let_in_ns = 0  # when we left the lock to somebody who waited for it; 0: nobody did
         info = env.info()
@@ -95,11 +98,11 @@ class Space:
 
     def forked(self) -> None:
         """See noderuntime.ipc.forks. Closing the environment could free reader slots that the parent uses."""
-        forks.keep(self.env)
-        self.env = forks.GONE
+        forks.keep(self._env)
+        self._env = self.read = forks.GONE
 
     def facts(self) -> dict[str, Any]:
-        with self.env.begin() as txn:
+        with self._env.begin() as txn:
             return {
                 key[1:].decode(): msgpack.unpackb(value, strict_map_key=False)
                 for key, value in scan(txn, b"M")
@@ -130,7 +133,7 @@ class Space:
             if time.monotonic_ns() - self._let_in_ns < _WAKE_NS:
                 time.sleep(_YIELD_S)
             self._let_in_ns = 0
-        txn: WriteTxn = self.env.begin(write=True)
+        txn: WriteTxn = self._env.begin(write=True)
         return txn
 
     def has_waiters(self) -> bool:
@@ -161,14 +164,9 @@ class Space:
         if is_no_room(error):
             raise StoreFull(self.size_bytes, self.used_bytes(), str(error)) from error
 
-    def read(self) -> ReadTxn:
-        """A read transaction: `with space.read() as txn`. Keep it short; never hold it while user code runs."""
-        txn: ReadTxn = self.env.begin()
-        return txn
-
     def copy(self, folder: Path, txn: ReadTxn) -> None:
         """Copy what `txn` sees into an empty folder, at the speed of memory and without holding up Python threads."""
-        env: Any = self.env  # its annotations allow neither a path in bytes nor a protocol
+        env: Any = self._env  # its annotations allow neither a path in bytes nor a protocol
         env.copy(os.fsencode(folder), compact=True, txn=txn)
 
     def used_share(self, txn: ReadTxn) -> float:
@@ -184,12 +182,32 @@ class Space:
         return pages / self._room_pages
 
     def used_bytes(self) -> int:
-        stat = self.env.stat()
+        stat = self._env.stat()
         pages: int = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
         return pages * self.page_bytes
 
+    def last_sequence(self) -> int:
+        """The sequence of the last commit."""
+        last: int = self._env.info()["last_txnid"]
+        return self.base + last
+
+    def last_page(self) -> int:
+        """The number of the last page in use or free: pages behind it have never been written."""
+        last: int = self._env.info()["last_pgno"]
+        return last
+
+    def readers(self) -> int:
+        """How many reader slots are taken, those of processes that died included."""
+        taken: int = self._env.info()["num_readers"]
+        return taken
+
+    def reader_check(self) -> int:
+        """Free the reader slots of processes that died, which keep pages from being reused; how many there were."""
+        freed: int = self._env.reader_check()
+        return freed
+
     def close(self) -> None:
-        self.env.close()
+        self._env.close()
         os.close(self._data)
         self._lock_word.release()
 

@@ -28,7 +28,7 @@ def next_messages(
     `mailboxes` are the prefixes of the inputs (keys.mailbox). Messages stay in the space until they are acknowledged;
     those whose keys are in `taken` are passed over.
     """
-    with space.env.begin() as txn:
+    with space.read() as txn:
         if len(mailboxes) == 1 and not taken:  # most nodes have one, and a generator less is felt at each wake-up
             return _oldest(txn, mailboxes[0], limit)
         found: list[Message] = []

@@ -126,7 +126,7 @@ class MemoryState(State):
             self._check_open()
         space = self._space
         now_ns = space.now_ns()
-        with space.env.begin() as txn:
+        with space.read() as txn:
             found = kvs.read(txn, keys.user_key(key), now_ns)
         return None if found is None else _entry(found, now_ns)
 
@@ -134,7 +134,7 @@ class MemoryState(State):
         if self._closed:
             self._check_open()
         space = self._space
-        with space.env.begin() as txn:
+        with space.read() as txn:
             found = kvs.read_value(txn, keys.user_key(key), space.now_ns)
         return default if found is None else found
 

@@ -206,7 +206,7 @@ class Store:
         }
 
     def claim(self, txn: WriteTxn, arguments: Arguments) -> Result:
-        self.space.env.reader_check()
+        self.space.reader_check()
         return lives.claim(
             txn,
             self.space,
@@ -220,7 +220,7 @@ class Store:
         )
 
     def end(self, txn: WriteTxn, arguments: Arguments) -> Result:
-        self.space.env.reader_check()
+        self.space.reader_check()
         error = arguments["error"] if arguments["failed"] else None
         watches.forget(txn, self._node_entry(arguments).number)
         lives.end(txn, self.space, self.registry, self._node_entry(arguments), failed=error)
@@ -236,7 +236,7 @@ class Store:
     def touch(self) -> Result:
         """Nothing is written, so that it works in a full space."""
         with self.space.write() as txn:
-            self.space.env.reader_check()
+            self.space.reader_check()
             self._wake_watchers(txn)
         return {}
 
@@ -255,7 +255,7 @@ class Store:
             "nodes": nodes,
             "used_bytes": self.space.used_bytes(),
             "size_bytes": self.space.size_bytes,
-            "readers": self.space.env.info()["num_readers"],
+            "readers": self.space.readers(),
         }
 
     def resumed(self, txn: ReadTxn, arguments: Arguments) -> Result:
@@ -270,7 +270,7 @@ class Store:
 
     def housekeeping(self, purge: bool) -> None:
         """What has to be done now and then. Never raises for want of room: there will be a next time."""
-        self.space.env.reader_check()
+        self.space.reader_check()
         self._reserve()
         self._looked += 1
         with contextlib.suppress(StoreError):
@@ -316,7 +316,7 @@ class Store:
 
     def _reserve(self) -> None:
         """Keep some memory behind the last page allocated: in a tmpfs that others fill up, deleting needs pages too."""
-        last_page = self.space.env.info()["last_pgno"]
+        last_page = self.space.last_page()
         end = min((last_page + 1) * self.space.page_bytes + RESERVE_BYTES, self.space.size_bytes)
         path = self.space.folder / "data.mdb"
         start = path.stat().st_blocks * 512

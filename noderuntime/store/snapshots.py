@@ -111,13 +111,11 @@ class Snapshots:
         return last is not None and last.cut >= ticket and (last.why == END or not self._ending)
 
     def _changed(self) -> bool:
-        last: int = self._space.env.info()["last_txnid"]
-        return last != self._last_txn_id
+        return self._now() != self._space.base + self._last_txn_id
 
     def _now(self) -> int:
         """The sequence of the last commit."""
-        last: int = self._space.base + self._space.env.info()["last_txnid"]
-        return last
+        return self._space.last_sequence()
 
     def _start(self, why: str, ticket: int) -> None:
         self._thread = threading.Thread(target=self._work, args=(why, ticket), name="snapshot", daemon=True)

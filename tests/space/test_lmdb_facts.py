@@ -133,20 +133,20 @@ def test_a_writer_that_is_killed_lets_the_next_one_in_and_leaves_nothing(space: 
 
 
 def test_reader_check_frees_the_slots_of_killed_processes(space: Space, spawn: Spawn) -> None:
-    children = [spawn("txn = space.env.begin(); print('reading', flush=True); input()") for _ in range(3)]
+    children = [spawn("txn = space.read(); print('reading', flush=True); input()") for _ in range(3)]
     for child in children:
         child.line()
     for child in children:
         child.kill()
-    assert space.env.reader_check() == 3
-    assert space.env.reader_check() == 0
+    assert space.reader_check() == 3
+    assert space.reader_check() == 0
 
 
 def test_a_killed_reader_pins_pages_only_until_reader_check(space: Space, spawn: Spawn) -> None:
-    child = spawn("txn = space.env.begin(); txn.get(b'k'); print('reading', flush=True); input()")
+    child = spawn("txn = space.read(); txn.get(b'k'); print('reading', flush=True); input()")
     child.line()
     child.kill()
-    space.env.reader_check()
+    space.reader_check()
     for _ in range(200):  # 20 MB through a map of 4
         put(space, b"k", os.urandom(100_000))
 
@@ -174,7 +174,7 @@ def test_a_commit_that_was_killed_before_it_was_published_appears_when_somebody_
         f"    file.seek({PUBLISHED_AT}); file.write(struct.pack('Q', last - 1))\n"
         "print(last, flush=True)"
     )
-    assert int(editor.line()) == space.env.info()["last_txnid"]
+    assert int(editor.line()) == space.last_sequence()
     child.kill()
     assert get(space, b"k") == b"old"
     space.begin().abort()
@@ -185,4 +185,4 @@ def test_the_published_id_stands_where_we_look_for_it(space: Space, spawn: Spawn
     put(space, b"k", b"v")
     child = spawn("with open(sys.argv[1] + '/lock.mdb', 'rb') as file: print(file.read(64).hex(), flush=True)")
     (published,) = struct.unpack_from("Q", bytes.fromhex(child.line()), PUBLISHED_AT)
-    assert published == space.env.info()["last_txnid"]
+    assert published == space.last_sequence()

@@ -324,7 +324,7 @@ def test_a_store_frees_the_slots_of_killed_readers_when_touched(process: Process
     process.open()
     child = Child(
         "import sys; from pathlib import Path; from noderuntime.space.environment import open_space\n"
-        "txn = open_space(Path(sys.argv[1])).env.begin(); print('reading', flush=True); input()",
+        "txn = open_space(Path(sys.argv[1])).read(); print('reading', flush=True); input()",
         shm / "space",
     )
     child.line()
