@@ -16,7 +16,8 @@ from noderuntime.errors import NodeRuntimeError, StoreFull, StoreUnreachable, Un
 from noderuntime.ipc import forks
 from noderuntime.node.session import NodeSession
 from noderuntime.space import keys, kvs, records
-from noderuntime.space.environment import VALUE_BYTES_MAX, scan
+from noderuntime.space.environment import scan
+from noderuntime.space.keys import VALUE_BYTES_MAX
 from noderuntime.space.kvs import Merge, SharedWrite, check_value, ttl_to_ns
 from noderuntime.space.outbox import check_merge
 from noderuntime.space.staging import Output, Staged

@@ -41,7 +41,7 @@ from noderuntime.node.timers import Timers
 from noderuntime.space.kvs import Merge
 from noderuntime.space.mailbox import Message
 from noderuntime.space.segments import Dropped
-from noderuntime.space.staging import Staged
+from noderuntime.space.staging import GROUP_MAX, Staged
 from noderuntime.space.watches import Cursor, Update
 from noderuntime.space.writer import MessageGone
 from noderuntime.state import State
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HOLD_NS: Final = 1_000_000
-GROUP_MAX: Final = 64
 SLOW_CHECK_S: Final = 5.0
 SWITCH_INTERVAL_S: Final = 0.0005
 

@@ -2,7 +2,7 @@
 
     hello -> welcome, restore_state -> load, make, restore -> ready -> *(ticks, messages, commit) -> bye
 
-Events that wait are handled in groups, which commit as one transaction: GROUP_EVENTS_MAX of them, or as many as are
+Events that wait are handled in groups, which commit as one transaction: GROUP_MAX of them, or as many as are
 handled in GROUP_NS. With nothing waiting, a group is one event, and its latency is that of its commit. If an event
 fails, those before it in its group are committed first. If a handler takes long, a helper thread commits those before
 it meanwhile.
@@ -71,10 +71,9 @@ from noderuntime.node.user_code import load, user_trace
 from noderuntime.space.keys import MAILBOX_PREFIX_BYTES
 from noderuntime.space.mailbox import Message
 from noderuntime.space.segments import Dropped
-from noderuntime.space.staging import Staged
+from noderuntime.space.staging import GROUP_MAX, Staged
 from noderuntime.space.writer import Inapplicable, MessageGone
 
-GROUP_EVENTS_MAX = 64
 GROUP_NS = 1_000_000
 SLOW_CHECK_S = 5.0
 WAIT_WARNING_S = 10.0
@@ -214,7 +213,7 @@ class OperatorHost:
         """Handle the next group of messages; whether there was one."""
         ahead = self._ahead
         if not ahead:
-            ahead.extend(self.session.next_messages(GROUP_EVENTS_MAX))
+            ahead.extend(self.session.next_messages(GROUP_MAX))
             if not ahead:
                 return False
         self.group_since_ns = time.monotonic_ns()
@@ -236,7 +235,7 @@ class OperatorHost:
 
     def _update(self) -> bool:
         """Hand out what has changed of the watched keys; whether there was anything."""
-        updates = self.session.watch.read(GROUP_EVENTS_MAX)
+        updates = self.session.watch.read(GROUP_MAX)
         if not updates:
             return False
         self.group_since_ns = time.monotonic_ns()
@@ -452,7 +451,7 @@ class OperatorHost:
                     staged.private[_POSITION] = position
             if staged.private is not None or staged.outputs is not None or staged.rare is not None:
                 group.append(staged)
-            if self.over or idle_s or len(group) >= GROUP_EVENTS_MAX or time.monotonic_ns() > deadline:
+            if self.over or idle_s or len(group) >= GROUP_MAX or time.monotonic_ns() > deadline:
                 break
         if idle_s:
             self.idle_until = time.monotonic() + idle_s

@@ -137,10 +137,8 @@ class Cut:
     @property
     def finished(self) -> bool:
         """Whether all nodes of the dataflow had ended."""
-        graph = lives.load(self.txn)
-        return bool(graph) and all(
-            lives.status(self.txn, vertex) == records.ENDED for vertex in graph.values()
-        )
+        registry = lives.load(self.txn)
+        return bool(registry) and all(lives.status(self.txn, entry) == records.ENDED for entry in registry.values())
 
     @contextlib.contextmanager
     def copied(self, folder: Path) -> Iterator[None]:

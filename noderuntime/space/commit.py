@@ -18,16 +18,13 @@ import lmdb
 from noderuntime.errors import Fenced
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.space import keys, kvs, outbox, records
-from noderuntime.space.batch import Batch
 from noderuntime.space.ending import Links
 from noderuntime.space.environment import MARK_DRAIN, MARK_NEW_WORK, MARK_SINGLE, Fullness, Space, is_no_room
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.records import CLOSED, EAGER, FLAGS, QUEUE, QUEUED
-from noderuntime.space.staging import Input, Output, Staged
+from noderuntime.space.staging import GROUP_MAX, Input, Output, Staged
 from noderuntime.space.transactions import ReadTxn
-from noderuntime.space.writer import Writer
-
-_GROUP_MAX = 64
+from noderuntime.space.writer import Batch, Writer
 
 
 class Commits:
@@ -49,7 +46,7 @@ class Commits:
         self._private_prefix = keys.private_prefix(wiring.number)
         self.outbox_last: bytes | None = None  # this node's newest writes on their way to a State outside the space
         self._fullness = Fullness(space)
-        self._group_max = _GROUP_MAX
+        self._group_max = GROUP_MAX
         self._tried = b""  # the node record of the last commit that was tried, and its events
         self._tried_events: Sequence[Staged] = ()
         with space.read() as txn:
@@ -151,7 +148,7 @@ class Commits:
         if writer.outbox_last is not None:
             self.outbox_last = writer.outbox_last
         self._fullness.wrote(writer.written)
-        if self._group_max < _GROUP_MAX:
+        if self._group_max < GROUP_MAX:
             self._group_max *= 2
         return done
 

@@ -28,7 +28,6 @@ from noderuntime.space.transactions import ReadTxn, WriteTxn
 FORMAT = 1
 READERS_MAX = 4000
 SIZE_BYTES_MIN = 1 << 20
-VALUE_BYTES_MAX = 1_000_000  # of one private or shared value
 MESSAGE_SHARE = 8  # one message may take an eighth of the space
 EVENT_SHARE = 4  # and all copies of what one event sends, a quarter: more might never find room at once
 

@@ -29,6 +29,7 @@ from noderuntime.errors import KeyTooLong
 
 LMDB_KEY_BYTES_MAX = 511
 USER_KEY_BYTES_MAX = 508  # one limit for private and shared keys
+VALUE_BYTES_MAX = 1_000_000  # of one private or shared value
 NODES_MAX = 65535
 
 _NODE = struct.Struct(">cH")
@@ -38,7 +39,6 @@ _PLACE = struct.Struct(">QI")
 _DEAD = struct.Struct(">cHQI")
 
 MAILBOX_PREFIX_BYTES = _INPUT.size
-MESSAGE_KEY_BYTES = _MESSAGE.size
 
 place = _PLACE.pack
 """place(sequence, index): what follows a mailbox prefix."""
@@ -97,12 +97,6 @@ def parse_message(key: bytes) -> tuple[int, int, int, int]:
     return number, input, sequence, index
 
 
-def message_place(key: bytes) -> tuple[int, int]:
-    """(sequence, index) of a message's key."""
-    sequence, index = _PLACE.unpack_from(key, MAILBOX_PREFIX_BYTES)
-    return sequence, index
-
-
 def attempts(message_key: bytes) -> bytes:
     return b"a" + message_key[1:]
 
@@ -117,12 +111,6 @@ def dead(node: int, sequence: int, index: int) -> bytes:
 
 def dead_prefix(node: int) -> bytes:
     return _NODE.pack(b"d", node)
-
-
-def parse_dead(key: bytes) -> tuple[int, int, int]:
-    """(node, sequence, index) of a dead letter's key."""
-    _, number, sequence, index = _DEAD.unpack(key)
-    return number, sequence, index
 
 
 def private_prefix(node: int) -> bytes:

@@ -16,7 +16,8 @@ from typing import Final, NamedTuple
 from noderuntime.errors import ValueTooLarge
 from noderuntime.merges import Merge as Merge
 from noderuntime.space import keys, kvs_cells, records
-from noderuntime.space.environment import VALUE_BYTES_MAX, scan
+from noderuntime.space.environment import scan
+from noderuntime.space.keys import VALUE_BYTES_MAX
 from noderuntime.space.kvs_cells import DIGEST_BYTES, DIGEST_MASK, Cell, contribution
 from noderuntime.space.records import (
     CHANGE_HEAD_BYTES,
@@ -30,6 +31,7 @@ from noderuntime.space.records import (
 )
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 
+PURGE_STEP: Final = 500  # keys that expire in one transaction
 _SLACK_SHIFT: Final = 6  # the log is cut when it is a 64th too long, several changes at once
 
 
@@ -263,13 +265,6 @@ def changes_after(txn: ReadTxn, revision: int, index: int) -> Iterator[Change]:
         if not key.startswith(keys.CHANGE_PREFIX):
             return
         yield _change(key, value)
-
-
-def first_change(txn: ReadTxn) -> tuple[int, int] | None:
-    """The place of the oldest change that is kept."""
-    for key, _ in scan(txn, keys.CHANGE_PREFIX):
-        return keys.parse_change(key)
-    return None
 
 
 def find_digest(txn: ReadTxn, digest: int) -> tuple[int, int] | None:

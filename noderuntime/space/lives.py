@@ -6,6 +6,7 @@ together.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,10 +68,15 @@ def register(txn: WriteTxn, wanted: list[dict[str, Any]]) -> Registry:
         )
         if txn.get(keys.node(number)) is None:
             txn.put(keys.node(number), records.NodeRecord(0, records.LIVE, 0, []).pack())
-    plain = [[v.id, v.number, {n: list(i) for n, i in v.inputs.items()}, v.outputs] for v in registry.values()]
-    txn.put(keys.fact("registry"), msgpack.packb(plain))
+    put_registry(txn, registry.values())
     txn.put(keys.fact("numbers"), msgpack.packb(given))
     return registry
+
+
+def put_registry(txn: WriteTxn, entries: Iterable[NodeEntry]) -> None:
+    """Make these nodes the registered ones."""
+    plain = [[e.id, e.number, {name: list(item) for name, item in e.inputs.items()}, e.outputs] for e in entries]
+    txn.put(keys.fact("registry"), msgpack.packb(plain))
 
 
 def load(txn: ReadTxn) -> Registry:

@@ -26,7 +26,7 @@ from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 
 def reconcile(txn: WriteTxn, wanted: list[dict[str, Any]]) -> list[str]:
-    """Remove what no longer matches, before `claims.register`; returns a text for each dropped state."""
+    """Remove what no longer matches, before `lives.register`; returns a text for each dropped state."""
     known = lives.load(txn)
     if not known:
         return []
@@ -48,7 +48,7 @@ def reconcile(txn: WriteTxn, wanted: list[dict[str, Any]]) -> list[str]:
         outputs = {name: number for name, number in node_entry.outputs.items() if name in item["outputs"]}
         _forget_outputs(txn, node_entry, outputs)
         kept[node_entry.id] = replace(node_entry, inputs=inputs, outputs=outputs)
-    _put_graph(txn, kept.values())
+    lives.put_registry(txn, kept.values())
     return dropped
 
 
@@ -81,7 +81,7 @@ def rename(txn: WriteTxn, wanted: list[dict[str, Any]], names: Mapping[str, str]
         )
         for node_entry in known.values()
     ]
-    _put_graph(txn, renamed)
+    lives.put_registry(txn, renamed)
     packed = txn.get(keys.fact("numbers"))
     given = msgpack.unpackb(packed) if packed else {}
     for old, new in names.items():
@@ -149,13 +149,8 @@ def _count(txn: ReadTxn, prefix: bytes) -> int:
     return sum(1 for _ in scan(txn, prefix))
 
 
-def _put_graph(txn: WriteTxn, vertices: Collection[NodeEntry]) -> None:
-    plain = [[v.id, v.number, {n: list(i) for n, i in v.inputs.items()}, v.outputs] for v in vertices]
-    txn.put(keys.fact("registry"), msgpack.packb(plain))
-
-
 def adapt(txn: WriteTxn, old: Registry, registry: Registry) -> None:
-    """After `claims.register`: close the new inputs of senders that have ended."""
+    """After `lives.register`: close the new inputs of senders that have ended."""
     for node_entry in registry.values():
         before = old.get(node_entry.id)
         for name, (number, source) in node_entry.inputs.items():

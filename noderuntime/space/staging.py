@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from noderuntime.api.values import BYTES
 from noderuntime.errors import ValueTooLarge
@@ -16,6 +16,8 @@ from noderuntime.ipc.wiring import InputWiring, OutputWiring, ReceiverWiring
 from noderuntime.space import keys, kvs, records
 from noderuntime.space.segments import THRESHOLD_BYTES, Segment
 from noderuntime.space.watches import Cursor
+
+GROUP_MAX: Final = 64  # events of one commit
 
 Sent = tuple["Output", bytes, int, Segment | None]  # an output, and a message's record, number and segment
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from noderuntime.errors import Fenced, StoreError
 from noderuntime.space import keys, kvs, outbox, records
-from noderuntime.space.batch import Batch, Send
 from noderuntime.space.ending import Links, close
 from noderuntime.space.environment import Space
 from noderuntime.space.mailbox import Message, drop_oldest, is_low, queue_of
@@ -30,11 +29,12 @@ from noderuntime.space.records import (
     message_bytes,
     reference_of,
 )
-from noderuntime.space.segments import adjust, register
+from noderuntime.space.segments import Segment, adjust, register
 from noderuntime.space.staging import Input, Output, Sent, Staged
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 from noderuntime.space.watches import STORE, Cursor, Watchers
 
+Send = tuple[int, bytes]  # the index of a message's first copy, which those of its others follow; its record
 Queues = dict[bytes, list[int]]  # queue records by their keys, as far as a transaction has read them
 
 
@@ -56,6 +56,46 @@ class MessageGone(Fenced):
 
     def __init__(self, input: str) -> None:
         super().__init__(f"a message of input {input!r} was taken away while it was in hand; the mailbox is read again")
+
+
+class Batch:
+    """What the events of a group change together, summed up before the write lock is taken: messages and keys of each
+    output and input in order, the last value of each key and counter.
+
+    `indexes` is how many copies of messages there are; they are numbered from 0 on.
+    """
+
+    def __init__(self, events: Sequence[Staged]) -> None:
+        self.sends: dict[Output, list[Send]] = {}
+        self.segments: list[tuple[Output, Segment]] = []
+        self.acks: dict[Input, list[Message]] = {}
+        self.private: dict[bytes, bytes | None] = {}
+        self.counters: dict[int, int] = {}
+        self.rare: list[tuple[int, Staged]] = []  # events that change more, and their places
+        index = 0
+        output = input = None  # of the message before: most events send and take by the same one
+        for at, staged in enumerate(events):
+            if staged.outputs is not None:
+                for to, record, number, segment in staged.outputs:
+                    if to is not output:
+                        output = to
+                        sends = self.sends.get(to) or self.sends.setdefault(to, [])
+                    sends.append((index, record))
+                    index += to.copies
+                    self.counters[to.counter] = number
+                    if segment is not None:
+                        self.segments.append((to, segment))
+            if staged.ack is not None:
+                key, taken, record = staged.ack
+                if taken is not input:
+                    input = taken
+                    acks = self.acks.get(taken) or self.acks.setdefault(taken, [])
+                acks.append((key, record))
+            if staged.private is not None:
+                self.private.update(staged.private)
+            if staged.rare is not None:
+                self.rare.append((at, staged))
+        self.indexes = index
 
 
 class Writer:

@@ -50,8 +50,6 @@ from noderuntime.merges import Merge
 from noderuntime.space import kvs_cells
 from noderuntime.space.kvs_cells import Cell
 
-KEY_BYTES_MAX = 508
-VALUE_BYTES_MAX = 1_000_000
 HISTORY = 10_000
 
 

@@ -19,11 +19,12 @@ import msgpack
 from noderuntime.errors import HistoryLost, ProtocolError, RevisionConflict, StoreError, ValueTooLarge
 from noderuntime.merges import Merge
 from noderuntime.space import kvs_cells
+from noderuntime.space.keys import VALUE_BYTES_MAX, user_key
 from noderuntime.space.kvs import SharedWrite, check_value, ttl_to_ns
 from noderuntime.space.kvs_cells import Cell, contribution
 from noderuntime.state import base
-from noderuntime.state.base import VALUE_BYTES_MAX, Diff, Entry, State, Update
-from noderuntime.state.diffs import check_diff, check_expect, diff_of, different, encoded_key, entry_of
+from noderuntime.state.base import Diff, Entry, State, Update
+from noderuntime.state.diffs import check_diff, check_expect, diff_of, different, entry_of
 
 PURGE_STEP: Final = 200
 LOOK_MAX: Final = 1000
@@ -108,7 +109,7 @@ class TableView(base.View):
         self._now_ns = now_ns
 
     def get(self, key: str) -> Entry | None:
-        encoded_key(key)
+        user_key(key)
         row = self._moment.row(key)
         return None if row is None else entry_of(row, self._now_ns)
 
@@ -276,7 +277,7 @@ class TableState(State):
         packed: bool = False,
     ) -> int:
         """As `set` or `set_packed`, at most once. Raises ProtocolError when `once` is stale; so do the others."""
-        encoded_key(key)
+        user_key(key)
         kept = check_value(f"the value of {key!r}", value)
         ttl_ns = ttl_to_ns(ttl) or self.ttl_ns
         check_expect(expect)
@@ -284,12 +285,12 @@ class TableState(State):
         return self._set(once, key, kept, ttl_ns, expect, packed)
 
     def delete_once(self, once: Once | None, key: str) -> bool:
-        encoded_key(key)
+        user_key(key)
         self._check_open()
         return self._delete(once, key)
 
     def merge_once(self, once: Once | None, key: str, merge: Merge) -> int:
-        encoded_key(key)
+        user_key(key)
         self._check_open()
         return self._merge(once, key, merge)
 
@@ -410,7 +411,7 @@ class TableState(State):
     # --- watching ---------------------------------------------------------------------------------------------------
 
     def watch(self, prefix: str = "") -> base.Watch:
-        encoded_key(prefix)
+        user_key(prefix)
         self._check_open()
         return TableWatch(self, prefix, self.revision())
 

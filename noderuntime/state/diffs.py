@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from noderuntime.api.events import utc
-from noderuntime.errors import KeyTooLong, ValueTooLarge
+from noderuntime.errors import ValueTooLarge
 from noderuntime.space import kvs_cells
+from noderuntime.space.keys import VALUE_BYTES_MAX, user_key
 from noderuntime.space.kvs_cells import ORIGIN_BITS, Cell
-from noderuntime.state.base import KEY_BYTES_MAX, VALUE_BYTES_MAX, Diff, Entry
+from noderuntime.state.base import Diff, Entry
 
 
 class Kept(Protocol):
@@ -79,21 +80,8 @@ def check_diff(diff: Diff) -> list[tuple[bytes, Cell]]:
         size = len(cell.value or b"") + sum(len(part.amount) for part in cell.parts)
         if size > 2 * VALUE_BYTES_MAX:
             raise ValueTooLarge(f"the value of {key!r}", size, 2 * VALUE_BYTES_MAX)
-        found.append((encoded_key(key), cell))
+        found.append((user_key(key), cell))
     return found
-
-
-def encoded_key(key: str) -> bytes:
-    """A key as UTF-8. Raises TypeError, or KeyTooLong above KEY_BYTES_MAX."""
-    if type(key) is not str:
-        raise TypeError(f"a key is a str, not {type(key).__name__}")
-    try:
-        encoded = key.encode()
-    except UnicodeEncodeError:
-        raise TypeError(f"a key is text that UTF-8 can hold, not {key[:40]!r}") from None
-    if len(encoded) > KEY_BYTES_MAX:
-        raise KeyTooLong(key, len(encoded), KEY_BYTES_MAX)
-    return encoded
 
 
 def check_expect(expect: object) -> None:

@@ -17,12 +17,12 @@ from noderuntime.ipc import doorbell, forks
 from noderuntime.merges import Merge
 from noderuntime.space import keys, kvs_cells
 from noderuntime.space.environment import Space, scan
+from noderuntime.space.keys import user_key
 from noderuntime.space.kvs_cells import Cell
 from noderuntime.space.watches import Cursor, Prefixes, Update
 from noderuntime.state import base, kinds
 from noderuntime.state.base import Diff, Entry, State
 from noderuntime.state.common import TableState
-from noderuntime.state.diffs import encoded_key
 
 AWAIT_S: Final = 5.0
 PAUSE_S: Final = 0.5
@@ -192,7 +192,7 @@ class ExternalState(State):
 
     def watch(self, prefix: str = "") -> base.Watch:
         """Get KVS_UPDATE events for all changes, from now on, of keys that start with `prefix`."""
-        encoded = encoded_key(prefix)
+        encoded = user_key(prefix)
         self._subscription.add([encoded])
         return _EventWatch(self._subscription, encoded)
 

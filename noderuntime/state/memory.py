@@ -20,7 +20,8 @@ from noderuntime.ipc import doorbell
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.merges import Merge
 from noderuntime.space import keys, kvs, kvs_cells, watches
-from noderuntime.space.environment import MARK_NEW_WORK, VALUE_BYTES_MAX, Fullness, Space, create, open_space
+from noderuntime.space.environment import MARK_NEW_WORK, Fullness, Space, create, open_space
+from noderuntime.space.keys import VALUE_BYTES_MAX
 from noderuntime.space.kvs import SharedValue, SharedWrite, check_value, ttl_to_ns
 from noderuntime.space.kvs_cells import Cell
 from noderuntime.space.transactions import ReadTxn, WriteTxn
@@ -30,7 +31,6 @@ from noderuntime.state.base import Diff, Entry, State, Update
 from noderuntime.state.diffs import check_diff, check_expect, diff_of, different, entry
 from noderuntime.state.fields import Fields
 
-PURGE_STEP = 500
 SLOW_CHECK_S = 5.0
 SIZE_BYTES = 64 << 20  # of a space that is opened by itself
 
@@ -258,7 +258,7 @@ class MemoryState(State):
     def _purge_all(self) -> None:
         with self._space.read() as txn:
             due = kvs.is_due(txn, self._space.now_ns())
-        while due and self.purge(PURGE_STEP) == PURGE_STEP:
+        while due and self.purge(kvs.PURGE_STEP) == kvs.PURGE_STEP:
             pass
 
     def _change(
@@ -389,7 +389,7 @@ class GuestWatch(base.Watch):
             if self._closed:  # its ring may be among those that were just drained
                 break
             if not self._waiting:
-                found = self._subscription.read(PURGE_STEP)
+                found = self._subscription.read(kvs.PURGE_STEP)
                 self._waiting = [Update(item.key, item.value, item.revision) for item in reversed(found)]
             if self._waiting:
                 return self._waiting.pop()

@@ -31,12 +31,13 @@ import msgpack
 from noderuntime.errors import HistoryLost, RevisionConflict, StoreError, StoreUnreachable
 from noderuntime.merges import Merge
 from noderuntime.space import kvs_cells
+from noderuntime.space.keys import VALUE_BYTES_MAX, user_key
 from noderuntime.space.kvs import SharedWrite, ttl_to_ns
 from noderuntime.space.kvs_cells import DIGEST_BYTES, ORIGIN_BITS, STORE_BITS, Cell, Part
 from noderuntime.state import base, redis_scripts
-from noderuntime.state.base import VALUE_BYTES_MAX, Diff, Entry, State
+from noderuntime.state.base import Diff, Entry, State
 from noderuntime.state.common import Decide, Done, Moment, Once, Put, Row, TableState, digest_now
-from noderuntime.state.diffs import diff_of, encoded_key, entry_of
+from noderuntime.state.diffs import diff_of, entry_of
 from noderuntime.state.fields import Fields
 from noderuntime.state.redis_cells import DIGITS
 
@@ -295,7 +296,7 @@ class RedisState(TableState):
     # --- what need not read everything ------------------------------------------------------------------------------
 
     def get(self, key: str) -> Entry | None:
-        moment = self._moment_of(self._run(redis_scripts.READ, [encoded_key(key)]))
+        moment = self._moment_of(self._run(redis_scripts.READ, [user_key(key)]))
         row = moment.row(key)
         return None if row is None else entry_of(row, moment.now_ns)
 

@@ -17,8 +17,8 @@ import yaml
 from noderuntime.api import values
 from noderuntime.dataflow.yaml import tree
 from noderuntime.errors import NodeRuntimeError, StoreError
+from noderuntime.space.keys import user_key
 from noderuntime.space.kvs import check_value
-from noderuntime.state.diffs import encoded_key
 
 SEED_BYTES_MAX: Final = 64 << 20
 SEED_LEVELS_MAX: Final = 64  # the parser takes time with the square of them
@@ -95,7 +95,7 @@ def parse(data: bytes, where: str) -> dict[str, Seed]:
         if not isinstance(key, str):
             raise StoreError(f"{where}: the key {key!r} is no text; put it in quotes")
         try:
-            encoded_key(key)
+            user_key(key)
             seed = _encoded(value)
             check_value(f"the value of {key!r}", seed.value)
             seeds[key] = seed

@@ -27,7 +27,7 @@ from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 LISTED_MAX: Final = 10_000
 SHOWN_BYTES_MAX: Final = 8 << 20  # in one reply
-VALUE_BYTES_MAX: Final = 256 * 1024  # a larger value is described, not shown
+SHOWN_VALUE_BYTES_MAX: Final = 256 * 1024  # a larger value is described, not shown
 
 Arguments = dict[str, Any]
 Result = dict[str, Any]
@@ -100,7 +100,7 @@ def head(node_entry: NodeEntry, letter: Letter) -> Result:
 
 def shown(message: bytes, space: Space) -> Result:
     """`value` and `metadata` of a message, as JSON has them; bytes as base64, what is large or foreign as text."""
-    if records.message_bytes(message) > VALUE_BYTES_MAX and not message[1]:
+    if records.message_bytes(message) > SHOWN_VALUE_BYTES_MAX and not message[1]:
         return {"metadata": {}, "value": f"{records.message_bytes(message)} bytes, too many to be shown"}
     try:
         outside = None
@@ -108,7 +108,7 @@ def shown(message: bytes, space: Space) -> Result:
             outside = read_segment(_segments_of(space), records.reference_of(message))
         _, value, metadata, _, _ = records.decode_message(message, outside)
         plain = {"metadata": _plain(metadata), "value": _plain(value)}
-        if len(msgpack.packb(plain)) > VALUE_BYTES_MAX:
+        if len(msgpack.packb(plain)) > SHOWN_VALUE_BYTES_MAX:
             return {"metadata": {}, "value": f"{records.message_bytes(message)} bytes, too many to be shown"}
         return plain
     except Exception as error:  # a value whose library is missing here must not keep the others from being shown

@@ -27,7 +27,6 @@ Result = dict[str, Any]
 LISTING_BYTES_MAX: Final = 8 << 20  # of values in one reply; the next page has the rest
 UPDATES_MAX: Final = 1000
 PREFIXES_MAX: Final = 20_000
-PURGE_STEP: Final = 500
 
 def _union(elements: Any) -> Merge:
     return Union(set(elements))
@@ -165,7 +164,7 @@ class StateOperations:
     def purge(self, txn: WriteTxn) -> int:
         """Turn some of what has expired into deletions; returns how many keys."""
         changes = self._begin(txn)
-        purged = changes.expire(PURGE_STEP)
+        purged = changes.expire(kvs.PURGE_STEP)
         if purged:
             self._finish(txn, changes)
         return purged

@@ -19,12 +19,11 @@ from noderuntime.space import outbox
 from noderuntime.space.environment import Space
 from noderuntime.space.kvs import SharedWrite
 from noderuntime.state.base import State
-from noderuntime.state.common import Once, TableState
+from noderuntime.state.common import PURGE_STEP, Once, TableState
 
 GROUP: Final = 64
 IDLE_S: Final = 1.0
 PAUSE_S: Final = 0.2
-PURGE_STEP: Final = 200
 REFUSALS: Final = (ValueError, ArithmeticError, LookupError, AttributeError, TypeError, NotImplementedError)
 REFUSED_MAX: Final = 3  # times: a garbled answer of a server may raise these, too
 

@@ -55,14 +55,14 @@ from noderuntime.snapshot.settings import Settings
 from noderuntime.space import keys, lives, outbox, records, watches
 from noderuntime.space.dead_letters import counts
 from noderuntime.space.environment import BROKEN, MARK_NEW_WORK, Space, create, open_space, scan
-from noderuntime.space.kvs import ttl_to_ns
+from noderuntime.space.kvs import PURGE_STEP, ttl_to_ns
 from noderuntime.space.lives import NodeEntry, Registry
 from noderuntime.space.reconcile import adapt, reconcile, refuse_losses, rename
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 from noderuntime.state.seeds import Seed
 from noderuntime.store.dead_letters import LetterOperations
 from noderuntime.store.external import Forward, is_forwarded
-from noderuntime.store.kvs import PURGE_STEP, StateOperations, node_entry_of, set_limits
+from noderuntime.store.kvs import StateOperations, node_entry_of, set_limits
 from noderuntime.store.parked import Waits, WatchKeys
 from noderuntime.store.remote_nodes import NextEvents, Nodes, SendMessages
 from noderuntime.store.snapshots import Snapshots, say
