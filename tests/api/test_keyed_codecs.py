@@ -82,7 +82,12 @@ VALUES = st.recursive(
 
 
 def listed(value: Any) -> Any:
-    """Tuples as lists and datetimes in UTC, which they become. (A time that its zone has twice equals no other.)"""
+    """Tuples as lists and datetimes in UTC, which they become. (A time that its zone has twice equals no other.)
+
+    An ExtType is a tuple in Python only: MessagePack has it as a type of its own, and it comes back as it was.
+    """
+    if isinstance(value, msgpack.ExtType):
+        return value
     if isinstance(value, dt.datetime) and value.tzinfo is not None:
         return value.astimezone(dt.UTC)
     if isinstance(value, list | tuple):
@@ -102,6 +107,7 @@ def comes_back(value: Any, back: Any) -> bool:
 @example({"at": dt.datetime.max.replace(tzinfo=dt.timezone(dt.timedelta(hours=-5)))})
 @example({dt.datetime(2020, 1, 1): 1, dt.datetime(2020, 1, 1, tzinfo=dt.UTC): 2})
 @example(OrderedDict(b=1, a=2))
+@example({msgpack.ExtType(5, b"x"): None})
 @example(Counter("aab"))
 def test_a_value_comes_back_equal_or_is_refused_when_it_is_saved(value: Any) -> None:
     try:
