@@ -1,6 +1,6 @@
 """Where snapshots are kept: the contract that all backends keep. Which one a dataflow names: see places.py.
 
-What a backend guarantees; the tests in tests/contract/test_backends.py have these sentences as their names:
+What a backend guarantees; the tests in tests/snapshot/test_backends.py have these sentences as their names:
 
 1. When `save` returns, the snapshot is durable, and `snapshots` shows it as the newest.
 2. A save that fails, or whose process is killed at any point, leaves the snapshots before it as they were.
@@ -8,6 +8,7 @@ What a backend guarantees; the tests in tests/contract/test_backends.py have the
 4. Of two writers that do not know each other one fails with SnapshotConflict; neither overwrites the other.
 5. `prune` keeps the newest N, what they build on, and always the newest that is good.
 6. A snapshot with a parent costs about what has changed since then.
+7. Saves that are killed one after the other leave no more than the last of them.
 
 A backend belongs to one place and one thread at a time. Errors are StoreErrors: SnapshotCorrupt, SnapshotConflict,
 SnapshotUnavailable (a disk, a network, credentials; an earlier retry with back-off has been of no use).
@@ -93,6 +94,12 @@ class Backend(Protocol):
         """Remove what is older than the newest `keep`; returns the numbers of what was removed.
 
         Also what saves and prunes that were cut off have left: whatever no snapshot needs is gone afterwards.
+        """
+
+    def tidy(self, owner: str) -> None:
+        """Remove what saves of this `owner` that were cut off have left: none of them is under way any more.
+
+        `prune` removes it too, but only after a save has succeeded: in a place that leftovers have filled, none does.
         """
 
     def may_build_on(self, manifest: Manifest) -> bool:

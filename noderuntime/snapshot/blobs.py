@@ -1,11 +1,13 @@
 """Snapshots as named blobs: what directories and object stores have in common.
 
     0000000012.json                     the manifest of snapshot 12: it exists as soon as this does
-    0000000012-5f3a9c21-0000.part       a part of it; the middle is the writer's, so no two writers share a name
+    0000000012-5f3a9c21b00710ad-0000.part   a part of it; the middle is the owner's and the save's, so no two saves
+                                        share a name (an owner is told by 8 digits; one that is not known, by none)
 
 A save puts its parts, then its manifest, and only a blob that does not exist yet can be put: of two writers that both
-think that 12 comes next, one gets SnapshotConflict. Parts without a manifest that names them were left by a save that
-was cut off; whoever publishes a higher number removes them.
+think that 12 comes next, one gets SnapshotConflict. Parts that no manifest names were left by a save that was cut off,
+or belong to one that is under way: `tidy` removes those of an owner whose saves are known to be over, `prune` those of
+numbers that are published.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ CHAIN_SHARE = 0.5  # and what they may take together, as a share of the full one
 FULL_BYTES_MIN = 64 * 1024  # below that a full one costs no more
 
 _MANIFEST = re.compile(r"(\d{10})\.json")
+_OWNED = re.compile(r"(\d{10})-([0-9a-f]{8})[0-9a-f]{8}-\d+\.part")
 _LEFTOVER = re.compile(r"(\d{10})(-[0-9a-f]+-\d+\.part|\.json\.\d+\.tmp)")
 
 
@@ -199,6 +202,16 @@ class BlobBackend:
                 path.unlink()
         if names:
             self.blobs.delete(names)
+
+    def tidy(self, owner: str) -> None:
+        found = {name: match for name in self.blobs.names() if (match := _OWNED.fullmatch(name))}
+        own = {name: int(match[1]) for name, match in found.items() if match[2] == owner}
+        if not own:
+            return
+        listed = self.snapshots()
+        used = {part.name for item in listed if item.manifest is not None for part in item.manifest.parts}
+        damaged = {item.number for item in listed if item.manifest is None}
+        self.blobs.delete([name for name, number in own.items() if name not in used and number not in damaged])
 
     def prune(self, keep: int) -> list[int]:
         names = self.blobs.names()

@@ -40,15 +40,23 @@ class Keeper:
 
     `force_files`: have the kernel write to the disk what it holds of files, before a snapshot is published. What sinks
     wrote before the cut, and the snapshot says is written, is then still there after a power cut.
+
+    `owner`: 8 hexadecimal digits that only the stores of this run on this machine have, of which one lives at a time
+    (see Settings.owner). What earlier ones have left is removed before the first walk. "": nothing can be told apart,
+    so nothing is removed before a snapshot has been published.
     """
 
-    def __init__(self, space: Space, backend: Backend, run: str, keep: int, force_files: bool = False) -> None:
+    def __init__(
+        self, space: Space, backend: Backend, run: str, keep: int, force_files: bool = False, owner: str = ""
+    ) -> None:
         self.space = space
         self.backend = backend
         self.run = run
         self.keep = keep
         self.force_files = force_files
         self.writer = secrets.token_hex(4)
+        self.owner = owner
+        self._tidied = not owner
         self.last: Manifest | None = None  # of ours: what an incremental one can build on
         self._index: KeyIndex | None = None
         self._next_number = 0
@@ -64,12 +72,15 @@ class Keeper:
         Raises StoreError: SpaceTooFull, SnapshotConflict, SnapshotUnavailable, SnapshotCorrupt.
         """
         began_s = time.monotonic()
+        if not self._tidied:  # before the walk: it needs the room
+            self.backend.tidy(self.owner)
+            self._tidied = True
         if not self._next_number:
             self._next_number = max((item.number for item in self.backend.snapshots()), default=0) + 1
         number = self._next_number
         parent = self.last if self.last is not None and self.backend.may_build_on(self.last) else None
         since, known = (parent.cut, self._index) if parent else (None, None)
-        prefix = f"{number:010d}-{secrets.token_hex(4)}"
+        prefix = f"{number:010d}-{self.owner}{secrets.token_hex(4)}"
         segments = self.space.folder.parent / "segments"
         try:
             with open_cut(self.space, segments) as cut:

@@ -41,6 +41,9 @@ class NoBackend:
     def prune(self, keep: int) -> list[int]:
         return []
 
+    def tidy(self, owner: str) -> None:
+        pass
+
     def may_build_on(self, manifest: Manifest) -> bool:
         return False
 

@@ -6,8 +6,11 @@ what `snapshot ls` and `verify` go by when the run has ended.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
+import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from noderuntime.snapshot.places import open_backend
 
 FILE = "snapshots.json"
 SPOOL = "snapshots"
+OWNER = "owner"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +44,29 @@ class Settings:
         """The backend. `retry_s`: see open_backend. Raises SnapshotUnavailable."""
         return open_backend(self.to, self.run, Path(self.folder), Path(self.spool), self.options, retry_s)
 
+    def owner(self) -> str:
+        """8 hexadecimal digits by which the stores of this run know what they wrote: of the run's own folder and of the
+        machine, because homes are copied and shared. "" when there is none and none can be kept."""
+        path = Path(self.spool, OWNER)
+        try:
+            drawn = path.read_text()
+        except (OSError, ValueError):
+            drawn = ""
+        if not drawn:
+            drawn = secrets.token_hex(16)
+            try:
+                _write(path, drawn)
+            except OSError:
+                return ""
+        try:
+            machine = Path("/etc/machine-id").read_text()
+        except (OSError, ValueError):
+            machine = ""
+        return hashlib.sha256(f"{drawn} {machine} {os.uname().nodename}".encode()).hexdigest()[:8]
+
     def write(self, path: Path) -> None:
         """Write it as a whole or not at all; only its owner can read it."""
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "w") as file:
-            json.dump(asdict(self), file)
-        temporary.rename(path)
+        _write(path, json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, path: Path) -> Settings | None:
@@ -56,3 +75,17 @@ class Settings:
             return cls(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):
             return None
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "w") as file:
+            file.write(text)
+        temporary.rename(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise

@@ -257,6 +257,8 @@ class SlateBackend:
             if newest >= number:
                 raise SnapshotConflict(self.place, number)
         db = await self._writer()
+        if manifest.full:  # the writer is the only one now: rows that no checkpoint holds are left of saves that failed
+            await self._remove([], list(await self._checkpoints()))
         generation = await self._unused_generation(db) if manifest.full else self._generation
         batch = self._api.WriteBatch()
         size = 0
@@ -296,6 +298,9 @@ class SlateBackend:
                     self._synced.add(found)
         except OSError as error:
             raise SnapshotUnavailable(self.place, f"{error.strerror}. Check the folder.") from None
+
+    def tidy(self, owner: str) -> None:
+        """Each full save does it, once SlateDB has fenced all other writers."""
 
     def prune(self, keep: int) -> list[int]:
         listed = self.snapshots()

@@ -126,7 +126,9 @@ class Snapshots:
             if self._keeper is None:
                 backend = self.settings.open()
                 backend.warn = self._say
-                self._keeper = Keeper(self._space, backend, self.settings.run, self.settings.keep, force_files=True)
+                self._keeper = Keeper(
+                    self._space, backend, self.settings.run, self.settings.keep, True, self.settings.owner()
+                )
             if why == START:
                 self._look_first = False
                 if not self._others():

@@ -85,27 +85,28 @@ class Cutter:
 class Stepping:
     """An object of the SlateDB binding whose steps are cut."""
 
-    def __init__(self, inner: Any, cutter: Cutter) -> None:
+    def __init__(self, inner: Any, cutter: Cutter, steps: tuple[str, ...]) -> None:
         self._inner = inner
         self._cutter = cutter
+        self._steps = steps
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, name)
-        return self._cutter.awaited_step(found) if name in SLATE_STEPS else found
+        return self._cutter.awaited_step(found) if name in self._steps else found
 
 
-def watch(backend: Any, cutter: Cutter) -> None:
+def watch(backend: Any, cutter: Cutter, steps: tuple[str, ...] = (*BLOB_STEPS, *SLATE_STEPS)) -> None:
     """Have the steps of a backend counted, and cut."""
     if not hasattr(backend, "blobs"):
         writer, admin = backend._writer, backend._admin
 
         async def stepping_writer() -> Any:
-            return Stepping(await writer(), cutter)
+            return Stepping(await writer(), cutter, steps)
 
         backend._writer = stepping_writer
-        backend._admin = lambda: Stepping(admin(), cutter)
+        backend._admin = lambda: Stepping(admin(), cutter, steps)
         return
-    for name in BLOB_STEPS:
+    for name in set(BLOB_STEPS) & set(steps):
         setattr(backend.blobs, name, cutter.step(getattr(backend.blobs, name)))
     if cutter.killed:
         discard = backend._discard
@@ -215,6 +216,54 @@ def _still_good(place: Place, before: dict[int, Any]) -> None:  # noqa: F811
     for number in now:
         if number >= newest:
             backend.verify(number)
+
+
+def test_saves_that_are_killed_one_after_the_other_leave_no_more_than_the_last_of_them(
+    place: Place, space: Space  # noqa: F811
+) -> None:
+    """Else a store that is killed during every save fills the place, and no save can succeed again to tidy it."""
+    Keeper(space, place.open(), "test", 3, owner="0b0b0b0b").take("asked")
+    left = []
+    for _ in range(3):
+        _killed_before_it_is_published(place, space, "0a0a0a0a")
+        left.append(left_over(place.open()))
+    assert left[0]
+    assert [len(names) for names in left] == [len(left[0])] * 3
+
+
+def _killed_before_it_is_published(place: Place, space: Space, owner: str) -> None:  # noqa: F811
+    backend = place.open()
+    publishes = "put" if hasattr(backend, "blobs") else "create_detached_checkpoint"
+    cutter = Cutter(0, False, True, backend.place)
+    watch(backend, cutter, (publishes,))
+    cutter.armed = True
+    with pytest.raises(Killed):
+        Keeper(space, backend, "test", 3, owner=owner).take("asked")
+
+
+def test_parts_of_another_writer_and_of_snapshots_that_are_there_stay(space: Space, tmp_path: Path) -> None:
+    here = Place("directory", {}, tmp_path)
+    _killed_before_it_is_published(here, space, "0a0a0a0a")
+    foreign = left_over(here.open())
+    assert foreign
+    first = Keeper(space, here.open(), "test", 3, owner="0b0b0b0b")
+    kept = first.take("asked").manifest
+    (first.backend.spool / foreign[0]).write_bytes(b"it writes again")
+    save(space, 1, {"key-00001": b"changed"})
+    with pytest.raises(StoreError):
+        _full(Keeper(space, here.open(), "test", 3, owner="0b0b0b0b")).take("asked")
+    assert left_over(here.open()) == foreign[:1]
+    assert here.open().verify(kept.number) == kept
+    here.close()
+
+
+def _full(keeper: Keeper) -> Keeper:
+    """Its place takes nothing more."""
+    def put_file(name: str, path: Path) -> None:
+        raise SnapshotUnavailable(keeper.backend.place, "No space left on device")
+
+    keeper.backend.blobs.put_file = put_file
+    return keeper
 
 
 def test_a_manifest_that_reads_differently_fails_the_snapshot(

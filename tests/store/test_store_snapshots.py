@@ -13,7 +13,7 @@ import pytest
 from support.spaces import keeper, make_space, save
 
 from noderuntime.errors import StoreError
-from noderuntime.snapshot.cut import SpaceTooFull
+from noderuntime.snapshot.cut import Cut, SpaceTooFull, Walked
 from noderuntime.snapshot.keeper import Keeper
 from noderuntime.snapshot.settings import Settings
 from noderuntime.space import keys
@@ -72,6 +72,27 @@ def test_one_that_is_asked_for_holds_all_that_is_committed_by_then(world: World)
     found = world.take(snapshots)
     assert found["state"] == "done"
     assert found["snapshot"]["number"] == 1
+
+
+def test_a_store_removes_what_its_predecessor_left_before_it_writes_anything_and_nothing_of_other_runs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = world.settings().owner()
+    place = Path(world.settings().open().place)
+    own, foreign = (place / f"0000000007-{name}0badcafe-0000.part" for name in (owner, "0b0b0b0b"))
+    for path in (own, foreign):
+        path.write_bytes(b"half of a part")
+    walk = Cut.walk
+
+    def walked(*arguments: Any) -> Walked:
+        assert not own.exists()
+        return walk(*arguments)
+
+    monkeypatch.setattr(Cut, "walk", walked)
+    save(world.space, 1, {"a": b"1"})
+    assert world.take(world.open())["state"] == "done"
+    assert foreign.exists()
+    assert list(place.glob(f"0000000001-{owner}*.part"))
 
 
 def test_periodic_ones_are_taken_when_something_has_changed_and_only_then(world: World) -> None:
