@@ -33,7 +33,7 @@ _NOT_OUR_BUGS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command line (default: that of this process) and return its exit code. Raises nothing."""
     _complete_stdio()
-    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # by whoever started us: then no child could be waited for
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # inherited: with it no child could be waited for
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -52,8 +52,7 @@ def _complete_stdio() -> None:
 
 
 def answered(work: Callable[[], int], arguments: Sequence[str]) -> int:
-    """The exit code of `work`; when it raises, the user is told in a few words what, and gets the code for
-    it."""
+    """The exit code of `work`. When it raises, one clear sentence goes to stderr, and the code is that of the error."""
     try:
         try:
             return work()
@@ -113,7 +112,7 @@ def _code_of(error: NodeRuntimeError) -> int:
 
 
 def _forget_stdout() -> None:
-    """Whoever read our stdout is gone: keep the interpreter from complaining about it at exit."""
+    """The reader of our stdout is gone: keep the interpreter from complaining about it at exit."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

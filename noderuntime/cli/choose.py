@@ -79,7 +79,7 @@ def hold(run: Run) -> Iterator[int]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CommandError(f"somebody else uses the run {run.name!r} just now; try again") from None
+            raise CommandError(f"another command is using the run {run.name!r}; try again") from None
         if not run.run_dir.lock.exists():  # removed between our open and our lock
             raise NotRunning(f"the run {run.name!r} is gone")
         yield lock
@@ -99,7 +99,7 @@ class LoggedRun:
         return self.run is not None and is_running(self.run)
 
     def check(self) -> None:
-        """CommandError when somebody has removed the logs of a run that goes on."""
+        """CommandError when the logs of a run that is still running were removed."""
         if not self.log_dir.is_dir():
             raise CommandError(
                 f"the logs of the run {self.name!r} were removed: there is no {self.log_dir}. It is made anew with "
@@ -192,7 +192,7 @@ def ended_runs() -> list[LoggedRun]:
 @dataclass(frozen=True, slots=True)
 class PastRun:
     """A run without a space. `state`: finished | stopped | failed | lost (with its machine, or removed after it was
-    killed); `resumable`: it has snapshots that `--resume` can go on from."""
+    killed); `resumable`: it has snapshots that `--resume` can continue from."""
 
     file: RunFile
     state: str

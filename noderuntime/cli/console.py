@@ -20,7 +20,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from noderuntime.cli import output
-from noderuntime.cli.terminal import Writer
+from noderuntime.cli.terminal import BackgroundWriter
 from noderuntime.cli.text import frame_rows, harmless, is_frame, pad, plain, table
 from noderuntime.runtime.observer import LogRecord, SummaryRow
 
@@ -103,33 +103,33 @@ class Prefixes:
 
 
 class _Written:
-    """What both consoles have: all that they say goes through a writer, whose thread waits for whoever reads."""
+    """Common to both consoles: all output goes through a writer, whose thread does the waiting for the reader."""
 
-    _writer: Writer
+    _writer: BackgroundWriter
     _patience_until_s: float | None = None
 
     @property
     def out_is_gone(self) -> bool:
-        """Whether whoever read stdout has gone away."""
+        """Whether the reader of stdout has gone away."""
         return self._writer.out_is_gone
 
     @property
     def congested(self) -> bool:
-        """Whether text piles up because nobody takes it."""
+        """Whether output piles up because it is not being read."""
         return self._writer.congested
 
     def start(self) -> None:
         self._writer.start()
 
     def stopping(self, grace_s: float) -> None:
-        """The run is being stopped: text that nobody takes is given up when `grace_s` seconds are over."""
+        """The run is being stopped: output that is not read within `grace_s` seconds is given up."""
         self._patience_until_s = min(self._patience_until_s or math.inf, time.monotonic() + grace_s)
 
     def close(self) -> None:
         """Write what is left; see `stopping`."""
         until_s = self._patience_until_s
         if not self._writer.close(None if until_s is None else max(PATIENCE_S_MIN, until_s - time.monotonic())):
-            what = "what came last was not shown: nobody takes it from stdout; the log files have everything"
+            what = "the last lines were not shown, because stdout is not being read; the log files have everything"
             output.tell_nowait(what)
 
 
@@ -158,7 +158,7 @@ class Console(_Written):
         self._waiting = Waiting()
         self._frames: dict[str, Sequence[str]] = {}
         self._crashes: dict[str, list[str]] = {}
-        self._writer = Writer(out, err, self._picture, live=self._live, broken=broken)
+        self._writer = BackgroundWriter(out, err, self._picture, live=self._live, broken=broken)
 
     @property
     def terminal(self) -> str:
@@ -214,7 +214,7 @@ class Console(_Written):
         self._writer.settle()
         if self._quiet and all(row.state != "failed" for row in rows):
             return
-        for row in rows:  # whoever looks only at the end still finds the cause
+        for row in rows:  # so that a reader who looks only at the end still finds the cause
             if row.state == "failed":
                 for line in self._crashes.get(row.node, ()):
                     self._say(row.node, line)
@@ -270,7 +270,7 @@ class JsonConsole(_Written):
     ) -> None:
         self._quiet = quiet
         self._clock = clock
-        self._writer = Writer(out or sys.stdout, err or sys.stderr, broken=broken)
+        self._writer = BackgroundWriter(out or sys.stdout, err or sys.stderr, broken=broken)
 
     def waiting(self, nodes: Sequence[str]) -> None:
         if not self._quiet:
@@ -307,14 +307,14 @@ class JsonConsole(_Written):
 
 
 class Detached:
-    """The Observer of a run that nobody watches: what nodes say goes to the log files anyway.
+    """The Observer of a detached run: what nodes print and log goes to the log files in any case.
 
     Until the run has started stderr is still the user's terminal, so that what keeps it from starting is
     shown. Afterwards the guard has closed it.
     """
 
     def waiting(self, nodes: Sequence[str]) -> None:
-        """Nobody waits any more once the nodes have been spawned."""
+        """The launching process stops waiting once the nodes have been spawned."""
 
     def started(self) -> None:
         """The guard lets the launched process go."""
@@ -335,7 +335,7 @@ class Detached:
         """It is in the log files."""
 
     def summary(self, rows: Sequence[SummaryRow]) -> None:
-        """Nobody reads it."""
+        """There is no reader."""
 
 
 def log_fields(record: LogRecord) -> Mapping[str, Any]:

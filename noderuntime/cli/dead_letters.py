@@ -1,8 +1,8 @@
-"""`dead-letters ls|show|replay|drop`: messages that failed their operator for good.
+"""`dead-letters ls|show|replay|drop`: messages that an operator failed on `max_attempts` times.
 
-Of live and interrupted runs, and of ended ones, finished ones too, as `state` does it: what is replayed there is
-handled by `run --resume`. Where a run keeps no snapshots, what it still had when it finished is with its logs, and can
-be listed, shown and dropped from there.
+The command works on live, interrupted and ended runs (see offline.py). What is replayed into a run that is not running
+is handled by its `run --resume`. A run that keeps no snapshots writes the dead letters that it ends with beside its
+logs; from there they can be listed, shown and dropped, but not replayed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from noderuntime.ipc import runs
 from noderuntime.ipc.rundir import RunDir, letters_file
 from noderuntime.ipc.runs import Run, RunFile
 
-Letter = dict[str, Any]
+DeadLetter = dict[str, Any]
 
 _VALUE_CHARACTERS_MAX = 2000
 
@@ -44,7 +44,7 @@ def dead_letters(options: Namespace) -> int:
         result = store.request(f"letters_{options.operation}", arguments)
     if options.operation in ("replay", "drop") and run.state != RUNNING:
         for logged in runs.log_folders(run.name, os.environ):
-            _forget(logged, options)
+            _remove_kept(logged, options)
         if options.operation == "replay" and isinstance(run, Ended) and run.last.finished and result["replayed"]:
             _mark_resumable(run)
     if options.operation == "replay":
@@ -74,7 +74,7 @@ def _dropped(options: Namespace, count: int) -> int:
     return output.OK
 
 
-def _present(options: Namespace, letters: Sequence[Letter], left_out: int) -> int:
+def _present(options: Namespace, letters: Sequence[DeadLetter], left_out: int) -> int:
     if options.json:
         output.result_json([json_letter(letter) for letter in letters])
     elif not letters:
@@ -91,13 +91,13 @@ def _present(options: Namespace, letters: Sequence[Letter], left_out: int) -> in
     return output.OK
 
 
-def _row(letter: Letter, now_s: float) -> tuple[object, ...]:
+def _row(letter: DeadLetter, now_s: float) -> tuple[object, ...]:
     ago = f"{duration(now_s - letter['buried_ns'] / 1e9)} ago"
     return letter["node"], letter["uid"], letter["input"], letter["attempts"], ago, plain(letter["error"])
 
 
-def _page(letter: Letter) -> list[str]:
-    """One letter in full, for people."""
+def _page(letter: DeadLetter) -> list[str]:
+    """One dead letter in full, for people."""
     buried = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(letter["buried_ns"] / 1e9))
     title = f"{letter['uid']} for {letter['node']}, input {letter['input']}"
     lines = [output.paint(title, output.BOLD, sys.stdout)]
@@ -119,8 +119,8 @@ def _short(value: Any) -> str:
     return text
 
 
-def json_letter(letter: Letter) -> Letter:
-    """A letter for programs: `buried` in seconds since the epoch, as in all our JSON."""
+def json_letter(letter: DeadLetter) -> DeadLetter:
+    """A dead letter for programs: `buried` in seconds since the epoch, as in all our JSON."""
     plain_letter = {key: value for key, value in letter.items() if key != "buried_ns"}
     return {**plain_letter, "buried": round(letter["buried_ns"] / 1e9, 6)}
 
@@ -130,9 +130,9 @@ def letters_text(count: int) -> str:
 
 
 def _of_ended_run(options: Namespace, gone: NotRunning) -> int:
-    """The run has ended: what it had left is with its logs."""
+    """The run has ended without a snapshot: its dead letters are beside its logs."""
     try:
-        logged = _logged(options)
+        logged = _ended_run(options)
     except NotRunning:
         raise gone from None
     if options.operation == "replay":
@@ -145,16 +145,16 @@ def _of_ended_run(options: Namespace, gone: NotRunning) -> int:
     if options.node and options.node not in {*nodes, *logged.nodes()}:
         raise CommandError(f"the last run of {logged.name!r} left no dead letters of a node {options.node!r}")
     if options.operation == "drop":
-        return _dropped(options, _forget(logged.log_dir, options))
+        return _dropped(options, _remove_kept(logged.log_dir, options))
     chosen = [letter for letter in letters if options.node in ("", letter["node"])]
     if options.operation == "show" and options.uids:
         chosen = [letter for letter in chosen if letter["uid"] in options.uids]
     return _present(options, chosen, 0)
 
 
-def _logged(options: Namespace) -> LoggedRun:
-    """The run that is meant: that of the name, else the last one to begin among those that knew the node; which is then
-    said, because nobody named it."""
+def _ended_run(options: Namespace) -> LoggedRun:
+    """The run that was named, else the last to start among those that had the node. Its name is then printed, as the
+    user did not choose it."""
     if options.run is not None:
         return choose_logs((), options.run)[0]
     left = {run: {letter["node"] for letter in _kept(run.log_dir)} for run in ended_runs()}
@@ -167,7 +167,7 @@ def _logged(options: Namespace) -> LoggedRun:
     return known[0]
 
 
-def _kept(log_dir: Path) -> list[Letter]:
+def _kept(log_dir: Path) -> list[DeadLetter]:
     try:
         found = json.loads(letters_file(log_dir).read_text())
     except (OSError, ValueError):
@@ -176,7 +176,7 @@ def _kept(log_dir: Path) -> list[Letter]:
 
 
 def _mark_resumable(run: Ended) -> None:
-    """A finished run has something to do again: `ps -a` is to say so."""
+    """The finished run has a message to handle again, so `ps -a` must show it as resumable."""
     for folder in runs.log_folders(run.name, os.environ):
         logs = RunDir(folder)
         file = RunFile.read(logs)
@@ -185,8 +185,8 @@ def _mark_resumable(run: Ended) -> None:
             return
 
 
-def _forget(log_dir: Path, options: Namespace) -> int:
-    """Remove from what is kept with the logs what was replayed or dropped; how many."""
+def _remove_kept(log_dir: Path, options: Namespace) -> int:
+    """Remove replayed or dropped dead letters from the file beside the logs; returns how many."""
     letters = _kept(log_dir)
     left = [
         letter

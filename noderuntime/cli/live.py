@@ -1,8 +1,8 @@
 """The live region: rows at the bottom of a terminal that are repainted while lines scroll by above them.
 Pure.
 
-The cursor always rests at the beginning of the line below the region, so that whoever else writes to the
-terminal (or a kill -9 of ours) leaves a readable screen behind. One update is one string, written at once
+The cursor always rests at the beginning of the line below the region, so that other writers to the
+terminal, or a kill -9 of this process, leave a readable screen behind. One update is one string, written at once
 and wrapped in the "synchronized output" mode that terminals without it ignore. Without lines to add, the
 old rows are overwritten in place, never blanked first, so nothing flickers.
 """

@@ -89,8 +89,8 @@ class Tail:
 
 
 class LogFile:
-    """One file of JSON lines and the older one before it, read on from where the last reading ended. What is no record
-    is passed over."""
+    """One file of JSON lines and the older one before it. Each reading starts where the last one ended, and passes over
+    what is not a record."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -130,7 +130,7 @@ class LogFile:
 
 
 def parse(line: bytes) -> Record | None:
-    """One line of a log file; None when it is no record, as after a full disk."""
+    """One line of a log file; None when it is not a record, as after a full disk."""
     try:
         record = json.loads(line)
     except ValueError:
@@ -144,7 +144,7 @@ def _time(record: Record) -> float:
 
 
 class _Pretty:
-    """Records as the console of the run shows them; frames, which are pictures and no lines, are left out."""
+    """Records as the console of the run shows them; frames are left out: they are pictures, not lines."""
 
     def __init__(self, run: LoggedRun, timestamps: bool) -> None:
         self._timestamps = timestamps

@@ -1,9 +1,9 @@
 """A store for one command, for runs that are not running.
 
-`open_store` gives a client of the run's store. Where the run is interrupted, a store process is started on its space,
-under the run's lock, so that nobody can resume or clean the run meanwhile. Where the space is gone, it is first made
-from the last snapshot, as `run --resume` would; what the command changes is then taken as a new snapshot, which the
-next `run --resume` continues from, and the space goes again. A command that is cut off has changed nothing.
+`open_store` gives a client of the run's store. For an interrupted run, a store process is started on its space, under
+the run's lock, so that the run can be neither resumed nor cleaned meanwhile. For an ended run, the space is first made
+from the last snapshot, as `run --resume` would; what the command changes is then taken as a new snapshot, from which
+the next `run --resume` continues, and the space is removed again. A command that is cut off has changed nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NEVER_S = 1e9  # a command that only reads takes no snapshot
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A run without a space. `last`: its newest snapshot that can be read at all."""
+    """A run without a space. `last`: its newest readable snapshot."""
 
     settings: Settings
     last: Manifest
@@ -98,12 +98,12 @@ def open_store(run: Run | Ended, operation: str) -> Iterator[StoreClient]:
 
 @contextlib.contextmanager
 def _open_ended(ended: Ended, writes: bool) -> Iterator[StoreClient]:
-    """A client of a store on the last snapshot. With `writes`, what was changed is a new one at the end."""
+    """A client of a store on the last snapshot. With `writes`, the changes are taken as a new snapshot at the end."""
     settings = ended.settings
     held = runs.hold(
         ended.name, os.environ, resume=True, fresh=False, size_bytes=settings.size_bytes or None, file="FILE"
     )
-    if not held.fresh:  # begun and interrupted since we looked: it has a space of its own
+    if not held.fresh:  # started and interrupted since we looked: it has a space of its own
         held.release()
         raise CommandError(f"the run {ended.name!r} has just been interrupted; try again")
     try:
@@ -129,8 +129,8 @@ def _started_store(
 ) -> Iterator[StoreClient]:
     """A client of a store process that lives for one command, and ends when this process does, in whatever way.
 
-    `lock`: the descriptor of the run's lock. The store inherits it, so nobody else can open the space before the store
-    has ended.
+    `lock`: the descriptor of the run's lock. The store inherits it, so no other process can open the space before the
+    store has ended.
     """
     command = entrypoints.command(entrypoints.STORE, str(run_dir.root), "--parent", str(os.getpid()), *arguments)
     process = subprocess.Popen(command, pass_fds=[lock], stdin=subprocess.DEVNULL)

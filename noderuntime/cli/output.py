@@ -1,4 +1,4 @@
-"""What every command shares: where it writes, whether with colour, and how it ends when it cannot go on.
+"""What all commands share: where output goes, when it is coloured, exit codes, and the errors that end a command.
 
 Results go to stdout, everything else to stderr. `--json` prints one JSON value; colour appears only on a
 terminal, and never with NO_COLOR.
@@ -38,7 +38,7 @@ class UsageError(Exception):
 
 
 class CommandError(Exception):
-    """The command cannot do what was asked, for a reason that is nobody's bug. Its text is for the user."""
+    """The command cannot do what was asked, for a reason that is not a bug. Its text is for the user."""
 
     def __init__(self, what: str, code: int = FAILED) -> None:
         self.what = what
@@ -88,13 +88,13 @@ def result_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def tell(text: str) -> None:
-    """Something that is not the result: stderr. Nobody to hear it is no reason to fail."""
+    """A line on stderr, for what is not the result. A closed stderr is not an error."""
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
 
 
 def tell_nowait(text: str) -> None:
-    """The same, unless that would have to wait: stderr may be the pipe that nobody reads."""
+    """The same, but dropped if it would block: stderr may be a full pipe without a reader."""
     with contextlib.suppress(OSError, ValueError):
         poller = select.poll()
         poller.register(sys.stderr.fileno(), select.POLLOUT)
@@ -103,10 +103,10 @@ def tell_nowait(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """What went wrong, on stderr."""
+    """An error, on stderr."""
     tell(f"{paint('error:', RED, sys.stderr)} {text}")
 
 
 def warn(text: str) -> None:
-    """What the user should know although the command goes on, on stderr."""
+    """A warning on stderr; the command continues."""
     tell(f"{paint('warning:', YELLOW, sys.stderr)} {text}")

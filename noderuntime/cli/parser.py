@@ -64,7 +64,7 @@ def seconds(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is no duration; write for instance 500ms, 10s or 5m")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration; write for instance 500ms, 10s or 5m")
     return value
 
 
@@ -168,11 +168,11 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     run.add_argument("--name", help="name of the run (default: the file's name without its ending)")
     about = "stop that long after all nodes are ready, such as 10s"
     run.add_argument("--stop-after", type=seconds, metavar="TIME", help=about)
-    about = "go on with the last run of this name: with what it left in memory, or from its last snapshot"
+    about = "continue the last run of this name, from what it left in memory or from its last snapshot"
     run.add_argument("--resume", action="store_true", help=about)
     run.add_argument(
         "--from", dest="from_snapshot", type=int, metavar="SNAPSHOT",
-        help="go on from this snapshot (see `snapshot ls`)",
+        help="continue from this snapshot (see `snapshot ls`)",
     )  # fmt: skip
     run.add_argument("--fresh", action="store_true", help="forget what an interrupted run of this name left")
     about = "with --resume: give up what a node that is no longer in FILE has; may be repeated"
@@ -217,7 +217,7 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     about = "RUN may be left out when there is just one; NODE: only this one"
     logs.add_argument("names", metavar="[RUN] [NODE]", nargs="*", help=about)
     _run_option(logs)
-    logs.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
+    logs.add_argument("-f", "--follow", action="store_true", help="continue until the run has ended")
     logs.add_argument("--tail", type=count, metavar="N", help="only the last N records")
     about = "only what came since then: how long ago, such as 10m, or a time, such as 2026-01-31T12:00:00Z"
     logs.add_argument("--since", type=since, metavar="T", help=about)
@@ -241,7 +241,7 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     _build_letters(parsers["dead-letters"])
 
     demo = parsers["demo"]
-    about = "how long it goes on (default: 15s)"
+    about = "how long it runs (default: 15s)"
     demo.add_argument("--stop-after", type=seconds, default=15.0, metavar="TIME", help=about)
     return top, parsers
 

@@ -73,7 +73,7 @@ def _ps_nodes(run: Run, as_json: bool) -> int:
 
 
 def _figures(run: Run) -> dict[str, Any]:
-    """The store's figures of the nodes; empty when the store, which alone knows, does not answer just now."""
+    """The store's figures of the nodes; empty when the store, the only one to know them, does not answer."""
     from noderuntime.cli.client import StoreClient
 
     if not run.run_dir.store_socket.exists():
@@ -92,7 +92,7 @@ def _row(run: Run | PastRun, now: float, with_past: bool) -> tuple[object, ...]:
 
 
 def _can_be_resumed(run: Run | PastRun) -> bool:
-    """Whether `run --resume` goes on with it; a run that is running cannot be."""
+    """Whether `run --resume` can continue it; not while it is running."""
     return run.resumable if isinstance(run, PastRun) else run.state != RUNNING and run.trusted
 
 

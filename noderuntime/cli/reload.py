@@ -30,7 +30,7 @@ def reload(options: Namespace) -> int:
     while time.monotonic() < until_s:
         now = _node(run, node)
         if now["reloads_failed"] > before["reloads_failed"]:
-            raise CommandError(f"the changed code does not import, the old goes on\n{now['reload_error']}")
+            raise CommandError(f"the changed code does not import; the old code keeps running\n{now['reload_error']}")
         if now["restarts"] > before["restarts"] and now["state"] in SETTLED:
             break
         time.sleep(POLL_S)
@@ -51,7 +51,7 @@ def reload(options: Namespace) -> int:
 
 
 def _node(run: Run, node: str) -> dict[str, Any]:
-    """A node's status; an empty one when the run has no such node, which `reload` itself is told better."""
+    """A node's status; an empty one for an unknown node: the reply to `reload` has the better message."""
     for found in ask_runtime(run, "status", {})["nodes"]:
         if found["id"] == node:
             status: dict[str, Any] = found

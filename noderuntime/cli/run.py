@@ -1,6 +1,6 @@
-"""`run`: load the dataflow, split off the runtime below its guard, and show what happens.
+"""`run`: load the dataflow, start the runtime under its guard, and show the run.
 
-The process that was launched becomes the guard; the runtime, with the console in it, is its child. With -d
+The process that the user launched becomes the guard; the runtime, which includes the console, is its child. With -d
 both are children of a process that returns as soon as the run is up.
 """
 
@@ -36,7 +36,7 @@ def run(options: Namespace) -> int:
         raise UsageError("--seed says which kills to repeat; it needs --chaos TIME", "noderuntime run")
     if options.fresh and (options.resume or options.from_snapshot is not None):
         other = "--resume" if options.resume else "--from"
-        raise UsageError(f"--fresh forgets what {other} is to go on with; give one of them", "noderuntime run")
+        raise UsageError(f"--fresh forgets what {other} would continue from; give one of them", "noderuntime run")
     if (options.drop or options.rename) and not (options.resume or options.from_snapshot is not None):
         raise UsageError("--drop and --rename say what --resume may do; give it, too", "noderuntime run")
     if len(dict(options.rename)) < len(options.rename):
@@ -69,7 +69,7 @@ def _shown(dataflow: Dataflow, options: Namespace, name: str) -> int:
     over = threading.Event()
 
     def broken() -> None:
-        """Whoever read our stdout is gone (`run ... | head`): stop in order, as for SIGTERM."""
+        """The reader of our stdout is gone (`run ... | head`): stop in order, as for SIGTERM."""
         if not over.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -83,7 +83,7 @@ def _shown(dataflow: Dataflow, options: Namespace, name: str) -> int:
     finally:
         over.set()
         for number in guard.FORWARDED:
-            signal.signal(number, _end_by_signal)  # nobody may take what is left to write
+            signal.signal(number, _end_by_signal)  # what is left to write may never be read
         console.close()
     return output.PIPE_CLOSED if console.out_is_gone and code == output.TERMINATED else code
 

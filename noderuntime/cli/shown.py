@@ -1,4 +1,4 @@
-"""What a stored value is: how `state` shows it, and how a text becomes a value of the same kind. Pure.
+"""Stored values as text: how `state` shows a value, and how a text becomes a value of the same kind. Pure.
 
 A value that is marked as MessagePack (a merge, a seed that is not text, `set --json`) is that. What is not marked is
 text where it is printable UTF-8, else bytes, which are shown as hexadecimal digits.
@@ -76,7 +76,7 @@ def _decoded(value: bytes) -> tuple[Any] | None:
 
 
 def text_of(value: bytes) -> str | None:
-    """The text that `value` is as UTF-8; None when it is none."""
+    """`value` decoded as UTF-8; None when it is not UTF-8."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -123,7 +123,7 @@ def from_json(text: str) -> bytes:
 
 
 def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def from_hex(text: str) -> bytes:
@@ -145,7 +145,7 @@ def like(text: str, current: bytes | None, packed: bool) -> tuple[bytes, bool]:
         return encoded, False
     if kind == BYTES:
         if not text.startswith("0x"):
-            raise Unfit(f"it holds bytes that are no text, and {_cut(text)} is not of the form 0x...")
+            raise Unfit(f"it holds bytes that are not text, and {_cut(text)} is not of the form 0x...")
         return from_hex(text), False
     before = unpacked(current)
     if isinstance(before, str):

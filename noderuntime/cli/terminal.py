@@ -1,12 +1,10 @@
-"""Writing without ever holding up the caller: a thread that owns stdout and stderr while a run is shown.
+"""Output that never blocks the caller: a thread that owns stdout and stderr while a run is shown.
 
-The runtime supervises in one thread, and a terminal on which somebody pressed Ctrl-S, or a pager that
-waits, takes no text: a write there could freeze the one process that can restart the others. So text is
-queued, up to QUEUE_CHARACTERS_MAX; what does not fit is dropped, counted, and named when there is room
-again (the log files have everything).
+The runtime supervises in one thread. A terminal after Ctrl-S, or a pager that waits, accepts no text, so a plain write
+could freeze the one process that can restart the others. Text is therefore queued, up to QUEUE_CHARACTERS_MAX; what
+does not fit is dropped and counted, and the count is shown when there is room again (the log files have everything).
 
-On a terminal the bottom rows can be live (see live.py): `picture` is asked for them every FRAME_S seconds
-at most.
+On a terminal the bottom rows can be live, see live.py: the writer asks `picture` for them, at most every FRAME_S.
 """
 
 from __future__ import annotations
@@ -33,17 +31,16 @@ Picture = Callable[[float], tuple[Sequence[str], Sequence[str]]]
 
 
 def no_picture(now_s: float) -> tuple[Sequence[str], Sequence[str]]:
-    """Nothing live, nothing to say."""
+    """No live rows, no lines."""
     return (), ()
 
 
-class Writer:
+class BackgroundWriter:
     """Writes lines to `out` and `err` from a thread of its own, which starts with `start`.
 
-    `picture(now_s)` gives (rows of the live region, lines for `err` that are due), and is called about
-    every TICK_S from the writer's thread. With `live`, `out` is a terminal: rows are painted there, and so
-    are lines for `err` when that is a terminal too. `broken` is called once when nobody reads `out` any
-    more.
+    `picture(now_s)` returns (rows of the live region, lines for `err` that are due); the writer's thread calls it about
+    every TICK_S. With `live`, `out` is a terminal: rows are painted there, and so are lines for `err` when that is a
+    terminal too. `broken` is called once, when the reader of `out` is gone.
     """
 
     def __init__(
@@ -74,18 +71,17 @@ class Writer:
         self._repaint = False
         self._showing = True
         self._gone: set[int] = set()  # descriptors that take no more
-        self._nobody_reads = False
+        self._out_is_gone = False
         self._thread: threading.Thread | None = None
 
     @property
     def out_is_gone(self) -> bool:
-        """Whether whoever read stdout has gone away."""
-        return self._nobody_reads
+        """Whether the reader of stdout has gone away."""
+        return self._out_is_gone
 
     @property
     def congested(self) -> bool:
-        """Whether more than half of the queue waits to be taken: a good moment to read less from the
-        nodes."""
+        """Whether more than half of the queue is full: the caller should read less from the nodes."""
         return self._queued > QUEUE_CHARACTERS_MAX // 2
 
     def start(self) -> None:
@@ -121,8 +117,8 @@ class Writer:
     def close(self, patience_s: float | None = None) -> bool:
         """Write what is queued, and end the thread; whether all was written.
 
-        Waits for as long as somebody is there to take the text, or at most `patience_s`: then the thread is left where
-        it is, and the process has to end without it.
+        Waits for as long as there is a reader, or at most `patience_s`: then the thread is left blocked, and the
+        process has to end without it.
         """
         with self._changed:
             self._closing = True
@@ -183,12 +179,12 @@ class Writer:
         while left and descriptor not in self._gone:
             try:
                 left = left[os.write(descriptor, left) :]
-            except BlockingIOError:  # somebody made our terminal non-blocking
+            except BlockingIOError:  # another program made our terminal non-blocking
                 select.select([], [descriptor], [])
             except OSError as error:
                 self._gone.add(descriptor)
                 if descriptor == self._out and error.errno == errno.EPIPE:
-                    self._nobody_reads = True
+                    self._out_is_gone = True
                     self._broken()
                 elif descriptor == self._out:
                     self.write(f"(stdout takes no more: {error.strerror}; the log files have everything)", err=True)

@@ -22,7 +22,7 @@ def is_frame(line: str) -> bool:
 
 
 def frame_rows(line: str) -> list[str]:
-    """The rows of a frame, plain or coloured; none for an empty one, which takes the picture away."""
+    """The rows of a frame, plain or coloured; none for an empty frame, which clears the picture."""
     picture = line.removeprefix(FRAME_START).removeprefix("\x1b[H").removesuffix("\r")
     return picture.split("\r") if picture else []
 
@@ -31,7 +31,7 @@ def harmless(text: str) -> str:
     """`text` with its colours, but without whatever else could move the cursor or change the terminal."""
     if text.isprintable():
         return text
-    # what stands before a carriage return would have been overwritten, as by a progress bar
+    # what comes before a carriage return would have been overwritten, as by a progress bar
     text = text.rstrip("\r").rsplit("\r", 1)[-1]
     coloured = False
 

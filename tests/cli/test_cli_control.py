@@ -201,7 +201,8 @@ def test_reload_ends_when_the_new_code_has_taken_over(names: list[str], world: W
 def test_reload_shows_why_the_new_code_does_not_import(world: World, capsys: Capture) -> None:
     world.runtime(world.run("flow"), Reloading({}, {"reloads_failed": 1, "reload_error": "a traceback"}))
     assert main(["reload", "sums"]) == 1
-    assert capsys.readouterr().err == "error: the changed code does not import, the old goes on\na traceback\n"
+    said = capsys.readouterr().err
+    assert said == "error: the changed code does not import; the old code keeps running\na traceback\n"
 
 
 def test_reload_says_when_the_new_code_imports_and_then_fails(world: World, capsys: Capture) -> None:

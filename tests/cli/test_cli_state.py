@@ -179,7 +179,7 @@ def test_what_does_not_fit_the_kind_is_refused_and_changes_nothing(store: DictSt
         ("visits", "true", "it holds a number"),
         ("visits", "99999999999999999999999", "it holds a number"),
         ("ids", "7", "it holds a list, and '7' is not"),
-        ("image", "text", "it holds bytes that are no text"),
+        ("image", "text", "it holds bytes that are not text"),
         ("image", "0xabc", "hexadecimal digits"),
     ):
         assert main(["state", "set", "shared", key, value]) == 2

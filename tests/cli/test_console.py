@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import pytest
 
 from noderuntime.cli.console import Console, JsonConsole, Waiting, log_text, summary_table
-from noderuntime.cli.terminal import QUEUE_CHARACTERS_MAX, Writer
+from noderuntime.cli.terminal import QUEUE_CHARACTERS_MAX, BackgroundWriter
 from noderuntime.runtime.observer import LogRecord, SummaryRow
 
 FRAME = "\x1b[2J"
@@ -290,7 +290,7 @@ def test_a_reader_that_does_not_read_holds_nobody_up_and_learns_how_much_it_miss
 
 
 def test_nothing_is_written_before_the_start(files: tuple[TextIO, TextIO]) -> None:
-    writer = Writer(*files)
+    writer = BackgroundWriter(*files)
     writer.write("early")
     assert read(files[0]) == []
     writer.start()

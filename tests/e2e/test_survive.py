@@ -562,8 +562,8 @@ def test_the_demo_ends_by_itself(place: Folder) -> None:
     [
         (["--seed", "3"], "it needs --chaos"),
         (["--chaos", "0s"], "one kill after the other"),
-        (["--fresh", "--resume"], "--fresh forgets what --resume is to go on with"),
-        (["--fresh", "--from", "3"], "--fresh forgets what --from is to go on with"),
+        (["--fresh", "--resume"], "--fresh forgets what --resume would continue from"),
+        (["--fresh", "--from", "3"], "--fresh forgets what --from would continue from"),
     ],
 )
 def test_options_that_make_no_sense_together_are_refused(options: list[str], said: str, place: Folder) -> None:
