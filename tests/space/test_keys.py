@@ -33,11 +33,13 @@ def test_message_keys_sort_as_their_numbers_do(one: tuple[int, ...], other: tupl
     assert (keys.message(*one) < keys.message(*other)) == (one < other)
 
 
-@given(NODE, SEQUENCE, INDEX)
-def test_dead_letters_of_a_node_sort_by_when_they_were_buried(node: int, sequence: int, index: int) -> None:
-    key = keys.dead(node, sequence, index)
+@given(NODE, SEQUENCE, INDEX, SEQUENCE, INDEX)
+def test_dead_letters_of_a_node_sort_by_when_they_were_buried(
+    node: int, sequence: int, index: int, other_sequence: int, other_index: int
+) -> None:
+    key, other = keys.dead(node, sequence, index), keys.dead(node, other_sequence, other_index)
     assert key.startswith(keys.dead_prefix(node))
-    assert key < keys.dead(node, sequence, index + 1) < keys.dead(node, sequence + 1, 0)
+    assert (key < other) == ((sequence, index) < (other_sequence, other_index))
 
 
 def test_no_kind_of_key_begins_like_another() -> None:
