@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_house import FIRST_TO_READ, ORDER
 
 from noderuntime.cli import parser
 from noderuntime.dataflow import reader
@@ -167,3 +168,25 @@ def test_every_sentence_of_the_promise_names_tests_that_exist() -> None:
         for path, test in named:
             tree = ast.parse((ROOT / path).read_text())
             assert test in {item.name for item in tree.body if isinstance(item, ast.FunctionDef)}, f"{path}::{test}"
+
+
+def test_the_list_of_packages_is_the_order_of_imports_and_names_files_that_exist() -> None:
+    listed = document("README.md").partition("### The code")[2]
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\| (.*) \|$", listed, re.MULTILINE)
+    packages = [name for name in ORDER if (ROOT / "noderuntime" / name).is_dir()]
+    assert [name for name, _ in rows] == packages
+    for name, start in rows:
+        for file in re.findall(r"`([\w/]+\.py)`", start):
+            assert (ROOT / "noderuntime" / name / file).is_file(), f"{name}/{file}"
+        assert name not in FIRST_TO_READ or start.startswith(f"`{FIRST_TO_READ[name]}`")
+
+
+def test_every_target_of_make_is_described_and_no_other() -> None:
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert phony
+    told = set(re.findall(r"make ([a-z-]+)", document("README.md")))
+    rows = document("README.md").partition("| `make` | |")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| (.*?) \|", rows, re.MULTILINE)
+    told |= {word for cell in cells for word in re.findall(r"`([a-z-]+)", cell)}
+    assert set(phony[1].split()) - {"test-quick"} == told & {*phony[1].split()}
+    assert not [word for word in told if word not in phony[1].split()]
