@@ -144,13 +144,23 @@ def test_an_operator_that_is_killed_in_the_middle_of_each_batch_repeats_and_lose
 
 
 def test_several_keyed_operators_in_one_dataflow_each_keep_their_own_states(programs: Folder) -> None:
-    """One after the other, batches into batches, and side by side, all of them killed."""
+    """One after the other, batches into batches, and side by side, all of them killed.
+
+    The more messages wait, the more of them are in one transaction, and the more kills come without a commit in
+    between: as many as the load of the machine makes it, so without a limit.
+    """
     dataflow = """
 nodes:
   - {id: source, operator: {python: programs.py:tens, outputs: [out]}}
-  - {id: first, operator: {python: programs.py:together, inputs: {in: source/out}, outputs: [out]}}
-  - {id: second, operator: {python: programs.py:together, inputs: {in: first/out}, outputs: [out]}}
-  - {id: beside, operator: {python: programs.py:together, inputs: {in: source/out}, outputs: [out]}}
+  - id: first
+    operator: {python: programs.py:together, inputs: {in: source/out}, outputs: [out]}
+    max_restarts: 0
+  - id: second
+    operator: {python: programs.py:together, inputs: {in: first/out}, outputs: [out]}
+    max_restarts: 0
+  - id: beside
+    operator: {python: programs.py:together, inputs: {in: source/out}, outputs: [out]}
+    max_restarts: 0
   - id: file
     operator: {module: noderuntime.operators.file_sink, inputs: {second: second/out}}
     config: {path: out.txt}

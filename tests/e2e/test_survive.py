@@ -447,6 +447,7 @@ def test_a_source_and_a_keyed_operator_are_reloaded_in_full_flow_without_losing_
     for version in (10, 100, 1000):
         write(version)
         for node in ("numbers", "counts"):
+            running.wait_running(node)  # while it restores after the last one, a reload is refused
             assert running.ask("reload", node=node).error == ""
             running.wait_for("status", f"{node} reloaded")
     place.write(enough="")
