@@ -66,7 +66,8 @@ class Commits:
         ends += [records.input_counter(item.number) + 2 for item in wiring.inputs if item.period_ns or item.timeout_ns]
         self.counters.extend([0] * (max(ends, default=0) - len(self.counters)))
         for item in wiring.outputs:
-            self.outputs[item.name] = Output(item, self.counters[records.output_counter(item.number)])
+            sent = self.counters[records.output_counter(item.number)]
+            self.outputs[item.name] = Output(item, sent, space.booted_ns)
         for entry in wiring.inputs:
             watched = entry.period_ns or entry.timeout_ns
             counter = records.input_counter(entry.number) if watched else -1

@@ -112,8 +112,13 @@ class Space:
 
         A wall clock that jumps meanwhile neither revives nor expires anything.
         """
+        return self.booted_ns + time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+    @property
+    def booted_ns(self) -> int:
+        """When this machine booted, by the space's clock: what `now_ns` adds to CLOCK_BOOTTIME."""
         wall, boot = self.clock
-        return wall + time.clock_gettime_ns(time.CLOCK_BOOTTIME) - boot
+        return wall - boot
 
     def advance_clock(self, txn: WriteTxn) -> None:
         """For a run that is resumed: go on from the larger of the saved and the present time."""

@@ -6,8 +6,8 @@ puts.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
+from time import CLOCK_BOOTTIME, clock_gettime_ns
 from typing import Any, Final
 
 from noderuntime.api.values import BYTES
@@ -69,11 +69,17 @@ class Receiver:
 
 
 class Output:
-    """One output. `counter`: where the node record counts its messages; `sent` includes those that are only staged."""
+    """One output. `counter`: where the node record counts its messages; `sent` includes those that are only staged.
 
-    __slots__ = ("copies", "counter", "drops_oldest", "name", "nodes", "receivers", "sent", "waiting_receivers")
+    Messages are stamped by the space's clock (`booted_ns`, see Space), as ticks are: the wall clock may step.
+    """
 
-    def __init__(self, wiring: OutputWiring, sent: int) -> None:
+    __slots__ = (
+        "booted_ns", "copies", "counter", "drops_oldest", "name", "nodes", "receivers", "sent", "waiting_receivers",
+    )  # fmt: skip
+
+    def __init__(self, wiring: OutputWiring, sent: int, booted_ns: int) -> None:
+        self.booted_ns = booted_ns
         self.name = wiring.name
         self.counter = records.output_counter(wiring.number)
         self.sent = sent
@@ -91,11 +97,11 @@ class Output:
         """
         number = self.sent + 1
         segment = None
+        now_ns = self.booted_ns + clock_gettime_ns(CLOCK_BOOTTIME)
         if type(value) is bytes and not metadata and len(value) < THRESHOLD_BYTES:
-            record = records.pack_message(BYTES, records.INLINE, 0, 0, number, time.time_ns()) + value
+            record = records.pack_message(BYTES, records.INLINE, 0, 0, number, now_ns) + value
         else:
             try:
-                now_ns = time.time_ns()
                 record, segment = records.encode_message(value, metadata, number, now_ns, payloads, self.nodes)
             except ValueTooLarge as error:
                 raise ValueTooLarge(f"a message to {self.name!r}", error.size_bytes, error.limit_bytes) from None

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -233,7 +232,8 @@ class RemoteNode:
         except Exception as error:
             text = f"the metadata of message {number} of {name!r} is no map with text keys: {error}"
             raise ProtocolError(text) from None
-        start = records.pack_message(NUMBERS[kind], records.INLINE, len(head), len(metadata), number, time.time_ns())
+        sent_ns = self.session.space.now_ns()
+        start = records.pack_message(NUMBERS[kind], records.INLINE, len(head), len(metadata), number, sent_ns)
         return b"".join((start, metadata, head, body))
 
     def sent(self) -> dict[str, int]:

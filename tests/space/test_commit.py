@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import lmdb
@@ -45,6 +46,21 @@ def test_messages_keep_their_order_within_a_group_and_an_event(chain: Net) -> No
     commit(a, staged(a, ("out", 1), ("out", 2)), staged(a, ("out", 3)))
     send(a, 4)
     assert chain.queued("b", "in") == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("step_s", [-3600, 3600])
+@pytest.mark.parametrize("value", [b"bytes", [1, 2]])
+def test_messages_are_stamped_by_the_clock_of_the_space_as_ticks_are(
+    chain: Net, monkeypatch: pytest.MonkeyPatch, step_s: int, value: Any
+) -> None:
+    a = chain.begin("a")
+    present_ns = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: present_ns + step_s * 10**9)  # the wall clock was set meanwhile
+    before_ns = chain.space.now_ns()
+    event = staged(a, ("out", value))
+    after_ns = chain.space.now_ns()
+    assert event.outputs is not None
+    assert before_ns <= records.decode_message(event.outputs[0][1])[4] <= after_ns
 
 
 def test_inputs_are_merged_in_the_order_of_their_commits(make: Make) -> None:
