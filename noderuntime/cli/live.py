@@ -24,10 +24,6 @@ class LiveRegion:
     def __init__(self) -> None:
         self._painted: list[str] = []
 
-    @property
-    def is_empty(self) -> bool:
-        return not self._painted
-
     def update(self, lines: Sequence[str], rows: Sequence[str], columns: int, height: int) -> str:
         """The text that adds `lines` above the region and makes `rows` the region.
 

@@ -1,4 +1,4 @@
-"""Dead letters inside a transaction: who is there, back into the mailbox, away. The store's side; lives.py buries.
+"""Dead letters inside a transaction: list them, put them back into the mailbox, drop them. lives.py writes them.
 
 A letter keeps the record of its message as it was, and with it the reference to a payload segment: that is handed back
 at `replay`, and released at `drop`.

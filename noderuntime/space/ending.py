@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from noderuntime.space import keys, records
-from noderuntime.space.mailbox import queue_of
+from noderuntime.space.mailbox import empty, queue_of
 from noderuntime.space.records import BYTES, CLOSED, CUT_OFF, DISCARDED, FLAGS, QUEUED, SOURCE_ENDED, SOURCE_FAILED
-from noderuntime.space.segments import adjust
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 Link = tuple[int, bytes, bytes]  # number of the node at the other side (-1: a timer), mailbox prefix, queue key
@@ -67,7 +66,7 @@ def close(
         queue[FLAGS] |= CLOSED
         if sender >= 0:
             rings.add(sender)
-        queue[DISCARDED] += _empty(txn, mailbox)
+        queue[DISCARDED] += empty(txn, mailbox)
         queue[QUEUED] = queue[BYTES] = 0
 
 
@@ -86,21 +85,3 @@ def _queue(txn: ReadTxn, queues: dict[bytes, list[int]], key: bytes) -> list[int
     if queue is None:
         queue = queues[key] = queue_of(txn, key)
     return queue
-
-
-def _empty(txn: WriteTxn, mailbox: bytes) -> int:
-    """Delete all messages of one input; returns how many were not notices."""
-    discarded = 0
-    cursor = txn.cursor()
-    alive = cursor.set_range(mailbox)
-    while alive and cursor.key().startswith(mailbox):
-        record = cursor.value()
-        discarded += record[0] < records.NOTICE_MIN
-        if record[1]:
-            adjust(txn, records.reference_of(record), -1)
-        alive = cursor.delete()
-    attempts = keys.attempts(mailbox)
-    alive = cursor.set_range(attempts)
-    while alive and cursor.key().startswith(attempts):
-        alive = cursor.delete()
-    return discarded

@@ -1,7 +1,6 @@
-"""The life of nodes in the space: registering them, claiming a new incarnation, ending them. The store's side.
+"""The lives of nodes in the space: registering nodes, claiming an incarnation, ending, reviving. The store's side.
 
-Each function works inside a write transaction of the caller, so that its effect and the record of the request commit
-together.
+Each function runs in a transaction of the caller, so its effect and the record of the request commit together.
 """
 
 from __future__ import annotations

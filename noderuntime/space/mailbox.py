@@ -117,3 +117,21 @@ def drop_oldest(txn: WriteTxn, mailbox: bytes, queue: list[int], size: int, size
             adjust(txn, records.reference_of(record), -1)
         queue[records.DROPPED] += 1
         alive = cursor.delete()
+
+
+def empty(txn: WriteTxn, mailbox: bytes) -> int:
+    """Delete all messages of one input, and their attempts; returns how many were not notices."""
+    discarded = 0
+    cursor = txn.cursor()
+    alive = cursor.set_range(mailbox)
+    while alive and cursor.key().startswith(mailbox):
+        record = cursor.value()
+        discarded += record[0] < records.NOTICE_MIN
+        if record[1]:
+            adjust(txn, records.reference_of(record), -1)
+        alive = cursor.delete()
+    attempts = keys.attempts(mailbox)
+    alive = cursor.set_range(attempts)
+    while alive and cursor.key().startswith(attempts):
+        alive = cursor.delete()
+    return discarded

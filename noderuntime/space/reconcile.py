@@ -19,9 +19,8 @@ from noderuntime.errors import ResumeRefused
 from noderuntime.space import keys, lives, records
 from noderuntime.space.environment import scan
 from noderuntime.space.lives import NodeEntry, Registry
-from noderuntime.space.mailbox import queue_of
+from noderuntime.space.mailbox import empty, queue_of
 from noderuntime.space.records import FLAGS, QUEUE, SOURCE_ENDED
-from noderuntime.space.segments import adjust
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 
@@ -180,7 +179,7 @@ def _drop_node(txn: WriteTxn, node_entry: NodeEntry) -> list[str]:
         what.append(f"{private} keys of private state")
     queued = 0
     for number, _ in node_entry.inputs.values():
-        queued += _empty(txn, keys.mailbox(node_entry.number, number))
+        queued += empty(txn, keys.mailbox(node_entry.number, number))
         txn.delete(keys.queue(node_entry.number, number))
     if queued:
         what.append(f"{queued} queued messages")
@@ -193,9 +192,7 @@ def _drop_node(txn: WriteTxn, node_entry: NodeEntry) -> list[str]:
 
 
 def _drop_input(txn: WriteTxn, node_entry: NodeEntry, name: str, number: int) -> list[str]:
-    queued = _empty(txn, keys.mailbox(node_entry.number, number))
-    attempts = keys.attempts(keys.mailbox(node_entry.number, number))
-    _delete(txn, attempts)
+    queued = empty(txn, keys.mailbox(node_entry.number, number))
     txn.delete(keys.queue(node_entry.number, number))
     record = lives.node_record(txn, node_entry.number)
     counter = records.input_counter(number)
@@ -211,12 +208,3 @@ def _delete(txn: WriteTxn, prefix: bytes) -> int:
     for key in found:
         txn.delete(key)
     return len(found)
-
-
-def _empty(txn: WriteTxn, mailbox: bytes) -> int:
-    found = list(scan(txn, mailbox))
-    for key, record in found:
-        if record[1]:
-            adjust(txn, records.reference_of(record), -1)
-        txn.delete(key)
-    return sum(record[0] < records.NOTICE_MIN for _, record in found)
