@@ -1,4 +1,4 @@
-"""Well-typed absurdities: values that a frame may hold and nobody expects. Seeded, so that each can be repeated."""
+"""Well-typed absurdities: values of the right type that no program expects. Seeded, so that each can be repeated."""
 
 from __future__ import annotations
 

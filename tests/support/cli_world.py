@@ -1,4 +1,4 @@
-"""Runs made of files: a run directory, its lock, and the two sockets with somebody simple behind them."""
+"""Runs made of files: a run directory, its lock, and the two sockets, each with a simple server behind it."""
 
 from __future__ import annotations
 

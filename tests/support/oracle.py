@@ -1,4 +1,4 @@
-"""What must have come out of a run: every state and every output, recomputed from the logs that the operators kept.
+"""The results that a run must have: every state and every output, recomputed from the logs that the operators kept.
 
 `check` raises AssertionError with what is not exact. It knows nothing of processes, kills or lives.
 """

@@ -1,4 +1,4 @@
-"""Processes in tests: always ended, and waited for by conditions instead of by time."""
+"""Processes in tests: always ended, and waited for by a condition, never by a time."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """One run for minutes, and everything at once: all commands (two at a time, some of them killed), kill -9 and SIGSTOP
 of its processes, disks that fill up, logs that are taken away, and a client that sends absurdities.
 
-    python tests/faults/stress.py --minutes 10            out of a new seed
-    python tests/faults/stress.py --minutes 10 --seed 17  what each of them does, in its order, once more
+    python tests/support/stress.py --minutes 10            out of a new seed
+    python tests/support/stress.py --minutes 10 --seed 17  what each of them does, in its order, once more
 
 At the end the results are exact, the run has ended by itself with code 0, and nothing is left. What each actor does and
 in which order is decided by the seed; how they interleave is not.
