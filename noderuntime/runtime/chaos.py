@@ -17,13 +17,14 @@ from noderuntime.dataflow.model import Dataflow
 from noderuntime.ipc import entrypoints, process
 from noderuntime.ipc.pulse import HANDLED, PHASE, WAITING
 from noderuntime.runtime.chaos_schedule import Edge, Kill, Report, Schedule, balance
-from noderuntime.runtime.children import Child, Proc
+from noderuntime.runtime.children import Child
 from noderuntime.runtime.forkserver import Order
 from noderuntime.runtime.keepers import ForkServerKeeper, StoreKeeper
 from noderuntime.runtime.lifecycle import NEVER
 from noderuntime.runtime.lifecycle_events import DONE, LifecycleState
 from noderuntime.runtime.logs import RunLog
 from noderuntime.runtime.nodes import NodeSupervisor
+from noderuntime.runtime.processes import Proc
 from noderuntime.runtime.store_link import StoreLink
 
 LOOK_S = 0.001  # while somebody is being waited for

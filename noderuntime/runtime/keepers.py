@@ -13,11 +13,11 @@ from collections.abc import Callable, Container, Mapping, Sequence
 
 from noderuntime.errors import NodeRuntimeError
 from noderuntime.ipc import process
-from noderuntime.runtime.children import Lines, Owner, Proc
 from noderuntime.runtime.forkserver import ForkServer, Order, Spawning
 from noderuntime.runtime.lifecycle import LOCK_S_MAX, NEVER, STOPPED_S_MAX
 from noderuntime.runtime.logs import RunLog
 from noderuntime.runtime.loop import Loop
+from noderuntime.runtime.processes import Lines, Owner, Proc
 from noderuntime.runtime.restart_budget import Budget
 from noderuntime.runtime.store_link import StoreLink
 

@@ -45,16 +45,18 @@ from noderuntime.ipc.protocol import (
     Welcome,
 )
 from noderuntime.ipc.pulse import PulsePage
-from noderuntime.ipc.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, ENV_TERMINAL, RunDir
+from noderuntime.ipc.rundir import RunDir
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.runtime import lifecycle_events as su
-from noderuntime.runtime.children import Child, Proc, kill_strays, order_of, policy_of
+from noderuntime.runtime.children import Child, policy_of
 from noderuntime.runtime.keepers import ForkServerKeeper, GaveUp
 from noderuntime.runtime.lifecycle import NEVER, IllegalEvent, Lifecycle
 from noderuntime.runtime.lifecycle_events import DONE, LifecycleState
 from noderuntime.runtime.logs import RunLog
 from noderuntime.runtime.loop import Loop
 from noderuntime.runtime.observer import LogRecord, RunOptions
+from noderuntime.runtime.orders import order_of
+from noderuntime.runtime.processes import Proc, kill_strays
 from noderuntime.runtime.store_link import StoreLink
 
 LAST_WORDS_S = 0.1
@@ -222,7 +224,7 @@ class NodeSupervisor:
         child.begin_life()
         child.proc = None
         try:
-            order = order_of(self._dataflow, child.spec, self._environment(child, life), self._options.extra_env)
+            order = order_of(self._dataflow, child.spec, self._options, self._run_dir.root, life)
             child.proc = self._fork_server.spawn(order, Voice(self, child))
         except DataflowError as error:
             self.feed(child, su.SpawnFailed(error.what, permanent=True))
@@ -230,14 +232,6 @@ class NodeSupervisor:
             self.feed(child, su.SpawnFailed(f"it could not be started: {error.strerror}"))
         else:
             self._procs.add(child.proc)
-
-    def _environment(self, child: Child, life: int) -> dict[str, str]:
-        env = {**self._options.environ, **child.spec.env, **self._options.extra_env, "PYTHONUNBUFFERED": "1"}
-        env.pop(ENV_TERMINAL, None)
-        env |= {ENV_RUN_DIR: str(self._run_dir.root), ENV_NODE: child.id, ENV_LIFE: str(life)}
-        if self._options.terminal:
-            env[ENV_TERMINAL] = self._options.terminal
-        return env
 
     def _claim(self, child: Child, claim: su.Claim) -> None:
         def answered(result: dict[str, Any]) -> None:

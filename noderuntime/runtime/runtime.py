@@ -42,7 +42,6 @@ from noderuntime.ipc.runs import Held, RunFile
 from noderuntime.ipc.state_folders import StateFolder
 from noderuntime.runtime import control, guard, summary
 from noderuntime.runtime.chaos import Chaos
-from noderuntime.runtime.children import preload_of
 from noderuntime.runtime.code_watch import CodeWatch
 from noderuntime.runtime.forkserver import Order
 from noderuntime.runtime.keepers import ForkServerKeeper, GaveUp, StoreKeeper
@@ -51,6 +50,7 @@ from noderuntime.runtime.logs import RunLog, RunLogs
 from noderuntime.runtime.loop import Loop
 from noderuntime.runtime.nodes import NodeSupervisor
 from noderuntime.runtime.observer import Observer, RunOptions, SummaryRow
+from noderuntime.runtime.orders import preload_of
 from noderuntime.runtime.outbox import RunOutbox
 from noderuntime.runtime.plan import plan, store_nodes
 from noderuntime.runtime.snapshots import RunSnapshots

@@ -1,0 +1,44 @@
+"""What the fork server is to make for each node: an operator in a warm fork, or a program with its command line."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from noderuntime.dataflow import files
+from noderuntime.dataflow.model import Dataflow, NodeSpec
+from noderuntime.ipc import entrypoints
+from noderuntime.ipc.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, ENV_TERMINAL
+from noderuntime.runtime.forkserver import Order
+from noderuntime.runtime.observer import RunOptions
+
+# The interpreter or libraries read these when they are loaded: a fork of a warm interpreter would ignore them.
+EARLY_ENV = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_", "GLIBC_", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "NPY_")
+
+
+def order_of(dataflow: Dataflow, spec: NodeSpec, options: RunOptions, run_dir: Path, life: int) -> Order:
+    """How to make the process of one life of a node.
+
+    Raises DataflowError when its file is missing or cannot be executed.
+    """
+    env = {**options.environ, **spec.env, **options.extra_env, "PYTHONUNBUFFERED": "1"}
+    env.pop(ENV_TERMINAL, None)
+    env |= {ENV_RUN_DIR: str(run_dir), ENV_NODE: spec.id, ENV_LIFE: str(life)}
+    if options.terminal:
+        env[ENV_TERMINAL] = options.terminal
+    if spec.kind == "node":
+        return Order(spec.id, env, dataflow.folder, argv=files.command(dataflow, spec))
+    early = any(key.startswith(EARLY_ENV) for key in (*spec.env, *options.extra_env))
+    if spec.spawn == "fork" and not early:
+        return Order(spec.id, env, dataflow.folder, entry=entrypoints.OPERATOR)
+    return Order(spec.id, env, dataflow.folder, argv=entrypoints.command(entrypoints.OPERATOR))
+
+
+def preload_of(dataflow: Dataflow) -> list[str]:
+    """Modules that the fork server imports in advance for this dataflow's operators."""
+    for spec in dataflow.nodes:
+        if spec.kind == "operator" and spec.code.path:
+            with contextlib.suppress(OSError):
+                if b"numpy" in Path(dataflow.folder, spec.code.path).read_bytes():
+                    return [*entrypoints.PRELOAD, "numpy"]
+    return list(entrypoints.PRELOAD)
