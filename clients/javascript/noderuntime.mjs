@@ -411,12 +411,20 @@ export class Node {
       for (const event of events) {
         if (event.sizes && !(await this.#fetch(event))) continue;
         if (event.type === "INPUT_CLOSED" && !event.failed) this.openInputs.delete(event.id);
+        if (event.type === "NODE_RESTARTED") this.#reopen(event.id);
         if (event.type === "INPUT") {
           event.value = decodeValue(event.kind, event.head, event.body);
           event.metadata = event.metadata.length ? unpack(event.metadata) : {};
         }
         yield event;
       }
+    }
+  }
+
+  /** A node that had ended, and has come back, feeds its inputs again. */
+  #reopen(sender) {
+    for (const { name, source, period_ns } of this.wiring.inputs) {
+      if (!period_ns && source.slice(0, source.lastIndexOf("/")) === sender) this.openInputs.add(name);
     }
   }
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -261,6 +262,55 @@ for event in Node():
     assert "hello {}" in said
     assert [line for line in said if line.endswith("{'ticks': 3}")] == ["[0. 1. 2. 3.] {'ticks': 3}"]
     assert running.lines("sums")[-1] == "3 ticks; the last sum is 6"
+
+
+HEARS = """
+import { Node } from "noderuntime";
+const node = await Node.open();
+for await (const event of node) console.log(event.type, event.id, event.type === "INPUT" ? event.value : "");
+"""
+FEED = """
+import sys
+from noderuntime import Node
+with Node("feed", run="flow") as node:
+    for line in sys.stdin:
+        node.send_output("n", int(line))
+        node.flush()
+"""
+HOLD = """
+import os, time
+from noderuntime import Node
+with Node() as node:
+    while not os.path.exists("enough"):
+        time.sleep(0.01)
+"""
+HEARS_FLOW = """
+nodes:
+  - {id: feed, path: dynamic, outputs: [n]}
+  - {id: hold, path: hold.py, outputs: [n]}
+  - {id: hears, path: NODE, args: hears.mjs, inputs: {fed: feed/n, held: hold/n}}
+"""
+
+
+def test_a_node_that_had_ended_and_has_come_back_is_heard_to_its_end(folder: Folder, node: str) -> None:
+    files = {"hears.mjs": HEARS, "feed_py": FEED, "hold_py": HOLD}
+    running = run(folder, node, "hears", HEARS_FLOW, **files)
+    running.wait_running("hold", "hears")
+    line = [sys.executable, "feed.py"]
+    env = {**os.environ, "NODERUNTIME_HOME": str(folder.home), MARK: str(folder.home)}
+    subprocess.run(line, input="1\n", text=True, cwd=folder.folder, env=env, timeout=60, check=True)
+    running.wait_for("line", "hears", "stdout", "INPUT_CLOSED fed*")
+    with subprocess.Popen(line, stdin=subprocess.PIPE, text=True, cwd=folder.folder, env=env) as feed:
+        assert feed.stdin is not None
+        feed.stdin.write("2\n")
+        feed.stdin.flush()
+        running.wait_for("line", "hears", "stdout", "INPUT fed 2")
+        folder.write(enough="")
+        running.wait_for("line", "hears", "stdout", "INPUT_CLOSED held*")
+        feed.communicate("3\n", timeout=60)
+    assert running.finish() == 0, running.said
+    heard = [line for line in running.lines("hears") if line.startswith(("INPUT fed", "STOP"))]
+    assert heard == ["INPUT fed 1", "INPUT fed 2", "INPUT fed 3", "STOP ALL_INPUTS_CLOSED "]
 
 
 MEASURE = """
