@@ -37,21 +37,21 @@ class Chaos:
 
     def __init__(
         self,
-        crew: NodeSupervisor,
+        supervisor: NodeSupervisor,
         store: StoreKeeper,
         fork_server: ForkServerKeeper,
         link: StoreLink,
-        notes: RunLog,
+        run_log: RunLog,
         dataflow: Dataflow,
         every_s: float,
         seed: int,
         clock: Callable[[], float],
     ) -> None:
-        self._crew = crew
+        self._supervisor = supervisor
         self._store = store
         self._fork_server = fork_server
         self._link = link
-        self._notes = notes
+        self._run_log = run_log
         self._clock = clock
         nodes = [spec.id for spec in dataflow.nodes if _may_be_killed(spec.kind, spec.restart_policy)]
         victims = [*nodes, STORE, FORK_SERVER]
@@ -79,7 +79,7 @@ class Chaos:
         self._next_s = self._began_s + self._schedule.pause_s()
         self._link.request("figures", {}, counted, lambda error, text: None)
         report = self.report
-        self._notes.tell(f"chaos: a kill -9 every {report.every_s:g} s or so, seed {report.seed}")
+        self._run_log.tell(f"chaos: a kill -9 every {report.every_s:g} s or so, seed {report.seed}")
 
     @property
     def has_begun(self) -> bool:
@@ -102,7 +102,7 @@ class Chaos:
         for victim, (kill, life) in list(self._waiting.items()):
             if victim in (STORE, FORK_SERVER):
                 continue
-            child = self._crew.children[victim]
+            child = self._supervisor.children[victim]
             if child.machine.state in DONE:
                 del self._waiting[victim]
             elif child.machine.life > life and _works(child):
@@ -119,7 +119,7 @@ class Chaos:
     def _possible(self) -> set[str]:
         found = {
             child.id
-            for child in self._crew.children.values()
+            for child in self._supervisor.children.values()
             if child.machine.state is LifecycleState.RUNNING and _pidfd(child) >= 0 and not child.machine.budget.streak
         }
         if self._store.pid and self._link.idle:
@@ -135,7 +135,7 @@ class Chaos:
             with contextlib.suppress(ProcessLookupError):  # ours, and not reaped: the number is right
                 os.kill(self._store.pid if victim == STORE else self._fork_server.pid, signal.SIGKILL)
         else:
-            child = self._crew.children[victim]
+            child = self._supervisor.children[victim]
             life = child.machine.life
             process.signal_process(_pidfd(child), signal.SIGKILL)
         self.report.kills.append(kill)
@@ -150,7 +150,7 @@ class Chaos:
     def _back(self, victim: str, kill: Kill) -> None:
         kill.back_s = self._clock() - self._began_s - kill.at_s
         del self._waiting[victim]
-        self._notes.tell(f"chaos: {victim} is back, {kill.back_s * 1000:.1f} ms after its kill")
+        self._run_log.tell(f"chaos: {victim} is back, {kill.back_s * 1000:.1f} ms after its kill")
 
     def finish(self, figures: Mapping[str, Any]) -> Report:
         """The report, with the store's last figures (nodes by id; empty when it could not be asked)."""

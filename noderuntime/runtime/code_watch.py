@@ -63,9 +63,9 @@ def stamp(path: Path) -> Stamp:
 class CodeWatch:
     """The files of one run's nodes."""
 
-    def __init__(self, crew: NodeSupervisor, notes: RunLog, dataflow: Dataflow) -> None:
-        self._crew = crew
-        self._notes = notes
+    def __init__(self, supervisor: NodeSupervisor, run_log: RunLog, dataflow: Dataflow) -> None:
+        self._supervisor = supervisor
+        self._run_log = run_log
         self._dataflow = dataflow
         self._files: dict[str, set[Path]] = {}  # of operators
         self._others: dict[Path, str] = {Path(dataflow.folder, Path(dataflow.file).name): "the dataflow file"}
@@ -88,19 +88,19 @@ class CodeWatch:
         for path in self._changes.look():
             concerned = [node for node, files in self._files.items() if path in files]
             if concerned:
-                self._notes.tell(f"{path.name} has changed: reloading {', '.join(concerned)}")
+                self._run_log.tell(f"{path.name} has changed: reloading {', '.join(concerned)}")
                 self._due.update(concerned)
             if path in self._others:
-                self._notes.tell(
+                self._run_log.tell(
                     f"{path.name} has changed, but {self._others[path]} is only read at the start: run it again"
                 )
         for node in sorted(self._due):
-            self._reload(self._crew.children[node])
+            self._reload(self._supervisor.children[node])
 
     def _reload(self, child: Child) -> None:
         state = child.machine.state
         if state in WILLING:
-            self._crew.feed(child, su.ReloadAsked())
+            self._supervisor.feed(child, su.ReloadAsked())
             # it may import what it did not before
             self._files[child.id] |= files_of(self._dataflow, child.spec)
             self._changes.watch(self._files[child.id])

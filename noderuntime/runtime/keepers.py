@@ -53,9 +53,9 @@ class Patience:
 class ForkServerKeeper:
     """The fork server, respawned when it died, and the spawns that it has under way."""
 
-    def __init__(self, loop: Loop, notes: RunLog, env: Mapping[str, str], preload: Sequence[str]) -> None:
+    def __init__(self, loop: Loop, run_log: RunLog, env: Mapping[str, str], preload: Sequence[str]) -> None:
         self._loop = loop
-        self._notes = notes
+        self._run_log = run_log
         self._patience = Patience()
         self._status: int | None = None
         self._lines = Lines()
@@ -129,7 +129,7 @@ class ForkServerKeeper:
         self._busy_since_s = min(self._busy_since_s, now_s) if self.busy else NEVER
         stopped_s, busy_s = now_s - self._stopped_since_s, now_s - self._busy_since_s
         if stopped_s >= STOPPED_S_MAX or (busy_s > SPAWN_S_MAX and now_s - self._fork_server.started_s > SPAWN_S_MAX):
-            self._notes.tell(f"the fork server {'was stopped' if stopped else 'hangs'}: killing it")
+            self._run_log.tell(f"the fork server {'was stopped' if stopped else 'hangs'}: killing it")
             self._patience.killed_by_us = not stopped
             os.kill(self._fork_server.pid, signal.SIGKILL)
             self._stopped_since_s = self._busy_since_s = NEVER
@@ -142,7 +142,7 @@ class ForkServerKeeper:
                 raise GaveUp("the fork server dies again and again; what it said stands above")
             self.due_s = now_s + wait_s
         if now_s >= self.due_s:
-            self._notes.tell("the fork server died: starting another one")
+            self._run_log.tell("the fork server died: starting another one")
             self.due_s = NEVER
             self._died = False
             self._fork_server.restart()
@@ -151,7 +151,7 @@ class ForkServerKeeper:
     def _read(self) -> None:
         data = os.read(self._said, 65536)
         for line in self._lines.feed(data):
-            self._notes.helper_line("fork server", line)
+            self._run_log.helper_line("fork server", line)
 
     def close(self) -> None:
         self._loop.unwatch(self._fork_server.fd)
@@ -167,11 +167,11 @@ class StoreKeeper:
     """The store process, respawned when it died; an Owner of its Proc."""
 
     def __init__(
-        self, fork_server: ForkServerKeeper, link: StoreLink, notes: RunLog, order: Order, clock: Callable[[], float]
+        self, fork_server: ForkServerKeeper, link: StoreLink, run_log: RunLog, order: Order, clock: Callable[[], float]
     ) -> None:
         self._fork_server = fork_server
         self._link = link
-        self._notes = notes
+        self._run_log = run_log
         self._order = order
         self._clock = clock
         self._patience = Patience()
@@ -208,14 +208,14 @@ class StoreKeeper:
     def kill(self, why: str, from_outside: bool = False) -> None:
         """Kill it; it is started again. `from_outside`: the reason is not its own doing."""
         if self.pid:
-            self._notes.tell(f"the store {why}: killing it")
+            self._run_log.tell(f"the store {why}: killing it")
             self._patience.killed_by_us = not from_outside
             process.signal_group(self.pid, signal.SIGKILL)
         self._link.forgive()
 
     def said(self, stream: str, line: str) -> None:
         self._last_line = line
-        self._notes.helper_line("store", line)
+        self._run_log.helper_line("store", line)
 
     def exited(self, proc: Proc, status: int) -> None:
         self._again(status, f"exit code {status}" if status >= 0 else signal.Signals(-status).name)
@@ -233,7 +233,7 @@ class StoreKeeper:
         wait_s = self._patience.wait_s(status, now_s)
         if wait_s is None:
             raise GaveUp(f"the store process cannot be kept alive ({cause}): {self._last_line or 'it said nothing'}")
-        self._notes.tell(f"the store died ({cause}): starting it again")
+        self._run_log.tell(f"the store died ({cause}): starting it again")
         self.due_s = now_s + wait_s
 
     def close(self) -> None:
