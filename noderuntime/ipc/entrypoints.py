@@ -13,7 +13,7 @@ PACKAGE: Final = Path(__file__).parent.parent
 ROOT: Final = PACKAGE.parent  # for a checkout that is not installed
 
 FORK_SERVER: Final = "noderuntime.runtime.forkserver_main:main"
-OPERATOR: Final = "noderuntime.node.operator_host:main"
+OPERATOR: Final = "noderuntime.node.operator_main:main"
 STORE: Final = "noderuntime.store.service:main"
 RELOAD_CHECK: Final = "noderuntime.node.reload_check:main"
 CHAOS_PROBE: Final = "noderuntime.runtime.chaos:probe"

@@ -8,24 +8,71 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
+from typing import Final, NamedTuple
 
 from noderuntime.errors import OperatorError
 from noderuntime.ipc import entrypoints
 from noderuntime.node.user_code import load
 
-CHECK_S_MAX = 60
-TRACE_BYTES_MAX = 100_000
+CHECK_S_MAX: Final = 60
+TRACE_BYTES_MAX: Final = 100_000
 
 
-class CodeCheck:
-    """One trial under way. Its `pidfd` is readable once it has ended; then `result` is called, once."""
+class Verdict(NamedTuple):
+    """`error` in one line, and the traceback; both empty when the code imports."""
+
+    imports: bool
+    error: str = ""
+    trace: str = ""
+
+
+class Reloads:
+    """The trial of a reload that was asked for, if any. Asked for again meanwhile, it is tried once more afterwards."""
+
+    def __init__(self, code: dict[str, str], poller: select.poll) -> None:
+        self._code = code
+        self._poller = poller  # the descriptor of the trial is registered there
+        self._trial: _Trial | None = None
+        self._again = False
+
+    def ask(self) -> None:
+        """Try the code."""
+        if self._trial is not None:
+            self._again = True
+            return
+        self._again = False
+        self._trial = _Trial(self._code)
+        self._poller.register(self._trial.pidfd, select.POLLIN)
+
+    def take_verdict(self) -> Verdict | None:
+        """To be called when the descriptor is readable. None: asked for again meanwhile, so another trial runs."""
+        trial = self._trial
+        if trial is None:
+            return None
+        self._poller.unregister(trial.pidfd)
+        self._trial = None
+        verdict = trial.result()
+        if self._again:
+            self.ask()
+            return None
+        return verdict
+
+    def close(self) -> None:
+        """End the trial that still runs."""
+        if self._trial is not None:
+            self._trial.kill()
+
+
+class _Trial:
+    """One process that imports the code. Its `pidfd` is readable once it has ended; then `result` is called, once."""
 
     def __init__(self, code: dict[str, str]) -> None:
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (no pipe: nobody reads it before the end)
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (not a pipe: it is read only at the end)
         self._process = subprocess.Popen(
             entrypoints.command(entrypoints.RELOAD_CHECK, json.dumps(code)),
             stdin=subprocess.DEVNULL,
@@ -35,12 +82,11 @@ class CodeCheck:
         self.pidfd = os.pidfd_open(self._process.pid)
 
     def kill(self) -> None:
-        """End it; nobody wants to know any more."""
+        """End it; its result is not wanted any more."""
         self._process.kill()
         self.result()
 
-    def result(self) -> tuple[str, str] | None:
-        """None when the code imports; else the error, one line, and the traceback."""
+    def result(self) -> Verdict:
         code = self._process.wait()
         os.close(self.pidfd)
         with self._said:
@@ -48,10 +94,11 @@ class CodeCheck:
             self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - TRACE_BYTES_MAX))
             trace = self._said.read().decode(errors="replace").strip()
         if code == 0:
-            return None
+            return Verdict(True)
         if code == -signal.SIGALRM:
-            return f"the import took longer than {CHECK_S_MAX} s", trace
-        return trace.splitlines()[-1] if trace else f"the import ended its process (exit code {code})", trace
+            return Verdict(False, f"the import took longer than {CHECK_S_MAX} s", trace)
+        last_line = trace.splitlines()[-1] if trace else f"the import ended its process (exit code {code})"
+        return Verdict(False, last_line, trace)
 
 
 def main() -> int:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 QUIET_NS = 1_000_000  # without a commit for so long, the receivers are asleep
 ANNOUNCED_MAX = 4
+SLOW_CHECK_S = 5.0  # a loop that nothing wakes looks for itself so often
 ROOM_CHECK_S = 0.05  # room in the space (not in a queue) rings no bell
 
 

@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 import noderuntime.node.custom_node  # noqa: F401
-from noderuntime.node import operator_host
+from noderuntime.node import operator_main
 
 
 def main() -> Any:
@@ -53,7 +53,7 @@ def begin(request: dict[str, Any]) -> Any:
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
     if request["run"] == "operator":
-        code = operator_host.main()
+        code = operator_main.main()
         sys.stdout.flush()
         os._exit(code)
     sys.argv = [request["run"]]

@@ -232,8 +232,11 @@ def context(module: Any) -> None:
         around(module.OperatorContext, call, "stage", "staged")
 
 
-def operator_host(module: Any) -> None:
+def operator_main(module: Any) -> None:
     around(module, "main", "begin")
+
+
+def operator_host(module: Any) -> None:
     around(module.OperatorHost, "prepare", "restore", "restored")
     around(module.OperatorHost, "_handle", "handle", "handled")
 
@@ -400,7 +403,7 @@ def store_forward(module: Any) -> None:
 POINTS = {
     "noderuntime.space.environment": space, "noderuntime.space.segments": segments, "noderuntime.ipc.doorbell": bells,
     "noderuntime.ipc.channel": channel, "noderuntime.node.context": context,
-    "noderuntime.node.operator_host": operator_host,
+    "noderuntime.node.operator_main": operator_main, "noderuntime.node.operator_host": operator_host,
     "noderuntime.node.session": session, "noderuntime.node.custom_node": node, "noderuntime.store.service": store,
     "noderuntime.runtime.forkserver_main": fork_server, "noderuntime.runtime.runtime": runtime,
     "noderuntime.runtime.nodes": crew,
