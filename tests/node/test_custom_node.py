@@ -694,7 +694,10 @@ asyncio.run(main())
 CANCELS = {
     "before anything comes": ("tasks[0].cancel()", ""),
     "when the bell has rung": ("", "while not node.kvs_read('go'): time.sleep(0.001)"),
-    "when it has been woken": ("drains = node._drains", "while node._drains == drains: await asyncio.sleep(0)"),
+    "when it has been woken": (
+        "drains = node._waiters.drains",
+        "while node._waiters.drains == drains: await asyncio.sleep(0)",
+    ),
 }
 
 

@@ -248,7 +248,10 @@ def session(module: Any) -> None:
 
 def node(module: Any) -> None:
     around(module.Node, "send_output", "stage", "staged")
-    around(module.Node, "_take", "take", "taken")
+
+
+def hands(module: Any) -> None:
+    around(module.Hands, "take", "take", "taken")
 
 
 def store(module: Any) -> None:
@@ -404,7 +407,8 @@ POINTS = {
     "noderuntime.space.environment": space, "noderuntime.space.segments": segments, "noderuntime.ipc.doorbell": bells,
     "noderuntime.ipc.channel": channel, "noderuntime.node.context": context,
     "noderuntime.node.operator_main": operator_main, "noderuntime.node.operator_host": operator_host,
-    "noderuntime.node.session": session, "noderuntime.node.custom_node": node, "noderuntime.store.service": store,
+    "noderuntime.node.session": session, "noderuntime.node.custom_node": node, "noderuntime.node.hands": hands,
+    "noderuntime.store.service": store,
     "noderuntime.runtime.forkserver_main": fork_server, "noderuntime.runtime.runtime": runtime,
     "noderuntime.runtime.nodes": crew,
     "noderuntime.ipc.process": process,
