@@ -1,8 +1,8 @@
 """Processes: who they are, whose they are, and how they end. Linux only: /proc, pidfds, prctl.
 
-A process is killed through its pidfd or while it is an unreaped child of ours, so that a number that was
-given to somebody else meanwhile is never hit. Process groups are killed before their leader is reaped, for
-the same reason.
+A process is killed through its pidfd, grandchildren included, or while it is an unreaped child of ours, so that a
+number that meanwhile belongs to another process is never hit. Process groups are killed before their leader is reaped,
+for the same reason.
 """
 
 from __future__ import annotations

@@ -1,0 +1,49 @@
+"""A run that was interrupted under an earlier build resumes under this one: see kept/make.py for how it was kept.
+
+Its commit was 4b3c91f, before the modules moved into packages. When it was killed, the sink waited in its handler with
+messages in its mailboxes, large payloads lay in segments, and one message was a dead letter.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from itertools import accumulate
+from pathlib import Path
+
+import pytest
+from support.harness import Folder
+
+from noderuntime.ipc.runs import boot_id
+
+KEPT = Path(__file__).parent / "kept"
+ADDED = [number for number in range(101) if number != 13]
+
+
+@pytest.mark.parametrize("part", ["runs", "state"], ids=["from its space", "from its last snapshot"])
+def test_a_run_interrupted_under_an_earlier_build_resumes_exactly(folder: Folder, part: str) -> None:
+    shutil.copytree(KEPT / "flow", folder.folder, dirs_exist_ok=True)
+    with tarfile.open(KEPT / "interrupted-run.tar.gz") as archive:
+        archive.extractall(folder.folder, filter="data")
+    for path in folder.home.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+        if path.suffix == ".json" and path.name in ("run.json", "snapshots.json"):
+            plain = json.loads(path.read_text().replace("/tmp/flow", str(folder.folder)))
+            path.write_text(json.dumps(plain | ({"boot_id": boot_id()} if "boot_id" in plain else {})))
+    if part == "state":
+        shutil.rmtree(folder.run_dir().root)
+    folder.write(go="")
+    running = folder.start(resume=True)
+    assert running.finish() == 0
+    result = json.loads((folder.folder / "result.json").read_text())
+    before = [value for when, value in result["sum"] if when == "before"]
+    assert 0 < len(before) <= 30
+    assert [value for _, value in result["sum"]] == [
+        [number, total, 200_000 * (number % 20 == 0)] for number, total in zip(ADDED, accumulate(ADDED), strict=True)
+    ]
+    assert [value for _, value in result["digit"]] == [
+        [number % 10, sum(range(number % 10, number + 1, 10))] for number in range(101)
+    ]
+    assert result["added"] == len(ADDED)
+    assert running.rows()["sums"]["reason"].endswith("1 dead letter")
