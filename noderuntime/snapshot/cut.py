@@ -37,7 +37,7 @@ from typing import Any, Self
 from noderuntime.errors import StoreError
 from noderuntime.snapshot.format import GONE, PART_BYTES, RECORDS, KeyIndex, Part, PartWriter
 from noderuntime.snapshot.proof import Payload, chunk_key, needed_payload, record_crc
-from noderuntime.space import lives, records
+from noderuntime.space import dead_letters, lives, records
 from noderuntime.space.environment import Space, read_copy
 from noderuntime.space.segments import referenced, segment_path
 from noderuntime.space.transactions import ReadTxn
@@ -132,7 +132,11 @@ class Cut:
 
     @property
     def counts(self) -> dict[str, Any]:
-        return lives.figures(self.txn, lives.load(self.txn))
+        registry = lives.load(self.txn)
+        found = lives.figures(self.txn, registry)
+        for id, node_entry in registry.items():
+            found[id]["dead_letters"] = sum(dead_letters.counts(self.txn, node_entry.number).values())
+        return found
 
     @property
     def finished(self) -> bool:

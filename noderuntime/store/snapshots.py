@@ -45,6 +45,12 @@ def age(manifest: Manifest, now_ns: int) -> str:
     return f"{seconds} seconds ago"
 
 
+def letters_at(manifest: Manifest) -> dict[str, int]:
+    """How many dead letters there were at a snapshot, by node; only nodes that had some."""
+    found = {id: int(node.get("dead_letters", 0)) for id, node in manifest.counts.items()}  # older ones do not say
+    return {id: count for id, count in found.items() if count}
+
+
 class Snapshots:
     """Periodic snapshots of an open space, and those that are asked for. `say` writes a line for the run's log."""
 
@@ -164,6 +170,13 @@ class Snapshots:
                 f"there is a snapshot of an earlier run of this name that was cut off (number {newest.number}, "
                 f"{age(newest, time.time_ns())}); this run starts anew. `--resume` would have continued it, and "
                 f"`--resume --from {newest.number}` still can, until it is one of the oldest"
+            )
+        left = {} if newest is None else letters_at(newest)
+        if newest is not None and left:
+            nodes = ", ".join(f"{count} of {node}" for node, count in left.items())
+            self._say(
+                f"the last run of this name left dead letters ({nodes}); this run starts anew without them. "
+                f"`--resume --from {newest.number}` still has them, until that snapshot is one of the oldest"
             )
         return bool(listed)
 

@@ -199,6 +199,29 @@ def test_a_finished_run_leaves_no_space_and_has_nothing_left_to_do(programs: Fol
     assert results(programs) == WANTED["words", "joined"]
 
 
+NEVER_SEVEN = """
+class Operator:
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT" and event["value"] == 7:
+            raise RuntimeError("seven")
+"""
+
+
+def test_a_run_that_starts_anew_says_which_dead_letters_it_leaves_behind(folder: Folder) -> None:
+    folder.write(programs_py=PROGRAMS, never_py=NEVER_SEVEN)
+    running = folder.start("""
+nodes:
+  - {id: source, operator: {python: programs.py:numbers, outputs: [out]}}
+  - {id: work, operator: {python: never.py, inputs: {in: source/out}}, restart_delay: 1ms}
+""")
+    assert running.finish() == 0
+    assert not any("dead letters (" in text for text in running.statuses())
+    again = folder.start()
+    assert again.finish() == 0
+    told = [text for text in again.statuses() if "left dead letters (1 of work)" in text]
+    assert len(told) == 1 and "--resume --from" in told[0], again.statuses()
+
+
 def test_stop_wait_and_resume_is_a_pause(programs: Folder) -> None:
     running = programs.start(flow("numbers", "running", "60s"), env=SLOW)
     wait_until(lambda: len(results(programs)) > 10, "some results")
