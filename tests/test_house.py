@@ -39,8 +39,8 @@ PURE = ["api/", "dataflow/", "merges.py", "errors.py"]
 IMPURE = ["dataflow/files.py", "dataflow/imports.py"]
 DECIDES = [  # pure modules of packages that otherwise touch the world
     "ipc/protocol.py", "ipc/wiring.py", "ipc/boundary.py",
-    "runtime/lifecycle.py", "runtime/lifecycle_events.py", "runtime/restart_budget.py", "runtime/deaths.py",
-    "runtime/stuck.py", "runtime/plan.py", "runtime/chaos_schedule.py", "runtime/observer.py",
+    "runtime/lifecycle.py", "runtime/lifecycle_events.py", "runtime/phases.py", "runtime/restart_budget.py",
+    "runtime/deaths.py", "runtime/stuck.py", "runtime/plan.py", "runtime/chaos_schedule.py", "runtime/observer.py",
     "space/keys.py", "space/kvs_cells.py",
 ]  # fmt: skip
 

@@ -63,6 +63,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 
 from noderuntime.runtime.deaths import SIGKILL, SIGTERM, Death, death_of
 from noderuntime.runtime.lifecycle_events import (
@@ -110,7 +111,7 @@ NEVER = math.inf
 class IllegalEvent(Exception):
     """No row of the table: this event cannot happen in this state."""
 
-    def __init__(self, state: LifecycleState, event: object) -> None:
+    def __init__(self, state: Enum, event: object) -> None:
         self.state = state
         self.event = event
         super().__init__(f"{type(event).__name__} cannot happen while {state.value}")

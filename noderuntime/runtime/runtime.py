@@ -24,6 +24,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from types import FrameType
@@ -32,7 +33,7 @@ from typing import Any
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.errors import NodeRuntimeError, ResumeRefused
 from noderuntime.ipc import entrypoints, process, runs, state_folders
-from noderuntime.ipc.boundary import Boundary, describe
+from noderuntime.ipc.boundary import Boundary, all_of, describe
 from noderuntime.ipc.channel import Router
 from noderuntime.ipc.homes import RunRefused
 from noderuntime.ipc.lock_watch import Holding, LockWatch, Pinning
@@ -46,12 +47,40 @@ from noderuntime.runtime.code_watch import CodeWatch
 from noderuntime.runtime.forkserver import Order
 from noderuntime.runtime.keepers import ForkServerKeeper, GaveUp, StoreKeeper
 from noderuntime.runtime.lifecycle import NEVER
+from noderuntime.runtime.lifecycle_events import Tell, Tick
 from noderuntime.runtime.logs import RunLog, RunLogs
 from noderuntime.runtime.loop import Loop
 from noderuntime.runtime.nodes import NodeSupervisor
 from noderuntime.runtime.observer import Observer, RunOptions, SummaryRow
 from noderuntime.runtime.orders import preload_of
 from noderuntime.runtime.outbox import RunOutbox
+from noderuntime.runtime.phases import (
+    QUIT_S_MAX,
+    WITH_NODES,
+    AbortNodes,
+    AskStoreToQuit,
+    CannotContinue,
+    Deliver,
+    Delivered,
+    GuardDied,
+    Interrupted,
+    NodesBegan,
+    NodesDone,
+    Phase,
+    ResumeWasRefused,
+    RunAction,
+    RunEvent,
+    RunPhase,
+    Save,
+    Saved,
+    ShowStopping,
+    SpaceOpened,
+    StartNodes,
+    StopNodes,
+    StopRequested,
+    StopWaiting,
+    StoreEnded,
+)
 from noderuntime.runtime.plan import plan, store_nodes
 from noderuntime.runtime.snapshots import RunSnapshots
 from noderuntime.runtime.store_link import StoreLink
@@ -59,9 +88,7 @@ from noderuntime.runtime.stuck_watch import StuckWatch
 
 LOOK_S = 0.1
 WAITING_SHOWN_S = 0.3
-QUIT_S_MAX = 30.0
 OPEN_S_MAX = 3600.0  # a large snapshot may have to be fetched
-GIVE_UP_S = 3.0
 KILL_S = 5.0
 FAILED_TURNS_MAX = 100  # in a row: then something fails in each, and the run gets nowhere
 RESERVED_DESCRIPTORS = 8
@@ -131,7 +158,7 @@ class Runtime:
         _raise_descriptor_limit(len(dataflow.nodes))
         file = str(Path(dataflow.folder, Path(dataflow.file).name))
         log_dir = runs.new_log_folder(state_folder.folder, options.environ)
-        self._notes = RunLog(observer, RunLogs(log_dir, [spec.id for spec in dataflow.nodes]))
+        self._log = RunLog(observer, RunLogs(log_dir, [spec.id for spec in dataflow.nodes]))
         self._file = RunFile(
             name=options.name,
             pid=os.getpid(),
@@ -146,14 +173,14 @@ class Runtime:
         self._note_with_logs("")
         guard.announce(self._run_dir.root, _farewell(options.name, file))
         self._snapshots = RunSnapshots(
-            dataflow, options, self._run_dir, self._notes, state_folder.folder, held.size_bytes
+            dataflow, options, self._run_dir, self._log, state_folder.folder, held.size_bytes
         )
-        self._outbox = RunOutbox(dataflow, self._notes)
+        self._outbox = RunOutbox(dataflow, self._log)
         self._loop = Loop()
         self._router = Router(self._run_dir.runtime_socket, *TO_RUNTIME)
         self._link = StoreLink(self._loop, self._run_dir, f"runtime-{held.epoch}")
         env = {key: value for key, value in options.environ.items() if not key.startswith("NODERUNTIME_")}
-        self._fork_server = ForkServerKeeper(self._loop, self._notes, env, preload_of(dataflow))
+        self._fork_server = ForkServerKeeper(self._loop, self._log, env, preload_of(dataflow))
         arguments = [
             str(self._run_dir.root),
             "--size", str(held.size_bytes),
@@ -163,42 +190,34 @@ class Runtime:
             "--state", json.dumps(dataflow.state.to_plain()),
         ]  # fmt: skip
         order = Order("nr-store", env, dataflow.folder or "/", entry=entrypoints.STORE, arguments=arguments)
-        self._store = StoreKeeper(self._fork_server, self._link, self._notes, order, time.monotonic)
-        self._crew = NodeSupervisor(
-            self._loop, self._router, self._link, self._fork_server, self._notes, dataflow, options, self._run_dir,
+        self._store = StoreKeeper(self._fork_server, self._link, self._log, order, time.monotonic)
+        self._nodes = NodeSupervisor(
+            self._loop, self._router, self._link, self._fork_server, self._log, dataflow, options, self._run_dir,
             time.monotonic, self._stop_asked_by,
         )  # fmt: skip
-        self._crew.on_message = self._on_message
+        self._nodes.on_message = self._on_message
         # what our own code or the store raises: the loop turns on, and gives up only when it no longer gets anywhere
-        self._boundary = Boundary(self._notes.warn, passes=(GaveUp, OSError))
+        self._boundary = Boundary(self._log.warn, passes=(GaveUp, OSError))
         self._failed_turns = 0
         self._stuck = StuckWatch(
-            self._crew, self._link, self._notes, dataflow, options.grace_s, time.monotonic, self._stop_because_stuck
+            self._nodes, self._link, self._log, dataflow, options.grace_s, time.monotonic, self._stop_because_stuck
         )
         self._chaos: Chaos | None = None
         if options.chaos_s is not None:
             seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
             self._chaos = Chaos(
-                self._crew, self._store, self._fork_server, self._link, self._notes, dataflow, options.chaos_s, seed,
+                self._nodes, self._store, self._fork_server, self._link, self._log, dataflow, options.chaos_s, seed,
                 time.monotonic,
             )  # fmt: skip
-        self._code_watch = CodeWatch(self._crew, self._notes, dataflow) if options.watch else None
+        self._code_watch = CodeWatch(self._nodes, self._log, dataflow) if options.watch else None
         self._lock_watch: LockWatch | None = None
         self._began_s = time.monotonic()
         self._spawned_s = NEVER
-        self._phase = "opening"
-        self._keeps_state = not held.fresh  # whether there is anything to be resumed
+        self._phase = RunPhase(options.grace_s, found_space=not held.fresh, stop_after_s=options.stop_after_s)
         self._shown_waiting: list[str] = []
-        self._stop_after_s = options.stop_after_s  # counted from when all nodes are ready; None once it is
-        self._stop_at_s = NEVER
         self._next_look_s = 0.0
-        self._give_up_at_s = NEVER
-        self._stopping = False
-        self._code = OK  # of a signal that asked to stop
-        self._gave_up = ""
-        self._refused = ""  # why it cannot be resumed in this way; nothing was changed
         self._figures: summary.Figures = {}
-        self._letters: list[dict[str, Any]] = []
+        self._dead_letters: list[dict[str, Any]] = []
         self._signals, self._signalled = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     # ---- the loop
@@ -207,59 +226,88 @@ class Runtime:
         """From the start to the end of the run; returns its exit code."""
         try:
             self._begin()
-            while self._phase != "over":
+            while self._phase.phase is not Phase.OVER:
                 try:
                     error = self._boundary.call("a turn of the runtime's loop", self._turn)
                     self._failed_turns = 0 if error is None else self._failed_turns + 1
                     if error is not None and self._failed_turns > FAILED_TURNS_MAX:
-                        self._give_up(f"the runtime cannot go on: {describe(error)}")
+                        self._feed(CannotContinue(f"the runtime cannot go on: {describe(error)}"))
                 except GaveUp as error:
-                    self._give_up(str(error))
+                    self._feed(CannotContinue(str(error)))
                 except OSError as error:  # descriptors or memory ran out where we cannot do without
-                    self._give_up(f"the runtime cannot go on: {error.strerror or error}")
+                    self._feed(CannotContinue(f"the runtime cannot go on: {error.strerror or error}"))
         finally:
             self._end()
-        if self._refused:
-            what, _, hint = self._refused.partition("\n  ")
+        if self._phase.refused:
+            what, _, hint = self._phase.refused.partition("\n  ")
             raise RunRefused(self._options.name, what, hint)
         unlucky = self._chaos is not None and not self._chaos.report.is_good
-        failed = self._gave_up or self._crew.failed or unlucky or self._outbox.problem
-        return self._code or (FAILED if failed else OK)
+        failed = self._phase.gave_up or self._nodes.failed or unlucky or self._outbox.problem
+        return self._phase.code or (FAILED if failed else OK)
+
+    def _feed(self, event: RunEvent) -> None:
+        """Hand an event to the run's phase, and carry out what it says."""
+        before = self._phase.phase
+        actions = self._phase.handle(event, time.monotonic())
+        if self._phase.phase is not before:
+            self._log.keep(f"the run is {self._phase.phase.value} ({type(event).__name__})")
+        all_of(partial(self._do, action) for action in actions)
+
+    def _do(self, action: RunAction) -> None:
+        match action:
+            case Tell(text, is_error):
+                self._log.tell(text, logging.ERROR if is_error else logging.INFO)
+            case StartNodes():
+                self._start_nodes()
+            case ShowStopping(grace_s):
+                self._show_stopping(grace_s)
+            case StopNodes(drain):
+                if self._chaos is not None and not drain:
+                    self._chaos.stop()
+                self._stuck.draining = drain
+                self._nodes.stop(self._options.grace_s, drain)
+            case AbortNodes():
+                self._nodes.abort()
+            case Deliver(hurried):
+                self._finish(hurried)
+            case Save():
+                self._link.request("figures", {}, self._last_figures, lambda error, text: self._last_figures({}))
+            case StopWaiting():
+                self._outbox.give_up()
+                self._snapshots.give_up()
+            case AskStoreToQuit():
+                self._link.request("quit", {}, lambda _: None, lambda error, text: None, QUIT_S_MAX)
+                self._store.may_end = True
 
     def _turn(self) -> None:
         now_s = time.monotonic()
-        helpers_due_s = min(self._fork_server.due_s, self._store.due_s)
-        due_s = min(self._next_look_s, helpers_due_s, self._crew.deadline_s(), self._stop_at_s, self._give_up_at_s)
+        keepers_due_s = min(self._fork_server.due_s, self._store.due_s)
+        due_s = min(self._next_look_s, keepers_due_s, self._nodes.deadline_s(), self._phase.deadline_s)
         if self._chaos is not None:
             due_s = min(due_s, self._chaos.deadline_s())
         # a node that is being stopped must not wait for a reader of what it prints
-        self._loop.pause(not self._stopping and getattr(self._observer, "congested", False))
+        self._loop.pause(not self._phase.stopping and getattr(self._observer, "congested", False))
         self._loop.turn(due_s - now_s)
         now_s = time.monotonic()
-        self._crew.tick(now_s)
+        self._nodes.tick(now_s)
         if now_s >= min(self._next_look_s, self._fork_server.due_s, self._store.due_s):
             self._next_look_s = now_s + LOOK_S
             self._look(now_s)
         if self._chaos is not None:
             self._chaos.turn(now_s)
-        if self._stop_after_s is not None and self._phase == "running" and self._crew.has_begun():
-            self._stop_at_s, self._stop_after_s = now_s + self._stop_after_s, None
-        if now_s >= self._stop_at_s:
-            self._stop_at_s = NEVER
-            self._notes.tell(f"stopping after {self._options.stop_after_s:g} s")
-            self._stop()
-        if self._crew.failed and self._options.abort_on_failure and not self._stopping:
-            self._notes.tell("stopping the run, because a node failed")
-            self._stop()
-        if now_s >= self._give_up_at_s:
-            self._phase = "over"
+        if self._phase.awaits_begin and self._nodes.has_begun():
+            self._feed(NodesBegan())
+        if self._options.abort_on_failure and self._phase.is_up and self._nodes.failed:
+            self._feed(StopRequested("stopping the run, because a node failed"))
+        if now_s >= self._phase.deadline_s:
+            self._feed(Tick())
         # both sockets' descriptors are edge-triggered, and sending consumes edges: until nothing is left
-        while self._crew.drain() | self._link.advance(now_s):
+        while self._nodes.drain() | self._link.advance(now_s):
             pass
-        if guard.is_waited_for() and self._phase == "running":
+        if guard.is_waited_for() and self._phase.is_up:
             self._look_who_is_up(now_s)
         self._advance()
-        self._notes.flush()
+        self._log.flush()
 
     def _look(self, now_s: float) -> None:
         """Some times a second: who hangs, who is stopped, who holds a lock?"""
@@ -269,60 +317,62 @@ class Runtime:
             pinnings = self._lock_watch.look_at_readers(now_s)
             for holding in self._lock_watch.look(now_s):
                 holdings.append((process.process_of_thread(holding.thread) or 0, holding))
-        stopped = self._crew.stopped
+        stopped = self._nodes.stopped
         store_pid = self._store.pid
         lock_s = max((held.held_s for pid, held in holdings if pid == store_pid), default=0.0)
         self._fork_server.look(now_s, stopped)
         self._store.look(now_s, store_pid in stopped, lock_s)
-        self._crew.look(now_s, holdings, pinnings)
+        self._nodes.look(now_s, holdings, pinnings)
         if not self._fork_server.busy:
-            self._crew.reap_orphans()
-        if self._phase == "running" and not self._stopping:
+            self._nodes.reap_orphans()
+        if self._phase.is_up:
             self._stuck.look(now_s)
-        if self._phase == "emptying":
+            if self._code_watch is not None:
+                self._code_watch.look(now_s)
+        if self._phase.phase is Phase.DELIVERING:
             self._outbox.look(self._link, now_s)
-        if self._phase == "saving":
+        if self._phase.phase is Phase.SAVING:
             self._snapshots.look(self._link)
-        if self._code_watch is not None and not self._stopping:
-            self._code_watch.look(now_s)
         self._show_waiting(now_s)
 
     def _look_who_is_up(self, now_s: float) -> None:
         """Detached: the launched process may go when every node is ready, or when it is clear that one will not be. A
         run that is about to end tells it by its own end."""
-        wait, missing = summary.standing(self._crew.children.values(), now_s - self._spawned_s)
-        if wait or self._stopping or (missing and self._crew.done):
+        wait, missing = summary.standing(self._nodes.children.values(), now_s - self._spawned_s)
+        if wait or (missing and self._nodes.done):
             return
         for line in missing:
-            self._notes.tell(line, logging.ERROR)
+            self._log.tell(line, logging.ERROR)
         if missing:
-            self._notes.tell(f"the run goes on; `noderuntime stop {quote(self._options.name)}` stops it")
+            self._log.tell(f"the run goes on; `noderuntime stop {quote(self._options.name)}` stops it")
         guard.started(not missing)
 
     def _advance(self) -> None:
-        """A phase that is over is followed by the next."""
-        if self._phase == "running" and self._crew.done and self._link.idle:
-            self._finish()
+        """Whether what the phase waits for has happened."""
+        phase = self._phase.phase
+        if phase in WITH_NODES and self._nodes.done and self._link.idle:
+            self._feed(NodesDone())
+        elif phase is Phase.DELIVERING and self._outbox.over:
+            self._feed(Delivered())
+        elif phase is Phase.SAVING and self._snapshots.over:
+            self._feed(Saved())
+        elif phase is Phase.QUITTING and self._store.has_ended:
+            self._feed(StoreEnded())
+        else:
+            return
+        if self._phase.phase is not Phase.OVER:
             self._link.advance(time.monotonic())
-        elif self._phase == "emptying" and self._outbox.over:
-            self._save()
-            self._link.advance(time.monotonic())
-        elif self._phase == "saving" and self._snapshots.over:
-            self._quit()
-            self._link.advance(time.monotonic())
-        elif self._phase == "quitting" and self._store.has_ended:
-            self._phase = "over"
 
     def _show_waiting(self, now_s: float) -> None:
-        waiting = self._crew.not_ready() if self._phase == "running" and not self._stopping else []
+        waiting = self._nodes.not_ready() if self._phase.is_up else []
         if waiting != self._shown_waiting and (now_s - self._began_s > WAITING_SHOWN_S or not waiting):
             self._shown_waiting = waiting
-            self._notes.waiting(waiting)
+            self._log.waiting(waiting)
 
     # ---- the beginning
 
     def _begin(self) -> None:
-        self._loop.watch(self._router.fd, self._crew.drain)
+        self._loop.watch(self._router.fd, self._nodes.drain)
         self._loop.watch(self._signals, self._on_signals)
         if guard.guard_pidfd() >= 0:
             self._loop.watch(guard.guard_pidfd(), self._guard_died)
@@ -330,7 +380,7 @@ class Runtime:
         for number in (*SIGNALS, signal.SIGCHLD):
             signal.signal(number, _noted)
         for notice in filter(None, (self._state_folder.notice, self._held.notice)):
-            self._notes.tell(notice)
+            self._log.tell(notice)
         arguments = {
             "nodes": store_nodes(self._dataflow),
             "fingerprint": self._dataflow.fingerprint(),
@@ -343,6 +393,8 @@ class Runtime:
 
     def _opened(self, result: dict[str, Any]) -> None:
         """The space is there: bells, pulses, children."""
+        if self._phase.phase is Phase.OVER:
+            return  # asked to end in the same turn of the loop
         self._snapshots.opened(result, self._held.fresh)
         try:
             self._lay_out(result)
@@ -350,30 +402,29 @@ class Runtime:
             raise GaveUp(f"the run cannot begin: {error}") from error
         except Exception as error:
             raise GaveUp(f"the run cannot begin: {describe(error)}") from error
-        self._phase = "running"
-        self._keeps_state = True
-        if self._crew.done:
-            self._notes.tell("nothing is left to do: every node has ended")
-            self._snapshots.skip_last = self._held.fresh  # then it comes from the one that says so
-        if not self._stopping:
-            self._crew.start()
-            if self._chaos is not None:
-                self._chaos.start()
+        self._feed(SpaceOpened())
         self._observer.started()
         self._spawned_s = time.monotonic()
+
+    def _start_nodes(self) -> None:
+        if self._nodes.done:
+            self._log.tell("nothing is left to do: every node has ended")
+            self._snapshots.skip_last = self._held.fresh  # then it comes from the one that says so
+        self._nodes.start()
+        if self._chaos is not None:
+            self._chaos.start()
 
     def _lay_out(self, result: dict[str, Any]) -> None:
         self._lock_watch = LockWatch(self._run_dir.space / "lock.mdb")
         wirings = plan(self._dataflow, self._options.name, result["numbers"])
         ended = set(result["ended"])
         for spec in self._dataflow.nodes:
-            self._crew.add(spec, wirings[spec.id], spec.id in ended)
-        self._crew.connect()
+            self._nodes.add(spec, wirings[spec.id], spec.id in ended)
+        self._nodes.connect()
 
     def _not_opened(self, error: str, text: str) -> None:
         if error == ResumeRefused.__name__:
-            self._refused = self._gave_up = text
-            self._phase = "over"
+            self._feed(ResumeWasRefused(text))
             return
         raise GaveUp(text)
 
@@ -386,10 +437,10 @@ class Runtime:
                 "pid": self._file.pid,
                 "file": self._file.file,
                 "started": self._file.started,
-                "state": "stopping" if self._stopping else "running",
+                "state": "stopping" if self._phase.stopping else "running",
             }
             try:
-                answer = control.answer(message, self._crew, facts, self._stop_asked, time.monotonic())
+                answer = control.answer(message, self._nodes, facts, self._stop_asked, time.monotonic())
                 self._router.send(identity, answer)
             except GaveUp:
                 raise
@@ -398,106 +449,56 @@ class Runtime:
                 self._router.send(identity, Answer({}, why))
                 raise
         else:
-            self._crew.receive(identity, message)
+            self._nodes.receive(identity, message)
 
     def _on_signals(self) -> None:
         for number in os.read(self._signals, 4096):
             if number == signal.SIGCHLD:
                 self._children_changed()
-            elif self._stopping or number == signal.SIGQUIT:
-                self._code = self._code or 128 + number
-                self._notes.tell("stopping at once")
-                self._stopping = True
-                self._tell_stopping(0.0)
-                if self._phase == "quitting":
-                    self._phase = "over"
-                self._crew.abort()
-                self._outbox.give_up()
-                self._snapshots.give_up()
-            else:
-                self._code = 128 + number
-                if getattr(self._observer, "out_is_gone", False):
-                    self._notes.tell("nobody reads what the nodes print any more: stopping")
-                else:
-                    self._notes.tell(f"{signal.Signals(number).name}: stopping (once more: at once)")
-                self._stop()
+                continue
+            why = f"{signal.Signals(number).name}: stopping (once more: at once)"
+            if getattr(self._observer, "out_is_gone", False):
+                why = "nobody reads what the nodes print any more: stopping"
+            self._feed(Interrupted(number, why, at_once=number == signal.SIGQUIT))
 
     def _children_changed(self) -> None:
         """A child was stopped, goes on, or has ended (which its pidfd tells, unless it is an orphan)."""
         with contextlib.suppress(ChildProcessError):
             while (found := os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)) is not None:
                 if found.si_code == os.CLD_STOPPED:
-                    self._crew.stopped.add(found.si_pid)
+                    self._nodes.stopped.add(found.si_pid)
                 else:
-                    self._crew.stopped.discard(found.si_pid)
-        self._crew.reap_orphans()
+                    self._nodes.stopped.discard(found.si_pid)
+        self._nodes.reap_orphans()
 
     def _guard_died(self) -> None:
         """Nobody would clean up after us: end at once. The space stays, as if we had been killed too."""
         self._loop.unwatch(guard.guard_pidfd())
-        self._gave_up = "the guard process was killed"
-        self._notes.tell("the guard process was killed: ending the run; `--resume` continues it")
-        self._phase = "over"
+        self._feed(GuardDied())
 
     def _stop_asked_by(self, node: str) -> None:
-        if not self._stopping:
-            self._notes.tell(f"{node} asked to stop the run")
-            self._stop()
+        self._feed(StopRequested(f"{node} asked to stop the run"))
 
     def _stop_because_stuck(self, why: str) -> None:
-        if not self._stopping:
-            self._notes.tell(f"{why}. Stopping the run", logging.ERROR)
-            self._stop()
+        self._feed(StopRequested(f"{why}. Stopping the run", is_error=True))
 
     def _stop_asked(self, drain: bool) -> None:
-        self._notes.tell("draining: sources stop, the others end when they have nothing left" if drain else "stopping")
-        self._stop(drain)
+        draining = "draining: sources stop, the others end when they have nothing left"
+        self._feed(StopRequested(draining if drain else "stopping", drain))
 
-    # ---- the end
-
-    def _stop(self, drain: bool = False) -> None:
-        self._stopping = self._stopping or not drain
-        if not drain:
-            self._tell_stopping(self._options.grace_s)
-        if self._phase == "opening":
-            self._phase = "over"
-            return
-        if self._chaos is not None and not drain:
-            self._chaos.stop()
-        self._stuck.draining = drain
-        self._crew.stop(self._options.grace_s, drain)
-
-    def _tell_stopping(self, grace_s: float) -> None:
+    def _show_stopping(self, grace_s: float) -> None:
         tell = getattr(self._observer, "stopping", None)
         if tell is not None:
             tell(grace_s)
 
-    def _give_up(self, why: str) -> None:
-        """The run cannot go on, and its space is kept."""
-        if self._gave_up:
-            self._phase = "over"
-            return
-        self._gave_up = why
-        kept = ", and its state is kept" if self._keeps_state else ""
-        self._notes.tell(f"{why.rstrip('.')}; the run ends{kept}", logging.ERROR)
-        self._give_up_at_s = time.monotonic() + GIVE_UP_S
-        if self._phase == "opening":
-            self._phase = "over"
-        else:
-            self._crew.abort()
+    # ---- the end
 
-    def _finish(self) -> None:
-        """Every node is done: what they wrote elsewhere has to arrive there, and the rest to be saved."""
-        self._phase = "emptying"
-        self._crew.ending = True
-        self._outbox.begin(time.monotonic(), self._stopping)
+    def _finish(self, hurried: bool) -> None:
+        """Every node is done: what they wrote elsewhere has to arrive there."""
+        self._nodes.ending = True
+        self._outbox.begin(time.monotonic(), hurried)
         if self._chaos is not None:
             self._chaos.stop()
-
-    def _save(self) -> None:
-        """Last figures, the dead letters, the last snapshot, then the store may go."""
-        self._phase = "saving"
-        self._link.request("figures", {}, self._last_figures, lambda error, text: self._last_figures({}))
 
     def _last_figures(self, result: dict[str, Any]) -> None:
         self._figures = result.get("nodes", {})
@@ -509,14 +510,8 @@ class Runtime:
             arguments = {"node": node, "uids": []}
             self._link.request("letters_show", arguments, self._keep_letters, lambda error, text: None)
 
-    def _quit(self) -> None:
-        self._phase = "quitting"
-        self._give_up_at_s = time.monotonic() + QUIT_S_MAX
-        self._link.request("quit", {}, lambda _: None, lambda error, text: None, QUIT_S_MAX)
-        self._store.may_end = True
-
     def _keep_letters(self, result: dict[str, Any]) -> None:
-        self._letters.extend(result["letters"])
+        self._dead_letters.extend(result["letters"])
 
     def _end(self) -> None:
         """Leave nothing behind: no process, no socket, and no space unless the run is to be resumed.
@@ -525,13 +520,13 @@ class Runtime:
         """
         rows: list[SummaryRow] = []
         keep = True  # when it cannot be decided
-        ending = Boundary(self._notes.warn)
+        ending = Boundary(self._log.warn)
 
         def sum_up() -> None:
-            rows.extend(summary.rows(self._crew.children.values(), self._figures))
+            rows.extend(summary.rows(self._nodes.children.values(), self._figures))
 
         def sum_up_none() -> None:
-            if not rows and not self._gave_up:  # else the error has said it: no node has failed
+            if not rows and not self._phase.gave_up:  # else the error has said it: no node has failed
                 rows.extend(summary.rows_of_none(self._dataflow, "stopped"))
 
         def decide() -> None:
@@ -543,7 +538,7 @@ class Runtime:
             ("signals that come now", self._mind_signals),
             ("the summary", sum_up),
             ("the summary", sum_up_none),
-            ("letting go of the nodes", self._crew.close),
+            ("letting go of the nodes", self._nodes.close),
             ("letting go of the store", self._store.close),
             ("letting go of the store's socket", self._link.close),
             ("letting go of the fork server", self._fork_server.close),
@@ -556,11 +551,11 @@ class Runtime:
             ("closing the pipe of signals", lambda: _close_all([self._signals, self._signalled])),
             ("the report of the kills", self._report_kills),
             ("deciding whether the state is kept", decide),
-            ("what to do next", lambda: None if self._refused else self._tell_what_next(rows, keep)),
+            ("what to do next", lambda: None if self._phase.refused else self._tell_what_next(rows, keep)),
             ("keeping the dead letters", self._write_letters),
-            ("the summary", lambda: self._notes.summary(rows, summary.lines(rows)) if rows else None),
-            ("noting what became of it", lambda: self._note_with_logs(summary.outcome(rows, bool(self._gave_up)))),
-            ("closing the logs", self._notes.close),
+            ("the summary", lambda: self._log.summary(rows, summary.lines(rows)) if rows else None),
+            ("noting what became of it", lambda: self._note_outcome(rows)),
+            ("closing the logs", self._log.close),
             ("marking the run", lambda: self._mark(keep)),
             ("letting go of the run", lambda: self._held.release() if keep else self._held.remove()),
             ("letting go of the run's lock", self._held.release),  # a second time does nothing
@@ -571,32 +566,35 @@ class Runtime:
     def _mind_signals(self) -> None:
         signal.set_wakeup_fd(-1)
         for number in SIGNALS:  # to the end of the process: it ends already, and must not die on the way
-            signal.signal(number, lambda number, frame: self._tell_stopping(0.0))
+            signal.signal(number, lambda number, frame: self._show_stopping(0.0))
 
     def _kill_left(self) -> None:
         left = process.kill_descendants(KILL_S)
         if left:
-            self._notes.tell(f"these processes cannot be killed: {left}")
+            self._log.tell(f"these processes cannot be killed: {left}")
 
     def _report_kills(self) -> None:
         if self._chaos is not None and self._chaos.has_begun:
             report = self._chaos.finish(self._figures)
-            self._notes.report(report.lines(), report.facts())
+            self._log.report(report.lines(), report.facts())
 
     def _tell_what_next(self, rows: list[SummaryRow], keep: bool) -> None:
         if self._snapshots.problem:
             kept = ". The state is kept in memory; `--resume` continues from it" if keep else ""
-            self._notes.tell(f"there is no last snapshot: {self._snapshots.problem}{kept}")
+            self._log.tell(f"there is no last snapshot: {self._snapshots.problem}{kept}")
         if self._outbox.problem:
             why = self._outbox.problem
-            self._notes.tell(f"shared writes have not arrived: {why}. They are kept; `--resume` delivers them")
+            self._log.tell(f"shared writes have not arrived: {why}. They are kept; `--resume` delivers them")
         resumable = keep or (self._snapshots.settings.enabled and summary.made_progress(self._figures))
         for hint in summary.hints(self._file.name, self._file.file, rows, self._figures, resumable):
-            self._notes.tell(hint)
+            self._log.tell(hint)
 
     def _write_letters(self) -> None:
-        if self._letters:
-            summary.keep_letters(Path(self._file.log_dir), self._letters)
+        if self._dead_letters:
+            summary.keep_letters(Path(self._file.log_dir), self._dead_letters)
+
+    def _note_outcome(self, rows: list[SummaryRow]) -> None:
+        self._note_with_logs(summary.outcome(rows, bool(self._phase.gave_up)))
 
     def _note_with_logs(self, ended: str) -> None:
         """Keep with the logs whose they are, and what became of the run: `ps -a` knows by it what has ended."""
@@ -604,20 +602,20 @@ class Runtime:
             replace(self._file, ended=ended).write(RunDir(Path(self._file.log_dir)))
 
     def _mark(self, keep: bool) -> None:
-        if keep and self._crew.failed and not self._gave_up and not self._outbox.problem:
+        if keep and self._nodes.failed and not self._phase.gave_up and not self._outbox.problem:
             replace(self._file, ended="failed").write(self._run_dir)
 
     def _has_to_be_kept(self) -> bool:
         """Whether the space stays, for `--resume`: of a run that was cut short, or failed and has no last snapshot."""
-        if not self._keeps_state:
+        if not self._phase.has_space:
             return False  # there was never anything
-        if self._phase != "over" or self._gave_up or self._outbox.problem:
+        if self._phase.was_cut_short or self._outbox.problem:
             return True
         if self._snapshots.problem:  # of a finished run, too: `state` reads it there, and `--resume` saves it
             return True
         # a failed run goes on from its last snapshot; where it keeps none, from its space
         without = not self._snapshots.settings.enabled
-        return without and bool(self._crew.failed) and summary.made_progress(self._figures)
+        return without and bool(self._nodes.failed) and summary.made_progress(self._figures)
 
 
 def _noted(number: int, frame: FrameType | None) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import lmdb
 import pytest
 import zmq
 from support.harness import SUMS, TICKING, WAIT_S, Folder, Running, is_alive, processes_of, wait_until
@@ -22,6 +25,12 @@ TOTAL_600 = "last 180300 of 601"
 def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
     assert pid > 0
     os.kill(pid, number)
+
+
+def name_of(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
 
 
 def assert_counted(running: Running) -> None:
@@ -189,6 +198,26 @@ def test_fresh_throws_an_interrupted_run_away(folder: Folder) -> None:
     kill(running.runtime_pid)
     running.process.wait()
     again = folder.start(fresh=True, stop_after_s=0.2)
+    assert again.finish() == 0
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGQUIT, 131)])
+def test_a_resume_that_is_interrupted_before_the_space_is_open_keeps_it(
+    folder: Folder, number: signal.Signals, code: int
+) -> None:
+    running = folder.start(TICKING)
+    running.wait_running()
+    kill(running.runtime_pid)
+    running.process.wait()
+    root = folder.run_dir().root
+    with lmdb.open(str(root / "space"), map_size=0) as env, env.begin(write=True):
+        resumed = folder.start(resume=True)  # its store waits for the lock
+        wait_until(lambda: any(name_of(pid) == "nr-store" for pid in processes_of(folder.home)), "the store")
+        resumed.process.send_signal(number)
+        assert resumed.finish() == code
+    assert (root / "space" / "data.mdb").exists()
+    assert "nothing was changed; `--resume` continues the run" in resumed.statuses()
+    again = folder.start(resume=True, stop_after_s=0.2)
     assert again.finish() == 0
 
 

@@ -14,6 +14,7 @@ from noderuntime.ipc.boundary import Boundary
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.runtime.keepers import GaveUp
 from noderuntime.runtime.logs import RunLog, RunLogs
+from noderuntime.runtime.phases import Delivered, NodesDone, RunPhase, Saved, SpaceOpened, StoreEnded
 from noderuntime.runtime.runtime import Runtime
 
 
@@ -39,21 +40,19 @@ def test_each_step_of_the_end_happens_although_all_of_them_fail(
     observer: Any = Fails("observer", called)
     runtime: Any = Runtime.__new__(Runtime)
     reading, writing = os.pipe()
-    names = "crew store link fork_server router lock_watch loop chaos snapshots outbox held"
+    names = "nodes store link fork_server router lock_watch loop chaos snapshots outbox held"
     for name in names.split():
         setattr(runtime, f"_{name}", Fails(name, called))
     runtime._observer = observer
-    runtime._notes = RunLog(observer, RunLogs(tmp_path))
+    runtime._log = RunLog(observer, RunLogs(tmp_path))
     runtime._reserve = []
     runtime._run_dir = RunDir(tmp_path / "no" / "such" / "folder")
     runtime._signals, runtime._signalled = reading, writing
-    runtime._letters = [{"node": "a"}]
+    runtime._dead_letters = [{"node": "a"}]
     runtime._file = SimpleNamespace(log_dir=str(tmp_path / "gone"), name="run", file="flow.yml")
     runtime._figures = {}
-    runtime._gave_up = runtime._refused = ""
     runtime._dataflow = SimpleNamespace(nodes=[SimpleNamespace(id="a")])
-    runtime._keeps_state = True
-    runtime._phase = "over"
+    runtime._phase = over(found_space=True)
 
     def kill_descendants(within_s: float) -> list[int]:
         called.append("kill")
@@ -62,26 +61,33 @@ def test_each_step_of_the_end_happens_although_all_of_them_fail(
     monkeypatch.setattr(process, "kill_descendants", kill_descendants)
     monkeypatch.setattr("noderuntime.runtime.runtime.signal.signal", lambda *given: None)
     runtime._end()
-    wanted = ["crew.close", "store.close", "link.close", "fork_server.close", "kill", "router.close",
+    wanted = ["nodes.close", "store.close", "link.close", "fork_server.close", "kill", "router.close",
               "lock_watch.close", "loop.close", "chaos.finish", "observer.summary", "held.release"]  # fmt: skip
     assert [name for name in called if name in wanted] == [*wanted, "held.release"]
     with pytest.raises(OSError, match="descriptor"):
         os.fstat(reading)
     told = (tmp_path / "runtime.log").read_text()
-    assert "crew.close" in told and "Too many open files" in told
+    assert "nodes.close" in told and "Too many open files" in told
+
+
+def over(found_space: bool = False) -> RunPhase:
+    phase = RunPhase(5.0, found_space)
+    for event in (SpaceOpened(), NodesDone(), Delivered(), Saved(), StoreEnded()):
+        phase.handle(event, 0.0)
+    return phase
 
 
 def loop_of(turn: Any) -> tuple[Any, list[str]]:
     runtime: Any = Runtime.__new__(Runtime)
     told: list[str] = []
     runtime._begin = runtime._end = lambda: None
-    runtime._phase = "running"
+    runtime._phase = RunPhase(5.0)
     runtime._turn = turn
     runtime._boundary = Boundary(told.append, passes=(GaveUp, OSError))
     runtime._failed_turns = 0
-    runtime._give_up = lambda why: (told.append(f"gave up: {why}"), setattr(runtime, "_phase", "over"))
-    runtime._chaos, runtime._gave_up, runtime._refused, runtime._code = None, "", "", 0
-    runtime._crew, runtime._outbox = SimpleNamespace(failed=[]), SimpleNamespace(problem="")
+    runtime._log = SimpleNamespace(tell=lambda text, level: told.append(text), keep=lambda text: None)
+    runtime._chaos = None
+    runtime._nodes, runtime._outbox = SimpleNamespace(failed=[]), SimpleNamespace(problem="")
     return runtime, told
 
 
@@ -91,7 +97,7 @@ def test_turns_of_the_loop_that_fail_now_and_then_end_no_run() -> None:
     def turn() -> None:
         number = next(turns)
         if number == 999:
-            runtime._phase = "over"
+            runtime._phase = over()
         elif number % 2:
             raise ValueError("odd")
 
@@ -105,5 +111,5 @@ def test_a_loop_that_fails_at_each_turn_gives_up_with_the_cause() -> None:
         raise ValueError("always")
 
     runtime, told = loop_of(turn)
-    runtime.run()
-    assert told[-1] == "gave up: the runtime cannot go on: ValueError: always"
+    assert runtime.run() == 1
+    assert told[-1] == "the runtime cannot go on: ValueError: always; the run ends"
