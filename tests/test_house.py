@@ -54,7 +54,6 @@ FIRST_TO_READ = {
 # A module above this many lines usually holds two ideas. Those that are longer, and why they are one idea all the same:
 LINES_MAX = 450
 LONGER = {
-    "dataflow/reader.py": "one function per field of the dataflow file",
     "runtime/lifecycle.py": "one table of (state, event) -> actions, and its rows",
     "space/kvs.py": "one store: its reads, writes, history and purge share the layout of its records",
     "space/segments.py": "one protocol between the owner and the readers of a segment; its halves make sense together",

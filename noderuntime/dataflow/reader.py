@@ -1,8 +1,8 @@
-"""The text of a dataflow file -> a `Dataflow`, or a DataflowError with every error that could be told apart.
- The environment and the folder are arguments, and nothing is executed.
+"""Turns the text of a dataflow file into a `Dataflow`, or raises one DataflowError that holds every separate error.
 
-First the shape of everything is read (fields, types, ids); only when that is sound are sources looked up and
-cycles sought, so that one slip does not cause a dozen complaints.
+The environment and the folder are arguments; nothing is executed. The reader first checks the shape of the whole file
+(fields, types, ids). Only if that is sound does it look up sources and search for cycles (links.py), so that one
+mistake does not cause a dozen errors.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
-from noderuntime.dataflow import snapshot_place
 from noderuntime.dataflow.identifiers import RESERVED, id_problem
 from noderuntime.dataflow.links import ERRORS_MAX, Advice, check_links
 from noderuntime.dataflow.model import (
@@ -29,8 +28,10 @@ from noderuntime.dataflow.model import (
     StateSpec,
 )
 from noderuntime.dataflow.notation import operator_code, source_of
+from noderuntime.dataflow.reader_errors import ErrorCollector, Misspelt
+from noderuntime.dataflow.reader_state import read_snapshots, read_state
 from noderuntime.dataflow.yaml import fields as read
-from noderuntime.dataflow.yaml.nodes import Fields, Scalar, Tree, fail, plain_value
+from noderuntime.dataflow.yaml.nodes import Fields, Scalar, Tree, fail
 from noderuntime.dataflow.yaml.tree import read as read_tree
 from noderuntime.errors import DataflowError
 
@@ -42,18 +43,6 @@ _NODE = (
 )  # fmt: skip
 _OPERATOR = ("python", "module", "inputs", "outputs")
 _INPUT = ("source", "queue_size", "queue_bytes", "queue_policy", "input_timeout")
-_STATE = ("kind", "size", "ttl", "purge_interval", "seed", "history")
-_SNAPSHOTS = ("every", "to", "keep", "options")
-
-_ELSEWHERE = {  # fields of other dataflow files and of docker compose, and what to write instead
-    "build": "Nothing is built when a dataflow is loaded: build beforehand, and remove this field.",
-    "operators": "One operator a node: write `operator:` with one mapping, in a node of its own.",
-    "custom": "Write `path:` and `args:` of a custom node directly into the node.",
-    "source": "Write `python: FILE` in an operator, or `path: FILE` in a custom node.",
-    "command": "Write `path: EXECUTABLE` and `args: ...`.",
-    "restart": "Write `restart_policy: never`, `on-failure` or `always`.",
-    "shared-library": "Operators are Python: write `python: FILE` or `module: NAME`.",
-}
 _POLICIES: tuple[RestartPolicy, ...] = ("never", "on-failure", "always")
 _POLICIES_MEANT: dict[str, RestartPolicy] = {
     "no": "never",
@@ -70,7 +59,6 @@ _QUEUES_MEANT: dict[str, QueuePolicy] = {
 _SPAWNS: tuple[Spawn, ...] = ("fork", "exec")
 
 T = TypeVar("T")
-D = TypeVar("D")
 
 
 def parse(
@@ -109,16 +97,12 @@ def _raise(errors: list[DataflowError], file: str) -> NoReturn:
     ) from None
 
 
-class _Told(DataflowError):
-    """What is missing was misspelt, and that has been told: one complaint is enough."""
-
-
-class _Reader:
-    """Reads the tree; keeps the errors so that several can be told at once."""
+class _Reader(ErrorCollector):
+    """Reads the nodes of the tree; reader_state.py reads the two sections about state."""
 
     def __init__(self, overrides: Mapping[str, str]) -> None:
+        super().__init__()
         self.overrides = overrides
-        self.errors: list[DataflowError] = []
         self.advice: Advice = {}
 
     def dataflow(self, tree: Tree) -> Dataflow:
@@ -126,8 +110,8 @@ class _Reader:
         self.unknown(top, _TOP, "the dataflow")
         no_env: dict[str, str] = {}
         env = {**self.take(top, "env", "the dataflow", self.env, no_env), **self.overrides}
-        state = self.take(top, "state", "the dataflow", self.state, StateSpec())
-        snapshots = self.take(top, "snapshots", "the dataflow", self.snapshots, SnapshotSpec())
+        state = self.take(top, "state", "the dataflow", partial(read_state, self), StateSpec())
+        snapshots = self.take(top, "snapshots", "the dataflow", partial(read_snapshots, self), SnapshotSpec())
         found = top.get("nodes")
         nodes: list[NodeSpec] = []
         if found is None:
@@ -142,36 +126,6 @@ class _Reader:
             first.more = tuple(others)
             raise first
         return Dataflow(tuple(nodes), env, state, snapshots)
-
-    # -- the machinery of collecting errors
-
-    def keep(self, call: Callable[[], T], default: D) -> T | D:
-        try:
-            return call()
-        except _Told:
-            return default
-        except DataflowError as error:
-            self.errors.append(error)
-            return default
-
-    def take(self, fields: Fields, name: str, where: str, reader: Callable[[Tree, str], T], default: T) -> T:
-        tree = fields.get(name)
-        if tree is None:
-            return default
-        return self.keep(lambda: reader(tree, f"`{name}` of {where}"), default)
-
-    def unknown(self, fields: Fields, known: tuple[str, ...], where: str) -> set[str]:
-        """Complains about unknown fields; returns the known ones that they were probably meant to be."""
-        meant = set()
-        for name, (key, _) in fields.fields.items():
-            if name in known or len(self.errors) > ERRORS_MAX:
-                continue
-            near = read.near(name, known)
-            hint = _ELSEWHERE.get(name) or (f"Did you mean `{near}`?" if near else f"Known are {_listed(known)}.")
-            self.errors.append(fail(key.place, f"unknown field `{name[:60]}` in {where}", hint))
-            if near:
-                meant.add(near)
-        return meant
 
     # -- nodes
 
@@ -197,7 +151,7 @@ class _Reader:
         found = fields.get("id")
         if found is None:
             if "id" in self.unknown(fields, _NODE, f"node number {index}"):
-                raise _Told("`id` is misspelt")
+                raise Misspelt("`id` is misspelt")
             raise fail(fields.place, f"node number {index} has no `id`", "Write `id: NAME`.")
         node_id = self.identifier(found, f"the id of node number {index}", reserved=True)
         where = f"node {node_id!r}"
@@ -272,7 +226,7 @@ class _Reader:
                 return "operator", Code(), inner
             return "operator", self.keep(lambda: operator_code(inner, where), Code()), inner
         if path is None and meant & {"operator", "path"}:
-            raise _Told("`path` or `operator` is misspelt")
+            raise Misspelt("`path` or `operator` is misspelt")
         if path is None:
             hint = "Write `operator:` with `python: FILE.py`, or `path: FILE` for a custom node."
             at = fields.fields.get("operator") or fields.fields.get("path") or fields.fields["id"]
@@ -350,7 +304,7 @@ class _Reader:
             meant = self.unknown(long, _INPUT, where)
             found = long.get("source")
             if found is None and "source" in meant:
-                raise _Told("`source` is misspelt")
+                raise Misspelt("`source` is misspelt")
             if found is None:
                 raise fail(tree.place, f"{where} has no `source`", "Write `source: node/output`.")
             source = found
@@ -390,73 +344,9 @@ class _Reader:
             made[name] = read.as_written(value, f"`{name[:60]}` in {label}")
         return made
 
-    def state(self, tree: Tree, label: str) -> StateSpec:
-        fields, where = read.mapping(tree, label), "`state`"
-        default = StateSpec()
-        kind = self.take(fields, "kind", where, read.text, default.kind)
-        if kind == "memory":
-            self.unknown(fields, _STATE, where)
-        no_seed: tuple[str, tuple[str, ...]] = ("", ())
-        seed_file, seed_command = self.take(fields, "seed", where, self.seed, no_seed)
-        return StateSpec(
-            kind=kind,
-            size_bytes=self.take(fields, "size", where, read.size_bytes, default.size_bytes),
-            ttl_s=self.take(fields, "ttl", where, read.duration_s, default.ttl_s),
-            purge_interval_s=self.take(fields, "purge_interval", where, read.duration_s, default.purge_interval_s),
-            seed_file=seed_file,
-            seed_command=seed_command,
-            history=self.take(fields, "history", where, lambda t, text: read.whole(t, text, 0), default.history),
-            options=self.keep(lambda: _rest(fields, _STATE), {}),
-            place=fields.place,
-        )
-
-    def seed(self, tree: Tree, label: str) -> tuple[str, tuple[str, ...]]:
-        hint = "Write {file: seed.yml} or {command: [./make-seed, --site, a]}."
-        fields = read.mapping(tree, label, hint)
-        self.unknown(fields, ("file", "command"), label)
-        file, command = fields.get("file"), fields.get("command")
-        if (file is None) == (command is None):
-            raise fail(fields.place, f"{label} needs either `file` or `command`", hint)
-        if file is not None:
-            return read.text(file, f"`file` in {label}"), ()
-        assert command is not None
-        split = read.words(command, f"`command` in {label}")
-        if not split or not split[0]:
-            raise fail(command.place, f"`command` in {label} is empty", hint)
-        return "", split
-
-    def snapshots(self, tree: Tree, label: str) -> SnapshotSpec:
-        fields, where = read.mapping(tree, label), "`snapshots`"
-        default = SnapshotSpec()
-        self.unknown(fields, _SNAPSHOTS, where)
-        return SnapshotSpec(
-            every_s=self.take(fields, "every", where, read.duration_s, default.every_s),
-            to=self.take(fields, "to", where, _snapshot_place, default.to),
-            keep=self.take(fields, "keep", where, lambda t, text: read.whole(t, text, 1), default.keep),
-            options=self.take(fields, "options", where, read.plain_mapping, {}),
-            place=fields.place,
-        )
-
-
-def _snapshot_place(tree: Tree, label: str) -> str:
-    to = read.text(tree, label)
-    try:
-        snapshot_place.parse(to)
-    except snapshot_place.WrongPlace as error:
-        raise fail(tree.place, f"{label}: {error.what}", error.hint) from None
-    return to
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
-
 
 def _order(place: Place) -> tuple[int, int]:
     return place.line, place.column
-
-
-def _rest(fields: Fields, known: tuple[str, ...]) -> dict[str, Any]:
-    return {name: plain_value(value) for name, (_, value) in fields.fields.items() if name not in known}
 
 
 def _advice(name: str, source: str, key: Scalar, long: Fields | None) -> str:
