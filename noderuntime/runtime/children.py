@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from noderuntime.dataflow.model import NodeSpec
 from noderuntime.ipc import doorbell
+from noderuntime.ipc.boundary import all_of
 from noderuntime.ipc.pulse import COMMITS, HANDLED, HANDLING, INCARNATION, PHASE, SINCE_NS, PulsePage
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.runtime.lifecycle import Lifecycle, Policy
@@ -107,8 +109,7 @@ class Child:
 
     def ring(self) -> None:
         """Wake this node and all around it: some ring may have died with its process."""
-        for node in (self, *self.neighbours):
-            doorbell.ring(node.bell)
+        all_of(partial(doorbell.ring, node.bell) for node in (self, *self.neighbours))
 
     def close(self) -> None:
         if self.peer_fd >= 0:

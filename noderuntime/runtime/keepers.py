@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Container, Mapping, Sequence
+from functools import partial
 
 from noderuntime.errors import NodeRuntimeError
 from noderuntime.ipc import process
+from noderuntime.ipc.boundary import all_of
 from noderuntime.runtime.forkserver import ForkServer, Order, Spawning
 from noderuntime.runtime.lifecycle import LOCK_S_MAX, NEVER, STOPPED_S_MAX
 from noderuntime.runtime.logs import RunLog
@@ -60,6 +62,7 @@ class ForkServerKeeper:
         self._status: int | None = None
         self._lines = Lines()
         self._spawns: dict[Spawning, Proc] = {}
+        self._procs: set[Proc] = set()  # all that it has made; those that are reaped leave with the next one
         self._stopped_since_s = NEVER
         self._busy_since_s = NEVER
         self._died = False
@@ -84,8 +87,8 @@ class ForkServerKeeper:
 
     @property
     def pids(self) -> set[int]:
-        """Children of the runtime that are the fork server's."""
-        return self._fork_server.pids
+        """Children of the runtime that somebody here reaps: the fork server, its spares, and what it has made."""
+        return {proc.pid for proc in self._procs if not proc.reaped} | self._fork_server.pids
 
     @property
     def busy(self) -> bool:
@@ -96,17 +99,18 @@ class ForkServerKeeper:
         """Begin to make a process. Raises OSError when descriptors run out."""
         proc = Proc(self._loop, self._fork_server, order, owner)
         self._spawns[proc.spawning] = proc
+        self._procs = {other for other in self._procs if not other.reaped} | {proc}
         proc.progressed()
         return proc
 
     def advance(self) -> None:
         """Take news of spawns."""
-        for spawning in self._fork_server.advance():
-            self._patience.reset()
-            proc = self._spawns[spawning]
-            if spawning.done:
-                del self._spawns[spawning]
-            proc.progressed()
+        all_of(partial(self._progressed, spawning) for spawning in self._fork_server.advance())
+
+    def _progressed(self, spawning: Spawning) -> None:
+        self._patience.reset()
+        proc = self._spawns.pop(spawning) if spawning.done else self._spawns[spawning]
+        proc.progressed()
 
     def _ended(self) -> None:
         self._status = process.reap(self._fork_server.pid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from noderuntime.ipc.boundary import (
     Boundary,
     all_of,
     cut,
+    describe,
     plain,
 )
 from noderuntime.ipc.channel import Router
@@ -112,7 +114,6 @@ class NodeSupervisor:
         self.children: dict[str, Child] = {}
         self.stopped: set[int] = set()  # pids of children of ours that are stopped now
         self.ending = False  # the run stops, or all nodes are done: no life may begin any more
-        self.refused = 0  # messages that came out of turn
         self._identities: dict[bytes, Child] = {}
         self._events: deque[tuple[Child, su.LifecycleEvent, bool]] = deque()
         self._procs: set[Proc] = set()
@@ -150,17 +151,17 @@ class NodeSupervisor:
             child.neighbours = [self.children[id] for id in sorted(around - {child.id})]
 
     def start(self) -> None:
-        for child in self.children.values():
-            if child.machine.state is LifecycleState.WAITING:
-                self.feed(child, su.Start())
+        waiting = [child for child in self.children.values() if child.machine.state is LifecycleState.WAITING]
+        all_of(partial(self.feed, child, su.Start()) for child in waiting)
 
     # ---- events and actions
 
     def feed(self, child: Child, event: su.LifecycleEvent, trusted: bool = True) -> None:
         """Hand an event to a node's supervision, and carry out what it says. Events that this causes come after it.
 
-        What comes from a child (not `trusted`) and out of turn is counted and dropped. An action that fails keeps
-        neither those behind it nor the next events from their place; the first error is raised at the end.
+        What comes from a child (not `trusted`) and out of turn is dropped. An action that fails keeps neither those
+        behind it nor the next events from their place, and ends the life that it was for; the first error is raised
+        at the end.
         """
         self._events.append((child, event, trusted))
         if self._handling:
@@ -182,11 +183,36 @@ class NodeSupervisor:
         except IllegalEvent:
             if trusted:
                 raise
-            self.refused += 1
             return
         if child.machine.state is not before:
             self.notes.keep(f"{child.id} is {child.machine.state.value} ({type(event).__name__})")
-        all_of(partial(self._do, child, action) for action in actions)
+        if isinstance(event, su.Exited):
+            child.exit_status = None
+        all_of(partial(self._carry_out, child, action) for action in actions)
+
+    def _carry_out(self, child: Child, action: su.Action) -> None:
+        try:
+            self._do(child, action)
+        except Exception as error:
+            if isinstance(action, su.Spawn) and (child.proc is None or child.proc.reaped):
+                child.proc = None  # that of the last life
+                self.feed(child, su.SpawnFailed(f"it could not be started: {describe(error)}"))
+            elif not isinstance(action, su.SendStop | su.Tell):  # a stop has its deadlines; nobody waits for a line
+                self._cut_short(child)
+            raise
+
+    def _cut_short(self, child: Child) -> None:
+        """Something that this life waits for will never come: end it, so that its lifecycle goes on.
+
+        Where there is no process to be killed, `SpawnFailed` has been fed.
+        """
+        if not child.alive:
+            return
+        if child.spec.kind == "dynamic":
+            self._send(child, Refused("the runtime could not take it in; connect again"))
+            self._peer_gone(child)
+        elif child.proc is not None:
+            child.proc.signal(signal.SIGKILL)
 
     def _do(self, child: Child, action: su.Action) -> None:
         match action:
@@ -221,8 +247,8 @@ class NodeSupervisor:
         self._link.request(operation, arguments, then, refused)
 
     def _spawn(self, child: Child, life: int) -> None:
-        child.begin_life()
         child.proc = None
+        child.begin_life()
         try:
             order = order_of(self._dataflow, child.spec, self._options, self._run_dir.root, life)
             child.proc = self._fork_server.spawn(order, Voice(self, child))
@@ -235,9 +261,23 @@ class NodeSupervisor:
 
     def _claim(self, child: Child, claim: su.Claim) -> None:
         def answered(result: dict[str, Any]) -> None:
-            child.ring()
-            if claim.life != child.machine.life:
-                return  # that life is over
+            all_of((child.ring, partial(self._claimed, child, claim.life, result)))
+
+        arguments = {
+            "node": child.id,
+            "cause": claim.cause,
+            "counts": claim.counts,
+            "hands": [list(hand) for hand in claim.hands],
+            "max_attempts": child.spec.max_attempts,
+            "trace": claim.trace,
+        }
+        self._ask("claim", arguments, answered)
+
+    def _claimed(self, child: Child, life: int, result: dict[str, Any]) -> None:
+        """The store has answered the claim of a life."""
+        if life != child.machine.life:
+            return  # that life is over
+        try:
             if result.get("ended"):
                 self.feed(child, su.ClaimRefused())
                 if result.get("stop_all"):  # killed between the commit of that event and saying so
@@ -253,16 +293,10 @@ class NodeSupervisor:
                     f"see `noderuntime dead-letters show --run {quote(self._options.name)} {child.id}`"
                 )
             self.feed(child, su.Claimed(bool(buried)))
-
-        arguments = {
-            "node": child.id,
-            "cause": claim.cause,
-            "counts": claim.counts,
-            "hands": [list(hand) for hand in claim.hands],
-            "max_attempts": child.spec.max_attempts,
-            "trace": claim.trace,
-        }
-        self._ask("claim", arguments, answered)
+        except Exception:
+            if life == child.machine.life:
+                self._cut_short(child)
+            raise
 
     def _welcome(self, child: Child) -> None:
         claim = child.claim
@@ -297,7 +331,6 @@ class NodeSupervisor:
             return
         child = self._identities.get(identity)
         if child is None:
-            self.refused += 1
             return
         match message:
             case Log():
@@ -325,7 +358,7 @@ class NodeSupervisor:
             case StopAll() if identity == child.identity:
                 self._stop_all(child.id)
             case _:
-                self.refused += 1
+                pass  # out of turn, or of a life that is over
 
     def _hello(self, identity: bytes, hello: Hello) -> None:
         why = self._objection(hello)
@@ -385,17 +418,20 @@ class NodeSupervisor:
         self._procs.discard(proc)
         if child.proc is not proc:
             return
-        self.drain()
-        if child.spec.kind == "operator" and status in (0, 1) and not child.machine.has_last_words:
-            child.exit_status = status
-            child.last_words_s = self._clock() + LAST_WORDS_S
-            return
-        self._dead(child, status)
+        all_of((self.drain, partial(self._ended, child, status)))
+
+    def _ended(self, child: Child, status: int) -> None:
+        """What has come was read: is there more to come?"""
+        waits = child.spec.kind == "operator" and status in (0, 1) and not child.machine.has_last_words
+        child.exit_status = status  # until `Exited` was handled: where that fails, `tick` does it again
+        child.last_words_s = self._clock() + (LAST_WORDS_S if waits else 0.0)
+        if not waits:
+            self._dead(child, status)
 
     def not_spawned(self, child: Child, proc: Proc, error: OSError) -> None:
         """There was no process, or it could not become the node's."""
         self._procs.discard(proc)
-        if child.proc is proc:
+        if child.proc is proc or child.proc is None:  # it may be refused before `spawn` has returned it
             permanent = isinstance(error, FileNotFoundError | PermissionError) or error.errno == 8  # ENOEXEC
             what = f"{child.spec.code.path} cannot be executed" if proc.pid else "it could not be started"
             self.feed(child, su.SpawnFailed(f"{what}: {error.strerror or error}", permanent))
@@ -419,11 +455,12 @@ class NodeSupervisor:
             self._dead(child, child.exit_status)
 
     def _dead(self, child: Child, status: int) -> None:
-        child.exit_status = None
-        hands, commits = child.remains()
-        child.identity = None
-        kill_strays(self.known_pids(), self._run_dir.root, child.id)
-        self.feed(child, su.Exited(status, hands, commits))
+        def told() -> None:
+            hands, commits = child.remains()
+            child.identity = None
+            self.feed(child, su.Exited(status, hands, commits))
+
+        all_of((partial(kill_strays, self._fork_server.pids, self._run_dir.root, child.id), told))
 
     def _peer_gone(self, child: Child) -> None:
         """A dynamic node's process has ended, or it said goodbye."""
@@ -435,15 +472,11 @@ class NodeSupervisor:
         if child.alive:
             self.feed(child, su.Exited(None, hands, commits))
 
-    def known_pids(self) -> set[int]:
-        """Children of ours that are somebody's."""
-        return {proc.pid for proc in self._procs} | self._fork_server.pids
-
     def reap_orphans(self) -> None:
         """Reap what we have adopted and what has ended: grandchildren whose parents died before them."""
         if self._fork_server.busy:
             return  # one of them may be a child that has not told its pid yet
-        known = self.known_pids()
+        known = self._fork_server.pids
         for pid in process.children_of(os.getpid()):
             if pid not in known:
                 stat = process.read_stat(pid)
@@ -504,15 +537,18 @@ class NodeSupervisor:
         """Stop all nodes; with `drain` only those that nobody feeds, and let the others end by themselves."""
         self.ending = self.ending or not drain
         self._draining = self._draining or drain
-        for child in self.children.values():
-            never_came = child.spec.kind == "dynamic" and not child.alive
-            if not drain or never_came or all(spec.is_timer for spec in child.spec.inputs):
-                self.feed(child, su.StopAsked(grace_s, drain))
+        asked = [
+            child
+            for child in self.children.values()
+            if not drain
+            or (child.spec.kind == "dynamic" and not child.alive)  # it never came
+            or all(spec.is_timer for spec in child.spec.inputs)
+        ]
+        all_of(partial(self.feed, child, su.StopAsked(grace_s, drain)) for child in asked)
 
     def abort(self) -> None:
         self.ending = True
-        for child in self.children.values():
-            self.feed(child, su.Abort())
+        all_of(partial(self.feed, child, su.Abort()) for child in self.children.values())
 
     @property
     def done(self) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from noderuntime.ipc import process
+from noderuntime.ipc.boundary import all_of
 from noderuntime.ipc.rundir import ENV_NODE, ENV_RUN_DIR
 from noderuntime.runtime.forkserver import ForkServer, Order, Spawning
 from noderuntime.runtime.loop import Loop
@@ -90,8 +91,8 @@ class Proc:
                 process.signal_group(self.pid, number)
         if spawning.done and not spawning.pid and not self.reaped:
             self.reaped = True
-            self._drain()
-            self._owner.not_spawned(self, spawning.error or OSError(0, "it could not be started"))
+            error = spawning.error or OSError(0, "it could not be started")
+            all_of((self._drain, partial(self._owner.not_spawned, self, error)))
 
     def signal(self, number: int) -> None:
         """Signal its process group; when its pid is not known yet, as soon as it is."""
@@ -110,14 +111,14 @@ class Proc:
         if status is None:
             return
         self.reaped = True
-        self._loop.close_fd(self.pidfd)
-        self.pidfd = -1
-        self._drain()
+        pidfd, self.pidfd = self.pidfd, -1
         error = self.spawning.error
         if error is not None:
-            self._owner.not_spawned(self, error)
+            told = partial(self._owner.not_spawned, self, error)
         else:
-            self._owner.exited(self, status)
+            told = partial(self._owner.exited, self, status)
+        # the owner is told whatever fails here: a life whose end nobody hears of lasts for ever
+        all_of((partial(self._loop.close_fd, pidfd), self._drain, told))
 
     def _read(self, stream: str, most: int = 1) -> None:
         fd, lines = self._pipes[stream]

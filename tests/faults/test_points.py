@@ -138,4 +138,5 @@ def _runtime_killed(points: list[str], action: str) -> None:
         stage.check(dataflow)
         stage.finish()
         assert stage.fired() >= set(range(len(points)))
-        assert stage.resumes == len(points)
+        # an error is no death: the runtime tells it, and goes on by itself
+        assert stage.resumes == (len(points) if action == "kill" else 0)

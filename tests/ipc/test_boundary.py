@@ -96,7 +96,7 @@ def test_all_calls_are_made_and_the_first_error_is_raised() -> None:
 def test_an_action_that_fails_keeps_no_other_action_and_no_event_from_its_place() -> None:
     done: list[Any] = []
     crew: Any = NodeSupervisor.__new__(NodeSupervisor)
-    crew._events, crew._handling, crew._clock, crew.refused = deque(), False, lambda: 0.0, 0
+    crew._events, crew._handling, crew._clock = deque(), False, lambda: 0.0
 
     def do(child: Any, action: Any) -> None:
         done.append(action)
@@ -106,7 +106,8 @@ def test_an_action_that_fails_keeps_no_other_action_and_no_event_from_its_place(
 
     crew._do = do
     actions = {"first": ["fails", "a"], "second": ["b"]}
-    node: Any = SimpleNamespace(machine=SimpleNamespace(state=0, handle=lambda event, now_s: actions[event]))
+    machine = SimpleNamespace(state=0, handle=lambda event, now_s: actions[event])
+    node: Any = SimpleNamespace(machine=machine, alive=False)
     with pytest.raises(ValueError, match="fails"):
         crew.feed(node, "first")
     assert done == ["fails", "a", "b"]
