@@ -14,7 +14,7 @@ ROOT: Final = PACKAGE.parent  # for a checkout that is not installed
 
 FORK_SERVER: Final = "noderuntime.runtime.forkserver_main:main"
 OPERATOR: Final = "noderuntime.node.operator_main:main"
-STORE: Final = "noderuntime.store.service:main"
+STORE: Final = "noderuntime.store.__main__:main"
 RELOAD_CHECK: Final = "noderuntime.node.reload_check:main"
 CHAOS_PROBE: Final = "noderuntime.runtime.chaos:probe"
 ALL: Final = (FORK_SERVER, OPERATOR, STORE, RELOAD_CHECK, CHAOS_PROBE)

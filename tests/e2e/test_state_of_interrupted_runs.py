@@ -34,7 +34,7 @@ def lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDir]:
             "boot_id": runs.boot_id(), "log_dir": str(tmp_path), "epoch": 1}  # fmt: skip
     paths.run_file.write_text(json.dumps(said))
     paths.lock.touch()
-    store = subprocess.Popen([sys.executable, "-m", "noderuntime.store.service", str(paths.root), "--size", "16000000"])
+    store = subprocess.Popen([sys.executable, "-m", "noderuntime.store", str(paths.root), "--size", "16000000"])
     with Dealer(paths.store_socket, Edge.STORE_TO_CLIENT) as dealer:
         arguments = {"nodes": NODES, "fingerprint": "f", "fresh": False, "resume": False}
         dealer.send(Request(VERSION, "test", 1, "open", arguments))

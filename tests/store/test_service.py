@@ -227,7 +227,7 @@ class Process:
         self.number = 0
 
     def start(self) -> None:
-        arguments = [sys.executable, "-m", "noderuntime.store.service", str(self.folder), "--size", str(16 * MB)]
+        arguments = [sys.executable, "-m", "noderuntime.store", str(self.folder), "--size", str(16 * MB)]
         self.started.append(subprocess.Popen(arguments))
 
     @property
@@ -341,7 +341,7 @@ def test_a_store_keeps_memory_behind_its_last_page(process: Process, shm: Path) 
 
 def test_a_store_that_cannot_make_its_space_says_why(shm: Path) -> None:
     (shm / "space").write_text("")
-    line = [sys.executable, "-m", "noderuntime.store.service", str(shm), "--size", "1000000"]
+    line = [sys.executable, "-m", "noderuntime.store", str(shm), "--size", "1000000"]
     with (
         subprocess.Popen(line, stderr=subprocess.PIPE) as process,
         Dealer(RunDir(shm).store_socket, Edge.STORE_TO_CLIENT) as dealer,

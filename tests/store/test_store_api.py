@@ -75,7 +75,7 @@ def run_dir(request: pytest.FixtureRequest) -> Iterator[RunDir]:
 def start(run_dir: RunDir, kind: str, options: dict[str, str]) -> subprocess.Popen[bytes]:
     state = json.dumps({"kind": kind, "options": options})
     return subprocess.Popen(
-        [sys.executable, "-m", "noderuntime.store.service", str(run_dir.root), "--size", "100000000",
+        [sys.executable, "-m", "noderuntime.store", str(run_dir.root), "--size", "100000000",
          "--purge-interval", ".05", "--state", state]
     )  # fmt: skip
 

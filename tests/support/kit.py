@@ -17,7 +17,7 @@ from noderuntime.space.environment import Space, create, scan
 from noderuntime.space.mailbox import next_messages, queue_of
 from noderuntime.space.segments import SegmentPool
 from noderuntime.space.staging import Staged
-from noderuntime.store.service import Store
+from noderuntime.store.operations import Store
 
 MB = 1 << 20
 

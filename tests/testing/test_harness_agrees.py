@@ -24,7 +24,7 @@ from noderuntime.space.environment import create
 from noderuntime.space.mailbox import next_messages
 from noderuntime.space.records import decode_message
 from noderuntime.space.staging import Staged
-from noderuntime.store.service import Store
+from noderuntime.store.operations import Store
 from noderuntime.testing import Harness
 
 SEED = 5

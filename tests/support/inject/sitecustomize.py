@@ -255,7 +255,7 @@ def hands(module: Any) -> None:
 
 
 def store(module: Any) -> None:
-    real_main, real_handle = module.main, module.Store.handle
+    real_main = module.main
 
     def main(*arguments: Any) -> Any:
         global role
@@ -264,13 +264,19 @@ def store(module: Any) -> None:
         point("begin")
         return real_main(*arguments)
 
+    module.main = main
+
+
+def store_operations(module: Any) -> None:
+    real_handle = module.Store.handle
+
     def handle(self: Any, request: Any) -> Any:
         point(f"request {request.operation}")
         reply = real_handle(self, request)
         point(f"answer {request.operation}")
         return reply
 
-    module.main, module.Store.handle = main, handle
+    module.Store.handle = handle
     around(module.Store, "housekeeping", "housekeeping")
 
 
@@ -408,7 +414,7 @@ POINTS = {
     "noderuntime.ipc.channel": channel, "noderuntime.node.context": context,
     "noderuntime.node.operator_main": operator_main, "noderuntime.node.operator_host": operator_host,
     "noderuntime.node.session": session, "noderuntime.node.custom_node": node, "noderuntime.node.hands": hands,
-    "noderuntime.store.service": store,
+    "noderuntime.store.__main__": store, "noderuntime.store.operations": store_operations,
     "noderuntime.runtime.forkserver_main": fork_server, "noderuntime.runtime.runtime": runtime,
     "noderuntime.runtime.nodes": crew,
     "noderuntime.ipc.process": process,
