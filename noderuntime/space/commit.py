@@ -1,11 +1,12 @@
 """The event transaction: input, private state, shared writes and outputs of an event, all of it or nothing.
 
-`Commits.commit` takes a group of staged events and commits the longest part of it that there is room for, as one
-write transaction. All encoding was done when things were staged, and summing up is done before the write lock is taken.
+`Commits.commit` takes a group of staged events (staging.py) and commits the longest part of it that there is room for,
+as one write transaction (writer.py). Values were encoded when they were staged, and the group is summed up before the
+write lock is taken.
 
-An exception from outside (a signal handler's, say) can arrive behind LMDB's commit, before it is noted here or by the
-caller. So the events that were tried last are remembered with the node record that they were to leave behind: when that
-is what the next call finds in the space, they are done, and are not committed twice.
+An exception from outside (a signal handler's, for instance) can arrive after LMDB's commit, before this module or the
+caller notes the commit. So `Commits` remembers the events that it tried last, with the node record that they would
+leave behind. When the next call finds that record in the space, the events are committed, and are not committed twice.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Commits:
         self.space = space
         self.node = wiring.number
         self.name = wiring.node
-        # Who takes no messages brings new ones into the space, and is refused first when it fills up. Everybody else
-        # has to go on, custom nodes included, or what is in their mailboxes could never leave it.
+        # A node that takes no messages only brings new ones into the space, and is refused first when it fills up. All
+        # other nodes, custom nodes included, must continue, or the messages in their mailboxes could never leave it.
         self.fresh_work = all(item.period_ns for item in wiring.inputs)
         self.rings: set[int] = set()
         self.waits_for = ""
@@ -88,8 +89,8 @@ class Commits:
     def be_eager(self) -> None:
         """From now on ring this node for every message, not only for the first in an empty queue. Raises StoreFull.
 
-        That one ring is enough for who looks again when done; not for a thread that waits while another one has the
-        first message in hand.
+        One ring is enough for a reader that looks again when it is done, but not for a thread that waits while another
+        thread has the first message in hand.
         """
         with self.space.write() as txn:
             self.check(txn)
@@ -99,13 +100,13 @@ class Commits:
                 txn.put(item.queue_key, QUEUE.pack(*queue))
 
     def commit(self, group: Sequence[Staged], now_ns: int) -> int:
-        """Commit as many events from the front of `group` as there is room for; how many, 0 included.
+        """Commit as many events from the front of `group` as there is room for. Returns how many, possibly 0.
 
-        Fewer than all, and `waits_for` is "": call again at once. Raises Fenced when this life is over.
+        If it returns fewer than all and `waits_for` is "", call again at once. Raises Fenced when this life is over.
         """
         self.rings = set()
         self.waits_for = ""
-        if not group:  # another thread was first
+        if not group:  # another thread has committed it
             return 0
         group = group[: self._group_max]  # a copy: while we wait for the lock, the handler's thread may add to it
         batch = Batch(group) if len(group) > 1 else None
@@ -136,7 +137,7 @@ class Commits:
             if not is_no_room(error):
                 raise
             self._fullness.ran_out()
-            self._group_max = max(1, len(group) // 2)  # it may be the group that is too large, not the rest
+            self._group_max = max(1, len(group) // 2)  # the group may be too large, while smaller ones still fit
             self.waits_for = f"room in the space ({error})"
             return 0
         except BaseException:
@@ -156,7 +157,7 @@ class Commits:
     def _committed_before(self, txn: ReadTxn, group: Sequence[Staged]) -> int:
         """How many events from the front of `group` the last call has committed, although an exception hid it.
 
-        Raises Fenced when the node record is none that this life has left.
+        Raises Fenced when another life has written the node record.
         """
         found = txn.get(self._node_key)
         if found != self._record:
@@ -168,16 +169,16 @@ class Commits:
         if not tried or tried[0] is not group[0]:
             return 0
         if found == self._tried:
-            # whom it should have rung is unknown by now
+            # by now it is unknown which nodes that commit should have rung
             self.rings.update(node for node, _, _ in (*self.links.receivers, *self.links.inputs) if node >= 0)
             self.rings |= self._writer.watchers.all()
             return len(tried)
-        # that commit was not made, and another one of fewer events may leave the very same node record behind
+        # that commit was not made, and a commit of fewer events may leave the very same node record behind
         self._tried_events = ()
         return 0
 
     def _restrain(self, txn: ReadTxn, group: Sequence[Staged], now_ns: int) -> int:
-        """How many events from the front of the group may be tried in a space that fills up."""
+        """How many events from the front of the group to try while the space fills up."""
         share = self._fullness.share
         allowed = len(group) if share <= MARK_SINGLE else 1
         if self.fresh_work:
@@ -192,8 +193,8 @@ class Commits:
     def _grows(self, txn: ReadTxn, staged: Staged, now_ns: int) -> bool:
         """Whether an event puts more into the space than it takes out.
 
-        Outputs to receivers that have nothing waiting do not count: the last full mailbox of a chain has to be able to
-        drain through those behind it, and no more than one event of each node can be on its way like that.
+        Outputs to receivers that have nothing waiting do not count: the last full mailbox of a chain must be able to
+        drain through the empty ones after it, and each node has at most one event on its way like that.
         """
         growth = 0 if staged.ack is None else -len(staged.ack[2])
         receivers = {to.queue_key for output, _, _, _ in staged.outputs or () for to in output.waiting_receivers}

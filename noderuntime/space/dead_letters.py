@@ -1,7 +1,7 @@
 """Dead letters inside a transaction: list them, put them back into the mailbox, drop them. lives.py writes them.
 
-A letter keeps the record of its message as it was, and with it the reference to a payload segment: that is handed back
-at `replay`, and released at `drop`.
+A letter keeps the record of its message unchanged, and with it the reference to a payload segment. `replay` hands the
+reference back to the message, `drop` releases it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def counts(txn: ReadTxn, node: int) -> dict[str, int]:
 
 
 def chosen(txn: ReadTxn, node_entry: NodeEntry, uids: Collection[str]) -> list[Letter]:
-    """The letters of those uids, all when none is given. Raises StoreError for a uid that no letter has."""
+    """The letters with these uids; all letters if `uids` is empty. Raises StoreError for a uid that no letter has."""
     found = list(letters(txn, node_entry.number))
     if not uids:
         return found
@@ -75,10 +75,10 @@ def chosen(txn: ReadTxn, node_entry: NodeEntry, uids: Collection[str]) -> list[L
 def replay(
     txn: WriteTxn, space: Space, node_entry: NodeEntry, uids: Collection[str], ended_run: Registry | None = None
 ) -> int:
-    """Put letters back at the end of their inputs, as if they had never failed; how many.
+    """Put letters back at the end of their inputs, as if they had never failed. Returns how many.
 
-    `ended_run`: the registry of a run that does not run. There, a node that has ended is made live again for it.
-    Raises StoreError when the node has ended, or has no such input any more.
+    `ended_run`: the registry, if the run has ended; then a node that has ended is made live again to take them.
+    Raises StoreError when the node has ended, or no longer has such an input.
     """
     found = chosen(txn, node_entry, uids)
     status = lives.status(txn, node_entry)
@@ -107,8 +107,7 @@ def replay(
 
 
 def _close_again(txn: WriteTxn, space: Space, node_entry: NodeEntry, input: int, sequence: int, index: int) -> None:
-    """Where the sender has ended, INPUT_CLOSED stands behind what was put back: a life that begins with messages waits
-    for it."""
+    """If the sender has ended, put INPUT_CLOSED after the letters: a life that begins with messages waits for it."""
     flags = queue_of(txn, keys.queue(node_entry.number, input))[FLAGS]
     if not flags & SOURCE_ENDED or flags & (SOURCE_FAILED | CUT_OFF):
         return
@@ -121,7 +120,7 @@ def _close_again(txn: WriteTxn, space: Space, node_entry: NodeEntry, input: int,
 
 
 def drop(txn: WriteTxn, node_entry: NodeEntry, uids: Collection[str]) -> int:
-    """Remove letters for good; how many. They count as discarded messages of their inputs."""
+    """Remove letters for good. Returns how many. They count as discarded messages of their inputs."""
     found = chosen(txn, node_entry, uids)
     for letter in found:
         if letter.message[1]:

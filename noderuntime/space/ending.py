@@ -1,4 +1,4 @@
-"""How a node ends, inside a transaction: in an operator's last commit, or by the store on behalf of others."""
+"""How a node ends, inside a transaction: in an operator's last commit, or by the store on behalf of other nodes."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def close(
     now_ns: int,
     failed: str | None = None,
 ) -> None:
-    """INPUT_CLOSED behind the node's last messages; its own mailbox closed and emptied. Closing twice changes nothing.
+    """Put INPUT_CLOSED after the node's last messages; close and empty its mailbox. Closing twice changes nothing.
 
-    With `failed`, NODE_FAILED goes to each receiver first, INPUT_CLOSED carries the error (so the receiver does not
-    take the input for ended), and the node's own mailbox stays open: it keeps what it holds and what comes. A node that
-    ends while a failure has closed an input of its own marks its receivers: `--resume` makes both live again.
+    With `failed`, each receiver first gets NODE_FAILED, INPUT_CLOSED carries the error (so the receiver does not treat
+    the input as ended), and the node's own mailbox stays open: it keeps its messages and accepts new ones. A node that
+    ends while a failure has closed one of its inputs marks its receivers: `--resume` makes both live again.
     The caller writes `queues` back and rings `rings`.
     """
     mark = SOURCE_FAILED
@@ -71,7 +71,7 @@ def close(
 
 
 def tell(txn: WriteTxn, links: Links, kind: int, error: str, sequence: int, now_ns: int) -> None:
-    """Put a notice about the node (NODE_RESTARTED, ...) once into each receiver's mailbox, behind what is there."""
+    """Append a notice about the node (NODE_RESTARTED, ...) once to each receiver's mailbox."""
     notice = records.encode_notice(kind, links.node, error, now_ns)
     told: set[int] = set()
     for receiver, mailbox, queue_key in links.receivers:

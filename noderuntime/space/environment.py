@@ -1,7 +1,7 @@
 """Opening the space, its limits, and the write transaction that everything else is built on.
 
-Opened without `writemap`: children map it read-only, so a wild pointer in an extension module segfaults that child and
-corrupts nobody, and a full tmpfs is an error from `commit` instead of a SIGBUS.
+The space is opened without `writemap`: children map it read-only, so a wild pointer in an extension module segfaults
+that child and corrupts no data, and a full tmpfs is an error from `commit` instead of a SIGBUS.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ FORMAT = 1
 READERS_MAX = 4000
 SIZE_BYTES_MIN = 1 << 20
 MESSAGE_SHARE = 8  # one message may take an eighth of the space
-EVENT_SHARE = 4  # and all copies of what one event sends, a quarter: more might never find room at once
+EVENT_SHARE = 4  # all copies of what one event sends may take a quarter: more might never find room at once
 
 # Three marks on the pages in use, as shares of the size, or of what the file system has room for, if that is less.
-# Above the first, new work is refused: Sources, sends of custom nodes without inputs, writes from outside. Above the
-# second, operators commit one event at a time. What is above the third is for events that do not grow the space, such
-# as acknowledgements: copy-on-write needs pages even to delete, and a full LMDB could never drain.
+# Above the first, new work is refused: Sources, sends of custom nodes without inputs, writes of clients. Above the
+# second, operators commit one event at a time. Above the third, only events that do not grow the space are committed,
+# such as acknowledgements: copy-on-write needs pages even to delete, and a full LMDB could never drain.
 MARK_NEW_WORK, MARK_SINGLE, MARK_DRAIN = 0.70, 0.80, 0.88
 
 _LOOK_EVERY = 16  # writes between two looks at how full the space is, while it is far from full
@@ -44,7 +44,7 @@ _LOOK_BYTES = 256 * 1024
 _WAITERS = 0x80000000
 _YIELD_S = 30e-6
 _WAKE_NS = 50_000  # about what a waiter takes to wake up
-_ROOM_S = 0.005  # how long what the file system has room for is believed
+_ROOM_S = 0.005  # for how long a reading of the file system's free room is trusted
 _NO_ROOM_ERRNOS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 
 BROKEN = (lmdb.PanicError, lmdb.CorruptedError, lmdb.PageNotFoundError)
@@ -70,7 +70,7 @@ class Space:
         # This is LMDB's own method: events read so often that a call of ours around it would be felt.
         self.read: Callable[[], ReadTxn] = env.begin
         self._lock_word = lock_word
-        self._let_in_ns = 0  # when we left the lock to somebody who waited for it; 0: nobody did
+        self._let_in_ns = 0  # when we last left the lock to a waiting process; 0: none waited
         info = env.info()
         self.size_bytes: int = info["map_size"]
         self.page_bytes: int = env.stat()["psize"]
@@ -91,7 +91,7 @@ class Space:
         # {"kind", "config"} of the State outside the space that shared writes go to; None: they stay here
         self.outside: dict[str, Any] | None = facts.get("outside")
         self._room_pages = 1
-        self._room_until_s = 0.0  # others fill the file system too, but not in no time
+        self._room_until_s = 0.0  # other programs fill the file system too, but not within milliseconds
         self._data = os.open(folder / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)  # (LMDB's fcntl locks are on lock.mdb)
         forks.watch(self)
 
@@ -110,7 +110,7 @@ class Space:
     def now_ns(self) -> int:
         """Nanoseconds since the epoch by the space's clock: the wall clock at its creation plus the time since boot.
 
-        A wall clock that jumps meanwhile neither revives nor expires anything.
+        So a jump of the wall clock neither revives nor expires anything.
         """
         return self.booted_ns + time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
@@ -121,7 +121,7 @@ class Space:
         return wall - boot
 
     def advance_clock(self, txn: WriteTxn) -> None:
-        """For a run that is resumed: go on from the larger of the saved and the present time."""
+        """For a run that is resumed: continue from the larger of the saved and the present time."""
         now_ns, boot_ns = max(self.now_ns(), time.time_ns()), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self.clock = now_ns - boot_ns + self.clock[1], self.clock[1]
         txn.put(keys.fact("wall_ns"), msgpack.packb(self.clock[0]))
@@ -129,9 +129,9 @@ class Space:
     def begin(self) -> WriteTxn:
         """A write transaction: waits for the write lock. The caller commits or aborts it.
 
-        LMDB's mutex is unfair: one writer at full speed would keep the others out for long. So who comes back at once,
-        after somebody has waited for it, gives way first. Not at the commit: mostly there is other work to do until
-        the next one, and the waiter is in by then.
+        LMDB's mutex is unfair: one writer at full speed would keep the others out for long. So a writer that comes back
+        at once, after another process has waited for the lock, gives way here first. It does not at the commit: mostly
+        it has other work to do before its next transaction, and the waiter has the lock by then.
         """
         if self._let_in_ns:
             if time.monotonic_ns() - self._let_in_ns < _WAKE_NS:
@@ -146,7 +146,7 @@ class Space:
 
     @contextmanager
     def write(self) -> Iterator[WriteTxn]:
-        """A write transaction that commits at the end. No room raises StoreFull, and nothing is written."""
+        """A write transaction that commits at the end. Without room it raises StoreFull and writes nothing."""
         txn = self.begin()
         try:
             yield txn
@@ -156,20 +156,20 @@ class Space:
             raise
 
     def commit(self, txn: WriteTxn) -> None:
-        """Commit a write transaction, and note whether somebody waits for its lock."""
+        """Commit a write transaction, and note whether another process waits for its lock."""
         crowded = self.has_waiters()
         txn.commit()
         if crowded:
             self._let_in_ns = time.monotonic_ns()
 
     def abort(self, txn: ReadTxn, error: BaseException) -> None:
-        """Abort a write transaction that `error` has ended. Raises StoreFull when that was for want of room."""
+        """Abort a write transaction that failed with `error`. Raises StoreFull if the cause was lack of room."""
         txn.abort()
         if is_no_room(error):
             raise StoreFull(self.size_bytes, self.used_bytes(), str(error)) from error
 
     def copy(self, folder: Path, txn: ReadTxn) -> None:
-        """Copy what `txn` sees into an empty folder, at the speed of memory and without holding up Python threads."""
+        """Copy what `txn` sees into an empty folder, at memory speed, without blocking other Python threads."""
         env: Any = self._env  # its annotations allow neither a path in bytes nor a protocol
         env.copy(os.fsencode(folder), compact=True, txn=txn)
 
@@ -196,17 +196,17 @@ class Space:
         return self.base + last
 
     def last_page(self) -> int:
-        """The number of the last page in use or free: pages behind it have never been written."""
+        """The number of the last page in use or free: later pages have never been written."""
         last: int = self._env.info()["last_pgno"]
         return last
 
     def readers(self) -> int:
-        """How many reader slots are taken, those of processes that died included."""
+        """How many reader slots are taken, including those of processes that died."""
         taken: int = self._env.info()["num_readers"]
         return taken
 
     def reader_check(self) -> int:
-        """Free the reader slots of processes that died, which keep pages from being reused; how many there were."""
+        """Free the reader slots of processes that died: they keep pages from being reused. Returns how many."""
         freed: int = self._env.reader_check()
         return freed
 
@@ -217,7 +217,7 @@ class Space:
 
 
 def scan(txn: ReadTxn, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-    """All (key, value) whose key starts with `prefix` and comes behind `after`, in order."""
+    """All (key, value) whose key starts with `prefix` and is greater than `after`, in order."""
     cursor = txn.cursor()
     if not cursor.set_range(max(prefix, after + b"\0") if after else prefix):
         return
@@ -228,13 +228,13 @@ def scan(txn: ReadTxn, prefix: bytes, after: bytes = b"") -> Iterator[tuple[byte
 
 
 def create(folder: Path, size_bytes: int, boot_id: str) -> Space:
-    """Make the space, or open the one that is there. Raises StoreError when that cannot be done."""
+    """Make the space, or open an existing one. Raises StoreError when that cannot be done."""
     facts = {
         "format": FORMAT,
         "base": 0,
         "boot": boot_id,
         "store": secrets.randbits(STORE_BITS),  # a new one when it is restored: see noderuntime.space.kvs_cells
-        "outbox": secrets.token_hex(8),  # this one goes on: it says what of the outbox was applied
+        "outbox": secrets.token_hex(8),  # kept: under it the external State knows what it has applied
         "wall_ns": time.time_ns(),
         "boot_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
     }
@@ -275,8 +275,8 @@ def open_space(folder: Path) -> Space:
 
 
 class Fullness:
-    """How full the space is, for who writes into it again and again: looked up only every few writes while it is far
-    from full, and after a large one.
+    """How full the space is, for a process that writes into it repeatedly: looked up only every few writes while the
+    space is far from full, and after a large write.
     """
 
     __slots__ = ("_look_bytes", "_look_in", "_space", "share")
@@ -285,10 +285,10 @@ class Fullness:
         self._space = space
         self._look_bytes = min(_LOOK_BYTES, space.size_bytes // 256)
         self._look_in = 0
-        self.share = 0.0  # as it was looked up last
+        self.share = 0.0  # as last looked up
 
     def look(self, txn: ReadTxn) -> float:
-        """`share`, before something is written by `txn`."""
+        """`share`, as it is before `txn` writes."""
         self._look_in -= 1
         if self._look_in <= 0 or self.share > _LOOK_SHARE:
             self.share = self._space.used_share(txn)
@@ -296,18 +296,18 @@ class Fullness:
         return self.share
 
     def wrote(self, size_bytes: int) -> None:
-        """About so much has been written."""
+        """About `size_bytes` were written; if that is much, the next call of `look` looks again."""
         if size_bytes > self._look_bytes:
             self._look_in = 0
 
     def ran_out(self) -> None:
-        """There was no room."""
+        """A write found no room; the next call of `look` looks again."""
         self._look_in = 0
 
 
 @contextmanager
 def read_copy(folder: Path) -> Iterator[ReadTxn]:
-    """A read transaction of what `Space.copy` has left in `folder`."""
+    """A read transaction on the copy that `Space.copy` made in `folder`."""
     env = lmdb.open(os.fsencode(folder), readonly=True, lock=False, max_dbs=0, create=False)
     try:
         with env.begin() as txn:
@@ -317,10 +317,10 @@ def read_copy(folder: Path) -> Iterator[ReadTxn]:
 
 
 def _engine() -> dict[str, int]:
-    """What makes a new space one of LMDB 0.9, where the binding has that engine beside another.
+    """The option that makes a new space use LMDB 0.9, where the binding has a second engine.
 
-    Its default is the user's choice, by $LMDB_DEFAULT_LIB_VERSION. A space that is there is opened by the engine that
-    made it.
+    The binding's default is the user's choice ($LMDB_DEFAULT_LIB_VERSION). An existing space is opened by the engine
+    that made it.
     """
     try:
         lmdb.version(lib_version=0)
@@ -345,7 +345,7 @@ def _options(create: bool) -> dict[str, Any]:
 def _map_lock_word(path: Path) -> memoryview:
     """The futex word of LMDB's write mutex: bytes 64 to 67 of the lock file, owner's thread id and a waiters bit.
 
-    Zero for ever where the layout is not known: then nobody seems to wait, and writers do not give way.
+    A word that stays zero where the layout is not known: then no process seems to wait, and writers do not give way.
 
     Mapped before the environment is opened: closing a descriptor of the lock file later would drop this process's
     fcntl locks on it, and a second writer could enter.

@@ -4,16 +4,16 @@
     n node                             node record
     q node input                       queue record
     m node input sequence index        a message in a mailbox
-    a node input sequence index        how many lives ended with that message in hand
+    a node input sequence index        attempts: how many lives ended with that message in hand
     d node sequence index              a dead letter
     p node key                         private state
-    s key                              shared KVS: the cell under a key, deletions in force too
+    s key                              shared KVS: the cell under a key, also of deletions in force
     c sequence index                   change log: which shared key changed, and the digest of all of them after it
     e expiry sequence index            shared keys that expire, by time; sequence and index of the change that made them
     h                                  head of the shared KVS: digest, clock, length of the log, limits
-    w node                             how far into the change log a watching node has come
+    w node                             how far a watching node has read the change log
     x node prefix                      what it watches
-    o sequence index                   outbox: shared writes on their way to a State outside the space
+    o sequence index                   outbox: shared writes on their way to an external State
     g node number                      a payload segment of that node: generation, size, references
     r client                           last request of a client, and its result
 
@@ -66,7 +66,7 @@ def fact(name: str) -> bytes:
     return b"M" + name.encode()
 
 
-STOP_ALL = fact("stop_all")  # there once an operator has asked for the end of the run, in the commit of that event
+STOP_ALL = fact("stop_all")  # written by the commit of an event whose operator asked for the end of the run
 
 
 def node(number: int) -> bytes:

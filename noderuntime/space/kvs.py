@@ -1,11 +1,11 @@
 """The shared KVS inside a transaction: reading an entry, and changing some. Used by commits, MemoryState and the store.
 
-What lies under a key is a cell (see kvs_cells.py). Most are a value that was set, and are stored as just that; those
-that were merged into, or are marked as MessagePack, carry the whole cell behind the value that readers get.
+Each key holds a cell (see kvs_cells.py). Most cells are one value that was set, and are stored as just that; cells that
+were merged into, or are marked as MessagePack, are stored whole after the value that readers get.
 
 `Changes` is the write side: one per transaction. Each change gets the transaction's sequence as its revision, and an
 index; it is written to the change log together with the digest of all contents after it. The log keeps as many changes
-as `history` says; a deletion's tombstone goes with the entry of the log that tells of it.
+as `history` says; a deletion's tombstone is removed together with its entry in the log.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SharedWrite:
     """One staged write. `key` is UTF-8; neither `value` nor `merge`: a deletion. `ttl_ns` 0: the default. `packed`
     marks the value as MessagePack.
 
-    What is costly is done here, before the write lock is taken.
+    The costly parts are computed here, before the write lock is taken.
     """
 
     __slots__ = ("contribution", "key", "merge", "packed", "ttl_ns", "value")
@@ -72,7 +72,7 @@ class SharedValue(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """Everything under a key, deletions in force included."""
+    """Everything kept under a key, also of a deletion in force."""
 
     cell: Cell
     revision: int
@@ -85,7 +85,7 @@ class Stored(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What is true of the shared KVS as a whole."""
+    """Facts about the shared KVS as a whole."""
 
     digest: int
     floor: int
@@ -109,7 +109,7 @@ class Change(NamedTuple):
 
 
 def check_value(what: str, value: object) -> bytes:
-    """`value` as bytes of its own. Raises TypeError for what is not bytes-like, ValueTooLarge above the limit."""
+    """A copy of `value` as bytes. Raises TypeError if it is not bytes-like, ValueTooLarge above the limit."""
     if type(value) is not bytes:
         if not isinstance(value, bytes | bytearray | memoryview):
             kind = type(value).__name__
@@ -121,7 +121,7 @@ def check_value(what: str, value: object) -> bytes:
 
 
 def ttl_to_ns(ttl: float | None) -> int:
-    """Seconds to nanoseconds; None is 0, for ever."""
+    """Seconds to nanoseconds. None, which means for ever, is 0."""
     if ttl is None:
         return 0
     if isinstance(ttl, bool) or not isinstance(ttl, int | float):
@@ -141,7 +141,8 @@ def read(txn: ReadTxn, key: bytes, now_ns: int) -> SharedValue | None:
 
 
 def read_value(txn: ReadTxn, key: bytes, clock: Callable[[], int]) -> bytes | None:
-    """Only the value of the entry under `key` (UTF-8): a third of the time. `clock` is read when the entry expires."""
+    """Only the value of the entry under `key` (UTF-8), in a third of the time of `read`. `clock` is read only if the
+    entry has an expiry."""
     record: bytes | None = txn.get(b"s" + key)
     if record is None:
         return None
@@ -153,7 +154,7 @@ def read_value(txn: ReadTxn, key: bytes, clock: Callable[[], int]) -> bytes | No
 
 
 def entries(txn: ReadTxn, prefix: bytes, now_ns: int, after: bytes = b"") -> Iterator[tuple[bytes, SharedValue]]:
-    """All (key, entry) in force whose key starts with `prefix` and comes behind `after`, in order of key."""
+    """All (key, entry) in force whose key starts with `prefix` and is greater than `after`, in order of key."""
     for key, record in scan(txn, keys.SHARED_PREFIX + prefix, keys.SHARED_PREFIX + after if after else b""):
         entry = _parse(record, now_ns)
         if entry is not None:
@@ -232,7 +233,7 @@ def head(txn: ReadTxn) -> Head:
 
 
 def digest_now(txn: ReadTxn, now_ns: int) -> int:
-    """The digest of what readers see at `now_ns`: what has expired and is not purged yet counts as deleted."""
+    """The digest of what readers see at `now_ns`: values that have expired but are not purged yet count as deleted."""
     digest = head(txn).digest
     for key in _due(txn, now_ns):
         found = stored(txn, key)
@@ -243,7 +244,7 @@ def digest_now(txn: ReadTxn, now_ns: int) -> int:
 
 
 def _due(txn: ReadTxn, now_ns: int) -> Iterator[bytes]:
-    """The keys with something that has expired and is not purged, in order of expiry."""
+    """The keys of values that have expired and are not purged, in order of expiry."""
     end = keys.expiry(now_ns + 1, 0, 0)
     for place, key in scan(txn, keys.EXPIRY_PREFIX):
         if place >= end:
@@ -257,7 +258,7 @@ def is_due(txn: ReadTxn, now_ns: int) -> bool:
 
 
 def changes_after(txn: ReadTxn, revision: int, index: int) -> Iterator[Change]:
-    """The entries of the change log behind the given place, oldest first."""
+    """The entries of the change log after the given place, oldest first."""
     cursor = txn.cursor()
     if not cursor.set_range(keys.change(revision, index + 1)):
         return
@@ -268,7 +269,7 @@ def changes_after(txn: ReadTxn, revision: int, index: int) -> Iterator[Change]:
 
 
 def find_digest(txn: ReadTxn, digest: int) -> tuple[int, int] | None:
-    """The latest place in the change log at which the contents had that digest; None when it reaches not so far."""
+    """The latest place in the change log at which the contents had that digest; None if the log has no such place."""
     if digest < 0:
         return None
     wanted = digest.to_bytes(DIGEST_BYTES, "little")
@@ -297,7 +298,7 @@ def prepare(txn: WriteTxn, history: int, ttl_ns: int) -> None:
 
 
 def count_watches(txn: WriteTxn) -> None:
-    """Note that watches have changed: whoever commits looks them up again."""
+    """Note that watches have changed, so that every committing process looks them up again."""
     found = head(txn)
     _put_head(txn, found._replace(generation=found.generation + 1))
 
@@ -309,7 +310,7 @@ def _put_head(txn: WriteTxn, new: Head) -> None:
 
 
 class Changes:
-    """The changes of one write transaction: any number of `write`, `join` and `expire`, then `finish`, once.
+    """The changes of one write transaction: any number of calls of `write`, `join` and `expire`, then one of `finish`.
 
     `keys`: which keys have changed. `generation`: see Head.
     """
@@ -379,7 +380,7 @@ class Changes:
         self._log(key, b"\0")
 
     def join(self, key: bytes, cell: Cell) -> bool:
-        """Take over what another store has under `key`; whether that changed anything here."""
+        """Merge in the cell that another store has under `key`. Returns whether that changed anything here."""
         record = self._txn.get(b"s" + key)
         mine = _kept(record)
         self._stamp = max(self._stamp, kvs_cells.latest(cell))
@@ -390,7 +391,7 @@ class Changes:
         return True
 
     def expire(self, limit: int) -> int:
-        """Turn what has expired into deletions, oldest first, at most `limit` keys; returns how many."""
+        """Turn expired values into deletions, oldest first, at most `limit` keys. Returns how many."""
         due = []
         for key in _due(self._txn, self._now_ns):
             due.append(key)
@@ -455,7 +456,7 @@ class Changes:
         self.keys.append(key)
 
     def _trim(self, surplus: int) -> None:
-        """Forget the oldest changes, and the deletions that they told of."""
+        """Remove the oldest changes from the log, with the tombstones of their deletions."""
         txn = self._txn
         before = self._digest
         cursor = txn.cursor()
@@ -474,7 +475,7 @@ class Changes:
             surplus -= 1
             self._count -= 1
             alive = cursor.delete()
-        if self._digest != before:  # the last entry tells the digest that readers find
+        if self._digest != before:  # the last entry carries the digest that readers find
             place = keys.change(self._last, self._last_index)
             last = txn.get(place)
             digest = (self._digest & DIGEST_MASK).to_bytes(DIGEST_BYTES, "little")

@@ -8,20 +8,20 @@ A cell is a *register* (what was set or deleted last) and *parts* (what each sto
 `join` makes one cell of two. It is commutative, associative and idempotent, so stores that exchange cells in any order,
 any number of times, end with the same ones:
 
-1. Of two registers the later stamp wins; ties go to the greater origin, and then to what they hold.
+1. Of two registers the later stamp wins; ties go to the greater origin, and then to the greater contents.
 2. Parts are kept per store, so increments made in two places add up; of two states of one part the longer run wins.
-3. A part whose first stamp is not behind the register is dropped: setting or deleting a key starts it anew. A run of
-   merges is placed by its first one.
+3. A part whose first stamp is not later than the register's is dropped: setting or deleting a key discards earlier
+   merges. The first merge of a run decides for the whole run.
 
 Stamps are a hybrid logical clock in nanoseconds: the greater of the store's clock and one more than the last stamp it
-has seen, so that a store never places its own change before one that it knows of, however its clock jumps.
+has seen, so that a store never orders its own change before one that it knows of, however its clock jumps.
 An origin is a store's number (48 random bits) and the number of a node there (16 bits).
 
-Expiry is a view, not a change: `visible` leaves out what has expired, and `expired` only forgets what nobody can see
-any more. It keeps stamps as they are, so a value that expires here does not win over one that was written elsewhere.
+Expiry is a view, not a change: `visible` leaves out expired values, and `expired` only removes bytes that no reader can
+get any more. It keeps stamps as they are, so a value that expires here does not win over a write to another store.
 
-Rejected: keeping only the result of a merge (two increments of one moment would be one), a list of all merges
-(it grows for ever), and giving an expiry the stamp of its moment (it would delete later writes of slower clocks).
+Rejected: keeping only the result of a merge (two increments at one moment would count as one), a list of all merges
+(it grows without limit), and stamping an expiry with its time (it would delete later writes of slower clocks).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ import msgpack
 
 from noderuntime.merges import Add, Max, Merge, Min, Union, decode
 
-ORIGIN_BITS: Final = 16  # of an origin that number a node; the store's number stands above them
+ORIGIN_BITS: Final = 16  # the low bits of an origin, which number a node; the store's number is above them
 STORE_BITS: Final = 48
-STAMP_MAX: Final = 1 << 62  # from elsewhere; a later one is no clock's
+STAMP_MAX: Final = 1 << 62  # accepted from another store; no clock gives a later one
 PARTS_MAX: Final = 10_000
 DIGEST_BYTES: Final = 16
 DIGEST_MASK: Final = (1 << 8 * DIGEST_BYTES) - 1
@@ -46,9 +46,9 @@ _KINDS: Final[dict[type, int]] = {Add: 0, Max: 1, Min: 2, Union: 3}
 _MAKERS: Final = (Add, Max, Min, lambda elements: Union(set(elements)))
 
 
-_SHA1: Final = hashlib.sha1(usedforsecurity=False)  # copied: to begin one costs more than to hash a small value
+_SHA1: Final = hashlib.sha1(usedforsecurity=False)  # copied: making a new one costs more than hashing a small value
 _LENGTHS: Final = [length.to_bytes(4, "little") for length in range(512)]  # of keys
-_SMALL: Final = 4096  # bytes of a value that costs less to copy than a second call
+_SMALL: Final = 4096  # bytes; copying a value up to this size costs less than a second call
 
 
 class Part(NamedTuple):
@@ -84,7 +84,7 @@ def visible(cell: Cell, now_ns: int) -> bytes | None:
 def shown(cell: Cell, now_ns: int) -> tuple[bytes | None, bool]:
     """The value that readers get, None when there is none in force; and whether it is marked as MessagePack.
 
-    What was merged is; what was set is as its writer says (`written`).
+    The result of merges is marked; a value that was set is marked if its writer says so (`written`).
     """
     over = 0 < cell.expires_ns <= now_ns
     value, packed = (None, False) if over else (cell.value, cell.packed)
@@ -92,13 +92,13 @@ def shown(cell: Cell, now_ns: int) -> tuple[bytes | None, bool]:
         if part.amount and not 0 < part.expires_ns <= now_ns:
             try:
                 value, packed = _apply(part.kind, part.amount, value), True
-            except TypeError:  # merges of two kinds met here: what does not fit is left out, at both sides alike
+            except TypeError:  # merges of two kinds: both stores leave out the same ones, those that do not fit
                 continue
     return value, packed
 
 
 def alive(cell: Cell, now_ns: int) -> list[int]:
-    """The expiries (0: never) of all that is in force."""
+    """The expiries (0: never) of the value and the parts in force."""
     found = [part.expires_ns for part in cell.parts if part.amount and not 0 < part.expires_ns <= now_ns]
     if cell.value is not None and not 0 < cell.expires_ns <= now_ns:
         found.append(cell.expires_ns)
@@ -111,12 +111,12 @@ def ends_ns(expiries: list[int]) -> int:
 
 
 def changes_ns(expiries: list[int]) -> int:
-    """When the first of `alive` expires, and with it what is visible; 0: never."""
+    """When the first of `alive` expires, which changes the visible value; 0: never."""
     return min((expiry for expiry in expiries if expiry), default=0)
 
 
 def latest(cell: Cell) -> int:
-    """The latest stamp in it: what the clock of a store that has seen this cell must exceed."""
+    """The latest stamp in the cell: the clock of a store that has seen this cell must exceed it."""
     return max((cell.stamp, *(part.first for part in cell.parts)))
 
 
@@ -126,7 +126,7 @@ def kind_of(merge: Merge) -> int | None:
 
 
 def writer(cell: Cell) -> int:
-    """The origin of what is latest in it; of merges only the store is known."""
+    """The origin of the latest write in the cell. Of a merge only the store is known."""
     if not cell.parts:
         return cell.origin
     last = max(cell.parts, key=lambda part: (part.first, part.store))
@@ -134,7 +134,7 @@ def writer(cell: Cell) -> int:
 
 
 def expired(cell: Cell, now_ns: int) -> Cell:
-    """The cell without the bytes that have expired."""
+    """The cell without the bytes of values that have expired."""
     if 0 < cell.expires_ns <= now_ns:
         cell = cell._replace(value=None, expires_ns=0, packed=False)
     if any(0 < part.expires_ns <= now_ns and part.amount for part in cell.parts):
@@ -166,21 +166,21 @@ def _part_rank(part: Part) -> tuple[int, bool, int, bytes, int]:
 
 
 def written(stamp: int, origin: int, value: bytes | None, expires_ns: int = 0, packed: bool = False) -> Cell:
-    """What setting a key makes of it; deleting, without a value. `packed` marks the value as MessagePack."""
+    """The cell after a key was set, or, without a value, deleted. `packed` marks the value as MessagePack."""
     return Cell(stamp, origin, expires_ns, value, (), packed)
 
 
 def merged(
     cell: Cell, merge: Merge, stamp: int, origin: int, now_ns: int, default_expires_ns: int = 0
 ) -> Cell:
-    """What a merge makes of a cell. Takes two stamps: `stamp` and the next one. Raises TypeError as the merge does.
+    """The cell after a merge. Uses two stamps: `stamp` and the next one. Raises TypeError if the merge does.
 
-    A time to live goes on; a key that the merge creates gets the default one. A merge of another kind than those before
-    it writes its result as a set does, marked as MessagePack; one of the user's own does too, unmarked: its bytes are
-    the user's.
+    A running time to live continues; a key that the merge creates gets the default one. A merge of another kind than
+    those before it writes its result like a set, marked as MessagePack. A user's own merge writes like a set too, but
+    unmarked: only the user knows what its bytes are.
     """
     kind = _KINDS.get(type(merge))
-    if len(cell.parts) == 1 and cell.value is None:  # the frequent case, without the ceremony: it is all ours
+    if len(cell.parts) == 1 and cell.value is None:  # the frequent case: all merges are this store's
         (part,) = cell.parts
         if part.kind == kind and part.store == origin >> ORIGIN_BITS and part.amount and not part.expires_ns:
             result = merge.apply(part.amount)
@@ -203,7 +203,7 @@ def merged(
     part = parts[place]
     try:
         amount = merge.apply(part.amount or None) if packed is None else _apply(kind, packed, part.amount or None)
-    except TypeError:  # the sum of what was merged here fits no more, though the result does
+    except TypeError:  # the sum of this store's merges no longer fits, though the result does
         return written(stamp, origin, result, expires_ns, packed=True)
     parts[place] = Part(part.kind, store, part.first, part.merges + 1, amount, part.expires_ns)
     if len(parts) > 1:
@@ -219,8 +219,8 @@ def _own(parts: list[Part], store: int, now_ns: int) -> int | None:
 
 
 def _apply(kind: int, amount: bytes, current: bytes | None) -> bytes:
-    """What the merge with that amount makes of `current`. Raises TypeError as the merge does."""
-    if kind == _ADD and current is not None:  # the frequent case, without the ceremony
+    """The result of merging that amount into `current`. Raises TypeError if the merge does."""
+    if kind == _ADD and current is not None:  # the frequent case, shortened
         one, other = msgpack.unpackb(amount), decode(current)
         if type(one) is int and type(other) is int and -(2**63) <= one + other < 2**64:
             packed: bytes = msgpack.packb(one + other)
@@ -237,14 +237,14 @@ def _as_merge(kind: int, amount: bytes) -> Merge:
 
 
 def pack(cell: Cell) -> bytes:
-    """The cell as MessagePack: [stamp, origin, expiry, value, [[kind, store, first, merges, amount, expiry], ...]], and
-    behind them `true` when the value is marked as MessagePack."""
+    """The cell as MessagePack: [stamp, origin, expiry, value, [[kind, store, first, merges, amount, expiry], ...]],
+    then `true` if the value is marked as MessagePack."""
     packed: bytes = msgpack.packb(cell if cell.packed else cell[:5])
     return packed
 
 
 def load(packed: bytes) -> Cell:
-    """The cell that `pack` made, unchecked: for what a store has kept itself."""
+    """The cell that `pack` made, unchecked: for cells that this store has kept itself."""
     stamp, origin, expires_ns, value, parts, *mark = msgpack.unpackb(packed)
     return Cell(stamp, origin, expires_ns, value, tuple([Part(*part) for part in parts]), bool(mark))
 
@@ -304,8 +304,8 @@ def contribution(key: bytes, value: bytes | None) -> int:
     """What one key adds to the digest of a store's contents; without a value, what a deletion in force adds.
 
     The digest is the sum of all contributions modulo 2**128: it does not depend on the order of writing, and a change
-    of one key changes it in constant time. SHA-1 because it is fast, and the one hash that a Redis server's scripts
-    have; it stands between equal and different contents, not between us and somebody who forges them.
+    of one key updates it in constant time. SHA-1 because it is fast, and the only hash that a Redis server's scripts
+    have. It tells equal from different contents; it does not protect against forged ones.
     """
     digest = _SHA1.copy()
     if value is None:
@@ -319,12 +319,12 @@ def contribution(key: bytes, value: bytes | None) -> int:
 
 
 def version_text(digest: int) -> str:
-    """A digest as users get it."""
+    """A digest in the form that users get."""
     return digest.to_bytes(DIGEST_BYTES, "big").hex()
 
 
 def digest_of(version: object) -> int:
-    """The digest that `version_text` made a text of; -1, which no store has, for what is no version."""
+    """The digest in a text of `version_text`; -1, which no store has, for anything that is not a version."""
     try:
         return int(version, 16) if isinstance(version, str) and len(version) == 2 * DIGEST_BYTES else -1
     except ValueError:

@@ -1,6 +1,7 @@
-"""The lives of nodes in the space: registering nodes, claiming an incarnation, ending, reviving. The store's side.
+"""The lives of nodes in the space: registering nodes, claiming an incarnation, ending, reviving.
 
-Each function runs in a transaction of the caller, so its effect and the record of the request commit together.
+Only the store process calls it, each function in a transaction of its caller, so that the effect and the record of the
+request commit together.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 @dataclass(frozen=True, slots=True)
 class NodeEntry:
-    """One node as the space knows it. `inputs`: name -> (number, source "node/output", "" for a timer)."""
+    """One registered node. `inputs`: name -> (number, source "node/output", "" for a timer)."""
 
     id: str
     number: int
@@ -46,12 +47,12 @@ Registry = dict[str, NodeEntry]
 
 
 def register(txn: WriteTxn, wanted: list[dict[str, Any]]) -> Registry:
-    """Give numbers to nodes, inputs and outputs, keep them, and make the node records.
+    """Give numbers to nodes, inputs and outputs, store them, and create the node records.
 
-    What had a number keeps it, so that a changed dataflow finds again what still matches.
+    Nodes, inputs and outputs that have a number keep it, so that a changed dataflow finds what still matches.
     """
-    # Every number ever given: one that is not used now must not be given to anything else, whose state or messages
-    # would then be those of a stranger. An input that is fed by another output is another input.
+    # Every number ever given: an unused one must not be given to another node or input, which would then find the
+    # state or messages of the former one. An input that is fed by another output is another input.
     packed = txn.get(keys.fact("numbers"))
     given: dict[str, tuple[int, dict[str, int], dict[str, int]]] = msgpack.unpackb(packed) if packed else {}
     registry: Registry = {}
@@ -73,13 +74,13 @@ def register(txn: WriteTxn, wanted: list[dict[str, Any]]) -> Registry:
 
 
 def put_registry(txn: WriteTxn, entries: Iterable[NodeEntry]) -> None:
-    """Make these nodes the registered ones."""
+    """Store these nodes as the registry."""
     plain = [[e.id, e.number, {name: list(item) for name, item in e.inputs.items()}, e.outputs] for e in entries]
     txn.put(keys.fact("registry"), msgpack.packb(plain))
 
 
 def load(txn: ReadTxn) -> Registry:
-    """The registry as it was registered last; empty in a new space."""
+    """The registry that was stored last; empty in a new space."""
     packed = txn.get(keys.fact("registry"))
     return {
         id: NodeEntry(id, number, {name: (item[0], item[1]) for name, item in inputs.items()}, outputs)
@@ -132,11 +133,12 @@ def claim(
     attempts_max: int,
     trace: str,
 ) -> dict[str, Any]:
-    """Begin a new life: {"incarnation", "attempts", "buried"}, or {"ended": True, "stop_all": bool} when it has ended.
+    """Begin a node's new life. Returns {"incarnation", "attempts", "buried"}, or, if the node has ended,
+    {"ended": True, "stop_all": bool}.
 
-    Raises the number, which fences the old process; counts the attempt on each message that the old life had in hand
-    (`counts`: as a failure too), and moves one that has failed `attempts_max` times (0: never) to the dead letters;
-    tells the receivers when there is a `cause`.
+    Increments the incarnation, which fences the old process. Counts an attempt on each message that the old life had in
+    hand (with `counts`, also as a failure), and moves a message that has failed `attempts_max` times (0: never) to the
+    dead letters. Notifies the receivers when there is a `cause`.
     """
     record = node_record(txn, node_entry.number)
     if record.status != records.LIVE:
@@ -163,7 +165,7 @@ def claim(
     attempts = []
     for key, value in list(scan(txn, keys.attempts_prefix(node_entry.number))):
         place = keys.parse_message(key)
-        if txn.get(keys.message(*place)) is None:  # dropped since
+        if txn.get(keys.message(*place)) is None:  # dropped in the meantime
             txn.delete(key)
         else:
             attempts.append([*place[1:], records.ATTEMPTS.unpack(value)[0]])
@@ -193,7 +195,7 @@ def _bury(
 
 
 def end(txn: WriteTxn, space: Space, registry: Registry, node_entry: NodeEntry, *, failed: str | None) -> None:
-    """End a node that did not do it itself: fence it, close its outputs, and unless it failed its mailbox."""
+    """End a node that did not end itself: fence it, close its outputs and, unless it failed, its mailbox."""
     record = node_record(txn, node_entry.number)
     if record.status != records.LIVE:
         return
@@ -207,11 +209,11 @@ def end(txn: WriteTxn, space: Space, registry: Registry, node_entry: NodeEntry, 
 
 
 def revive(txn: WriteTxn, registry: Registry, node_entry: NodeEntry) -> None:
-    """Make a node that had failed, or a dynamic one that had ended, live again while the run goes on; its next claim
-    tells its receivers. Twice is once.
+    """Make a node that had failed, or a dynamic node that had ended, live again while the run continues; its next claim
+    notifies its receivers. Calling it twice has the effect of one call.
 
-    Receivers keep the notices of its end: they are in order before the NODE_RESTARTED of that claim. Receivers that
-    have ended meanwhile stay so.
+    Receivers keep the notices of its end: these come before the NODE_RESTARTED of that claim, in order. Receivers that
+    have ended in the meantime stay ended.
     """
     record = node_record(txn, node_entry.number)
     if record.status == records.LIVE:
@@ -229,15 +231,15 @@ def revive(txn: WriteTxn, registry: Registry, node_entry: NodeEntry) -> None:
             _clear_flags(txn, queue_key, CLOSED)
         return
     if not any(status(txn, other) == records.FAILED for other in registry.values()):
-        for other in registry.values():  # who ended meanwhile has ended
+        for other in registry.values():  # nodes that ended in the meantime stay ended
             for number, _ in other.inputs.values():
                 _clear_flags(txn, keys.queue(other.number, number), CUT_OFF)
 
 
 def reopen(txn: WriteTxn, registry: Registry) -> None:
-    """Make the nodes that had failed, or were cut off by a failed one, live again: what `--resume` begins with.
+    """Make the nodes that had failed, or were cut off by a failed one, live again: the first step of `--resume`.
 
-    What their receivers have not yet taken of it (NODE_FAILED, INPUT_CLOSED) is taken back.
+    Notices of the failure (NODE_FAILED, INPUT_CLOSED) that their receivers have not yet taken are removed.
     """
     cut_off = []
     for node_entry in registry.values():
@@ -260,10 +262,10 @@ def reopen(txn: WriteTxn, registry: Registry) -> None:
 
 
 def reopen_ended(txn: WriteTxn, registry: Registry, first: NodeEntry) -> None:
-    """Make a node that has ended, and what ended behind it, live again, so that it can take a message once more.
+    """Make a node that has ended, and the ended nodes downstream of it, live again, so that it can take messages.
 
-    For a run that does not run. Inputs whose senders stay ended are closed as before: each of these nodes ends again
-    when it has handled what comes now.
+    For a run that has ended. Inputs whose senders stay ended are closed as before, so each of these nodes ends again
+    when it has handled its new messages.
     """
     by_number = {node_entry.number: node_entry for node_entry in registry.values()}
     open_numbers, seen = [first.number], {first.number}
@@ -301,7 +303,7 @@ def private_state(txn: ReadTxn, node_entry: NodeEntry) -> dict[str, bytes]:
 
 
 def queues(txn: ReadTxn, registry: Registry) -> dict[str, dict[str, list[int]]]:
-    """What waits at one moment: {id: {input: [messages, their bytes, 1 if anything waits, notices included]}}."""
+    """What waits in each queue: {id: {input: [messages, their bytes, 1 if anything waits, notices included]}}."""
     found: dict[str, dict[str, list[int]]] = {}
     cursor = txn.cursor()
     for node_entry in registry.values():

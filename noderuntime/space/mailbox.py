@@ -1,4 +1,7 @@
-"""Reading a mailbox: the next messages of a node, all its inputs merged by sequence."""
+"""Reading a mailbox: the next messages of a node, all its inputs merged by sequence.
+
+This module deals in keys and records inside a transaction; node/inbox.py turns its messages into events.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,10 @@ def next_messages(
     """Up to `limit` messages, oldest first, in order of sequence and index; copies, at most about BATCH_BYTES_MAX.
 
     `mailboxes` are the prefixes of the inputs (keys.mailbox). Messages stay in the space until they are acknowledged;
-    those whose keys are in `taken` are passed over.
+    messages whose keys are in `taken` are skipped.
     """
     with space.read() as txn:
-        if len(mailboxes) == 1 and not taken:  # most nodes have one, and a generator less is felt at each wake-up
+        if len(mailboxes) == 1 and not taken:  # most nodes have one input; without the generator a wake-up is faster
             return _oldest(txn, mailboxes[0], limit)
         found: list[Message] = []
         size = 0
@@ -46,7 +49,7 @@ def next_messages(
 def _oldest(txn: ReadTxn, mailbox: bytes, limit: int) -> list[Message]:
     """The oldest messages of one input.
 
-    Behind the second one it asks how many there are and takes the rest in one go: where messages wait, many do.
+    After the second message it asks how many there are and reads the rest in one call: where two wait, many do.
     """
     cursor = txn.cursor()
     if not cursor.set_range(mailbox):
@@ -68,7 +71,7 @@ def _oldest(txn: ReadTxn, mailbox: bytes, limit: int) -> list[Message]:
     rest = min(limit, queued, BATCH_BYTES_MAX * queued // max(1, queue[records.BYTES])) - len(found)
     if rest > 0:
         found += islice(stream, rest)
-    if len(found) < limit:  # notices wait as well, which do not count
+    if len(found) < limit:  # there may be notices too, which the queue record does not count
         for message in stream:
             if not message[0].startswith(mailbox):
                 break
@@ -85,17 +88,17 @@ def queue_of(txn: ReadTxn, key: bytes) -> list[int]:
 
 
 def is_low(queue: Sequence[int], size: int, size_bytes: int) -> bool:
-    """Whether a queue has drained to half its limits: then, and only then, a sender that waits for room is rung.
+    """Whether a queue has drained to half its limits: only then is a sender that waits for room rung.
 
-    Ringing at every message below the limit would wake the sender for each single place that comes free.
+    Ringing at every message below the limit would wake the sender for each single place that becomes free.
     """
     return queue[records.QUEUED] <= size // 2 and queue[records.BYTES] <= size_bytes // 2
 
 
 def drop_oldest(txn: WriteTxn, mailbox: bytes, queue: list[int], size: int, size_bytes: int, keep: int) -> None:
-    """Drop from the front of one input until it is within its limits again, `keep` messages staying in any case.
+    """Drop from the front of one input until it is within its limits again, but always keep `keep` messages.
 
-    Notices are passed over.
+    Notices are not dropped.
     """
     if queue[records.QUEUED] <= size and queue[records.BYTES] <= size_bytes:
         return
@@ -120,7 +123,7 @@ def drop_oldest(txn: WriteTxn, mailbox: bytes, queue: list[int], size: int, size
 
 
 def empty(txn: WriteTxn, mailbox: bytes) -> int:
-    """Delete all messages of one input, and their attempts; returns how many were not notices."""
+    """Delete all messages of one input, with their attempts. Returns how many were not notices."""
     discarded = 0
     cursor = txn.cursor()
     alive = cursor.set_range(mailbox)

@@ -1,8 +1,11 @@
-"""The outbox: shared writes on their way from events to a State outside the space.
+"""The outbox: records in the space, of shared writes on their way from events to an external State.
 
-An event's writes are put here in its transaction, as one entry; the store process applies the entries there in order,
-each as one change, and deletes what it has applied. The State keeps, in that same change, how far it has come, so an
-entry that was applied and not deleted is not applied again.
+An event's transaction puts its writes here as one entry. The store process applies the entries to the State in order,
+each as one change, and then deletes them. The State records, in that same change, which entry it has applied, so an
+entry that was applied but not yet deleted is not applied again.
+
+Three modules have this name. This one holds the records; store/outbox.py is the thread that applies them;
+runtime/outbox.py reports how far it has come.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ _MAKERS: Final[dict[str, Any]] = {"add": Add, "max": Max, "min": Min, "union": l
 
 
 class Entry(NamedTuple):
-    """The writes of one event, and who made them."""
+    """The writes of one event, and the node that made them."""
 
     key: bytes
     node: int
@@ -37,13 +40,13 @@ class Entry(NamedTuple):
 
 
 def check_merge(merge: Merge) -> None:
-    """Raise TypeError for a merge that cannot be sent anywhere."""
+    """Raise TypeError for a merge that cannot be sent to an external State."""
     if type(merge) not in _NAMES:
         raise TypeError(f"here merges are Add, Max, Min and Union, not {type(merge).__name__}: it has to travel")
 
 
 def put(txn: WriteTxn, sequence: int, index: int, node: int, writes: Sequence[SharedWrite]) -> bytes:
-    """Append the writes of one event; returns the entry's key."""
+    """Append the writes of one event. Returns the entry's key."""
     plain = [[item.key, item.value, _plain(item.merge), item.ttl_ns] for item in writes]
     key = keys.outbox(sequence, index)
     txn.put(key, msgpack.packb([node, plain]))
@@ -73,12 +76,12 @@ def entries(txn: ReadTxn, limit: int) -> list[Entry]:
 
 
 def first(txn: ReadTxn) -> bytes:
-    """The key of the oldest entry that waits; b"" when none does."""
+    """The key of the oldest waiting entry; b"" if there is none."""
     return next((key for key, _ in scan(txn, keys.OUTBOX_PREFIX)), b"")
 
 
 def last_of(txn: ReadTxn, node: int) -> bytes | None:
-    """The key of a node's newest entry that waits."""
+    """The key of a node's newest waiting entry."""
     found = None
     for key, packed in scan(txn, keys.OUTBOX_PREFIX):
         if msgpack.unpackb(packed)[0] == node:
@@ -87,7 +90,7 @@ def last_of(txn: ReadTxn, node: int) -> bytes | None:
 
 
 def refuse_unless_empty(txn: ReadTxn) -> None:
-    """Raise StoreError while something waits here that another kind would never get."""
+    """Raise StoreError while entries wait here: a State of another kind would never get them."""
     if first(txn):
         raise StoreError(
             "writes of the last run still wait for the State that it used; resume it with the same `state:` section"

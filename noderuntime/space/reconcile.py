@@ -1,10 +1,10 @@
-"""A kept space meets a changed dataflow: what still matches stays, and everything else is removed by name.
+"""Adapts a kept space to a changed dataflow: what still matches stays, and everything else is removed.
 
 A node matches by id and kind, an input by its name and source, an output by its name. What was kept for others (private
-state, queued messages, dead letters) would otherwise be found again by whoever gets their numbers later.
+state, queued messages, dead letters) is removed, because a node that gets their numbers later would find it.
 
-A node that is gone and has something to lose is refused, unless it was given up by its name (`refuse_losses`); one that
-has another id now takes everything along (`rename`).
+A dataflow without a node that has something to lose is refused, unless the user gave that node up by name
+(`refuse_losses`). A node that has another id now takes its belongings along (`rename`).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def rename(txn: WriteTxn, wanted: list[dict[str, Any]], names: Mapping[str, str]
     packed = txn.get(keys.fact("numbers"))
     given = msgpack.unpackb(packed) if packed else {}
     for old, new in names.items():
-        if new in given:  # of a node that is long gone: its numbers are never given again
+        if new in given:  # by a node that was removed earlier: its numbers are never given again
             of_before = given.pop(new)
             given[f"\0{new} {of_before[0]}"] = of_before
         given[new] = given.pop(old)
@@ -103,7 +103,7 @@ def rename(txn: WriteTxn, wanted: list[dict[str, Any]], names: Mapping[str, str]
 
 
 def refuse_losses(txn: ReadTxn, wanted: list[dict[str, Any]], drop: Collection[str]) -> None:
-    """Raises ResumeRefused when something of a node would be lost that is not in `drop`."""
+    """Raise ResumeRefused if a node that is not in `drop` would lose something."""
     known = lives.load(txn)
     ids = {item["id"] for item in wanted}
     for id in drop:

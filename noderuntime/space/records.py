@@ -1,7 +1,7 @@
-"""What the values in the space look like. Pure; all numbers little-endian.
+"""The layouts of the values in the space. Pure; all numbers are little-endian.
 
-Messages (`m`): kind, lengths, number, sending time, then metadata, head and body. `kind` below NOTICE_MIN is a kind of
-values.py; from there on it is a notice, whose body is MessagePack [id, error].
+Messages (`m`): kind, lengths, number, sending time, then metadata, head and body. A `kind` below NOTICE_MIN is one of
+values.py; NOTICE_MIN and above is a notice, whose body is MessagePack [id, error].
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BYTES = values.BYTES
 
 
 class Payloads(Protocol):
-    """Where large bodies go: a pool of segments, made when it is first needed, and how large a body may be."""
+    """Where large bodies go: a pool of segments, made when first needed, and the limits on their sizes."""
 
     message_bytes_max: int
     event_bytes_max: int
@@ -60,7 +60,7 @@ def encode_message(
 ) -> tuple[bytes, Segment | None]:
     """The record of a message to the nodes `to`, and the segment of `place` that its body went to when it is large.
 
-    Raises TypeError for what cannot travel, ValueTooLarge, StoreFull when there is no room for a segment.
+    Raises TypeError for a value that cannot be sent, ValueTooLarge, and StoreFull without room for a segment.
     """
     kind, head, body = values.encode(value)
     packed = b""
@@ -99,7 +99,7 @@ def decode_message(record: bytes, outside: Any = None) -> tuple[int, Any, dict[s
         value = values.unpack(record[start:] if outside is None else outside)
     elif kind == _BYTES:
         value = record[start:] if outside is None else bytes(outside)
-    else:  # a view of the record, which stays for as long as that
+    else:  # a view of the record, valid as long as the record is
         value = values.decode(kind, record[head:start], memoryview(record)[start:] if outside is None else outside)
     metadata = values.unpack(record[MESSAGE_BYTES:head]) if metadata_bytes else {}
     return kind, value, metadata, number, sent_ns
@@ -111,7 +111,7 @@ def reference_of(record: bytes) -> bytes:
 
 
 def message_bytes(record: bytes) -> int:
-    """What a message counts in its queue: its record, and its body in a segment."""
+    """The bytes that a message counts in its queue: its record, and its body in a segment."""
     return len(record) + referenced_bytes(record[-REFERENCE_BYTES:]) if record[1] else len(record)
 
 
@@ -128,7 +128,7 @@ EMPTY_QUEUE = (0, 0, 0, 0, 0, 0)
 
 CLOSED = 1  # the receiver has ended: later messages are discarded and counted
 SOURCE_ENDED = 2  # the sender has closed this input: INPUT_CLOSED is in the queue or was taken
-SOURCE_FAILED = 4  # it failed: this input is closed, and does not count as ended; the sender may come back
+SOURCE_FAILED = 4  # the sender failed: this input is closed, but not ended, for the sender may come back
 EAGER = 8  # several threads wait for messages: ring for each commit, not only when the queue was empty
 CUT_OFF = 16  # the sender ended while an input of its own was SOURCE_FAILED or CUT_OFF: `--resume` makes it live again
 
@@ -150,8 +150,8 @@ def output_counter(number: int) -> int:
 
 
 def input_counter(number: int) -> int:
-    """The first of two counters of an input. A timer: the tick number. An input with a timeout: when its last message
-    came (nanoseconds since boot); the second one, whether it has timed out since.
+    """The first of two counters of an input. Of a timer: the tick number. Of an input with a timeout: when its last
+    message came (nanoseconds since boot), and in the second counter, whether it has timed out since.
     """
     return 3 * number + 1
 
@@ -183,13 +183,13 @@ class NodeRecord:
 PRIVATE = struct.Struct("<Q")  # the sequence of the commit that wrote it; the value follows
 PRIVATE_BYTES = PRIVATE.size
 
-# revision, stamp (ns since the epoch), when what is visible expires next (ns, 0: never), origin, contribution to the
+# revision, stamp (ns since the epoch), next expiry of the visible value (ns, 0: never), origin, contribution to the
 # digest, index, flags; the value follows
 SHARED = struct.Struct("<QqqQ16sIBxxx")
 SHARED_BYTES = SHARED.size
 GONE = 1  # a deletion in force; nothing follows but perhaps the cell
-MERGED = 2  # the visible value's length and when all of it has expired stand before it, and the whole cell behind it
-UNMARKED = 4  # with MERGED: what is visible is not marked as MessagePack; else it is
+MERGED = 2  # before the visible value: its length, and when all of it has expired; after it: the whole cell
+UNMARKED = 4  # with MERGED: the visible value is not marked as MessagePack; otherwise it is
 VISIBLE = struct.Struct("<Iq")
 
 # digest, digest before the oldest change kept, last stamp, last revision and index, changes kept, changes to keep,

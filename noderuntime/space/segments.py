@@ -1,22 +1,22 @@
-"""Payload segments: large messages lie in files on shared memory, and the space counts who refers to them.
+"""Payload segments: large messages lie in files on shared memory, and the space counts the references to them.
 
 A segment is a file `segments/OWNER-NUMBER` in the run directory: preallocated, never truncated, written by its
 owner alone. A message carries a reference (owner, number, generation, length); how many messages refer to a segment is
 counted in the transactions that send, acknowledge, drop and discard them. Leases are kernel flocks, not records, so a
 death releases them:
 
-- The owner takes LOCK_EX, *then* checks that nothing refers to the segment, fills it, lets go, *then* commits
-  the message. So whatever is visible is complete and unlocked. A process of an old life that still fills keeps the new
-  one out by its lock.
-- A receiver takes LOCK_SH, *then* checks that its message still exists (else it was dropped in hand, and the segment
-  may hold something else by now). It keeps the lock for as long as any view of the data lives: acknowledged or not.
+- The owner takes LOCK_EX, *then* checks that nothing refers to the segment, fills it, unlocks it, *then* commits the
+  message. So a segment that a message refers to is complete and unlocked. A process of an old life that is still
+  filling a segment keeps the new life out by its lock.
+- A receiver takes LOCK_SH, *then* checks that its message still exists (otherwise it was dropped in hand, and the
+  segment may hold other data by now). It keeps the lock as long as any view of the data lives, acknowledged or not.
 
 Rejected: reference counts alone. A receiver that still reads what it has acknowledged would see it overwritten.
 
-How much there may be is one limit for all senders together, the space itself included. Who meets it first takes a
-larger one that is free, then gives back the memory of its own that are free and of no use; the files stay, for others
-may have them mapped. A sender of which nothing is under way may exceed the limit by what one event sends: it would wait
-for nobody, and what is in its mailbox could never leave it.
+One limit holds for the segments of all senders together, including the space itself. A sender that meets it first takes
+a larger free segment of its own, then gives back the memory of its free segments; the files stay, because receivers may
+have them mapped. A sender of which nothing is under way may exceed the limit by what one event sends: waiting would not
+help, because no receiver would make room, and the messages in its mailbox could never leave it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SEGMENT_BYTES_MIN = 64 * 1024
 THRESHOLD_BYTES = 64 * 1024  # smaller bodies travel in the message itself
 LAST_BYTES = 1 << 20  # copying so much takes about as long as waking up a receiver that has slept long
 PROBE_S = 0.0002  # between two tries to lock a segment that its owner holds
-LOOK_SHARE = 64  # a pool looks again how much there is when it has taken this part of the room that it saw
+LOOK_SHARE = 64  # a pool looks again how much is used when it has taken this fraction of the room that it saw
 
 REFERENCE = struct.Struct("<HIQQ")  # owner, number, generation, length
 _RECORD = struct.Struct("<QQQ")  # generation, size, references
@@ -56,7 +56,7 @@ REFERENCE_BYTES = REFERENCE.size
 
 
 class Dropped(Exception):
-    """The message was dropped while it was in hand: there is nothing to handle any more."""
+    """The message was dropped while it was in hand: there is nothing left to handle."""
 
 
 def adjust(txn: WriteTxn, reference: bytes, change: int) -> None:
@@ -98,7 +98,7 @@ def referenced_bytes(reference: bytes) -> int:
 
 
 def read_segment(folder: Path, reference: bytes) -> bytes:
-    """A copy of what `reference` points to, for somebody who knows that a message or a dead letter refers to it."""
+    """A copy of what `reference` points to. The caller must know that a message or a dead letter refers to it."""
     owner, number, _, length = REFERENCE.unpack_from(reference)
     with open(segment_path(folder, owner, number), "rb") as file:
         return file.read(length)
@@ -115,7 +115,7 @@ def size_class(length: int) -> int:
 
 
 class Segment:
-    """One segment of this node. `filling`: LOCK_EX is held; `users`: arrays and staged messages that need it."""
+    """A segment that this node owns. `filling`: LOCK_EX is held; `users`: arrays and staged messages that need it."""
 
     __slots__ = ("fd", "filling", "generation", "map", "number", "owner", "size", "users")
 
@@ -133,14 +133,14 @@ class Segment:
         return REFERENCE.pack(self.owner, self.number, self.generation, length)
 
     def seal(self) -> None:
-        """It is filled: from here on receivers may take it, once the message is committed."""
+        """Mark it as filled: receivers may take it once the message is committed."""
         if self.filling:
             self.filling = False
             fcntl.flock(self.fd, fcntl.LOCK_UN)
 
 
 class _Allocated(NamedTuple):
-    """What `allocate` gave out. `references`: those of the root array while the array is its one view."""
+    """An array that `allocate` returned. `references`: those of the root array while this array is its only view."""
 
     segment: Segment
     root: weakref.ref[NDArray[Any]]
@@ -149,9 +149,9 @@ class _Allocated(NamedTuple):
 
 
 class SegmentPool:
-    """The segments that this node owns and reuses. Adopts what an earlier life has left.
+    """The segments that this node owns and reuses, including those that an earlier life has left.
 
-    All that it has stays its own until it is short of memory itself.
+    It keeps the memory of its segments until it needs more than the limit allows.
 
     Safe from several threads. Finalizers of arrays only append to a list: they run at any moment, in any thread.
     """
@@ -202,7 +202,7 @@ class SegmentPool:
         return segment
 
     def _reuse(self, pool: list[Segment]) -> Segment | None:
-        """One of the pool that is free, locked for filling."""
+        """A free segment of `pool`, locked for filling."""
         with self._space.read() as txn:
             for at, segment in enumerate(pool):
                 if self._is_free(txn, segment):
@@ -227,7 +227,7 @@ class SegmentPool:
         return True
 
     def _create(self, size: int) -> Segment:
-        """A new one, or the file of an old one with new memory, locked for filling. Raises StoreFull."""
+        """A new segment, or the file of an old one with new memory, locked for filling. Raises StoreFull."""
         self._need(size)
         segment = self._reuse(self._hollow.get(size, []))
         if segment is None:
@@ -285,12 +285,12 @@ class SegmentPool:
             raise StoreFull(space.size_bytes, used, f"no room for a payload of {size} bytes beside {used} in use")
 
     def _taken_bytes(self) -> int:
-        """What the segments of all senders take."""
+        """The bytes that the segments of all senders take."""
         with os.scandir(self._folder) as entries:
             return sum(entry.stat().st_blocks * 512 for entry in entries)
 
     def _give_back(self) -> tuple[int, bool]:
-        """Give back the memory of what is free: how many bytes, and whether something of ours is under way."""
+        """Give back the memory of free segments. Returns how many bytes, and whether messages of ours are under way."""
         returned, under_way = 0, False
         with self._space.read() as txn:
             for pool in self._segments.values():
@@ -322,7 +322,7 @@ class SegmentPool:
         return segment
 
     def done(self, segment: Segment) -> None:
-        """The message is committed, or given up: what remains is counted in the space."""
+        """The message is committed or given up: from now on only the space counts its references."""
         with self._lock:
             segment.seal()
             segment.users -= 1
@@ -345,11 +345,10 @@ class SegmentPool:
         return array
 
     def segment_of(self, array: NDArray[Any], views: int = 0) -> Segment | None:
-        """The segment whose beginning `array` is, when it came from `allocate`; it is sealed, and needed once more.
+        """The segment that `array` starts, if it came from `allocate`; it is sealed, and gets one more user.
 
-        All of the allocation is read-only then. Where that cannot be had, None: a view that is not known here (a slice
-        that the sender keeps, say) can still be written, and then the data has to be copied. `views`: how many the
-        caller itself holds.
+        All of the allocation is read-only then. If that is impossible, None: the sender keeps another view, such as a
+        slice, through which it can still write, so the data must be copied. `views`: how many views the caller holds.
         """
         allocated = self._allocated.get(int(array.ctypes.data))
         if allocated is None or not array.flags.c_contiguous or array.nbytes > allocated.segment.size:
@@ -367,7 +366,7 @@ class SegmentPool:
         return segment
 
     def work_off(self) -> None:
-        """Take back what finalizers have released."""
+        """Take back the segments that finalizers have released."""
         with self._lock:
             while self._released:
                 segment, address = self._released.popleft()
@@ -383,7 +382,7 @@ class SegmentPool:
 class _Mapped:
     """A segment of another node, mapped read-only; LOCK_SH is held while there are leases.
 
-    The descriptor, which the map has a copy of, is closed with the last reference: of its views, and of SegmentViews.
+    The descriptor, which the map has a copy of, is closed with the last reference from its views and SegmentViews.
     """
 
     __slots__ = ("fd", "leases", "map")
@@ -413,7 +412,7 @@ def _lock_shared(fd: int) -> bool:
 
 
 class SegmentViews:
-    """What this process reads of others' segments: read-only views, valid for as long as anybody keeps them."""
+    """This process's read-only views of other nodes' segments. A view is valid for as long as it is referenced."""
 
     def __init__(self, space: Space, folder: Path) -> None:
         self._space = space
@@ -433,7 +432,7 @@ class SegmentViews:
             if mapped is None:
                 mapped = self._mapped[owner, number] = _Mapped(segment_path(self._folder, owner, number))
             while not mapped.leases and not _lock_shared(mapped.fd):
-                # its owner fills it anew, so nothing refers to it; or only looks for one that is free
+                # its owner is filling it again, so nothing refers to it, or is only looking for a free one
                 if not self._exists(key):
                     raise Dropped
                 time.sleep(PROBE_S)
@@ -450,13 +449,13 @@ class SegmentViews:
             return txn.get(key) is not None
 
     def work_off(self) -> None:
-        """Give back the leases whose views are gone. Finalizers run at any moment, so they only append to a list."""
+        """Return the leases whose views are gone. Finalizers run at any moment, so they only append to a list."""
         with self._lock:
             while self._released:
                 self._released.popleft().release()
 
     def close(self) -> None:
-        """Let go of everything but what views still need: that goes with the last of them."""
+        """Release all segments but those that views still need: the last view of a segment releases it."""
         self.work_off()
         with self._lock:
             self._mapped.clear()

@@ -1,7 +1,7 @@
-"""What an event is to change, before it is committed: staged in memory by the calls of its handler.
+"""The changes of an event before its commit: its handler's calls stage them in memory, commit.py commits them.
 
-Values are copied or encoded here, at the call, so that a buffer may be reused at once and the commit only compares and
-puts.
+Values are copied or encoded here, at the call. So the handler may reuse its buffer at once, and the commit only
+compares and puts.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ Sent = tuple["Output", bytes, int, Segment | None]  # an output, and a message's
 
 
 class Rare:
-    """What few events change."""
+    """The changes that few events make."""
 
-    attempts: bool = False  # the message has an attempts record, which goes with it
+    attempts: bool = False  # the message has an attempts record, which is removed with it
     shared: list[kvs.SharedWrite] | None = None
     cursor: Cursor | None = None  # how far the watch of this node has come with this event
     counters: dict[int, int] | None = None
     ends: bool = False  # the last event of this node: close its outputs and its mailbox
-    stops_all: bool = False  # and of the run
+    stops_all: bool = False  # and the last one of the run
 
 
 class Staged:
-    """What one event is to change. `ack` is (message key, its input, its record) or None.
+    """The changes of one event. `ack` is (message key, its input, its record) or None.
 
-    Made for each event: defaults stand in the class, so that only what is used is set; what is seldom used has a
-    place of its own, so that a commit need not ask for each of it.
+    One is made for each event. So defaults are in the class, and only what is used is set; rare changes are in `rare`,
+    so that a commit need not check for each of them.
     """
 
     ack: tuple[bytes, Input, bytes] | None = None

@@ -1,4 +1,6 @@
-"""The types of a transaction on the space: a function's signature says whether it reads or may write.
+"""The types of an LMDB transaction on the space: a function's signature says whether it reads or may write.
+
+Protocols only. The transaction of an event, which commits input, state and outputs together, is in commit.py.
 
 A function that takes a `ReadTxn` reads the space as it was at one moment and changes nothing. One that takes a
 `WriteTxn` runs under the write lock: no other process commits until that transaction ends. `Space.read`, `Space.write`
@@ -6,7 +8,7 @@ and `Space.begin` make them. Signatures do not name LMDB's own classes: those al
 older versions of the binding have no types.
 
 Keys and values are bytes (see keys.py and records.py). A cursor's method that moves it returns whether it now is on an
-entry; if not, its key and value are b"".
+entry. If it is not, its key and value are b"".
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Watches of the shared KVS: who watches which prefixes, how far each watcher has come, and what is new for it.
 
 A watch is kept in the space: the prefixes under the watcher's number, and one cursor into the change log. The cursor is
-committed with the event that it led to, so that a watcher that is killed misses nothing. Whoever commits a change rings
-the bells of the nodes that watch the key; how often watches have changed is counted in the head, so that a committer
-knows with one comparison whether its table of watches is still the right one.
+committed with the event that it led to, so that a watcher that is killed misses nothing. The process that commits a
+change rings the bells of the nodes that watch the key. The head counts how often watches have changed, so that a
+committing process knows with one comparison whether its table of watches is current.
 
-Several changes of a key between two looks arrive as the newest. A watcher that has fallen behind the change log gets
-the newest of every key it watches that changed since; deletions whose tombstones are gone by then are what it misses.
+Several changes of a key between two looks arrive as one, the newest. A watcher that has fallen behind the change log
+gets the newest change of every watched key since; it misses only deletions whose tombstones are gone by then.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ class Prefixes:
 
 
 class Watchers:
-    """A committer's table of all watches."""
+    """The table of all watches that a committing process keeps."""
 
     def __init__(self) -> None:
         self._generation = 0
         self._by_length: dict[int, dict[bytes, set[int]]] = {}
 
     def of(self, txn: ReadTxn, changes: kvs.Changes) -> set[int]:
-        """The numbers of those who watch what `changes` has changed."""
+        """The numbers of the watchers of what `changes` has changed."""
         if changes.generation != self._generation:
             self._load(txn)
             self._generation = changes.generation
@@ -76,7 +76,7 @@ class Watchers:
         return found
 
     def all(self) -> set[int]:
-        """The numbers of all who watched anything when it was looked up last."""
+        """The numbers of all watchers, as last looked up."""
         return {node for watched in self._by_length.values() for nodes in watched.values() for node in nodes}
 
     def _load(self, txn: ReadTxn) -> None:
@@ -99,7 +99,7 @@ class Update(NamedTuple):
 def look(
     txn: ReadTxn, match: Callable[[bytes], bool], cursor: Cursor, now_ns: int, limit: int
 ) -> tuple[list[Update], Cursor]:
-    """Up to `limit` updates behind `cursor`, in order of revision, and the cursor after them."""
+    """Up to `limit` updates after `cursor`, in order of revision, and the new cursor."""
     if not reaches(txn, cursor):
         return _catch_up(txn, match, cursor, now_ns, limit)
     found: list[Update] = []
@@ -115,7 +115,7 @@ def look(
 
 
 def reaches(txn: ReadTxn, cursor: Cursor) -> bool:
-    """Whether the change log still holds everything behind `cursor`."""
+    """Whether the change log still holds everything after `cursor`."""
     if txn.get(keys.change(*cursor)) is not None:
         return True
     head = kvs.head(txn)
@@ -151,7 +151,7 @@ def _update(key: bytes, entry: kvs.Stored, now_ns: int) -> Update:
 class Subscription:
     """The watches of one node, in one life: registering them, and reading what is new. Safe from several threads.
 
-    What is read is in order of revision. The caller commits the cursor (Staged.cursor) with what it made of an update.
+    Updates come in order of revision. The caller commits the cursor (Staged.cursor) with the effects of the update.
     """
 
     def __init__(self, space: Space, node: int) -> None:
@@ -167,7 +167,7 @@ class Subscription:
         return bool(self._prefixes)
 
     def add(self, prefixes: Iterable[bytes]) -> None:
-        """Watch more, from now on. What is watched already goes on from where its cursor stands."""
+        """Watch more prefixes, from now on. Prefixes that are watched already continue from their cursor."""
         new = [prefix for prefix in prefixes if prefix not in self._prefixes]
         if not new:
             return
@@ -182,7 +182,7 @@ class Subscription:
             kvs.count_watches(txn)
 
     def remove(self, prefixes: Iterable[bytes]) -> None:
-        """Watch these no more."""
+        """Stop watching these prefixes."""
         with self._lock, self._space.write() as txn:
             for prefix in prefixes:
                 txn.delete(keys.watched_prefix(self._node) + prefix)
@@ -215,5 +215,5 @@ def forget(txn: WriteTxn, node: int) -> None:
 
 
 def watching(txn: ReadTxn) -> set[int]:
-    """The numbers of all who watch anything."""
+    """The numbers of all watchers."""
     return {keys.parse_watched(key)[0] for key, _ in scan(txn, keys.WATCHED_PREFIX)}

@@ -1,7 +1,7 @@
-"""Putting what events change into an open write transaction: only comparing and putting, for others wait meanwhile.
+"""Puts the changes of events into an open write transaction. It only compares and puts, because other writers wait.
 
-Order matters in one place: an event is admitted (every backpressure receiver has room) before anything of it is put,
-so that what is not admitted has left no trace and can be tried again later, with the handler not run again.
+Order matters in one place: an event is admitted (every backpressure receiver has room) before any of its changes is
+put. So an event that is not admitted leaves no trace and can be tried again later, without running its handler again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Queues = dict[bytes, list[int]]  # queue records by their keys, as far as a tran
 
 
 class Inapplicable(Exception):
-    """A shared write of event `at` of the group cannot be applied: another node has put there what it cannot merge."""
+    """A shared write of event `at` of the group cannot be applied: it cannot merge into the value of another node."""
 
     def __init__(self, at: int, error: Exception) -> None:
         self.at = at
@@ -50,8 +50,8 @@ class Inapplicable(Exception):
 class MessageGone(Fenced):
     """An event to commit was handled for a message that is not in the mailbox, and nothing drops from that input.
 
-    Then the same message may have taken effect elsewhere: nothing of the group is committed, and the mailbox is to be
-    read again by a life that remembers nothing of it.
+    Then the same message may have taken effect in another process: nothing of the group is committed, and a new life,
+    which remembers nothing of it, must read the mailbox again.
     """
 
     def __init__(self, input: str) -> None:
@@ -59,10 +59,10 @@ class MessageGone(Fenced):
 
 
 class Batch:
-    """What the events of a group change together, summed up before the write lock is taken: messages and keys of each
-    output and input in order, the last value of each key and counter.
+    """The changes of a group of events, summed up before the write lock is taken: the messages and keys of each output
+    and input in order, the last value of each key and counter.
 
-    `indexes` is how many copies of messages there are; they are numbered from 0 on.
+    `indexes` is the number of copies of messages; they are numbered from 0.
     """
 
     def __init__(self, events: Sequence[Staged]) -> None:
@@ -71,9 +71,9 @@ class Batch:
         self.acks: dict[Input, list[Message]] = {}
         self.private: dict[bytes, bytes | None] = {}
         self.counters: dict[int, int] = {}
-        self.rare: list[tuple[int, Staged]] = []  # events that change more, and their places
+        self.rare: list[tuple[int, Staged]] = []  # events with rare changes, and their places
         index = 0
-        output = input = None  # of the message before: most events send and take by the same one
+        output = input = None  # of the previous message: most events of a group use the same ones
         for at, staged in enumerate(events):
             if staged.outputs is not None:
                 for to, record, number, segment in staged.outputs:
@@ -99,10 +99,10 @@ class Batch:
 
 
 class Writer:
-    """One write transaction of a node after the other. After `write`:
+    """The write transactions of a node, one after the other. After `write`:
 
     `rings` are the nodes to ring, `counters` and `record` those of the node, `written` is about how many bytes, and
-    `outbox_last` the newest writes on their way to a State outside the space, if there were any.
+    `outbox_last` the newest writes on their way to an external State, if there were any.
     """
 
     def __init__(self, space: Space, node: int, links: Links, incarnation: int, counters: int) -> None:
@@ -134,9 +134,10 @@ class Writer:
         number: int,
         now_ns: int,
     ) -> int:
-        """Write the events of `group`, or as many from its front as there is room for; how many.
+        """Write the events of `group`, or as many from its front as there is room for. Returns how many.
 
-        `batch` is their sum, if there are several; the node is found with `counters`, and left with `number` commits.
+        `batch` is their sum, if there are several. `counters` are those of the node before, `number` counts its commits
+        after this one.
         """
         rings: set[int] = set()
         self.rings = rings
@@ -178,10 +179,10 @@ class Writer:
     def _write_each(
         self, txn: WriteTxn, group: Sequence[Staged], queues: Queues, sequence: int, now_ns: int
     ) -> tuple[dict[bytes, bytes | None], int]:
-        """One event; or one after the other, as long as there is room; what they keep, and how many they were.
+        """Write events one by one, as long as there is room. Returns what they keep, and how many they were.
 
-        A message that comes alone waits for this, on cold caches, where each function of ours costs a microsecond
-        (bench/README.md): hence in one piece.
+        This is one function because a message that comes alone waits for it, on cold caches, where each call costs a
+        microsecond (bench/README.md).
         """
         counters, rings = self.counters, self.rings
         start = keys.place_start(sequence)
@@ -235,7 +236,7 @@ class Writer:
     def _write_all(
         self, txn: WriteTxn, batch: Batch, queues: Queues, sequence: int, now_ns: int
     ) -> dict[bytes, bytes | None]:
-        """Write a batch that fits; what it keeps."""
+        """Write a batch that fits. Returns what it keeps."""
         for output, sends in batch.sends.items():
             self._send(txn, output, sends, queues, sequence)
         for output, segment in batch.segments:
@@ -308,14 +309,14 @@ class Writer:
         if taken != freed:
             if not input.wiring.drop_oldest:
                 raise MessageGone(input.name)
-            queue[DROPPED] -= taken - freed  # dropped while in hand: they took effect after all
+            queue[DROPPED] -= taken - freed  # dropped while in hand, but they have taken effect
         if not was_low and is_low(queue, *limits):
             self.rings.add(input.wiring.sender)
 
     def _write_rare(
         self, txn: WriteTxn, at: int, staged: Staged, queues: Queues, sequence: int, index: int, now_ns: int
     ) -> None:
-        """What few events change; this is event `at` of the transaction, with `index` copies of messages before it."""
+        """Write the rare changes of event `at` of the transaction, which has `index` copies of messages before it."""
         rare = staged.rare
         assert rare is not None
         if rare.attempts and staged.ack is not None:
@@ -336,7 +337,7 @@ class Writer:
         if rare.counters is not None:
             for counter, value in rare.counters.items():
                 self.counters[counter] = value
-        if rare.ends:  # and is the last of this node
+        if rare.ends:  # it is the last event of this node
             self._status = records.ENDED
             if rare.stops_all:
                 txn.put(keys.STOP_ALL, self._links.node.encode())
@@ -344,7 +345,7 @@ class Writer:
 
 
 def _load(txn: ReadTxn, output: Output, queues: Queues) -> None:
-    """Read the queue records of an output's receivers, once a transaction; a node that sends to itself shares one."""
+    """Read the queue records of an output's receivers, once a transaction. A node that sends to itself shares one."""
     for receiver in output.receivers:
         if receiver.queue_key not in queues:
             queues[receiver.queue_key] = queue_of(txn, receiver.queue_key)
@@ -377,12 +378,12 @@ def _admits(txn: ReadTxn, outputs: list[Sent], queues: Queues) -> bool:
 
 
 def _size_of(sends: list[Send]) -> int:
-    """What one receiver's queue counts for them, in bytes."""
+    """The bytes that one receiver's queue counts for these messages."""
     return sum([message_bytes(record) for _, record in sends])
 
 
 def _drop_oldest(txn: WriteTxn, output: Output, queues: Queues) -> None:
-    """Bring the queues of receivers that would rather have the newest back within their limits."""
+    """Bring the queues of receivers with `drop_oldest` back within their limits."""
     for receiver in output.receivers:
         queue = queues[receiver.queue_key]
         if receiver.drop_oldest and not queue[FLAGS] & CLOSED:
