@@ -1,8 +1,9 @@
 """How the threads and tasks of a custom node wait for its doorbell, which they share.
 
-1. A waiter reads `drains` and then looks for an event. 2. It found none: it waits for the bell, but not if the bell was
-drained since, for then there may be something that it has not seen. 3. The one that is woken drains the bell and looks;
-if it takes an event, it rings again (`pass_on`), so that the others look too.
+1. A waiter reads `drains` and then looks for an event.
+2. If it finds none, it waits for the bell, unless the bell was drained since: then it may have missed an event.
+3. The waiter that is woken drains the bell and looks. If it takes an event, it rings again (`pass_on`), so that the
+   others look too.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ class BellWait:
         self._session = session
         self._gate = gate
         self._in_hand = in_hand
-        self._threads = 0  # that wait
-        self._left = threading.Condition(gate.lock)  # a waiting thread has left
-        self._tasks: dict[asyncio.AbstractEventLoop, set[asyncio.Future[None]]] = {}  # that wait
+        self._threads = 0  # how many threads wait
+        self._left = threading.Condition(gate.lock)  # notified when a waiting thread has left
+        self._tasks: dict[asyncio.AbstractEventLoop, set[asyncio.Future[None]]] = {}  # waiting
         self._published = time.monotonic()
 
     def ring(self) -> None:
         doorbell.ring(self._session.bell)
 
     def pass_on(self) -> bool:
-        """Ring again if others wait: senders ring once for many messages. Returns whether others wait."""
+        """Ring again if other threads or tasks wait: senders ring once for many messages. Returns whether any wait."""
         if self._threads or self._tasks:
             self.ring()
             return True
@@ -61,11 +62,11 @@ class BellWait:
                     self._left.notify_all()
         if not rung:
             self._check_slowly()
-        elif not gate.closing:  # that ring is for all
+        elif not gate.closing:  # the ring of a closing gate is for all waiters
             self.drain()
 
     async def wait_async(self, pause_s: float, drains: int) -> None:
-        """The same for a task."""
+        """As `wait`, for a task."""
         gate, session = self._gate, self._session
         loop = asyncio.get_running_loop()
         woken: asyncio.Future[None] = loop.create_future()
@@ -82,7 +83,7 @@ class BellWait:
             await woken
         except asyncio.CancelledError:
             if not gate.closing:
-                self.ring()  # it may have been rung for a message that others can take
+                self.ring()  # the ring may have been for a message that another waiter can take
             raise
         finally:
             timer.cancel()
@@ -98,7 +99,7 @@ class BellWait:
             _wake(woken)
 
     def drain(self) -> None:
-        """Take the ring; waiters that looked before this look once more."""
+        """Clear the bell; waiters that looked before this look once more."""
         with self._gate.lock:
             if not self._gate.closed:
                 self.drains += 1

@@ -1,4 +1,7 @@
-"""The thread that commits finished events while a slow handler keeps the loop of its operator busy."""
+"""The thread that commits finished events while a slow handler keeps the loop of its operator busy.
+
+It only decides when: what is committed is the operator's group (group.py), which starts this thread.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ LOOK_AGAIN_NS = 20_000_000
 
 
 class CommitHelper(threading.Thread):
-    """Calls `look` when a group that has begun is not being committed `after_ns` later; a little later once more, if it
-    says that something still waits.
+    """Calls `look` if a group is still not committed `after_ns` after it has begun, and calls it again a little later
+    while it returns that events still wait.
     """
 
     def __init__(self, look: Callable[[], bool], after_ns: int) -> None:
@@ -42,6 +45,6 @@ class CommitHelper(threading.Thread):
                 if self._look():
                     self._timer.set_in(LOOK_AGAIN_NS)
         except BaseException:
-            # nothing would notice that this thread is gone; the next life can go on
+            # nothing would notice that this thread has died; the next life can continue
             traceback.print_exc()
             os._exit(1)

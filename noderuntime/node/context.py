@@ -1,7 +1,7 @@
-"""`ctx`: what an operator's methods get. Everything it stages belongs to the transaction of the event in hand.
+"""`ctx`: the context that an operator's methods get. What it stages belongs to the transaction of the event in hand.
 
-Staging copies or encodes at the call; the commit only compares and puts. Reads see what is staged first: of this
-event, and of those before it in the same group.
+Staging copies or encodes at the call; the commit only compares and puts. Reads first see what is staged by this event
+and by the earlier events of the same group.
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ class OperatorContext:
         self._outputs: dict[str, Output] = session.commits.outputs
         self._encoded: dict[str, bytes] = {}
         self._private_prefix = keys.private_prefix(session.wiring.number)
-        # of the events of this group that are not committed yet
+        # staged by the events of this group that are not committed yet
         self._private: dict[bytes, bytes | None] = {}
         self._shared: dict[bytes, bytes | None] = {}
-        self._merges: dict[bytes, list[Merge]] = {}  # into what a State outside the space holds
-        self._applied: bytes | None = None  # the last entry of the outbox that was seen to be applied
+        self._merges: dict[bytes, list[Merge]] = {}  # into values of an external State
+        self._applied: bytes | None = None  # the last entry of the outbox known to be applied
         self._is_fork = False
         forks.watch(self)
 
     # --- for the host -----------------------------------------------------------------------------------------------
 
     def committed(self) -> None:
-        """The whole group is committed: the space knows it all."""
+        """Forget what was staged: the whole group is committed, so reads find it in the space."""
         if self._private:
             self._private.clear()
         if self._shared:
@@ -109,7 +109,7 @@ class OperatorContext:
         self.send_output(output, value, metadata)
 
     def save_state(self, key: str, value: bytes) -> None:
-        """Keep `value` under `key` in the private state."""
+        """Store `value` under `key` in the private state."""
         staged = self.staged
         if staged is None:
             raise self._too_early("save_state")
@@ -123,7 +123,7 @@ class OperatorContext:
         self._private[encoded] = value
 
     def _encode(self, key: str) -> bytes:
-        """A user's key, remembered: most operators save under the same few keys again and again."""
+        """A user's key, encoded. Cached, because most operators save under the same few keys again and again."""
         encoded = keys.user_key(key)
         if len(self._encoded) >= ENCODED_KEYS_MAX:
             self._encoded.clear()
@@ -131,7 +131,7 @@ class OperatorContext:
         return encoded
 
     def delete_state(self, key: str) -> None:
-        """Forget `key` of the private state; one that is not there is no error."""
+        """Delete `key` from the private state. A missing key is not an error."""
         staged = self.staged
         if staged is None:
             raise self._too_early("delete_state")
@@ -169,7 +169,7 @@ class OperatorContext:
         self._stage("kvs_write", SharedWrite(encoded, kept, ttl_ns=ttl_to_ns(ttl)), kept)
 
     def kvs_read(self, key: str, default: bytes | None = None) -> bytes | None:
-        """The shared value of `key`: as staged, else as committed last; or `default`."""
+        """The shared value of `key`: as staged, otherwise as last committed, otherwise `default`."""
         encoded = keys.user_key(key)
         found: Any = self._shared.get(encoded, _MISSING) if self._shared else _MISSING
         if found is _MISSING:
@@ -181,7 +181,7 @@ class OperatorContext:
         return default if found is None else found
 
     def _read_outside(self, outside: State, key: str, encoded: bytes) -> bytes | None:
-        """The value in a State outside the space, once what this node has written before is applied there."""
+        """The value in an external State, once this node's earlier writes are applied there."""
         last = self._session.commits.outbox_last
         deadline = time.monotonic() + APPLIED_WITHIN_S
         while last != self._applied:
@@ -200,17 +200,17 @@ class OperatorContext:
         return value
 
     def kvs_delete(self, key: str) -> None:
-        """Delete a shared key, as part of the event's transaction; one that is not there is no error."""
+        """Delete a shared key, as part of the event's transaction. A missing key is not an error."""
         self._stage("kvs_delete", SharedWrite(keys.user_key(key)), None)
 
     def kvs_merge(self, key: str, merge: Merge) -> None:
-        """Combine a shared value with `merge` inside the commit. Raises TypeError for what it cannot work on."""
+        """Combine a shared value with `merge` inside the commit. Raises TypeError if the two do not fit."""
         if not hasattr(merge, "apply"):
             raise TypeError(f"kvs_merge takes one of noderuntime.merges, not {type(merge).__name__}")
         encoded = keys.user_key(key)
         if self._session.outside is not None:
             check_merge(merge)
-            if encoded not in self._shared:  # what is there now is not worth asking for: the store process merges
+            if encoded not in self._shared:  # no need to read the present value: the store process merges
                 self._stage("kvs_merge", SharedWrite(encoded, merge=merge))
                 self._merges.setdefault(encoded, []).append(merge)
                 return

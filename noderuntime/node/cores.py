@@ -1,7 +1,7 @@
-"""Whether the machine has a core to spare now.
+"""Whether the machine has an idle core now.
 
-Read from the count of running tasks in /proc/loadavg, which is of this moment and costs some microseconds; so at most
-every LOOK_NS. Averages were no good: they tell of the last minute.
+It reads the count of running tasks in /proc/loadavg, which is current. A read costs some microseconds, so it reads at
+most every LOOK_NS. Rejected: load averages, which describe the last minute.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ LOOK_NS = 100_000_000
 
 
 class Cores:
-    """Ask `spare()` as often as you like, from one thread at a time. Where there is no /proc, nothing is to spare."""
+    """`spare()` is cheap to call often, from one thread at a time. Without /proc, no core counts as idle."""
 
     def __init__(self, path: str = "/proc/loadavg", count: int | None = None) -> None:
         self._count = len(os.sched_getaffinity(0)) if count is None else count
@@ -25,7 +25,7 @@ class Cores:
             self._fd = -1
 
     def spare(self) -> bool:
-        """Whether fewer tasks run, this one among them, than there are cores."""
+        """Whether fewer tasks run, including this one, than there are cores."""
         now_ns = time.monotonic_ns()
         if now_ns >= self._look_ns and self._fd >= 0:
             self._look_ns = now_ns + LOOK_NS

@@ -1,10 +1,10 @@
-"""`Node`: what a custom node's program uses. It runs its own loop; the runtime only starts it and watches it.
+"""`Node`: what a custom node's program uses. The program runs its own loop; the runtime only starts and watches it.
 
 Delivery is at least once: an event is acknowledged when the thread or task that took it asks for the next one.
 
-The parts of a `Node` share one lock (gate.py): the events in hand (hands.py), what is sent and not committed yet
+The parts of a `Node` share one lock (gate.py): the events in hand (hands.py), messages sent but not yet committed
 (sender.py), and the threads and tasks that wait for the doorbell (bell_wait.py). A service thread owns the control
-channel, because a ZeroMQ socket belongs to one thread, and commits what was held long enough.
+channel, because a ZeroMQ socket belongs to one thread, and commits messages that were held long enough.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Node:
     A fork of this process (os.fork, multiprocessing) is not the node: there, each call raises an error that says so,
     close() and the end of `with` do nothing, and the node of the parent is not affected.
 
-    For the sake of latency it changes three settings of the whole process, for as long as that lives: threads switch
+    To lower latency it changes three settings of the whole process, until the process ends: threads switch
     every 0.5 ms (sys.setswitchinterval, if it was longer), freed memory of up to 16 MiB stays with the process (mallopt
     M_TRIM_THRESHOLD and M_MMAP_THRESHOLD), and sleeps of the calling thread and of those that it starts later are exact
     to a microsecond (PR_SET_TIMERSLACK).
@@ -106,7 +106,7 @@ class Node:
 
     @property
     def incarnation(self) -> int:
-        """Which life of this node this is, from 1."""
+        """The number of this life of the node, from 1."""
         return self._session.incarnation
 
     @property
@@ -117,14 +117,14 @@ class Node:
     # --- events -----------------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Event]:
-        """All events to come; ends behind the STOP event."""
+        """All events to come; ends after the STOP event."""
         while (event := self.next()) is not None:
             yield event
 
     def next(self, timeout: float | None = None) -> Event | None:
-        """The next event; None when the stream has ended. Acknowledges the one that this thread took before.
+        """The next event; None when the stream has ended. Acknowledges the event that this thread took before.
 
-        Raises TimeoutError when none comes within `timeout` seconds.
+        Raises TimeoutError when no event comes within `timeout` seconds.
         """
         holder = threading.current_thread()
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -144,13 +144,13 @@ class Node:
         return None
 
     def try_next(self) -> Event | None:
-        """The next event, or None when there is none now, or none any more."""
+        """The next event; None when there is none now, or the stream has ended."""
         self._gate.check()
         event = self._hands.take(threading.current_thread())
         return None if event is NOTHING else event
 
     async def next_async(self) -> Event | None:
-        """The next event; None when the stream has ended. Acknowledges the one that this task took before."""
+        """The next event; None when the stream has ended. Acknowledges the event that this task took before."""
         holder = asyncio.current_task()
         self._gate.check()
         while not self._gate.closing:
@@ -166,8 +166,8 @@ class Node:
     def send_output(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
         """Send `value` to the receivers of `output`; waits while a receiver's queue, or the space, is full.
 
-        Raises UnknownOutput, TypeError for what cannot travel, ValueTooLarge. Once the run is being stopped, what
-        nobody has room for is given up.
+        Raises UnknownOutput, ValueTooLarge, and TypeError for a value that cannot be sent. While the run is being
+        stopped, messages that find no room are given up.
         """
         self._sender.send(output, value, metadata)
 
@@ -176,7 +176,7 @@ class Node:
         return self._sender.allocate(shape, dtype)
 
     def flush(self) -> None:
-        """What was sent is committed when this returns."""
+        """Commit everything that was sent, before this returns."""
         self._gate.check()
         self._sender.drain()
 
@@ -198,11 +198,11 @@ class Node:
         return found
 
     def kvs_write(self, key: str, value: bytes, ttl: float | None = None) -> None:
-        """Write to the shared KVS; the value is gone `ttl` seconds from now, if given."""
+        """Write to the shared KVS. With `ttl`, the value expires that many seconds from now."""
         self.kvs.set(key, value, ttl)
 
     def kvs_delete(self, key: str) -> None:
-        """Delete a shared key; one that is not there is no error."""
+        """Delete a shared key. A missing key is not an error."""
         self.kvs.delete(key)
 
     def kvs_merge(self, key: str, merge: Merge) -> None:
@@ -210,7 +210,7 @@ class Node:
         self.kvs.merge(key, merge)
 
     def save_state(self, *_: object, **__: object) -> NoReturn:
-        """Custom nodes have no private state: this and the four below raise StateNotAvailable, whatever is given."""
+        """Custom nodes have no private state: this and the next four raise StateNotAvailable for any arguments."""
         raise StateNotAvailable(self.node_id, "save_state")
 
     def load_state(self, *_: object, **__: object) -> NoReturn:
@@ -231,7 +231,7 @@ class Node:
         try:
             self._serve_loop()
         except BaseException:
-            # What became of the commit under way is unknown, and nobody else would ever hear of Stop.
+            # The outcome of the commit under way is unknown, and only this thread would hear of Stop.
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(1)
@@ -263,7 +263,7 @@ class Node:
     # --- ending -----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Acknowledge what was taken, commit what was sent, and leave. A second call does nothing."""
+        """Acknowledge the events taken, commit what was sent, and leave the run. A second call does nothing."""
         self._close(finished=True)
 
     def _close(self, finished: bool) -> None:
@@ -291,7 +291,7 @@ class Node:
         self._session.close()
 
     def _at_exit(self) -> None:
-        """The program ends without close(): what it sent counts; the event in its hand is not acknowledged."""
+        """The program ends without close(): commit what it sent, but do not acknowledge the events in hand."""
         failed = hasattr(sys, "last_value")
         self._in_hand.clear()
         self._close(finished=not failed)

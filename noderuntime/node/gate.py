@@ -1,4 +1,4 @@
-"""The lock that the threads of a custom node share, and how far the end of the node has come."""
+"""The lock that the threads of a custom node share, and whether the node is closing or closed."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ class Gate:
             raise NodeRuntimeError(f"node {self._node_id!r} is closed: it takes and sends nothing any more")
 
     def forked(self) -> None:
-        """In a fork the node is closed; the lock is a new one, because a thread of the parent may hold the old one."""
+        """Close the node in a fork. It gets a new lock, because a thread of the parent may hold the old one."""
         self._is_fork = self.closing = self.closed = True
         self.lock = threading.RLock()

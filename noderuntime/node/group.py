@@ -1,9 +1,9 @@
 """The group of an operator: handled events that are not committed yet, and become one transaction.
 
 Two threads commit it, one at a time: the loop of the operator when a group is complete, and the commit helper while a
-slow handler keeps the loop busy, so that what was finished before it does not wait for it. A group that finds no room
-(in a receiver's queue, or in the space) waits; when this life is to end meanwhile, the group is given up and is handled
-again in the next life.
+slow handler keeps the loop busy, so that finished events do not wait for the handler. A group that finds no room (in a
+receiver's queue, or in the space) waits. If this life must end in the meantime, the group is given up, and the next
+life handles it again.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ WAIT_WARNING_S: Final = 10.0
 class Group:
     """The events staged since the last commit. `events` stays the same list object.
 
-    `wait(seconds)` is how the loop sleeps: it takes what the runtime has sent meanwhile. `is_leaving()` tells whether
-    this life is to end, so that a group without room must not be waited for.
+    `wait(seconds)` is how the loop sleeps: it also handles messages from the runtime. `is_leaving()` tells whether this
+    life must end, so that the loop does not wait for room.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Group:
         self._helper: CommitHelper | None = None  # started with the first group of more than one event
         self._helped = False  # the helper's timer runs for this group
         self._committing = threading.Lock()
-        self._gave_up = False  # events were left uncommitted: nothing that follows from them may be committed
+        self._gave_up = False  # events were left uncommitted: no later event may be committed
         self._waiting_since = 0.0
 
     def forked(self) -> None:
@@ -56,16 +56,16 @@ class Group:
         self._words = self._session = self._committing = forks.GONE
 
     def begin_helped(self) -> None:
-        """From here on, finished events wait for GROUP_NS at most, however long a handler takes."""
+        """From now on, finished events wait for at most GROUP_NS, however long a handler takes."""
         if self._helper is None:
             self._helper = CommitHelper(self._commit_what_waits, GROUP_NS)
         self._helped = True
         self._helper.begun()
 
     def commit(self) -> bool:
-        """Commit all events, waiting for room as long as it takes; False when they were given up instead.
+        """Commit all events, waiting for room as long as it takes. Returns False if they were given up instead.
 
-        Raises Fenced, and Inapplicable, which names the event that cannot be committed; those before it are.
+        Raises Fenced, and Inapplicable, which names the event that cannot be committed; the events before it are.
         """
         if self._helped and self._helper is not None:
             self._helped = False
@@ -75,8 +75,8 @@ class Group:
             if self.events and self._session.commits.waits_for:
                 self.wait_for_room()
                 if self._is_leaving():
-                    # What is not committed is undone, and the next life handles it. But the operator has it in memory,
-                    # so this life must not commit anything more, not even what the operator does at the STOP event.
+                    # The next life handles the uncommitted events again. But this life's operator has their effects in
+                    # memory, so it must not commit anything more, not even what it does at the STOP event.
                     self._gave_up = True
                     self._session.let_go(self.events)
                     self.events.clear()
@@ -86,25 +86,25 @@ class Group:
 
     def _commit_once(self) -> None:
         with self._committing:
-            if self.events:  # else the other thread was faster
+            if self.events:  # otherwise the other thread has committed them
                 done = self._session.commit(self.events)
                 self._words[pulse.HANDLED] += done
                 del self.events[:done]
 
     def _commit_what_waits(self) -> bool:
-        """Called by the helper thread when a handler takes long; returns whether some events still wait."""
+        """Called by the helper thread when a handler takes long. Returns whether some events still wait."""
         if self.events and not self._gave_up and time.monotonic_ns() - self.since_ns > GROUP_NS:
             try:
                 self._commit_once()
             except Fenced:
                 os._exit(EXIT_FENCED)
             except Inapplicable:
-                return False  # the loop will meet it too, and can report it
+                return False  # the loop will get the same error, and can report it
             self.since_ns = time.monotonic_ns()
         return bool(self.events)
 
     def wait_for_room(self) -> None:
-        """Sleep for a moment, and warn now and then when it is the space that is full."""
+        """Sleep for a moment, and log a warning now and then if the space is full."""
         now = time.monotonic()
         waits_for = self._session.commits.waits_for
         if not self._waiting_since:
@@ -120,6 +120,6 @@ class Group:
         self._wait(ROOM_CHECK_S)
 
     def close(self) -> None:
-        """No commit is under way afterwards."""
+        """Stop the helper, so that no commit is under way afterwards."""
         if self._helper is not None:
             self._helper.stop()

@@ -1,7 +1,7 @@
-"""Which thread or task of a custom node has which event in hand, and what comes next.
+"""The events that the threads and tasks of a custom node have in hand, and which event to hand out next.
 
-An event is in hand from when it is taken until its holder asks for the next one; then its acknowledgement is staged.
-The pulse shows the messages in hand, so that the next life knows their attempts.
+An event is in hand from when a thread or task, its holder, takes it until the holder asks for the next one; then its
+acknowledgement is staged. The pulse shows the messages in hand, so that the next life can count their attempts.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from noderuntime.space.segments import Dropped
 from noderuntime.space.staging import GROUP_MAX, Staged
 from noderuntime.space.watches import Cursor, Update
 
-Holder = threading.Thread | asyncio.Task[Any] | None  # which took an event
+Holder = threading.Thread | asyncio.Task[Any] | None  # the thread or task that took an event
 
 
 class Look(enum.Enum):
-    """What a look for an event may find instead of one."""
+    """What `take` may return instead of an event."""
 
-    NOTHING = enum.auto()  # there is none now
-    DROPPED = enum.auto()  # the message was dropped in hand: look once more
+    NOTHING = enum.auto()  # there is no event now
+    DROPPED = enum.auto()  # the message was dropped in hand: call again
 
 
 NOTHING: Final = Look.NOTHING
@@ -56,19 +56,19 @@ class _Handed:
 
 
 class Hand:
-    """An event that was taken and is not acknowledged: what its acknowledgement stages, and its slot in the pulse."""
+    """An event that was taken but not acknowledged: what its acknowledgement stages, and its slot in the pulse."""
 
     __slots__ = ("key", "slot", "staged", "update")
 
     def __init__(self, staged: Staged, key: bytes | None = None, slot: int = -1, update: _Handed | None = None) -> None:
         self.staged = staged
-        self.key = key  # of the message; None for ticks, updates and timeouts
+        self.key = key  # the message's; None for ticks, updates and timeouts
         self.slot = slot
         self.update = update
 
 
 class Hands:
-    """The events in hand (`in_hand`), and those that were read and not handed out yet.
+    """The events in hand (`in_hand`), and those that were read but not handed out yet.
 
     A method whose name ends in _locked is called with the gate's lock held.
     """
@@ -85,12 +85,12 @@ class Hands:
         self._in_hand = in_hand
         self._free_slots = list(range(pulse.HANDS_MAX - 1, -1, -1))
         drops = any(item.wiring.drop_oldest for item in session.inputs.values())
-        self._fetch_max = 1 if drops else GROUP_MAX  # what was read may be dropped meanwhile
+        self._fetch_max = 1 if drops else GROUP_MAX  # messages that were read may be dropped before they are taken
         self._fetched: deque[Message] = deque()
         self._recovered: deque[Message] = deque()  # a message that waits behind its INPUT_RECOVERED
         self._timers = Timers(session)
         self._updates: deque[Update] = deque()  # of watched keys, read and not handed out
-        self._handed: deque[_Handed] = deque()  # handed out, oldest first: the cursor stays behind the first not done
+        self._handed: deque[_Handed] = deque()  # handed out, oldest first: the cursor never passes one not done
         self._update_last = False  # updates and messages take turns
         self._eager = False  # senders ring for each commit, because several threads or tasks take messages
 
@@ -161,7 +161,7 @@ class Hands:
         return NOTHING
 
     def _others_hold(self) -> bool:
-        """Whether other threads or tasks are still at messages: then the stream has not ended yet for them."""
+        """Whether other threads or tasks have messages in hand: then the stream has not ended for them."""
         return any(
             hand.key is not None and (holder.is_alive() if isinstance(holder, threading.Thread) else not holder.done())
             for holder, hand in self._in_hand.items()
@@ -170,7 +170,7 @@ class Hands:
 
     def _last(self, id: str) -> Event:
         self.ended = True
-        self._waiters.ring()  # the other threads are to see the end too
+        self._waiters.ring()  # so that the other threads see the end too
         return notice("STOP", id)
 
     def _fetch_locked(self) -> Message | None:
@@ -198,8 +198,8 @@ class Hands:
         except Dropped:
             return DROPPED
         except Exception:
-            # Not a value, from a node in another language. It must be in hand when this program ends because of it:
-            # otherwise it would never become a dead letter.
+            # Bytes that are not a value, from a node in another language. The message must be in hand when this program
+            # ends because of it: otherwise it would never become a dead letter.
             if self._free_slots:
                 session.page.take(self._free_slots[-1], key)
             raise
@@ -239,7 +239,7 @@ class Hands:
     # --- acknowledging ----------------------------------------------------------------------------------------------
 
     def acknowledge_locked(self, holder: Holder) -> None:
-        """What `holder` has in hand, if anything, was handled."""
+        """Stage the acknowledgement of the event that `holder` has in hand, if any."""
         hand = self._in_hand.pop(holder, None)
         if hand is None:
             return

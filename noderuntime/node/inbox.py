@@ -1,7 +1,8 @@
 """How a message of a mailbox becomes an event, and what its acknowledgement stages: decided here, and nowhere else.
 
-The operator host and custom nodes hand out `event_of` a message. The store gives nodes without LMDB the `parts_of` a
-message, which the program itself decodes, and the `notice_of` a notice.
+Reading messages out of the space is space/mailbox.py. The operator host and custom nodes hand out the `event_of` a
+message. The store gives nodes without LMDB the `parts_of` a message, which their program decodes, and the `notice_of` a
+notice.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from noderuntime.space.staging import Input, Staged
 
 
 class Notice(NamedTuple):
-    """What the runtime or another node tells this one. `id`: of the input that closed, else of the node."""
+    """A notice to this node about an input or another node. `id`: of the input that closed, otherwise of the node."""
 
     type: str  # INPUT_CLOSED, NODE_RESTARTED or NODE_FAILED
     id: str
-    error: str  # "" without one
+    error: str  # "": no error
     by_failure: bool  # INPUT_CLOSED only: its sender failed and may come back, so the input has not ended
 
 
@@ -37,7 +38,7 @@ def is_notice(record: bytes) -> bool:
 
 
 def notice_of(input: Input, record: bytes) -> Notice:
-    """The notice that a record holds."""
+    """The notice in a record."""
     kind, value, _, _, _ = decode_message(record)
     return _notice(input, kind, value)
 
@@ -50,9 +51,9 @@ def _notice(input: Input, kind: int, value: Any) -> Notice:
 
 
 def event_of(session: NodeSession, input: Input, message: Message, lives: int) -> Event:
-    """The event to hand out for a message that `lives` earlier lives ended with; the session learns what it says.
+    """The event to hand out for a message that `lives` earlier lives ended with. The session notes a notice.
 
-    Raises Dropped, and whatever decoding raises for bytes that are not a value.
+    Raises Dropped, and any exception of decoding for bytes that are not a value.
     """
     key, record = message
     body = session.body(key, record) if record[1] else None
@@ -79,7 +80,7 @@ def parts_of(session: NodeSession, message: Message) -> tuple[memoryview, memory
 
 
 def acknowledgement(input: Input, message: Message, lives: int) -> Staged:
-    """An event that takes a message out of its mailbox, and with it the record of its attempts, if there is one."""
+    """A staged event that removes a message from its mailbox, with the record of its attempts, if there is one."""
     key, record = message
     staged = Staged()
     staged.ack = key, input, record

@@ -1,4 +1,4 @@
-"""How a custom node's program joins its run: which one, as whom, and the runtime's welcome."""
+"""How a custom node's program joins its run: finding the run and the node's id, and the runtime's welcome."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from noderuntime.ipc.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
 
 
 def find_run(node_id: str | None, run: str | None) -> tuple[RunDir, str, bool]:
-    """Where the run is, which node this is, and whether it joins as a dynamic one."""
+    """The folder of the run, the id of this node, and whether it joins as a dynamic node."""
     environ = os.environ
     if node_id is None or (run is None and environ.get(ENV_NODE) == node_id):
         if ENV_RUN_DIR not in environ or ENV_NODE not in environ:
@@ -51,6 +51,6 @@ def greet(dealer: Dealer, name: str, dynamic: bool) -> Welcome:
 
 
 def end_fenced(fenced: Fenced) -> NoReturn:
-    """This life is over: another one has the node now. End at once, touching nothing."""
+    """End this process at once, touching nothing: another life has the node now."""
     print(f"noderuntime: {fenced}; this process ends", file=sys.stderr, flush=True)
     os._exit(EXIT_FENCED)

@@ -2,10 +2,10 @@
 
     hello -> welcome, restore_state -> load, make, restore -> ready -> *(ticks, messages, commit) -> bye
 
-Events that wait are handled in groups, which commit as one transaction: GROUP_MAX of them, or as many as are
-handled in GROUP_NS. With nothing waiting, a group is one event, and its latency is that of its commit. If an event
-fails, those before it in its group are committed first. If a handler takes long, a helper thread commits those before
-it meanwhile.
+Waiting events are handled in groups, which commit as one transaction: GROUP_MAX events, or as many as are handled in
+GROUP_NS. If no others wait, a group is one event, and its latency is that of its commit. If an event fails, the events
+before it in its group are committed first. If a handler takes long, the commit helper commits the events before it in
+the meantime.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ _POSITION = POSITION_KEY.encode()
 
 
 def _with_counters(counters: Counters) -> Staged:
-    """An event that sets these counters."""
+    """A staged event that sets these counters."""
     staged = Staged()
     staged.also().counters = counters
     return staged
 
 
 def _ignore(event: Event, ctx: OperatorContext) -> None:
-    """What a Source without on_event makes of events."""
+    """The handler of a Source without on_event."""
 
 
 class OperatorHost:
@@ -82,7 +82,7 @@ class OperatorHost:
         self._ended = False  # the last commit closed the outputs
         self._stop_all = False
         self._exit_code: int | None = None  # set: leave between two events
-        self._over = False  # one of these: nothing may be handled any more in this life
+        self._over = False  # for one of these reasons, this life must not handle any more events
         self._position: Any = None
         self._produces = False
         self._idle_until = 0.0
@@ -91,14 +91,14 @@ class OperatorHost:
         self._reads_ahead = not any(item.wiring.drop_oldest for item in session.inputs.values())
         self._poller = session.poller(dealer.fd)
         self._reloads = Reloads(session.wiring.code, self._poller)
-        self._rung = False  # the bell has rung, and is not drained yet
+        self._rung = False  # the bell has rung and is not drained yet
         self.ctx.wait_for_room = self._wait_for_payload_room
         self._published = time.monotonic()
         self._is_fork = False
         forks.watch(self)
 
     def forked(self) -> None:
-        """See noderuntime.ipc.forks. A child that comes back from the handler ends at the first use of what is gone."""
+        """See noderuntime.ipc.forks. A child that returns from the handler ends at the first use of what is closed."""
         self._is_fork = self._over = True
         self._group.forked()
         self._words = self._session = self._take_in_hand = forks.GONE
@@ -137,7 +137,7 @@ class OperatorHost:
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Handle events until the end; returns the exit code."""
+        """Handle events until the end. Returns the exit code."""
         try:
             return self._run()
         finally:
@@ -172,7 +172,7 @@ class OperatorHost:
         return self._exit_code or 0
 
     def _take(self) -> bool:
-        """Handle the next group of messages; whether there was one."""
+        """Handle the next group of messages. Returns whether there was one."""
         ahead = self._ahead
         if not ahead:
             ahead.extend(self._session.next_messages(GROUP_MAX))
@@ -187,16 +187,16 @@ class OperatorHost:
         message, clock, take = self._message, time.monotonic_ns, ahead.popleft
         while ahead:
             message(take())
-            if self._over or clock() > deadline:  # after each: what is handled and not committed is lost to a kill
+            if self._over or clock() > deadline:  # checked after each: a kill loses what is not committed
                 break
         self._session.page.release(0)
         self._flush()
-        if not self._reads_ahead:  # what was read may be dropped meanwhile
+        if not self._reads_ahead:  # messages that were read may be dropped before they are handled
             ahead.clear()
         return True
 
     def _update(self) -> bool:
-        """Hand out what has changed of the watched keys; whether there was anything."""
+        """Hand out the changes of watched keys. Returns whether there were any."""
         updates = self._session.watch.read(GROUP_MAX)
         if not updates:
             return False
@@ -238,9 +238,9 @@ class OperatorHost:
         self._handle(event, staged)
 
     def _handle(self, event: Event, staged: Staged, ends: bool | None = None) -> None:
-        """Run the handler for an event; what it changes is staged in `staged`, which joins the group.
+        """Run the handler for an event. Its changes are staged in `staged`, which joins the group.
 
-        `ends` tells whether it is the last event of this node; by default the handler's Status decides.
+        `ends`: whether this is the last event of the node; by default the handler's Status decides.
         """
         ctx = self.ctx
         ctx.staged = staged
@@ -261,7 +261,7 @@ class OperatorHost:
         self._add(staged)
 
     def _fail(self, where: str, error: BaseException) -> None:
-        """The handler raised: commit what was finished before it, say so, and end this process."""
+        """The handler raised: commit the events before it, report the error, and end this process."""
         if self._is_fork:
             print(user_trace(error), file=sys.stderr, flush=True)
             os._exit(1)
@@ -271,7 +271,7 @@ class OperatorHost:
         raise OperatorError(where, describe(error), user_trace(error)) from None
 
     def _flush(self) -> None:
-        """Commit the group, or give it up when this life is to end and there is no room."""
+        """Commit the group, or give it up if this life must end and there is no room."""
         try:
             if not self._group.commit():
                 self._over = True
@@ -284,7 +284,7 @@ class OperatorHost:
         return self._stop is not None or self._exit_code is not None
 
     def _fail_staged(self, failed: Inapplicable) -> None:
-        """A handler has returned, and what it staged cannot be committed: its event fails, those before it do not."""
+        """A handler has returned, but its changes cannot be committed: its event fails, those before it do not."""
         events = self._group.events
         bad = events[failed.at]
         del events[failed.at :]
@@ -293,12 +293,12 @@ class OperatorHost:
         self._fail("on_event", failed.error)
 
     def close(self) -> None:
-        """Let go of the space; no commit is under way afterwards."""
+        """Close the session with the space; no commit is under way afterwards."""
         self._group.close()
         self._session.close()
 
     def _wait_for_payload_room(self, full: StoreFull) -> None:
-        """A handler sends something large, and there is no room: let the others have what was finished before it."""
+        """A handler sends something large, and there is no room: commit the events before it, then wait."""
         staged = self.ctx.staged
         self._flush()
         self.ctx.staged = staged
@@ -309,7 +309,7 @@ class OperatorHost:
         self._words[pulse.PHASE] = pulse.HANDLING
 
     def _tick(self) -> bool:
-        """Hand out the ticks and timeouts that are due; whether there was one."""
+        """Hand out the ticks and timeouts that are due. Returns whether there was one."""
         worked = False
         for event, counters in self._timers.due():
             self._session.set_phase(pulse.HANDLING)
@@ -328,7 +328,7 @@ class OperatorHost:
     # --- sources ----------------------------------------------------------------------------------------------------
 
     def _produce(self) -> bool:
-        """Let a Source produce a group; whether it did."""
+        """Let a Source produce a group. Returns whether it did."""
         if time.monotonic() < self._idle_until:
             return False
         self._group.since_ns = time.monotonic_ns()
@@ -371,10 +371,10 @@ class OperatorHost:
     # --- waiting and control ----------------------------------------------------------------------------------------
 
     def _wait(self, pause_s: float) -> None:
-        """Sleep until the bell rings, control speaks, or `pause_s` is over. With 0 it only looks.
+        """Sleep until the bell rings, the runtime sends something, or `pause_s` is over. With 0 it only looks.
 
-        The bell that woke us is drained at the next call, when what it rang for has been handled, and then it looks
-        once more instead of sleeping: a ring meanwhile is not lost, and the drain is not in the way of the message.
+        The bell that woke this process is drained at the next call, after the message was handled, so that draining
+        does not delay the message. That call then looks once more instead of sleeping, so no ring is lost.
         """
         self._log.pass_on()
         if self._rung:
@@ -382,7 +382,7 @@ class OperatorHost:
             doorbell.drain(self._session.bell)
             return
         if pause_s > 0:
-            if self._log.has_sent:  # that may have eaten the edge of what the runtime has sent
+            if self._log.has_sent:  # sending may have consumed the edge of a message from the runtime
                 self._log.has_sent = False
                 self._control()
                 if self._stop is not None:
@@ -405,7 +405,7 @@ class OperatorHost:
                 self._session.publish()
 
     def _control(self) -> None:
-        """Take what the runtime has sent."""
+        """Handle the messages from the runtime."""
         while (message := self._dealer.receive_nowait()) is not None:
             if isinstance(message, Stop):
                 self._stop = message
@@ -425,10 +425,10 @@ class OperatorHost:
         else:
             error, trace = cut(verdict.error, ERROR_CHARACTERS_MAX), cut(verdict.trace, TRACE_CHARACTERS_MAX)
             self._dealer.send(ReloadFailed(error, trace))
-            self._control()  # a send may eat the edge
+            self._control()  # sending may consume the edge
 
     def _finish(self, stop: Stop) -> None:
-        """The STOP event. When all inputs have ended, so does this node: its outputs close in the same commit."""
+        """Hand out the STOP event. If all inputs have ended, the node ends too: the same commit closes its outputs."""
         self._session.set_phase(pulse.HANDLING)
         self._handle(notice("STOP", stop.id), Staged(), ends=stop.id == "ALL_INPUTS_CLOSED")
         self._flush()

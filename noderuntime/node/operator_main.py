@@ -1,4 +1,4 @@
-"""Where the process of an operator begins: join the run, restore the state, handle events, say why it ends.
+"""The entry point of an operator's process: join the run, restore the state, handle events, report why it ends.
 
 hello -> welcome, restore_state -> load, make, restore -> ready -> *(ticks, messages, commit) -> bye
 """
@@ -38,7 +38,7 @@ from noderuntime.space.writer import MessageGone
 
 
 def main() -> int:
-    """The life of the operator that the environment names; returns the exit code."""
+    """Run one life of the operator that the environment names. Returns the exit code."""
     process.sleep_exactly()
     process.keep_heap()
     run_dir = RunDir(Path(os.environ[ENV_RUN_DIR]))
@@ -93,7 +93,7 @@ def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
     except NodeRuntimeError as error:
         _send_failed(dealer, "commit", str(error))
         return 1
-    except Exception as error:  # not the user's: whether a commit took effect is then unknown, so this life ends
+    except Exception as error:  # ours, not the user's: it is unknown whether a commit took effect, so end
         _send_failed(dealer, "commit", describe(error), "".join(traceback.format_exception(error)))
         return 1
     log.pass_on()
@@ -102,5 +102,5 @@ def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
 
 
 def _send_failed(dealer: Dealer, where: str, error: str, trace: str = "", permanent: bool = False) -> None:
-    """Say why this process ends, in a frame that is not too large however long the user's exception is."""
+    """Report why this process ends, in a frame within the limit, however long the user's exception is."""
     dealer.send(Failed(where, cut(error, ERROR_CHARACTERS_MAX), cut(trace, TRACE_CHARACTERS_MAX), permanent))

@@ -1,7 +1,7 @@
-"""Whether an operator's code, as it is on disk now, imports: tried in a process of its own.
+"""Checks in a separate process whether an operator's code, as it is on disk now, can be imported.
 
-What does not import must not replace what runs. The process has the environment and the folder of the operator, and is
-ended when the import takes longer than CHECK_S_MAX; what it prints on stdout is thrown away.
+Code that cannot be imported must not replace running code. The process has the environment and the folder of the
+operator, and is killed if the import takes longer than CHECK_S_MAX. Its stdout is discarded.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class Verdict(NamedTuple):
 
 
 class Reloads:
-    """The trial of a reload that was asked for, if any. Asked for again meanwhile, it is tried once more afterwards."""
+    """The check that a reload asked for, if any. If asked again while it runs, it runs once more afterwards."""
 
     def __init__(self, code: dict[str, str], poller: select.poll) -> None:
         self._code = code
-        self._poller = poller  # the descriptor of the trial is registered there
+        self._poller = poller  # watches the pidfd of the trial
         self._trial: _Trial | None = None
         self._again = False
 
     def ask(self) -> None:
-        """Try the code."""
+        """Start a trial, or another one after the running one."""
         if self._trial is not None:
             self._again = True
             return
@@ -50,7 +50,7 @@ class Reloads:
         self._poller.register(self._trial.pidfd, select.POLLIN)
 
     def take_verdict(self) -> Verdict | None:
-        """To be called when the descriptor is readable. None: asked for again meanwhile, so another trial runs."""
+        """To be called when the descriptor is readable. None: `ask` was called again, so another trial runs now."""
         trial = self._trial
         if trial is None:
             return None
@@ -63,7 +63,7 @@ class Reloads:
         return verdict
 
     def close(self) -> None:
-        """End the trial that still runs."""
+        """Kill the running trial, if any."""
         if self._trial is not None:
             self._trial.kill()
 
@@ -82,7 +82,7 @@ class _Trial:
         self.pidfd = os.pidfd_open(self._process.pid)
 
     def kill(self) -> None:
-        """End it; its result is not wanted any more."""
+        """Kill the process and discard its result."""
         self._process.kill()
         self.result()
 
@@ -90,7 +90,7 @@ class _Trial:
         code = self._process.wait()
         os.close(self.pidfd)
         with self._said:
-            # the end of what it said: the module may have printed a lot before it failed
+            # only the end of its stderr: the module may have printed a lot before it failed
             self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - TRACE_BYTES_MAX))
             trace = self._said.read().decode(errors="replace").strip()
         if code == 0:

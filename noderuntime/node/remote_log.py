@@ -21,7 +21,7 @@ _ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"
 
 
 class LogHandler(logging.Handler):
-    """Sends records to the runtime. ZeroMQ sockets belong to one thread: others leave theirs to it."""
+    """Sends records to the runtime. A ZeroMQ socket belongs to one thread: other threads queue their records for it."""
 
     def __init__(self, dealer: Dealer) -> None:
         super().__init__()
@@ -29,12 +29,12 @@ class LogHandler(logging.Handler):
         self._thread = threading.get_ident()
         self._waiting: deque[Log] = deque(maxlen=10_000)
         self._is_fork = False
-        self.has_sent = False  # since the last look at what the runtime has sent: see channel.py on edges
+        self.has_sent = False  # since the last look for messages from the runtime: see channel.py on edges
 
         forks.watch(self)
 
     def forked(self) -> None:
-        """See noderuntime.ipc.forks: in the child records go to stderr, which is in the run's log, too."""
+        """See noderuntime.ipc.forks. In the child, records go to stderr, which also ends up in the run's log."""
         self._is_fork = True
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -56,19 +56,19 @@ class LogHandler(logging.Handler):
             self.handleError(record)
 
     def pass_on(self) -> None:
-        """Send what waits. From the thread of the socket only."""
+        """Send the queued records. Only for the thread of the socket."""
         while self._waiting:
             self.has_sent = True
             log = self._waiting.popleft()
             try:
                 self._dealer.send(log)
-            except Exception as error:  # a record is never worth an operator
+            except Exception as error:  # a log record must never end an operator
                 text = f"a log record could not be sent: {describe(error)}"
                 self._dealer.send(Log(log.time, logging.WARNING, text, {}))
 
 
 def _scalar(value: Any) -> Any:
-    """A value of `extra=`; whatever is not a scalar is shown as text. Its own __repr__ may raise."""
+    """A value of `extra=`; anything but a scalar as text. Its __repr__ may raise."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     try:

@@ -1,7 +1,7 @@
-"""What a custom node sends and acknowledges: staged, held for a moment, and committed.
+"""The messages and acknowledgements of a custom node: staged, held for a moment, and committed.
 
-It is committed at once when nothing was in the last HOLD_NS, else together with what comes within HOLD_NS; in any case
-before the node waits, acknowledges, reads the shared store or ends.
+They are committed at once if nothing was committed within the last HOLD_NS, otherwise together with those that follow
+within HOLD_NS; in any case before the node waits, acknowledges, reads the shared KVS or ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HOLD_NS: Final = 1_000_000
 
 
 class Sender:
-    """What is staged and not committed. `in_hand`: the events in hand, for the phase that the pulse shows afterwards.
+    """What is staged but not committed. `in_hand`: the events in hand, for the phase that the pulse shows after a wait.
 
     A method whose name ends in _locked is called with the gate's lock held.
     """
@@ -37,15 +37,15 @@ class Sender:
     def __init__(self, session: NodeSession, gate: Gate, waiters: BellWait, in_hand: Sized) -> None:
         self.staged: list[Staged] = []
         self.unacknowledged: set[bytes] = set()  # keys of messages in hand, or whose acknowledgement is staged
-        self.hold_timer = OneShotTimer(HOLD_NS)  # goes off when what is staged has been held long enough
+        self.hold_timer = OneShotTimer(HOLD_NS)  # goes off when staged messages have been held long enough
         self._session = session
         self._gate = gate
         self._waiters = waiters
         self._in_hand = in_hand
         self._outputs = session.commits.outputs
         self._committed_ns = 0
-        self._stopping = False  # the run is being stopped and not drained: nothing will make room any more
-        self._gave_up = False  # what was sent could not be committed, so nothing that comes after it may be
+        self._stopping = False  # the run is being stopped, not drained: no receiver will make room any more
+        self._gave_up = False  # a message could not be committed, so nothing after it may be
 
     def note_stop(self, stop: Stop) -> None:
         self._stopping = not stop.drain
@@ -101,15 +101,15 @@ class Sender:
             waited = True
 
     def acknowledge_locked(self, staged: Staged) -> None:
-        """An event was handled: `staged` is what that changes."""
+        """Add the acknowledgement of a handled event to what is committed next."""
         self.staged.append(staged)
         if len(self.staged) == 1:
             self.hold_timer.set()
 
     def _make_room_locked(self) -> None:
-        """There is no room for a payload: commit what waits.
+        """There is no room for a payload: commit what is staged.
 
-        The caller then waits without the lock: another thread may hold the message whose acknowledgement makes room.
+        The caller then waits without the lock: another thread may have the message whose acknowledgement makes room.
         """
         self.commit_locked()
         self._session.set_phase(pulse.WAITING_FOR_ROOM)
@@ -120,11 +120,11 @@ class Sender:
     # --- committing -------------------------------------------------------------------------------------------------
 
     def is_due(self) -> bool:
-        """Whether what is staged is to be committed now, and not held."""
+        """Whether to commit what is staged now instead of holding it."""
         return len(self.staged) >= GROUP_MAX or time.monotonic_ns() - self._committed_ns > HOLD_NS
 
     def drain(self) -> None:
-        """Commit everything that is staged, waiting for room as long as it has to."""
+        """Commit everything that is staged, waiting for room as long as it takes."""
         session = self._session
         waited = False
         while True:
@@ -147,10 +147,10 @@ class Sender:
             if poller.poll(ROOM_CHECK_S * 1000):
                 self._waiters.drain()
                 if self._waiters.pass_on():
-                    time.sleep(ROOM_CHECK_S / 50)  # they drain it; this thread must not ring itself awake
+                    time.sleep(ROOM_CHECK_S / 50)  # other threads drain the bell; do not ring this thread awake
 
     def commit_locked(self) -> bool:
-        """Commit what there is room for; returns whether that was all."""
+        """Commit as much as there is room for. Returns whether that was all."""
         staged = self.staged
         if self._gave_up:
             staged.clear()
@@ -184,8 +184,8 @@ class Sender:
     def _give_up_locked(self) -> None:
         """The run is being stopped, and there is no room for what was sent.
 
-        Then the event that it follows from must not be acknowledged either, and this life commits nothing more: the
-        next one gets all of it again.
+        Then the event that caused it must not be acknowledged either, and this life commits nothing more: the next life
+        handles all of it again.
         """
         self._gave_up = True
         self._session.let_go(self.staged)

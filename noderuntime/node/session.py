@@ -1,6 +1,6 @@
-"""What every process with nodes in the space has: operators' hosts and custom nodes.
+"""`NodeSession`: the link of one node to the space, which operator hosts and custom nodes have in common.
 
-It joins the open space, the commits of one node, its pulse, its doorbell and those of its neighbours.
+It brings together the open space, the commits of the node, its pulse, its doorbell and those of its neighbours.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-QUIET_NS = 1_000_000  # without a commit for so long, the receivers are asleep
+QUIET_NS = 1_000_000  # after so long without a commit, the receivers are asleep
 ANNOUNCED_MAX = 4
-SLOW_CHECK_S = 5.0  # a loop that nothing wakes looks for itself so often
+SLOW_CHECK_S = 5.0  # the interval at which a loop looks without being woken
 ROOM_CHECK_S = 0.05  # room in the space (not in a queue) rings no bell
 
 
 class NodeSession:
     """One life of one node. `attempts`: the claim's list of messages that earlier lives ended with.
 
-    `space`: the open one of this process, if there is one.
+    `space`: the space that this process has open already, if any.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class NodeSession:
     ) -> None:
         self.wiring = wiring
         self.incarnation = incarnation
-        self._heard_ns = 0  # when the receivers heard of us last
+        self._heard_ns = 0  # when the receivers were last rung
         self.space = open_space(run_dir.space) if space is None else space
         self._owns_space = space is None
         self.message_bytes_max = self.space.message_bytes_max
@@ -85,11 +85,11 @@ class NodeSession:
         self.inputs = {item.number: item for item in self.commits.inputs.values()}
         self.mailboxes = [item.mailbox for item in self.inputs.values() if not item.wiring.period_ns]
         self.closed: set[str] = set()  # inputs that have ended: their INPUT_CLOSED was taken
-        self.cut_off: set[str] = set()  # those that a failure closed: their sender may come back
+        self.cut_off: set[str] = set()  # inputs that a failure closed: their sender may come back
         self._find_closed()
 
     def _find_closed(self) -> None:
-        """What earlier lives have taken of INPUT_CLOSED."""
+        """Find the inputs whose INPUT_CLOSED an earlier life has taken."""
         with self.space.read() as txn:
             for item in self.inputs.values():
                 flags = queue_of(txn, item.queue_key)[records.FLAGS]
@@ -97,7 +97,7 @@ class NodeSession:
                     self.note_closed(item.name, bool(flags & records.SOURCE_FAILED))
 
     def note_closed(self, input: str, by_failure: bool) -> None:
-        """INPUT_CLOSED of an input was taken. What a failure closed does not count as ended."""
+        """INPUT_CLOSED of an input was taken. An input that a failure closed does not count as ended."""
         (self.cut_off if by_failure else self.closed).add(input)
 
     def note_restarted(self, node: str) -> None:
@@ -108,7 +108,7 @@ class NodeSession:
 
     @property
     def all_closed(self) -> bool:
-        """Whether this node has inputs other than timers, and all of them have ended; a failure ends none."""
+        """Whether this node has inputs other than timers, and all have ended. A failure does not end an input."""
         return bool(self.mailboxes) and len(self.closed) == len(self.mailboxes)
 
     def next_messages(self, limit: int, taken: Container[bytes] = ()) -> list[Message]:
@@ -124,7 +124,7 @@ class NodeSession:
         return self.inputs[key[3] << 8 | key[4]]
 
     def commit(self, group: Sequence[Staged]) -> int:
-        """Commit as many of `group`, from its front, as there is room for, and ring who has to know."""
+        """Commit as many events from the front of `group` as there is room for, and ring the nodes concerned."""
         commits = self.commits
         words = self.page.words
         phase = words[pulse.PHASE]
@@ -142,9 +142,9 @@ class NodeSession:
         return done
 
     def forget_gone(self, group: Sequence[Staged]) -> None:
-        """Take acknowledgements of messages that are not there any more out of events that were not committed.
+        """Remove, from events that were not committed, acknowledgements of messages that no longer exist.
 
-        For custom nodes, whose delivery is at least once: what they send is to go out all the same.
+        For custom nodes, whose delivery is at least once: what they send must go out all the same.
         """
         with self.space.read() as txn:
             for staged in group:
@@ -152,11 +152,11 @@ class NodeSession:
                     staged.ack = None
 
     def announce(self, nodes: Collection[int]) -> None:
-        """Ring the receivers before the commit as well, after a pause: they find nothing yet and sleep again.
+        """After a pause, ring the receivers before the commit as well: they find nothing yet and sleep again.
 
-        But then they, and the core that they sleep on, wake up while we commit, and the ring that counts reaches them
-        sooner (bench/README.md has the figures). Not when messages come thick and fast, for then nobody sleeps; nor
-        when no core is to spare, for then they would only be in the way.
+        But they, and the core that they sleep on, wake up during the commit, so the ring after it reaches them sooner
+        (bench/README.md has the figures). Not done when messages follow each other quickly, for then the receivers do
+        not sleep, nor when no core is idle, for then they would delay the commit.
         """
         now_ns = time.monotonic_ns()
         if now_ns - self._heard_ns > QUIET_NS and len(nodes) <= ANNOUNCED_MAX and self._cores.spare():
@@ -165,7 +165,7 @@ class NodeSession:
 
     @property
     def pool(self) -> SegmentPool:
-        """The segments that this node sends large payloads in."""
+        """The segments in which this node sends large payloads."""
         if self._pool is None:
             self._pool = SegmentPool(self.space, self._folder, self.wiring.number)
         return self._pool
@@ -177,10 +177,10 @@ class NodeSession:
         return self._views.lease(key, records.reference_of(record))
 
     def let_go(self, group: Sequence[Staged]) -> None:
-        """These events are committed, or given up: their segments are counted in the space, or free."""
+        """Release the segments of events that are committed or given up: the space counts their references now."""
         if self._pool is not None:
             for staged in group:
-                outputs, staged.outputs = staged.outputs, None  # once, whatever exception comes
+                outputs, staged.outputs = staged.outputs, None  # once, even if an exception follows
                 for _, _, _, segment in outputs or ():
                     if segment is not None:
                         self._pool.done(segment)
@@ -190,11 +190,11 @@ class NodeSession:
 
     def set_phase(self, phase: int) -> None:
         words = self.page.words
-        words[pulse.SINCE_NS] = time.monotonic_ns()  # first: whoever sees the phase must not see an old time
+        words[pulse.SINCE_NS] = time.monotonic_ns()  # first: a reader of the new phase must not see an old time
         words[pulse.PHASE] = phase
 
     def publish(self) -> None:
-        """Take the write lock once: a commit whose process was killed half way in publishing it becomes visible."""
+        """Take the write lock once: this makes a commit visible whose process was killed while publishing it."""
         self.space.begin().abort()
 
     def poller(self, *others: int) -> select.poll:

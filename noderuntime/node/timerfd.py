@@ -1,8 +1,8 @@
-"""A timer that a thread can sleep on while another one sets it: a timerfd.
+"""A timer that one thread sleeps on while another thread sets and clears it: a Linux timerfd.
 
-A thread that looks by itself every millisecond takes the interpreter's lock each time, often in the middle of a commit,
-which holds up its own process and whoever waits for the write lock. Setting a timerfd costs less than a microsecond,
-and only a timer that nobody cleared in time wakes the thread.
+Rejected: a thread that polls every millisecond. It takes the interpreter's lock each time, often in the middle of a
+commit, which delays its own process and all that wait for the write lock. Setting a timerfd costs less than a
+microsecond, and the thread wakes only if the timer was not cleared in time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ctypes
 import os
 import time
 
-_libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL: not worth letting go of the interpreter's lock for
+_libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL: too short a call to release the interpreter's lock
 
 
 class _ITimerSpec(ctypes.Structure):

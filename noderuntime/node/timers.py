@@ -1,8 +1,8 @@
-"""Ticks, and inputs that have been silent for too long: which are due, and when the next one is.
+"""Timer ticks and input timeouts of a node: which are due now, and when the next one is.
 
-Each process makes those of its own node. How far it has come stands in counters of the node record (see
-noderuntime.space.records), committed with the event that tells of it; so no life repeats or loses one. Ticks that were
-missed are one. All times are those of CLOCK_BOOTTIME.
+Each process makes those of its own node. Counters of the node record (see noderuntime.space.records) hold how far it
+has come; they are committed with the event of the tick or timeout, so no life repeats or loses one. Several missed
+ticks become one. All times are those of CLOCK_BOOTTIME.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Timers:
 
     def __init__(self, session: NodeSession) -> None:
         self._session = session
-        self._counters = session.commits.counters.copy()  # with what is staged
+        self._counters = session.commits.counters.copy()  # including staged changes
         self._ticking = [item for item in session.inputs.values() if item.wiring.period_ns]
         self._watched = [item for item in session.inputs.values() if item.wiring.timeout_ns]
 
@@ -32,13 +32,13 @@ class Timers:
         return bool(self._ticking or self._watched)
 
     def quieten(self) -> None:
-        """No more ticks: the run is drained. Timeouts of inputs go on."""
+        """Make no more ticks: the run is drained. Timeouts of inputs continue."""
         self._ticking = []
 
     def due(self, in_hand: Container[bytes] = ()) -> Iterator[tuple[Event, Counters]]:
-        """Each tick and each timeout that is due, once, and the counters to commit with it: they are noted already.
+        """Each tick and timeout that is due, once, and the counters to commit with it, which are noted here already.
 
-        An input with messages is not silent; those in `in_hand` do not count.
+        An input with waiting messages is not silent; messages in `in_hand` do not count as waiting.
         """
         if self._ticking:
             wall_ns, boot_ns = self._session.space.clock
@@ -53,7 +53,7 @@ class Timers:
                 yield notice("INPUT_CLOSED", item.name), self._note({item.counter + 1: 1})
 
     def recovery(self, input: Input) -> Counters | None:
-        """A message of `input` has come: the counters for INPUT_RECOVERED, if it was taken to be closed."""
+        """A message of `input` has come: the counters for INPUT_RECOVERED, if the input had timed out."""
         return self._note({input.counter + 1: 0}) if self._counters[input.counter + 1] else None
 
     def arrival(self, input: Input) -> Counters:
@@ -62,7 +62,7 @@ class Timers:
         return self._note({input.counter: now_ns(), input.counter + 1: 0})
 
     def pause_s(self, longest_s: float) -> float:
-        """How long nothing will be due, at most `longest_s`."""
+        """How long until the next one is due, at most `longest_s`."""
         pause_ns = int(longest_s * 1e9)
         if self._ticking:
             since_ns = now_ns() - self._session.space.clock[1]
@@ -72,7 +72,7 @@ class Timers:
         return pause_ns / 1e9
 
     def _left_ns(self, item: Input) -> int:
-        """Until `item` has been silent for too long; far away when nothing came yet, or it is known."""
+        """The time until `item` times out; very long if no message has come yet, or it has timed out already."""
         last_ns, timed_out = self._counters[item.counter], self._counters[item.counter + 1]
         session = self._session
         if not last_ns or timed_out or item.name in session.closed or item.name in session.cut_off:

@@ -1,4 +1,4 @@
-"""Loading users' code, and showing users' errors without our frames around them."""
+"""Loads users' code, and shows users' errors without frames of noderuntime."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from noderuntime.errors import OperatorError
 from noderuntime.ipc.boundary import TRACE_CHARACTERS_MAX, cut, describe
 from noderuntime.ipc.entrypoints import PACKAGE
 
-_OURS = str(PACKAGE) + os.sep  # not what only begins with our name, as noderuntime_operators.py does
+_OURS = str(PACKAGE) + os.sep  # with the separator: noderuntime_operators.py only begins with our name
 _USERS = tuple(_OURS + folder + os.sep for folder in ("operators", "dataflows"))
 
 
 def load(path: str, module: str, name: str) -> Any:
     """The class or function `name` of the file `path`, or of the importable `module`.
 
-    The file's folder, for a module the working directory, is put on sys.path. Raises OperatorError with the user's
+    Puts the file's folder, or for a module the working directory, on sys.path. Raises OperatorError with the user's
     part of the traceback.
     """
     folder = str(Path(path).parent.resolve() if path else Path.cwd())
@@ -49,7 +49,7 @@ def load(path: str, module: str, name: str) -> Any:
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    # under its own name when that is free, so that dataclasses, logging and tracebacks look as anywhere else
+    # under its own name if that is free, so that dataclasses, logging and tracebacks look as in other programs
     name = path.stem
     if name in sys.modules or name in sys.stdlib_module_names:
         name = f"noderuntime_operator_{path.stem}"
