@@ -1,6 +1,6 @@
 """Batches: the records of a message that carries many of them.
 
-numpy and pyarrow are asked only where a value is theirs: an operator that uses neither does not pay for them.
+numpy and pyarrow are imported only for values of their own types: an operator that uses neither pays nothing for them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def records_of(value: Any) -> Sequence[Any]:
-    """The records of a batch, in order, as plain Python values wherever that is possible:
+    """The records of a batch, in order, as plain Python values where possible:
 
     - a list: its items;
     - a numpy array with one dimension: its elements as Python numbers and texts, those of a structured array as dicts
       by field; with more dimensions: its rows, which are arrays;
     - an Arrow table or record batch: its rows as dicts by column; an Arrow array: its values.
 
-    Raises TypeError for everything else: what is no batch may be one record by mistake.
+    Raises TypeError for everything else: a value that is not a batch is probably one record, sent by mistake.
     """
     kind = type(value)
     found: list[Any] | None = None
@@ -50,7 +50,7 @@ def _of_array(array: Any) -> list[Any]:
 
 
 def _times(array: Any) -> list[Any]:
-    """As Python's times, or as numpy's where those lose something: of these, tolist() would make bare integers."""
+    """Python datetimes, or numpy's own where Python's would lose precision: tolist() turns those into bare integers."""
     import numpy
 
     micro = array
@@ -59,7 +59,7 @@ def _times(array: Any) -> list[Any]:
         if not bool(((micro == array) | numpy.isnat(array)).all()):
             return list(array)
     items: list[Any] = micro.tolist()
-    return list(array) if int in map(type, items) else items  # int: outside of Python's calendar
+    return list(array) if int in map(type, items) else items  # int: outside Python's calendar
 
 
 def _of_arrow(value: Any) -> list[Any] | None:
@@ -92,9 +92,9 @@ def _rows(names: Sequence[str], columns: Sequence[Sequence[Any]]) -> list[Any]:
 
 
 class RecordEvent(Mapping[str, Any]):
-    """The INPUT event of one record of a batch: that of its message, with the record as `value`, and its `index`.
+    """The INPUT event of one record of a batch: the message's event, with the record as `value`, and its `index`.
 
-    So `uid`, `metadata` and `timestamp` are the message's; `uid` and `index` together name the record.
+    `uid`, `metadata` and `timestamp` are the message's; `uid` and `index` together identify the record.
     """
 
     __slots__ = ("_message", "index", "value")

@@ -1,11 +1,11 @@
 """Keys and states of keyed operators as text and bytes.
 
-A private key is a text, so a key of any other kind becomes one: its type, a colon, its text. `noderuntime
-state ls` then shows `str:left`, `int:7`, `bool:True`. Long keys become a hash. A key of a subclass, or a numpy
-scalar, is the key that it equals: 7 and numpy.int64(7), a text and a member of an Enum of texts. True, 1, 1.0 and "1"
-are four keys.
+The keys of private state are texts, so each key is converted to a *tag*: its type, a colon, its text.
+`noderuntime state ls` shows `str:left`, `int:7`, `bool:True`. A long key becomes a hash. An instance of a subclass and
+a numpy scalar are the same key as the plain value that they equal: numpy.int64(7) is 7, a member of an Enum of texts is
+its text. True, 1, 1.0 and "1" are four keys.
 
-What is saved can be read again and is equal then, but for tuples, which come back as lists; anything else is refused.
+A saved value comes back equal, except that tuples come back as lists. A value for which that is impossible is refused.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import msgpack
 
 from noderuntime.api.values import BYTES, KINDS, MSGPACK, VIEW, decode, encode, exact, moment, unpack
 
-TAG_BYTES_MAX: Final = 200  # longer keys are hashed; a private key may have 508
-NESTING_MAX: Final = 100  # of a state or a key that is not made of exact plain types alone
-TAGGED: Final = frozenset({bool, int, float, str})  # keys that show in their tags as they are
-_VALUE: Final = 64  # MessagePack extensions from here on: a value of values.py, 64 + its kind
+TAG_BYTES_MAX: Final = 200  # longer tags are hashed; a private key may have 508
+NESTING_MAX: Final = 100  # of a state or key that contains anything but exact plain types
+TAGGED: Final = frozenset({bool, int, float, str})  # keys whose tag shows their text
+_VALUE: Final = 64  # a value of values.py is the MessagePack extension 64 + its kind
 
 
 def key_tag(key: Any) -> str:
     """The text under which the state of `key` is saved. Keys of different type or value have different tags.
 
-    Raises TypeError for what MessagePack cannot carry.
+    Raises TypeError for a key that MessagePack cannot carry.
     """
     kind = type(key)
     if kind is str:
@@ -48,7 +48,7 @@ def key_tag(key: Any) -> str:
 
 
 def old_tag(key: Any) -> str | None:
-    """The tag that versions up to 0.1 gave to a key that is not of exact types; None: they refused it."""
+    """The tag that versions up to 0.1 gave to a key that is not of exact types; None if they refused the key."""
     try:
         packed = msgpack.packb(_sorted(key), use_bin_type=True, datetime=True, default=_extension)
     except NOT_PLAIN:
@@ -63,7 +63,7 @@ def _bounded(tag: str) -> str:
 
 
 def _sorted(key: Any) -> Any:
-    """`key` with all its dicts in one order: equal dicts are equal keys."""
+    """`key` with all its dicts sorted, so that equal dicts give equal tags."""
     if isinstance(key, dict):
         return {name: _sorted(key[name]) for name in sorted(key, key=_order)}
     if isinstance(key, list | tuple) and type(key) is not msgpack.ExtType:
@@ -76,20 +76,21 @@ def _order(name: Any) -> tuple[str, Any]:
 
 
 pack_plain: Callable[[Any], bytes] = msgpack.Packer(use_bin_type=True, strict_types=True).pack
-"""What `pack` tries first: for values of exact types that come back as they are. Raises NOT_PLAIN.
+"""What `pack` tries first: packs values of exact types, which come back unchanged. Raises NOT_PLAIN for all others.
 
-One Packer for all, since making one costs more than most packing; without a default nothing calls back into Python.
-Strict: what has to be looked at (a tuple, also as the key of a dict; a subclass; a datetime) does not get through.
+One Packer serves every call, because creating one costs more than packing most values; it has no default function, so
+nothing calls back into Python. It is strict: a value that needs a closer look (a tuple, also as a dict's key; an
+instance of a subclass; a datetime) is refused.
 """
 NOT_PLAIN = (TypeError, ValueError, OverflowError, BufferError)
 _SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
 
 
 def pack(value: Any) -> bytes:
-    """MessagePack of a value, and of arrays and Arrow data as extensions. Raises TypeError for what cannot be saved."""
+    """MessagePack of a value; arrays and Arrow data are extensions. Raises TypeError if it cannot be saved."""
     try:
         return pack_plain(value)
-    except NOT_PLAIN:  # an array, say, or what cannot be saved at all
+    except NOT_PLAIN:  # an array, for example, or a value that cannot be saved at all
         pass
     return _pack_exact(_packable(value, 0))
 
@@ -107,7 +108,7 @@ def _pack_exact(value: Any) -> bytes:
 
 
 def _packable(value: Any, depth: int) -> Any:
-    """`value` made of exact types, arrays and the like being extensions. Raises TypeError for what cannot be saved."""
+    """`value` converted to exact types, arrays and the like to extensions. Raises TypeError if that is impossible."""
     kind = type(value)
     if kind in _SCALARS:
         return value
@@ -138,14 +139,14 @@ def _packable(value: Any, depth: int) -> Any:
 
 
 def _packable_name(name: Any) -> Any:
-    """The key of a dict: it has to be hashable when it is read again, so it is no tuple."""
+    """The key of a dict. A tuple is refused: it would come back as a list, which is not hashable."""
     if isinstance(name, tuple):
         raise TypeError(f"dict: the key {name!r:.60} is a tuple: it would come back as a list, which cannot be a key")
     return _packable(name, 0)
 
 
 def _extension(value: Any) -> msgpack.ExtType:
-    """What MessagePack does not know by itself: arrays and the like."""
+    """Packs types that MessagePack itself does not know: arrays and the like."""
     return _extended(*encode(value))
 
 
@@ -165,7 +166,7 @@ def unpack_stored(packed: bytes) -> Any:
 
 
 class Codec(Protocol):
-    """How a state becomes bytes and comes back. Equal states should give equal bytes."""
+    """Converts a state to bytes and back. Equal states should give equal bytes."""
 
     def encode(self, state: Any) -> bytes: ...
 
@@ -188,9 +189,10 @@ class Functions:
 
 
 def codec_of(given: Any) -> Codec | None:
-    """The codec that was given: an object with encode and decode, one with dumps and loads, or two functions.
+    """The Codec for `given`: an object with encode and decode, one with dumps and loads, or a pair of functions.
 
-    None: there is none, and states are saved as MessagePack, with all that `pack` takes.
+    None if `given` is None: states are then saved as MessagePack and may hold everything that `pack` takes.
+    Raises TypeError for anything else.
     """
     if given is None:
         return None

@@ -1,4 +1,4 @@
-"""Times that are to come, one for each text; the earliest comes first."""
+"""A priority queue of deadlines, one per key."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ SPARE: Final = 1000  # entries that the heap may hold beyond twice what is neede
 
 
 class Deadlines:
-    """A heap that is corrected late: for each text it holds an entry that is not later than its time.
+    """A heap that is corrected lazily: each key has an entry in the heap that is not later than its deadline.
 
-    So a time that moves further away, the usual case, costs one write into a dict; the entry follows when it comes up.
+    So postponing a deadline, the usual case, costs one write into a dict. The heap's entry is corrected when it reaches
+    the top.
     """
 
     def __init__(self) -> None:
@@ -23,38 +24,38 @@ class Deadlines:
         return len(self._at)
 
     def load(self, items: Iterable[tuple[str, float]]) -> None:
-        """Hold these, and nothing else."""
+        """Replace all deadlines with these."""
         self._at = dict(items)
-        self._heap = [(at, text) for text, at in self._at.items()]
+        self._heap = [(at, key) for key, at in self._at.items()]
         heapq.heapify(self._heap)
 
-    def set(self, text: str, at: float) -> None:
-        before = self._at.get(text)
-        self._at[text] = at
+    def set(self, key: str, at: float) -> None:
+        before = self._at.get(key)
+        self._at[key] = at
         if before is None or at < before:
-            heapq.heappush(self._heap, (at, text))
+            heapq.heappush(self._heap, (at, key))
             if len(self._heap) > 2 * len(self._at) + SPARE:
                 self.load(self._at.items())
 
-    def discard(self, text: str) -> None:
-        self._at.pop(text, None)
+    def discard(self, key: str) -> None:
+        self._at.pop(key, None)
 
     def first(self) -> tuple[float, str] | None:
-        """The earliest time and its text, which stay."""
+        """The earliest deadline and its key, which remain in the queue."""
         heap = self._heap
         while heap:
-            at, text = heap[0]
-            now_at = self._at.get(text)
+            at, key = heap[0]
+            now_at = self._at.get(key)
             if now_at == at:
-                return at, text
+                return at, key
             if now_at is None:
                 heapq.heappop(heap)
             else:
-                heapq.heapreplace(heap, (now_at, text))
+                heapq.heapreplace(heap, (now_at, key))
         return None
 
     def take(self, until: float) -> tuple[float, str] | None:
-        """The earliest, which is held no longer; None when it is later than `until`."""
+        """Remove the earliest deadline and return it with its key; None if it is later than `until`."""
         first = self.first()
         if first is None or first[0] > until:
             return None

@@ -1,4 +1,4 @@
-"""`KeyedOperator`: a state and a timer per key, for when a function is not enough.
+"""`KeyedOperator`: a state and a timer per key, for operators that need more than `stateful_map`.
 
     class Sessions(KeyedOperator):
         default = int
@@ -18,10 +18,10 @@
         def on_end(self, key, state, ctx):         # all inputs have ended
             ctx.send_output("session", {"user": key, "clicks": state})
 
-Time is the wall clock, or event time where `time_of` is overridden: then it is the highest time seen so far, and it
-stands still while nothing comes. Both are the same in the life after a crash: event time is part of the state.
+Time is the wall clock or, if `time_of` is overridden, event time: the highest time seen so far, which does not advance
+while no events arrive. Event time is part of the state, so it continues after a crash.
 
-How states are kept is told in keyed_states.py; here is what happens in which order.
+This module decides what happens in which order; see states.py for how states are kept.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from noderuntime.api.keyed.batches import RecordEvent, records_of
 from noderuntime.api.keyed.codecs import codec_of
@@ -43,19 +43,19 @@ if TYPE_CHECKING:
     from noderuntime.api.operator import Context, Status
 
 
-CALLS_MAX: Final = 100_000  # of on_timer for one key in one event, by event time: then the event fails
-CALLS_MAX_WALL_CLOCK: Final = 1000  # the same by the wall clock, after a pause: then the next event continues
+CALLS_MAX: Final = 100_000  # calls of on_timer for one key in one event, by event time; beyond that, the event fails
+CALLS_MAX_WALL_CLOCK: Final = 1000  # the same by the wall clock (after a pause); the next event continues
 
 
 def wall_clock_s() -> float:
-    """Seconds since the epoch: time to live has to count while no process runs."""
+    """Seconds since the epoch, not a monotonic clock: time to live also passes while no process runs."""
     return dt.datetime.now(dt.UTC).timestamp()
 
 
 class KeyContext:
-    """The `ctx` of on_key_event, on_timer and on_end: all of the operator's ctx, and the timer of the key in hand.
+    """The `ctx` of on_key_event, on_timer and on_end: the operator's ctx, with the timer of the current key.
 
-    `due`: the time of the timer that is being handled.
+    `due`: the time of the timer that on_timer handles now.
     """
 
     def __init__(self, ctx: Context, now: float, timer: float | None, due: float = NEVER) -> None:
@@ -65,9 +65,10 @@ class KeyContext:
         self.timer = timer
 
     def set_timer(self, at: float) -> None:
-        """Call on_timer for this key when the time has come to `at`. A key has one timer: a later call moves it.
+        """Call on_timer for this key when time reaches `at`. A key has one timer: a later call moves it.
 
-        A key whose time to live is over before that is kept until then. In on_timer `at` has to be behind `due`.
+        A key is kept at least until its timer has fired, even if its `ttl` is over before that. In on_timer, `at` must
+        be later than `due`. Raises TypeError and ValueError.
         """
         if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at):
             raise TypeError(f"set_timer({at!r}): the time is a finite number of seconds, as ctx.now is")
@@ -86,14 +87,15 @@ class KeyContext:
 
 
 class KeyedOperator(Operator):
-    """See the head of this module. `default`: the state of a new key; a callable is called for each.
+    """See the head of this module. `default`: the state of a new key; a callable is called for each new key.
 
-    `ttl`: seconds (or whatever unit `time_of` counts) after its last event when a key is forgotten: by the wall clock
-    at that time, by event time behind it; when its timer has fired, if that is later. `codec`: see codec_of.
+    `ttl`: seconds (or the unit of `time_of`) after its last event until a key is forgotten. By the wall clock, that is
+    when this time is reached; by event time, when it is passed; never before the key's timer has fired. `codec`: see
+    codec_of.
 
     `batch`: whether each message carries many records, as a list, a numpy array or an Arrow table (see records_of).
-    Then every method gets the event of one record after the other, whose value is the record; all of the message is one
-    transaction, and the state of a key that it touches is saved once. The wall clock stands still in it.
+    Each method is then called once per record, with an event whose value is the record. The whole message is one
+    transaction, which saves the state of each key that it touches once; the wall clock does not advance in it.
     """
 
     default: ClassVar[Any] = None
@@ -106,7 +108,7 @@ class KeyedOperator(Operator):
     _needs_clock: bool
 
     def key_of(self, event: Event) -> Any:
-        """The key of an INPUT event: anything MessagePack can carry."""
+        """The key of an INPUT event: any value that MessagePack can carry."""
         return None
 
     def time_of(self, event: Event) -> float | None:
@@ -122,31 +124,31 @@ class KeyedOperator(Operator):
         raise NotImplementedError(f"{type(self).__name__} has no on_key_event(self, key, event, state, ctx)")
 
     def on_timer(self, key: Any, due: float, state: Any, ctx: Any) -> Any:
-        """The timer of a key has come. Returns the new state, as on_key_event does."""
+        """Handle the timer of a key that is due. Returns the new state, as on_key_event does."""
         raise NotImplementedError(f"{type(self).__name__} has no on_timer(self, key, due, state, ctx)")
 
     def on_end(self, key: Any, state: Any, ctx: Any) -> None:
-        """All inputs have ended: called once for each key that has a state, that of the oldest last event first.
+        """All inputs have ended. Called once for each key that has a state, the key with the oldest last event first.
 
-        Send what is still open. What it returns is of no account; the state stays as it is. It is not called when the
-        run is stopped before: then `--resume` continues.
+        Send what is still open. The return value is ignored and the state stays as it is. If the run is stopped before
+        its inputs have ended, this is not called: `--resume` continues the run.
         """
 
     def live_keys(self, ctx: Any) -> list[Any]:
-        """The keys that have a state now, those whose last event is the oldest first. It reads all of them."""
+        """The keys that have a state now, the key with the oldest last event first. Reads the states of all keys."""
         return self._keyed.live(ctx)
 
     # --- what the host calls ----------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        """The instance's own part; __init__ belongs to the user's class."""
+        """Set up the instance. Not in __init__, which belongs to the user's class."""
         cls = type(self)
         self._by_event_time = cls.time_of is not KeyedOperator.time_of
         has_timers = cls.on_timer is not KeyedOperator.on_timer
         self._needs_clock = not self._by_event_time
         self._keyed = KeyedStates(codec_of(cls.codec), cls.ttl, self._by_event_time, has_timers)
 
-    def __new__(cls, *arguments: Any, **named: Any) -> Any:
+    def __new__(cls, *arguments: Any, **named: Any) -> Self:
         self = super().__new__(cls)
         self._prepare()
         return self
@@ -162,7 +164,7 @@ class KeyedOperator(Operator):
         keyed = self._keyed
         keyed.begin(ctx)
         keyed.now = self.clock() if self._needs_clock else keyed.time
-        if event.value is None and "uid" not in event:  # a tick only moves the clock
+        if event.value is None and "uid" not in event:  # a tick only advances the clock
             self._fire(ctx)
         elif self.batch:
             self._handle_batch(event, self._records(event), ctx)
@@ -208,7 +210,7 @@ class KeyedOperator(Operator):
         self._change(slot, self.on_key_event(key, event, state, own), at, own)
 
     def _moment(self, event: Event) -> float:
-        """The time of an event, which has come if it was not there before."""
+        """The time of an event; event time advances to it if it is later."""
         at = self.time_of(event)
         if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at):
             raise TypeError(f"{type(self).__name__}.time_of returned {at!r:.60}; it is a finite number")
@@ -233,7 +235,7 @@ class KeyedOperator(Operator):
         keyed.note(slot, at)
 
     def _fire(self, ctx: Context) -> None:
-        """Call on_timer for what is due, in order of time."""
+        """Call on_timer for every timer that is due, in order of time."""
         keyed = self._keyed
         calls: dict[str, int] = {}
         while keyed.timers and (first := keyed.timers.take(keyed.now)) is not None:

@@ -5,8 +5,8 @@
         state += value
         return state, state
 
-It is a KeyedOperator (keyed_operator.py) made of a function, and works without its events, contexts and timers. With
-`batch=True` each message carries many records, and the loop over them is all that is done for each.
+The result is a KeyedOperator (operator.py) without its events, contexts and timers, so that little is done per message.
+With `batch=True` each message carries many records, and the cost per record is one turn of a loop.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Function = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
 class StatefulMap(KeyedOperator):
-    """The operator that `stateful_map` makes of a function; it derives a class of its own for each."""
+    """The base of the classes that `stateful_map` makes, one for each function."""
 
     function: Function
     output: str
@@ -56,7 +56,7 @@ class StatefulMap(KeyedOperator):
             ctx.send_output(self.output, message, {"key": list(key) if isinstance(key, tuple) else key})
 
     def _handle_batch(self, event: Event, records: Sequence[Any], ctx: Context) -> None:
-        """The same for many records. What they send goes out as one message."""
+        """The same for many records. All that they send is one message."""
         keyed = self._keyed
         key_of, function, timed = self._key, self._function, self._by_event_time
         near = keyed.near
@@ -141,31 +141,30 @@ def stateful_map(
     batch: bool = False,
     clock: Callable[[], float] = wall_clock_s,
 ) -> type[StatefulMap] | Callable[[Function], type[StatefulMap]]:
-    """An operator class from `function(key, value, state) -> (message, new state)`. A decorator, or called
-    with it.
+    """Makes an operator class from `function(key, value, state) -> (message, new state)`. Use it as a decorator, or
+    call it with the function.
 
-    For every message of every input the function gets the state of the message's key, and what it returns is
-    sent and saved in one transaction. The message goes out on `output` with `metadata["key"]`; a message of
-    None sends nothing. A new state of None drops the key's state. A tick only purges what has expired.
+    For every message of every input, the function gets the state of the message's key. The message that it returns is
+    sent, and the new state saved, in one transaction. The message is sent on `output` with `metadata["key"]`; if it is
+    None, nothing is sent. A new state of None drops the key's state. A tick only purges expired states.
 
-    - `key`: from the value to its key, anything MessagePack can carry (True, 1, 1.0 and "1" are four keys).
-      None: one state for all.
-    - `default`: the state of a new key; a callable is called for each.
-    - `ttl`: seconds after its last event when a key is forgotten. It is seen as new from then on; its bytes
-      are freed when a later event or a tick comes by.
-    - `time`: from the event to its time, for a `ttl` by event time: `time=lambda event: event["value"]["t"]`,
-      in any unit that `ttl` has too. A key is forgotten when an event more than `ttl` later has been seen.
-    - `codec`: how the state is stored: an object with encode and decode, one with dumps and loads, or two
-      functions. None: MessagePack, which carries arrays and datetimes too.
-    - `batch`: each message carries many records: a list; a numpy array (rows of a structured one are dicts); an Arrow
-      table or record batch (dicts too) or array. The function is called for one record after the other, as if each had
-      come alone. The batch is one transaction, in which the state of each key that it touches is saved once. What the
-      function sends goes out as *one* message, a list (whose items cannot be arrays), with the key of each item in
-      `metadata["keys"]`; if there is nothing to send, no message goes out. Input that is no batch is a TypeError.
-    - `clock`: seconds since the epoch; for tests.
+    - `key`: returns the key of a value: any value that MessagePack can carry (True, 1, 1.0 and "1" are four keys).
+      None: one state for all values.
+    - `default`: the state of a new key; a callable is called for each new key.
+    - `ttl`: seconds after its last event until a key is forgotten. From then on it counts as new; a later event or tick
+      frees its bytes.
+    - `time`: returns the time of an event, for a `ttl` by event time: `time=lambda event: event["value"]["t"]`, in the
+      unit of `ttl`. A key is forgotten once an event more than `ttl` later has been seen.
+    - `codec`: how the state is stored: an object with encode and decode, one with dumps and loads, or two functions.
+      None: MessagePack, which carries arrays and datetimes too.
+    - `batch`: whether each message carries many records: a list; a numpy array (rows of a structured one are dicts); an
+      Arrow table or record batch (rows are dicts too) or array. The function is called once per record, as if each had
+      arrived alone. The batch is one transaction, which saves the state of each key that it touches once. The messages
+      are sent as *one* list (whose items cannot be arrays), with the key of each item in `metadata["keys"]`; if there
+      are none, nothing is sent. A value that is not a batch raises TypeError.
+    - `clock`: returns seconds since the epoch; for tests.
 
-    The plain function stays reachable as `.function`. Raises TypeError and ValueError for arguments that
-    cannot work.
+    The plain function is available as `.function`. Raises TypeError and ValueError for arguments that cannot work.
     """
     if not isinstance(output, str) or not output:
         raise TypeError(f"stateful_map: output={output!r}; it is the name of an output")
@@ -183,10 +182,10 @@ def stateful_map(
 
     def make(function: Function) -> type[StatefulMap]:
         if not callable(function):
-            raise TypeError(f"stateful_map: {function!r} is no function(key, value, state)")
+            raise TypeError(f"stateful_map: {function!r} is not a function(key, value, state)")
         name = getattr(function, "__name__", "stateful_map")
         refuse_lazy(function, f"stateful_map: {name}")
-        # static: found on the class, these must not turn into methods of its instances
+        # static: as attributes of the class, these must not become methods of its instances
         body: dict[str, Any] = {
             "__module__": getattr(function, "__module__", __name__),
             "__qualname__": getattr(function, "__qualname__", name),

@@ -1,14 +1,14 @@
-"""The states of the keys of one operator: read, changed, saved at the end of each event.
+"""The states of one operator's keys: read, changed, and saved at the end of each event.
 
-In the private state each key has one value, under its tag (keyed_values.py): [state, time of its latest event, timer,
+In the private state each key has one value, under its tag (see codecs.py): [state, time of its latest event, timer,
 key]. The rules:
 
 1. Within an event, a state is the object that the operator returned last. It is encoded once, at the end of the event.
-2. From one event to the next, a state is what was saved: it is decoded anew, so that a life after a crash sees just
-   what the one before it saw. States that come back from their bytes as they were, and that nobody can change in
-   between, are kept as they are, which comes to the same and costs nothing (SAME).
-3. What is in memory is a copy of what is committed and staged, dropped as a whole when it becomes large. An event that
-   fails leaves it in doubt, and then it is read again; `begin` and `save` stand around each event.
+2. At the next event, the state is decoded again from what was saved, so that an operator sees the same state with and
+   without a crash in between. Immutable states that come back from their bytes unchanged are kept in memory instead,
+   which gives the same result and costs nothing (SAME).
+3. Memory holds a copy of the committed and staged states, and is cleared when it becomes large. After an event that
+   failed, the copy may be wrong and is read again; `begin` and `save` enclose each event.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from typing import Any, Final, Protocol
 from noderuntime.api.keyed.codecs import NOT_PLAIN, Codec, key_tag, old_tag, pack, pack_plain, unpack_stored
 from noderuntime.api.keyed.deadlines import Deadlines
 
-TIME_KEY: Final = "keyed.time"  # no tag: they all hold a colon
+TIME_KEY: Final = "keyed.time"  # cannot be a tag: every tag contains a colon
 TAG_KINDS: Final = frozenset({"str", "int", "bool", "float", "msgpack", "sha256"})
 CACHE_BYTES_MAX: Final = 16_000_000
-SLOT_BYTES: Final = 400  # what a key costs in memory besides its state, roughly
-PURGED_PER_SAVE_MAX: Final = 100  # besides one for each state saved, so that no event pays for all that has expired
+SLOT_BYTES: Final = 400  # memory that a key takes besides its state, roughly
+PURGED_PER_SAVE_MAX: Final = 100  # plus one per saved state: no single event pays for all expired states
 NEVER: Final = float("-inf")
 
-# Kinds of states that are the same after a crash, and cannot be changed.
+# Types of states that are immutable and the same after a crash.
 SAME: Final = frozenset({bool, int, float, str, bytes})
-# Kinds of keys of which equal ones of the same kind have one tag. (0.0 and -0.0 are equal, and have two.)
+# Types of keys for which equal keys of one type have one tag. (0.0 and -0.0 are equal, and have two.)
 PLAIN: Final = frozenset({bool, int, str, bytes, type(None)})
 
 _FOUR: Final = b"\x94"  # MessagePack: four items follow
-_UNREAD: Final[Any] = object()  # in place of a state: it is in `stored`
+_UNREAD: Final[Any] = object()  # in place of a state that has not been decoded from `stored`
 
 
-class Private(Protocol):
-    """What of `ctx` is needed here."""
+class PrivateState(Protocol):
+    """The part of `ctx` that this module needs."""
 
     def save_state(self, key: str, value: bytes) -> None: ...
 
@@ -48,9 +48,10 @@ class Private(Protocol):
 
 
 class Slot:
-    """What is known of one key. A state of None: it has none.
+    """What memory holds of one key. A state of None: the key has no state.
 
-    `last`: the time of its latest event; NEVER: not known, as there was no time to live then. None: it has no state.
+    `last`: the time of the key's latest event; NEVER if it is unknown, because there was no time to live at that time;
+    None if the key has no state.
     """
 
     __slots__ = ("changed", "key", "kind", "last", "size", "state", "stored", "tag", "tail", "timer")
@@ -64,8 +65,8 @@ class Slot:
         self.last: float | None = None
         self.timer: float | None = None
         self.changed = False  # in this event
-        self.size = 0  # of what is saved, in bytes
-        self.tail = b""  # what is saved behind the state, when there is neither clock nor timer
+        self.size = 0  # of the saved value, in bytes
+        self.tail = b""  # the saved value behind the state, if there is neither a clock nor a timer
 
     def make_tail(self) -> bytes:
         self.tail = pack([NEVER, None, self.key])[1:]
@@ -77,7 +78,7 @@ class KeyedStates:
 
     def __init__(self, codec: Codec | None, ttl: float | None, by_event_time: bool, has_timers: bool) -> None:
         self.time = NEVER  # event time so far
-        self.now = NEVER  # of the event in hand: the wall clock, or event time
+        self.now = NEVER  # of the current event: the wall clock, or event time
         self.timers = Deadlines()
         self._ends = Deadlines()
         self._codec = codec
@@ -85,10 +86,10 @@ class KeyedStates:
         self._by_event_time = by_event_time
         self._has_timers = has_timers
         self._kept = SAME if codec is None else frozenset()
-        # where nothing has to be decoded, and no time to be looked at
+        # types of states for which nothing has to be decoded and no time compared
         self._quick = self._kept if ttl is None and not by_event_time else frozenset()
         self._slots: dict[str, Slot] = {}
-        # those of plain keys, by key: of a kind and its equals of another kind (True is 1 to a dict) only the first
+        # slots of plain keys, by key. Of equal keys of different types (True is 1 to a dict), only the first is here
         self.near: dict[Any, Slot] = {}
         self._changed: list[Slot] = []
         self._size = 0
@@ -98,12 +99,12 @@ class KeyedStates:
     # --- events -----------------------------------------------------------------------------------------------------
 
     def restore(self, state: Mapping[str, bytes]) -> None:
-        """Begin with what is saved."""
+        """Start from the saved state."""
         self.forget()
         self.time = self._time_saved = unpack_stored(state[TIME_KEY]) if TIME_KEY in state else NEVER
         ends: list[tuple[str, float]] = []
         timers: list[tuple[str, float]] = []
-        if self._ttl is not None or self._has_timers:  # else nothing will ever be due
+        if self._ttl is not None or self._has_timers:  # otherwise nothing is ever due
             for tag, stored in state.items():
                 if tag.partition(":")[0] in TAG_KINDS:
                     _, last, timer, _ = unpack_stored(stored)
@@ -115,14 +116,14 @@ class KeyedStates:
         self.timers.load(timers)
         self._in_doubt = False
 
-    def begin(self, ctx: Private) -> None:
-        """An event is to be handled: until `save` has returned, what is in memory may be ahead of what is staged."""
+    def begin(self, ctx: PrivateState) -> None:
+        """Call it before each event. Until `save` has returned, memory may be ahead of what is staged."""
         if self._in_doubt:
             self.restore(ctx.state())
         self._in_doubt = True
 
-    def save(self, ctx: Private) -> None:
-        """The event was handled: stage what it has changed, and free what has expired."""
+    def save(self, ctx: PrivateState) -> None:
+        """Call it after each event: stages the states that it changed, and frees expired ones."""
         saved = self.stage(ctx)
         if self._ttl is not None:
             self._purge(PURGED_PER_SAVE_MAX + saved, ctx)
@@ -130,8 +131,8 @@ class KeyedStates:
             self.forget()
         self._in_doubt = False
 
-    def stage(self, ctx: Private) -> int:
-        """Stage what has been changed so far; how many states."""
+    def stage(self, ctx: PrivateState) -> int:
+        """Stage the states changed so far; returns how many."""
         if self.time != self._time_saved:
             ctx.save_state(TIME_KEY, pack(self.time))
             self._time_saved = self.time
@@ -144,10 +145,10 @@ class KeyedStates:
                 continue
             last = slot.last
             encoded = state if codec is None else codec.encode(state)
-            if type(encoded) is tuple:  # so does it come back, and lists are packed at once
+            if type(encoded) is tuple:  # it comes back as a list, and a list is packed without a second attempt
                 encoded = list(encoded)
             try:
-                if last is NEVER and slot.timer is None:  # then all but the state is always the same
+                if last is NEVER and slot.timer is None:  # then everything but the state is always the same
                     packed = _FOUR + pack_plain(encoded) + (slot.tail or slot.make_tail())
                 else:
                     packed = pack_plain([encoded, last, slot.timer, slot.key])
@@ -167,7 +168,7 @@ class KeyedStates:
         return saved
 
     def forget(self) -> None:
-        """Keep nothing in memory of what is not changed."""
+        """Clear the copy in memory."""
         self._slots.clear()
         self.near.clear()
         self._changed.clear()
@@ -175,8 +176,8 @@ class KeyedStates:
 
     # --- keys -------------------------------------------------------------------------------------------------------
 
-    def find(self, key: Any, ctx: Private) -> Slot:
-        """What is known of `key`, its state read. What has expired is not there any more."""
+    def find(self, key: Any, ctx: PrivateState) -> Slot:
+        """The slot of `key`, its state decoded. An expired state is None."""
         kind = type(key)
         if kind in PLAIN:
             slot = self.near.get(key)
@@ -191,8 +192,8 @@ class KeyedStates:
             slot.state = slot.timer = slot.last = None
         return slot
 
-    def open(self, key: Any, at: float, ctx: Private) -> Slot:
-        """The same as `find` and `note`: for an operator that always changes what it finds."""
+    def open(self, key: Any, at: float, ctx: PrivateState) -> Slot:
+        """`find` and `note` in one call, for an operator that always changes the state."""
         slot = self.near.get(key) if type(key) in PLAIN else None
         if slot is None or slot.changed or slot.kind is not type(key) or type(slot.state) not in self._quick:
             slot = self.find(key, ctx)
@@ -202,8 +203,8 @@ class KeyedStates:
             self._changed.append(slot)
         return slot
 
-    def by_tag(self, tag: str, ctx: Private) -> Slot | None:
-        """What is known of the key with that tag, its state read, expired or not; None when it has no state."""
+    def by_tag(self, tag: str, ctx: PrivateState) -> Slot | None:
+        """The slot of the key with that tag, its state decoded, expired or not; None if the key has no state."""
         slot = self._slots.get(tag)
         if slot is None:
             stored = ctx.load_state(tag)
@@ -215,7 +216,7 @@ class KeyedStates:
         return None if slot.state is None else slot
 
     def note(self, slot: Slot, at: float) -> None:
-        """An event of that key at `at` has changed it: `save` will stage it."""
+        """Record that an event at time `at` changed this state: `save` will stage it."""
         if slot.last is None or at > slot.last:
             slot.last = at
         if not slot.changed:
@@ -223,7 +224,7 @@ class KeyedStates:
             self._changed.append(slot)
 
     def is_over(self, last: float | None, timer: float | None) -> bool:
-        """Whether a key whose last event was at `last` is forgotten now. One with a timer is not before that is due."""
+        """Whether a key whose last event was at `last` is forgotten now. A timer keeps a key until it is due."""
         if self._ttl is None or last is None or last == NEVER:
             return False
         return self.now > self._end(last, timer) if self._by_event_time else self.now >= self._end(last, timer)
@@ -232,11 +233,11 @@ class KeyedStates:
         assert self._ttl is not None
         return last + self._ttl if timer is None else max(last + self._ttl, timer)
 
-    def live(self, ctx: Private) -> list[Any]:
-        """The keys that have a state now, those whose last event is the oldest first. It reads all of them."""
+    def live(self, ctx: PrivateState) -> list[Any]:
+        """The keys that have a state now, the key with the oldest last event first. Reads all of them."""
         return [key for _, key in self.live_tags(ctx)]
 
-    def live_tags(self, ctx: Private) -> list[tuple[str, Any]]:
+    def live_tags(self, ctx: PrivateState) -> list[tuple[str, Any]]:
         """The same, with the tags of the keys."""
         self.stage(ctx)
         found = []
@@ -247,18 +248,18 @@ class KeyedStates:
                     found.append((last, tag, key))
         return [(tag, key) for _, tag, key in sorted(found, key=lambda item: item[:2])]
 
-    def _at(self, tag: str, key: Any, ctx: Private) -> Slot:
+    def _at(self, tag: str, key: Any, ctx: PrivateState) -> Slot:
         slot = self._slots.get(tag)
         if slot is None:
             stored = ctx.load_state(tag)
             if stored is None and type(key) not in PLAIN:
                 stored = self._adopted(tag, key, ctx)
-                key = unpack_stored(pack(key))  # a tuple is a list after a crash, so it is one before
+                key = unpack_stored(pack(key))  # a tuple becomes a list after a crash, so it is one before, too
             slot = self._add(Slot(tag, key), stored)
         return slot
 
-    def _adopted(self, tag: str, key: Any, ctx: Private) -> bytes | None:
-        """What an earlier version saved under another tag, for numpy.int64(7) was not 7 then; it is moved to `tag`."""
+    def _adopted(self, tag: str, key: Any, ctx: PrivateState) -> bytes | None:
+        """The value that an earlier version saved under another tag (numpy.int64(7) was not 7 then), moved to `tag`."""
         old = old_tag(key)
         if old is None or old == tag or ctx.load_state(old) is None:
             return None
@@ -292,15 +293,15 @@ class KeyedStates:
         slot.kind = type(slot.key)
         slot.state = state if self._codec is None else self._codec.decode(state)
 
-    def _drop(self, slot: Slot, ctx: Private) -> None:
+    def _drop(self, slot: Slot, ctx: PrivateState) -> None:
         slot.state = slot.timer = slot.last = None
         slot.stored = b""
         ctx.delete_state(slot.tag)
         self._ends.discard(slot.tag)
         self.timers.discard(slot.tag)
 
-    def _purge(self, most: int, ctx: Private) -> None:
-        """Free what has expired, some of it: a key that has is seen as new in any case."""
+    def _purge(self, most: int, ctx: PrivateState) -> None:
+        """Free up to `most` expired states. The others wait: an expired key counts as new in any case."""
         for _ in range(most):
             first = self._ends.first()
             if first is None or (first[0] >= self.now if self._by_event_time else first[0] > self.now):
