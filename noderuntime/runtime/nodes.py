@@ -151,8 +151,10 @@ class NodeSupervisor:
             child.neighbours = [self.children[id] for id in sorted(around - {child.id})]
 
     def start(self) -> None:
-        waiting = [child for child in self.children.values() if child.machine.state is LifecycleState.WAITING]
-        all_of(partial(self.feed, child, su.Start()) for child in waiting)
+        """Start all that wait. One that cannot be started is told of, and keeps nothing else from its beginning."""
+        for child in self.children.values():
+            if child.machine.state is LifecycleState.WAITING:
+                self._boundary.call(f"the start of {child.id}", self.feed, child, su.Start())
 
     # ---- events and actions
 

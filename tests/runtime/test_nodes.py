@@ -93,7 +93,8 @@ class World:
         self.bells: list[int] = []
         self.now_s = 0.0
         self.sent: list[Any] = []
-        notes = SimpleNamespace(keep=lambda text: None, tell=lambda *given: None, warn=lambda text: None)
+        self.told: list[str] = []
+        notes = SimpleNamespace(keep=lambda text: None, tell=lambda *given: None, warn=self.told.append)
         router = SimpleNamespace(
             receive_nowait=lambda: None, send=lambda identity, message: self.sent.append(type(message).__name__)
         )
@@ -254,7 +255,7 @@ def test_a_death_that_could_not_be_handled_is_handled_in_the_next_turn(
     assert world.child.machine.life == 2
 
 
-@pytest.mark.parametrize("ask", ["start", "stop", "abort"])
+@pytest.mark.parametrize("ask", ["stop", "abort"])
 def test_what_is_asked_of_all_nodes_reaches_those_behind_one_that_fails(
     world: World, ask: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +271,26 @@ def test_what_is_asked_of_all_nodes_reaches_those_behind_one_that_fails(
     with pytest.raises(RuntimeError, match="feeding"):
         getattr(world.crew, ask)(*((1.0, False) if ask == "stop" else ()))
     assert fed == ["a", "b"]
+
+
+def test_a_node_that_cannot_be_started_is_told_of_and_keeps_no_other_from_its_start(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed: list[str] = []
+
+    def feed(child: Any, event: su.LifecycleEvent) -> None:
+        fed.append(child.id)
+        raise RuntimeError("feeding")
+
+    other: Any = SimpleNamespace(id="b", machine=Lifecycle("b", Policy()))
+    world.crew.children["b"] = other
+    monkeypatch.setattr(world.crew, "feed", feed)
+    world.crew.start()
+    assert fed == ["a", "b"]
+    assert [text.partition(" (")[0] for text in world.told] == [
+        "the start of a: RuntimeError: feeding",
+        "the start of b: RuntimeError: feeding",
+    ]
 
 
 class Told:

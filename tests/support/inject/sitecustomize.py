@@ -316,7 +316,8 @@ def runtime(module: Any) -> None:
 
     module.run = run
     around(module.Runtime, "_look", "look")
-    around(module.Runtime, "_opened", "opened", "started")
+    around(module.Runtime, "_opened", "", "started")
+    around(module.Runtime, "_lay_out", "opened")
     around(module.Runtime, "_finish", "finish")
     around(module.Runtime, "_end", "end")
 
