@@ -1,5 +1,6 @@
-"""The errors a user can meet. Each carries its facts as attributes; its text says what to do.
- Imports nothing of ours.
+"""The errors that users can see. Each carries its facts as attributes, and its text says what to do.
+
+This module imports nothing else of noderuntime.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ class NodeRuntimeError(Exception):
 class DataflowError(NodeRuntimeError):
     """A dataflow file that cannot be used.
 
-    `file`, `line` and `column` (from 1; 0 when there is no place to point at), `what` is wrong, and the `hint` that
-    says what would be right ("" when there is none). `more` holds further errors of the same file.
+    `file`, `line` and `column` say where (from 1; 0 if there is no such place), `what` is wrong, and `hint` says what
+    would be right ("" for none). `more` holds further errors of the same file.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class StateNotAvailable(NodeRuntimeError):
 
 
 class StoreError(NodeRuntimeError):
-    """The space, or a kind of State, could not do what was asked."""
+    """The space, or a kind of State, could not carry out an operation."""
 
 
 class StoreFull(StoreError):
@@ -139,7 +140,7 @@ class HistoryLost(StoreError):
 
 
 class ResumeRefused(StoreError):
-    """`--resume` would lose state or messages that nobody gave up. Say `--drop NODE` or `--rename OLD=NEW`."""
+    """`--resume` would lose state or messages. Use `--drop NODE` to give them up, or `--rename OLD=NEW`."""
 
     def __init__(self, what: str, hint: str) -> None:
         self.what = what
@@ -148,7 +149,7 @@ class ResumeRefused(StoreError):
 
 
 class StoreUnreachable(StoreError):
-    """A store outside this host does not answer. Later calls try again, and succeed when it is back."""
+    """An external store does not answer. Later calls try again, and succeed once it is back."""
 
     def __init__(self, store: str, why: str, within_s: float) -> None:
         self.store = store
@@ -161,7 +162,7 @@ class StoreUnreachable(StoreError):
 
 
 class SnapshotCorrupt(StoreError):
-    """A snapshot is torn, altered or incomplete; it is never restored."""
+    """A snapshot is torn, altered or incomplete. It is never restored."""
 
     def __init__(self, snapshot: str, what: str) -> None:
         self.snapshot = snapshot
@@ -170,13 +171,13 @@ class SnapshotCorrupt(StoreError):
 
 
 class ProtocolError(NodeRuntimeError):
-    """Bytes that are no message of our protocol. They are counted and dropped, and harm nobody."""
+    """Bytes that are not a message of our protocol. The receiver counts and drops them."""
 
 
 class OperatorError(NodeRuntimeError):
-    """An operator could not be loaded, or returned something it must not.
+    """An operator could not be loaded, raised an exception, or returned a wrong value.
 
-    `where` is one of import, init, restore_state, on_event, produce; `error` is a line, `trace` the user's traceback.
+    `where` is one of import, init, restore_state, on_event, produce; `error` is one line, `trace` the user's traceback.
     """
 
     def __init__(self, where: str, error: str, trace: str = "") -> None:
@@ -187,7 +188,7 @@ class OperatorError(NodeRuntimeError):
 
 
 class NotRunning(NodeRuntimeError):
-    """No run, or no node, of that name answers."""
+    """No run or node of that name answers."""
 
     def __init__(self, what: str, hint: str = "See `noderuntime ps -a`.") -> None:
         self.what = what
@@ -195,4 +196,4 @@ class NotRunning(NodeRuntimeError):
 
 
 class Fenced(NodeRuntimeError):
-    """This process belongs to an incarnation that has been replaced: it must end without touching anything."""
+    """This process belongs to an incarnation that has been replaced: it must exit without writing anything."""

@@ -1,15 +1,14 @@
-"""Merges: updates of a shared value that commute, so that concurrent writers need not read first. Floor 1,
-pure.
+"""Merges: updates of a shared value that commute, so that concurrent writers need not read it first.
 
     ctx.kvs_merge("seen", Add(1))            ctx.kvs_merge("ids", Union({"a", "b"}))
     merges.decode(ctx.kvs_read("seen"))      # 1
 
-Guarantees, each held by a test:
+Guarantees, each covered by a test:
 
-1. `apply` is a pure function of its merge and the current bytes; None stands for "no such key".
+1. `apply` is a pure function of the merge and the current bytes; None means that the key does not exist.
 2. Two merges of one class give the same bytes in either order (float sums: up to rounding).
 3. `Max`, `Min` and `Union` may be applied twice with the effect of once.
-4. What a merge cannot work on is a TypeError, at the call.
+4. A value that a merge cannot work on raises TypeError at the call.
 
 The stored bytes are one MessagePack value: a number, or for `Union` a list, sorted and without repetition.
 """
@@ -24,7 +23,7 @@ from typing import Any, Protocol
 
 import msgpack
 
-Number = int | float  # of any numpy kind, too; bool is none
+Number = int | float  # numpy scalars too, but not bool
 Element = None | bool | int | float | str | bytes
 
 _ELEMENT_ORDER: dict[type, int] = {
@@ -61,7 +60,7 @@ def _number(name: str, value: object) -> Number:
 
 
 def _rank(number: Number) -> tuple[Number, bool]:
-    """Of 1 and 1.0 always the same one wins: otherwise the bytes would depend on the order of the merges."""
+    """The order of numbers. 1 and 1.0 are ordered too: otherwise the bytes would depend on the order of the merges."""
     return number, isinstance(number, int)
 
 

@@ -1,9 +1,9 @@
-"""What comes over a boundary, and calls across it: frames, requests, plug-ins, background threads.
+"""Calls into code written by others, and data that they send: frames, requests, plug-ins, background threads.
 
-One rule holds at each boundary: whatever is raised there, other than what means our own end, is caught, counted, and
-answered or told, and the run goes on. A list of expected exceptions is never complete: a State kind, a snapshot
-backend or a client is written by others. `Boundary` is that rule; `cut` and `plain` turn what others sent into what
-can be kept and passed on.
+One rule holds at each boundary: every exception, except those that mean the end of our own process, is caught, counted,
+and answered or reported, and the run continues. `Boundary` implements that rule; `cut` and `plain` make data from
+others safe to keep and to pass on. (Rejected: a list of expected exceptions at each boundary. It is never complete,
+because others write the State kinds, snapshot backends and clients, and the first one missing would end the run.)
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _CUT = "\n[... {} characters left out ...]\n"
 
 
 class Boundary:
-    """Makes calls that may raise anything.
+    """Makes calls that may raise any exception.
 
-    `tell` gets a sentence for each kind of failure when it is first met, so that a peer that repeats one fills no log.
-    `caught` counts all of them. Exceptions of `passes` mean our own end and are not caught; nor is the exit of the
-    process.
+    `tell` receives one sentence for the first failure of each kind, so that a peer that repeats one does not fill the
+    log. `caught` counts all failures. Exceptions in `passes` mean the end of our own process and are not caught;
+    neither is SystemExit.
     """
 
     def __init__(self, tell: Callable[[str], object], passes: tuple[type[BaseException], ...] = ()) -> None:
@@ -49,7 +49,7 @@ class Boundary:
         return None
 
     def note(self, what: str, error: BaseException) -> None:
-        """Count `error`, and tell it when it is the first of its kind."""
+        """Count `error`, and report it if it is the first of its kind."""
         self.caught += 1
         kind = what, type(error), _place(error)
         if kind in self._told or len(self._told) >= KINDS_TOLD_MAX:
@@ -57,12 +57,12 @@ class Boundary:
         self._told.add(kind)
         try:
             self._tell(f"{what}: {describe(error)} ({kind[2]}); it goes on without")
-        except Exception:  # where this would be told fails, too
+        except Exception:  # reporting failed, too
             self.caught += 1
 
 
 def all_of(calls: Iterable[Callable[[], object]]) -> None:
-    """Make all the calls, whatever those before them have raised; then raise the first of it."""
+    """Make all the calls, even if some raise; then raise the first exception."""
     first: Exception | None = None
     for call in calls:
         try:
@@ -90,8 +90,8 @@ def _place(error: BaseException) -> str:
 
 
 def cut(text: str, most: int) -> str:
-    """`text` as valid UTF-8 (lone surrogates become "?") of about `most` characters: the middle of a longer one is left
-    out, because the beginning says where, and the end says what.
+    """`text` as valid UTF-8 (lone surrogates become "?"), of about `most` characters. The middle of a longer text is
+    left out: its beginning says where an error was, its end says what it was.
     """
     if len(text) > most:
         head = most // 3
@@ -104,8 +104,8 @@ def cut(text: str, most: int) -> str:
 
 
 def plain(value: Any, text_max: int = TRACE_CHARACTERS_MAX) -> Any:
-    """`value` made of what JSON and MessagePack can both carry: None, bool, int of 64 bits, finite float, text, lists
-    and dicts with text keys. What is something else becomes its repr; what is too long or too deep is cut.
+    """`value` converted to types that both JSON and MessagePack can carry: None, bool, int of 64 bits, finite float,
+    text, lists, and dicts with text keys. Any other value becomes its repr; what is too long or too deep is cut.
     """
     return _plain(value, text_max, 0, [ITEMS_MAX])
 

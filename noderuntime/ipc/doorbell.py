@@ -1,9 +1,9 @@
 """Doorbells: one FIFO per node; a byte in it wakes the node.
 
-A byte carries no information: whoever is woken looks into the space. A FIFO opened O_RDWR never blocks on open, has no
-"no reader" error, keeps its bytes while its node is being respawned, and when it is full it is ringing already.
+A byte carries no information: the woken node looks into the space. A FIFO opened O_RDWR never blocks on open, never
+fails for lack of a reader, and keeps its bytes while its node is respawned; a full one is ringing already.
 Rejected: unix datagram sockets (a sender with many undrained datagrams gets EAGAIN even towards an idle receiver, so
-rings get lost) and eventfds (they have no name, so a respawned process could not be given a neighbour's again).
+rings get lost) and eventfds (they have no name, so a respawned process could not open its neighbours' again).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from noderuntime.ipc.rundir import RunDir
 
 _RING = b"\1"
 _DRAIN_BYTES = 65536
-_nothing_to_do = contextlib.suppress(BlockingIOError)  # full already, or empty; one for all: it may be entered again
+_nothing_to_do = contextlib.suppress(BlockingIOError)  # full already, or empty; suppress can be shared, it is reentrant
 
 
 def create(path: Path) -> None:
-    """Make the doorbell; one that is there already stays."""
+    """Create the doorbell, unless it exists."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         os.mkfifo(path, 0o600)
@@ -39,13 +39,13 @@ def ring(bell: int) -> None:
 
 
 def drain(bell: int) -> None:
-    """Take all rings. Call it *before* looking into the space, so that a ring meanwhile is not lost."""
+    """Remove all rings. Call it *before* looking into the space, so that a ring in between is not lost."""
     with _nothing_to_do:
         os.read(bell, _DRAIN_BYTES)
 
 
 class Bells:
-    """The doorbells of a run, each opened when it is first rung."""
+    """The doorbells of a run. Each is opened when it is first rung."""
 
     def __init__(self, run_dir: RunDir, mine: dict[int, int] | None = None) -> None:
         self._run_dir = run_dir
@@ -59,7 +59,7 @@ class Bells:
                 try:
                     bell = self._open[number] = open_bell(self._run_dir.bell(number))
                 except FileNotFoundError:
-                    continue  # it has not begun yet, or never will
+                    continue  # the node has not started yet, or never will
             ring(bell)
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""Where the processes of a run begin: the functions that a fresh interpreter, or one of the fork server, is to call.
+"""Entry points: the functions that a new process of a run calls, whether a fresh interpreter or one of the fork server.
 
-They are named in text, because a process that starts another one does not import its code.
+They are named as text, because the process that starts another one must not import its code.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Forks of a process that belongs to a run: what the copy may not use says so.
+"""Forks of a process that belongs to a run: objects that the child must not use raise Forked there.
 
-A fork has copies of all objects, but neither their threads nor the locks that those hold; it shares descriptors,
-ZeroMQ's sockets and LMDB's slots with its parent, and whatever it does with them happens to the parent. So objects that
-must not cross a fork are watched, and each is told in the child, before any other code runs there. (Rejected: a look at
-the pid in every call, which costs each event something.)
+A fork has copies of all objects, but not their threads; it shares descriptors, ZeroMQ's sockets and LMDB's slots with
+its parent, so using them in the child would harm the parent. Objects that must not cross a fork are registered with
+`watch`, and their `forked` is called in the child before any other code runs there. (Rejected: comparing the pid in
+every call, which costs time in each event.)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from noderuntime.errors import NodeRuntimeError
 
 
 class Forkable(Protocol):
-    """Something that must not be used in a fork of its process."""
+    """An object that must not be used in a fork of its process."""
 
     def forked(self) -> None:
         """Called in the child of a fork: give up what belongs to the parent, without touching it."""
@@ -36,7 +36,7 @@ class Forked(NodeRuntimeError):
 
 
 class Gone:
-    """Stands in a fork for what belongs to the parent: any use raises Forked."""
+    """Takes the place, in a fork, of an object that belongs to the parent: any use raises Forked."""
 
     def __getattr__(self, name: str) -> NoReturn:
         raise Forked
@@ -59,12 +59,12 @@ _parent = 0
 
 
 def watch(item: Forkable) -> None:
-    """Call `item.forked()` in each fork of this process, for as long as it lives."""
+    """Call `item.forked()` in each fork of this process, as long as `item` exists."""
     _watched.add(item)
 
 
 def keep(item: Any) -> None:
-    """Never destroy `item` in this process: its destructor would reach what the parent still uses."""
+    """Never destroy `item` in this process: its destructor would affect the parent, which still uses it."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(item))
 
 

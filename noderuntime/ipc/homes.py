@@ -1,6 +1,6 @@
-"""Where runs live, and how large the space of a new one may be.
+"""Where runs are kept, and how large the space of a new run may be.
 
-Homes are looked at in order: shared memory, and the fallback on disk for machines whose shared memory is small.
+There are two homes, in this order: shared memory, and a fallback on disk for machines whose shared memory is small.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from noderuntime.ipc.rundir import ENV_HOME, home, state_home
 
 SIZE_BYTES = 1_000_000_000
 SIZE_BYTES_MIN = 16_000_000
-SHM_SHARE = 0.8  # of what is free in shared memory, at most this much becomes a space
+SHM_SHARE = 0.8  # the largest part of free shared memory that a space may take
 MEMORY_SHARE = 0.5  # of the cgroup's memory limit
 _NO_FOLDER = frozenset({
     errno.EACCES, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.EROFS,
@@ -26,7 +26,7 @@ MEMORY_SYSTEMS = frozenset({"tmpfs", "ramfs", "hugetlbfs"})
 
 
 class RunRefused(NodeRuntimeError):
-    """A run of this name cannot begin: it is running, or was interrupted. Exit code 2."""
+    """A run cannot start: one of this name is running or was interrupted, or its folder cannot be made. Exit code 2."""
 
     def __init__(self, run: str, what: str, hint: str) -> None:
         self.run = run
@@ -36,13 +36,13 @@ class RunRefused(NodeRuntimeError):
 
 
 def homes(environ: Mapping[str, str]) -> list[Path]:
-    """The folders in which runs may be, the preferred one first."""
+    """The folders that may hold runs, the preferred one first."""
     first = home(environ, os.getuid())
     return [first] if environ.get(ENV_HOME) else [first, state_home(environ) / "spaces"]
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder that only this user may enter. Raises RunRefused when there cannot be one."""
+    """Make a folder that only this user may enter. Raises RunRefused if that is impossible."""
     make_folder(folder)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
@@ -54,7 +54,7 @@ def make_private(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for runs or for what is kept of them. Raises RunRefused where this user may not have one there."""
+    """Make a folder for runs, or for their logs and snapshots. Raises RunRefused if this user may not make one."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -65,7 +65,7 @@ def make_folder(folder: Path) -> None:
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether it is a folder (no link to one) of this user, and nobody else may write there."""
+    """Whether this is a folder (not a link to one) that belongs to this user, and that no other user may write to."""
     try:
         status = folder.lstat()
     except OSError:
@@ -75,7 +75,7 @@ def is_ours(folder: Path) -> bool:
 
 
 def memory_limit_bytes(root: Path = Path("/")) -> int | None:
-    """The memory limit of this process's cgroup: the lowest of its own and those above it. None without one."""
+    """The memory limit of this process's cgroup: the lowest of its own and of those above it. None if there is none."""
     limits = []
     with contextlib.suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
@@ -86,7 +86,7 @@ def memory_limit_bytes(root: Path = Path("/")) -> int | None:
                 top, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
             else:
                 continue
-            # in a container the path may be the host's, which is not there: then its top is the container's own
+            # in a container the path may be the host's and not exist; the top is then the container's own group
             group = top / path.strip("/")
             limits += [_limit(folder / name) for folder in (group, *group.parents) if folder.is_relative_to(top)]
     return min((limit for limit in limits if limit is not None), default=None)
@@ -101,11 +101,10 @@ def _limit(file: Path) -> int | None:
 
 
 def choose_home(environ: Mapping[str, str], size_bytes: int | None) -> tuple[Path, int, str]:
-    """Where a new run goes, how large its space may be, and what a person should know about that ("" for
-    nothing).
+    """Where a new run is kept, how large its space may be, and a notice about that for the user ("" for none).
 
-    A size that was asked for and does not fit into shared memory goes to disk; the default one is made to
-    fit, unless it would become very small.
+    If a size that the user asked for does not fit into shared memory, the space is on disk. The default size is reduced
+    to fit, unless it would become very small.
     """
     candidates = homes(environ)
     first = candidates[0]
@@ -128,8 +127,8 @@ def choose_home(environ: Mapping[str, str], size_bytes: int | None) -> tuple[Pat
 
 
 def size_where_it_is(folder: Path, size_bytes: int | None, space: Path) -> int:
-    """How large a space may be that stays where it is, in `folder`: as large as was asked for, else as a new one would
-    become there. What it takes already is room that it has."""
+    """How large an existing space, which stays in `folder`, may be: as large as was asked for, or else as large as a
+    new one there. The bytes that it already takes count as free."""
     if size_bytes is not None:
         return size_bytes
     taken = 0
@@ -152,7 +151,7 @@ def _free_bytes(folder: Path) -> int:
 
 
 def is_memory(folder: Path) -> bool:
-    """Whether what is written there stays in memory: the kind of its file system says so, wherever it is mounted."""
+    """Whether the folder is in memory, judged by the type of its file system rather than by its path."""
     device = folder.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     with contextlib.suppress(OSError):

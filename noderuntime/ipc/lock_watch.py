@@ -1,17 +1,17 @@
-"""Who holds the locks of the space, and who pins its pages, read from outside.
+"""Finds the threads that hold locks of the space, and the processes that pin its pages, without opening the space.
 
 LMDB's two mutexes live in `lock.mdb`; they are robust, so their futex words hold the thread id of the owner. The
-runtime, which never opens the space, maps the file read-only and looks: a holder that is stopped, or makes no
-progress, is killed, and the mutex frees itself. Offsets as in LMDB 0.9 with 64-byte cache lines and 40-byte mutexes
+runtime, which never opens the space, maps the file read-only: it kills a holder that is stopped or makes no progress,
+and the mutex then frees itself. Offsets as in LMDB 0.9 with 64-byte cache lines and 40-byte mutexes
 (x86-64, glibc and musl): 8 the mutex of the reader table, 48 the id of the last transaction, 64 the writers' mutex.
 
 The file says which engine made it: its first word is LMDB's mark, its second the version and features of the lock file
 (0x10001: version 1 with locks by pid, which is 0.9; LMDB 1.0 has version 2 and other fields). With another engine, or
-on another machine, `has_known_layout` is False and nothing is watched: a process that is stopped while it holds a lock
-is then found only by what else is known of it.
+on another machine, `has_known_layout` is False and nothing is watched: other checks then have to find a process that is
+stopped while it holds a lock.
 
-The table of readers follows at 128, 64 bytes each: transaction (all ones: none), process. What a read transaction may
-still look at cannot be reused, so one that is kept open while others write makes the space grow by all they write.
+The table of readers follows at 128, 64 bytes each: transaction (all ones: none), process. LMDB cannot reuse pages that
+a read transaction may still see, so one that stays open while others write makes the space grow by all that they write.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def has_known_layout(lock_file: bytes | mmap.mmap) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """A thread that holds a lock, and for how long, as far as was seen, without a transaction being finished."""
+    """A thread that holds a lock, and for how long no transaction was seen to finish in the meantime."""
 
     thread: int
     held_s: float
@@ -48,14 +48,14 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Pinning:
-    """A process with a read transaction that others have written behind, and for how long it was seen so."""
+    """A process whose read transaction is older than the newest commit, and for how long that has been seen."""
 
     process: int
     pinned_s: float
 
 
 class LockWatch:
-    """Looks at one lock file. What it says is a sample: a holder may have let go by the time it is read."""
+    """Watches one lock file. Its answers are samples: a holder may have released the lock in the meantime."""
 
     def __init__(self, path: Path) -> None:
         with open(path, "rb") as file:
@@ -67,7 +67,7 @@ class LockWatch:
         self._readers: dict[int, tuple[tuple[int, int], float]] = {}  # by slot, those that lag
 
     def look(self, now_s: float) -> list[Holding]:
-        """Who holds a lock now."""
+        """The threads that hold a lock now."""
         found = []
         for place in self._places:
             thread = _WORD.unpack_from(self._map, place)[0] & _TID_MASK
@@ -76,12 +76,12 @@ class LockWatch:
             if before is None or before[0] != evidence:
                 self._seen[place] = before = (evidence, now_s)
             if thread:
-                # just seen is held for a moment, not for no time at all
+                # never 0: a lock that was just seen has been held for a moment
                 found.append(Holding(thread, max(now_s - before[1], 1e-6)))
         return found
 
     def look_at_readers(self, now_s: float) -> list[Pinning]:
-        """Who pins pages now. A reader that is up to date pins none, however long it reads."""
+        """The processes that pin pages now. A reader that is up to date pins none, however long it reads."""
         if not self._known:
             return []
         newest = _ID.unpack_from(self._map, TRANSACTION_AT)[0]

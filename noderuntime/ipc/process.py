@@ -1,8 +1,7 @@
-"""Processes: who they are, whose they are, and how they end. Linux only: /proc, pidfds, prctl.
+"""Processes: their state, their parents and children, how to kill and reap them. Linux only: /proc, pidfds, prctl.
 
-A process is killed through its pidfd, grandchildren included, or while it is an unreaped child of ours, so that a
-number that meanwhile belongs to another process is never hit. Process groups are killed before their leader is reaped,
-for the same reason.
+A process is killed through its pidfd, or while it is an unreaped child of ours, so that a pid that now belongs to
+another process is never hit. Process groups are killed before their leader is reaped, for the same reason.
 """
 
 from __future__ import annotations
@@ -35,21 +34,21 @@ def _prctl(option: int, argument: int) -> None:
 
 
 def become_subreaper() -> None:
-    """Orphans below this process become its children, not those of init."""
+    """From now on orphans among the descendants become children of this process, not of init."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_parent(parent: int) -> None:
-    """Be killed when `parent` ends. It may have ended already: then end now."""
+    """Have the kernel kill this process when `parent` ends. If it has ended already, exit now."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
 def sleep_exactly() -> None:
-    """From now on a sleep of this thread, and of those that it starts, is at most some microseconds too long.
+    """From now on a sleep of this thread, or of one that it starts, is at most a few microseconds too long.
 
-    The kernel may stretch each by 50 of them otherwise: then a sleep of 30 takes 90, and a tick comes late.
+    By default the kernel may add 50 microseconds to each sleep, which makes ticks late.
     """
     _prctl(_PR_SET_TIMERSLACK, TIMER_SLACK_NS)
 
@@ -57,8 +56,8 @@ def sleep_exactly() -> None:
 def keep_heap() -> None:
     """From now on the memory that this process frees stays with it, up to HEAP_KEPT_BYTES.
 
-    Messages of some ten kilobytes come and go; giving their memory back to the kernel each time, and fetching it again
-    page by page, costs more than all the rest. Where the C library knows no mallopt, nothing changes.
+    Returning the memory of each message of some ten kilobytes to the kernel, and getting it back page by page, would
+    cost more than everything else that is done for it. If the C library has no mallopt, nothing changes.
     """
     with contextlib.suppress(AttributeError):
         for option, value in ((_M_TRIM_THRESHOLD, HEAP_KEPT_BYTES), (_M_MMAP_THRESHOLD, HEAP_KEPT_BYTES)):
@@ -66,7 +65,7 @@ def keep_heap() -> None:
 
 
 def set_name(name: str) -> None:
-    """The name that `ps` and `top` show; 15 bytes of it."""
+    """Set the name that `ps` and `top` show: the first 15 bytes of `name`."""
     text = ctypes.create_string_buffer(name.encode()[:15])
     _libc.prctl(_PR_SET_NAME, text, 0, 0, 0)
 
@@ -92,12 +91,12 @@ class ProcessStat:
 
 
 def read_stat(pid: int) -> ProcessStat | None:
-    """What /proc says of a process or thread; None when there is none."""
+    """The state of a process or thread; None if there is none with this id."""
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes().decode(errors="replace")
     except OSError:
         return None
-    # the name stands in parentheses and may hold anything, parentheses too
+    # the name is in parentheses and may contain any character, parentheses too
     fields = text[text.rindex(")") + 2 :].split()
     return ProcessStat(pid, fields[0], int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
 
@@ -112,7 +111,7 @@ def process_of_thread(tid: int) -> int | None:
 
 
 def environment_of(pid: int) -> dict[str, str]:
-    """The environment that a process was started with (exec, not fork); empty when it cannot be read."""
+    """The environment that a process had at its last exec; empty if it cannot be read."""
     with contextlib.suppress(OSError):
         pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         return {
@@ -143,7 +142,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def descendants_of(pid: int) -> list[int]:
-    """All processes below one, parents before their children."""
+    """All descendants of a process, parents before their children."""
     found: list[int] = []
     level = children_of(pid)
     while level:
@@ -153,19 +152,19 @@ def descendants_of(pid: int) -> list[int]:
 
 
 def signal_group(leader: int, number: int) -> None:
-    """Signal the group of a child of ours that is not reaped yet. One that is gone is no error."""
+    """Signal the process group of an unreaped child. A group that no longer exists is not an error."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, number)
 
 
 def signal_process(pidfd: int, number: int) -> None:
-    """Signal a process by its pidfd. One that is gone is no error."""
+    """Signal a process by its pidfd. A process that no longer exists is not an error."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         signal.pidfd_send_signal(pidfd, number)
 
 
 def kill_below(pid: int) -> None:
-    """SIGKILL a process that was seen below this one. Its number may be somebody else's by now: that is left alone."""
+    """SIGKILL a process that was a descendant of this one. If its pid now belongs to another process, do nothing."""
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
@@ -178,7 +177,7 @@ def kill_below(pid: int) -> None:
 
 
 def _is_below(pid: int, ancestor: int) -> bool:
-    """Whether `ancestor` is a parent of `pid`, or a parent of its parent, and so on."""
+    """Whether `pid` is a descendant of `ancestor`."""
     while pid > 1:
         stat = read_stat(pid)
         if stat is None:
@@ -190,10 +189,10 @@ def _is_below(pid: int, ancestor: int) -> bool:
 
 
 def kill_descendants(timeout_s: float) -> list[int]:
-    """SIGKILL everything below this process until nothing is left; returns what is left at the end.
+    """SIGKILL all descendants of this process until none is left; returns those left when the time is over.
 
-    This process must be a subreaper, so that orphans turn up as its children whatever session they are in.
-    Children are reaped on the way, without regard to who else would like their status.
+    This process must be a subreaper, so that orphans become its children whatever their session. Children are reaped
+    on the way; their exit status is lost.
     """
     me = os.getpid()
     deadline_s = time.monotonic() + timeout_s
@@ -225,9 +224,9 @@ def reap_all() -> dict[int, int]:
 
 
 def reap(pid: int) -> int | None:
-    """Reap one child that has ended, after what is left of its process group was killed.
+    """Reap a child if it has ended, after killing the rest of its process group.
 
-    Its exit code, or minus the signal; None while it lives. A child that somebody else has reaped counts as
+    Returns its exit code, or minus the signal; None while it lives. A child that has been reaped already counts as
     killed.
     """
     try:

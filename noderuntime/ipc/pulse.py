@@ -1,8 +1,8 @@
-"""Pulses: a page of plain shared memory per node that only its present incarnation writes.
+"""Pulses: one page of plain shared memory per node, written only by the node's present incarnation.
 
-The runtime reads it without locks: to notice hangs, to know what was in hand at a crash, for the figures of `ps`.
+The runtime reads it without locks: to notice hangs, to find the messages that were in hand at a crash, and for `ps`.
 The figures are native unsigned 64-bit words, each stored at once, so that none is ever seen half written. The keys of
-messages in hand are not; a half written one is none of a message, and whoever counts attempts looks for the message.
+the messages in hand are longer. A half-written key matches no message, and the code that counts attempts checks that.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SLOTS = tuple(slice(at, at + _HAND.size) for at in range(HANDS_BYTE, HANDS_BYTE
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """What a pulse page said. `hands` are (input, sequence, index) of the messages in hand: one for an operator."""
+    """The content of a pulse page. `hands`: (input, sequence, index) of each message in hand; an operator has one."""
 
     incarnation: int
     pid: int
@@ -57,7 +57,7 @@ class PulsePage:
         self.words = memoryview(self._map).cast("Q")
 
     def begin(self, incarnation: int) -> None:
-        """A new life takes the page over."""
+        """Reset the page for a new life of the node."""
         words = self.words
         for slot in range(HANDS_MAX):
             self.release(slot)
@@ -68,11 +68,11 @@ class PulsePage:
         words[INCARNATION] = incarnation
 
     def take(self, slot: int, key: bytes) -> None:
-        """Say that the message under `key` is in hand."""
+        """Record that the message under `key` is in hand."""
         self._map[_SLOTS[slot]] = key
 
     def hand(self, slot: int) -> Callable[[bytes], None]:
-        """`take` for one slot, in one call less: who has one message in hand at a time takes each of them with it."""
+        """A faster `take` for one slot: one call fewer per message."""
         return partial(self._map.__setitem__, _SLOTS[slot])
 
     def release(self, slot: int) -> None:

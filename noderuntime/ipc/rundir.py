@@ -1,4 +1,4 @@
-"""Where a run keeps its things. Builds paths, and touches nothing but the password database.
+"""The folders and files of a run. This module builds paths; the only thing that it reads is the password database.
 
     HOME/NAME/                      on shared memory, 0700; HOME = /dev/shm/noderuntime-UID, or $NODERUNTIME_HOME/runs
         run.json                    written once by the runtime (see `RunFile` in runs.py)
@@ -10,10 +10,10 @@
         pulse/NUMBER                pulses, one page per node
         segments/OWNER-NUMBER       payloads of large messages
     STATE/NAME/                     on disk; STATE = ~/.local/state/noderuntime, or $NODERUNTIME_HOME/state
-        logs/STAMP/NODE.jsonl       one JSON object a line: time, node, stream (stdout|stderr|log), text, level, fields
-        logs/STAMP/NODE.jsonl.1     what came before, once that has become large
-        logs/STAMP/dead-letters.json                       what was left of them when the run ended
-        snapshots/                  those of a run without a `snapshots: {to: ...}`
+        logs/STAMP/NODE.jsonl       a JSON object per line: time, node, stream (stdout|stderr|log), text, level, fields
+        logs/STAMP/NODE.jsonl.1     the older part, once the log has become large
+        logs/STAMP/dead-letters.json                       those that were left when the run ended
+        snapshots/                  snapshots of a run without `snapshots: {to: ...}`
         snapshots.json              where the snapshots of the last run in this folder are, and of which file it is
     STATE/NAME@HASH/                the same, of another dataflow file with a run of that name (see state_folders.py)
 """
@@ -52,7 +52,7 @@ def state_home(env: Mapping[str, str]) -> Path:
 
 
 def _user_home(env: Mapping[str, str]) -> Path:
-    """$HOME, else what the password database says. Never a folder that others can make first."""
+    """$HOME, or else the folder in the password database. Never a folder that another user could make first."""
     given = env.get("HOME", "")
     if given:
         return Path(given)
@@ -67,12 +67,12 @@ def _user_home(env: Mapping[str, str]) -> Path:
 
 
 def older_log(file: Path) -> Path:
-    """What a log file becomes when it has grown large."""
+    """Where a log file is moved once it has grown large."""
     return file.with_name(f"{file.name}.1")
 
 
 def letters_file(log_dir: Path) -> Path:
-    """The dead letters that a run had at its end, as a JSON list."""
+    """The file with the dead letters that a run had at its end, as a JSON list."""
     return log_dir / "dead-letters.json"
 
 

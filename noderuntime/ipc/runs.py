@@ -1,12 +1,12 @@
-"""The runs of this user: where they live, who holds them, and which one may begin.
+"""The runs of this user: where they are, which process holds each, and whether a new one may start.
 
-A run is *running* while its runtime lives. That holds two locks of the file `lock`: a flock, which decides who may use
-the run (commands at the state of an interrupted run take it, too), and an OFD lock, which says that it is a runtime.
-Commands that only look ask for the latter (F_OFD_GETLK) without taking any. A folder with a
-`run.json` and no lock held is an *interrupted* run: its runtime was killed, its space is kept; or a *failed*
-one: it ended in order, but a node of it failed for good, and there is no last snapshot to resume from. After a reboot
-nothing in a folder is trusted (boot id): shared memory is gone then, and a space on a disk was written
-without sync.
+A run is *running* while its runtime lives. The runtime holds two locks on the file `lock`: a flock, which gives the
+exclusive use of the run (commands that work on an interrupted run's state take it, too), and an OFD lock, which marks
+the holder as a runtime. Commands that only look test the OFD lock (F_OFD_GETLK) and take none. A folder with a
+`run.json` and without a held lock is an *interrupted* run, whose runtime was killed and whose space is kept, or a
+*failed* run: it ended in order, but a node failed for good and there is no last snapshot to resume from. After a reboot
+(seen by the boot id) nothing in a folder is trusted: shared memory is gone, and a space on disk was written without
+sync.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from noderuntime.ipc.rundir import RunDir, letters_file, state_home
 
 FORMAT = 1
 LOG_RUNS_KEPT = 10
-LOCK_WAIT_S = 2.0  # for a command that has the lock for a moment
+LOCK_WAIT_S = 2.0  # while a command holds the lock for a moment
 LOCK_LOOK_S = 0.01
 
 _FLOCK = struct.Struct("@hhqqi4x")  # l_type, l_whence, l_start, l_len, l_pid
@@ -48,9 +48,9 @@ _FLOCK = struct.Struct("@hhqqi4x")  # l_type, l_whence, l_start, l_len, l_pid
 class RunFile:
     """run.json. `pid` is the runtime's, `started` seconds since the epoch, `epoch` counts the runtimes of a space.
 
-    `ended` is "failed" when the run ended in order, and is only kept because a node of it failed for good. A copy
-    stands with the logs, where it outlives the run: there `ended` is finished | stopped | failed, "" while the run
-    lives and when it was killed.
+    `ended` is "failed" if the run ended in order and is kept only because a node failed for good. A copy of the file is
+    with the logs and outlives the run; there `ended` is finished | stopped | failed, or "" while the run lives and
+    after it was killed.
     """
 
     name: str
@@ -65,14 +65,14 @@ class RunFile:
     format: int = FORMAT
 
     def write(self, run_dir: RunDir) -> None:
-        """Write it as a whole or not at all."""
+        """Write the file atomically."""
         temporary = run_dir.run_file.with_suffix(".new")
         temporary.write_text(json.dumps(asdict(self)))
         temporary.rename(run_dir.run_file)
 
     @classmethod
     def read(cls, run_dir: RunDir) -> RunFile | None:
-        """None when there is none, or none that can be understood."""
+        """The run file; None if there is none or it cannot be read."""
         try:
             plain = json.loads(run_dir.run_file.read_text())
             return cls(**plain) if plain.get("format") == FORMAT else None
@@ -94,16 +94,16 @@ class Run:
 
     @property
     def trusted(self) -> bool:
-        """Whether the machine has not been restarted since."""
+        """Whether the machine has not been restarted since the run started."""
         return self.file.boot_id == boot_id()
 
 
 def boot_id() -> str:
-    """A text that is another one after each start of the machine."""
+    """A text that differs after each start of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-# ---- who is there
+# ---- existing runs
 
 
 def list_runs(environ: Mapping[str, str]) -> list[Run]:
@@ -137,7 +137,7 @@ def _look(run_dir: RunDir) -> Run | None:
 
 
 def _is_held(run_dir: RunDir) -> bool:
-    """Whether a runtime holds the run. Takes no lock: that could be in the way of a start just now."""
+    """Whether a runtime holds the run. Takes no lock, which could make a run fail that is about to start."""
     try:
         fd = os.open(run_dir.lock, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -149,12 +149,12 @@ def _is_held(run_dir: RunDir) -> bool:
     return bool(_FLOCK.unpack(asked)[0] != fcntl.F_UNLCK)
 
 
-# ---- beginning and ending
+# ---- starting and ending a run
 
 
 @dataclass(slots=True)
 class Held:
-    """A run that this process holds. `fresh`: there is no space from before; `notice`: what a person should know."""
+    """A run that this process holds. `fresh`: no earlier space is kept; `notice`: a text for the user."""
 
     run_dir: RunDir
     fresh: bool
@@ -169,7 +169,7 @@ class Held:
         self.release()
 
     def release(self) -> None:
-        """Let go of the run and leave its folder."""
+        """Release the run and leave its folder."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -185,10 +185,10 @@ def hold(
     file: str = "FILE",
     from_snapshot: bool = False,
 ) -> Held:
-    """Take the run of that name, as the table of the contract says.
+    """Lock the folder of the run `name`, and decide whether its space is kept.
 
-    A run of that name that is running, or was interrupted and is neither resumed nor started afresh, is
-    refused. With `from_snapshot` a space that was kept is given up for an older snapshot.
+    Raises RunRefused if that run is running, or if it was interrupted and neither `resume` nor `fresh` is set. With
+    `from_snapshot`, a kept space is given up for an older snapshot.
     """
     there = find_run(name, environ)
     notices = []
@@ -228,7 +228,7 @@ def hold(
 
 
 def mark_running(fd: int) -> None:
-    """Say that whoever has this descriptor of a run's `lock` open is its runtime. It holds the flock already."""
+    """Take the OFD lock, which marks the holder as the run's runtime. `fd`: the run's `lock`, with its flock held."""
     fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
 
 
@@ -240,7 +240,7 @@ def _lock(run_dir: RunDir, name: str) -> int:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
-            if not _is_held(run_dir):  # a command looks at its state, or removes it
+            if not _is_held(run_dir):  # a command reads its state or removes it
                 time.sleep(LOCK_LOOK_S)
                 continue
             file = RunFile.read(run_dir)
@@ -271,13 +271,13 @@ def _empty(run_dir: RunDir) -> None:
 
 
 def clean(run: Run) -> bool:
-    """Remove an interrupted run. False when it is running after all."""
+    """Remove an interrupted run. Returns False if it is running after all."""
     return _remove_unless_held(run.run_dir)
 
 
 def clean_remains(environ: Mapping[str, str]) -> list[Path]:
-    """Remove the folders that are no runs, and held by nobody: of a command that was killed at the state of an ended
-    run, or of a runtime that was killed before it had begun. Returns them."""
+    """Remove folders that hold no run and that no process holds. A command leaves one if it is killed while it reads
+    the state of an ended run, a runtime if it is killed before the run starts. Returns the removed folders."""
     removed = []
     for folder in filter(is_ours, homes(environ)):
         with contextlib.suppress(OSError):
@@ -309,7 +309,7 @@ def _remove_unless_held(run_dir: RunDir) -> bool:
 
 
 def new_log_folder(state_folder: Path, environ: Mapping[str, str]) -> Path:
-    """A folder for the logs of a run that begins now; the oldest beyond LOG_RUNS_KEPT, without dead letters, go."""
+    """Make the log folder of a new run. Removes the oldest beyond LOG_RUNS_KEPT, except those with dead letters."""
     state = state_home(environ)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid()}"
     folder = state_folder / "logs" / stamp
@@ -322,7 +322,7 @@ def _forget_old_logs(state: Path, environ: Mapping[str, str], newest: Path) -> N
     live = {Path(run.file.log_dir) for run in list_runs(environ)} | {newest}
     folders = sorted(state.glob("*/logs/*"), key=lambda folder: folder.name, reverse=True)
     for folder in folders[LOG_RUNS_KEPT:]:
-        if folder not in live and not letters_file(folder).exists():  # those outlive the logs of other runs
+        if folder not in live and not letters_file(folder).exists():  # dead letters are kept
             shutil.rmtree(folder, ignore_errors=True)
             for parent in (folder.parent, folder.parent.parent):
                 with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Where the logs and default snapshots of a run are on disk: per dataflow file, not per name.
+"""The folder on disk for the logs and default snapshots of a run: one per dataflow file, not one per name.
 
 Runs are named after their files, and many projects have a `dataflow.yml`. `STATE/NAME` belongs to the file that used
 the name first (its snapshots.json says which); another file with a run of that name has `STATE/NAME@HASH`, of its path.
@@ -23,7 +23,7 @@ SETTINGS = "snapshots.json"
 
 @dataclass(frozen=True, slots=True)
 class StateFolder:
-    """`notice`: what a person should know ("" for nothing)."""
+    """`notice`: a text for the user ("" for none)."""
 
     folder: Path
     notice: str = ""
@@ -32,8 +32,8 @@ class StateFolder:
 def choose(name: str, file: Path, environ: Mapping[str, str], resume: bool, kept_file: str = "") -> StateFolder:
     """The folder of the run `name` of the dataflow file at the absolute path `file`.
 
-    With `resume`, a run of that name that belongs to another file is refused (RunRefused), unless that file is gone:
-    then the project has moved, and the run continues. `kept_file`: the file of the space that is kept, if one is.
+    With `resume`, raises RunRefused for a run of that name that belongs to another file, unless that file no longer
+    exists: then the project has moved, and the run continues. `kept_file`: the file of the kept space, "" without one.
     """
     mine = _own(name, file, environ)
     if not resume:
@@ -56,7 +56,7 @@ def choose(name: str, file: Path, environ: Mapping[str, str], resume: bool, kept
 
 
 def folders(name: str, environ: Mapping[str, str]) -> list[Path]:
-    """All folders of runs of that name, of whatever file, the one that was used last first."""
+    """The folders of all runs of that name, for every file; the one used last comes first."""
     state = state_home(environ)
     first = state / directory_name(name)
     found = [folder for folder in (first, *state.glob(f"{directory_name(name)}@*")) if folder.is_dir()]
@@ -64,7 +64,7 @@ def folders(name: str, environ: Mapping[str, str]) -> list[Path]:
 
 
 def name_of(folder: Path) -> str:
-    """The name of the runs of a folder, as far as the folder's own name tells it."""
+    """The name of a folder's runs, as far as it can be told from the folder's own name."""
     return folder.name.partition("@")[0]
 
 
@@ -84,11 +84,11 @@ def _belongs(folder: Path, file: Path) -> bool:
     settings = _settings(folder)
     if settings.get("file"):
         return Path(settings["file"]) == file
-    return Path(str(settings.get("folder", ""))) == file.parent  # of a version that did not note the file
+    return Path(str(settings.get("folder", ""))) == file.parent  # written by a version that did not record the file
 
 
 def _file_of(folder: Path) -> Path | None:
-    """The dataflow file, or at least its folder; None when nothing is known."""
+    """The dataflow file, or at least its folder; None if neither is known."""
     settings = _settings(folder)
     known = settings.get("file") or settings.get("folder")
     return Path(str(known)) if known else None

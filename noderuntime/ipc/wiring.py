@@ -1,8 +1,8 @@
-"""What one child has to know about the dataflow: its inputs, its outputs, and their receivers.
+"""The part of the dataflow that one child needs: its inputs, its outputs, and their receivers.
 
 The runtime builds it from the dataflow file and the numbers that the store gave to nodes, inputs and outputs, and
-sends it in `welcome`. Numbers are small integers that are kept in the space, so that keys there are short and survive a
-change of the dataflow file. In `welcome` a wiring is plain: dicts and lists, which MessagePack can carry.
+sends it in `welcome`, as dicts and lists, which MessagePack can carry. The numbers are small integers that the space
+keeps, so that its keys are short and survive a change of the dataflow file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class InputWiring:
     queue_size: int
     queue_bytes: int
     drop_oldest: bool
-    messages_min: int = 1  # admitted whatever their size
+    messages_min: int = 1  # admitted regardless of their size
     period_ns: int = 0
     timeout_ns: int = 0
 

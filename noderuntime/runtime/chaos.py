@@ -1,8 +1,8 @@
-"""`--chaos`, the part that kills: random kill -9 of a run's own processes, and a stopwatch for each.
+"""`--chaos`, the part that kills: sends SIGKILL to random processes of the run and measures how long each is away.
 
 Victims are operators, custom nodes that are restarted, the store and the fork server. A node that has committed nothing
-since its last death is left alone: kills would only use up its restart budget. A node is back when its new life has
-handled an event, or waits because there is none; the store, when it answers; the fork server, when it makes a process.
+since its last death is not killed, which would only use up its restart budget. A node is back once its new life has
+handled an event, or waits for one; the store, once it answers; the fork server, once it creates a process.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from noderuntime.runtime.nodes import NodeSupervisor
 from noderuntime.runtime.processes import Proc
 from noderuntime.runtime.store_link import StoreLink
 
-LOOK_S = 0.001  # while somebody is being waited for
-RETRY_S = 0.05  # when nobody can be killed just now
+LOOK_S = 0.001  # while a killed process is not back yet
+RETRY_S = 0.05  # while no process may be killed
 STORE, FORK_SERVER = "(store)", "(fork server)"  # no node can have these names
 
 
@@ -70,7 +70,7 @@ class Chaos:
         self._waiting: dict[str, tuple[Kill, int]] = {}  # victim -> its kill, and the life that ended
 
     def start(self) -> None:
-        """The nodes are being spawned: from here on somebody may die."""
+        """The nodes are being spawned: from here on processes may be killed."""
 
         def counted(result: dict[str, Any]) -> None:
             self._before = result["nodes"]
@@ -98,7 +98,7 @@ class Chaos:
         return min(self._next_s, self._clock() + LOOK_S) if looking else self._next_s
 
     def turn(self, now_s: float) -> None:
-        """Look who is back, and kill somebody when that is due."""
+        """Note which processes are back, and kill one if that is due."""
         for victim, (kill, life) in list(self._waiting.items()):
             if victim in (STORE, FORK_SERVER):
                 continue
@@ -166,7 +166,7 @@ def _may_be_killed(kind: str, restart_policy: str) -> bool:
 
 
 def _pidfd(child: Child) -> int:
-    """Of its process; -1 when there is none, or it has ended."""
+    """The pidfd of the node's process; -1 if there is none or it has ended."""
     return child.proc.pidfd if child.proc is not None else -1
 
 
@@ -180,7 +180,7 @@ def _works(child: Child) -> bool:
 
 
 class _Probe:
-    """The Owner of a process that does nothing: made, and gone."""
+    """The Owner of a process that exits at once."""
 
     def __init__(self, made: Callable[[], None]) -> None:
         self._made = made
@@ -197,5 +197,5 @@ class _Probe:
 
 
 def probe() -> int:
-    """What the fork server is asked to make, to see that it can."""
+    """The entry point of a process that does nothing: it shows whether the fork server can create one."""
     return 0

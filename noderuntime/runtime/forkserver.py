@@ -1,7 +1,7 @@
-"""The fork server: a warm interpreter that makes all children of a run, operators in milliseconds.
+"""The fork server: a warm interpreter that creates all children of a run; an operator starts in milliseconds.
 
-`ForkServer` is the runtime's end; the other process is forkserver_main.py. There is always a *spare*, made before it is
-needed:
+`ForkServer` is the runtime's side; forkserver_main.py is the other process. There is always a *spare*, a child that is
+created before it is needed:
 
     runtime    one end of a socket pair, the spare's gate  --SCM_RIGHTS-->  fork server
     server     fork; the one in between forks the spare and exits, so that the spare becomes the runtime's own
@@ -15,17 +15,17 @@ and a spawn is one message:
     spare      "taken" --gate--> runtime, before it does anything of the order
     spare      calls its entry point, or execs its program; an error --gate--> runtime; else the gate closes
 
-An order at a gate that ends without "taken" was not begun: its spare was killed while it waited. A send does not show
-that, because the gate stays open until the kernel has ended the process and the fork server has closed its copy. The
-order goes to the next spare. So only a spare that took the order becomes the caller's child.
+If a gate closes without "taken", the order was not started: its spare was killed while it waited. Sending the order may
+succeed all the same, because the gate stays open until the kernel has ended the process and the fork server has closed
+its copy. The order is then given to the next spare. So only a spare that took the order becomes the caller's child.
 
-Thanks to the gates the fork server has no state: when it dies, the runtime closes the gates at which no spare has
-arrived, and asks the next fork server. A spare of the dead one then reads the end of its gate and exits before it has
-done anything. So there is exactly one process for one spawn.
+Because of the gates the fork server has no state. When it dies, the runtime closes the gates at which no spare has
+arrived, and asks the next fork server for new ones. A spare of the dead server finds its gate closed and exits before
+it does anything. So each spawn creates exactly one process.
 
-Rejected: fork from the runtime (it has ZeroMQ's threads); forking when a child is needed (4 ms more, twice that on a
-busy machine); a reply by the fork server (it could die after the fork and before the reply); CLONE_PARENT instead of
-the second fork (glibc would keep the old thread id in the child, and LMDB's robust mutex records exactly that).
+Rejected: fork from the runtime (it has ZeroMQ's threads); forking only when a child is needed (4 ms more, twice that
+on a busy machine); a reply by the fork server (it could die after the fork and before the reply); CLONE_PARENT instead
+of the second fork (glibc would keep the old thread id in the child, and LMDB's robust mutex records exactly that).
 """
 
 from __future__ import annotations

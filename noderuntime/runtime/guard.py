@@ -1,18 +1,18 @@
-"""The guard: the process above a run, which sees to it that nothing of the run outlives the runtime.
+"""The guard: the parent process of a run, which makes sure that no process of the run outlives the runtime.
 
     launched process = guard (child subreaper)
         runtime (own process group, own subreaper)
             fork server, store, operators, custom nodes
 
-The guard forwards signals and exits with the runtime's code. When the runtime is killed, everything below it
-becomes the guard's: it is killed, again and again, until nothing is left, whatever session it hid in; sockets
-are removed, the space stays. When the guard is killed, the runtime ends the run (it watches `guard_pidfd`).
+The guard forwards signals and exits with the runtime's code. When the runtime is killed, its descendants become
+children of the guard, whatever their session. The guard kills them until none is left, and removes the sockets; the
+space stays. When the guard is killed, the runtime ends the run (it watches `guard_pidfd`).
 
-The fork happens before ZeroMQ is imported, while this process has one thread. The runtime is a process group
-of its own, so that Ctrl-C reaches it once, by us, and not twice. Detached, the guard is the leader of a new
-session, and the launched process waits only until the run has started, with its errors still on the terminal.
+The fork happens before ZeroMQ is imported, while this process has one thread. The runtime has its own process group,
+so that Ctrl-C reaches it only once, through the guard. Detached, the guard is the leader of a new session, and the
+launched process waits until the run has started, so that its errors still reach the terminal.
 
-A runtime that is stopped (SIGSTOP) is left alone, and the terminal is told: nobody else would notice.
+The guard does not touch a stopped runtime (SIGSTOP), but says so on the terminal: no other process would notice.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _STARTED, _NOT_UP = b"s", b"n"
 
 @dataclass(slots=True)
 class _Link:
-    """What the runtime's side knows of its guard."""
+    """The runtime's connection to its guard."""
 
     pid: int
     pidfd: int
-    notes: int  # a pipe: JSON lines, told to the guard
+    notes: int  # a pipe: JSON lines for the guard
     launcher: int  # a pipe: one byte when the run has started; -1 in the foreground
 
 
@@ -51,17 +51,17 @@ _link: _Link | None = None
 
 
 def guard_pid() -> int:
-    """The pid of the guard above this process; 0 when there is none."""
+    """The pid of this process's guard; 0 if there is none."""
     return _link.pid if _link is not None else 0
 
 
 def guard_pidfd() -> int:
-    """Readable when the guard has died; -1 when there is none."""
+    """A descriptor that is readable once the guard has died; -1 if there is none."""
     return _link.pidfd if _link is not None else -1
 
 
 def announce(run_dir: Path, farewell: str) -> None:
-    """Tell the guard where the run lives, and what to print should the runtime be killed."""
+    """Tell the guard where the run's folder is, and what to print if the runtime is killed."""
     if _link is not None:
         note = json.dumps({"run_dir": str(run_dir), "farewell": farewell})
         with contextlib.suppress(OSError):
@@ -101,7 +101,7 @@ def run_guarded(main: Callable[[], int], *, detach: bool = False) -> int:
     if not detach:
         return _guard(main, -1)
     ours, theirs = os.pipe()
-    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # until there is somebody to pass them on to
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # until there is a process to pass them on to
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -118,7 +118,7 @@ def run_guarded(main: Callable[[], int], *, detach: bool = False) -> int:
 def _launched(told: int, guard: int) -> int:
     """The exit code of the launched process: it ends when `told` says that the run has started, or with the run.
 
-    FORWARDED are blocked when this is called: what came until now is passed on, too.
+    FORWARDED must be blocked when this is called; signals that arrived in the meantime are passed on, too.
     """
     pidfd = os.pidfd_open(guard)
     passed = []
@@ -128,7 +128,7 @@ def _launched(told: int, guard: int) -> int:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, number)
 
-    # what is ignored (`nohup`) stays ignored
+    # ignored signals (`nohup`) stay ignored
     heard = [number for number in FORWARDED if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, pass_on) for number in heard}
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
@@ -159,7 +159,7 @@ def _guard(main: Callable[[], int], launcher: int) -> int:
     if launcher >= 0:
         os.close(launcher)
     with contextlib.suppress(OSError):
-        os.setpgid(runtime, runtime)  # both sides do it, whoever is first
+        os.setpgid(runtime, runtime)  # both processes do it: either may be first
     os.set_blocking(notes, False)
     # Handlers do nothing: the descriptor tells. A handler in Python would wait until a blocking call has returned,
     # and the signal that came just before that call would be passed on when the next one comes.
@@ -207,7 +207,7 @@ def _leave(code: int) -> NoReturn:
 
 
 def _watch(runtime: int, notes: int, woken: int, detached: bool) -> int:
-    """Pass signals on until the runtime has ended; then leave nothing behind."""
+    """Pass signals on until the runtime has ended; then kill what is left of the run."""
     said = b""
     poll = select.poll()
     poll.register(woken, select.POLLIN)
@@ -222,7 +222,7 @@ def _watch(runtime: int, notes: int, woken: int, detached: bool) -> int:
             elif news:
                 said += news
             else:
-                poll.unregister(notes)  # nobody can write there any more
+                poll.unregister(notes)  # no process can write to it any more
         if detached and b'"started"' in said:
             detached = False
             _let_terminal_go()
@@ -236,9 +236,9 @@ def _watch(runtime: int, notes: int, woken: int, detached: bool) -> int:
 
 
 def _reap(runtime: int) -> int | None:
-    """The status of the runtime once it has ended; orphans that have ended are reaped on the way.
+    """The status of the runtime once it has ended, else None. Reaps orphans that have ended on the way.
 
-    That it was stopped is only told: it may be on purpose.
+    If the runtime was stopped, this only says so: it may be on purpose.
     """
     while True:
         pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
@@ -275,7 +275,7 @@ def _read_all(fd: int) -> bytes:
 
 
 def _bury(said: bytes) -> None:
-    """The runtime was killed: remove its sockets, and tell how to go on."""
+    """The runtime was killed: remove its sockets, and say how to continue."""
     for line in said.splitlines():
         with contextlib.suppress(ValueError):
             note = json.loads(line)

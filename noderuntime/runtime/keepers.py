@@ -1,8 +1,8 @@
-"""The two processes of a run that are no nodes, and how they are kept alive.
+"""Keeps the store and the fork server running.
 
-The fork server makes all others; it may die at any time, and the next one repeats what was under way. The store may die
-at any time too: the space stays, children go on committing, requests are repeated. A helper that dies again and again
-without having done anything ends the run (`GaveUp`).
+Both may die at any time. The next fork server repeats the spawns that were under way. While the store is away, the
+space stays and children continue to commit; requests to the store are repeated. If one of the two dies repeatedly
+without having done anything in between, the run ends (`GaveUp`).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ PAUSE_S = 0.01
 
 
 class GaveUp(NodeRuntimeError):
-    """A helper cannot be kept alive. The space is kept; `noderuntime run FILE --resume` continues from it."""
+    """The store or the fork server cannot be kept running. `noderuntime run FILE --resume` continues from the space."""
 
 
 class Patience:
-    """How long to wait before a helper is started again; None when it is no use.
+    """Decides how long to wait before the process is started again; None to give up.
 
-    A SIGKILL from outside, or a SIGSTOP after which we kill it, says nothing about the helper: it is forgiven for ever.
+    A SIGKILL from outside, or a SIGSTOP after which we kill it, is not the fault of the process and is never counted.
     """
 
     def __init__(self) -> None:
@@ -48,12 +48,12 @@ class Patience:
         return PAUSE_S if from_outside else self._budget.spend(now_s)
 
     def reset(self) -> None:
-        """It has done something."""
+        """The process has done some work: forget its earlier deaths."""
         self._budget.reset()
 
 
 class ForkServerKeeper:
-    """The fork server, respawned when it died, and the spawns that it has under way."""
+    """The fork server, respawned when it dies, and the spawns that are under way."""
 
     def __init__(self, loop: Loop, run_log: RunLog, env: Mapping[str, str], preload: Sequence[str]) -> None:
         self._loop = loop
@@ -104,7 +104,7 @@ class ForkServerKeeper:
         return proc
 
     def advance(self) -> None:
-        """Take news of spawns."""
+        """Process what the fork server reports about spawns."""
         all_of(partial(self._progressed, spawning) for spawning in self._fork_server.advance())
 
     def _progressed(self, spawning: Spawning) -> None:
@@ -124,7 +124,7 @@ class ForkServerKeeper:
         """Restart it, or kill it, when that is due. `stopped_pids`: children of ours that are stopped now."""
         for pid in self._fork_server.untaken:
             if pid in stopped_pids:
-                process.signal_group(pid, signal.SIGKILL)  # nobody knows it yet who could; another takes its order
+                process.signal_group(pid, signal.SIGKILL)  # no caller has its pid yet; another spare takes its order
         if self._died:
             self._restart(now_s)
             return
@@ -168,7 +168,7 @@ class ForkServerKeeper:
 
 
 class StoreKeeper:
-    """The store process, respawned when it died; an Owner of its Proc."""
+    """The store process, respawned when it dies; the Owner of its Proc."""
 
     def __init__(
         self, fork_server: ForkServerKeeper, link: StoreLink, run_log: RunLog, order: Order, clock: Callable[[], float]
@@ -210,7 +210,7 @@ class StoreKeeper:
             self.kill(why)
 
     def kill(self, why: str, from_outside: bool = False) -> None:
-        """Kill it; it is started again. `from_outside`: the reason is not its own doing."""
+        """Kill the store; it is started again. `from_outside`: the store itself did not cause this."""
         if self.pid:
             self._run_log.tell(f"the store {why}: killing it")
             self._patience.killed_by_us = not from_outside
