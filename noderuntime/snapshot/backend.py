@@ -1,6 +1,6 @@
-"""Where snapshots are kept: the contract that all backends keep. Which one a dataflow names: see places.py.
+"""The contract of all snapshot backends, the places where snapshots are kept. places.py chooses a dataflow's backend.
 
-What a backend guarantees; the tests in tests/snapshot/test_backends.py have these sentences as their names:
+A backend guarantees these; the tests in tests/snapshot/test_backends.py have these sentences as their names:
 
 1. When `save` returns, the snapshot is durable, and `snapshots` shows it as the newest.
 2. A save that fails, or whose process is killed at any point, leaves the snapshots before it as they were.
@@ -10,8 +10,8 @@ What a backend guarantees; the tests in tests/snapshot/test_backends.py have the
 6. A snapshot with a parent costs about what has changed since then.
 7. Saves that are killed one after the other leave no more than the last of them.
 
-A backend belongs to one place and one thread at a time. Errors are StoreErrors: SnapshotCorrupt, SnapshotConflict,
-SnapshotUnavailable (a disk, a network, credentials; an earlier retry with back-off has been of no use).
+A backend belongs to one place, and to one thread at a time. Errors are StoreErrors: SnapshotCorrupt, SnapshotConflict,
+SnapshotUnavailable (a disk, a network, credentials; retries with back-off have failed).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from noderuntime.errors import SnapshotCorrupt, StoreError
 
-if TYPE_CHECKING:  # the runtime knows where snapshots go, and has no use for what reads a space
+if TYPE_CHECKING:  # the runtime imports this module, but must not import what reads a space
     from noderuntime.snapshot.cut import Walked
     from noderuntime.snapshot.format import Manifest
 
 
 class SnapshotConflict(StoreError):
-    """Another run has written to the same place since we looked. Give one of them another `to:` or `--name`."""
+    """Another run has written to the same place in the meantime. Give one of the runs another `to:` or `--name`."""
 
     def __init__(self, place: str, number: int) -> None:
         self.place = place
@@ -50,7 +50,7 @@ class SnapshotUnavailable(StoreError):
 
 
 class SnapshotGone(SnapshotCorrupt):
-    """There is no such snapshot (any more: a run prunes while others look)."""
+    """There is no such snapshot. It may have existed: a run prunes while other processes read."""
 
     def __init__(self, number: int, place: object) -> None:
         super().__init__(str(number), f"there is no such snapshot in {place}")
@@ -72,44 +72,44 @@ class Backend(Protocol):
     spool: Path
 
     def snapshots(self) -> list[Listed]:
-        """All snapshots that have a manifest, the newest first; torn manifests too, with what is wrong. One that is
-        pruned meanwhile is not among them."""
+        """All snapshots that have a manifest, the newest first, including torn manifests, with what is wrong. Without
+        snapshots that are pruned during the call."""
 
     def save(self, manifest: Manifest, walked: Walked) -> Manifest:
-        """Publish a snapshot; the files of `walked` are moved or removed. Returns the manifest as stored."""
+        """Publish a snapshot. Moves or removes the files of `walked`. Returns the manifest as stored."""
 
     def read(self, number: int) -> Iterator[list[tuple[bytes, bytes | None]]]:
-        """What to apply, batch by batch, to get the records of a snapshot; None: the key is gone again.
+        """The batches to apply, in order, to get the records of a snapshot. A value of None deletes the key.
 
-        Everything is checked while it comes: only when the iterator has ended is it known to be good.
+        Everything is checked while it is read: the snapshot is known to be good only when the iterator has ended.
         """
 
     def stored(self, number: int) -> Manifest:
-        """The manifest of a snapshot, as it is in its place. Raises SnapshotGone or SnapshotCorrupt."""
+        """The manifest of a snapshot as stored. Raises SnapshotGone or SnapshotCorrupt."""
 
     def verify(self, number: int) -> Manifest:
-        """Read a snapshot as a whole, and what it builds on. Raises SnapshotCorrupt."""
+        """Read a whole snapshot and the snapshots that it builds on. Raises SnapshotCorrupt."""
 
     def prune(self, keep: int) -> list[int]:
-        """Remove what is older than the newest `keep`; returns the numbers of what was removed.
+        """Remove the snapshots older than the newest `keep`. Returns the numbers of those that it removed.
 
-        Also what saves and prunes that were cut off have left: whatever no snapshot needs is gone afterwards.
+        Also removes what interrupted saves and prunes have left: nothing remains that no snapshot needs.
         """
 
     def tidy(self, owner: str) -> None:
-        """Remove what saves of this `owner` that were cut off have left: none of them is under way any more.
+        """Remove what interrupted saves of this `owner` have left. The caller makes sure that none is under way.
 
-        `prune` removes it too, but only after a save has succeeded: in a place that leftovers have filled, none does.
+        `prune` removes it too, but only after a save has succeeded; in a place full of leftovers, no save does.
         """
 
     def may_build_on(self, manifest: Manifest) -> bool:
-        """Whether the next snapshot may be an incremental one on top of this one, which is the newest."""
+        """Whether the next snapshot may be an incremental one on top of this one, the newest."""
 
     def close(self) -> None: ...
 
 
 def is_good(backend: Backend, number: int) -> bool:
-    """Whether that snapshot can be read as a whole."""
+    """Whether the whole snapshot can be read."""
     try:
         backend.verify(number)
     except SnapshotCorrupt:

@@ -1,13 +1,13 @@
-"""Snapshots as named blobs: what directories and object stores have in common.
+"""Snapshots as named blobs: the common part of directories (directory.py) and object stores (objects.py).
 
     0000000012.json                     the manifest of snapshot 12: it exists as soon as this does
     0000000012-5f3a9c21b00710ad-0000.part   a part of it; the middle is the owner's and the save's, so no two saves
                                         share a name (an owner is told by 8 digits; one that is not known, by none)
 
-A save puts its parts, then its manifest, and only a blob that does not exist yet can be put: of two writers that both
-think that 12 comes next, one gets SnapshotConflict. Parts that no manifest names were left by a save that was cut off,
-or belong to one that is under way: `tidy` removes those of an owner whose saves are known to be over, `prune` those of
-numbers that are published.
+A save puts its parts, then its manifest. Only a blob that does not exist yet can be put: of two writers that both try
+to write number 12, one gets SnapshotConflict. Parts that no manifest names were left by an interrupted save, or belong
+to one that is under way: `tidy` removes those of an owner whose saves are known to be over, `prune` those of published
+numbers.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from noderuntime.snapshot.format import (
 from noderuntime.snapshot.proof import prove
 
 CHAIN_MAX = 24  # incremental snapshots on top of a full one
-CHAIN_SHARE = 0.5  # and what they may take together, as a share of the full one
-FULL_BYTES_MIN = 64 * 1024  # below that a full one costs no more
+CHAIN_SHARE = 0.5  # the size of all of them together may reach this share of the full one
+FULL_BYTES_MIN = 64 * 1024  # below this size a full snapshot costs no more than an incremental one
 
 _MANIFEST = re.compile(r"(\d{10})\.json")
 _OWNED = re.compile(r"(\d{10})-([0-9a-f]{8})[0-9a-f]{8}-\d+\.part")
@@ -59,7 +59,7 @@ class Blobs(Protocol):
         """All names, with sizes in bytes."""
 
     def delete(self, names: list[str]) -> None:
-        """Remove blobs; those that are not there are no error."""
+        """Remove blobs. Missing ones are not an error."""
 
     def close(self) -> None: ...
 
@@ -76,7 +76,7 @@ class BlobBackend:
         self.place = blobs.place
         self.spool = spool
         self.warn: Callable[[str], None] = lambda text: None
-        self._own: dict[int, Manifest] = {}  # those that this object has published
+        self._own: dict[int, Manifest] = {}  # the manifests that this object has published
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ class BlobBackend:
 
     def read(self, number: int) -> Iterator[list[tuple[bytes, bytes | None]]]:
         for manifest in self._chain(number):
-            # what is gone first: a part of records never holds a key of the same snapshot's part of gone ones
+            # deleted keys first: in one snapshot, no key is both in a part of records and in a part of deleted keys
             for part in sorted(manifest.parts, key=lambda part: part.kind == RECORDS):
                 for items in self._frames(number, part):
                     if part.kind == RECORDS:
@@ -149,7 +149,7 @@ class BlobBackend:
         return manifest
 
     def may_build_on(self, manifest: Manifest) -> bool:
-        """Not on what others wrote, is damaged at first sight, or has become too long to be worth it."""
+        """Not on a snapshot of another writer, an obviously damaged one, or a chain that is too long to be worth it."""
         chain = [self._own.get(number) for number in (*manifest.chain, manifest.number)]
         if len(chain) > CHAIN_MAX:
             return False
@@ -188,12 +188,12 @@ class BlobBackend:
         return own
 
     def _may_be_published(self, number: int, packed: bytes) -> bool:
-        """Whether a save that failed is there all the same: only its answer was lost. Its parts must stay then."""
+        """Whether a failed save may have been published with only its answer lost. Then its parts must stay."""
         try:
             return self.stored(number).pack() == packed
         except SnapshotCorrupt:
             return False
-        except StoreError:  # it cannot be known now; if not, the next prune removes the parts
+        except StoreError:  # unknown now; if it was not published, the next prune removes the parts
             return True
 
     def _discard(self, names: list[str], walked: Walked) -> None:
@@ -230,7 +230,7 @@ class BlobBackend:
                 needed.update(readable[number].chain)
         superfluous = [number for number in rest if number not in needed]
         if superfluous and not any(is_good(self, number) for number in kept):
-            # none of those that are to be kept can be used: the newest older one that can must stay, with its chain
+            # none of the snapshots to keep is good: the newest older one that is good must stay, with its chain
             saviour = next((number for number in rest if is_good(self, number)), None)
             if saviour is not None:
                 self.warn(f"the newest snapshots in {self.place} are damaged; {saviour} is kept")
@@ -244,7 +244,7 @@ class BlobBackend:
         }
         damaged = {number for number in numbers if number not in readable and number not in superfluous}
         removed = [manifest_name(number) for number in superfluous]
-        # manifests first: a prune that is cut off leaves parts that nobody names, never a manifest without its parts
+        # manifests first: an interrupted prune leaves parts without a manifest, never a manifest without its parts
         self.blobs.delete(removed)
         orphans = [
             name

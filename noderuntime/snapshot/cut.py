@@ -1,24 +1,22 @@
 """A cut of the space: one read transaction, walked into files on local disk.
 
-The read transaction is opened inside the write lock. Not for its consistency, which any read transaction has, but
-because LMDB can be killed between writing its meta page and publishing the transaction's id, and then nobody sees that
-commit until somebody takes the lock; and because whatever else belongs to the cut (see `open_cut`) must be taken hold
-of before the next commit.
+The read transaction is opened inside the write lock. It would be consistent without; but a process can be killed
+between writing LMDB's meta page and publishing the transaction's id, and that commit stays invisible until a process
+takes the lock. Also, everything else that belongs to the cut (see `open_cut`) must be locked before the next commit.
 
-As long as the walk lasts, pages that writers replace cannot be used again, and the space grows: a writer at full speed
-makes it grow by hundreds of megabytes in a second. So the walk writes to local files and does nothing else, it stops
-when the space has grown above a mark (`SpaceTooFull`), and the growth is reported. `copied` is for the next try: LMDB
-copies itself five times as fast as Python walks, the pages are let go, and the copy is walked. It is not what is done
-first, because it writes all of the state where an incremental snapshot writes a part of it.
+As long as the walk lasts, pages that writers replace cannot be reused, and the space grows: a writer at full speed
+makes it grow by hundreds of megabytes in a second. So the walk only writes to local files, it stops when the space has
+grown above a mark (`SpaceTooFull`), and the growth is reported. `copied` is for the next try: LMDB copies itself five
+times as fast as Python walks, the pages are released, and the copy is walked. That is not the first choice, because it
+writes all of the state where an incremental snapshot writes a part of it.
 
 Payload segments that messages of the cut refer to are locked (shared) inside the write lock, so that their owners do
-not use them again before they are copied. In a snapshot they are records like all others, behind them in order, in
-chunks of up to SEGMENT_CHUNK bytes whose keys tell their content (see proof.py). One segment may be sent several times,
-the beginning of it first and all of it later: how much of it is copied is what the longest message, or dead letter, of
-the cut refers to.
+not reuse them before they are copied. In a snapshot they are records too, after all others in order, in chunks of up to
+SEGMENT_CHUNK bytes whose keys identify their content (see proof.py). A segment may be sent several times, first its
+beginning and later all of it: the longest message or dead letter of the cut decides how much of it is copied.
 
-What an incremental snapshot may leave out is decided by what a record is, not by its key: keys of the parent whose
-records have another CRC are written again.
+Content, not keys, decides what an incremental snapshot may leave out: keys of the parent whose records have another CRC
+are written again.
 """
 
 from __future__ import annotations
@@ -52,14 +50,14 @@ _LEASE_PAUSE_S = 0.0001
 _REQUEST = b"r"[0]
 _REFERRING = frozenset(b"md")  # messages and dead letters
 _STAMPED = frozenset(b"ps")
-# messages, the log of changes, chunks of payloads: when their CRC is the same, so are they. What is written again and
-# again under its key is written into each snapshot: of so many changes one would leave the CRC as it was
+# Messages, the change log, chunks of payloads: written once, so an equal CRC means equal content. A record that is
+# written again and again is part of each snapshot: one of so many changes could leave the CRC as it was.
 _SELDOM_CHANGED = frozenset(b"mc\xff")
 _NO_RECORD = (None, 0)
 
 
 class SpaceTooFull(StoreError):
-    """There is no room for a snapshot now: the space would grow too much while it is copied. Tried again later."""
+    """There is no room for a snapshot now: the space would grow too much while it is copied. The store retries."""
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -71,7 +69,7 @@ class SpaceTooFull(StoreError):
 
 @dataclass(slots=True)
 class Walked:
-    """What a walk left: parts as (description, file), and what the manifest and the next walk want to know."""
+    """The result of a walk: parts as (description, file), and facts for the manifest and the next walk."""
 
     parts: list[tuple[Part, Path]] = field(default_factory=list)
     index: KeyIndex = field(default_factory=KeyIndex)
@@ -80,7 +78,7 @@ class Walked:
 
 
 class SegmentBusy(StoreError):
-    """A segment could not be locked for the cut; whoever holds it will let go. Tried again later."""
+    """A segment could not be locked for the cut; its owner will unlock it. The store retries."""
 
 
 class _Lease:
@@ -94,13 +92,13 @@ class _Lease:
             try:
                 fcntl.flock(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 return
-            except BlockingIOError:  # its owner takes every lock for a moment, to see whether it is free
+            except BlockingIOError:  # its owner takes each lock for a moment, to check whether the segment is free
                 time.sleep(_LEASE_PAUSE_S)
         os.close(self.fd)
         raise SegmentBusy(f"the snapshot was put off: payload {owner}-{number} is locked by another process")
 
     def chunks(self, length: int) -> Iterator[tuple[bytes, bytes]]:
-        """(key, bytes) of the first `length` bytes. Raises StoreError when there are fewer."""
+        """(key, bytes) of the first `length` bytes. Raises StoreError if there are fewer."""
         for offset in range(0, length, SEGMENT_CHUNK):
             size = min(SEGMENT_CHUNK, length - offset)
             chunk = os.pread(self.fd, size, offset)
@@ -115,7 +113,7 @@ def _too_short(payload: Payload, found: int, length: int) -> StoreError:
 
 
 class Cut:
-    """The read transaction of a cut and what it says. Close it as soon as possible: it pins pages."""
+    """The read transaction of a cut, and facts read from it. Close it as soon as possible: it pins pages."""
 
     def __init__(self, space: Space, txn: ReadTxn, txn_id: int, leases: list[_Lease]) -> None:
         self.space = space
@@ -123,7 +121,7 @@ class Cut:
         self.txn_id = txn_id
         self._leases = leases
         self._pinned_s = 0.0
-        self._grown: int | None = None  # set: the pages are free already
+        self._grown: int | None = None  # set: the pages are released already
         self._lengths: dict[Payload, int] = {}
         self.sequence = space.base + txn_id
         self.clock_ns = space.now_ns()
@@ -146,7 +144,7 @@ class Cut:
 
     @contextlib.contextmanager
     def copied(self, folder: Path) -> Iterator[None]:
-        """Within it the cut is that of a copy in `folder`, which is removed at its end; the space's pages are free."""
+        """Inside the block the cut reads a copy in `folder`, and the space's pages are released. Removes the copy."""
         copy = folder / f"cut-{os.getpid()}"
         shutil.rmtree(copy, ignore_errors=True)
         copy.mkdir(mode=0o700, parents=True)
@@ -166,8 +164,8 @@ class Cut:
     def walk(self, folder: Path, prefix: str, since: int | None, known: KeyIndex | None) -> Walked:
         """Write the records of the cut to files in `folder` whose names begin with `prefix`.
 
-        With `since` (a sequence) and the index of the keys at that cut, only what is newer, and which keys are gone.
-        Removes what it has written when it fails. Raises SpaceTooFull and OSError.
+        With `since` (a sequence) and the key index of that cut, writes only newer records, and the keys that are gone.
+        Removes its files if it fails. Raises SpaceTooFull and OSError.
         """
         spool = _Spool(folder, prefix)
         try:
@@ -218,9 +216,9 @@ class Cut:
         return index
 
     def _records(self) -> Iterator[tuple[bytes, bytes]]:
-        """All records of the cut in the order of their keys, the chunks of payloads behind the others."""
+        """All records of the cut in the order of their keys, the chunks of payloads after the others."""
         for key, value in self.txn.cursor():
-            if key[0] != _REQUEST:  # what a client of this store was answered means nothing to the next store
+            if key[0] != _REQUEST:  # answers to clients of this store mean nothing to the next store
                 yield key, value
         leases = {lease.payload: lease for lease in self._leases}
         for payload, length in sorted(self._lengths.items()):
@@ -263,7 +261,7 @@ def remove_copies(folder: Path) -> None:
 
 
 def open_cut(space: Space, segments: Path | None = None) -> Cut:
-    """Take the write lock, open the read transaction and lock the segments inside it, and release the lock.
+    """Take the write lock, open the read transaction and lock the segments under it, then release the write lock.
 
     `segments`: the folder of payload segments. Raises SegmentBusy.
     """
@@ -286,12 +284,12 @@ def open_cut(space: Space, segments: Path | None = None) -> Cut:
 
 
 def _private(path: str, flags: int) -> int:
-    """An opener for `open`: what is made can be read by its owner alone."""
+    """An opener for `open`: only its owner can read the new file."""
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 class _Spool:
-    """The parts of one snapshot on their way: files in `folder`, closed when they have reached PART_BYTES."""
+    """Writes the parts of one snapshot: files in `folder`, each closed when it has reached PART_BYTES."""
 
     def __init__(self, folder: Path, prefix: str) -> None:
         self.parts: list[tuple[Part, Path]] = []

@@ -1,8 +1,8 @@
 """Snapshots in a directory.
 
-A blob is published by a link: the file is written under a temporary name and forced to the disk, gets its real name,
-which fails when that is taken, and then the directory is forced to the disk. A power cut at any point leaves the blob
-whole or not there. `halt` is called before each step that changes something: tests cut the power there.
+A blob is published by a link: the file is written under a temporary name and forced to the disk, then linked to its
+real name, which fails if the name is taken, and then the directory is forced to the disk. A power cut at any point
+leaves the blob whole or absent. `halt` is called before each step that changes something: tests cut the power there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _private(path: str, flags: int) -> int:
 
 
 class DirectoryBlobs:
-    """The Blobs of a local directory, which is made when it is not there."""
+    """The Blobs of a local directory, which is created if needed."""
 
     def __init__(self, root: Path, halt: Callable[[str], None] = lambda step: None) -> None:
         self.place = str(root)
@@ -35,7 +35,7 @@ class DirectoryBlobs:
             raise self._unavailable(error) from None
 
     def _make(self, folder: Path) -> None:
-        """The folder and what is above it, each forced into its parent: a new folder can be lost like a file."""
+        """Create the folder and its parents, each forced to the disk: a power cut can lose a folder like a file."""
         if folder.is_dir():
             return
         self._make(folder.parent)

@@ -1,15 +1,14 @@
-"""What a snapshot is made of: a manifest, written last, and parts. Pure.
+"""The format of a snapshot: parts, and a manifest, which is written last. Pure.
 
 A **part** is a file of frames, each `length, crc32` (two little-endian 32-bit numbers) and then MessagePack: a list
-[key, value, key, value, ...] in a part of records, a list [key, ...] in a part of keys that are gone. Frames are so
-small that one that is torn is noticed before much memory is spent on it; the SHA-256 of the whole part, and its size,
-stand in the manifest.
+[key, value, key, value, ...] in a part of records, a list [key, ...] in a part of keys that are gone. Frames are small,
+so that a torn one is noticed before it takes much memory. The manifest holds the SHA-256 and the size of each part.
 
-A **manifest** is JSON, for people too. Its last field is the SHA-256 of all the others. A full snapshot holds all
-records of its cut; an incremental one those that are newer than its parent's cut and the keys that are gone, and names
-the manifest of its parent by its checksum, so that a chain cannot be put together from two histories. After all parts
-of a chain have been applied, keys and values must be those that the last manifest tells of (see proof.py): what is
-missing altogether, or was not taken although it had changed, is noticed as well.
+A **manifest** is JSON, so that people can read it. Its last field is the SHA-256 of all others. A full snapshot holds
+all records of its cut. An incremental one holds those that are newer than its parent's cut and the keys that are gone,
+and names its parent's manifest by checksum, so that a chain cannot mix two histories. After all parts of a chain have
+been applied, keys and values must be those that the last manifest describes (see proof.py): this also detects records
+that are missing, or were left out although they had changed.
 
 Format 2 added `content`, and sizes and digests in the keys of payloads. Format 1 is read.
 """
@@ -29,7 +28,7 @@ import msgpack
 from noderuntime.errors import SnapshotCorrupt
 
 FORMAT = 2
-FORMATS = (1, 2)  # those that are read
+FORMATS = (1, 2)  # the formats that this version reads
 FRAME_BYTES = 1 << 20  # a frame is closed when it has reached this
 FRAME_BYTES_MAX = 1 << 30
 PART_BYTES = 64 << 20  # a part is closed when it has reached this
@@ -228,7 +227,7 @@ def _frame(snapshot: str, part: Part, body: bytes, crc: int) -> list[bytes]:
 class KeyIndex:
     """All keys of a cut, in order, each with the CRC of its record, compressed in memory.
 
-    The next cut finds out from it which keys are gone, and which records have changed. `count`, `crc` (CRC-32 over all
+    From it the next cut learns which keys are gone, and which records have changed. `count`, `crc` (CRC-32 over all
     keys, one after the other) and `content` (see proof.py) go into the manifest.
     """
 

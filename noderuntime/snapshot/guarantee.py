@@ -1,8 +1,8 @@
-"""What losing the machine would cost a dataflow, in words, at the start of a run. Pure.
+"""The text at the start of a run that says what losing the machine would cost a dataflow. Pure.
 
-Operators without inputs are Sources: they continue at their positions. A custom node that sends cannot be asked again
-for what it has sent since the last snapshot. So what follows from Sources alone is exact, and what follows from custom
-nodes is not; the words must keep the two apart.
+Operators without inputs are Sources: they continue at their positions. A custom node cannot be asked again for the
+messages that it has sent since the last snapshot. So nodes downstream of Sources alone are exact, and nodes downstream
+of custom nodes are not; the text must keep the two apart.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from noderuntime.dataflow.model import Dataflow
 
 
 def not_replayable(dataflow: Dataflow) -> list[str]:
-    """The ids of custom nodes that send: what they sent since the last snapshot is gone with the machine."""
+    """The ids of custom nodes that send: with the machine, their messages since the last snapshot are lost."""
     return [node.id for node in dataflow.nodes if node.kind != "operator" and node.outputs]
 
 
 def downstream(dataflow: Dataflow, ids: Iterable[str]) -> set[str]:
-    """All nodes that something of `ids` reaches."""
+    """All nodes that messages of `ids` reach, directly or through other nodes."""
     reached: set[str] = set()
     open_ids = set(ids)
     while open_ids:
@@ -34,7 +34,7 @@ def downstream(dataflow: Dataflow, ids: Iterable[str]) -> set[str]:
 
 
 def guarantee(dataflow: Dataflow, every_s: float) -> str:
-    """A line for the log when a source is not replayable; "" when all of them are, or there is nothing to say."""
+    """A line for the log if a source is not replayable; "" if all of them are, or there is nothing to say."""
     lost = not_replayable(dataflow)
     if not lost:
         return ""

@@ -1,6 +1,7 @@
-"""Takes snapshots of one space and keeps them in one backend.
+"""`Keeper`: takes snapshots of one space and keeps them in one backend. The store process has one.
 
-`take` does all of it, from the cut to pruning, in the thread that calls it. One at a time.
+`take` does all of it, from the cut to pruning, in the calling thread, one snapshot at a time. Not to be confused with
+runtime/keepers.py, which keeps the store and the fork server running.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from noderuntime.space.environment import Space
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A published snapshot, and what it cost: how long pages were pinned, and how long all of it took.
+    """A published snapshot, and its cost: how long it pinned pages, and how long all of it took.
 
-    `txn_id` is the last transaction that it holds; `problem` says why older ones could not be removed, if so.
+    `txn_id` is the last transaction in it; `problem` says why older snapshots could not be removed, "" if they were.
     """
 
     manifest: Manifest
@@ -38,12 +39,12 @@ class Taken:
 class Keeper:
     """See the head of this module. `keep`: how many snapshots to keep.
 
-    `force_files`: have the kernel write to the disk what it holds of files, before a snapshot is published. What sinks
-    wrote before the cut, and the snapshot says is written, is then still there after a power cut.
+    `force_files`: have the kernel write its cached files to the disk before a snapshot is published. What sinks wrote
+    before the cut, and the snapshot counts as written, then survives a power cut.
 
-    `owner`: 8 hexadecimal digits that only the stores of this run on this machine have, of which one lives at a time
-    (see Settings.owner). What earlier ones have left is removed before the first walk. "": nothing can be told apart,
-    so nothing is removed before a snapshot has been published.
+    `owner`: 8 hexadecimal digits of the stores of this run on this machine, of which one lives at a time (see
+    Settings.owner). What earlier stores have left is removed before the first walk. "": leftovers cannot be told from
+    saves of others, so nothing is removed before a snapshot has been published.
     """
 
     def __init__(
@@ -57,10 +58,10 @@ class Keeper:
         self.writer = secrets.token_hex(4)
         self.owner = owner
         self._tidied = not owner
-        self.last: Manifest | None = None  # of ours: what an incremental one can build on
+        self.last: Manifest | None = None  # our last snapshot, which an incremental one can build on
         self._index: KeyIndex | None = None
         self._next_number = 0
-        if str(backend.spool) != backend.place:  # what a save that was killed has left on its way
+        if str(backend.spool) != backend.place:  # what a killed save has left there
             for left in backend.spool.glob("*.part"):
                 left.unlink(missing_ok=True)
         for folder in {self.backend.spool, space.folder.parent}:
@@ -72,7 +73,7 @@ class Keeper:
         Raises StoreError: SpaceTooFull, SnapshotConflict, SnapshotUnavailable, SnapshotCorrupt.
         """
         began_s = time.monotonic()
-        if not self._tidied:  # before the walk: it needs the room
+        if not self._tidied:  # before the walk, which needs the room
             self.backend.tidy(self.owner)
             self._tidied = True
         if not self._next_number:
@@ -90,7 +91,7 @@ class Keeper:
             with open_cut(self.space, segments) as cut, cut.copied(self._room()):
                 walked = cut.walk(self.backend.spool, prefix, since, known)
                 manifest = self._manifest(cut, walked, number, parent, why)
-        self.last, self._index = None, None  # until it is published: after a failure the next one is a full one
+        self.last, self._index = None, None  # until it is published: after a failure, the next snapshot is a full one
         if self.force_files:
             os.sync()
         try:
@@ -100,7 +101,7 @@ class Keeper:
         except SnapshotConflict:
             raise
         except BaseException:
-            self._next_number = 0  # it may be there although it failed: look again
+            self._next_number = 0  # it may be published although the save failed: look again
             raise
         self.last, self._index = published, walked.index
         self._next_number = number + 1
@@ -112,7 +113,7 @@ class Keeper:
         return Taken(published, cut.txn_id, walked.pinned_s, time.monotonic() - began_s, problem)
 
     def _room(self) -> Path:
-        """Where there is room for a copy of the space: beside it, in memory, else where snapshots are made."""
+        """A folder with room for a copy of the space: beside it, in memory, otherwise where snapshots are made."""
         beside = self.space.folder.parent
         room = os.statvfs(beside)
         needed = 2 * self.space.used_bytes()

@@ -1,10 +1,10 @@
 """Snapshots in an object store, through obstore: s3://, gs://, az://. Needs the extra `noderuntime[s3]`.
 
-Every object is put with the condition that it does not exist yet (If-None-Match), by one request that the store
-carries out as a whole. obstore repeats what fails for reasons that pass, with back-off; when such a repetition finds
-the object there, it may be our own first try, of which only the answer was lost: so we look whether it is the same.
+Every object is put with the condition that it does not exist yet (If-None-Match), by one atomic request. obstore
+retries transient failures, with back-off. If a retry finds that the object exists, it may be our own first try, of
+which only the answer was lost: so we compare the content.
 
-s3:// and az:// are tested against protocol servers; gs:// goes the same way and is untested.
+s3:// and az:// are tested against protocol servers; gs:// uses the same code and is untested.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ T = TypeVar("T")
 class ObjectBlobs:
     """The Blobs below a URL.
 
-    `options` go to the store: endpoint, region, ...; credentials come from the environment. `retry_s`: how long what
-    fails for reasons that pass is repeated.
+    `options` go to the store: endpoint, region, ...; credentials come from the environment. `retry_s`: for how long
+    transient failures are retried.
     """
 
     def __init__(self, url: str, options: Mapping[str, Any], retry_s: float = RETRY_S) -> None:
@@ -127,5 +127,5 @@ class ObjectBlobs:
 
 
 def _line(error: BaseException) -> str:
-    """The first line of what the library says; the rest is its inner state."""
+    """The first line of the library's error text; the rest is its inner state."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]

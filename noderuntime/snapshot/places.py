@@ -1,4 +1,4 @@
-"""Which backend `snapshots: {to: ...}` names."""
+"""Opens the backend that `snapshots: {to: ...}` names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class NoBackend:
-    """`to: none`. Nothing is kept."""
+    """The backend of `to: none`, which keeps nothing."""
 
     place = NONE
     spool = Path()
@@ -71,7 +71,7 @@ def open_backend(
     if place.kind == "directory":
         root = (folder / _at_home(place.where) / name).absolute()
     if place.slate:
-        from noderuntime.snapshot.slate import SlateBackend  # each kind with what it needs, only when it is named
+        from noderuntime.snapshot.slate import SlateBackend  # imports its library, so only if it is named
 
         return SlateBackend(place.below(name) if place.kind == "objects" else str(root), _spool_below(spool), options)
     from noderuntime.snapshot.blobs import BlobBackend
@@ -94,7 +94,7 @@ def _at_home(path: str) -> Path:
 
 
 def _spool_below(folder: Path) -> Path:
-    """A folder for files on their way to somewhere else; nothing in it is ever a snapshot."""
+    """A folder for files on their way to another place; it never holds a snapshot."""
     spool = folder / "spool"
     try:
         spool.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,18 +1,18 @@
-"""Whether what a snapshot gives is what its cut held: keys, values, payloads. Pure.
+"""Checks that a snapshot gives what its cut held: keys, values, payloads. Pure.
 
-Checksums of parts say that what was written comes back. They do not say that the right things were written: an
-incremental snapshot that leaves out a record which has changed is whole, and wrong. So the manifest also says what the
-records of the cut were, all of them, those too that an incremental snapshot takes from its parents:
+Checksums of parts show that what was written is read back. They do not show that the right records were written: an
+incremental snapshot that leaves out a changed record is whole, but wrong. So the manifest also describes all records
+of the cut, including those that an incremental snapshot takes from its parents:
 
 - `keys`, `keys_crc`: how many there are, and the CRC-32 over all keys in order;
 - `content`: the sum, modulo 2^64, of the CRC-32 of each record (`record_crc`). A sum, because it needs no order.
 
-Payloads of large messages are cut into chunks. The key of a chunk holds its size and a digest of its bytes, so a chunk
-that has changed is another record, and one that is altered is noticed by itself. Each message, and each dead letter,
-that refers to a segment must find chunks for the whole of its length.
+Payloads of large messages are split into chunks. The key of a chunk holds its size and a digest of its bytes, so a
+changed chunk is another record, and a damaged one is detected by itself. Each message or dead letter that refers to a
+segment must find chunks for its whole length.
 
 Snapshots of format 1 have neither `content` nor size and digest in their chunks' keys. Their payloads must be long
-enough too; what they lack otherwise cannot be known.
+enough too; other faults in them cannot be detected.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from noderuntime.snapshot.format import CONTENT_MODULUS, Manifest
 from noderuntime.space import records
 from noderuntime.space.segments import REFERENCE
 
-SEGMENT_PREFIX: Final = b"\xff"  # behind all prefixes of the space
+SEGMENT_PREFIX: Final = b"\xff"  # after all prefixes of the space
 DIGEST_BYTES: Final = 16
 _CHUNK = struct.Struct(f">cHIQQI{DIGEST_BYTES}s")
 _CHUNK_1 = struct.Struct(">cHIQQ")  # of format 1: without size and digest
@@ -77,7 +77,7 @@ def needed_payload(key: bytes, value: bytes) -> tuple[Payload, int] | None:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What a record says about itself: its CRC, and the part of a payload that it is, or needs (from 0 on)."""
+    """Facts of one record: its CRC, and the part of a payload that it is, or needs (from offset 0)."""
 
     crc: int
     payload: Payload | None = None
@@ -90,7 +90,7 @@ def _is_chunk(key: bytes) -> bool:
 
 
 def look(snapshot: str, key: bytes, value: bytes) -> Looked:
-    """Raises SnapshotCorrupt for a chunk that is not what its key says."""
+    """The facts of a record. Raises SnapshotCorrupt for a chunk that does not match its key."""
     crc = record_crc(key, value)
     if _is_chunk(key):
         payload, offset = parse_chunk(key)
@@ -156,10 +156,10 @@ def _named(payload: Payload) -> str:
 
 
 def prove(manifest: Manifest, batches: Iterable[list[tuple[bytes, bytes | None]]], in_order: bool) -> None:
-    """Compare the outcome of what `Backend.read` gives with the manifest. Raises SnapshotCorrupt.
+    """Compare the records that `Backend.read` gives with the manifest. Raises SnapshotCorrupt.
 
-    `in_order`: no key comes twice, and they come in order. Otherwise what each record says about itself is kept until
-    the end, but not its value.
+    `in_order`: the keys come in order, and none comes twice. Otherwise the facts of each record are kept until the end,
+    but not its value.
     """
     proof = Proof(manifest)
     held: dict[bytes, Looked] = {}

@@ -1,8 +1,8 @@
-"""A snapshot back into a space, on this machine or on another one.
+"""Restores a snapshot into a space, on this machine or on another one.
 
-The space is built beside its place and moved there when it is whole, so a restore that is cut off has not happened.
-What belongs to the old machine is translated: the sequence base goes above everything in the snapshot, the space's
-clock goes on from where it was (timers count from it), and what counts from the machine's boot is set to now.
+The space is built beside its place and moved there when it is whole, so an interrupted restore has no effect. Values of
+the old machine are translated: the sequence base goes above everything in the snapshot, the space's clock continues
+from where it was (timers count from it), and times since the machine's boot are set to now.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BATCH_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Which snapshot it was, and the newer ones that could not be used: one text for each."""
+    """Which snapshot was restored, and the newer ones that could not be used: one text for each."""
 
     manifest: Manifest
     skipped: tuple[str, ...]
@@ -42,7 +42,7 @@ def restore_newest(
 ) -> Restored | None:
     """Make the space at `folder` from the newest good snapshot, or from `number`. None: there is no snapshot at all.
 
-    Raises SnapshotCorrupt when there are some, and none can be used; StoreFull when `size_bytes` is too little.
+    Raises SnapshotCorrupt if there are snapshots but none can be used; StoreFull if `size_bytes` is too little.
     """
     listed = backend.snapshots()
     if number is not None:
@@ -92,12 +92,12 @@ def _restore(
 
 
 class _Segments:
-    """The payload segments of a snapshot on their way back into files. Made only when there are some."""
+    """Writes the payload segments of a snapshot back into files. The folder is made only if there are any."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.live: dict[bytes, int] = {}  # key -> size of the chunk
-        shutil.rmtree(folder, ignore_errors=True)  # of a restore that was cut off
+        shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted restore
 
     def apply(self, key: bytes, value: bytes | None) -> None:
         if value is None:
@@ -113,7 +113,7 @@ class _Segments:
             os.close(fd)
 
     def chunks(self) -> Iterator[tuple[bytes, bytes]]:
-        """What was applied, as it is in the files now."""
+        """The chunks that were applied, as the files hold them now."""
         for key in sorted(self.live):
             (owner, number, _), offset = parse_chunk(key)
             with open(segment_path(self.folder, owner, number), "rb") as file:
@@ -121,7 +121,7 @@ class _Segments:
                 yield key, file.read(self.live[key])
 
     def finish(self, space: Space) -> None:
-        """Give the files their sizes, and remove those that nothing refers to any more."""
+        """Give the files their sizes, and remove those that no message refers to."""
         wanted = {parse_chunk(key)[0][:2] for key in self.live}
         with space.read() as txn:
             for owner, number, size in sizes(txn):
@@ -140,7 +140,7 @@ class _Segments:
 
 
 def _apply(space: Space, segments: _Segments, backend: Backend, number: int) -> dict[bytes, bytes]:
-    """Returns those records that are not applied, because each space has its own."""
+    """Apply a snapshot. Returns the records that are not applied, because each space has its own."""
     own_facts: dict[bytes, bytes] = {}
     batch: list[tuple[bytes, bytes | None]] = []
     size = 0
@@ -170,7 +170,7 @@ def _write(space: Space, batch: list[tuple[bytes, bytes | None]]) -> None:
 
 
 def _check(space: Space, own_facts: dict[bytes, bytes], segments: _Segments, manifest: Manifest) -> None:
-    """All parts were whole; was it all of the parts, and the right ones? Looks at what has come to be."""
+    """Check the restored space against the manifest: whole parts do not show that all the right parts were there."""
     proof = Proof(manifest)
     with space.read() as txn:
         for key, value in txn.cursor():
@@ -182,7 +182,7 @@ def _check(space: Space, own_facts: dict[bytes, bytes], segments: _Segments, man
 
 def _translate(space: Space, manifest: Manifest, skipped: list[str]) -> None:
     boot_now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    # the clock must not go back behind the cut, even if this machine's wall clock does
+    # the clock must not go back to before the cut, even if this machine's wall clock does
     elapsed_ns = max(time.time_ns(), manifest.clock_ns) - manifest.wall_ns
     with space.write() as txn:
         txn.put(keys.fact("base"), msgpack.packb(manifest.cut))
@@ -194,7 +194,7 @@ def _translate(space: Space, manifest: Manifest, skipped: list[str]) -> None:
 
 
 def _restart_timeouts(txn: WriteTxn, boot_now_ns: int) -> None:
-    """Inputs with a timeout keep when their last message came, in time since boot: it came now."""
+    """Inputs with a timeout record when their last message came, in time since boot: set it to now."""
     for node_entry in lives.load(txn).values():
         record = lives.node_record(txn, node_entry.number)
         for number, source in node_entry.inputs.values():

@@ -1,7 +1,7 @@
-"""Where and how often the snapshots of a run are taken, in a form that another process can read.
+"""Where and how often the snapshots of a run are taken, in a file that other processes read.
 
-`snapshots.json` in the run directory tells it to the store; a copy in the run's folder below the state directory is
-what `snapshot ls` and `verify` go by when the run has ended.
+The store reads `snapshots.json` in the run directory; `snapshot ls` and `verify` read a copy in the run's folder below
+the state directory when the run has ended.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Settings:
         return open_backend(self.to, self.run, Path(self.folder), Path(self.spool), self.options, retry_s)
 
     def owner(self) -> str:
-        """8 hexadecimal digits by which the stores of this run know what they wrote: of the run's own folder and of the
-        machine, because homes are copied and shared. "" when there is none and none can be kept."""
+        """8 hexadecimal digits by which the stores of this run recognize what they wrote: made from the run's own
+        folder and the machine, because homes are copied and shared. "" if there are none and none can be stored."""
         path = Path(self.spool, OWNER)
         try:
             drawn = path.read_text()
@@ -65,12 +65,12 @@ class Settings:
         return hashlib.sha256(f"{drawn} {machine} {os.uname().nodename}".encode()).hexdigest()[:8]
 
     def write(self, path: Path) -> None:
-        """Write it as a whole or not at all; only its owner can read it."""
+        """Write the file as a whole or not at all; only its owner can read it."""
         _write(path, json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, path: Path) -> Settings | None:
-        """None when there is none, or none that can be understood."""
+        """The settings in the file; None if there is no file, or it cannot be understood."""
         try:
             return cls(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):

@@ -1,20 +1,20 @@
 """Snapshots in SlateDB, a log-structured store on an object store or a directory: `slatedb+s3://...`, `slatedb+./x`.
- Needs the extra `noderuntime[slatedb]`. Only here are incremental snapshots ready to be read as they lie:
+Needs the extra `noderuntime[slatedb]`. Only this backend can read an incremental snapshot without applying a chain:
 
     m NUMBER             the manifest of a snapshot
     r GENERATION KEY     a record: CRC-32 of key and value, then the value
 
-A full snapshot begins a generation, with as many batches as it takes; an incremental one changes the generation of its
-parent: what is newer, what is gone, and the manifest are one atomic batch. Then the memtable is flushed and a SlateDB
-checkpoint with the snapshot's number as its name is made: that is what publishes it, and what keeps it readable while
-later ones change the same rows. A save that is cut off before its checkpoint leaves rows that nothing refers to: a
+A full snapshot begins a generation, with as many batches as it takes. An incremental one changes the generation of its
+parent: newer records, deletions and the manifest are one atomic batch. Then the memtable is flushed, and a SlateDB
+checkpoint named by the snapshot's number is made: the checkpoint publishes the snapshot, and keeps it readable while
+later ones change the same rows. A save that is interrupted before its checkpoint leaves rows that nothing refers to: a
 generation is never begun twice, and `prune` removes those that no snapshot needs. (Measured and rejected: trusting
 `put`, which returns before anything is durable.)
 
 Two writers: SlateDB fences the older one, which then gets SnapshotConflict.
 
-In a directory SlateDB does not force anything to the disk. `save` does it, afterwards: a power cut during a save can
-damage what is there. Where that matters, use a plain directory.
+In a directory SlateDB does not force anything to the disk. `save` does it afterwards, so a power cut during a save can
+damage earlier snapshots. Where that matters, use a plain directory.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class SlateBackend:
         return self._api.AdminBuilder(self._path, self._store()).build()
 
     async def _checkpoints(self) -> dict[int, str]:
-        """Snapshot number -> id of its checkpoint; empty in a place where there is nothing yet."""
+        """Snapshot number -> id of its checkpoint; empty in a new place."""
         admin = self._admin()
         if await admin.read_manifest(None) is None:
             return {}
@@ -257,7 +257,7 @@ class SlateBackend:
             if newest >= number:
                 raise SnapshotConflict(self.place, number)
         db = await self._writer()
-        if manifest.full:  # the writer is the only one now: rows that no checkpoint holds are left of saves that failed
+        if manifest.full:  # this is the only writer now: rows without a checkpoint are left from failed saves
             await self._remove([], list(await self._checkpoints()))
         generation = await self._unused_generation(db) if manifest.full else self._generation
         batch = self._api.WriteBatch()
@@ -283,10 +283,10 @@ class SlateBackend:
         return parse_manifest(str(number), packed)
 
     def _sync(self, folder: Path) -> None:
-        """Force to the disk what is new since the last time."""
+        """Force the files that are new since the last call to the disk."""
         try:
             for path in [folder, *sorted(folder.rglob("*"))]:
-                with contextlib.suppress(FileNotFoundError):  # SlateDB's own garbage collection goes on meanwhile
+                with contextlib.suppress(FileNotFoundError):  # SlateDB's own garbage collection runs at the same time
                     found = (str(path), path.stat().st_mtime_ns)
                     if found in self._synced:
                         continue
@@ -300,7 +300,7 @@ class SlateBackend:
             raise SnapshotUnavailable(self.place, f"{error.strerror}. Check the folder.") from None
 
     def tidy(self, owner: str) -> None:
-        """Each full save does it, once SlateDB has fenced all other writers."""
+        """Nothing to do: each full save does it, once SlateDB has fenced all other writers."""
 
     def prune(self, keep: int) -> list[int]:
         listed = self.snapshots()
@@ -317,8 +317,8 @@ class SlateBackend:
         return removed
 
     async def _remove(self, numbers: list[int], kept: list[int]) -> None:
-        """Remove these snapshots, and all rows that belong to none of `kept`: those too that were left by a save or a
-        prune that was cut off."""
+        """Remove these snapshots, and all rows that belong to none of `kept`, including those that an interrupted save
+        or prune has left."""
         db = await self._writer()
         checkpoints = await self._checkpoints()
         admin = self._admin()
@@ -343,7 +343,7 @@ class SlateBackend:
                 await self._drop(db, generation)
 
     async def _generations(self, db: Any) -> list[int]:
-        """Those that have rows, in order."""
+        """The generations that have rows, in order."""
         found: list[int] = []
         while True:
             start = _GENERATION.pack(b"r", found[-1] + 1 if found else 0)
@@ -355,7 +355,7 @@ class SlateBackend:
             found.append(_GENERATION.unpack_from(first[0].key)[1])
 
     async def _unused_generation(self, db: Any) -> int:
-        """One without rows. A save that was cut off before its checkpoint has left some under its own."""
+        """A generation without rows. A save that was interrupted before its checkpoint has left rows in its own."""
         return max([self._generation, *await self._generations(db)]) + 1
 
     async def _drop(self, db: Any, generation: int) -> None:
@@ -395,7 +395,7 @@ def _line(error: BaseException) -> str:
 def _copy_bytes_at_once() -> None:
     """SlateDB's binding copies a value byte by byte, in Python: 0.3 s for a megabyte. Let it use one memmove.
 
-    Where the binding looks different from the one that this was written for (0.17), it is left alone.
+    Left alone if the binding looks different from the one that this was written for (0.17).
     """
     try:
         from slatedb.uniffi._slatedb_uniffi import slatedb as binding

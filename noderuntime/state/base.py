@@ -1,4 +1,4 @@
-"""`State`: what every kind of shared key-value store promises, and what those who write a kind implement.
+"""`State`: what every kind of shared key-value store promises, and what the author of a kind implements.
 
 Guarantees; the conformance suite (noderuntime.testing.state_contract) has tests of the same number for each:
 
@@ -57,8 +57,8 @@ HISTORY = 10_000
 class Entry:
     """What is stored under a key. `packed`: the value is marked as MessagePack, by a merge or by `set_packed`.
 
-    `timestamp`: when it was written (UTC); `ttl`: seconds left, None for ever; `origin`: who wrote it, as
-    "store/node": 12 hexadecimal digits and the node's number (0 also for whoever is no node).
+    `timestamp`: when it was written (UTC); `ttl`: seconds left, None for ever; `origin`: the writer, as
+    "store/node": 12 hexadecimal digits and the node's number (0 also for a writer that is not a node).
     """
 
     value: bytes
@@ -94,24 +94,24 @@ class Diff:
         return bool(self.changed or self.deleted or self.cells)
 
     def to_bytes(self) -> bytes:
-        """The part of it that `apply` needs, as MessagePack: [version, {key: cell}]."""
+        """The part of the diff that `apply` needs, as MessagePack: [version, {key: cell}]."""
         packed: bytes = msgpack.packb([self.version, {key: kvs_cells.pack(cell) for key, cell in self.cells.items()}])
         return packed
 
     @classmethod
     def from_bytes(cls, packed: bytes) -> Diff:
-        """A diff to apply. Raises ProtocolError for bytes that are none."""
+        """A diff to apply. Raises ProtocolError for bytes that are not a diff."""
         try:
             version, found = msgpack.unpackb(packed, raw=False)
             if type(version) is not str or type(found) is not dict or not all(type(key) is str for key in found):
                 raise ValueError("of another shape")
             return cls({}, frozenset(), version, {key: kvs_cells.unpack(cell) for key, cell in found.items()})
         except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as error:
-            raise ProtocolError(f"these bytes are no diff: {error}") from None
+            raise ProtocolError(f"these bytes are not a diff: {error}") from None
 
 
 class View(ABC):
-    """Reads of one moment."""
+    """Reads that see the store at one moment."""
 
     @abstractmethod
     def get(self, key: str) -> Entry | None:
@@ -136,14 +136,14 @@ class Watch(ABC):
 
     @abstractmethod
     def next(self, timeout: float | None = None) -> Update | None:
-        """The next change; None when none comes within `timeout` seconds, or when the watch is closed.
+        """The next change; None if none comes within `timeout` seconds, or the watch is closed.
 
-        The order is that of revisions. Raises StoreError when the store cannot be reached.
+        Changes come in order of revision. Raises StoreError when the store cannot be reached.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """See no more changes. A `next` that waits returns None. A second call does nothing."""
+        """End the watch. A waiting `next` returns None. A second call does nothing."""
 
     def __iter__(self) -> Iterator[Update]:
         while (update := self.next()) is not None:
@@ -164,20 +164,20 @@ class State(ABC):
     @classmethod
     @abstractmethod
     def open(cls, config: Mapping[str, Any]) -> Self:
-        """A State as the `state:` section describes it (its fields without `kind`). Raises StoreError."""
+        """A State as the `state:` section describes it; `config` is its fields without `kind`. Raises StoreError."""
 
     @classmethod
     def read_config(cls, config: Mapping[str, Any]) -> Any:
-        """What `open` takes out of the fields, without opening anything: `validate` calls it. Raises StoreError."""
+        """What `open` reads from the fields, without opening anything: `validate` calls it. Raises StoreError."""
         return None
 
     @abstractmethod
     def init(self) -> None:
-        """Make what has to be there before the first call, once per store; what is there already stays."""
+        """Create what the first call needs, once per store. What exists already stays."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of everything. A second call does nothing."""
+        """Release everything. A second call does nothing."""
 
     @abstractmethod
     def version(self) -> str:
@@ -185,14 +185,14 @@ class State(ABC):
 
     @abstractmethod
     def set(self, key: str, value: bytes, ttl: float | None = None, expect: int | None = None) -> int:
-        """Write `value`; it is gone `ttl` seconds from now, if given. Returns its revision.
+        """Write `value`; with `ttl`, it expires that many seconds from now. Returns its revision.
 
-        `expect`: the revision that must be in force, 0 for "there must be no such key"; else RevisionConflict.
+        `expect`: the revision that must be in force, 0 for "there must be no such key"; otherwise RevisionConflict.
         """
 
     def set_packed(self, key: str, value: bytes, ttl: float | None = None, expect: int | None = None) -> int:
-        """As `set`, and marks the value as MessagePack, as merges do: `state get` decodes it. A kind that keeps no
-        marks only sets it.
+        """As `set`, but also marks the value as MessagePack, as merges do: `state get` decodes it. A kind that keeps no
+        marks only sets the value.
         """
         return self.set(key, value, ttl, expect)
 
@@ -207,31 +207,31 @@ class State(ABC):
 
     @abstractmethod
     def delete(self, key: str) -> bool:
-        """Delete `key`; whether it was there."""
+        """Delete `key`. Returns whether it was there."""
 
     @abstractmethod
     def merge(self, key: str, merge: Merge) -> int:
-        """Let `merge` (see noderuntime.merges) combine with what is there. Returns the new revision."""
+        """Combine the value with `merge` (see noderuntime.merges). Returns the new revision."""
 
     @abstractmethod
     def diff(self, since: str | State) -> Diff:
-        """What is different here since a version of this store, or from another store. Raises HistoryLost."""
+        """What has changed here since a version of this store, or differs from another store. Raises HistoryLost."""
 
     @abstractmethod
     def cells(self) -> dict[str, Cell]:
-        """Everything, deletions in force included, in the form in which stores exchange it: see space/kvs_cells.py."""
+        """All keys, also of deletions in force, in the form in which stores exchange them: see space/kvs_cells.py."""
 
     @abstractmethod
     def apply(self, diff: Diff) -> list[str]:
-        """Take another store's changes over, all of them or none; returns the keys that this has changed here."""
+        """Apply another store's changes, all of them or none. Returns the keys that this has changed here."""
 
     @abstractmethod
     def get_root(self) -> dict[str, Entry]:
-        """Every key in force with its entry, in order of key, all of one moment."""
+        """Every key in force with its entry, in order of key, all at one moment."""
 
     @abstractmethod
     def snapshot(self) -> AbstractContextManager[View]:
-        """Several reads of one moment: `with state.snapshot() as view: view.get(a), view.get(b)`."""
+        """Several reads at one moment: `with state.snapshot() as view: view.get(a), view.get(b)`."""
 
     @abstractmethod
     def watch(self, prefix: str = "") -> Watch:
@@ -239,7 +239,7 @@ class State(ABC):
 
     @abstractmethod
     def purge(self, limit: int = 1000) -> int:
-        """Turn at most `limit` expired keys into deletions; returns how many there were."""
+        """Turn at most `limit` expired keys into deletions. Returns how many."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,7 +1,8 @@
-"""`TableState`: the State contract on top of a store that can read a moment, and change some keys at one.
+"""`TableState`: the State contract on top of a store that can read, and change several keys, at one moment.
 
-A kind derives from it and brings five primitives (`_moment`, `_transact`, `_await_change`, `_now_ns`, `_name`); what
-cells, versions, diffs and watches are is the same for all of them. `sqlite` is the worked example.
+A kind derives from it and implements five primitives (`_moment`, `_transact`, `_await_change`, `_now_ns`, `_name`);
+cells, versions, diffs and watches are the same for all kinds. `sqlite` is the worked example; docs/state.md documents
+the primitives, so their names stay.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ LOOK_MAX: Final = 1000
 
 
 class Row(NamedTuple):
-    """What a store keeps under a key; `changes_ns`: when what is visible expires next, 0: never."""
+    """What a store keeps under a key; `changes_ns`: when the visible value changes by expiry, 0: never."""
 
     cell: Cell
     revision: int
@@ -42,7 +43,7 @@ class Row(NamedTuple):
 
 
 class Put(NamedTuple):
-    """One key of a change, as the store is to keep it. `digest`: what it adds to the digest of all contents."""
+    """One key of a change, as the store must keep it. `digest`: what it adds to the digest of all contents."""
 
     key: str
     cell: Cell
@@ -54,10 +55,10 @@ class Put(NamedTuple):
 
 
 class Once(NamedTuple):
-    """Makes a change happen at most once, however often it is asked for.
+    """Makes a change happen at most once, however often the client repeats it.
 
-    `mark` rises with each change of `who`; marks compare as texts. The store knows the last one for an hour, or for
-    ever.
+    `mark` increases with each change of the client `who`; marks compare as texts. The store remembers the last one for
+    an hour, or for ever.
     """
 
     who: str
@@ -66,16 +67,16 @@ class Once(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A change that was made, now or before: the revision of the last key of it, and what was noted with it."""
+    """A change that was made, now or by an earlier try: the revision of its last key, and the note kept with it."""
 
     revision: int
     note: bytes
 
 
 class Moment:
-    """Reads of one moment."""
+    """Reads that see the store at one moment."""
 
-    digest: int  # of what is kept; what has expired and is not purged counts as alive in it
+    digest: int  # of what is kept; values that have expired but are not purged count as alive
     revision: int
 
     @abstractmethod
@@ -83,11 +84,11 @@ class Moment:
 
     @abstractmethod
     def rows(self) -> Iterator[tuple[str, Row]]:
-        """All of them, in order of key as UTF-8."""
+        """All rows, in order of key as UTF-8."""
 
     @abstractmethod
     def due(self, now_ns: int) -> Iterator[tuple[str, Row]]:
-        """Those with something that has expired and is not purged."""
+        """The rows with something that has expired and is not purged."""
 
     @abstractmethod
     def find_digest(self, digest: int) -> int | None:
@@ -98,7 +99,7 @@ class Moment:
         """Rows with a greater revision, in order of revision."""
 
 
-KEPT_S: Final = 3600  # how long a mark is known that is not for ever
+KEPT_S: Final = 3600  # for how long the store remembers a mark that is not kept for ever
 
 Decide = Callable[[dict[str, Row | None], int, int, int], list[tuple[str, Cell]]]
 
@@ -140,25 +141,26 @@ class TableState(State):
         self._closed = False
         self._watches: set[TableWatch] = set()
 
-    # --- what a kind brings -----------------------------------------------------------------------------------------
+    # --- what a kind implements -------------------------------------------------------------------------------------
 
     @abstractmethod
     def _moment(self) -> AbstractContextManager[Moment]:
-        """Reads of one moment. Raises StoreError."""
+        """Reads at one moment. Raises StoreError."""
 
     @abstractmethod
     def _transact(
         self, keys: list[str], decide: Decide, once: Once | None = None, note: Callable[[], bytes] = bytes
     ) -> Done:
-        """Change some keys at one moment.
+        """Change several keys at one moment.
 
-        `decide(rows, digest, stamp, now_ns)` gets what is there, and the next stamp of the store's clock; it returns
+        `decide(rows, digest, stamp, now_ns)` gets the present rows, and the next stamp of the store's clock. It returns
         the cells to keep, each of which gets the next revision, in order. It may be called several times, and may
-        raise: then nothing is changed. `puts` makes of its answer what is to be kept.
+        raise: then nothing is changed. `puts` converts its answer to what the store keeps.
 
-        `once`: the mark is kept with the change, together with its revision and what `note()` returns behind `decide`.
-        When that mark is known already, what was kept with it is returned, and nothing is changed; when a later one
-        is, `stale` says what to raise (a mark for ever: what was kept with the later one is returned).
+        `once`: the mark is kept with the change, together with its revision and what `note()` returns after `decide`.
+        If the store knows that mark already, nothing is changed, and what was kept with it is returned. If it knows a
+        later mark, raise the error that `stale` returns (for a mark kept for ever, return what was kept with the later
+        one).
         """
 
     @abstractmethod
@@ -166,7 +168,7 @@ class TableState(State):
         """Return when there may be a revision above `revision`, the time is over, or `closed` is set."""
 
     def _wake(self) -> None:
-        """Let those in `_await_change` look whether they are closed. Needed where they would not look by themselves."""
+        """Wake the threads in `_await_change`, so that they check `closed`. Needed where they would not check it."""
 
     @abstractmethod
     def _now_ns(self) -> int:
@@ -174,16 +176,16 @@ class TableState(State):
 
     @abstractmethod
     def _name(self) -> str:
-        """What the store is called in errors."""
+        """The name of the store in error texts."""
 
     def stale(self, once: Once, later: str) -> ProtocolError:
-        """The error for a change whose client has made a later one since."""
+        """The error for a change whose client has made a later change since."""
         return ProtocolError(f"request {int(once.mark)} of {once.who}: its last is {int(later)}")
 
     def puts(
         self, rows: Mapping[str, Row | None], made: Iterable[tuple[str, Cell]], now_ns: int
     ) -> tuple[list[Put], int]:
-        """What is to be kept, and the latest stamp in it."""
+        """What the store must keep, and the latest stamp in it."""
         found: list[Put] = []
         last = 0
         for key, cell in made:
@@ -221,7 +223,7 @@ class TableState(State):
             yield TableView(moment, self._now_ns())
 
     def version(self) -> str:
-        """Purges what has expired first, so that `diff` finds again what is returned here."""
+        """Purges expired keys first, so that `diff` finds the version that is returned here."""
         self._purge_all()
         with self.snapshot() as view:
             return view.version()
@@ -276,7 +278,7 @@ class TableState(State):
         expect: int | None = None,
         packed: bool = False,
     ) -> int:
-        """As `set` or `set_packed`, at most once. Raises ProtocolError when `once` is stale; so do the others."""
+        """As `set` or `set_packed`, at most once. Like the methods below, raises ProtocolError if `once` is stale."""
         user_key(key)
         kept = check_value(f"the value of {key!r}", value)
         ttl_ns = ttl_to_ns(ttl) or self.ttl_ns
@@ -318,7 +320,7 @@ class TableState(State):
         return found
 
     def write_all(self, writes: Sequence[SharedWrite], node: int, once: Once) -> list[str]:
-        """The writes of one event of a node, at one moment, at most once. Returns why some of them were left out."""
+        """Make the writes of one event at one moment, at most once. Returns the reasons for writes left out."""
         origin = self.origin | node
         left_out: list[str] = []
 
@@ -342,7 +344,7 @@ class TableState(State):
         self._transact(list({item.key.decode(): None for item in writes}), decide, once)
         return left_out
 
-    # a kind that can do these in one step of its own does
+    # a kind overrides these if it can do them in one step of its own
 
     def _set(
         self, once: Once | None, key: str, value: bytes, ttl_ns: int, expect: int | None, packed: bool
@@ -404,7 +406,7 @@ class TableState(State):
             pass
 
     def _after(self, revision: int, limit: int) -> tuple[list[tuple[str, Row]], int]:
-        """Up to `limit` rows with a greater revision, in order, and the time of it."""
+        """Up to `limit` rows with a greater revision, in order, and the time of that look."""
         with self._moment() as moment:
             return list(itertools.islice(moment.changed_after(revision), limit)), self._now_ns()
 
@@ -435,7 +437,7 @@ def _packed(keys: list[str]) -> bytes:
 def _written(
     item: SharedWrite, key: str, cell: Cell, stamp: int, origin: int, now_ns: int, default_ns: int
 ) -> Cell | None:
-    """What a write of an event makes of a cell; None: nothing. Raises TypeError, ValueTooLarge."""
+    """The cell after a write of an event; None: it changes nothing. Raises TypeError, ValueTooLarge."""
     ttl_ns = item.ttl_ns or default_ns
     expires_ns = now_ns + ttl_ns if ttl_ns else 0
     if item.merge is not None:
@@ -448,7 +450,7 @@ def _written(
 
 
 class TableWatch(base.Watch):
-    """A watch that reads the rows behind the last revision it has seen: the newest of each key, deletions included."""
+    """A watch that reads the rows after the last revision it has seen: the newest of each key, deletions included."""
 
     def __init__(self, state: TableState, prefix: str, revision: int) -> None:
         self._state = state
@@ -467,7 +469,7 @@ class TableWatch(base.Watch):
                     before = self._revision
                     self._look()
                     if not self._waiting and self._revision != before:
-                        continue  # all of it was of other keys: there may be more
+                        continue  # all of these were other keys: there may be more
                 if self._waiting:
                     return self._waiting.pop()
                 pause_s = 5.0 if deadline is None else min(5.0, deadline - time.monotonic())

@@ -1,4 +1,4 @@
-"""Entries and diffs out of what a store keeps, the same for every kind. Floor 2, touches nothing."""
+"""Makes entries and diffs from what a store keeps; the same for every kind. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from noderuntime.state.base import Diff, Entry
 
 
 class Kept(Protocol):
-    """What a store keeps under a key: its cell, and what is told about the last change of it here."""
+    """What a store keeps under a key: its cell, and facts about its last change here."""
 
     @property
     def cell(self) -> Cell: ...
@@ -39,7 +39,7 @@ def entry(
 
 
 def entry_of(kept: Kept, now_ns: int) -> Entry | None:
-    """The entry that readers get of what is kept; None when nothing is in force."""
+    """The entry that readers get; None when no value is in force."""
     value, packed = kvs_cells.shown(kept.cell, now_ns)
     if value is None:
         return None
@@ -48,7 +48,7 @@ def entry_of(kept: Kept, now_ns: int) -> Entry | None:
 
 
 def diff_of(found: Iterable[tuple[str, Kept]], version: str, now_ns: int) -> Diff:
-    """The diff that tells of all in `found`."""
+    """The diff that consists of all in `found`."""
     changed: dict[str, Entry] = {}
     deleted: set[str] = set()
     raw: dict[str, Cell] = {}
@@ -63,7 +63,7 @@ def diff_of(found: Iterable[tuple[str, Kept]], version: str, now_ns: int) -> Dif
 
 
 def different(mine: Mapping[str, Kept], theirs: Mapping[str, Cell], now_ns: int) -> list[tuple[str, Kept]]:
-    """What is kept here otherwise than there."""
+    """The keys whose cells here differ from `theirs`, with what is kept here."""
     return [
         (key, kept)
         for key, kept in mine.items()

@@ -1,7 +1,7 @@
-"""A State outside the space, as the nodes of a run use it: `ctx.kvs` and `node.kvs` when `state: kind:` is not memory.
+"""The external State of a run, as its nodes use it: `ctx.kvs` and `node.kvs` when `state: kind:` is not memory.
 
-Watches of nodes are kept in the space as those of the shared KVS there are (noderuntime.space.watches), their cursors
-too; a thread waits for the State to change, and rings the node's bell.
+Watches of nodes and their cursors are kept in the space, like those of the shared KVS there (see
+noderuntime.space.watches). A thread waits for the State to change, and rings the node's bell.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ PAUSE_S: Final = 0.5
 
 
 def open_external(space: Space) -> State | None:
-    """The State that the run's facts name, None when it is the space itself. Raises StoreError.
+    """The State that the run's facts name; None if it is the space itself. Raises StoreError.
 
-    A server that is away ends no node: who uses the State before it is back gets StoreUnreachable.
+    An unreachable server does not end a node: calls of the State raise StoreUnreachable until the server is back.
     """
     if space.outside is None:
         return None
@@ -42,7 +42,7 @@ def open_external(space: Space) -> State | None:
 
 
 class ExternalSubscription:
-    """As watching.Subscription, for a State outside the space. Its revisions have no index."""
+    """As watches.Subscription, for an external State. Its revisions have no index."""
 
     def __init__(self, space: Space, node: int, state: State, bell: int) -> None:
         self._space = space
@@ -64,7 +64,7 @@ class ExternalSubscription:
         return bool(self._prefixes)
 
     def add(self, prefixes: Iterable[bytes]) -> None:
-        """Watch more, from now on."""
+        """Watch more prefixes, from now on."""
         new = [prefix for prefix in prefixes if prefix not in self._prefixes]
         if not new:
             return
@@ -88,7 +88,7 @@ class ExternalSubscription:
         """Up to `limit` updates that were not read before; none while the State cannot be reached."""
         if not self._prefixes:
             return []
-        with self._lock, contextlib.suppress(Exception):  # of a kind that others have written: it is asked again
+        with self._lock, contextlib.suppress(Exception):  # a user's kind may raise anything: retried
             rows, now_ns = self._table()._after(self.cursor[0], limit)
             found = []
             for key, row in rows:
@@ -96,7 +96,7 @@ class ExternalSubscription:
                 if self._prefixes.match(key.encode()):
                     found.append(Update(key, kvs_cells.visible(row.cell, now_ns), row.revision, 0))
             if rows:
-                doorbell.ring(self._bell)  # there may be more behind what matches nothing
+                doorbell.ring(self._bell)  # all rows were of other keys: there may be more after them
             return found
         return []
 
@@ -122,7 +122,7 @@ class ExternalSubscription:
             seen = self.cursor[0]
             try:
                 state._await_change(seen, AWAIT_S, self._closed)
-            except Exception:  # a kind may be written by others, and raise anything; this thread has to go on
+            except Exception:  # a user's kind may raise anything; this thread must continue
                 self._closed.wait(PAUSE_S)
                 continue
             doorbell.ring(self._bell)
@@ -131,7 +131,7 @@ class ExternalSubscription:
 
 
 class ExternalState(State):
-    """The State, with watches that come as KVS_UPDATE events."""
+    """The external State, with watches whose changes come as KVS_UPDATE events."""
 
     def __init__(self, state: State, subscription: ExternalSubscription) -> None:
         self._state = state

@@ -1,4 +1,4 @@
-"""Taking the fields of a kind out of its config: each of its type, and none that nobody knows."""
+"""Reads the fields of a kind from its config: checks their types, and refuses unknown fields."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _REQUIRED: Final = object()
 
 
 class Fields:
-    """The fields of one config. Take what is known, then `end`. Raises StoreError, naming the field."""
+    """The fields of one config. Read the known ones, then call `end`. Raises StoreError, naming the field."""
 
     def __init__(self, kind: str, config: Mapping[str, Any]) -> None:
         self.kind = kind
@@ -31,14 +31,14 @@ class Fields:
         return value
 
     def number(self, name: str) -> float | None:
-        """A number above 0, or None when it is not given."""
+        """A number above 0, or None if it is not given."""
         value: float | None = self._take(name, None, (int, float, type(None)), "a number")
         if value is not None and not value > 0:
             raise StoreError(f"state: {name} of kind {self.kind!r} is {value}; write a number above 0")
         return value
 
     def end(self) -> None:
-        """Refuse what is left."""
+        """Refuse the fields that were not read."""
         for name in self._left:
             near = nearest(str(name), self._known)
             hint = f"did you mean {near!r}?" if near else f"its fields are: {', '.join(self._known)}"

@@ -21,7 +21,7 @@ def known() -> list[str]:
 
 
 def find(kind: str) -> type[State]:
-    """The class of a kind. Raises StoreError when there is none of that name, or when it cannot be imported."""
+    """The class of a kind. Raises StoreError if there is none of that name, or it cannot be imported."""
     from importlib.metadata import entry_points
 
     for point in entry_points(group=GROUP, name=kind):
@@ -40,23 +40,23 @@ def find(kind: str) -> type[State]:
 def check(kind: str, plain: Mapping[str, Any]) -> None:
     """Whether a run could open that kind, as far as can be told without running code of others. Raises StoreError.
 
-    `plain`: what StateSpec.to_plain gives. The fields of a kind that others have written are known to it alone.
+    `plain`: what StateSpec.to_plain gives. Only a user's kind itself knows its fields.
     """
     if kind not in known():
-        find(kind)  # which says what there is
+        find(kind)  # which raises, and lists the kinds
     if kind == MEMORY or elsewhere(kind) is not None:
         return
     find(kind).read_config(config_of(plain))
 
 
 def config_of(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """What `open` of a kind gets of the `state:` section."""
+    """The fields of the `state:` section that `open` of a kind gets."""
     config = {name: plain[name] for name in ("history", "ttl") if plain.get(name) is not None}
     return {**config, **plain.get("options", {})}
 
 
 def elsewhere(kind: str) -> tuple[str, str] | None:
-    """(module, class) of a kind that is not one of ours; None when it is."""
+    """(module, class) of a kind that another package brings; None for our own kinds."""
     from importlib.metadata import entry_points
 
     for point in entry_points(group=GROUP, name=kind):

@@ -1,6 +1,6 @@
-"""The kind `memory`: the shared KVS in the space. Each call is a transaction of its own, outside that of an event.
+"""The kind `memory`: the shared KVS in the space. Each call is a separate transaction, not part of an event's.
 
-Readers block nobody, not even writers; a read costs one to three microseconds, a write some ten.
+Readers block no other process, not even writers. A read costs one to three microseconds, a write about ten.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from noderuntime.state.diffs import check_diff, check_expect, diff_of, different
 from noderuntime.state.fields import Fields
 
 SLOW_CHECK_S = 5.0
-SIZE_BYTES = 64 << 20  # of a space that is opened by itself
+SIZE_BYTES = 64 << 20  # default size of a space that is opened outside a run
 
-_GUESTS = range(watches.STORE - 1, watches.STORE - 513, -1)  # numbers of watchers that are no nodes
+_GUESTS = range(watches.STORE - 1, watches.STORE - 513, -1)  # numbers of watchers that are not nodes
 
 
 class MemoryView(base.View):
@@ -87,7 +87,7 @@ class MemoryState(State):
 
     @classmethod
     def open(cls, config: Mapping[str, Any]) -> Self:
-        """A space of its own in the folder `path`, outside any run: for tests, and for programs that need just this.
+        """A separate space in the folder `path`, outside any run: for tests, and for programs that need only a KVS.
 
         Fields: `path`, `size` (bytes), `history`, `ttl` (seconds). The folder belongs on tmpfs.
         """
@@ -103,14 +103,14 @@ class MemoryState(State):
         return state
 
     def init(self) -> None:
-        """The space is there already; here its limits are set."""
+        """Set the limits; the space itself exists already."""
         self._check_open()
         if self._own is not None:
             with self._space.write() as txn:
                 kvs.prepare(txn, self._own.history, self._own.ttl_ns)
 
     def close(self) -> None:
-        """Ends a space that `open` has opened; the one of a run belongs to its process."""
+        """Close a space that `open` has opened; the space of a run belongs to its process."""
         if not self._closed and self._own is not None:
             self._closed = True
             self._own.close()
@@ -144,17 +144,17 @@ class MemoryState(State):
 
     @contextmanager
     def snapshot(self) -> Iterator[MemoryView]:
-        """Several reads of one moment: `with kvs.snapshot() as view: view.get(a), view.get(b)`.
+        """Several reads at one moment: `with kvs.snapshot() as view: view.get(a), view.get(b)`.
 
-        Keep it short: as long as it is open, the memory of everything written meanwhile cannot be reused. A process
-        that keeps one open for a second while others write is killed.
+        Keep it short: as long as it is open, memory that is written cannot be reused. A process that keeps a snapshot
+        open for a second while others write is killed.
         """
         self._check_open()
         with self._space.read() as txn:
             yield MemoryView(txn, self._space.now_ns())
 
     def version(self) -> str:
-        """Purges what has expired first, so that `diff` finds again what is returned here."""
+        """Purges expired keys first, so that `diff` finds the version that is returned here."""
         self._check_open()
         self._purge_all()
         with self.snapshot() as view:
@@ -186,7 +186,7 @@ class MemoryState(State):
             found = {}
             for change in kvs.changes_after(txn, *place):
                 kept = kvs.stored(txn, change.key)
-                if kept is not None:  # else its deletion is forgotten
+                if kept is not None:  # otherwise its tombstone has been removed
                     found[change.key.decode()] = kept
             return diff_of(found.items(), version, now_ns)
 
@@ -308,7 +308,7 @@ class MemoryState(State):
 
 
 class NodeState(MemoryState):
-    """The shared KVS as `ctx.kvs` and `node.kvs`: what is watched comes as KVS_UPDATE events."""
+    """The shared KVS as `ctx.kvs` and `node.kvs`: changes of watched keys come as KVS_UPDATE events."""
 
     def __init__(
         self,
@@ -324,8 +324,8 @@ class NodeState(MemoryState):
     def watch(self, prefix: str = "") -> base.Watch:
         """Get KVS_UPDATE events for all changes, from now on, of keys that start with `prefix`.
 
-        A watch is kept with the node: a new life of it goes on where the last committed event was, whether it calls
-        this again or not. It ends with `close()` of what is returned, or with the node.
+        The space keeps the watch: a new life of the node continues after the last committed event, whether it calls
+        this again or not. The watch ends with `close()` of the returned object, or with the node.
         """
         encoded = keys.user_key(prefix)
         self._subscription.add([encoded])
@@ -347,7 +347,7 @@ class EventWatch(base.Watch):
 
 
 class Guest:
-    """A space that was opened without a run, with bells for its own watches."""
+    """A space that was opened outside a run, with bells for its own watches."""
 
     def __init__(self, run_dir: RunDir, size: int, history: int, ttl_ns: int) -> None:
         self.run_dir = run_dir
@@ -365,12 +365,12 @@ class Guest:
 
 
 class GuestWatch(base.Watch):
-    """A watch of a process that is no node. Its number is its own for as long as it holds the lock on its bell."""
+    """A watch of a process that is not a node. The process owns its number as long as it holds the lock on its bell."""
 
     def __init__(self, guest: Guest, prefix: bytes) -> None:
         self._guest = guest
         self._closed = False
-        self._in_use = threading.Lock()  # by whoever waits for the next change
+        self._in_use = threading.Lock()  # held by the thread that waits for the next change
         self._waiting: list[Update] = []
         self._number, self._bell = _take_number(guest.run_dir)
         with guest.space.write() as txn:
@@ -386,7 +386,7 @@ class GuestWatch(base.Watch):
     def _next(self, deadline: float | None) -> Update | None:
         while not self._closed:
             doorbell.drain(self._bell)
-            if self._closed:  # its ring may be among those that were just drained
+            if self._closed:  # the ring of `close` may be among those that were just drained
                 break
             if not self._waiting:
                 found = self._subscription.read(kvs.PURGE_STEP)
@@ -415,7 +415,7 @@ class GuestWatch(base.Watch):
 
 
 def _take_number(run_dir: RunDir) -> tuple[int, int]:
-    """A number that no living process watches under, and its bell, locked."""
+    """A watcher's number that no living process uses, and its bell, locked."""
     for number in _GUESTS:
         path = run_dir.bell(number)
         doorbell.create(path)
@@ -432,7 +432,7 @@ def _take_number(run_dir: RunDir) -> tuple[int, int]:
 
 
 class _Spaces:
-    """The spaces that this process has opened by itself: LMDB must not open one twice in a process."""
+    """The spaces that this process has opened outside a run: a process must not open an LMDB environment twice."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -2,17 +2,16 @@
 
     state: {kind: redis, url: redis://127.0.0.1:6379/0}          # or unix:///run/redis.sock, rediss://...
 
-All hosts that name the same server and `name` share one store: the server orders all changes, and its clock is the
-one that times to live are counted by. Setting, comparing, merging, deleting and expiring are each one script there
-(see redis_scripts.py): one round trip, nothing to be tried again. What only a client can make, another store's cells
-and merges of a kind of the user's own, is made of what was read, and kept if that is still what is there. A change
-carries a number of its client, so that one that is repeated, because the answer was lost, counts once. Watches are
-woken by the server's publications, and read what is new themselves: what was published while the connection was gone
-is not missed. A server that does not answer is tried again, with pauses that double, for `timeout` seconds; then the
-call raises StoreUnreachable, and the next one tries again.
+All hosts that name the same server and `name` share one store: the server orders all changes, and its clock counts the
+times to live. Setting, comparing, merging, deleting and expiring are each one script there (see redis_scripts.py): one
+round trip, without retries. Some changes only a client can make: another store's cells, and a user's own kind of merge.
+The client reads, computes, and commits if the keys that it read are unchanged. A change carries a number of its client,
+so that one that is repeated because the answer was lost counts once. Watches are woken by the server's publications and
+then read what is new, so they do not miss changes while the connection is lost. A call retries a server that does not
+answer, with doubling pauses, for `timeout` seconds; then it raises StoreUnreachable, and the next call tries again.
 
-Rejected: keyspace notifications (off by default, and one per key of ours), a stream of changes (it would have to be
-trimmed against the slowest reader; order by revision in a sorted set needs no trimming).
+Rejected: keyspace notifications (off by default, and one for each of our keys), and a stream of changes (it would have
+to be trimmed for the slowest reader; the order by revision in a sorted set needs no trimming).
 """
 
 from __future__ import annotations
@@ -115,7 +114,7 @@ class RedisState(TableState):
 
     @property
     def origin(self) -> int:
-        if self._origin is None:  # the server was away when it was asked first
+        if self._origin is None:  # the server could not be reached when it was first asked
             self.init()
         assert self._origin is not None
         return self._origin
@@ -135,7 +134,7 @@ class RedisState(TableState):
         return f"the Redis server at {self.url.rpartition('@')[2]}"
 
     def _now_ns(self) -> int:
-        """The server's clock, as this thread has seen it last."""
+        """The server's clock, as this thread last saw it."""
         return int(self._own.now_ns)
 
     # --- talking to the server --------------------------------------------------------------------------------------
@@ -153,7 +152,7 @@ class RedisState(TableState):
             return self._redis.eval(script, len(keys), *keys, *arguments)
 
     def _reach(self, call: Callable[[], T]) -> T:
-        """What `call` returns; while the server is lost it is tried again. Raises StoreUnreachable, StoreError."""
+        """The result of `call`, retried while the server is lost. Raises StoreUnreachable, StoreError."""
         self._check_open()
         deadline = time.monotonic() + self.timeout_s
         pause_s = PAUSE_FIRST_S
@@ -207,7 +206,7 @@ class RedisState(TableState):
             self._refused(once, answer)
 
     def _begin(self, once: Once | None) -> tuple[list[Any], list[str]]:
-        """What the arguments of a change begin with, and the key under which its client's last one is kept."""
+        """The first arguments of a change, and the key under which its client's last change is kept."""
         with self._token_lock:
             self._tokens += 1
             number = self._tokens
@@ -219,7 +218,7 @@ class RedisState(TableState):
         return start, [f"{{{self.name}}}:token:{who}"]
 
     def _refused(self, once: Once | None, answer: list[Any]) -> None:
-        """Raise what an answer says, unless that is only that the client has to make the change itself."""
+        """Raise the error in an answer, unless it only says that the client must make the change itself."""
         if answer[0] == b"stale":
             raise self.stale(once or Once("this client", "0"), answer[1].decode())
         if answer[0] == b"absent":
@@ -229,7 +228,7 @@ class RedisState(TableState):
         return StoreError(f"there is no store {self.name!r} on {self._name()}; call init() first")
 
     def _change(self, once: Once | None, origin: int, writes: list[list[Any]]) -> list[Any]:
-        """Let the server make a change. Raises ProtocolError when it is stale."""
+        """Let the server make a change. Raises ProtocolError if it is stale."""
         start, token_keys = self._begin(once)
         arguments = [
             *start, _digits(origin), _digits(origin >> ORIGIN_BITS), _digits(self.ttl_ns), str(VALUE_BYTES_MAX),
@@ -293,7 +292,7 @@ class RedisState(TableState):
         if self._listener is not None:
             self._listener.wake()
 
-    # --- what need not read everything ------------------------------------------------------------------------------
+    # --- methods of the base class, without reading all rows --------------------------------------------------------
 
     def get(self, key: str) -> Entry | None:
         moment = self._moment_of(self._run(redis_scripts.READ, [user_key(key)]))
@@ -330,21 +329,21 @@ class RedisState(TableState):
 
 
 class Listener:
-    """A thread that hears the server publish revisions; when it is lost, it connects again, with pauses that double."""
+    """A thread that listens to the revisions that the server publishes. It reconnects with doubling pauses."""
 
     def __init__(self, server: redis.Redis, channel: str) -> None:
         self._server = server
         self._channel = channel
         self._changed = threading.Condition()
         self._revision = 0
-        self._times = 0  # it was (re)connected, or woken: then anything may have happened
+        self._times = 0  # how often it was (re)connected, or woken: then anything may have happened
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="noderuntime-redis", daemon=True)
         self._thread.start()
 
     def wait(self, revision: int, timeout_s: float, closed: threading.Event) -> None:
         with self._changed:
-            if self._times == 0:  # not connected yet: what was published until now was not heard
+            if self._times == 0:  # not connected yet: earlier publications were missed
                 self._changed.wait_for(lambda: self._times or closed.is_set(), timeout_s)
                 return
             times = self._times
@@ -360,7 +359,7 @@ class Listener:
     def _listen(self) -> None:
         pause_s = PAUSE_FIRST_S
         while not self._closed.is_set():
-            # anything: the server may be away, others may publish there what is no number; this thread has to go on
+            # any error: the server may be lost, other clients may publish non-numbers; this thread must continue
             with suppress(Exception), self._pubsub() as heard:
                 heard.subscribe(self._channel)
                 self.wake()
@@ -457,7 +456,7 @@ def _flag(is_so: bool) -> str:
 
 
 def _digits(number: int) -> str:
-    """As many digits as the scripts want: texts that compare as the numbers do."""
+    """The number with leading zeros, as the scripts need it: such texts compare as the numbers do."""
     return f"{number:0{DIGITS}d}"
 
 

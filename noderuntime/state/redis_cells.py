@@ -1,14 +1,14 @@
-"""Cells and merges in the language of a Redis server's scripts: the twin of cells.py and merges.py. Pure text.
+"""Cells and merges in Lua, for a Redis server's scripts: the twin of space/kvs_cells.py and merges.py. Pure text.
 
-A script computes what a merge makes of a cell where the cell is, so that a change is one round trip and never has to be
-tried again. `tests/state/test_redis_cells.py` compares it with its twin, cell by cell and byte by byte.
+A script computes the result of a merge on the server, where the cell is, so that a change is one round trip and needs
+no retry. `tests/state/test_redis_cells.py` compares it with its twin, cell by cell and byte by byte.
 
-Lua's numbers are doubles. So stamps and other numbers above 2**53 are texts of 20 digits, which compare as they do; and
-a whole number that is merged is taken apart, {high, low} for high * 2**32 + low, and adds and compares exactly.
-A number that is no whole one is {double = ...}. Texts are compared byte by byte: `<` would follow the server's locale.
+Lua's numbers are doubles. So stamps and other numbers above 2**53 are texts of 20 digits, which compare as the numbers
+do. An integer that is merged is split, {high, low} for high * 2**32 + low, so that it adds and compares exactly.
+A number that is not an integer is {double = ...}. Texts are compared by bytes: `<` would follow the server's locale.
 
-What cannot be combined (a TypeError in the twin) is nil here; the script then changes nothing, and the client does the
-same again with the twin, which says why.
+Where two values do not fit (a TypeError in the twin), the result is nil: the script changes nothing, and the client
+repeats the merge with the twin, which raises the error.
 """
 
 from __future__ import annotations

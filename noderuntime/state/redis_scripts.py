@@ -1,24 +1,24 @@
-"""What runs on the Redis server: each script is one atomic step there. Pure text.
+"""The scripts that run on the Redis server: each is one atomic step there. Pure text.
 
 Keys of a store NAME, all with the hash tag {NAME}, so that a cluster keeps them together:
 
     cells   hash   key -> REVISION ":" contribution (16 bytes) body
     order   zset   key, by revision of its last change
-    due     zset   key, by the microsecond at which something of it expires
+    due     zset   key, by the microsecond at which a value or part of it expires
     gone    zset   key, by revision of its deletion, while that is in force
     digests zset   digest of all contents, by the latest revision that had it
     head    hash   format, store, digest, revision, stamp, floor, floor_revision
-    marks   hash   who -> the last of its changes that was applied, revision and note of it
-    token:CLIENT   the last change of one client: its number, revision and note; goes after an hour
+    marks   hash   client -> its last applied change, with revision and note
+    token:CLIENT   the last change of one client: its number, revision and note; expires after an hour
 
 A body is MessagePack of [written, changes, stamp, origin, expires, value or false, [[kind, store, first, merges,
-amount, expires], ...]], behind which stands true when the value is
-marked as MessagePack: the cell, when it was written, and when what is visible of it expires first. Numbers that a
-double may not hold are texts of 20 digits, which compare as texts. Digests are added up byte by byte.
+amount, expires], ...]], then true if the value is marked as MessagePack: the cell, when it was written, and when its
+visible value changes by expiry. Numbers that a double may not hold are texts of 20 digits, which compare as the numbers
+do. Digests are added up byte by byte.
 
-CHANGE makes cells of what is there (see redis_cells.py), PURGE forgets what has expired in them. COMMIT is for what
-only a client can make: another store's cells, merges of a kind of the user's own. It keeps them if what they were
-made of is still what is there.
+CHANGE computes new cells from the present ones (see redis_cells.py), PURGE removes expired bytes from them. COMMIT is
+for changes that only a client can make: another store's cells, and a user's own kind of merge. It stores them if the
+keys that the client read are unchanged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Final
 
 from noderuntime.state.redis_cells import CELLS
 
-FORMATS: Final = "2", "3"  # a new store has the first; the first value that is marked as MessagePack makes it 3
+FORMATS: Final = "2", "3"  # a new store has "2"; its first value that is marked as MessagePack makes it "3"
 NAMES: Final = ("cells", "order", "due", "gone", "digests", "head", "marks")
 
 _HEAD: Final = """

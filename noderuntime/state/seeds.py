@@ -1,7 +1,8 @@
-"""Seeds: the first values of an empty store, from a file or from what a command prints.
+"""Seeds: the first values of an empty store, from a file or from the output of a command.
 
-A mapping of key -> value in YAML (JSON is YAML too): text is stored as UTF-8, `!!binary` as its bytes, anything else as
-MessagePack, and marked so. Anchors are refused: a few lines of them could stand for more than memory holds.
+A seed is a mapping of key -> value in YAML (JSON is YAML too): text is stored as UTF-8, `!!binary` as its bytes, any
+other value as MessagePack, and marked as that. Anchors are refused: a few lines of them could expand to more than
+memory holds.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from noderuntime.space.keys import user_key
 from noderuntime.space.kvs import check_value
 
 SEED_BYTES_MAX: Final = 64 << 20
-SEED_LEVELS_MAX: Final = 64  # the parser takes time with the square of them
+SEED_LEVELS_MAX: Final = 64  # the parser's time grows with the square of the depth
 COMMAND_S: Final = 60.0
 
 
 class Seed(NamedTuple):
-    """A first value; `packed`: it is to be marked as MessagePack."""
+    """A first value; `packed`: mark it as MessagePack."""
 
     value: bytes
     packed: bool = False

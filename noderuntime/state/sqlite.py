@@ -1,15 +1,16 @@
 """The kind `sqlite`: a shared KVS in a file, for state that outlives runs and is shared by some processes of one host.
 
-It is also the worked example of a kind: what a user's package does to bring its own. Its pyproject says
+It is also the worked example of a kind, for packages that bring their own. Its pyproject says
 
     [project.entry-points."noderuntime.state"]
     sqlite = "noderuntime.state.sqlite:SqliteState"
 
 and a dataflow file names it: `state: {kind: sqlite, path: shared.db}`. Tables: `cells`, one row per key; `log`, one
-per change, with the digest of all contents after it; `done`, the last change of whoever numbers them; `head`, one row.
+per change, with the digest of all contents after it; `done`, the last change of each client that numbers its changes;
+`head`, one row.
 
-Writers take the file's write lock for the whole of a change; readers read a moment in WAL mode and hold up nobody. A
-watch asks the file, some dozen times a second, whether it has changed: SQLite has no way of telling.
+Writers hold the file's write lock for the whole of a change. Readers read one moment in WAL mode and block no other
+process. A watch polls the file for changes, 50 times a second: SQLite has no notification across processes.
 """
 
 from __future__ import annotations
@@ -165,7 +166,7 @@ class SqliteState(TableState):
                 raise
 
     def _known(self, connection: sqlite3.Connection, once: Once) -> Done | None:
-        """What was kept with that change, if it was made before. Raises ProtocolError when it is stale."""
+        """What was kept with that change, if it was made before. Raises ProtocolError if it is stale."""
         asked = "SELECT mark, revision, note FROM done WHERE who = ?"
         mark, *done = connection.execute(asked, (once.who,)).fetchone() or ("", 0, b"")
         if mark > once.mark and not once.for_ever:
@@ -197,7 +198,7 @@ class SqliteState(TableState):
         return revision
 
     def _trim(self, connection: sqlite3.Connection, revision: int, digest: int) -> None:
-        """Forget the changes that history does not reach, and the deletions that they told of."""
+        """Remove the changes that are older than `history`, with the tombstones of their deletions."""
         end = revision - self.history
         last = connection.execute(
             "SELECT revision, digest FROM log WHERE revision <= ? ORDER BY revision DESC LIMIT 1", (end,)
