@@ -5,13 +5,13 @@ Guarantees; the conformance suite (noderuntime.testing.state_contract) has tests
  1. open      `open(config)` refuses unknown fields with StoreError, naming them; `init()` and `close()` may be called
               twice; after `close()` every call raises StoreError.
  2. values    Keys are str, at most 508 bytes as UTF-8 (KeyTooLong); values bytes-like, at most 1,000,000 bytes
-              (ValueTooLarge); anything else is a TypeError. What was set is what is got. Buffers are copied.
+              (ValueTooLarge); anything else is a TypeError. A `get` returns what was set. Buffers are copied.
  3. revision  Each change has a revision, an int above 0 that is greater than every one before it in this store.
  4. expect    `set(expect=r)` writes if and only if the revision in force is r (0: no key); else RevisionConflict, and
               nothing has changed. Of several writers with one expectation one wins.
  5. delete    `delete` says whether there was a key. A deletion stays in force for as long as the history tells of it.
  6. merge     `merge` combines atomically with what is there; merges of one class commute; none is lost. A value that it
-              cannot combine with is a TypeError, and stays. A time to live goes on.
+              cannot combine with is a TypeError, and stays. A time to live continues.
  7. expiry    A key whose time to live is over is returned by no call. Purging turns it into a deletion.
  8. moment    `snapshot()`: any number of reads that see the store at one moment.
  9. order     Every call takes effect at one moment between its beginning and its end (linearizable). Any
@@ -28,7 +28,7 @@ Guarantees; the conformance suite (noderuntime.testing.state_contract) has tests
               None is left out, but several of one key may come as the newest. An expired key comes as deleted.
 14. lost      A store that cannot be reached raises StoreError, and is used again by later calls when it is back.
 15. kind      `packed` of an entry: merges and `set_packed` mark a value as MessagePack, `set` takes the mark away. The
-              mark travels with diffs; it is no part of what `version` is a digest of.
+              mark travels with diffs; `version` does not depend on it.
 
 Revisions, and entries' origins, are of one store: after `apply` the same value may have another revision here.
 """

@@ -52,16 +52,16 @@ class Sent:
 class Harness:
     """Runs one operator, or Source, event by event.
 
-    - `operator`: its class, or whatever makes one without arguments or with `ctx`.
+    - `operator`: its class, or a callable that makes one, without arguments or with `ctx`.
     - `config`: what `config:` holds in the dataflow file.
     - `outputs`: the declared outputs; sending to another raises UnknownOutput. None: all are allowed.
     - `kvs`: the shared KVS, a dict of bytes or another Harness's `kvs`.
     - `state`: the private state that an earlier run has left.
     - `run_id`: that of an earlier Harness whose run this one resumes. None: a new one.
 
-    An exception of a handler comes out of the call that delivered the event; nothing of that event is
+    An exception of a handler passes through the call that delivered the event; nothing of that event is
     committed, and the operator is dead, as its process would be. `redeliver()` is what a run does next: a new
-    life handles the same event. Any other call starts a new life, too, and leaves that event behind.
+    life handles the same event. Any other call starts a new life, too, but skips that event.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Harness:
         self._in_hand: tuple[Callable[[int], Event], int] | None = None  # set while an event is not committed
         self._start()
 
-    # -- what the world does --
+    # -- what happens to the operator --
 
     def send(
         self, input: str, value: Any, metadata: Mapping[str, Any] | None = None, *, crashes: int = 0
@@ -123,7 +123,7 @@ class Harness:
         return self._deliver(lambda attempt: notice(type, id, error))
 
     def update(self) -> int:
-        """Hand out, as KVS_UPDATE events, what has changed of the watched keys since the last call; how many."""
+        """Hand out, as KVS_UPDATE events, the changes of watched keys since the last call. Returns how many."""
         news = [
             (revision, key)
             for key, revision in self.kvs.changed.items()
@@ -211,7 +211,7 @@ class Harness:
             self._operator.restore_state(state)
 
     def _deliver(self, event: Callable[[int], Event], crashes: int = 0, attempt: int = 1) -> Status:
-        if self.ended:  # as in a run: what comes after the end is discarded
+        if self.ended:  # as in a run: events after the end are discarded
             return Status.STOP
         last = attempt + crashes
         for doomed in range(attempt, last):

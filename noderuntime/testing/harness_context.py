@@ -1,4 +1,4 @@
-"""What an operator in a Harness sees of the world: its `ctx`, and the shared KVS behind it."""
+"""The `ctx` of an operator in a Harness, and the shared KVS behind it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class SharedKVS(MutableMapping[str, bytes]):
         return kept.expires is not None and kept.expires <= self.now
 
     def write(self, key: str, value: bytes, ttl: float | None = None) -> int:
-        """Set `key`, for `ttl` seconds of the Harness's time if given; returns its revision."""
+        """Set `key`, for `ttl` seconds of the Harness's time if given. Returns its revision."""
         user_key(key)
         ttl_ns = ttl_to_ns(ttl)
         expires = self.now + dt.timedelta(microseconds=ttl_ns / 1000) if ttl_ns else None
@@ -87,7 +87,7 @@ class SharedKVS(MutableMapping[str, bytes]):
         return self.revision
 
     def delete(self, key: str) -> bool:
-        """Delete `key`; whether it was there."""
+        """Delete `key`. Returns whether it was there."""
         present = key in self
         if self._kept.pop(key, None) is not None:
             self.revision += 1
@@ -95,15 +95,15 @@ class SharedKVS(MutableMapping[str, bytes]):
         return present
 
     def merge(self, key: str, merge: Merge) -> int:
-        """Combine `key` with `merge`; returns its revision."""
+        """Combine `key` with `merge`. Returns its revision."""
         expires = self._kept[key].expires if key in self else None
         revision = self.write(key, merge.apply(self.get(key)))
         ours = kvs_cells.kind_of(merge) is not None
-        self._kept[key] = replace(self._kept[key], expires=expires, packed=ours)  # a time to live goes on
+        self._kept[key] = replace(self._kept[key], expires=expires, packed=ours)  # a time to live continues
         return revision
 
     def entry(self, key: str) -> Entry | None:
-        """Value, revision and times of `key`, None when it is not there."""
+        """Value, revision and times of `key`; None if it is not there."""
         user_key(key)
         if key not in self:
             return None
@@ -113,7 +113,7 @@ class SharedKVS(MutableMapping[str, bytes]):
 
 
 class HarnessState:
-    """`ctx.kvs` of a Harness: what is called takes effect at once. See noderuntime.state.MemoryState."""
+    """`ctx.kvs` of a Harness: each call takes effect at once. See noderuntime.state.MemoryState."""
 
     def __init__(self, kvs: SharedKVS, watched: set[str]) -> None:
         self._kvs = kvs
@@ -137,7 +137,7 @@ class HarnessState:
 
     @contextmanager
     def snapshot(self) -> Iterator[HarnessState]:
-        yield self  # nobody else writes meanwhile
+        yield self  # there are no other writers
 
     def set(self, key: str, value: bytes, ttl: float | None = None, expect: int | None = None) -> int:
         found = self._kvs.entry(key)
@@ -149,7 +149,7 @@ class HarnessState:
 
 @dataclass(slots=True)
 class Staged:
-    """What one event wants to change. Messages are records, as they would lie in a mailbox."""
+    """The changes of one event. Messages are records, as they would be in a mailbox."""
 
     messages: list[tuple[str, bytes]] = field(default_factory=list)
     private: dict[str, bytes | None] = field(default_factory=dict)
@@ -171,7 +171,7 @@ class HarnessContext:
         self._staged: Staged | None = None  # None: no event in hand, nothing may be staged
 
     def begin(self) -> Staged:
-        """From here on what is called belongs to one event."""
+        """Begin an event: calls from now on belong to it."""
         self._staged = Staged()
         return self._staged
 

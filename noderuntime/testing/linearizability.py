@@ -55,8 +55,8 @@ class Operation:
 def linearizable(history: Iterable[Operation], initial: Hashable = None) -> bool:
     """Whether `history` is one that a single register, holding `initial` at first, could have had."""
     operations = sorted(history, key=lambda item: (item.invoked, item.returned))
-    # A state of the search: how many operations from the front are done, which of those behind them (bits), and
-    # what the register holds.
+    # A state of the search: how many operations from the front are done, which of those after them (bits), and what
+    # the register holds.
     stack: list[tuple[int, int, Hashable]] = [_forward(operations, 0, 0, initial)]
     seen = set(stack)
     while stack:
@@ -85,7 +85,7 @@ def _left(operations: list[Operation], front: int, ahead: int) -> Iterator[Opera
 
 
 def _candidates(operations: list[Operation], front: int, ahead: int) -> list[int]:
-    """Those not done that began before any of the others had ended: one of them comes next."""
+    """The operations not yet done that began before any of the others had ended: one of them comes next."""
     found = []
     first_end = math.inf
     for place in range(front, len(operations)):

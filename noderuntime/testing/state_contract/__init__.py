@@ -1,4 +1,4 @@
-"""The conformance suite of State: what each kind must pass.
+"""The conformance suite of State, which each kind must pass.
 
 In a test module of the package that brings a kind:
 
