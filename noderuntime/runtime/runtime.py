@@ -395,8 +395,8 @@ class Runtime:
         """The space is there: bells, pulses, children."""
         if self._phase.phase is Phase.OVER:
             return  # asked to end in the same turn of the loop
-        self._snapshots.opened(result, self._held.fresh)
         try:
+            self._snapshots.opened(result, self._held.fresh)
             self._lay_out(result)
         except OSError as error:
             raise GaveUp(f"the run cannot begin: {error}") from error
