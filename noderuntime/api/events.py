@@ -1,4 +1,4 @@
-"""Events: what an operator's `on_event` and a custom node's loop are given."""
+"""Events: what an operator's `on_event` and the loop of a custom node receive."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KVS = ("type", "id", "value", "revision")
 
 
 class Event(Mapping[str, Any]):
-    """A read-only mapping that also answers to attributes: `event["type"]` is `event.type`.
+    """A read-only mapping whose keys are attributes, too: `event["type"]` is `event.type`.
 
     INPUT: `id` (the input), `value`, `metadata` (dict), `source` ("node/output"), `timestamp` (UTC datetime of
     sending), `uid` ("node/output#N", the same on every redelivery; ticks have none) and `attempt` (int, from 1).
@@ -81,7 +81,7 @@ def utc(ns: int) -> dt.datetime:
 
 
 class _Input(Event):
-    """What is the same for all messages stands here once: an event is made for each."""
+    """Holds what all messages share as class attributes: creating the event of a message then costs less."""
 
     __slots__ = ()
     _type = "INPUT"
@@ -133,7 +133,7 @@ def notice(kind: str, id: str, error: str | None = None) -> Event:
 
 
 def kvs_update(key: str, value: bytes | None, revision: int) -> Event:
-    """A watched key of the shared KVS has a new value (None: it is gone)."""
+    """A watched key of the shared KVS has a new value (None: it was deleted or has expired)."""
     event = Event()
     event._type = "KVS_UPDATE"
     event._id = key

@@ -1,4 +1,4 @@
-"""The methods of operators that the runtime calls. `validate` looks for them without loading what an operator needs."""
+"""The methods of operators that the runtime calls. `validate` looks for them without importing the operator."""
 
 from __future__ import annotations
 

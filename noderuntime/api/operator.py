@@ -1,17 +1,16 @@
-"""What an operator is: `Operator`, `Status`, `Source`, and `Context`, the `ctx` that its methods get. Floor
-1, pure.
+"""What an operator is: `Operator`, `Status`, `Source`, and `Context`, the `ctx` that its methods get.
 
-An operator is any class with `on_event(event, ctx)`. It is made with no argument, or with one: then it gets
-`ctx`. Its state is restored before its first event, from what the last committed event left:
+An operator is any class with `on_event(event, ctx)`. It is created without an argument, or with `ctx` if it takes one.
+Its state, as the last committed event left it, is restored before its first event:
 
     operator = make [restore_state] *on_event
 
-Handling one event is one transaction: the input taken, the state saved, the shared writes and the outputs
-sent take effect together, or not at all. An exception that leaves a method ends the process; the next life
-starts from the committed state, with the same event.
+Handling one event is one transaction: the input taken, the state saved, the shared writes and the outputs sent take
+effect together, or not at all. An exception that a method raises ends the process; the next life starts from the
+committed state, with the same event.
 
-The base classes are for convenience and for type checkers; nothing asks whether a class derives from
-`Operator`. A `Source` is recognised by its `produce`.
+The base classes are for convenience and for type checkers; nothing checks whether a class derives from `Operator`. A
+`Source` is recognised by its `produce`.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class Status(enum.Enum):
     """What `on_event` may return; None means CONTINUE."""
 
     CONTINUE = "continue"
-    STOP = "stop"  # this node has ended: its outputs close behind what it has sent
+    STOP = "stop"  # this node has ended: its outputs close after what it has sent
     STOP_ALL = "stop_all"  # and the whole run is to stop
 
 
@@ -54,7 +53,7 @@ def make(factory: Callable[..., Any], ctx: Context) -> Any:
 
 
 def refuse_lazy(function: Any, name: str) -> None:
-    """Raises TypeError for a function whose call only makes a coroutine or a generator: nothing of it would run."""
+    """Raises TypeError for an async or generator function: calling it would run nothing of its body."""
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{name} is `async def`; write it as a plain `def`: events are handled one after the other")
     if inspect.isgeneratorfunction(function):
@@ -64,7 +63,7 @@ def refuse_lazy(function: Any, name: str) -> None:
 def _make(factory: Callable[..., Any], ctx: Context) -> Any:
     try:
         signature = inspect.signature(factory)
-    except ValueError:  # written in C, and silent about what it takes
+    except ValueError:  # written in C, without a signature
         return factory()
     for arguments in ((ctx,), ()):
         try:
@@ -86,11 +85,10 @@ def status_of(returned: Any) -> Status:
 
 
 class Context(Protocol):
-    """What an operator sees of the runtime. All that it stages belongs to the transaction of the event in
-    hand.
+    """What an operator sees of the runtime. Everything that it stages belongs to the transaction of the current event.
 
-    Values are copied or encoded at the call, so a buffer may be reused at once. Reads see staged writes
-    first. In `__init__` and `restore_state` nothing can be sent or written; reading works.
+    Values are copied or encoded at the call, so a buffer may be reused at once. Reads see staged writes. In `__init__`
+    and `restore_state` an operator can read, but not send or write.
 
     Keys hold at most 508 bytes of UTF-8 (`KeyTooLong`), stored values at most 1 MB (`ValueTooLarge`).
     """
@@ -101,11 +99,11 @@ class Context(Protocol):
 
     @property
     def run_id(self) -> str:
-        """Which run this is: the same in all its lives and when it is resumed, another one in each new run."""
+        """Identifies the run: stays the same when nodes restart and the run is resumed, and differs in each new run."""
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """`config:` of this node in the dataflow file; empty when it has none."""
+        """`config:` of this node in the dataflow file; empty if it has none."""
 
     @property
     def incarnation(self) -> int:
@@ -136,7 +134,7 @@ class Context(Protocol):
         """Keep `value` under `key` in the private state; it comes back through `restore_state`."""
 
     def delete_state(self, key: str) -> None:
-        """Forget `key` of the private state. One that is not there is no error."""
+        """Delete `key` from the private state. A key that does not exist is not an error."""
 
     def load_state(self, key: str, default: bytes | None = None) -> bytes | None:
         """The private value of `key`, or `default`."""
@@ -145,18 +143,18 @@ class Context(Protocol):
         """All of the private state, as a copy."""
 
     def kvs_write(self, key: str, value: bytes, ttl: float | None = None) -> None:
-        """Write to the shared KVS; the value is gone `ttl` seconds after the commit, if given."""
+        """Write to the shared KVS; with `ttl`, the value expires that many seconds after the commit."""
 
     def kvs_read(self, key: str, default: bytes | None = None) -> bytes | None:
         """The shared value of `key`: as this event staged it, else as committed last; or `default`."""
 
     def kvs_delete(self, key: str) -> None:
-        """Delete a shared key. One that is not there is no error."""
+        """Delete a shared key. A key that does not exist is not an error."""
 
     def kvs_merge(self, key: str, merge: Merge) -> None:
         """Combine a shared value with `merge` inside the commit, so that no concurrent update is lost.
 
-        Raises TypeError when the present value is not of the kind that `merge` works on.
+        Raises TypeError if the present value is not of a kind that `merge` works on.
         """
 
 
@@ -164,10 +162,10 @@ class Operator:
     """A base class for operators. Override `on_event`, and `restore_state` if you call `ctx.save_state`."""
 
     def restore_state(self, state: dict[str, bytes]) -> None:
-        """Take over the last committed private state. Called once, before any event, when there is some."""
+        """Load the last committed private state. Called once, before any event, if there is such a state."""
 
     def on_event(self, event: Event, ctx: Context) -> Status | None:
-        """Handle one event: see `event["type"]`. Types that do not concern you: return None."""
+        """Handle one event: see `event["type"]`. Return None for types that do not concern you."""
         raise NotImplementedError(f"{type(self).__name__} has no on_event(self, event, ctx)")
 
 
@@ -186,12 +184,11 @@ class _End(enum.Enum):
 
 
 class Source(Operator):
-    """A replayable source: an operator without inputs, which says where it stands instead of saving state.
+    """A replayable source: an operator without inputs, which returns its position instead of saving state.
 
-    The position that `produce` returns is committed together with what it sent, so that after a crash the
-    source goes on exactly behind its last committed output. Position and world must go together: the same
-    position has to lead to the same outputs. Where the world cannot be asked twice (a sensor), a custom node
-    is the better shape.
+    The position that `produce` returns is committed together with what it sent, so that after a crash the source
+    continues exactly after its last committed output. The same position must lead to the same outputs. For data that
+    cannot be read twice (a sensor's), write a custom node.
     """
 
     END: ClassVar[_End] = _End.END  #: exhausted: what was sent is committed, then the outputs close
@@ -205,22 +202,22 @@ class Source(Operator):
         return Idle(float(seconds))
 
     def produce(self, position: Any, ctx: Context) -> Any:
-        """Send what comes behind `position` and return the new position; or `Source.END`, or `Source.IDLE`.
+        """Send what follows `position` and return the new position, or return `Source.END` or `Source.IDLE`.
 
-        `position` is None at first, then what was returned last, in its MessagePack form (a tuple comes back
-        as a list). Keep one call short, some milliseconds: each is one commit.
+        `position` is None at first, then the value returned last, in its MessagePack form (a tuple comes back as a
+        list). Keep each call short, some milliseconds: it is one commit.
         """
         raise NotImplementedError(f"{type(self).__name__} has no produce(self, position, ctx)")
 
     def on_event(self, event: Event, ctx: Context) -> Status | None:
-        """Sources have no inputs; the one event that comes is STOP. Override it to close what is open."""
+        """Sources have no inputs; the only event is STOP. Override this to close files and connections."""
         return None
 
 
 def packed_position(returned: Any) -> bytes | None:
     """The position that `produce` returned, to be saved under POSITION_KEY in the same transaction.
 
-    None for Source.END and Source.IDLE, which leave it as it was. Raises TypeError for what is no position.
+    None for Source.END and Source.IDLE, which leave it unchanged. Raises TypeError for a value that is not a position.
     """
     if returned is Source.END or isinstance(returned, Idle):
         return None

@@ -1,11 +1,11 @@
-"""`iterable_source`: a replayable Source from a function that makes an iterable.
+"""`iterable_source`: a replayable Source from a function that returns an iterable.
 
     @iterable_source(output="n")
     def numbers(ctx):
         return range(ctx.config["count"])
 
-The position is how many items were sent. After a crash, or on another machine, the function is called again, and that
-many items are passed over: so it must give the same items in the same order each time.
+The position is the number of items sent. After a crash, or on another machine, the function is called again and that
+many items are skipped, so it must give the same items in the same order each time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NOTHING = object()
 
 
 class IterableSource(Source):
-    """The Source that `iterable_source` makes of a function; it derives a class of its own for each."""
+    """The base of the classes that `iterable_source` makes, one for each function."""
 
     function: Callable[..., Iterable[Any]]
     output: str
@@ -63,10 +63,10 @@ def iterable_source(
 def iterable_source(
     function: Callable[..., Iterable[Any]] | None = None, *, output: str, batch: int = 1
 ) -> type[IterableSource] | Callable[[Callable[..., Iterable[Any]]], type[IterableSource]]:
-    """A Source class from a function that takes nothing or `ctx` and gives an iterable. A decorator, or called
-    with it.
+    """Makes a Source class from a function that takes nothing or `ctx` and returns an iterable. Use it as a decorator,
+    or call it with the function.
 
-    Its items go out on `output`, `batch` of them in one transaction. Raises TypeError and ValueError.
+    The items are sent on `output`, `batch` of them in one transaction. Raises TypeError and ValueError.
     """
     if not isinstance(output, str) or not output:
         raise TypeError(f"iterable_source: output={output!r}; it is the name of an output")

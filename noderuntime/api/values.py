@@ -1,16 +1,16 @@
-"""Python values to bytes and back.
+"""Converts Python values to bytes and back.
 
-A value travels as (kind, head, body): the head describes the body and is short, the body is the bulk. None, bool, int,
-float, str, list, dict with text keys and datetime are MessagePack; bytes-like, numpy arrays and Arrow data go as they
-lie in memory. Nothing is ever pickled. A body may be a view of the value: whoever stages it copies it at once.
+A value is sent as (kind, head, body): the head is short and describes the body, which holds the data. None, bool, int,
+float, str, list, dict with text keys and datetime are MessagePack; bytes-like, numpy arrays and Arrow data are sent as
+they are in memory. Nothing is ever pickled. A body may be a view of the value, so the caller copies it at once.
 
-What is accepted arrives equal, and anything else is refused by `encode`. Conversions: a subclass of str, int, float,
+A value arrives equal, or `encode` refuses it. Conversions: a subclass of str, int, float,
 bytes, list or dict (a member of an Enum that is a text, say) arrives as the exact type, a numpy scalar as the Python
 value that equals it, a datetime with a zone in UTC, a bytes-like object as its bytes, a ChunkedArray as an Array.
 
-Operators that save plain values of their own may use `pack` and `unpack`.
+Operators that save plain values themselves may use `pack` and `unpack`.
 
-numpy and pyarrow are imported only when such a value is met: an operator that uses neither does not pay for them.
+numpy and pyarrow are imported only for values of their own types: an operator that uses neither pays nothing for them.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ _EXACT: dict[type, Callable[[Any], Any]] = {
 }
 _ADDRESSES = frozenset("OPzZX&")  # codes of buffer formats
 _FIELD_NAME = re.compile(r":[^:]*:")
-_USER_DTYPES = "ml_dtypes"  # the one package whose dtypes travel, by name, beside those of numpy itself
+_USER_DTYPES = "ml_dtypes"  # the only package besides numpy whose dtypes can be sent, by name
 
 
 def encode(value: Any) -> tuple[int, bytes, bytes | memoryview]:
-    """(kind, head, body) of a value. Raises TypeError, naming the type, for what cannot travel."""
+    """(kind, head, body) of a value. Raises TypeError, which names the type, for a value that cannot be sent."""
     kind = type(value)
     if kind is bytes:
         return BYTES, b"", value
@@ -69,7 +69,7 @@ def encode(value: Any) -> tuple[int, bytes, bytes | memoryview]:
 
 
 def decode(kind: int, head: bytes, body: Any) -> Any:
-    """The value again, from any buffer. Arrays and memoryviews are read-only views of `body`."""
+    """The value that `encode` was given. Arrays and memoryviews are read-only views of `body`, any buffer."""
     if kind == MSGPACK:
         return unpack(body)
     if kind == BYTES:
@@ -89,7 +89,7 @@ def decode(kind: int, head: bytes, body: Any) -> Any:
 
 
 def pack(value: Any) -> bytes:
-    """MessagePack of a plain value. Raises TypeError, naming the type, when it holds anything that cannot travel."""
+    """MessagePack of a plain value. Raises TypeError, which names the type, if a part of it cannot be sent."""
     kind = type(value)
     if kind not in _PLAIN:
         value = _plain(value, 0)
@@ -98,7 +98,7 @@ def pack(value: Any) -> bytes:
     try:
         packed = _fast_pack(value)
         return packed
-    except (TypeError, ValueError, OverflowError):  # a datetime without a zone, or what cannot travel at all
+    except (TypeError, ValueError, OverflowError):  # a datetime without a zone, or a value that cannot be sent at all
         pass
     try:
         packed = _pack(value)
@@ -110,7 +110,7 @@ def pack(value: Any) -> bytes:
 
 
 def _pack_extension(value: Any) -> Any:
-    if isinstance(value, dt.datetime):  # msgpack itself takes those with a zone
+    if isinstance(value, dt.datetime):  # without a zone: msgpack itself packs those with one
         return msgpack.ExtType(_NAIVE_DATETIME, value.isoformat().encode())
     raise OverflowError if isinstance(value, int) else TypeError(_refusal(type(value)))
 
@@ -301,7 +301,7 @@ def _dtype(described: Any) -> Any:
     import numpy
 
     if isinstance(described, str):
-        if described.startswith(f"{_USER_DTYPES}."):  # of no other package: a message must not choose what is imported
+        if described.startswith(f"{_USER_DTYPES}."):  # no other package: a message must not choose what is imported
             return numpy.dtype(getattr(importlib.import_module(_USER_DTYPES), described.rpartition(".")[2]))
         return numpy.dtype(described)
     if isinstance(described, list):

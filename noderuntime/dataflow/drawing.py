@@ -1,4 +1,4 @@
-"""A dataflow as a picture: Mermaid text, and one HTML file that needs no network."""
+"""Draws a dataflow: as Mermaid text, or as one HTML file that needs no network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where to draw the boxes and lines of a graph that flows from left to right. Units are pixels.
+"""Places the boxes and lines of a graph that flows from left to right. Units are pixels.
 
 The usual layered drawing (K. Sugiyama, S. Tagawa, M. Toda 1981), in its simplest form: turn back edges away, put
 each box one column behind its last sender, order each column by the mean height of what it is connected to, then

@@ -1,8 +1,8 @@
-"""A dataflow file from disk, and a look at the files that it names. Reads, and executes nothing.
+"""Reads a dataflow file from disk and checks the files that it names. Executes nothing.
 
-What is refused here, at its line: node files that are missing, are folders, cannot be read, or are no Python
-and not executable. What is only warned about: Python files whose names hide a module of the standard library,
-and modules that cannot be found from here (the environment of the run decides).
+Errors, each with its line: node files that are missing, are folders, cannot be read, or are neither Python nor
+executable. Warnings only: Python files whose names hide a module of the standard library, and modules that this process
+cannot find (the environment of the run decides).
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def command(dataflow: Dataflow, node: NodeSpec) -> list[str]:
 def _read(path: Path) -> bytes:
     hint = "Name a dataflow file, such as dataflow.yml."
     try:
-        # Not blocking: to open a FIFO that nobody writes to must not hang.
+        # Not blocking: opening a FIFO without a writer must not hang.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             mode = os.fstat(descriptor).st_mode

@@ -1,4 +1,4 @@
-"""Names of nodes, inputs, outputs, runs and handlers: what is allowed, how a wrong one is explained."""
+"""Names of nodes, inputs, outputs and runs: which are allowed, what is wrong with others, and which are similar."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def id_problem(name: object) -> str | None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` was most likely meant to be, or None when nothing is near."""
+    """The known name that the user most likely meant by `name`, or None if none is similar."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return found[0] if found else None
 
 
 def directory_name(run: str) -> str:
-    """A folder name for a run of any name: the name itself where it is short and plain, else shortened and hashed."""
+    """The folder name of a run: its name if that is short and plain, otherwise shortened and with a hash."""
     if len(run.encode()) <= DIRECTORY_NAME_BYTES_MAX and id_problem(run) is None:
         return run
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", run).lstrip(".")[:40]

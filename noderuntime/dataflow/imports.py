@@ -1,7 +1,7 @@
-"""Which files an operator is made of: its own, and those of its folder that it imports, and so on.
+"""Finds the files of an operator: its own, and those in its folder that it imports directly or indirectly.
 
-Found by reading, not by running: `import` statements wherever they stand. What is imported by name at run time is not
-found, and neither is what lies elsewhere: installed packages do not change while one works on an operator.
+It reads `import` statements anywhere in a file and runs nothing. It does not find modules that are imported by a name
+made at run time, nor files outside the folder: installed packages do not change while a user works on an operator.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FILES_MAX = 500
 
 
 def files_of(dataflow: Dataflow, spec: NodeSpec) -> set[Path]:
-    """The files of an operator; the first is there even when it does not exist."""
+    """The files of an operator. Its own file is included even if it does not exist."""
     if spec.code.path:
         path = Path(dataflow.folder, spec.code.path)
         return closure(path, path.parent)
@@ -52,7 +52,7 @@ def closure(first: Path, root: Path, only: str = "") -> set[Path]:
 
 
 def _imported(path: Path, root: Path) -> Iterator[str]:
-    """The names of modules that a file imports; none when it cannot be read as Python just now."""
+    """The names of the modules that a file imports; none if it is not valid Python at the moment."""
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Do all inputs come from outputs that exist, and can no node wait for itself?"""
+"""Checks that every input comes from an output that exists, and that no node can wait for itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Advice: TypeAlias = dict[tuple[str, str], str]  # (node, input) -> how to make i
 
 
 def check_links(nodes: Sequence[NodeSpec], advice: Mapping[tuple[str, str], str]) -> list[DataflowError]:
-    """The errors of all inputs; cycles are sought only where all sources exist."""
+    """The errors of all inputs. Searches for cycles only if all sources exist."""
     by_id = {node.id: node for node in nodes}
     problems = (_missing(node, spec, by_id) for node in nodes for spec in node.inputs if not spec.is_timer)
     errors = list(islice((problem for problem in problems if problem is not None), ERRORS_MAX))
@@ -89,7 +89,7 @@ def _cycle_error(
     cycle: list[tuple[NodeSpec, InputSpec]], nodes: Sequence[NodeSpec], advice: Mapping[tuple[str, str], str]
 ) -> DataflowError:
     order = {node.id: index for index, node in enumerate(nodes)}
-    # The input to loosen is the one that feeds back: its sender stands behind its receiver in the file.
+    # The input to change is the one that feeds back: its sender comes after its receiver in the file.
     node, spec = max(cycle, key=lambda step: order[step[1].node] - order[step[0].id])
     names = [cycle[-1][0].id, *(step[0].id for step in cycle)]
     if len(names) > 12:

@@ -1,10 +1,10 @@
-"""What a dataflow file says, as frozen data with every default filled in.
+"""The content of a dataflow file, as frozen data with every default filled in.
 
-`yaml_tree` turns text into a tree in which everything knows its line, `dataflow_file` turns that tree into
-this model, `loader` reads the file from disk, and `plan` joins the model with the numbers that the store gave
-to its parts.
+yaml/tree.py turns text into a tree in which every part knows its line, reader.py turns that tree into this model,
+files.py reads the file from disk, and runtime/plan.py joins the model with the numbers that the store gave to its
+parts.
 
-Units stand in the names: `_s` seconds, `_ns` nanoseconds, `_bytes` bytes.
+Names carry their unit: `_s` seconds, `_ns` nanoseconds, `_bytes` bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Spawn = Literal["fork", "exec"]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something stands in the file, from 1; 0 means nowhere."""
+    """A place in the file, counted from 1; 0 means nowhere."""
 
     line: int = 0
     column: int = 0
@@ -77,7 +77,7 @@ class InputSpec:
 
     @property
     def queue_messages_min(self) -> int:
-        """How many messages are admitted whatever their size: the default in bytes must not stop large messages."""
+        """How many messages are admitted regardless of their size: the default in bytes must not block large ones."""
         return QUEUE_MESSAGES_MIN if self.queue_bytes == QUEUE_BYTES else 1
 
     @property
@@ -87,7 +87,7 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """One node. `env` holds the file's `env` too, the node's own winning.
+    """One node. `env` includes the file's `env`; the node's own entries override it.
 
     0 in `max_restarts` and `max_attempts` means no limit; a `health_check_timeout_s` of None means none.
     """
@@ -109,10 +109,10 @@ class NodeSpec:
     health_check_timeout_s: float | None = None
     spawn: Spawn = "exec"
     place: Place = field(default=Place(), compare=False)
-    config_place: Place = field(default=Place(), compare=False)  # that of the node where there is no config
+    config_place: Place = field(default=Place(), compare=False)  # the place of the node if it has no config
 
     def input(self, name: str) -> InputSpec:
-        """The input of that name; KeyError when there is none."""
+        """The input of that name. Raises KeyError."""
         for spec in self.inputs:
             if spec.name == name:
                 return spec
@@ -138,7 +138,7 @@ class StateSpec:
     place: Place = field(default=Place(), compare=False)
 
     def to_plain(self) -> dict[str, Any]:
-        """What the store process has to know of it, in a form that JSON can carry."""
+        """The part that the store process needs, in a form that JSON can carry."""
         return {
             "kind": self.kind,
             "options": dict(self.options),
@@ -172,14 +172,14 @@ class Dataflow:
     folder: str = field(default="", compare=False)
 
     def node(self, node_id: str) -> NodeSpec:
-        """The node of that id; KeyError when there is none."""
+        """The node of that id. Raises KeyError."""
         for spec in self.nodes:
             if spec.id == node_id:
                 return spec
         raise KeyError(node_id)
 
     def receivers(self, node_id: str, output: str) -> list[tuple[NodeSpec, InputSpec]]:
-        """Every input that is fed by this output, in the order of the file."""
+        """Every input that receives from this output, in the order of the file."""
         return [
             (node, spec)
             for node in self.nodes
@@ -188,7 +188,7 @@ class Dataflow:
         ]
 
     def fingerprint(self) -> str:
-        """A digest of what decides whether kept state still fits: nodes, inputs, outputs and code references.
+        """A digest of everything that decides whether kept state still fits: nodes, inputs, outputs, code references.
 
         Limits, policies, environment and config are left out: they do not change what stored data mean.
         The order of nodes, inputs and outputs does not matter.

@@ -1,4 +1,4 @@
-"""The little languages of a dataflow file: `node/output`, `timer/millis/100`, `FILE:NAME`."""
+"""Parses the notations of a dataflow file: `node/output`, `timer/millis/100`, `FILE:NAME`."""
 
 from __future__ import annotations
 

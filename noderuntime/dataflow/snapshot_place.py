@@ -1,4 +1,4 @@
-"""Where snapshots are kept: what `snapshots: {to: ...}` may say, and what it means. Pure, floor 0.
+"""Where snapshots are kept: what `snapshots: {to: ...}` may say, and what it means.
 
     (nothing)                               the run's own folder below the state directory
     none                                    nowhere
@@ -6,8 +6,8 @@
     s3://BUCKET[/PREFIX]  gs://  az://      an object store
     slatedb+<a directory or an object store>
 
-Whatever looks like an address and is none of these is refused: taken as the name of a directory, it would hide the
-snapshots in a place where nobody looks for them.
+A text that looks like an address and is none of these is refused. As the name of a directory, it would put the
+snapshots where no user expects them.
 """
 
 from __future__ import annotations

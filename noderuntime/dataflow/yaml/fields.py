@@ -1,5 +1,6 @@
-"""Typed reading of one field: tree -> value, or a DataflowError that names field, value and what is wanted.
- Every reader takes the tree and a label such as "`max_restarts` of node 'sums'".
+"""Reads one field as a typed value, or raises a DataflowError that names the field, its value and what is allowed.
+
+Each reader takes the field's tree and a label such as "`max_restarts` of node 'sums'".
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def text(tree: Tree, label: str) -> str:
 
 
 def as_written(tree: Tree, label: str) -> str:
-    """A text, number or boolean, as the characters that stand in the file: for environments and arguments."""
+    """A text, number or boolean as it is written in the file: for environments and arguments."""
     if not isinstance(tree, Scalar) or tree.tag == "binary" or is_null(tree):
         hint = 'Write "" for an empty text.' if is_null(tree) else ""
         raise _wrong(tree, label, "a text, a number or a boolean", hint)

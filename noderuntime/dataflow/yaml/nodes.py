@@ -1,7 +1,7 @@
-"""What a YAML tree is made of: scalars, lists and mappings that know their place.
+"""The parts of a YAML tree: scalars, lists and mappings that know their place in the file.
 
-A scalar keeps the text that was written; `scalar` tells what it means. YAML 1.1 and 1.2 disagree about a
-plain `on`, `no` or `010`: those are refused, with the ways to write them that cannot be misread.
+A scalar keeps the text as it was written; `scalar` returns its value. YAML 1.1 and 1.2 disagree about a plain `on`,
+`no` or `010`, so those are refused, and the error shows unambiguous ways to write them.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ Tree: TypeAlias = Scalar | Items | Fields
 
 
 def fail(place: Place, what: str, hint: str = "") -> DataflowError:
-    """An error that does not know its file yet; whoever knows it adds it."""
+    """An error without its file, which `parse` of reader.py adds."""
     return DataflowError(what, line=place.line, column=place.column, hint=hint)
 
 
@@ -127,7 +127,7 @@ def plain_value(tree: Tree) -> Any:
 
 
 def describe(tree: Tree) -> str:
-    """A few words on what stands there, for messages."""
+    """A short description of a tree, for error messages."""
     if isinstance(tree, Items):
         return "a list"
     if isinstance(tree, Fields):

@@ -1,8 +1,8 @@
-"""YAML text -> a small tree in which every part knows its line and column. Executes nothing.
+"""Turns YAML text into a small tree in which every part knows its line and column. Executes nothing.
 
-PyYAML delivers parser events one by one (libyaml where it is there), and the tree is built here, because the
-bounds must hold *while* reading: its own composer recurses, expands aliases without limit and lets duplicate
-keys pass.
+PyYAML delivers parser events one by one (with libyaml if available), and this module builds the tree, because its
+bounds must hold *while* reading. (Rejected: PyYAML's composer. It recurses, expands aliases without limit and accepts
+duplicate keys.)
 
 - Bounded: size of the text, nesting, number of values and of characters after expansion of aliases and
   variables. An alias costs what it repeats, so a bomb is refused at the alias that goes too far. The count of
