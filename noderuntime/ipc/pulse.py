@@ -44,6 +44,15 @@ class Pulse:
     since_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """The part of a pulse that is looked at many times a second."""
+
+    phase: int
+    commits: int
+    handling_s: float  # for how long the present handler call has been running
+
+
 class PulsePage:
     """The mapped page. Writers use `words` directly: `page.words[PHASE] = WAITING`."""
 

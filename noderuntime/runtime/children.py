@@ -1,36 +1,66 @@
-"""A node as the runtime sees it: its lifecycle with its present process, its connection, its pulse and its bells."""
+"""A node as the runtime sees it: its lifecycle, its process and connection, its pulse and its bells.
+
+What its process says and how it dies becomes events of its lifecycle; the actions that answer them are carried out
+here. What all the nodes of a run share is in services.py; what is done to all of them, in nodes.py.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from shlex import quote
 from typing import Any
 
 from noderuntime.dataflow.model import NodeSpec
-from noderuntime.ipc import doorbell
-from noderuntime.ipc.boundary import all_of
-from noderuntime.ipc.pulse import COMMITS, HANDLED, HANDLING, INCARNATION, PHASE, SINCE_NS, PulsePage
+from noderuntime.errors import DataflowError
+from noderuntime.ipc import doorbell, process
+from noderuntime.ipc.boundary import (
+    ERROR_CHARACTERS_MAX,
+    NAME_CHARACTERS_MAX,
+    TRACE_CHARACTERS_MAX,
+    all_of,
+    cut,
+    describe,
+)
+from noderuntime.ipc.lock_watch import Holding, Pinning
+from noderuntime.ipc.protocol import (
+    Bye,
+    Failed,
+    Log,
+    Message,
+    Quiet,
+    Ready,
+    Refused,
+    Reload,
+    ReloadFailed,
+    Stop,
+    StopAll,
+)
+from noderuntime.ipc.pulse import COMMITS, HANDLED, HANDLING, INCARNATION, PHASE, SINCE_NS, Glance, PulsePage
 from noderuntime.ipc.wiring import Wiring
-from noderuntime.runtime.lifecycle import Lifecycle, Policy
-from noderuntime.runtime.lifecycle_events import ALIVE, Hands
-from noderuntime.runtime.processes import Proc
+from noderuntime.runtime import lifecycle_events as su
+from noderuntime.runtime.keepers import GaveUp
+from noderuntime.runtime.lifecycle import IllegalEvent, Lifecycle
+from noderuntime.runtime.lifecycle_events import ALIVE, Hands, LifecycleState
+from noderuntime.runtime.logs import record_of
+from noderuntime.runtime.orders import order_of
+from noderuntime.runtime.processes import Proc, kill_strays
+from noderuntime.runtime.services import Services
+from noderuntime.runtime.welcome import welcome
 
-
-@dataclass(frozen=True, slots=True)
-class Glance:
-    """The part of a pulse that is looked at many times a second."""
-
-    phase: int
-    commits: int
-    handling_s: float  # for how long the present handler call has been running
+LAST_WORDS_S = 0.1
 
 
 @dataclass(slots=True, eq=False)
 class Child:
-    """A node as the runtime knows it. What stands below `proc` belongs to its present life."""
+    """A node as the runtime knows it; the Owner of its Proc. What stands from `proc` on belongs to its present life."""
 
+    services: Services
     spec: NodeSpec
     machine: Lifecycle
     wiring: Wiring
@@ -41,7 +71,9 @@ class Child:
     reloads_failed: int = 0  # changed code that did not import
     reload_error: str = ""  # of the last one, with its traceback
     waits: str = ""  # whom it waits for, in words, when it is stuck (noderuntime.runtime.stuck)
-    quiet_life: int = 0  # the life that was told to make no more ticks
+    _quiet_life: int = 0  # the life that was told to make no more ticks
+    _events: deque[tuple[su.LifecycleEvent, bool]] = field(default_factory=deque)
+    _handling: bool = False
     proc: Proc | None = None
     identity: bytes | None = None  # of its connection
     peer: int = 0  # the pid that said hello; a shell script's Python is not the process that was spawned
@@ -111,25 +143,306 @@ class Child:
         """Wake this node and all around it: some ring may have died with its process."""
         all_of(partial(doorbell.ring, node.bell) for node in (self, *self.neighbours))
 
+    # ---- events and actions
+
+    def feed(self, event: su.LifecycleEvent, trusted: bool = True) -> None:
+        """Hand an event to the lifecycle, and carry out what it says. Events that this causes come after it.
+
+        What comes from its process (not `trusted`) and out of turn is dropped. An action that fails keeps neither those
+        behind it nor the next events from their place, and ends the life that it was for; the first error is raised
+        at the end.
+        """
+        self._events.append((event, trusted))
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            all_of(self._handlings())
+        finally:
+            self._handling = False
+
+    def _handlings(self) -> Iterator[Callable[[], None]]:
+        while self._events:
+            yield partial(self._handle, *self._events.popleft())
+
+    def _handle(self, event: su.LifecycleEvent, trusted: bool) -> None:
+        before = self.machine.state
+        try:
+            actions = self.machine.handle(event, self.services.clock())
+        except IllegalEvent:
+            if trusted:
+                raise
+            return
+        if self.machine.state is not before:
+            self.services.run_log.keep(f"{self.id} is {self.machine.state.value} ({type(event).__name__})")
+        if isinstance(event, su.Exited):
+            self.exit_status = None
+        all_of(partial(self._carry_out, action) for action in actions)
+
+    def _carry_out(self, action: su.Action) -> None:
+        try:
+            self._do(action)
+        except Exception as error:
+            if isinstance(action, su.Spawn) and (self.proc is None or self.proc.reaped):
+                self.proc = None  # that of the last life
+                self.feed(su.SpawnFailed(f"it could not be started: {describe(error)}"))
+            elif not isinstance(action, su.SendStop | su.Tell):  # a stop has its deadlines; nobody waits for a line
+                self._cut_short()
+            raise
+
+    def _cut_short(self) -> None:
+        """Something that this life waits for will never come: end it, so that its lifecycle goes on.
+
+        Where there is no process to be killed, `SpawnFailed` has been fed.
+        """
+        if not self.alive:
+            return
+        if self.spec.kind == "dynamic":
+            self._send(Refused("the runtime could not take it in; connect again"))
+            self._peer_gone()
+        elif self.proc is not None:
+            self.proc.signal(signal.SIGKILL)
+
+    def _do(self, action: su.Action) -> None:
+        match action:
+            case su.Spawn(life):
+                self._spawn(life)
+            case su.Claim():
+                self._claim(action)
+            case su.SendWelcome():
+                for message in welcome(self.spec.kind, self.claim, self.wiring):
+                    self._send(message)
+            case su.Refuse(why):
+                self._send(Refused(why))
+            case su.SendStop(grace_s, drain, id):
+                self._send(Stop(id, grace_s, drain))
+            case su.SendReload():
+                self._send(Reload())
+            case su.Signal(number):
+                self._signal(number)
+            case su.End(failed, error):
+                arguments = {"node": self.id, "failed": failed, "error": error}
+                self._ask("end", arguments, lambda _: self.ring())
+            case su.Revive():
+                self._ask("revive", {"node": self.id}, lambda _: None)
+            case su.Touch():
+                self._ask("touch", {}, lambda _: self.ring())
+            case su.Tell(text, is_error):
+                self.services.run_log.tell(text, logging.ERROR if is_error else logging.INFO)
+
+    def _ask(self, operation: str, arguments: Mapping[str, Any], then: Callable[[dict[str, Any]], None]) -> None:
+        def refused(error: str, text: str) -> None:
+            raise GaveUp(f"the store refused {operation!r}: {text} ({error})")
+
+        self.services.link.request(operation, arguments, then, refused)
+
+    def _spawn(self, life: int) -> None:
+        self.proc = None
+        self.begin_life()
+        try:
+            order = order_of(self.services.dataflow, self.spec, self.services.options, self.services.run_dir.root, life)
+            self.proc = self.services.fork_server.spawn(order, self)
+        except DataflowError as error:
+            self.feed(su.SpawnFailed(error.what, permanent=True))
+        except OSError as error:
+            self.feed(su.SpawnFailed(f"it could not be started: {error.strerror}"))
+        else:
+            self.services.procs.add(self.proc)
+
+    def _claim(self, claim: su.Claim) -> None:
+        arguments = {
+            "node": self.id,
+            "cause": claim.cause,
+            "counts": claim.counts,
+            "hands": [list(hand) for hand in claim.hands],
+            "max_attempts": self.spec.max_attempts,
+            "trace": claim.trace,
+        }
+        self._ask("claim", arguments, lambda found: all_of((self.ring, partial(self._claimed, claim.life, found))))
+
+    def _claimed(self, life: int, result: dict[str, Any]) -> None:
+        """The store has answered the claim of a life."""
+        if life != self.machine.life:
+            return  # that life is over
+        try:
+            if result.get("ended"):
+                self.feed(su.ClaimRefused())
+                if result.get("stop_all"):  # killed between the commit of that event and saying so
+                    self.services.stop_all(self.id)
+                return
+            self.claim = result
+            buried = result.get("buried", "")
+            if buried:
+                attempts = self.spec.max_attempts
+                times = "once" if attempts == 1 else f"{attempts} times"
+                self.services.run_log.tell(
+                    f"{self.id} failed {times} on {buried}: a dead letter now, the flow goes on; "
+                    f"see `noderuntime dead-letters show --run {quote(self.services.options.name)} {self.id}`"
+                )
+            self.feed(su.Claimed(bool(buried)))
+        except Exception:
+            if life == self.machine.life:
+                self._cut_short()
+            raise
+
+    def _send(self, message: Message) -> None:
+        if self.identity is not None:
+            self.services.router.send(self.identity, message)
+
+    def _signal(self, number: int) -> None:
+        if self.proc is not None:
+            self.proc.signal(number)
+        elif self.peer_fd >= 0:
+            process.signal_process(self.peer_fd, number)
+
+    # ---- what its process says
+
+    def watch_peer(self, pid: int) -> str:
+        """A dynamic node's process wants to connect. Why it cannot; "" when its life begins."""
+        try:
+            peer_fd = os.pidfd_open(pid)
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or "that is not the number of a process"
+            return f"process {pid} cannot be watched: {why}"
+        self.begin_life()
+        self.peer_fd = peer_fd
+        self.services.loop.watch(peer_fd, self._peer_gone)
+        return ""
+
+    def greeted(self, identity: bytes, pid: int) -> None:
+        """It has said hello over a new connection, and nothing stands against it."""
+        self.identity = identity
+        self.peer = pid
+        self.feed(su.SaidHello(), trusted=False)
+
+    def receive(self, identity: bytes, message: Message) -> None:
+        """A message over a connection of this node's, its present one or one of an earlier life."""
+        match message:
+            case Log():
+                self.services.run_log.record(record_of(self.id, message))
+            case ReloadFailed():
+                self.reloads_failed += 1
+                error, trace = cut(message.error, ERROR_CHARACTERS_MAX), cut(message.trace, TRACE_CHARACTERS_MAX)
+                self.reload_error = trace or error
+                self.services.run_log.crash(self.id, "reload", f"{error} (the old code goes on)", trace)
+            case Failed():
+                where = cut(message.where, NAME_CHARACTERS_MAX)
+                error, trace = cut(message.error, ERROR_CHARACTERS_MAX), cut(message.trace, TRACE_CHARACTERS_MAX)
+                self.services.run_log.crash(self.id, where, error, trace)
+                if identity == self.identity:
+                    report = su.Reported(where, error, trace, message.permanent)
+                    self.feed(report, trusted=False)
+                    self._last_words()
+            case Bye() if identity == self.identity:
+                self.feed(su.SaidBye(message.ended, cut(message.reason, ERROR_CHARACTERS_MAX)), trusted=False)
+                self._last_words()
+                if self.spec.kind == "dynamic":
+                    self._peer_gone()
+            case Ready() if identity == self.identity and message.incarnation == self.incarnation:
+                self.feed(su.BecameReady(), trusted=False)
+            case StopAll() if identity == self.identity:
+                self.services.stop_all(self.id)
+            case _:
+                pass  # out of turn, or of a life that is over
+
+    # ---- how its process dies
+
+    def said(self, stream: str, line: str) -> None:
+        """Its process printed a line."""
+        self.services.run_log.line(self.id, stream, line)
+
+    def exited(self, proc: Proc, status: int) -> None:
+        """A process was reaped. What it said before may still be under way, when it should have said something."""
+        self.services.stopped.discard(proc.pid)
+        self.services.procs.discard(proc)
+        if self.proc is not proc:
+            return
+        all_of((self.services.drain, partial(self._ended, status)))
+
+    def _ended(self, status: int) -> None:
+        """What has come was read: is there more to come?"""
+        waits = self.spec.kind == "operator" and status in (0, 1) and not self.machine.has_last_words
+        self.exit_status = status  # until `Exited` was handled: where that fails, `tick` does it again
+        self.last_words_s = self.services.clock() + (LAST_WORDS_S if waits else 0.0)
+        if not waits:
+            self._dead(status)
+
+    def not_spawned(self, proc: Proc, error: OSError) -> None:
+        """There was no process, or it could not become the node's."""
+        self.services.procs.discard(proc)
+        if self.proc is proc or self.proc is None:  # it may be refused before `spawn` has returned it
+            permanent = isinstance(error, FileNotFoundError | PermissionError) or error.errno == 8  # ENOEXEC
+            what = f"{self.spec.code.path} cannot be executed" if proc.pid else "it could not be started"
+            self.feed(su.SpawnFailed(f"{what}: {error.strerror or error}", permanent))
+
+    def _last_words(self) -> None:
+        if self.exit_status is not None and self.machine.has_last_words:
+            self._dead(self.exit_status)
+
+    def _dead(self, status: int) -> None:
+        def told() -> None:
+            hands, commits = self.remains()
+            self.identity = None
+            self.feed(su.Exited(status, hands, commits))
+
+        all_of((partial(kill_strays, self.services.fork_server.pids, self.services.run_dir.root, self.id), told))
+
+    def _peer_gone(self) -> None:
+        """A dynamic node's process has ended, or it said goodbye."""
+        if self.peer_fd >= 0:
+            self.services.loop.close_fd(self.peer_fd)
+            self.peer_fd = -1
+        hands, commits = self.remains()
+        self.identity = None
+        if self.alive:
+            self.feed(su.Exited(None, hands, commits))
+
+    # ---- time
+
+    def tick(self, now_s: float) -> None:
+        """Hand out what is due."""
+        if self.exit_status is not None and now_s >= self.last_words_s:
+            self._dead(self.exit_status)
+        if now_s >= self.machine.deadline_s:
+            self.feed(su.Tick())
+
+    def deadline_s(self) -> float:
+        """When `tick` is due."""
+        due_s = self.machine.deadline_s
+        return due_s if self.exit_status is None else min(due_s, self.last_words_s)
+
+    def look(self, now_s: float, holdings: list[tuple[int, Holding]], pinnings: list[Pinning]) -> None:
+        """Its vitals, if it lives. `holdings`: process -> the lock that it holds."""
+        if not self.alive or self.exit_status is not None:
+            return
+        pid, peer = self.pid, self.peer
+        stopped = pid in self.services.stopped
+        if peer and (peer != pid or self.proc is None) and not stopped:
+            stat = process.read_stat(peer)
+            stopped = stat is not None and stat.stopped
+        lock_s = max((held.held_s for owner, held in holdings if owner in (pid, peer)), default=0.0)
+        pinned_s = max((pin.pinned_s for pin in pinnings if pin.process in (pid, peer)), default=0.0)
+        glance = self.glance(now_s)
+        if glance is not None:
+            self.feed(su.Vitals(glance.commits, glance.handling_s, stopped, lock_s, pinned_s))
+        elif stopped or lock_s or pinned_s or self.machine.state is not LifecycleState.RUNNING:
+            self.feed(su.Vitals(0, 0.0, stopped, lock_s, pinned_s))
+
+    # ---- the end
+
+    def end(self, grace_s: float) -> None:
+        """All its inputs have ended, which it cannot know: it feeds itself, through others."""
+        self.feed(su.StopAsked(grace_s, True, "ALL_INPUTS_CLOSED"))
+
+    def quieten(self) -> None:
+        """No more ticks for this life: the run is drained."""
+        if self.machine.state is LifecycleState.RUNNING and self._quiet_life != self.machine.life:
+            self._quiet_life = self.machine.life
+            self._send(Quiet())
+
     def close(self) -> None:
         if self.peer_fd >= 0:
             os.close(self.peer_fd)
             self.peer_fd = -1
         os.close(self.bell)
         self.page.close()
-
-
-def policy_of(spec: NodeSpec) -> Policy:
-    """What supervision needs to know of a node."""
-    return Policy(
-        kind=spec.kind,
-        restart_policy=spec.restart_policy,
-        max_restarts=spec.max_restarts,
-        restart_window_s=spec.restart_window_s,
-        restart_delay_s=spec.restart_delay_s,
-        max_restart_delay_s=spec.max_restart_delay_s,
-        start_timeout_s=spec.start_timeout_s,
-        health_check_timeout_s=spec.health_check_timeout_s,
-        has_inputs=bool(spec.inputs),
-        has_ports=bool(spec.inputs or spec.outputs),
-    )

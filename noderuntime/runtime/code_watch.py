@@ -100,7 +100,7 @@ class CodeWatch:
     def _reload(self, child: Child) -> None:
         state = child.machine.state
         if state in WILLING:
-            self._supervisor.feed(child, su.ReloadAsked())
+            child.feed(su.ReloadAsked())
             # it may import what it did not before
             self._files[child.id] |= files_of(self._dataflow, child.spec)
             self._changes.watch(self._files[child.id])

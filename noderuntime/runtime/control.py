@@ -17,17 +17,19 @@ from noderuntime.runtime.nodes import NodeSupervisor
 _AGAIN = "Stop the run, and continue it with `run FILE --resume`: that starts all nodes that have not ended."
 
 
-def answer(ask: Ask, crew: NodeSupervisor, facts: dict[str, Any], stop: Callable[[bool], None], now_s: float) -> Answer:
+def answer(
+    ask: Ask, supervisor: NodeSupervisor, facts: dict[str, Any], stop: Callable[[bool], None], now_s: float
+) -> Answer:
     """Do what is asked. `facts` are the run's own part of the status; `stop(drain)` begins the end of the run."""
     if ask.version != VERSION:
         return Answer({}, f"this runtime speaks version {VERSION} of the protocol, not {ask.version}")
     if ask.what == "status":
-        return Answer({**facts, "nodes": [node_status(child, now_s) for child in crew.children.values()]}, "")
+        return Answer({**facts, "nodes": [node_status(child, now_s) for child in supervisor.children.values()]}, "")
     if ask.what == "stop":
         stop(bool(ask.arguments.get("drain")))
         return Answer({}, "")
     if ask.what == "reload":
-        return _reload(crew, str(ask.arguments.get("node")))
+        return _reload(supervisor, str(ask.arguments.get("node")))
     return Answer({}, f"a runtime can be asked for status, stop and reload, not for {ask.what[:40]!r}")
 
 
@@ -52,18 +54,18 @@ def node_status(child: Child, now_s: float) -> dict[str, Any]:
     }
 
 
-def _reload(crew: NodeSupervisor, node: str) -> Answer:
-    child = crew.children.get(node)
+def _reload(supervisor: NodeSupervisor, node: str) -> Answer:
+    child = supervisor.children.get(node)
     if child is None:
-        near = nearest(node, crew.children)
-        hint = f"did you mean {near!r}?" if near else f"its nodes are: {', '.join(crew.children)}"
+        near = nearest(node, supervisor.children)
+        hint = f"did you mean {near!r}?" if near else f"its nodes are: {', '.join(supervisor.children)}"
         return Answer({}, f"the run has no node {node!r}; {hint}")
     if child.spec.kind != "operator":
         return Answer({}, f"{node!r} is a custom node; only operators can be reloaded. {_AGAIN}")
-    if crew.ending:
+    if supervisor.ending:
         return Answer({}, f"the run is stopping, so {node!r} is not reloaded; `run FILE --resume` takes its new code")
     try:
-        crew.feed(child, su.ReloadAsked())
+        child.feed(su.ReloadAsked())
     except IllegalEvent:
         state = child.machine.state
         way_out = f" {_AGAIN}" if state in DONE else ""

@@ -20,12 +20,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from noderuntime.ipc.boundary import Boundary, plain
+from noderuntime.ipc.boundary import TRACE_CHARACTERS_MAX, Boundary, cut, plain
+from noderuntime.ipc.protocol import Log
 from noderuntime.ipc.rundir import older_log
 from noderuntime.runtime.observer import LogRecord, Observer, SummaryRow
 
 RETRY_S = 1.0
 FILE_BYTES_MAX = 64_000_000  # of one node there are at most two files
+TIME_S_MAX = 253_402_300_800.0  # the year 10000, which no calendar here can show
+LEVEL_MAX = 1_000
 FRAME = "\x1b[2J"  # a line that begins so paints a picture on a terminal: nothing to keep
 
 
@@ -216,3 +219,10 @@ class RunLog:
 
     def _keep(self, text: str, node: str = "", stream: str = "log", **more: Any) -> None:
         self.logs.write(node, stream, text, **more)
+
+
+def record_of(node: str, log: Log) -> LogRecord:
+    """A record as it can be shown and kept, whatever a node in whatever language has put into it. Pure."""
+    at_s = log.time if 0 <= log.time < TIME_S_MAX else 0.0
+    level = min(max(log.level, 0), LEVEL_MAX)
+    return LogRecord(at_s, node, level, cut(log.text, TRACE_CHARACTERS_MAX), plain(log.fields))

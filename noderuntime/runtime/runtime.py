@@ -193,9 +193,8 @@ class Runtime:
         self._store = StoreKeeper(self._fork_server, self._link, self._log, order, time.monotonic)
         self._nodes = NodeSupervisor(
             self._loop, self._router, self._link, self._fork_server, self._log, dataflow, options, self._run_dir,
-            time.monotonic, self._stop_asked_by,
+            time.monotonic, self._stop_asked_by, self._on_message,
         )  # fmt: skip
-        self._nodes.on_message = self._on_message
         # what our own code or the store raises: the loop turns on, and gives up only when it no longer gets anywhere
         self._boundary = Boundary(self._log.warn, passes=(GaveUp, OSError))
         self._failed_turns = 0

@@ -45,18 +45,18 @@ class StuckWatch:
 
     def __init__(
         self,
-        crew: NodeSupervisor,
+        supervisor: NodeSupervisor,
         link: StoreLink,
-        notes: RunLog,
+        run_log: RunLog,
         dataflow: Dataflow,
         grace_s: float,
         clock: Callable[[], float],
         stop: Callable[[str], None],
     ) -> None:
         self.draining = False
-        self._crew = crew
+        self._supervisor = supervisor
         self._link = link
-        self._notes = notes
+        self._run_log = run_log
         self._dataflow = dataflow
         self._grace_s = grace_s
         self._clock = clock
@@ -95,17 +95,17 @@ class StuckWatch:
 
     def _matters(self) -> bool:
         """Whether anybody can be stuck: only behind a failure, or in a cycle whose Sources have ended."""
-        if self.draining or self._crew.failed:
+        if self.draining or self._supervisor.failed:
             return True
-        for child in self._crew.children.values():
+        for child in self._supervisor.children.values():
             child.waits = ""
-        states = (child.machine.state for child in self._crew.children.values())
+        states = (child.machine.state for child in self._supervisor.children.values())
         return self._has_cycles and any(state is LifecycleState.ENDED for state in states)
 
     # ---- what the judge is told
 
     def _look_at_pulses(self) -> dict[str, Seen]:
-        return {id: self._look_at(child) for id, child in self._crew.children.items()}
+        return {id: self._look_at(child) for id, child in self._supervisor.children.items()}
 
     def _look_at(self, child: Child) -> Seen:
         machine = child.machine
@@ -156,17 +156,17 @@ class StuckWatch:
         now_s = self._clock()
         places = self._places(queues)
         verdict = judge(places)
-        for id, child in self._crew.children.items():
+        for id, child in self._supervisor.children.items():
             child.waits = waits_text(places[id], verdict.stuck[id], places) if id in verdict.stuck else ""
         if self.draining:
             for id in endless(places):
-                child = self._crew.children[id]
+                child = self._supervisor.children[id]
                 if any(spec.is_timer for spec in child.spec.inputs):
-                    self._crew.quieten(child)
+                    child.quieten()
         left = {id for id, place in places.items() if place.doing is not Doing.ENDED}
         idle = reachable([verdict.opens], places, left) if verdict.opens else set()
         if self._idle_for.for_s(self._marks(idle, queues), now_s) >= self._patience_s(idle, places) and idle:
-            self._crew.end(self._crew.children[verdict.opens], self._grace_s)
+            self._supervisor.children[verdict.opens].end(self._grace_s)
             return
         over = left if verdict.over and not verdict.opens else set()
         if self._over_for.for_s(self._marks(over, queues), now_s) >= self._patience_s(over, places) and over:
@@ -192,12 +192,12 @@ class StuckWatch:
 
     def _tell(self, verdict: Verdict, places: dict[str, Place], now_s: float) -> None:
         """Once it is so for STUCK_S, and every minute from then on: who waits for whom, behind a failure."""
-        stuck = verdict.stuck if self._crew.failed and not verdict.over else {}
+        stuck = verdict.stuck if self._supervisor.failed and not verdict.over else {}
         if self._stuck_for.for_s(dict(stuck), now_s) < STUCK_S or not stuck:
             return
         if not self._told_s or now_s - self._told_s >= TOLD_S:
             self._told_s = now_s
-            self._notes.tell(told(verdict, places), logging.WARNING)
+            self._run_log.tell(told(verdict, places), logging.WARNING)
 
 
 def senders_of(spec: NodeSpec) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ import random
 import shutil
 import struct
 import threading
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -31,8 +30,8 @@ from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Edge, Log, Reply,
 from noderuntime.node.remote_log import LogHandler
 from noderuntime.node.user_code import user_trace
 from noderuntime.runtime import logs, summary
-from noderuntime.runtime.logs import RunLog, RunLogs
-from noderuntime.runtime.nodes import NodeSupervisor, record_of
+from noderuntime.runtime.children import Child
+from noderuntime.runtime.logs import RunLog, RunLogs, record_of
 from noderuntime.runtime.observer import LogRecord
 from noderuntime.runtime.store_link import fits
 from noderuntime.space import outbox
@@ -95,23 +94,23 @@ def test_all_calls_are_made_and_the_first_error_is_raised() -> None:
 
 def test_an_action_that_fails_keeps_no_other_action_and_no_event_from_its_place() -> None:
     done: list[Any] = []
-    crew: Any = NodeSupervisor.__new__(NodeSupervisor)
-    crew._events, crew._handling, crew._clock = deque(), False, lambda: 0.0
-
-    def do(child: Any, action: Any) -> None:
-        done.append(action)
-        if action == "fails":
-            crew.feed(node, "second")
-            raise ValueError("fails")
-
-    crew._do = do
     actions = {"first": ["fails", "a"], "second": ["b"]}
-    machine = SimpleNamespace(state=0, handle=lambda event, now_s: actions[event])
-    node: Any = SimpleNamespace(machine=machine, alive=False)
+
+    class Recorded(Child):
+        def _do(self, action: Any) -> None:
+            done.append(action)
+            if action == "fails":
+                child.feed("second")
+                raise ValueError("fails")
+
+    services: Any = SimpleNamespace(clock=lambda: 0.0)
+    machine: Any = SimpleNamespace(state=0, handle=lambda event, now_s: actions[event])
+    nothing: Any = None
+    child: Any = Recorded(services, nothing, machine, nothing, nothing, -1)
     with pytest.raises(ValueError, match="fails"):
-        crew.feed(node, "first")
+        child.feed("first")
     assert done == ["fails", "a", "b"]
-    assert not crew._handling
+    assert not child._handling
 
 
 def test_a_long_text_keeps_its_beginning_and_its_end_and_is_utf_8() -> None:

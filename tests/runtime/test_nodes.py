@@ -1,10 +1,12 @@
-"""nodes.py and what it stands on: whatever is raised on the way, each life comes to its end, and its node goes on."""
+"""The nodes, and what they stand on: whatever is raised on the way, each life ends, and its node goes on."""
 
 from __future__ import annotations
 
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +15,8 @@ import pytest
 
 from noderuntime.ipc import process
 from noderuntime.ipc.rundir import RunDir
+from noderuntime.runtime import children
 from noderuntime.runtime import lifecycle_events as su
-from noderuntime.runtime import nodes
 from noderuntime.runtime.children import Child
 from noderuntime.runtime.forkserver import Order
 from noderuntime.runtime.keepers import ForkServerKeeper
@@ -88,27 +90,29 @@ class World:
     """A node supervisor with one node, and what is around it."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str = "operator") -> None:
-        monkeypatch.setattr(nodes, "order_of", lambda *given: None)
+        monkeypatch.setattr(children, "order_of", lambda *given: None)
         self.link, self.server = Link(), Server()
         self.bells: list[int] = []
         self.now_s = 0.0
         self.sent: list[Any] = []
         self.told: list[str] = []
-        notes = SimpleNamespace(keep=lambda text: None, tell=lambda *given: None, warn=self.told.append)
+        self.run_log: Any = SimpleNamespace(keep=lambda text: None, tell=lambda *given: None, warn=self.told.append)
         router = SimpleNamespace(
             receive_nowait=lambda: None, send=lambda identity, message: self.sent.append(type(message).__name__)
         )
         loop = SimpleNamespace(close_fd=os.close)
-        given: Any = (loop, router, self.link, self.server, notes, None, SimpleNamespace(name="run"))
-        self.crew = NodeSupervisor(*given, RunDir(folder), lambda: self.now_s, lambda node: None)
+        given: Any = (loop, router, self.link, self.server, self.run_log, None, SimpleNamespace(name="run"))
+        more: Any = (RunDir(folder), lambda: self.now_s, lambda node: None, lambda identity, message: None)
+        self.supervisor = NodeSupervisor(*given, *more)
         spec: Any = SimpleNamespace(id="a", kind=kind, max_attempts=3, code=SimpleNamespace(path="a.py"))
         page: Any = SimpleNamespace(words=[0] * 64)
         bell, self.bell = os.pipe2(os.O_NONBLOCK)
         os.close(bell)
         machine = Lifecycle("a", Policy(kind=kind))
-        self.child = Child(spec, machine, SimpleNamespace(), page, self.bell)  # type: ignore[arg-type]
-        self.crew.children["a"] = self.child
-        monkeypatch.setattr(nodes.doorbell, "ring", self.bells.append)
+        wiring: Any = SimpleNamespace(to_plain=dict)
+        self.child = Child(self.supervisor._services, spec, machine, wiring, page, self.bell)
+        self.supervisor.children["a"] = self.child
+        monkeypatch.setattr(children.doorbell, "ring", self.bells.append)
 
     @property
     def state(self) -> LifecycleState:
@@ -125,13 +129,13 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 def test_a_spawn_that_raises_anything_is_followed_by_the_next_life(world: World) -> None:
     world.server.error = RuntimeError("nobody expects this")
     with pytest.raises(RuntimeError, match="nobody expects"):
-        world.crew.feed(world.child, su.Start())
+        world.child.feed(su.Start())
     assert (world.state, world.child.machine.life) == (LifecycleState.STARTING, 2)
     assert world.child.proc is not None and not world.child.proc.reaped
 
 
 def test_so_is_one_that_raises_in_a_later_life(world: World) -> None:
-    world.crew.feed(world.child, su.Start())
+    world.child.feed(su.Start())
     world.link.answer("claim", CLAIM)
     world.server.error = RuntimeError("nobody expects this")
     with pytest.raises(RuntimeError, match="nobody expects"):
@@ -143,7 +147,7 @@ def test_so_is_one_that_raises_in_a_later_life(world: World) -> None:
 
 def test_a_spawn_that_is_refused_before_it_returns_is_followed_by_the_next_life(world: World) -> None:
     world.server.refused = OSError(24, "Too many open files")
-    world.crew.feed(world.child, su.Start())
+    world.child.feed(su.Start())
     assert (world.state, world.child.machine.life) == (LifecycleState.STARTING, 2)
     assert world.child.proc is world.server.made[1]
 
@@ -152,7 +156,7 @@ def test_a_spawn_that_is_refused_before_it_returns_is_followed_by_the_next_life(
 def test_a_life_whose_spawn_and_claim_both_fail_ends_once(world: World, error: Exception) -> None:
     world.server.error, world.link.broken = error, "claim"
     with pytest.raises(RuntimeError):
-        world.crew.feed(world.child, su.Start())
+        world.child.feed(su.Start())
     assert (world.state, world.child.machine.life) == (LifecycleState.STARTING, 2)
     assert world.server.made[0].signals == []
 
@@ -160,15 +164,15 @@ def test_a_life_whose_spawn_and_claim_both_fail_ends_once(world: World, error: E
 def test_a_claim_that_raises_ends_its_life(world: World) -> None:
     world.link.broken = "claim"
     with pytest.raises(RuntimeError, match="claim"):
-        world.crew.feed(world.child, su.Start())
+        world.child.feed(su.Start())
     assert world.server.made[0].signals == [signal.SIGKILL]
     world.server.made[0].end(-signal.SIGKILL)
     assert (world.state, world.child.machine.life) == (LifecycleState.STARTING, 2)
 
 
 def test_an_answered_claim_that_cannot_be_taken_ends_its_life(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.crew.feed(world.child, su.Start())
-    monkeypatch.setattr(world.crew.notes, "tell", None)
+    world.child.feed(su.Start())
+    monkeypatch.setattr(world.run_log, "tell", None)
     with pytest.raises(TypeError):
         world.link.answer("claim", {**CLAIM, "buried": "a message"})
     assert world.server.made[0].signals == [signal.SIGKILL]
@@ -183,10 +187,10 @@ def test_an_answered_claim_is_taken_although_a_neighbour_cannot_be_rung(
         rung.append(bell)
         raise RuntimeError("ring")
 
-    monkeypatch.setattr(nodes.doorbell, "ring", ring)
+    monkeypatch.setattr(children.doorbell, "ring", ring)
     other: Any = SimpleNamespace(bell=-7)
     world.child.neighbours = [other]
-    world.crew.feed(world.child, su.Start())
+    world.child.feed(su.Start())
     with pytest.raises(RuntimeError, match="ring"):
         world.link.answer("claim", CLAIM)
     assert world.child.incarnation == 1
@@ -195,12 +199,12 @@ def test_an_answered_claim_is_taken_although_a_neighbour_cannot_be_rung(
 
 
 def test_a_welcome_that_cannot_be_sent_ends_its_life_and_a_line_that_cannot_be_told_does_not(world: World) -> None:
-    world.crew.feed(world.child, su.Start())
-    world.crew.feed(world.child, su.SaidHello())
+    world.child.feed(su.Start())
+    world.child.feed(su.SaidHello())
     with pytest.raises(KeyError):  # the answer has no incarnation
         world.link.answer("claim", {"state": {}})
     assert world.server.made[0].signals[0] == signal.SIGKILL
-    world.crew.notes.tell = None  # type: ignore[method-assign, assignment]
+    world.run_log.tell = None
     with pytest.raises(TypeError):
         world.server.made[0].end(-signal.SIGKILL)
     assert world.server.made[1].signals == []
@@ -213,7 +217,7 @@ def test_a_dynamic_node_that_cannot_be_taken_in_is_told_so_and_may_come_back(
     world.child.identity, world.child.peer_fd = b"peer", os.pidfd_open(os.getpid())
     world.link.broken = "claim"
     with pytest.raises(RuntimeError, match="claim"):
-        world.crew.feed(world.child, su.SaidHello())
+        world.child.feed(su.SaidHello())
     assert world.state is LifecycleState.WAITING
     assert world.sent == ["Refused"]
     assert world.child.peer_fd == -1
@@ -226,10 +230,10 @@ def test_a_death_is_handled_although_what_it_left_cannot_be_looked_at(
     def fails(*given: object) -> None:
         raise RuntimeError("looking")
 
-    world.crew.feed(world.child, su.Start())
+    world.child.feed(su.Start())
     world.link.answer("claim", CLAIM)
-    monkeypatch.setattr(nodes, "kill_strays", fails)
-    monkeypatch.setattr(world.crew, "drain", fails)
+    monkeypatch.setattr(children, "kill_strays", fails)
+    world.child.services = replace(world.child.services, drain=fails)
     with pytest.raises(RuntimeError, match="looking"):
         world.server.made[0].end(-signal.SIGKILL)
     assert world.child.machine.life == 2
@@ -241,17 +245,17 @@ def test_a_death_that_could_not_be_handled_is_handled_in_the_next_turn(
     def fails(*given: object) -> None:
         raise RuntimeError("feeding")
 
-    world.crew.feed(world.child, su.Start())
+    world.child.feed(su.Start())
     world.link.answer("claim", CLAIM)
     with monkeypatch.context() as patch:
-        patch.setattr(world.crew, "feed", fails)
+        patch.setattr(Child, "feed", fails)
         with pytest.raises(RuntimeError, match="feeding"):
             world.server.made[0].end(-signal.SIGKILL)
     assert world.child.machine.life == 1
-    assert world.crew.deadline_s() <= world.now_s
-    world.crew.tick(world.now_s)
+    assert world.supervisor.deadline_s() <= world.now_s
+    world.supervisor.tick(world.now_s)
     assert world.child.machine.life == 2
-    world.crew.tick(world.now_s)
+    world.supervisor.tick(world.now_s)
     assert world.child.machine.life == 2
 
 
@@ -261,15 +265,15 @@ def test_what_is_asked_of_all_nodes_reaches_those_behind_one_that_fails(
 ) -> None:
     fed: list[str] = []
 
-    def feed(child: Any, event: su.LifecycleEvent) -> None:
+    def feed(child: Child, event: su.LifecycleEvent) -> None:
         fed.append(child.id)
         raise RuntimeError("feeding")
 
-    other: Any = SimpleNamespace(id="b", machine=Lifecycle("b", Policy()))
-    world.crew.children["b"] = other
-    monkeypatch.setattr(world.crew, "feed", feed)
+    monkeypatch.setattr(Child, "feed", feed)
+    other: Any = SimpleNamespace(machine=Lifecycle("b", Policy()), feed=lambda event: fed.append("b"))
+    world.supervisor.children["b"] = other
     with pytest.raises(RuntimeError, match="feeding"):
-        getattr(world.crew, ask)(*((1.0, False) if ask == "stop" else ()))
+        getattr(world.supervisor, ask)(*((1.0, False) if ask == "stop" else ()))
     assert fed == ["a", "b"]
 
 
@@ -278,14 +282,15 @@ def test_a_node_that_cannot_be_started_is_told_of_and_keeps_no_other_from_its_st
 ) -> None:
     fed: list[str] = []
 
-    def feed(child: Any, event: su.LifecycleEvent) -> None:
+    def feed(child: Child, event: su.LifecycleEvent) -> None:
         fed.append(child.id)
         raise RuntimeError("feeding")
 
+    monkeypatch.setattr(Child, "feed", feed)
     other: Any = SimpleNamespace(id="b", machine=Lifecycle("b", Policy()))
-    world.crew.children["b"] = other
-    monkeypatch.setattr(world.crew, "feed", feed)
-    world.crew.start()
+    other.feed = partial(feed, other)
+    world.supervisor.children["b"] = other
+    world.supervisor.start()
     assert fed == ["a", "b"]
     assert [text.partition(" (")[0] for text in world.told] == [
         "the start of a: RuntimeError: feeding",
@@ -336,14 +341,14 @@ def test_a_process_of_whatever_owner_is_known_until_its_owner_is_told(
     proc = server.spawn(order("/bin/sh", "-c", "exit 3"), owner)
     while not proc.pid:
         loop.turn(1.0)
-    notes = SimpleNamespace(warn=print)
-    given: Any = (loop, None, None, server, notes, None, None, RunDir(tmp_path), None, None)
-    crew = NodeSupervisor(*given)
+    run_log = SimpleNamespace(warn=print)
+    given: Any = (loop, None, None, server, run_log, None, None, RunDir(tmp_path), None, None, None)
+    supervisor = NodeSupervisor(*given)
     os.waitid(os.P_PID, proc.pid, os.WEXITED | os.WNOWAIT)
     while server.busy:
         server.advance()
     assert proc.pid in server.pids
-    crew.reap_orphans()
+    supervisor.reap_orphans()
     while not owner.ended:
         loop.turn(1.0)
     assert owner.ended == [3]

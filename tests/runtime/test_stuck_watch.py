@@ -11,7 +11,6 @@ import pytest
 from support.kit import dataflow_of
 
 from noderuntime.ipc import pulse
-from noderuntime.runtime.children import Glance
 from noderuntime.runtime.lifecycle_events import LifecycleState
 from noderuntime.runtime.stuck_watch import STUCK_S, TOLD_S, StuckWatch
 
@@ -33,13 +32,21 @@ class Child:
     commits: int = 0
     waits: str = ""
     page: Any = field(default_factory=lambda: SimpleNamespace(words=[0] * 8))
+    was_ended: bool = False
+    was_quietened: bool = False
 
     @property
     def id(self) -> str:
         return str(self.spec.id)
 
-    def glance(self, now_s: float) -> Glance:
-        return Glance(self.phase, self.commits, 0.0)
+    def glance(self, now_s: float) -> pulse.Glance:
+        return pulse.Glance(self.phase, self.commits, 0.0)
+
+    def end(self, grace_s: float) -> None:
+        self.was_ended = True
+
+    def quieten(self) -> None:
+        self.was_quietened = True
 
 
 class World:
@@ -50,20 +57,14 @@ class World:
         self.children = {spec.id: Child(spec) for spec in self.dataflow.nodes}
         self.queues = {spec.id: {fed.name: [0, 0, 0] for fed in spec.inputs} for spec in self.dataflow.nodes}
         self.now_s = 100.0
-        self.ended: list[str] = []
-        self.quiet: list[str] = []
         self.stopped: list[str] = []
         self.told: list[str] = []
         self.while_asked: Any = lambda: None
-        crew: Any = SimpleNamespace(
-            children=self.children,
-            end=lambda child, grace_s: self.ended.append(child.id),
-            quieten=lambda child: self.quiet.append(child.id),
-        )
-        self.crew = crew
+        supervisor: Any = SimpleNamespace(children=self.children)
+        self.supervisor = supervisor
         link: Any = SimpleNamespace(request=self.request)
-        notes: Any = SimpleNamespace(tell=lambda text, level=0: self.told.append(text))
-        self.watch = StuckWatch(crew, link, notes, self.dataflow, 5.0, lambda: self.now_s, self.stopped.append)
+        run_log: Any = SimpleNamespace(tell=lambda text, level=0: self.told.append(text))
+        self.watch = StuckWatch(supervisor, link, run_log, self.dataflow, 5.0, lambda: self.now_s, self.stopped.append)
 
     def request(self, operation: str, arguments: Any, then: Any, otherwise: Any) -> None:
         assert operation == "queues"
@@ -78,7 +79,7 @@ class World:
         until_s = self.now_s + seconds
         while self.now_s < until_s:
             children = self.children.values()
-            self.crew.failed = [child for child in children if child.machine.state is LifecycleState.FAILED]
+            self.supervisor.failed = [child for child in children if child.machine.state is LifecycleState.FAILED]
             self.watch.look(self.now_s)
             self.now_s += 0.1
 
@@ -165,9 +166,9 @@ def test_a_finished_cycle_is_opened_and_a_timer_in_it_stands_still_while_the_run
     }
     world = World(tmp_path, nodes)
     world.passes(3.0)
-    assert (world.ended, world.quiet) == ([], [])
+    assert not any(child.was_ended or child.was_quietened for child in world.children.values())
     world.watch.draining = True
     world.passes(STUCK_S + 0.5)
-    assert set(world.quiet) == {"loop"}
-    assert world.ended[:1] == ["loop"] and set(world.ended) == {"loop"}
+    assert [id for id, child in world.children.items() if child.was_quietened] == ["loop"]
+    assert [id for id, child in world.children.items() if child.was_ended] == ["loop"]
     assert world.stopped == []

@@ -322,20 +322,20 @@ def runtime(module: Any) -> None:
     around(module.Runtime, "_end", "end")
 
 
-def crew(module: Any) -> None:
-    real_do, real_feed = module.NodeSupervisor._do, module.NodeSupervisor.feed
+def children(module: Any) -> None:
+    real_do, real_feed = module.Child._do, module.Child.feed
 
-    def do(self: Any, child: Any, action: Any) -> None:
+    def do(self: Any, action: Any) -> None:
         point(f"do {type(action).__name__}")
-        real_do(self, child, action)
+        real_do(self, action)
         point(f"done {type(action).__name__}")
 
-    def feed(self: Any, child: Any, event: Any, **named: Any) -> Any:
+    def feed(self: Any, event: Any, **named: Any) -> Any:
         if type(event).__name__ != "Vitals":
             point(f"event {type(event).__name__}")
-        return real_feed(self, child, event, **named)
+        return real_feed(self, event, **named)
 
-    module.NodeSupervisor._do, module.NodeSupervisor.feed = do, feed
+    module.Child._do, module.Child.feed = do, feed
 
 
 def process(module: Any) -> None:
@@ -417,7 +417,7 @@ POINTS = {
     "noderuntime.node.session": session, "noderuntime.node.custom_node": node, "noderuntime.node.hands": hands,
     "noderuntime.store.__main__": store, "noderuntime.store.operations": store_operations,
     "noderuntime.runtime.forkserver_main": fork_server, "noderuntime.runtime.runtime": runtime,
-    "noderuntime.runtime.nodes": crew,
+    "noderuntime.runtime.children": children,
     "noderuntime.ipc.process": process,
     "noderuntime.state.memory": memory_state, "noderuntime.state.common": table_state,
     "noderuntime.state.redis": redis_state, "noderuntime.state.sqlite": sqlite_state,

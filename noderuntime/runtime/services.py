@@ -1,0 +1,39 @@
+"""What all the nodes of a run share: one record, which each `Child` has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from noderuntime.dataflow.model import Dataflow
+from noderuntime.ipc.channel import Router
+from noderuntime.ipc.rundir import RunDir
+from noderuntime.runtime.keepers import ForkServerKeeper
+from noderuntime.runtime.logs import RunLog
+from noderuntime.runtime.loop import Loop
+from noderuntime.runtime.observer import RunOptions
+from noderuntime.runtime.processes import Proc
+from noderuntime.runtime.store_link import StoreLink
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What all the nodes of a run share.
+
+    `clock` gives monotonic seconds; `stop_all(node)` is called when an operator returns STOP_ALL; `drain` takes all
+    messages that have come, of whatever node.
+    """
+
+    loop: Loop
+    router: Router
+    link: StoreLink
+    fork_server: ForkServerKeeper
+    run_log: RunLog
+    dataflow: Dataflow
+    options: RunOptions
+    run_dir: RunDir
+    clock: Callable[[], float]
+    stop_all: Callable[[str], None]
+    drain: Callable[[], bool]
+    stopped: set[int] = field(default_factory=set)  # pids of children of ours that are stopped now
+    procs: set[Proc] = field(default_factory=set)  # nodes' processes that have not been reaped
