@@ -9,50 +9,44 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
-from noderuntime.errors import ProtocolError, StoreError
-from noderuntime.ipc.protocol import Reply, Request, refusal
-from noderuntime.space import kvs_cells, watches
-from noderuntime.space.keys import user_key
+from noderuntime.ipc.protocol import Reply, Request
+from noderuntime.space import kvs_cells
 from noderuntime.state.common import Row, TableState
-from noderuntime.store.kvs import PREFIXES_MAX, UPDATES_MAX, limit_of
-from noderuntime.store.parked import PARKED_MAX, WAIT_S_MAX
+from noderuntime.store.kvs import UPDATES_MAX, limit_of
+from noderuntime.store.parked import Answer, Parked, Parking, Result, match_of, place_of, wait_of
 
 LOOK_S: Final = 0.2  # deadlines are kept to within that
 PAUSE_S: Final = 0.5  # while the State cannot be reached
-
-Result = dict[str, Any]
-Answer = Callable[[bytes, Reply], None]
+REVISIONS: Final = 1 << 53  # a server may keep a revision as a double
 
 
-class _Parked:
-    """A request, the revision up to which it has been looked at, and when its time is over."""
+@dataclass(slots=True)
+class _Watching(Parked):
+    """A request, and the revision up to which it has been looked at."""
 
-    __slots__ = ("deadline", "identity", "match", "number", "revision")
+    revision: int
+    match: Callable[[bytes], bool]
 
-    def __init__(self, identity: bytes, number: int, revision: int, match: Any, deadline: float) -> None:
-        self.identity = identity
-        self.number = number
-        self.revision = revision
-        self.match = match
-        self.deadline = deadline
+    def look(self, rows: list[tuple[str, Row]], now_ns: int, over: bool) -> Result | None:
+        """The result with what is new for it in rows that are in order; None: nothing, and its time is not `over`.
 
-    def updates(self, rows: list[tuple[str, Row]], now_ns: int) -> list[tuple[list[Any], bool]]:
-        """What is new for it in rows that are in order, each with whether it is marked as MessagePack; it has been
-        looked at up to the last one then."""
-        found = []
+        It has been looked at up to the last row then.
+        """
+        updates: list[list[Any]] = []
+        packed: list[bool] = []
         for key, row in rows:
             if row.revision > self.revision:
                 self.revision = row.revision
                 if self.match(key.encode()):
-                    value, packed = kvs_cells.shown(row.cell, now_ns)
-                    found.append(([key, value, row.revision], packed))
-        return found
-
-    def reply(self, updates: list[tuple[list[Any], bool]]) -> Reply:
-        told = {"updates": [update for update, _ in updates], "packed": [packed for _, packed in updates]}
-        return Reply(self.number, {**told, "cursor": [self.revision, 0]}, "", "")
+                    value, is_packed = kvs_cells.shown(row.cell, now_ns)
+                    updates.append([key, value, row.revision])
+                    packed.append(is_packed)
+        if not updates and not over:
+            return None
+        return {"updates": updates, "packed": packed, "cursor": [self.revision, 0]}
 
 
 class Watches:
@@ -61,8 +55,10 @@ class Watches:
     def __init__(self, state: TableState, answer: Answer) -> None:
         self._state = state
         self._answer = answer
-        self._parked: dict[tuple[str, int], _Parked] = {}
         self._changed = threading.Condition()  # held by whoever touches what is parked
+        self._parking: Parking[_Watching] = Parking(answer, self._look)
+        self._rows: list[tuple[str, Row]] = []  # what `_look` is to find something in
+        self._now_ns = 0
         self._closed = threading.Event()
         self._seen = 0  # the revision up to which all that is parked has been looked at
         self._thread: threading.Thread | None = None
@@ -70,41 +66,32 @@ class Watches:
     def take(self, identity: bytes, request: Request) -> None:
         """Answer a request, or park it. Raises what is wrong with it."""
         arguments = request.arguments
-        cursor, seconds = arguments.get("cursor"), arguments.get("wait", 0)
-        if cursor is None:
+        if arguments.get("cursor") is None:
             cursor = [self._state.revision(), 0]
             self._answer(identity, Reply(request.number, {"updates": [], "cursor": cursor}, "", ""))
             return
-        if type(seconds) not in (int, float) or not 0 <= seconds <= WAIT_S_MAX:
-            raise ValueError(f"wait is a number of seconds from 0 to {WAIT_S_MAX:.0f}")
-        revision, nth = cursor
-        if type(revision) is not int or type(nth) is not int or not 0 <= revision < 1 << 53:
-            raise ProtocolError("cursor is what an earlier kvs_watch has returned, or nil")
-        prefixes = arguments["prefixes"]
-        if type(prefixes) is not list or len(prefixes) > PREFIXES_MAX:
-            raise ProtocolError(f"prefixes is an array of at most {PREFIXES_MAX} texts")
-        match = watches.Prefixes(user_key(prefix) for prefix in prefixes).match
-        parked = _Parked(identity, request.number, revision, match, time.monotonic() + seconds)
+        seconds = wait_of(arguments)
+        revision, _ = place_of(arguments["cursor"], REVISIONS)
+        watching = _Watching(identity, request, time.monotonic() + seconds, revision, match_of(arguments))
         limit = limit_of(arguments, UPDATES_MAX, UPDATES_MAX)
         while True:
-            rows, now_ns = self._state._after(parked.revision, limit)
-            found = parked.updates(rows, now_ns)
-            if found or (not seconds and len(rows) < limit):
-                self._answer(identity, parked.reply(found))
+            rows, now_ns = self._state._after(watching.revision, limit)
+            result = watching.look(rows, now_ns, over=not seconds and len(rows) < limit)
+            if result is not None:
+                self._answer(identity, Reply(request.number, result, "", ""))
                 return
-            if not rows and self._park((request.client, request.number), parked):
+            if not rows and self._park(watching):
                 return
 
-    def _park(self, key: tuple[str, int], parked: _Parked) -> bool:
+    def _park(self, watching: _Watching) -> bool:
         """False when others have seen more meanwhile: it has to look again."""
         with self._changed:
-            if len(self._parked) >= PARKED_MAX:
-                raise StoreError(f"{PARKED_MAX} requests wait here already; ask again later")
-            if self._parked and parked.revision < self._seen:
+            self._parking.check_room()
+            if self._parking and watching.revision < self._seen:
                 return False
-            if not self._parked:
-                self._seen = parked.revision
-            self._parked[key] = parked
+            if not self._parking:
+                self._seen = watching.revision
+            self._parking.park(watching)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="noderuntime-watches", daemon=True)
                 self._thread.start()
@@ -114,32 +101,27 @@ class Watches:
     def _run(self) -> None:
         while not self._closed.is_set():
             with self._changed:
-                self._changed.wait_for(lambda: self._parked or self._closed.is_set())
+                self._changed.wait_for(lambda: self._parking or self._closed.is_set())
                 seen = self._seen
             try:
                 self._state._await_change(seen, LOOK_S, self._closed)
                 rows, now_ns = self._state._after(seen, UPDATES_MAX)
-                self._look(rows, now_ns)
+                self._settle(rows, now_ns)
             except BaseException as error:  # whatever the kind raises: this thread has to go on
-                self._refuse(error)
+                with self._changed:
+                    self._parking.refuse(error)
                 self._closed.wait(PAUSE_S)
 
-    def _look(self, rows: list[tuple[str, Row]], now_ns: int) -> None:
-        now = time.monotonic()
+    def _settle(self, rows: list[tuple[str, Row]], now_ns: int) -> None:
         with self._changed:
             if rows:
                 self._seen = max(self._seen, rows[-1][1].revision)
-            for key, parked in list(self._parked.items()):
-                found = parked.updates(rows, now_ns)
-                if found or now >= parked.deadline:
-                    del self._parked[key]
-                    self._answer(parked.identity, parked.reply(found))
+            self._rows, self._now_ns = rows, now_ns
+            self._parking.look()
+            self._rows = []
 
-    def _refuse(self, error: BaseException) -> None:
-        with self._changed:
-            for parked in self._parked.values():
-                self._answer(parked.identity, refusal(parked.number, "kvs_watch", error))
-            self._parked.clear()
+    def _look(self, watching: _Watching, over: bool) -> Result | None:
+        return watching.look(self._rows, self._now_ns, over)
 
     def close(self) -> None:
         self._closed.set()

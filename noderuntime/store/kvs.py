@@ -19,6 +19,7 @@ from noderuntime.space.transactions import ReadTxn, WriteTxn
 from noderuntime.state.base import Diff
 from noderuntime.state.diffs import check_diff, diff_of, origin_text
 from noderuntime.state.seeds import Seed
+from noderuntime.store.parked import match_of, place_of
 from noderuntime.store.startup import sow_here
 
 Arguments = dict[str, Any]
@@ -26,7 +27,7 @@ Result = dict[str, Any]
 
 LISTING_BYTES_MAX: Final = 8 << 20  # of values in one reply; the next page has the rest
 UPDATES_MAX: Final = 1000
-PREFIXES_MAX: Final = 20_000
+REVISIONS: Final = 1 << 63
 
 def _union(elements: Any) -> Merge:
     return Union(set(elements))
@@ -253,17 +254,12 @@ class StateOperations:
         head = kvs.head(txn)
         if cursor is None:
             return {"updates": [], "cursor": [head.revision, head.nth]}
-        revision, nth = cursor
-        if type(revision) is not int or type(nth) is not int or not (0 <= revision < 1 << 63 and 0 <= nth < 1 << 31):
-            raise ProtocolError("cursor is what an earlier kvs_watch has returned, or nil")
+        start = place_of(cursor, REVISIONS)
         match = arguments.get("_match")
         if match is None:
-            prefixes = arguments["prefixes"]
-            if type(prefixes) is not list or len(prefixes) > PREFIXES_MAX:
-                raise ProtocolError(f"prefixes is an array of at most {PREFIXES_MAX} texts")
-            match = arguments["_match"] = watches.Prefixes(keys.user_key(prefix) for prefix in prefixes).match
+            match = arguments["_match"] = match_of(arguments)
         limit = limit_of(arguments, UPDATES_MAX, UPDATES_MAX)
-        found, place = watches.look(txn, match, (revision, nth), self.space.now_ns(), limit)
+        found, place = watches.look(txn, match, start, self.space.now_ns(), limit)
         if not found:
             arguments["cursor"] = list(place)  # looked through already
             return None

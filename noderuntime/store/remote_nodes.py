@@ -360,60 +360,28 @@ class NodeNotOpen(NodeRuntimeError):
     """A request about a node that this store process has not opened: it may have been killed since. Open it again."""
 
 
-class NextEvents:
-    """The operation `node_next`."""
-
-    def __init__(self, nodes: Nodes) -> None:
-        self._nodes = nodes
-
-    def begin(self, arguments: Arguments) -> None:
-        pass
-
-    def turn(self) -> None:
-        pass
-
-    def may_have(self, arguments: Arguments) -> bool:
-        return True
-
-    def look(self, arguments: Arguments) -> Result | None:
-        node = self._nodes.node(arguments)
-        limit = limit_of(arguments, 1, EVENTS_MAX)
-        acknowledged = arguments.pop("ack", [])
-        if acknowledged:
-            node.acknowledge(acknowledged)
-        events = node.events(limit, arguments["_request"])
-        return None if events is None else {"events": events}
-
-    def nothing(self, arguments: Arguments) -> Result:
-        return {"events": []}
+def next_events(nodes: Nodes, arguments: Arguments, over: bool) -> Result | None:
+    """The operation `node_next`; None: no events yet, and the time is not `over`."""
+    node = nodes.node(arguments)
+    limit = limit_of(arguments, 1, EVENTS_MAX)
+    acknowledged = arguments.pop("ack", [])
+    if acknowledged:
+        node.acknowledge(acknowledged)
+    events = node.events(limit, arguments["_request"])
+    if events is None:
+        return {"events": []} if over else None
+    return {"events": events}
 
 
-class SendMessages:
-    """The operation `node_send`: waits for room, as every sender does."""
-
-    def __init__(self, nodes: Nodes) -> None:
-        self._nodes = nodes
-
-    def begin(self, arguments: Arguments) -> None:
-        pass
-
-    def turn(self) -> None:
-        pass
-
-    def may_have(self, arguments: Arguments) -> bool:
-        return True
-
-    def look(self, arguments: Arguments) -> Result | None:
-        node = self._nodes.node(arguments)
-        staged = node.stage(arguments["messages"])
-        while staged:
-            done = node.session.commit(staged)
-            del staged[:done]
-            if not done and node.session.commits.waits_for:
-                node.session.set_phase(pulse.WAITING_FOR_ROOM)
-                return None
-        node.session.set_phase(pulse.HANDLING if node.taken else pulse.WAITING)
-        return {"sent": node.sent(), "done": True}
-
-    def nothing(self, arguments: Arguments) -> Result:
-        return {"sent": self._nodes.node(arguments).sent(), "done": False}
+def send_messages(nodes: Nodes, arguments: Arguments, over: bool) -> Result | None:
+    """The operation `node_send`: waits for room, as every sender does; None: no room, and the time is not `over`."""
+    node = nodes.node(arguments)
+    staged = node.stage(arguments["messages"])
+    while staged:
+        done = node.session.commit(staged)
+        del staged[:done]
+        if not done and node.session.commits.waits_for:
+            node.session.set_phase(pulse.WAITING_FOR_ROOM)
+            return {"sent": node.sent(), "done": False} if over else None
+    node.session.set_phase(pulse.HANDLING if node.taken else pulse.WAITING)
+    return {"sent": node.sent(), "done": True}

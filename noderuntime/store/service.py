@@ -11,6 +11,7 @@ import contextlib
 import os
 import select
 import time
+from functools import partial
 from typing import Any
 
 from noderuntime.errors import NodeRuntimeError, ProtocolError, StoreError
@@ -24,8 +25,8 @@ from noderuntime.space.environment import BROKEN
 from noderuntime.space.transactions import ReadTxn
 from noderuntime.store.external import Forward, is_forwarded
 from noderuntime.store.operations import Arguments, Result, Store
-from noderuntime.store.parked import Waits, WatchKeys
-from noderuntime.store.remote_nodes import NextEvents, Nodes, SendMessages
+from noderuntime.store.parked import Operation, Waits, WatchKeys
+from noderuntime.store.remote_nodes import Nodes, next_events, send_messages
 from noderuntime.store.snapshots import Snapshots, say
 from noderuntime.store.startup import Start
 
@@ -66,15 +67,15 @@ class Service:
         self._router = router
         self._purge_interval_s = purge_interval_s
         self._watch = WatchKeys(store.space, store.state.watch)
-        self.waits.operations["kvs_watch"] = self._watch
+        self.waits.operations["kvs_watch"] = self._watch.operation
         self._poller = select.poll()
         self._boundary = Boundary(say, passes=BROKEN)  # whatever a client asks, a kind does, or a bell cannot do
         self._nodes = Nodes(run_dir, store.space, lambda: store.registry, self._poll_nodes)
         store.actions["node_open"] = self._nodes.open
         store.actions["node_part"] = self._nodes.part
         self._node_bells: list[int] = []
-        self.waits.operations["node_next"] = NextEvents(self._nodes)
-        self.waits.operations["node_send"] = SendMessages(self._nodes)
+        self.waits.operations["node_next"] = Operation(partial(next_events, self._nodes))
+        self.waits.operations["node_send"] = Operation(partial(send_messages, self._nodes))
         doorbell.create(run_dir.bell(watches.STORE))
         self._bell = doorbell.open_bell(run_dir.bell(watches.STORE))
         self._bells = doorbell.Bells(run_dir, {watches.STORE: self._bell})
