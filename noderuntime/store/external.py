@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from noderuntime.errors import ProtocolError, StoreError
 from noderuntime.ipc.protocol import Reply, Request, refusal
+from noderuntime.merges import Merge
 from noderuntime.state.base import Diff, Entry, State
 from noderuntime.state.common import Once, TableState
 from noderuntime.store.external_watches import Watches
@@ -37,23 +38,39 @@ def is_forwarded(request: Request) -> bool:
     return request.operation.startswith("kvs_")
 
 
-class Writer:
-    """The changing calls of a State, for one request."""
+def changes(state: State, once: Once | None) -> dict[str, Callable[[Arguments], Result]]:
+    """The operations that change a State. One that derives from TableState keeps `once` with what it changes."""
+    write: Callable[..., int]
+    write_packed: Callable[..., int]
+    delete: Callable[[str], bool]
+    merge: Callable[[str, Merge], int]
+    apply: Callable[[Diff], list[str]]
+    if isinstance(state, TableState):
+        write, write_packed = partial(state.set_once, once), partial(state.set_once, once, packed=True)
+        delete, merge = partial(state.delete_once, once), partial(state.merge_once, once)
+        apply = partial(state.apply_once, once)
+    else:
+        write, write_packed, delete, merge, apply = state.set, state.set_packed, state.delete, state.merge, state.apply
 
-    def __init__(self, state: State) -> None:
-        self.set, self.set_packed = state.set, state.set_packed
-        self.delete, self.merge, self.apply = state.delete, state.merge, state.apply
+    def set_value(arguments: Arguments) -> Result:
+        chosen = write_packed if arguments.get("packed") else write
+        ttl, expect = arguments.get("ttl"), arguments.get("expect")
+        return {"revision": chosen(arguments["key"], arguments["value"], ttl, expect)}
 
+    def merge_value(arguments: Arguments) -> Result:
+        name, amount = arguments["merge"]
+        if name not in MERGES:
+            raise ProtocolError(f"there is no merge {name!r}; there are {', '.join(MERGES)}")
+        return {"revision": merge(arguments["key"], MERGES[name](amount))}
 
-class OnceWriter(Writer):
-    """Those of a State that keeps the request's number with what it changes."""
-
-    def __init__(self, state: TableState, once: Once) -> None:
-        self.set = partial(state.set_once, once)
-        self.set_packed = partial(state.set_once, once, packed=True)
-        self.delete = partial(state.delete_once, once)
-        self.merge = partial(state.merge_once, once)
-        self.apply = partial(state.apply_once, once)
+    return {
+        "kvs_set": set_value,
+        "kvs_delete": lambda arguments: {"deleted": delete(arguments["key"]), "revision": 0},
+        "kvs_merge": merge_value,
+        "kvs_apply": lambda arguments: {"changed": apply(Diff.from_bytes(arguments["diff"]))},
+        "state_set": set_value,
+        "state_rm": lambda arguments: {"removed": delete(arguments["key"])},
+    }
 
 
 class Forward:
@@ -72,10 +89,7 @@ class Forward:
         self._lock = threading.Lock()
         self._last: OrderedDict[str, tuple[int, Reply | None]] = OrderedDict()  # None: under way
         self.replies: deque[tuple[bytes, Reply]] = deque()
-        self._changes: dict[str, Callable[[Writer, Arguments], Result]] = {
-            "kvs_set": self._set, "kvs_delete": self._delete, "kvs_merge": self._merge, "kvs_apply": self._apply,
-            "state_set": self._set, "state_rm": self._remove,
-        }  # fmt: skip
+        self._changing = tuple(changes(state, None))
         self._queries: dict[str, Callable[[Arguments], Result]] = {
             "kvs_get": self._get, "kvs_read": self._read, "kvs_root": self._root, "kvs_cells": self._cells,
             "kvs_version": self._version, "kvs_diff": self._diff,
@@ -84,11 +98,11 @@ class Forward:
 
     def take(self, identity: bytes, request: Request) -> None:
         worker = self._workers[hash(request.client) % WORKERS]
-        change = self._changes.get(request.operation)
-        if change is None:
+        if request.operation not in self._changing:
             worker.submit(self._query, identity, request)
             return
-        writer = self._writer(request)
+        once = Once(f"{self._run}/{request.client}", f"{request.number:020d}")
+        change = changes(self._state, once)[request.operation]
         with self._lock:
             number, reply = self._last.get(request.client, (0, None))
             if request.number <= number:
@@ -101,7 +115,7 @@ class Forward:
             self._last.move_to_end(request.client)
             while len(self._last) > CLIENTS_KEPT:
                 self._last.popitem(last=False)
-        worker.submit(self._answer, identity, request, partial(change, writer))
+        worker.submit(self._answer, identity, request, change)
 
     def _query(self, identity: bytes, request: Request) -> None:
         if request.operation != "kvs_watch":
@@ -120,15 +134,10 @@ class Forward:
             reply = Reply(request.number, operation(request.arguments), "", "")
         except BaseException as error:  # of a kind that somebody else has written; in this thread nobody would see it
             reply = refusal(request.number, request.operation, error)
-        if request.operation in self._changes:
+        if request.operation in self._changing:
             with self._lock:
                 self._last[request.client] = request.number, reply
         self._done(identity, reply)
-
-    def _writer(self, request: Request) -> Writer:
-        if not isinstance(self._state, TableState):
-            return Writer(self._state)
-        return OnceWriter(self._state, Once(f"{self._run}/{request.client}", f"{request.number:020d}"))
 
     def _done(self, identity: bytes, reply: Reply) -> None:
         self.replies.append((identity, reply))
@@ -143,28 +152,8 @@ class Forward:
     # --- the operations ---------------------------------------------------------------------------------------------
 
     def _unknown(self, arguments: Arguments) -> Result:
-        known = ", ".join([*self._changes, *self._queries, "kvs_watch"])
+        known = ", ".join([*self._changing, *self._queries, "kvs_watch"])
         raise ProtocolError(f"unknown operation; of shared state the store knows {known}")
-
-    def _set(self, to: Writer, arguments: Arguments) -> Result:
-        ttl, expect = arguments.get("ttl"), arguments.get("expect")
-        write = to.set_packed if arguments.get("packed") else to.set
-        return {"revision": write(arguments["key"], arguments["value"], ttl, expect)}
-
-    def _delete(self, to: Writer, arguments: Arguments) -> Result:
-        return {"deleted": to.delete(arguments["key"]), "revision": 0}
-
-    def _remove(self, to: Writer, arguments: Arguments) -> Result:
-        return {"removed": to.delete(arguments["key"])}
-
-    def _merge(self, to: Writer, arguments: Arguments) -> Result:
-        name, amount = arguments["merge"]
-        if name not in MERGES:
-            raise ProtocolError(f"there is no merge {name!r}; there are {', '.join(MERGES)}")
-        return {"revision": to.merge(arguments["key"], MERGES[name](amount))}
-
-    def _apply(self, to: Writer, arguments: Arguments) -> Result:
-        return {"changed": to.apply(Diff.from_bytes(arguments["diff"]))}
 
     def _get(self, arguments: Arguments) -> Result:
         entry = self._state.get(arguments["key"])
