@@ -33,6 +33,7 @@ ENV_HOME = "NODERUNTIME_HOME"
 ENV_RUN_DIR = "NODERUNTIME_RUN_DIR"
 ENV_NODE = "NODERUNTIME_NODE"
 ENV_LIFE = "NODERUNTIME_LIFE"  # counts the spawns of one node by this runtime, from 1
+ENV_VALIDATE = "NODERUNTIME_VALIDATE"  # set by tests: the runtime checks its invariants after each step of a node
 ENV_TERMINAL = "NODERUNTIME_TERMINAL"  # "COLUMNSxLINES" when the run is shown on a terminal, else unset
 
 

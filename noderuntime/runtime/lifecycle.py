@@ -61,12 +61,13 @@ the table and decide nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from noderuntime.runtime.deaths import SIGKILL, SIGTERM, Death, death_of
 from noderuntime.runtime.lifecycle_events import (
+    ALIVE,
     DONE,
     Abort,
     Action,
@@ -146,6 +147,8 @@ class Lifecycle:
     deadline_s: float = NEVER  # when `Tick` is due
     since_s: float = 0.0  # of this state
     left_in_hand: Hands = ()  # by the last life under an earlier runtime, which was killed
+    # called after each step, with the event, the time, and the actions or None; see flight_recorder.py
+    observe: Callable[[LifecycleEvent, float, list[Action] | None], None] | None = field(default=None, repr=False)
 
     budget: Budget = field(init=False)
     was_ready: bool = field(init=False, default=False)
@@ -176,6 +179,15 @@ class Lifecycle:
 
         Raises IllegalEvent, having changed nothing, when the table has no row for it.
         """
+        actions = None
+        try:
+            actions = self._step(event, now_s)
+        finally:
+            if self.observe is not None:
+                self.observe(event, now_s, actions)
+        return actions
+
+    def _step(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         row = TABLE.get((self.state, type(event)))
         if row is None:
             raise IllegalEvent(self.state, event)
@@ -186,6 +198,34 @@ class Lifecycle:
         if self.state is not before:
             self.since_s = now_s
         return actions
+
+    def broken_invariants(self, event: object, actions: Sequence[object]) -> list[str]:
+        """What is not as it always has to be, after `event` was handled and has led to `actions`. For the tests."""
+        s, state, policy = LifecycleState, self.state, self.policy
+        settling = [action for action in actions if isinstance(action, Claim | End | Touch)]
+        begun = [action for action in actions if isinstance(action, Spawn | Claim)]
+        promises = {
+            "a live node has had a life": state not in ALIVE or self.life > 0,
+            "each life but the first is a restart": self.restarts == max(0, self.life - 1),
+            "nothing is due when the node is done": state not in DONE or self.deadline_s == NEVER,
+            "a node that waits for its next life has a time for it": state is not s.BACKOFF or self.deadline_s < NEVER,
+            "a node is welcomed once it has said hello and is claimed": (
+                state is not s.RESTORING or (self._greeted and self._claimed)
+            ),
+            "only a claimed node runs": state is not s.RUNNING or self._claimed,
+            "it is known why we killed it": state is not s.KILLED or self._our_kill is not None,
+            "it is known what a stopping node becomes": state is not s.STOPPING or self._leave in DONE,
+            "a failure has a reason": state is not s.FAILED or bool(self.reason),
+            "no more restarts than allowed": len(self.budget.spent_s) <= policy.max_restarts,
+            "a death is followed by a claim, an end or a touch (rule 10)": (
+                not isinstance(event, Exited | SpawnFailed) or len(settling) == 1
+            ),
+            "a life that begins is the present one": all(action.life == self.life for action in begun),
+            "a dynamic node is not spawned": (
+                policy.kind != "dynamic" or not any(isinstance(action, Spawn) for action in actions)
+            ),
+        }
+        return [promise for promise, is_kept in promises.items() if not is_kept]
 
     # ---- a life begins
 

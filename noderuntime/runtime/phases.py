@@ -202,6 +202,8 @@ class RunPhase:
     stop_after_s: float | None = None
     phase: Phase = Phase.STARTING
     deadline_s: float = NEVER  # when `Tick` is due
+    # called after each step, with the event, the time, and the actions or None; see flight_recorder.py
+    observe: Callable[[RunEvent, float, list[RunAction] | None], None] | None = field(default=None, repr=False)
 
     stopping: bool = field(init=False, default=False)  # so that the next signal means "at once"
     code: int = field(init=False, default=0)  # 128 + the signal that asked to stop
@@ -235,6 +237,15 @@ class RunPhase:
 
         Raises IllegalEvent, having changed nothing, when the table has no row for it.
         """
+        actions = None
+        try:
+            actions = self._step(event, now_s)
+        finally:
+            if self.observe is not None:
+                self.observe(event, now_s, actions)
+        return actions
+
+    def _step(self, event: RunEvent, now_s: float) -> list[RunAction]:
         row = TABLE.get((self.phase, type(event)))
         if row is None:
             raise IllegalEvent(self.phase, event)

@@ -38,12 +38,13 @@ from noderuntime.ipc.channel import Router
 from noderuntime.ipc.homes import RunRefused
 from noderuntime.ipc.lock_watch import Holding, LockWatch, Pinning
 from noderuntime.ipc.protocol import TO_RUNTIME, Answer, Ask, Message
-from noderuntime.ipc.rundir import RunDir
+from noderuntime.ipc.rundir import ENV_VALIDATE, RunDir
 from noderuntime.ipc.runs import Held, RunFile
 from noderuntime.ipc.state_folders import StateFolder
 from noderuntime.runtime import control, guard, summary
 from noderuntime.runtime.chaos import Chaos
 from noderuntime.runtime.code_watch import CodeWatch
+from noderuntime.runtime.flight_recorder import THE_RUN, FlightRecorder
 from noderuntime.runtime.forkserver import Order
 from noderuntime.runtime.keepers import ForkServerKeeper, GaveUp, StoreKeeper
 from noderuntime.runtime.lifecycle import NEVER
@@ -196,7 +197,7 @@ class Runtime:
             time.monotonic, self._stop_asked_by, self._on_message,
         )  # fmt: skip
         # what our own code or the store raises: the loop turns on, and gives up only when it no longer gets anywhere
-        self._boundary = Boundary(self._log.warn, passes=(GaveUp, OSError))
+        self._boundary = Boundary(self._tell_failure, passes=(GaveUp, OSError))
         self._failed_turns = 0
         self._stuck = StuckWatch(
             self._nodes, self._link, self._log, dataflow, options.grace_s, time.monotonic, self._stop_because_stuck
@@ -213,6 +214,8 @@ class Runtime:
         self._began_s = time.monotonic()
         self._spawned_s = NEVER
         self._phase = RunPhase(options.grace_s, found_space=not held.fresh, stop_after_s=options.stop_after_s)
+        self._recorder = FlightRecorder(validating=bool(options.environ.get(ENV_VALIDATE)))
+        self._recorder.follow(THE_RUN, self._phase)
         self._shown_waiting: list[str] = []
         self._next_look_s = 0.0
         self._figures: summary.Figures = {}
@@ -235,6 +238,9 @@ class Runtime:
                     self._feed(CannotContinue(str(error)))
                 except OSError as error:  # descriptors or memory ran out where we cannot do without
                     self._feed(CannotContinue(f"the runtime cannot go on: {error.strerror or error}"))
+        except Exception as error:
+            error.add_note("\n".join(self._recorder.lines()))  # for the report of a bug
+            raise
         finally:
             self._end()
         if self._phase.refused:
@@ -419,6 +425,7 @@ class Runtime:
         ended = set(result["ended"])
         for spec in self._dataflow.nodes:
             self._nodes.add(spec, wirings[spec.id], spec.id in ended)
+            self._recorder.follow(spec.id, self._nodes.children[spec.id].machine)
         self._nodes.connect()
 
     def _not_opened(self, error: str, text: str) -> None:
@@ -490,6 +497,16 @@ class Runtime:
         if tell is not None:
             tell(grace_s)
 
+    def _tell_failure(self, text: str) -> None:
+        """Something of ours failed, and the run goes on. What led to the first failure is kept for a replay."""
+        self._log.warn(text)
+        if self._boundary.caught == 1:
+            self._keep_steps()
+
+    def _keep_steps(self) -> None:
+        for line in self._recorder.lines():
+            self._log.keep(line)
+
     # ---- the end
 
     def _finish(self, hurried: bool) -> None:
@@ -548,6 +565,7 @@ class Runtime:
             ("removing the store's socket", lambda: self._run_dir.store_socket.unlink(missing_ok=True)),
             ("closing the loop", self._loop.close),
             ("closing the pipe of signals", lambda: _close_all([self._signals, self._signalled])),
+            ("keeping the last steps for a replay", lambda: self._keep_steps() if self._has_failed() else None),
             ("the report of the kills", self._report_kills),
             ("deciding whether the state is kept", decide),
             ("what to do next", lambda: None if self._phase.refused else self._tell_what_next(rows, keep)),
@@ -566,6 +584,10 @@ class Runtime:
         signal.set_wakeup_fd(-1)
         for number in SIGNALS:  # to the end of the process: it ends already, and must not die on the way
             signal.signal(number, lambda number, frame: self._show_stopping(0.0))
+
+    def _has_failed(self) -> bool:
+        phase = self._phase
+        return phase.phase is not Phase.OVER or bool(phase.gave_up and not phase.refused) or bool(self._nodes.failed)
 
     def _kill_left(self) -> None:
         left = process.kill_descendants(KILL_S)

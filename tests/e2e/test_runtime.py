@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from support.harness import RUNNER, SUMS, TICKING, WAIT_S, Folder, is_alive, wait_until
 
+from noderuntime.runtime.flight_recorder import parse, replay
+from noderuntime.runtime.lifecycle_events import End
+
 
 def test_a_dataflow_runs_to_its_end_and_leaves_nothing(folder: Folder) -> None:
     running = folder.start(SUMS)
@@ -341,3 +344,25 @@ def test_too_few_descriptors_are_a_clear_error_at_the_start(folder: Folder) -> N
     assert ended.returncode == 2
     assert "this process may open 50 files, too few for 2 nodes" in ended.stderr
     assert not folder.run_dir().root.exists()
+
+
+def test_the_log_of_a_run_that_failed_can_be_replayed(folder: Folder) -> None:
+    folder.write(
+        bad_py="""
+class Operator:
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT":
+            raise ValueError(event["value"])
+"""
+    )
+    text = TICKING.replace("idle.py", "bad.py") + "    max_restarts: 2\n    max_attempts: 9\n"
+    running = folder.start(text, abort_on_failure=True)
+    assert running.finish() == 1
+    (log,) = (folder.home / "state/flow/logs").glob("*/runtime.log")
+    earlier, steps = parse(json.loads(line)["text"] for line in log.read_text().splitlines())
+    assert set(earlier) == {"", "ticks", "idle"}
+    assert {"Start", "SaidHello", "Claimed", "BecameReady", "Reported", "Exited", "StopAsked"} <= {
+        type(step.event).__name__ for step in steps
+    }
+    assert any(isinstance(action, End) and action.failed for step in steps for action in step.actions or ())
+    assert replay(earlier, steps) == [(step, step.actions) for step in steps]

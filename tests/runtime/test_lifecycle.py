@@ -237,6 +237,7 @@ def test_any_sequence_of_events_keeps_the_promises_between_machine_and_loop(seed
             actions = child.handle(event, now_s)
         except IllegalEvent:
             continue
+        assert child.broken_invariants(event, actions) == []
         if isinstance(event, Exited | SpawnFailed):
             assert before in ALIVE
             process = False

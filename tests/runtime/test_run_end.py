@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from noderuntime.ipc import process
 from noderuntime.ipc.boundary import Boundary
 from noderuntime.ipc.rundir import RunDir
+from noderuntime.runtime.flight_recorder import THE_RUN, FlightRecorder, parse, replay
 from noderuntime.runtime.keepers import GaveUp
 from noderuntime.runtime.logs import RunLog, RunLogs
 from noderuntime.runtime.phases import Delivered, NodesDone, RunPhase, Saved, SpaceOpened, StoreEnded
@@ -53,6 +55,7 @@ def test_each_step_of_the_end_happens_although_all_of_them_fail(
     runtime._figures = {}
     runtime._dataflow = SimpleNamespace(nodes=[SimpleNamespace(id="a")])
     runtime._phase = over(found_space=True)
+    runtime._recorder = FlightRecorder()
 
     def kill_descendants(within_s: float) -> list[int]:
         called.append("kill")
@@ -113,3 +116,39 @@ def test_a_loop_that_fails_at_each_turn_gives_up_with_the_cause() -> None:
     runtime, told = loop_of(turn)
     assert runtime.run() == 1
     assert told[-1] == "the runtime cannot go on: ValueError: always; the run ends"
+
+
+def test_what_led_to_the_first_failure_of_the_runtime_is_kept_for_a_replay() -> None:
+    runtime: Any = Runtime.__new__(Runtime)
+    kept: list[str] = []
+    runtime._log = SimpleNamespace(warn=kept.append, keep=kept.append)
+    runtime._boundary = Boundary(runtime._tell_failure)
+    runtime._recorder = recorder_of(runtime)
+    for kind in (ValueError, KeyError, ValueError):
+        runtime._boundary.note("a turn", kind("odd"))
+    assert len(kept) == 4  # two kinds of failure, and once: the phase as it was, and its step
+    earlier, steps = parse(kept)
+    assert replay(earlier, steps) == [(step, step.actions) for step in steps]
+    assert [step.event for step in steps] == [SpaceOpened()]
+
+
+def test_an_error_that_ends_the_runtime_carries_the_last_steps_into_its_report() -> None:
+    def turn() -> None:
+        raise RuntimeError("out of reach")
+
+    runtime, _ = loop_of(turn)
+    runtime._boundary = Boundary(print, passes=(RuntimeError,))
+    runtime._recorder = recorder_of(runtime)
+    with pytest.raises(RuntimeError) as caught:
+        runtime.run()
+    report = "".join(traceback.format_exception(caught.value))
+    _, steps = parse(report.splitlines())
+    assert [step.event for step in steps] == [SpaceOpened()]
+
+
+def recorder_of(runtime: Any) -> FlightRecorder:
+    runtime._phase = RunPhase(5.0)
+    recorder = FlightRecorder()
+    recorder.follow(THE_RUN, runtime._phase)
+    runtime._phase.handle(SpaceOpened(), 0.0)
+    return recorder

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from noderuntime.ipc import process
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import VERSION, Answer, Ask, Edge
-from noderuntime.ipc.rundir import RunDir
+from noderuntime.ipc.rundir import ENV_VALIDATE, RunDir
 
 WAIT_S = 30.0
 T = TypeVar("T")
@@ -159,7 +159,7 @@ class Running:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "NODERUNTIME_HOME": str(folder.home), MARK: str(folder.home), **env},
+            env={**os.environ, "NODERUNTIME_HOME": str(folder.home), MARK: str(folder.home), ENV_VALIDATE: "1", **env},
             text=True,
         )
         self.errors: list[str] = []
