@@ -122,7 +122,7 @@ def test_whatever_an_operator_logs_the_run_goes_on(folder: Folder) -> None:
 
 @pytest.mark.parametrize("pid", [0, -1, 2**31, 2**31 - 1, 2**63 - 1, -(2**63)])
 def test_the_hello_of_a_dynamic_node_with_an_impossible_process_is_refused(folder: Folder, pid: int) -> None:
-    running = folder.start(DYNAMIC, env={"COUNT": "20"})
+    running = folder.start(DYNAMIC, env={"COUNT": "20", "PAUSE": "0.1"})
     running.wait_running("count")
     peer = Peer(folder.run_dir().runtime_socket)
     peer.say(Hello(VERSION, "guest", "dynamic", pid, 0))

@@ -198,9 +198,9 @@ def test_the_store_killed_while_it_seeds_applies_and_purges(kind: str, server: S
 
 @pytest.mark.parametrize("who", ["writer", "store", "watcher"])
 def test_the_redis_server_killed_at_every_step_of(who: str, server: Server) -> None:
-    faults = at(who, SERVER, (1, 3, 8, 21), "server")
-    play("redis", faults, server)
-    assert server.deaths > len(faults) // 2  # two may kill the same one
+    hits = (1, 3, 8, 21)
+    play("redis", at(who, SERVER, hits, "server"), server)
+    assert server.deaths >= len(hits)  # the points of one hit follow each other: they may find the same server dead
 
 
 @pytest.mark.parametrize("kind", KINDS)
