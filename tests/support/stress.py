@@ -42,7 +42,7 @@ from noderuntime.ipc import process  # noqa: E402
 from noderuntime.ipc.protocol import VERSION, Ask, Bye, Failed, Hello, Log, Ready, Reply, Request, StopAll  # noqa: E402
 
 MB = 1 << 20
-HOME_BYTES, SNAPSHOTS_BYTES = 96 * MB, 40 * MB
+HOME_BYTES, SNAPSHOTS_BYTES = 96 * MB, 128 * MB
 OPERATORS = ("by_key", "totals", "rows", "lines", "numbers", "blobs")
 NODES = (*OPERATORS, "checks")
 OK, FAILED, USAGE, NO_SUCH_RUN, INTERRUPTED = 0, 1, 2, 3, 130
