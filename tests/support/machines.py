@@ -173,6 +173,12 @@ def snapshots(folder: Folder, name: str = "flow") -> list[Listed]:
     return found
 
 
+def has_snapshot(folder: Folder) -> bool:
+    with contextlib.suppress(AssertionError):  # no settings yet
+        return bool(snapshots(folder))
+    return False
+
+
 def wait_for_snapshots(folder: Folder, above: int) -> int:
     """Until there is a snapshot with a higher number; returns it."""
 
