@@ -95,7 +95,12 @@ class Parking(Generic[P]):
             raise StoreError(f"{PARKED_MAX} requests wait here already; ask again later")
 
     def park(self, parked: P) -> None:
-        self._parked[parked.request.client, parked.request.number] = parked
+        """Until there is a result. One that is repeated still waits from its first time on: a client that repeats it
+        more often than it waits would get no answer otherwise."""
+        key = parked.request.client, parked.request.number
+        if key in self._parked:
+            parked.deadline = min(parked.deadline, self._parked[key].deadline)
+        self._parked[key] = parked
 
     def settle(self, parked: P, over: bool) -> bool:
         """Answer it if there is something to answer; whether there was."""

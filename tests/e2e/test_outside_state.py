@@ -18,6 +18,8 @@ import pytest
 from support.harness import Folder, Running, wait_until
 from support.redis_server import RedisServer
 
+from noderuntime.cli.client import StoreClient
+from noderuntime.cli.state_watch import WAIT_S
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import VERSION, Edge, Reply, Request
 from noderuntime.ipc.runs import list_runs
@@ -406,6 +408,36 @@ def command(folder: Folder, *arguments: str) -> subprocess.CompletedProcess[str]
         timeout=60,
         check=False,
     )
+
+
+QUIET = """
+class Operator:
+    def on_event(self, event, ctx):
+        pass
+"""
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", pytest.param("redis", marks=pytest.mark.long)])
+def test_a_quiet_run_can_be_watched_for_as_long_as_one_likes(folder: Folder, server: RedisServer, kind: str) -> None:
+    options = {"memory": "", "sqlite": ", path: quiet.db", "redis": f", url: '{server.url}'"}[kind]
+    folder.write(reader_py=QUIET)
+    running = folder.start(SEEDED.replace("{STATE}", f"{{kind: {kind}{options}}}"))
+    running.wait_running()
+    watched = {"prefixes": ["w/"], "cursor": None}
+    with StoreClient("flow", folder.run_dir().store_socket) as client:
+        for _ in range(3):  # as `noderuntime state watch` does it
+            watched["cursor"] = client.request("kvs_watch", {**watched, "wait": WAIT_S})["cursor"]
+    seen = subprocess.Popen(
+        [sys.executable, "-m", "noderuntime", "state", "watch", "shared", "w/", "--count", "1"],
+        env={**os.environ, "NODERUNTIME_HOME": str(folder.home)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )  # fmt: skip
+    assert seen.stderr is not None
+    assert seen.stderr.readline().startswith(b"watching the keys")
+    assert command(folder, "state", "set", "shared", "w/a", "here").returncode == 0
+    out, told = seen.communicate(timeout=60)
+    assert (seen.returncode, out.split()[1:], told) == (0, [b"w/a", b"here"], b"")
+    assert running.ask("stop").error == ""
+    assert running.finish() == 0
 
 
 COUNTER = """

@@ -160,6 +160,20 @@ def test_a_watch_waits_for_changes_and_its_cursor_goes_on(client: Client, run_di
     writer.dealer.close(0)
 
 
+def test_a_request_that_waits_is_answered_in_its_time_however_often_it_is_repeated(client: Client) -> None:
+    """Clients repeat what is not answered yet, because the store may have been killed."""
+    cursor = client.ask("kvs_watch", prefixes=["w/"], cursor=None)["cursor"]
+    asked = Request(VERSION, "repeater", 1, "kvs_watch", {"prefixes": ["w/"], "cursor": cursor, "wait": 0.5})
+    reply = None
+    for _ in range(100):
+        client.dealer.send(asked)
+        reply = client.dealer.receive(0.1)
+        if reply is not None:
+            break
+    assert isinstance(reply, Reply), "not answered for twenty times as long as it was to wait"
+    assert (reply.number, reply.error, reply.result["updates"]) == (1, "", [])
+
+
 def test_what_expires_is_purged_and_seen_as_a_deletion(client: Client) -> None:
     cursor = client.ask("kvs_watch", prefixes=["k"], cursor=None)["cursor"]
     client.ask("kvs_set", key="k", value=b"v", ttl=0.05)
