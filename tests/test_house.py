@@ -39,7 +39,8 @@ PURE = ["api/", "dataflow/", "merges.py", "errors.py"]
 IMPURE = ["dataflow/files.py", "dataflow/imports.py"]
 DECIDES = [  # pure modules of packages that otherwise touch the world
     "ipc/protocol.py", "ipc/wiring.py", "ipc/boundary.py",
-    "runtime/lifecycle.py", "runtime/lifecycle_events.py", "runtime/phases.py", "runtime/restart_budget.py",
+    "runtime/machine.py", "runtime/lifecycle.py", "runtime/lifecycle_events.py", "runtime/phases.py",
+    "runtime/restart_budget.py", "runtime/policy.py", "runtime/health.py",
     "runtime/deaths.py", "runtime/stuck.py", "runtime/plan.py", "runtime/chaos_schedule.py", "runtime/observer.py",
     "runtime/welcome.py", "runtime/flight_recorder.py",
     "space/keys.py", "space/kvs_cells.py",

@@ -20,9 +20,9 @@ from noderuntime.runtime.chaos_schedule import Edge, Kill, Report, Schedule, bal
 from noderuntime.runtime.children import Child
 from noderuntime.runtime.forkserver import Order
 from noderuntime.runtime.keepers import ForkServerKeeper, StoreKeeper
-from noderuntime.runtime.lifecycle import NEVER
 from noderuntime.runtime.lifecycle_events import DONE, LifecycleState
 from noderuntime.runtime.logs import RunLog
+from noderuntime.runtime.machine import NEVER
 from noderuntime.runtime.nodes import NodeSupervisor
 from noderuntime.runtime.processes import Proc
 from noderuntime.runtime.store_link import StoreLink

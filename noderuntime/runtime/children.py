@@ -45,9 +45,10 @@ from noderuntime.ipc.pulse import COMMITS, HANDLED, HANDLING, INCARNATION, PHASE
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.runtime import lifecycle_events as su
 from noderuntime.runtime.keepers import GaveUp
-from noderuntime.runtime.lifecycle import IllegalEvent, Lifecycle
+from noderuntime.runtime.lifecycle import Lifecycle
 from noderuntime.runtime.lifecycle_events import ALIVE, Hands, LifecycleState
 from noderuntime.runtime.logs import record_of
+from noderuntime.runtime.machine import IllegalEvent, Tell, Tick
 from noderuntime.runtime.orders import order_of
 from noderuntime.runtime.processes import Proc, kill_strays
 from noderuntime.runtime.services import Services
@@ -186,7 +187,7 @@ class Child:
             if isinstance(action, su.Spawn) and (self.proc is None or self.proc.reaped):
                 self.proc = None  # that of the last life
                 self.feed(su.SpawnFailed(f"it could not be started: {describe(error)}"))
-            elif not isinstance(action, su.SendStop | su.Tell):  # a stop has its deadlines; nobody waits for a line
+            elif not isinstance(action, su.SendStop | Tell):  # a stop has its deadlines; nobody waits for a line
                 self._cut_short()
             raise
 
@@ -227,7 +228,7 @@ class Child:
                 self._ask("revive", {"node": self.id}, lambda _: None)
             case su.Touch():
                 self._ask("touch", {}, lambda _: self.ring())
-            case su.Tell(text, is_error):
+            case Tell(text, is_error):
                 self.services.run_log.tell(text, logging.ERROR if is_error else logging.INFO)
 
     def _ask(self, operation: str, arguments: Mapping[str, Any], then: Callable[[dict[str, Any]], None]) -> None:
@@ -404,7 +405,7 @@ class Child:
         if self.exit_status is not None and now_s >= self.last_words_s:
             self._dead(self.exit_status)
         if now_s >= self.machine.deadline_s:
-            self.feed(su.Tick())
+            self.feed(Tick())
 
     def deadline_s(self) -> float:
         """When `tick` is due."""

@@ -10,8 +10,8 @@ from noderuntime.ipc.protocol import VERSION, Answer, Ask
 from noderuntime.ipc.pulse import PHASES
 from noderuntime.runtime import lifecycle_events as su
 from noderuntime.runtime.children import Child
-from noderuntime.runtime.lifecycle import IllegalEvent
 from noderuntime.runtime.lifecycle_events import DONE
+from noderuntime.runtime.machine import IllegalEvent
 from noderuntime.runtime.nodes import NodeSupervisor
 
 _AGAIN = "Stop the run, and continue it with `run FILE --resume`: that starts all nodes that have not ended."

@@ -12,7 +12,7 @@ and at the end of a run that failed; `parse` reads them.
 `at_s` is the runtime's monotonic clock; `actions` is null where the machine raised, as it does for an event that cannot
 happen. Vitals come ten times a second for each node: of those in a row that change nothing only the last is kept.
 
-With `validating`, as in the tests, each step of a node also has to keep `Lifecycle.broken_invariants` empty.
+With `validating`, as in the tests, each step also has to keep `Machine.broken_invariants` empty.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final
 
-from noderuntime.runtime import deaths, lifecycle, lifecycle_events, phases, restart_budget
+from noderuntime.runtime import deaths, lifecycle, lifecycle_events, machine, phases, policy, restart_budget
 from noderuntime.runtime.lifecycle import Lifecycle
 from noderuntime.runtime.lifecycle_events import LifecycleEvent, Vitals
 from noderuntime.runtime.phases import RunEvent, RunPhase
@@ -41,7 +41,7 @@ Actions = tuple[Any, ...] | None  # what a machine asked for; None when it raise
 
 
 class BrokenInvariant(BaseException):
-    """A step of a node broke a promise that others rely on. Raised while validating only, to the end of the process:
+    """A step of a machine broke a promise that others rely on. Raised while validating only, to the end of the process:
     no boundary may catch it."""
 
 
@@ -85,10 +85,10 @@ class FlightRecorder:
             self._ring.extend([step] if before is None else [before, step])
             while len(self._ring) > self._steps_max:
                 _take(self.earlier, self._ring.popleft())
-        if self._validating and isinstance(machine, Lifecycle) and actions is not None:
+        if self._validating and actions is not None:
             broken = machine.broken_invariants(event, actions)
             if broken:
-                raise BrokenInvariant(f"{node} after {event}: {'; '.join(broken)}")
+                raise BrokenInvariant(f"{node or 'the run'} after {event}: {'; '.join(broken)}")
 
     def lines(self) -> list[str]:
         """All that is kept, as lines of JSON: the earlier machines, then the steps, oldest first."""
@@ -124,7 +124,7 @@ def replay(earlier: Mapping[str, Machine], steps: Iterable[Step]) -> list[tuple[
 
 _TYPES: Final[dict[str, type]] = {
     name: found
-    for module in (deaths, lifecycle, lifecycle_events, phases, restart_budget)
+    for module in (deaths, lifecycle, lifecycle_events, machine, phases, policy, restart_budget)
     for name, found in vars(module).items()
     if isinstance(found, type) and (is_dataclass(found) or issubclass(found, Enum))
 }

@@ -16,9 +16,10 @@ from noderuntime.errors import NodeRuntimeError
 from noderuntime.ipc import process
 from noderuntime.ipc.boundary import all_of
 from noderuntime.runtime.forkserver import ForkServer, Order, Spawning
-from noderuntime.runtime.lifecycle import LOCK_S_MAX, NEVER, STOPPED_S_MAX
+from noderuntime.runtime.health import LOCK_S_MAX, STOPPED_S_MAX
 from noderuntime.runtime.logs import RunLog
 from noderuntime.runtime.loop import Loop
+from noderuntime.runtime.machine import NEVER
 from noderuntime.runtime.processes import Lines, Owner, Proc
 from noderuntime.runtime.restart_budget import Budget
 from noderuntime.runtime.store_link import StoreLink

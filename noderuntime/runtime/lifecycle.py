@@ -1,22 +1,23 @@
-"""Lifecycle: what is done when a child starts, reports, hangs, dies or has to stop.
+"""Lifecycle: what is done when a child starts, reports, hangs, dies or has to stop. Pure.
 
-One `Lifecycle` per node. Events go in, actions come out, time is an argument:
+One `Lifecycle` per node, a machine: events go in, actions come out, time is an argument (see machine.py):
 
     child.handle(Exited(-9), now_s=5.0) == [Spawn(2), Claim(2, "SIGKILL", False), Tell(...)]
 
-The states, events and actions are in lifecycle_events.py, rule 6 is in restart_budget.py, and rule 7 in deaths.py.
+The states, events and actions are in lifecycle_events.py, rule 4 is in health.py, rule 6 in restart_budget.py, and
+rule 7 in deaths.py.
 
 Rules
 -----
 1.  A life is one process of a node. `Spawn(life)` promises that `Exited` or `SpawnFailed` of that life comes
-    back, once. Each life begins with a claim, asked for at the moment of the spawn, side by side with it.
+    back, once. Each life begins with a claim. It is requested at the same time as the spawn.
 2.  A child is welcomed when it has said hello *and* its claim is answered, in whichever order.
 3.  From the answered claim to `BecameReady` it has `start_timeout`. (While the store is being respawned no claim is
-    answered; that is not the child's fault.) A node without inputs and outputs need not say hello at all.
-4.  One handler call may take `health_check_timeout`. A child that is stopped (SIGSTOP) for STOPPED_S_MAX, or
-    that holds the write lock while it is stopped, or for LOCK_S_MAX, is killed too: it would freeze all
-    others. So is one that keeps a read transaction open for PIN_S_MAX while others write: the space would
-    grow without bound. Waiting for input or for room is not hanging.
+    answered; the child is not blamed for that.) A node without inputs and outputs need not say hello at all.
+4.  One handler call may take `health_check_timeout`. A child is also killed when it is stopped (SIGSTOP) for
+    STOPPED_S_MAX, when it holds the write lock while it is stopped, or for LOCK_S_MAX: it would block all others.
+    So is one that keeps a read transaction open for PIN_S_MAX while others write: the space would grow without
+    bound. Waiting for input or for room is not hanging.
 5.  A death is a failure unless the node had ended, or was asked to stop or to reload. `restart_policy`
     decides: never -> FAILED; on-failure, always -> a new life. Exit 0 of a custom node is its end, except
     under `always`.
@@ -26,46 +27,41 @@ Rules
 7.  A death counts towards `max_attempts` of the messages in hand when it is an exception, an exit, a signal
     other than SIGKILL from outside, or our own kill of a hung handler. Nothing else does: a kill from
     outside, being stopped, the lock, a slow start, a reload or a fence never bury a message.
-8.  A failure that says it is permanent (the file does not import, there is no such class, the program is
-    missing) fails a node that was never ready at once. Later it costs budget like any other: somebody may be
-    editing the file right now.
+8.  A permanent failure (the file cannot be imported, the class or the program is missing) fails a node at once
+    that was never ready. Later it costs budget like any other: the user may be editing the file at that moment.
 9.  Stop: STOP event, `grace`, SIGTERM, TERM_S, SIGKILL, the last two to the process group. A child that is
     not running yet cannot get the event: SIGTERM at once. A custom node without inputs may never ask for an event:
-    it has DEAF_GRACE_S. A stopped node keeps its mailbox and outputs; a
-    drained one ends. Dynamic nodes are not ours: they get the event, no signal.
+    it has DEAF_GRACE_S. A stopped node keeps its mailbox and outputs; a drained one ends. Dynamic nodes are not
+    our children: they get the event, but no signal.
 10. After each death the store takes the write lock once: by the claim of the next life, by the end of the
     node, or by `Touch`. Otherwise a last commit may stay invisible.
 
-Theory of operation
--------------------
-`TABLE` has one row for each (state, event) that can happen: the handler, and the states it may lead to, which
-`handle` checks and diagrams are drawn from. A missing pair raises `IllegalEvent`: for what a child sent, the
-loop counts and drops it (children are not trusted); for anything else it is a bug of ours. The loop hands in
-only what belongs to the present life.
-
+States
+------
     WAITING    not begun; or a dynamic node that has not connected
     STARTING   spawned; hello or claim still missing
     RESTORING  welcomed; restoring, not ready yet
     RUNNING    ready
-    STOPPING   asked to stop, on the ladder
-    KILLED     we sent SIGKILL and wait for the reap; what comes then is decided already
+    STOPPING   asked to stop, see rule 9
+    KILLED     we sent SIGKILL and wait for the reap; what follows is already decided
     BACKOFF    dead, the next life is due at `deadline_s`
     STOPPED    asked to stop, and gone
     ENDED      ended by itself, outputs closed; a dynamic node may come back
-    FAILED     failed for good: outputs closed, mailbox open; a reload brings an operator back
+    FAILED     failed for good: outputs closed, mailbox open; a reload starts an operator again
 
-Rejected: one more state for each half of the wait in STARTING and for each rung of the ladder. They double
-the table and decide nothing.
+The caller hands in only events of the present life. Events that come from the child itself may be illegal at any time.
+
+Rejected: one more state for each half of the wait in STARTING, and for each step of rule 9. They would double the
+table and decide nothing.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 
 from noderuntime.runtime.deaths import SIGKILL, SIGTERM, Death, death_of
+from noderuntime.runtime.health import reason_to_kill
 from noderuntime.runtime.lifecycle_events import (
     ALIVE,
     DONE,
@@ -94,61 +90,28 @@ from noderuntime.runtime.lifecycle_events import (
     SpawnFailed,
     Start,
     StopAsked,
-    Tell,
-    Tick,
     Touch,
     Vitals,
 )
+from noderuntime.runtime.machine import NEVER, IllegalEvent, Machine, Table, Tell, Tick
+from noderuntime.runtime.policy import Policy
 from noderuntime.runtime.restart_budget import Budget
 
-STOPPED_S_MAX = 0.5
-LOCK_S_MAX = 3.0
-PIN_S_MAX = 1.0
 TERM_S = 2.0
 DEAF_GRACE_S = 1.0
-NEVER = math.inf
-
-
-class IllegalEvent(Exception):
-    """No row of the table: this event cannot happen in this state."""
-
-    def __init__(self, state: Enum, event: object) -> None:
-        self.state = state
-        self.event = event
-        super().__init__(f"{type(event).__name__} cannot happen while {state.value}")
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What the dataflow file says about one node. `kind`: operator | node | dynamic. 0 restarts: no limit."""
-
-    kind: str = "operator"
-    restart_policy: str = "on-failure"
-    max_restarts: int = 5
-    restart_window_s: float = 60.0
-    restart_delay_s: float = 0.1
-    max_restart_delay_s: float = 30.0
-    start_timeout_s: float = 30.0
-    health_check_timeout_s: float | None = None
-    has_inputs: bool = True
-    has_ports: bool = True  # any input or output
 
 
 @dataclass(slots=True)
-class Lifecycle:
-    """The supervision of one node: its state, and what it remembers. Only `handle` changes it."""
+class Lifecycle(Machine[LifecycleState, LifecycleEvent, Action]):
+    """The life of one node: its state, and what it remembers."""
 
     node: str
     policy: Policy
-    state: LifecycleState = LifecycleState.WAITING
+    state: LifecycleState = field(default=LifecycleState.WAITING, kw_only=True)
     life: int = 0  # spawns (dynamic: connections) so far
     restarts: int = 0  # lives after the first, whatever the reason
-    reason: str = ""  # why it is where it is, for people; "" = nothing to say
-    deadline_s: float = NEVER  # when `Tick` is due
-    since_s: float = 0.0  # of this state
+    reason: str = ""  # why it is in this state, for the user; "": nothing to say
     left_in_hand: Hands = ()  # by the last life under an earlier runtime, which was killed
-    # called after each step, with the event, the time, and the actions or None; see flight_recorder.py
-    observe: Callable[[LifecycleEvent, float, list[Action] | None], None] | None = field(default=None, repr=False)
 
     budget: Budget = field(init=False)
     was_ready: bool = field(init=False, default=False)
@@ -174,30 +137,8 @@ class Lifecycle:
         """Whether this life has said why it ends."""
         return self._report is not None or self._bye is not None
 
-    def handle(self, event: LifecycleEvent, now_s: float) -> list[Action]:
-        """Take an event, change state, and say what has to be done, in order.
-
-        Raises IllegalEvent, having changed nothing, when the table has no row for it.
-        """
-        actions = None
-        try:
-            actions = self._step(event, now_s)
-        finally:
-            if self.observe is not None:
-                self.observe(event, now_s, actions)
-        return actions
-
-    def _step(self, event: LifecycleEvent, now_s: float) -> list[Action]:
-        row = TABLE.get((self.state, type(event)))
-        if row is None:
-            raise IllegalEvent(self.state, event)
-        before = self.state
-        actions = row.handler(self, event, now_s)
-        if self.state not in row.to:
-            raise AssertionError(f"{before.value} + {event}: {self.state.value} is not in the table")
-        if self.state is not before:
-            self.since_s = now_s
-        return actions
+    def table(self) -> Table[Lifecycle, LifecycleState, LifecycleEvent, Action]:
+        return TABLE
 
     def broken_invariants(self, event: object, actions: Sequence[object]) -> list[str]:
         """What is not as it always has to be, after `event` was handled and has led to `actions`. For the tests."""
@@ -314,23 +255,10 @@ class Lifecycle:
     def _on_vitals(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         assert isinstance(event, Vitals)
         self._note_commits(event.commits)
-        limit_s = self.policy.health_check_timeout_s
-        if not event.stopped:
-            self._stopped_since_s = NEVER
-        elif self._stopped_since_s == NEVER:
-            self._stopped_since_s = now_s
-        if event.stopped and event.lock_s > 0:
-            return self._kill(Death("was stopped while it held the write lock", False))
-        if event.lock_s > LOCK_S_MAX:
-            return self._kill(Death(f"held the write lock for more than {LOCK_S_MAX:g} s", False))
-        if now_s - self._stopped_since_s >= STOPPED_S_MAX:
-            return self._kill(Death("was stopped (SIGSTOP)", False))
-        if event.pinned_s > PIN_S_MAX:
-            why = f"kept a read transaction (a `kvs.snapshot()`, say) open for more than {PIN_S_MAX:g} s"
-            return self._kill(Death(why, False))
-        if limit_s is not None and event.handling_s > limit_s and self.state is LifecycleState.RUNNING:
-            return self._kill(Death(f"hung: one handler call took longer than {limit_s:g} s", True))
-        return []
+        self._stopped_since_s = min(self._stopped_since_s, now_s) if event.stopped else NEVER
+        handling_s_max = self.policy.health_check_timeout_s if self.state is LifecycleState.RUNNING else None
+        why = reason_to_kill(event, now_s - self._stopped_since_s, handling_s_max)
+        return [] if why is None else self._kill(why)
 
     def _note_commits(self, commits: int) -> None:
         if commits > self._commits:
@@ -513,27 +441,12 @@ class Lifecycle:
         return []
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row of the table."""
-
-    handler: Callable[[Lifecycle, LifecycleEvent, float], list[Action]]
-    to: frozenset[LifecycleState]
-
-
-def _table() -> dict[tuple[LifecycleState, type], Row]:
+def _table() -> Table[Lifecycle, LifecycleState, LifecycleEvent, Action]:
     s, m = LifecycleState, Lifecycle
     unspawned = (s.STARTING, s.BACKOFF, s.FAILED)
     next_life = (*unspawned, s.WAITING)
-    table: dict[tuple[LifecycleState, type], Row] = {}
-
-    def row(
-        state: LifecycleState,
-        event: type,
-        handler: Callable[[Lifecycle, LifecycleEvent, float], list[Action]],
-        *to: LifecycleState,
-    ) -> None:
-        table[state, event] = Row(handler, frozenset(to))
+    table: Table[Lifecycle, LifecycleState, LifecycleEvent, Action] = Table()
+    row = table.row
 
     row(s.WAITING, Start, m._on_start, s.WAITING, s.STARTING)
     row(s.WAITING, SaidHello, m._on_dynamic_hello, s.STARTING)

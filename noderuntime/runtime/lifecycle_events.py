@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import get_args
 
+from noderuntime.runtime.machine import Tell, Tick
+
 
 class LifecycleState(Enum):
     """See "Theory of operation" in lifecycle.py."""
@@ -127,11 +129,6 @@ class Vitals:
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
-    """`deadline_s` has come (earlier is harmless)."""
-
-
-@dataclass(frozen=True, slots=True)
 class StopAsked:
     """The node has to stop in order; `drain`: to end, so that receivers get INPUT_CLOSED and finish what is queued.
 
@@ -230,14 +227,6 @@ class Revive:
 @dataclass(frozen=True, slots=True)
 class Touch:
     """Ask the store to take the write lock once (rule 10)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """A line for the person who watches; `is_error`: something is lost for good."""
-
-    text: str
-    is_error: bool = False
 
 
 Action = Spawn | Claim | SendWelcome | Refuse | SendStop | SendReload | Signal | End | Revive | Touch | Tell

@@ -22,11 +22,13 @@ from noderuntime.ipc.wiring import Wiring
 from noderuntime.runtime import lifecycle_events as su
 from noderuntime.runtime.children import Child
 from noderuntime.runtime.keepers import ForkServerKeeper, GaveUp
-from noderuntime.runtime.lifecycle import NEVER, Lifecycle, Policy
+from noderuntime.runtime.lifecycle import Lifecycle
 from noderuntime.runtime.lifecycle_events import DONE, LifecycleState
 from noderuntime.runtime.logs import RunLog
 from noderuntime.runtime.loop import Loop
+from noderuntime.runtime.machine import NEVER
 from noderuntime.runtime.observer import RunOptions
+from noderuntime.runtime.policy import policy_of
 from noderuntime.runtime.services import Services
 from noderuntime.runtime.store_link import StoreLink
 
@@ -247,19 +249,3 @@ class NodeSupervisor:
             proc.close()
         for child in self.children.values():
             child.close()
-
-
-def policy_of(spec: NodeSpec) -> Policy:
-    """What supervision needs to know of a node."""
-    return Policy(
-        kind=spec.kind,
-        restart_policy=spec.restart_policy,
-        max_restarts=spec.max_restarts,
-        restart_window_s=spec.restart_window_s,
-        restart_delay_s=spec.restart_delay_s,
-        max_restart_delay_s=spec.max_restart_delay_s,
-        start_timeout_s=spec.start_timeout_s,
-        health_check_timeout_s=spec.health_check_timeout_s,
-        has_inputs=bool(spec.inputs),
-        has_ports=bool(spec.inputs or spec.outputs),
-    )

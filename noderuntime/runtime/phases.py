@@ -1,6 +1,6 @@
-"""The phases of a run: what is done when its space is open, its nodes are done, or somebody asks it to end.
+"""The phases of a run: what is done when its space is open, when its nodes are done, or when it is asked to end.
 
-One `RunPhase` per run, made like `Lifecycle`: events go in, actions come out, time is an argument:
+One `RunPhase` per run, a machine like `Lifecycle` (see machine.py). Pure:
 
     run.handle(StopRequested("stopping"), now_s=5.0) == [Tell("stopping"), ShowStopping(5.0), StopNodes(drain=False)]
 
@@ -8,34 +8,32 @@ One `RunPhase` per run, made like `Lifecycle`: events go in, actions come out, t
     RUNNING     the nodes run
     DRAINING    sources stop, the other nodes end when nothing is left for them
     STOPPING    every node is asked to stop, or was killed
-    DELIVERING  every node is done; shared writes of their events travel to the store of the shared KVS
+    DELIVERING  every node is done; shared writes of their events are sent to the store of the shared KVS
     SAVING      the last figures, then the last snapshot
     QUITTING    the store is asked to exit
-    OVER        the runtime cleans up, see `Runtime.run`
+    OVER        the runtime cleans up, see ending.py
 
 Rules
 -----
 1.  The phases follow each other in this order; some are left out, none comes back.
 2.  The first request to stop is a stop in order. Once the run is stopping, the next signal means "at once": nodes are
-    killed, and what is waited for after them is given up. SIGQUIT means so the first time.
-3.  A run that is asked to end before its space is open ends there. What it has found is kept for the next `--resume`.
+    killed, and the run no longer waits for shared writes or a snapshot. The first SIGQUIT means "at once", too.
+3.  A run that is asked to end before its space is open ends there. A space that it found is kept for `--resume`.
 4.  A run that cannot continue kills its nodes and has GIVE_UP_S to save what can be saved. A second reason to give up
     ends it there.
 5.  `--stop-after` counts from the moment when every node has begun.
 
-`TABLE` has a row for each (phase, event) that can happen, as in lifecycle.py: the handler, and the phases it may lead
-to, which `handle` checks. A missing pair raises `IllegalEvent`, and is a bug of ours.
+`TABLE` has a row for each (phase, event) that can happen, see machine.py. Any other event is a bug of ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import get_args
 
-from noderuntime.runtime.lifecycle import NEVER, IllegalEvent
-from noderuntime.runtime.lifecycle_events import Tell, Tick
+from noderuntime.runtime.machine import NEVER, Machine, Table, Tell, Tick
 
 GIVE_UP_S = 3.0
 QUIT_S_MAX = 30.0
@@ -59,7 +57,7 @@ WITH_NODES = UP | {Phase.STOPPING}
 AFTER_NODES = frozenset({Phase.DELIVERING, Phase.SAVING, Phase.QUITTING})
 
 
-# ---- events; `Tick` of lifecycle_events.py is one more
+# ---- events; `Tick` of machine.py is one more
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +134,7 @@ RunEvent = (
 RUN_EVENTS: tuple[type, ...] = get_args(RunEvent)
 
 
-# ---- actions; `Tell` of lifecycle_events.py is one more
+# ---- actions; `Tell` of machine.py is one more
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +189,8 @@ RunAction = (
 
 
 @dataclass(slots=True)
-class RunPhase:
-    """The phase of one run, and what it remembers of how it came there. Only `handle` changes it.
+class RunPhase(Machine[Phase, RunEvent, RunAction]):
+    """The phase of one run, and what it remembers of how it came there.
 
     `found_space`: there is a space of an earlier runtime, to be resumed. `stop_after_s`: None for a run without end.
     """
@@ -200,10 +198,7 @@ class RunPhase:
     grace_s: float
     found_space: bool = False
     stop_after_s: float | None = None
-    phase: Phase = Phase.STARTING
-    deadline_s: float = NEVER  # when `Tick` is due
-    # called after each step, with the event, the time, and the actions or None; see flight_recorder.py
-    observe: Callable[[RunEvent, float, list[RunAction] | None], None] | None = field(default=None, repr=False)
+    state: Phase = field(default=Phase.STARTING, kw_only=True)
 
     stopping: bool = field(init=False, default=False)  # so that the next signal means "at once"
     code: int = field(init=False, default=0)  # 128 + the signal that asked to stop
@@ -215,7 +210,7 @@ class RunPhase:
     @property
     def is_up(self) -> bool:
         """Whether nodes run that were not asked to stop."""
-        return self.phase in UP
+        return self.state in UP
 
     @property
     def has_space(self) -> bool:
@@ -225,41 +220,33 @@ class RunPhase:
     @property
     def was_cut_short(self) -> bool:
         """Whether the run has not come to its end in order, so that what there is has to be kept."""
-        return self.phase is not Phase.OVER or bool(self.gave_up) or not self._opened
+        return self.state is not Phase.OVER or bool(self.gave_up) or not self._opened
 
     @property
     def awaits_begin(self) -> bool:
         """Whether `NodesBegan` is of interest: `--stop-after` counts from then."""
         return self.is_up and self.stop_after_s is not None and not self._begun
 
-    def handle(self, event: RunEvent, now_s: float) -> list[RunAction]:
-        """Take an event, change the phase, and say what has to be done, in order.
+    def table(self) -> Table[RunPhase, Phase, RunEvent, RunAction]:
+        return TABLE
 
-        Raises IllegalEvent, having changed nothing, when the table has no row for it.
-        """
-        actions = None
-        try:
-            actions = self._step(event, now_s)
-        finally:
-            if self.observe is not None:
-                self.observe(event, now_s, actions)
-        return actions
-
-    def _step(self, event: RunEvent, now_s: float) -> list[RunAction]:
-        row = TABLE.get((self.phase, type(event)))
-        if row is None:
-            raise IllegalEvent(self.phase, event)
-        before = self.phase
-        actions = row.handler(self, event, now_s)
-        if self.phase not in row.to:
-            raise AssertionError(f"{before.value} + {event}: {self.phase.value} is not in the table")
-        return actions
+    def broken_invariants(self, event: object, actions: Sequence[object]) -> list[str]:
+        """See `Machine`."""
+        promises = {
+            "nothing is due when the run is over": self.state is not Phase.OVER or self.deadline_s == NEVER,
+            "a run is up only as long as it was not asked to stop": not (self.is_up and self.stopping),
+            "no node is started once the run was asked to stop": not (StartNodes() in actions and self.stopping),
+            "a run that gave up has a time to end": self.state is Phase.OVER
+            or not self.gave_up
+            or self.deadline_s < NEVER,
+        }
+        return [promise for promise, is_kept in promises.items() if not is_kept]
 
     # ---- the way of a run that nothing happens to
 
     def _on_opened(self, event: RunEvent, now_s: float) -> list[RunAction]:
         self._opened = True
-        self.phase = Phase.RUNNING
+        self.state = Phase.RUNNING
         return [StartNodes()]
 
     def _on_begun(self, event: RunEvent, now_s: float) -> list[RunAction]:
@@ -269,17 +256,17 @@ class RunPhase:
         return []
 
     def _on_nodes_done(self, event: RunEvent, now_s: float) -> list[RunAction]:
-        self.phase = Phase.DELIVERING
+        self.state = Phase.DELIVERING
         if not self.gave_up:
             self.deadline_s = NEVER
         return [Deliver(self.stopping)]
 
     def _on_delivered(self, event: RunEvent, now_s: float) -> list[RunAction]:
-        self.phase = Phase.SAVING
+        self.state = Phase.SAVING
         return [Save()]
 
     def _on_saved(self, event: RunEvent, now_s: float) -> list[RunAction]:
-        self.phase = Phase.QUITTING
+        self.state = Phase.QUITTING
         self.deadline_s = now_s + QUIT_S_MAX
         return [AskStoreToQuit()]
 
@@ -287,7 +274,7 @@ class RunPhase:
         return self._be_over()
 
     def _be_over(self) -> list[RunAction]:
-        self.phase = Phase.OVER
+        self.state = Phase.OVER
         self.deadline_s = NEVER
         return []
 
@@ -303,18 +290,18 @@ class RunPhase:
     def _stop(self, why: Tell, drain: bool = False) -> list[RunAction]:
         if self.stopping:
             return []
-        if self.phase is Phase.STARTING:
+        if self.state is Phase.STARTING:
             self.stopping = True
             return [why, ShowStopping(self.grace_s), *self._leave_before_it_began()]
         if drain:
-            if self.phase not in UP:
+            if self.state not in UP:
                 return []
-            self.phase = Phase.DRAINING
+            self.state = Phase.DRAINING
             return [why, StopNodes(drain=True)]
         self.stopping = True
         actions: list[RunAction] = [why, ShowStopping(self.grace_s)]
-        if self.phase in UP:
-            self.phase = Phase.STOPPING
+        if self.state in UP:
+            self.state = Phase.STOPPING
             self.deadline_s = NEVER
             actions.append(StopNodes(drain=False))
         return actions
@@ -330,15 +317,15 @@ class RunPhase:
             return self._stop(Tell(event.why))
         self.stopping = True
         actions: list[RunAction] = [Tell("stopping at once"), ShowStopping(0.0)]
-        if self.phase is Phase.STARTING:
+        if self.state is Phase.STARTING:
             return [*actions, *self._leave_before_it_began()]
-        if self.phase is Phase.QUITTING:
+        if self.state is Phase.QUITTING:
             return [*actions, *self._be_over()]
-        return [*actions, *self._abort()] if self.phase in WITH_NODES else [*actions, StopWaiting()]
+        return [*actions, *self._abort()] if self.state in WITH_NODES else [*actions, StopWaiting()]
 
     def _abort(self) -> list[RunAction]:
-        if self.phase in UP:
-            self.phase = Phase.STOPPING
+        if self.state in UP:
+            self.state = Phase.STOPPING
             self.deadline_s = NEVER
         return [AbortNodes()]
 
@@ -357,9 +344,9 @@ class RunPhase:
         self.stopping = True
         kept = ", and its state is kept" if self.has_space else ""
         tell = Tell(f"{event.why.rstrip('.')}; the run ends{kept}", is_error=True)
-        if self.phase in (Phase.STARTING, Phase.OVER):
+        if self.state in (Phase.STARTING, Phase.OVER):
             return [tell, *self._be_over()]
-        actions = self._abort() if self.phase in WITH_NODES else []
+        actions = self._abort() if self.state in WITH_NODES else []
         self.deadline_s = now_s + GIVE_UP_S
         return [tell, *actions]
 
@@ -374,23 +361,10 @@ class RunPhase:
         return []
 
 
-Handler = Callable[[RunPhase, RunEvent, float], list[RunAction]]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row of the table."""
-
-    handler: Handler
-    to: frozenset[Phase]
-
-
-def _table() -> dict[tuple[Phase, type], Row]:
+def _table() -> Table[RunPhase, Phase, RunEvent, RunAction]:
     p, m = Phase, RunPhase
-    table: dict[tuple[Phase, type], Row] = {}
-
-    def row(phase: Phase, event: type, handler: Handler, *to: Phase) -> None:
-        table[phase, event] = Row(handler, frozenset(to))
+    table: Table[RunPhase, Phase, RunEvent, RunAction] = Table()
+    row = table.row
 
     row(p.STARTING, SpaceOpened, m._on_opened, p.RUNNING)
     row(p.STARTING, ResumeWasRefused, m._on_refused, p.OVER)

@@ -47,10 +47,9 @@ from noderuntime.runtime.code_watch import CodeWatch
 from noderuntime.runtime.flight_recorder import THE_RUN, FlightRecorder
 from noderuntime.runtime.forkserver import Order
 from noderuntime.runtime.keepers import ForkServerKeeper, GaveUp, StoreKeeper
-from noderuntime.runtime.lifecycle import NEVER
-from noderuntime.runtime.lifecycle_events import Tell, Tick
 from noderuntime.runtime.logs import RunLog, RunLogs
 from noderuntime.runtime.loop import Loop
+from noderuntime.runtime.machine import NEVER, Tell, Tick
 from noderuntime.runtime.nodes import NodeSupervisor
 from noderuntime.runtime.observer import Observer, RunOptions, SummaryRow
 from noderuntime.runtime.orders import preload_of
@@ -228,7 +227,7 @@ class Runtime:
         """From the start to the end of the run; returns its exit code."""
         try:
             self._begin()
-            while self._phase.phase is not Phase.OVER:
+            while self._phase.state is not Phase.OVER:
                 try:
                     error = self._boundary.call("a turn of the runtime's loop", self._turn)
                     self._failed_turns = 0 if error is None else self._failed_turns + 1
@@ -252,10 +251,10 @@ class Runtime:
 
     def _feed(self, event: RunEvent) -> None:
         """Hand an event to the run's phase, and carry out what it says."""
-        before = self._phase.phase
+        before = self._phase.state
         actions = self._phase.handle(event, time.monotonic())
-        if self._phase.phase is not before:
-            self._log.keep(f"the run is {self._phase.phase.value} ({type(event).__name__})")
+        if self._phase.state is not before:
+            self._log.keep(f"the run is {self._phase.state.value} ({type(event).__name__})")
         all_of(partial(self._do, action) for action in actions)
 
     def _do(self, action: RunAction) -> None:
@@ -334,9 +333,9 @@ class Runtime:
             self._stuck.look(now_s)
             if self._code_watch is not None:
                 self._code_watch.look(now_s)
-        if self._phase.phase is Phase.DELIVERING:
+        if self._phase.state is Phase.DELIVERING:
             self._outbox.look(self._link, now_s)
-        if self._phase.phase is Phase.SAVING:
+        if self._phase.state is Phase.SAVING:
             self._snapshots.look(self._link)
         self._show_waiting(now_s)
 
@@ -354,7 +353,7 @@ class Runtime:
 
     def _advance(self) -> None:
         """Whether what the phase waits for has happened."""
-        phase = self._phase.phase
+        phase = self._phase.state
         if phase in WITH_NODES and self._nodes.done and self._link.idle:
             self._feed(NodesDone())
         elif phase is Phase.DELIVERING and self._outbox.over:
@@ -365,7 +364,7 @@ class Runtime:
             self._feed(StoreEnded())
         else:
             return
-        if self._phase.phase is not Phase.OVER:
+        if self._phase.state is not Phase.OVER:
             self._link.advance(time.monotonic())
 
     def _show_waiting(self, now_s: float) -> None:
@@ -398,7 +397,7 @@ class Runtime:
 
     def _opened(self, result: dict[str, Any]) -> None:
         """The space is there: bells, pulses, children."""
-        if self._phase.phase is Phase.OVER:
+        if self._phase.state is Phase.OVER:
             return  # asked to end in the same turn of the loop
         try:
             self._snapshots.opened(result, self._held.fresh)
@@ -587,7 +586,7 @@ class Runtime:
 
     def _has_failed(self) -> bool:
         phase = self._phase
-        return phase.phase is not Phase.OVER or bool(phase.gave_up and not phase.refused) or bool(self._nodes.failed)
+        return phase.state is not Phase.OVER or bool(phase.gave_up and not phase.refused) or bool(self._nodes.failed)
 
     def _kill_left(self) -> None:
         left = process.kill_descendants(KILL_S)

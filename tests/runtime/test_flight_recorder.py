@@ -16,7 +16,7 @@ from noderuntime.runtime.flight_recorder import (
     parse,
     replay,
 )
-from noderuntime.runtime.lifecycle import IllegalEvent, Lifecycle, Policy
+from noderuntime.runtime.lifecycle import TABLE, Lifecycle
 from noderuntime.runtime.lifecycle_events import (
     BecameReady,
     Claimed,
@@ -29,10 +29,11 @@ from noderuntime.runtime.lifecycle_events import (
     SaidHello,
     Start,
     StopAsked,
-    Tick,
     Vitals,
 )
+from noderuntime.runtime.machine import IllegalEvent, Tick
 from noderuntime.runtime.phases import Interrupted, NodesDone, RunPhase, SpaceOpened
+from noderuntime.runtime.policy import Policy
 
 BEGIN: list[LifecycleEvent] = [Start(), SaidHello(), Claimed(), BecameReady()]
 CRASH: list[LifecycleEvent] = [Reported("on_event", "ValueError: x", "t" * 50_000), Exited(1, ((1, 77, 0),), 3)]
@@ -127,7 +128,7 @@ def test_a_broken_invariant_is_raised_while_validating_only_past_every_boundary(
         return []
 
     row = SimpleNamespace(handler=runs_unclaimed, to={LifecycleState.RUNNING})
-    monkeypatch.setitem(Lifecycle.handle.__globals__["TABLE"], (LifecycleState.WAITING, Start), row)
+    monkeypatch.setitem(TABLE, (LifecycleState.WAITING, Start), row)
     followed(FlightRecorder()).handle(Start(), 0.0)
     with pytest.raises(BrokenInvariant, match=r"a after Start.*: .*only a claimed node runs"):
         followed(FlightRecorder(validating=True)).handle(Start(), 0.0)

@@ -8,16 +8,8 @@ from signal import SIGKILL, SIGTERM
 import pytest
 
 from noderuntime.ipc.protocol import EXIT_FENCED, EXIT_RELOAD
-from noderuntime.runtime.lifecycle import (
-    LOCK_S_MAX,
-    NEVER,
-    STOPPED_S_MAX,
-    TABLE,
-    TERM_S,
-    IllegalEvent,
-    Lifecycle,
-    Policy,
-)
+from noderuntime.runtime.health import LOCK_S_MAX, STOPPED_S_MAX
+from noderuntime.runtime.lifecycle import TABLE, TERM_S, Lifecycle
 from noderuntime.runtime.lifecycle_events import (
     ALIVE,
     DONE,
@@ -46,11 +38,11 @@ from noderuntime.runtime.lifecycle_events import (
     SpawnFailed,
     Start,
     StopAsked,
-    Tell,
-    Tick,
     Touch,
     Vitals,
 )
+from noderuntime.runtime.machine import NEVER, IllegalEvent, Tell, Tick
+from noderuntime.runtime.policy import Policy
 from noderuntime.runtime.restart_budget import Budget
 
 HANDS = ((1, 77, 0),)

@@ -20,10 +20,11 @@ from noderuntime.runtime import lifecycle_events as su
 from noderuntime.runtime.children import Child
 from noderuntime.runtime.forkserver import Order
 from noderuntime.runtime.keepers import ForkServerKeeper
-from noderuntime.runtime.lifecycle import Lifecycle, Policy
+from noderuntime.runtime.lifecycle import Lifecycle
 from noderuntime.runtime.lifecycle_events import LifecycleState
 from noderuntime.runtime.loop import Loop
 from noderuntime.runtime.nodes import NodeSupervisor
+from noderuntime.runtime.policy import Policy
 from noderuntime.runtime.processes import Proc
 
 CLAIM = {"incarnation": 1, "state": {}, "by_reference": False, "attempts": []}

@@ -7,8 +7,7 @@ from dataclasses import astuple
 
 import pytest
 
-from noderuntime.runtime.lifecycle import NEVER, IllegalEvent
-from noderuntime.runtime.lifecycle_events import Tell, Tick
+from noderuntime.runtime.machine import NEVER, IllegalEvent, Tell, Tick
 from noderuntime.runtime.phases import (
     AFTER_NODES,
     GIVE_UP_S,
@@ -106,7 +105,7 @@ def test_the_table_has_the_rows_that_can_happen_and_no_others() -> None:
 def test_every_event_in_every_phase_is_handled_or_raises_without_effect(phase: Phase, kind: type) -> None:
     for event in SAMPLES[kind]:
         run = led(*WAY[phase])
-        assert run.phase is phase
+        assert run.state is phase
         before = astuple(run)
         if (phase, kind) in TABLE:
             run.handle(event, 1.0)
@@ -156,7 +155,7 @@ def test_what_happens_in_a_phase_leads_to_the_next_one(
 ) -> None:
     run = led(*WAY[phase])
     assert without_tells(run.handle(event, 1.0)) == actions
-    assert run.phase is to
+    assert run.state is to
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -168,19 +167,25 @@ def test_no_phase_comes_back_and_every_run_can_be_ended(seed: int) -> None:
     now_s = 0.0
     for _ in range(30):
         now_s += chance.choice((0.0, 0.5, 50.0))
-        before = run.phase
+        before = run.state
         try:
-            actions = run.handle(chance.choice(SAMPLES[chance.choice(RUN_EVENTS)]), now_s)
+            event = chance.choice(SAMPLES[chance.choice(RUN_EVENTS)])
+            actions = run.handle(event, now_s)
         except IllegalEvent:
             continue
-        assert order.index(run.phase) >= order.index(before)
-        assert not (StartNodes() in actions and run.stopping)
-        assert run.phase is not Phase.OVER or run.deadline_s == NEVER
-        assert run.phase in {*AFTER_NODES, Phase.STOPPING, Phase.OVER} or not run.stopping
+        assert order.index(run.state) >= order.index(before)
+        assert run.broken_invariants(event, actions) == []
+        assert run.state in {*AFTER_NODES, Phase.STOPPING, Phase.OVER} or not run.stopping
     for event in (QUIT, NodesDone(), Delivered(), Saved(), StoreEnded()):
-        if (run.phase, type(event)) in TABLE:
+        if (run.state, type(event)) in TABLE:
             run.handle(event, now_s)
-    assert run.phase is Phase.OVER
+    assert run.state is Phase.OVER
+
+
+def test_a_broken_promise_of_a_run_is_named() -> None:
+    run = led(*WAY[Phase.OVER])
+    run.deadline_s = 5.0
+    assert run.broken_invariants(Tick(), []) == ["nothing is due when the run is over"]
 
 
 def test_the_second_signal_means_at_once_and_the_first_gives_the_exit_code() -> None:
@@ -225,14 +230,14 @@ def test_a_run_that_cannot_continue_has_a_moment_to_save_what_can_be_saved() -> 
     assert told == Tell("the store is gone; the run ends, and its state is kept", is_error=True)
     assert rest == [AbortNodes()] and run.deadline_s == 5.0 + GIVE_UP_S
     run.handle(NodesDone(), 6.0)
-    assert run.handle(Tick(), 7.0) == [] and run.phase is Phase.DELIVERING
+    assert run.handle(Tick(), 7.0) == [] and run.state is Phase.DELIVERING
     run.handle(Tick(), 8.0)
-    assert run.phase is Phase.OVER and run.was_cut_short
+    assert run.state is Phase.OVER and run.was_cut_short
 
 
 def test_a_second_reason_to_give_up_ends_the_run_there() -> None:
     run = led(SpaceOpened(), TROUBLE)
-    assert run.handle(CannotContinue("another"), 1.0) == [] and run.phase is Phase.OVER
+    assert run.handle(CannotContinue("another"), 1.0) == [] and run.state is Phase.OVER
     assert run.gave_up == TROUBLE.why
 
 
@@ -240,7 +245,7 @@ def test_a_store_that_does_not_exit_is_waited_for_only_so_long() -> None:
     run = led(*WAY[Phase.QUITTING])
     assert run.deadline_s == QUIT_S_MAX
     run.handle(Tick(), QUIT_S_MAX)
-    assert run.phase is Phase.OVER and not run.was_cut_short, "everything was saved before"
+    assert run.state is Phase.OVER and not run.was_cut_short, "everything was saved before"
 
 
 def test_a_run_that_came_to_its_end_in_order_was_not_cut_short() -> None:
@@ -252,13 +257,13 @@ def test_a_run_that_came_to_its_end_in_order_was_not_cut_short() -> None:
 def test_a_run_without_its_guard_is_over_and_its_space_is_kept(phase: Phase) -> None:
     run = led(*WAY[phase])
     run.handle(GuardDied(), 1.0)
-    assert run.phase is Phase.OVER and run.was_cut_short
+    assert run.state is Phase.OVER and run.was_cut_short
 
 
 @pytest.mark.parametrize("event", [STOP, DRAIN, INT, QUIT, ResumeWasRefused("why"), TROUBLE])
 def test_a_run_that_ends_before_its_space_is_open_keeps_what_it_found(event: RunEvent) -> None:
     run = led(event, found_space=True)
-    assert run.phase is Phase.OVER and run.has_space and run.was_cut_short
+    assert run.state is Phase.OVER and run.has_space and run.was_cut_short
     assert not led(event).has_space
 
 
