@@ -29,6 +29,7 @@ from noderuntime.state.diffs import check_diff, check_expect, diff_of, different
 
 PURGE_STEP: Final = 200
 LOOK_MAX: Final = 1000
+ENTRY_BYTES: Final = 60  # of an entry in a page, besides its key and value
 
 
 class Row(NamedTuple):
@@ -73,6 +74,14 @@ class Done(NamedTuple):
     note: bytes
 
 
+class Page(NamedTuple):
+    """A part of a listing. `more`: keys may follow; `version`: of the contents at the moment of the page."""
+
+    entries: list[tuple[str, Entry]]
+    more: bool
+    version: str
+
+
 class Moment:
     """Reads that see the store at one moment."""
 
@@ -85,6 +94,13 @@ class Moment:
     @abstractmethod
     def rows(self) -> Iterator[tuple[str, Row]]:
         """All rows, in order of key as UTF-8."""
+
+    def rows_from(self, key: str) -> Iterator[tuple[str, Row]]:
+        """The rows of `key` and of the keys after it, in order. A kind that finds a key without reading all rows
+        overrides this: a listing reads its pages with it.
+        """
+        start = key.encode()
+        return itertools.dropwhile(lambda found: found[0].encode() < start, self.rows())
 
     @abstractmethod
     def due(self, now_ns: int) -> Iterator[tuple[str, Row]]:
@@ -215,6 +231,30 @@ class TableState(State):
     def get_root(self) -> dict[str, Entry]:
         with self.snapshot() as view:
             return view.get_root()
+
+    def page(self, prefix: str, after: str, room: int) -> Page:
+        """The entries of keys that start with `prefix` and follow the key `after` ("": from the first), in order of
+        key as UTF-8, all at one moment: as many as fill `room` bytes.
+
+        Purges expired keys first: otherwise each page would read all of them again for its version.
+        """
+        self._check_open()
+        self._purge_all()
+        with self._moment() as moment:
+            now_ns = self._now_ns()
+            version = kvs_cells.version_text(digest_now(moment, now_ns))
+            found: list[tuple[str, Entry]] = []
+            for key, row in moment.rows_from(max(prefix, after, key=str.encode)):
+                if not key.startswith(prefix):
+                    break
+                entry = None if after and key == after else entry_of(row, now_ns)
+                if entry is None:
+                    continue
+                if room < 0:
+                    return Page(found, True, version)
+                found.append((key, entry))
+                room -= len(key.encode()) + len(entry.value) + ENTRY_BYTES
+            return Page(found, False, version)
 
     @contextmanager
     def snapshot(self) -> Iterator[TableView]:

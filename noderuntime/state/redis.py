@@ -21,7 +21,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
@@ -35,10 +35,12 @@ from noderuntime.space.kvs import SharedWrite, ttl_to_ns
 from noderuntime.space.kvs_cells import DIGEST_BYTES, ORIGIN_BITS, STORE_BITS, Cell, Part
 from noderuntime.state import base, redis_scripts
 from noderuntime.state.base import Diff, Entry, State
-from noderuntime.state.common import Decide, Done, Moment, Once, Put, Row, TableState, digest_now
+from noderuntime.state.common import Decide, Done, Moment, Once, Page, Put, Row, TableState, digest_now
 from noderuntime.state.diffs import diff_of, entry_of
 from noderuntime.state.fields import Fields
 from noderuntime.state.redis_cells import DIGITS
+from noderuntime.state.redis_keys import Known, SortedKeys
+from noderuntime.state.redis_listener import PAUSE_FIRST_S, PAUSE_MAX_S, Listener
 
 if TYPE_CHECKING:
     import redis
@@ -46,8 +48,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TIMEOUT_S: Final = 5.0
-PAUSE_FIRST_S: Final = 0.01
-PAUSE_MAX_S: Final = 1.0
+PAGE_KEYS: Final = 10_000
 
 
 class RedisState(TableState):
@@ -80,6 +81,7 @@ class RedisState(TableState):
         self._tokens = 0
         self._own = threading.local()
         self._listener: Listener | None = None
+        self._sorted = SortedKeys(self._changed_keys)
         self._start = threading.Lock()
 
     @classmethod
@@ -169,6 +171,12 @@ class RedisState(TableState):
             except self._failed as error:
                 raise StoreError(f"{self._name()}: {error}") from error
 
+    def _changed_keys(self, store: bytes, revision: bytes) -> Known:
+        known = Known(*self._run(redis_scripts.KEYS, [store, revision]))
+        if known.store is None:
+            raise self._no_store()
+        return known
+
     def _moment_of(self, answer: list[Any]) -> _Moment:
         moment = _Moment(answer)
         self._own.now_ns = moment.now_ns
@@ -238,9 +246,7 @@ class RedisState(TableState):
         self._refused(once, answer)
         return answer
 
-    def _set(
-        self, once: Once | None, key: str, value: bytes, ttl_ns: int, expect: int | None, packed: bool
-    ) -> int:
+    def _set(self, once: Once | None, key: str, value: bytes, ttl_ns: int, expect: int | None, packed: bool) -> int:
         expected = "" if expect is None else str(expect)
         write = ["pack" if packed else "set", key.encode(), value, "", _digits(ttl_ns), expected]
         done, revision, *_ = self._change(once, self.origin, [write])
@@ -280,6 +286,7 @@ class RedisState(TableState):
         purged = self._run(redis_scripts.PURGE, [self._channel, str(self.history), "", "", "", str(limit)], [""])
         if not isinstance(purged, int):
             raise self._no_store()
+        self._sorted.tidy()
         return purged
 
     def _await_change(self, revision: int, timeout_s: float, closed: threading.Event) -> None:
@@ -298,6 +305,28 @@ class RedisState(TableState):
         moment = self._moment_of(self._run(redis_scripts.READ, [user_key(key)]))
         row = moment.row(key)
         return None if row is None else entry_of(row, moment.now_ns)
+
+    def page(self, prefix: str, after: str, room: int) -> Page:
+        self._check_open()
+        self._purge_all()
+        start = max(prefix, after, key=str.encode).encode()
+        while True:
+            keys = self._sorted.from_key(start, prefix.encode(), PAGE_KEYS)
+            answer, due = self._run(redis_scripts.PAGE, [room, *keys])
+            moment, expired = self._moment_of(answer), self._moment_of(due)
+            read = (len(answer) - _HEAD_FIELDS) // 2
+            found = [
+                (key, entry)
+                for key, row in moment.rows()
+                if not (after and key == after) and (entry := entry_of(row, moment.now_ns)) is not None
+            ]
+            more = read < len(keys) or len(keys) == PAGE_KEYS
+            if found or not more:
+                break
+            start = keys[read - 1] + b"\0"  # all of these are gone
+        if not more:
+            self._sorted.forget()
+        return Page(found, more, kvs_cells.version_text(digest_now(expired, expired.now_ns)))
 
     def version(self) -> str:
         self._purge_all()
@@ -326,61 +355,6 @@ class RedisState(TableState):
     def _after(self, revision: int, limit: int) -> tuple[list[tuple[str, Row]], int]:
         moment = self._moment_of(self._run(redis_scripts.AFTER, [revision, limit]))
         return list(moment.changed_after(revision)), moment.now_ns
-
-
-class Listener:
-    """A thread that listens to the revisions that the server publishes. It reconnects with doubling pauses."""
-
-    def __init__(self, server: redis.Redis, channel: str) -> None:
-        self._server = server
-        self._channel = channel
-        self._changed = threading.Condition()
-        self._revision = 0
-        self._times = 0  # how often it was (re)connected, or woken: then anything may have happened
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._listen, name="noderuntime-redis", daemon=True)
-        self._thread.start()
-
-    def wait(self, revision: int, timeout_s: float, closed: threading.Event) -> None:
-        with self._changed:
-            if self._times == 0:  # not connected yet: earlier publications were missed
-                self._changed.wait_for(lambda: self._times or closed.is_set(), timeout_s)
-                return
-            times = self._times
-            self._changed.wait_for(
-                lambda: self._revision > revision or self._times != times or closed.is_set(), timeout_s
-            )
-
-    def wake(self) -> None:
-        with self._changed:
-            self._times += 1
-            self._changed.notify_all()
-
-    def _listen(self) -> None:
-        pause_s = PAUSE_FIRST_S
-        while not self._closed.is_set():
-            # any error: the server may be lost, other clients may publish non-numbers; this thread must continue
-            with suppress(Exception), self._pubsub() as heard:
-                heard.subscribe(self._channel)
-                self.wake()
-                pause_s = PAUSE_FIRST_S
-                while not self._closed.is_set():
-                    message = heard.get_message(timeout=0.2)
-                    if message is not None:
-                        with self._changed:
-                            self._revision = int(message["data"])
-                            self._changed.notify_all()
-            self._closed.wait(pause_s)
-            pause_s = min(PAUSE_MAX_S, 2 * pause_s)
-
-    def _pubsub(self) -> Any:
-        server: Any = self._server
-        return server.pubsub(ignore_subscribe_messages=True)
-
-    def close(self) -> None:
-        self._closed.set()
-        self.wake()
-        self._thread.join()
 
 
 _HEAD_FIELDS: Final = 7

@@ -76,6 +76,36 @@ return with_rows(facts(), redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT',
 )
 """ARGV: limit. The head, and rows with something that has expired."""
 
+KEYS: Final = (
+    _HEAD
+    + """
+local found = redis.call('HMGET', head, 'store', 'revision')
+local start = '(' .. ARGV[2]
+if found[1] ~= ARGV[1] or tonumber(found[2]) < tonumber(ARGV[2]) then start = '-inf' end
+return {found[1], found[2], start == '-inf' and 1 or 0, redis.call('ZRANGEBYSCORE', order, start, '+inf')}
+"""
+)
+"""ARGV: number of the store, revision. Its number and revision now, and the keys that have changed since; if it is
+another store, or an older state of it, 1 and all keys."""
+
+PAGE: Final = (
+    _HEAD
+    + """
+local answer, room = facts(), tonumber(ARGV[1])
+for i = 2, #ARGV do
+  if room < 0 then break end
+  local row = redis.call('HGET', cells, ARGV[i])
+  answer[#answer + 1] = ARGV[i]
+  answer[#answer + 1] = row
+  if row then room = room - #ARGV[i] - #row end
+end
+local now = answer[1] .. string.format('%06d', answer[2])
+return {answer, with_rows(facts(), redis.call('ZRANGEBYSCORE', due, '-inf', now))}
+"""
+)
+"""ARGV: bytes, keys. The head and rows of the first of these keys, as many as fill so many bytes; then the head and
+rows with something that has expired."""
+
 SINCE: Final = (
     _HEAD
     + """
@@ -220,7 +250,11 @@ mark, latest stamp, note, number of expectations, number of changes, then (key, 
 body, contribution, expiry, gone, packed) for each change. {'ok', revision, note}, {'again'} or {'stale', the later
 mark}."""
 
-_CELLS: Final = _HEAD + _WRITES + CELLS + r"""
+_CELLS: Final = (
+    _HEAD
+    + _WRITES
+    + CELLS
+    + r"""
 local time = redis.call('TIME')
 local now = string.format('%011.0f%09.0f', tonumber(time[1]), tonumber(time[2]) * 1000)
 
@@ -236,6 +270,7 @@ local function keep(key, row, cell, value)
       cell.packed)
 end
 """
+)
 
 CHANGE: Final = (
     _CELLS

@@ -241,6 +241,9 @@ class _Moment(Moment):
     def rows(self) -> Iterator[tuple[str, Row]]:
         return self._select("ORDER BY key", ())
 
+    def rows_from(self, key: str) -> Iterator[tuple[str, Row]]:
+        return self._select("WHERE key >= ? ORDER BY key", (key.encode(),))
+
     def due(self, now_ns: int) -> Iterator[tuple[str, Row]]:
         return self._select("WHERE changes_ns > 0 AND changes_ns <= ? ORDER BY changes_ns", (now_ns,))
 

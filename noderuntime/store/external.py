@@ -20,7 +20,7 @@ from noderuntime.errors import ProtocolError, StoreError
 from noderuntime.ipc.protocol import Reply, Request, refusal
 from noderuntime.merges import Merge
 from noderuntime.state.base import Diff, Entry, State
-from noderuntime.state.common import Once, TableState
+from noderuntime.state.common import ENTRY_BYTES, Once, Page, TableState
 from noderuntime.store.external_watches import Watches
 from noderuntime.store.kvs import LISTING_BYTES_MAX, MERGES
 
@@ -172,31 +172,30 @@ class Forward:
         return {"entries": {key: entry and _plain(entry) for key, entry in entries.items()}, "version": version}
 
     def _root(self, arguments: Arguments) -> Result:
+        page = self._page(arguments)
+        entries = [[key, *_plain(entry)] for key, entry in page.entries]
+        return {"entries": entries, "more": page.more, "version": page.version}
+
+    def _list(self, arguments: Arguments) -> Result:
+        page = self._page(arguments)
+        found = [[key, len(entry.value), entry.revision] for key, entry in page.entries]
+        return {"keys": found, "more": page.more}
+
+    def _page(self, arguments: Arguments) -> Page:
         prefix, after = arguments.get("prefix", ""), arguments.get("after", "")
-        with self._state.snapshot() as view:
-            root = view.get_root()
-            version = view.version()
-        found: list[list[Any]] = []
+        if isinstance(self._state, TableState):
+            return self._state.page(prefix, after, LISTING_BYTES_MAX)
+        with self._state.snapshot() as view:  # such a kind has no other way
+            root, version = view.get_root(), view.version()
         room = LISTING_BYTES_MAX
+        found: list[tuple[str, Entry]] = []
         for key, entry in root.items():
             if key.startswith(prefix) and (not after or key.encode() > after.encode()):
                 if room < 0:
-                    return {"entries": found, "more": True, "version": version}
-                found.append([key, *_plain(entry)])
-                room -= len(key) + len(entry.value) + 60
-        return {"entries": found, "more": False, "version": version}
-
-    def _list(self, arguments: Arguments) -> Result:
-        prefix, after = arguments.get("prefix", ""), arguments.get("after", "")
-        found: list[list[Any]] = []
-        room = LISTING_BYTES_MAX
-        for key, entry in self._state.get_root().items():
-            if key.startswith(prefix) and (not after or key.encode() > after.encode()):
-                room -= len(key) + 24
-                if room < 0:
-                    return {"keys": found, "more": True}
-                found.append([key, len(entry.value), entry.revision])
-        return {"keys": found, "more": False}
+                    return Page(found, True, version)
+                found.append((key, entry))
+                room -= len(key.encode()) + len(entry.value) + ENTRY_BYTES
+        return Page(found, False, version)
 
     def _cells(self, arguments: Arguments) -> Result:
         version = self._state.version()
