@@ -107,7 +107,7 @@ def test_every_field_of_a_dataflow_file_is_described_and_no_other() -> None:
 
 
 def fields_of_kinds() -> set[str]:
-    """The fields that kinds outside the space take, as they say themselves when they are given one that is none."""
+    """The fields that external kinds take, as they say themselves when they are given one that is none."""
     found: set[str] = set()
     for kind, needed in (("redis", "url"), ("sqlite", "path")):
         with pytest.raises(StoreError) as refused:

@@ -59,7 +59,7 @@ def _state_problem(dataflow: Dataflow) -> str:
 
     try:
         kinds.check(dataflow.state.kind, dataflow.state.to_plain())
-        point = kinds.elsewhere(dataflow.state.kind)
+        point = kinds.plugin(dataflow.state.kind)
         missing = None if point is None else _name_problem(*point, [*sys.path])
     except StoreError as error:
         return str(error)

@@ -173,14 +173,14 @@ class OperatorContext:
         encoded = keys.user_key(key)
         found: Any = self._shared.get(encoded, _MISSING) if self._shared else _MISSING
         if found is _MISSING:
-            if self._session.outside is not None:
-                found = self._read_outside(self._session.outside, key, encoded)
+            if self._session.external is not None:
+                found = self._read_external(self._session.external, key, encoded)
                 return default if found is None else found
             with self._space.read() as txn:
                 found = kvs.read_value(txn, encoded, self._space.now_ns)
         return default if found is None else found
 
-    def _read_outside(self, outside: State, key: str, encoded: bytes) -> bytes | None:
+    def _read_external(self, external: State, key: str, encoded: bytes) -> bytes | None:
         """The value in an external State, once this node's earlier writes are applied there."""
         last = self._session.commits.outbox_last
         deadline = time.monotonic() + APPLIED_WITHIN_S
@@ -190,10 +190,10 @@ class OperatorContext:
             if not waits:
                 self._applied = last
             elif time.monotonic() > deadline:
-                raise StoreUnreachable("the State outside the space", "earlier writes still wait", APPLIED_WITHIN_S)
+                raise StoreUnreachable("the external State", "earlier writes still wait", APPLIED_WITHIN_S)
             else:
                 time.sleep(0.0005)
-        entry = outside.get(key)
+        entry = external.get(key)
         value = None if entry is None else entry.value
         for merge in self._merges.get(encoded, ()):
             value = merge.apply(value)
@@ -208,7 +208,7 @@ class OperatorContext:
         if not hasattr(merge, "apply"):
             raise TypeError(f"kvs_merge takes one of noderuntime.merges, not {type(merge).__name__}")
         encoded = keys.user_key(key)
-        if self._session.outside is not None:
+        if self._session.external is not None:
             check_merge(merge)
             if encoded not in self._shared:  # no need to read the present value: the store process merges
                 self._stage("kvs_merge", SharedWrite(encoded, merge=merge))

@@ -73,15 +73,15 @@ class NodeSession:
         self._pool: SegmentPool | None = None  # most nodes send nothing large
         self._views: SegmentViews | None = None
         self.bells = doorbell.Bells(run_dir, {wiring.number: self.bell})
-        self.outside = open_external(self.space) if space is None else None
+        self.external = open_external(self.space) if space is None else None
         self.watch: Subscription | ExternalSubscription
         self.kvs: State
-        if self.outside is None:
+        if self.external is None:
             self.watch = watch = Subscription(self.space, wiring.number)
             self.kvs = NodeState(self.space, wiring.number, self.bells.ring, watch, self.commits.check)
         else:
-            self.watch = ExternalSubscription(self.space, wiring.number, self.outside, self.bell)
-            self.kvs = ExternalState(self.outside, self.watch)
+            self.watch = ExternalSubscription(self.space, wiring.number, self.external, self.bell)
+            self.kvs = ExternalState(self.external, self.watch)
         self.inputs = {item.number: item for item in self.commits.inputs.values()}
         self.mailboxes = [item.mailbox for item in self.inputs.values() if not item.wiring.period_ns]
         self.closed: set[str] = set()  # inputs that have ended: their INPUT_CLOSED was taken
@@ -213,7 +213,7 @@ class NodeSession:
             self._views = None
         if self._owns_space:
             self.space.close()
-        if self.outside is not None:
+        if self.external is not None:
             self.kvs.close()
         self.bells.close()
         self._cores.close()

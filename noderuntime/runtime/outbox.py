@@ -1,4 +1,4 @@
-"""The end of a run whose shared state is outside the space: it waits until what its events wrote has arrived.
+"""The end of a run with an external State: it waits until the writes of its events have been applied there.
 
 The store is asked ten times a second whether anything waits in the outbox, never waited for. When nothing has moved for
 a while, or somebody does not want to wait, the space is kept: `--resume` delivers the rest.

@@ -44,7 +44,7 @@ def check(kind: str, plain: Mapping[str, Any]) -> None:
     """
     if kind not in known():
         find(kind)  # which raises, and lists the kinds
-    if kind == MEMORY or elsewhere(kind) is not None:
+    if kind == MEMORY or plugin(kind) is not None:
         return
     find(kind).read_config(config_of(plain))
 
@@ -55,7 +55,7 @@ def config_of(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, **plain.get("options", {})}
 
 
-def elsewhere(kind: str) -> tuple[str, str] | None:
+def plugin(kind: str) -> tuple[str, str] | None:
     """(module, class) of a kind that another package brings; None for our own kinds."""
     from importlib.metadata import entry_points
 

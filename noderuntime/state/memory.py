@@ -34,7 +34,7 @@ from noderuntime.state.fields import Fields
 SLOW_CHECK_S = 5.0
 SIZE_BYTES = 64 << 20  # default size of a space that is opened outside a run
 
-_GUESTS = range(watches.STORE - 1, watches.STORE - 513, -1)  # numbers of watchers that are not nodes
+_WATCHERS = range(watches.STORE - 1, watches.STORE - 513, -1)  # numbers of watchers that are not nodes
 
 
 class MemoryView(base.View):
@@ -82,7 +82,7 @@ class MemoryState(State):
         self._ring = ring
         self._watchers = Watchers()
         self._table = threading.Lock()  # of the watchers
-        self._own: Guest | None = None
+        self._own: OwnSpace | None = None
         self._closed = False
 
     @classmethod
@@ -97,9 +97,9 @@ class MemoryState(State):
         history = fields.whole("history", base.HISTORY)
         ttl_ns = ttl_to_ns(fields.number("ttl"))
         fields.end()
-        guest = Guest(RunDir(Path(path)), size, history, ttl_ns)
-        state = cls(guest.space, 0, guest.bells.ring)
-        state._own = guest
+        own = OwnSpace(RunDir(Path(path)), size, history, ttl_ns)
+        state = cls(own.space, 0, own.bells.ring)
+        state._own = own
         return state
 
     def init(self) -> None:
@@ -304,7 +304,7 @@ class MemoryState(State):
         encoded = keys.user_key(prefix)
         if self._own is None:
             raise StoreError("only a node, or who has opened the store itself, can watch it")
-        return GuestWatch(self._own, encoded)
+        return OwnWatch(self._own, encoded)
 
 
 class NodeState(MemoryState):
@@ -346,7 +346,7 @@ class EventWatch(base.Watch):
         self._subscription.remove([self._prefix])
 
 
-class Guest:
+class OwnSpace:
     """A space that was opened outside a run, with bells for its own watches."""
 
     def __init__(self, run_dir: RunDir, size: int, history: int, ttl_ns: int) -> None:
@@ -355,7 +355,7 @@ class Guest:
         self.ttl_ns = ttl_ns
         self.space = _spaces.open(run_dir, size)
         self.bells = doorbell.Bells(run_dir)
-        self.watches: set[GuestWatch] = set()
+        self.watches: set[OwnWatch] = set()
 
     def close(self) -> None:
         for watch in list(self.watches):
@@ -364,20 +364,20 @@ class Guest:
         _spaces.close(self.run_dir)
 
 
-class GuestWatch(base.Watch):
+class OwnWatch(base.Watch):
     """A watch of a process that is not a node. The process owns its number as long as it holds the lock on its bell."""
 
-    def __init__(self, guest: Guest, prefix: bytes) -> None:
-        self._guest = guest
+    def __init__(self, own: OwnSpace, prefix: bytes) -> None:
+        self._own = own
         self._closed = False
         self._in_use = threading.Lock()  # held by the thread that waits for the next change
         self._waiting: list[Update] = []
-        self._number, self._bell = _take_number(guest.run_dir)
-        with guest.space.write() as txn:
+        self._number, self._bell = _take_number(own.run_dir)
+        with own.space.write() as txn:
             watches.forget(txn, self._number)
-        self._subscription = Subscription(guest.space, self._number)
+        self._subscription = Subscription(own.space, self._number)
         self._subscription.add([prefix])
-        guest.watches.add(self)
+        own.watches.add(self)
 
     def next(self, timeout: float | None = None) -> Update | None:
         with self._in_use:
@@ -407,16 +407,16 @@ class GuestWatch(base.Watch):
         self._closed = True
         doorbell.ring(self._bell)
         with self._in_use:
-            with self._guest.space.write() as txn:
+            with self._own.space.write() as txn:
                 watches.forget(txn, self._number)
-            self._guest.run_dir.bell(self._number).unlink(missing_ok=True)
-            self._guest.watches.discard(self)
+            self._own.run_dir.bell(self._number).unlink(missing_ok=True)
+            self._own.watches.discard(self)
             os.close(self._bell)
 
 
 def _take_number(run_dir: RunDir) -> tuple[int, int]:
     """A watcher's number that no living process uses, and its bell, locked."""
-    for number in _GUESTS:
+    for number in _WATCHERS:
         path = run_dir.bell(number)
         doorbell.create(path)
         bell = doorbell.open_bell(path)
@@ -428,7 +428,7 @@ def _take_number(run_dir: RunDir) -> tuple[int, int]:
         if path.exists() and os.path.samestat(path.stat(), os.fstat(bell)):
             return number, bell
         os.close(bell)
-    raise StoreError(f"{len(_GUESTS)} processes watch this store already; close one of these watches")
+    raise StoreError(f"{len(_WATCHERS)} processes watch this store already; close one of these watches")
 
 
 class _Spaces:

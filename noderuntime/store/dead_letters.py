@@ -103,10 +103,10 @@ def shown(message: bytes, space: Space) -> Result:
     if records.message_bytes(message) > SHOWN_VALUE_BYTES_MAX and not message[1]:
         return {"metadata": {}, "value": f"{records.message_bytes(message)} bytes, too many to be shown"}
     try:
-        outside = None
+        body = None
         if message[1]:
-            outside = read_segment(_segments_of(space), records.reference_of(message))
-        _, value, metadata, _, _ = records.decode_message(message, outside)
+            body = read_segment(_segments_of(space), records.reference_of(message))
+        _, value, metadata, _, _ = records.decode_message(message, body)
         plain = {"metadata": _plain(metadata), "value": _plain(value)}
         if len(msgpack.packb(plain)) > SHOWN_VALUE_BYTES_MAX:
             return {"metadata": {}, "value": f"{records.message_bytes(message)} bytes, too many to be shown"}

@@ -1,9 +1,9 @@
-"""The store's operations on shared state when that is outside the space: passed on to the State there.
+"""The store's operations on shared state when the State is external: they are calls of that State.
 
-Threads do it, so that a server that does not answer holds up nothing else; the replies are sent by the loop. A
-changing request carries its number to the State, which keeps it with the change: one that is repeated, to this store
-process or to the next one, counts once. A kind that does not derive from TableState keeps no numbers: there a request
-that was under way when the store process was killed may count twice.
+Threads make the calls, so that a server that does not answer delays nothing else; the loop sends the replies. A
+changing request carries its number to the State, which keeps the number with the change: a request that is repeated,
+to this store process or to the next one, counts once. A kind that does not derive from TableState keeps no numbers:
+there a request that was under way when the store process was killed may count twice.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ WORKERS: Final = 4
 CLIENTS_KEPT: Final = 1000
 
 
-def is_forwarded(request: Request) -> bool:
-    """Whether this is a request about shared state."""
+def is_about_shared_state(request: Request) -> bool:
+    """Whether an external State, if the run has one, answers this request."""
     if request.operation.startswith("state_"):
         return request.arguments.get("scope") == "shared"
     return request.operation.startswith("kvs_")
@@ -73,18 +73,18 @@ def changes(state: State, once: Once | None) -> dict[str, Callable[[Arguments], 
     }
 
 
-class Forward:
-    """Answers what concerns shared state. `wake` is called when there is a reply to send.
+class ExternalRequests:
+    """Answers requests about shared state from an external State. `wake` is called when there is a reply to send.
 
-    `run` tells the clients of this run from those of others that share the State.
+    `run` distinguishes the clients of this run from those of other runs that share the State.
     """
 
     def __init__(self, state: State, wake: Callable[[], None], run: str = "") -> None:
         self._state = state
         self._run = run
         self._wake = wake
-        # those of one client by one thread: in the order in which they came
-        self._workers = [ThreadPoolExecutor(1, "noderuntime-forward") for _ in range(WORKERS)]
+        # one thread serves all requests of a client, so they are carried out in the order in which they came
+        self._workers = [ThreadPoolExecutor(1, "noderuntime-external") for _ in range(WORKERS)]
         self._watches = Watches(state, self._done) if isinstance(state, TableState) else None
         self._lock = threading.Lock()
         self._last: OrderedDict[str, tuple[int, Reply | None]] = OrderedDict()  # None: under way

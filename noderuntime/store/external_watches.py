@@ -1,4 +1,4 @@
-"""Requests that wait for changes of a State outside the space: parked, and one thread looks for all of them.
+"""Requests that wait for changes of an external State: parked, and one thread looks for all of them.
 
 Each carries its own cursor, so a store process that is killed loses nothing: the next one is asked the same. A client
 has at most one reply under way for each request, and each waits for at most WAIT_S_MAX seconds.

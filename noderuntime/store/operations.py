@@ -14,7 +14,7 @@ one that is repeated after a kill counts once:
     resumed    -> number, created_ns, skipped           the snapshot that the space was made from
     state_*, kvs_*, node_*                              see kvs.py, remote_nodes.py and docs/store-api.md
     letters_*                                           see dead_letters.py
-    outbox     -> first, trouble                        of what waits for a State outside the space; "": nothing does
+    outbox     -> first, trouble                        of what waits for an external State; "": nothing does
     quit       -> {}                                    ends the process
 
 Those of snapshots.py belong to them when the run keeps snapshots.

@@ -1,8 +1,8 @@
-"""The store's side of a State outside the space: applies the outbox there, and purges it.
+"""The store's outbox thread: applies the writes of events to the external State, and purges that State.
 
-A thread of its own, so that a server that does not answer holds up no claim. Entries are applied in order, each as one
-change that carries its mark; what was applied is deleted here afterwards. A kind that does not derive from TableState
-keeps no marks: its writes are applied at least once.
+It is a thread of its own, so that a server that does not answer delays no claim. Entries are applied in order, each as
+one change that carries its mark; an applied entry is then deleted from the space. A kind that does not derive from
+TableState keeps no marks: its writes are applied at least once.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ REFUSALS: Final = (ValueError, ArithmeticError, LookupError, AttributeError, Typ
 REFUSED_MAX: Final = 3  # times: a garbled answer of a server may raise these, too
 
 
-class Outside:
-    """The thread. `poke` it when something may have come."""
+class OutboxThread:
+    """The thread. Call `poke` when the outbox may have a new entry."""
 
     def __init__(self, space: Space, state: State, purge_interval_s: float) -> None:
         self._space = space
@@ -50,7 +50,7 @@ class Outside:
         self._poked.set()
 
     def close(self, within_s: float) -> None:
-        """Apply what waits, for at most so long, and end. What is left stays for `--resume`."""
+        """Apply what waits, for at most `within_s` seconds, and end. What is left stays for `--resume`."""
         self._closing.set()
         self._poked.set()
         self._thread.join(within_s)

@@ -23,7 +23,7 @@ from noderuntime.ipc.rundir import RunDir
 from noderuntime.space import outbox, watches
 from noderuntime.space.environment import BROKEN
 from noderuntime.space.transactions import ReadTxn
-from noderuntime.store.external import Forward, is_forwarded
+from noderuntime.store.external import ExternalRequests, is_about_shared_state
 from noderuntime.store.operations import Arguments, Result, Store
 from noderuntime.store.parked import Operation, Waits, WatchKeys
 from noderuntime.store.remote_nodes import Nodes, next_events, send_messages
@@ -82,7 +82,7 @@ class Service:
         place = None if snapshots is None else snapshots.settings
         self._start = Start(store.space, spec, purge_interval_s, lambda: doorbell.ring(self._bell), place)
         store.queries["outbox"] = self._outbox
-        self._forward: Forward | None = None
+        self._external: ExternalRequests | None = None
         self._early: dict[tuple[str, int], tuple[bytes, Request]] = {}  # what has to wait until the start is over
 
     def run(self) -> int:
@@ -103,10 +103,10 @@ class Service:
             for bell in (self._bell, *self._node_bells):
                 doorbell.drain(bell)
             call("requests that wait", self.waits.look)
-            if self._start.outside is not None:
-                self._start.outside.poke()
-            while self._forward is not None and self._forward.replies:
-                self._send(*self._forward.replies.popleft())
+            if self._start.outbox is not None:
+                self._start.outbox.poke()
+            while self._external is not None and self._external.replies:
+                self._send(*self._external.replies.popleft())
             if self._early and self._start.ready.is_set():
                 early, self._early = self._early, {}
                 for identity, request in early.values():
@@ -138,22 +138,22 @@ class Service:
             self._send(identity, refusal(request.number, request.operation, error))
 
     def _take_any(self, identity: bytes, request: Request) -> None:
-        elsewhere = self._start.elsewhere and is_forwarded(request) and request.version == VERSION
-        if (elsewhere or request.operation == "open") and not self._start.ready.is_set():
+        external = self._start.is_external and is_about_shared_state(request) and request.version == VERSION
+        if (external or request.operation == "open") and not self._start.ready.is_set():
             self._early[request.client, request.number] = identity, request
-        elif elsewhere:
-            self._pass_on(identity, request)
+        elif external:
+            self._take_external(identity, request)
         elif request.operation in self.waits.operations and request.version == VERSION:
             self.waits.take(identity, request)
         else:
             self._handle(identity, request)
 
-    def _pass_on(self, identity: bytes, request: Request) -> None:
-        """To the State outside the space; never to the shared KVS in it, which is another store."""
-        forward = self._forwarding()
+    def _take_external(self, identity: bytes, request: Request) -> None:
+        """Ask the external State; never the shared KVS of the space, which is another store."""
+        external = self._external_requests()
         error = self._start.error
-        if forward is not None:
-            forward.take(identity, request)
+        if external is not None:
+            external.take(identity, request)
         elif error is not None:
             self._send(identity, Reply(request.number, {}, type(error).__name__, str(error)))
 
@@ -192,17 +192,17 @@ class Service:
         return more
 
     def _outbox(self, txn: ReadTxn, arguments: Arguments) -> Result:
-        """The first of the writes that wait for the State outside the space, and why they do."""
-        outside = self._start.outside
-        trouble = str(self._start.error or "") if outside is None else outside.trouble
+        """The first of the writes that wait for the external State, and why they wait."""
+        thread = self._start.outbox
+        trouble = str(self._start.error or "") if thread is None else thread.trouble
         return {"first": outbox.first(txn).hex(), "trouble": trouble}
 
-    def _forwarding(self) -> Forward | None:
-        """Where requests about shared state go when that is outside the space."""
-        if self._forward is None and self._start.state is not None:
+    def _external_requests(self) -> ExternalRequests | None:
+        """What answers requests about an external State; None until that is open."""
+        if self._external is None and self._start.state is not None:
             run = self.store.space.outbox_id
-            self._forward = Forward(self._start.state, lambda: doorbell.ring(self._bell), run)
-        return self._forward
+            self._external = ExternalRequests(self._start.state, lambda: doorbell.ring(self._bell), run)
+        return self._external
 
     def _poll_nodes(self) -> None:
         """Nodes have come or gone: poll the bells of those that are there."""
@@ -215,8 +215,8 @@ class Service:
 
     def close(self) -> None:
         self._nodes.close()
-        if self._forward is not None:
-            self._forward.close()
+        if self._external is not None:
+            self._external.close()
         self._start.close(OUTBOX_WITHIN_S)
         self._bells.close()
         os.close(self._bell)

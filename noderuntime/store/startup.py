@@ -1,9 +1,9 @@
-"""What the store does before it answers `open`: tries the place of snapshots, reads the seed, and opens the State
-outside the space.
+"""What the store does before it answers `open`: tries the place of snapshots, reads the seed, and opens the
+external State.
 
-A seed command, and a server, may take their time: a thread does it, and the store answers everything else meanwhile.
-What goes wrong is the answer to `open`, so that the run does not start, and says why. In a run that has started already
-the server may be away when the store process is started again: it is tried again until it is there.
+A seed command and a server may take long, so a thread does all of this, and the store answers other requests meanwhile.
+An error becomes the answer to `open`: the run does not start, and says why. In a run that has started already, the
+server may be away when the store process is restarted: the thread tries again until the server is back.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from noderuntime.state import kinds, seeds
 from noderuntime.state.base import State
 from noderuntime.state.common import Row, TableState
 from noderuntime.state.seeds import Seed
-from noderuntime.store.outbox import REFUSALS, Outside
+from noderuntime.store.outbox import REFUSALS, OutboxThread
 
 AGAIN_S: Final = 0.2
 TRY_S: Final = 10.0  # for a place of snapshots that cannot be reached
@@ -34,10 +34,10 @@ TRY_S: Final = 10.0  # for a place of snapshots that cannot be reached
 
 class Start:
     """The `state:` section of the dataflow file, carried out. `ready` is set when it is; then `error` may say why not
-    (yet). `elsewhere`: whether shared state is outside the space, reached or not.
+    (yet). `is_external`: whether shared state is in an external State, reached or not.
 
     `spec`: kind, options, ttl, history, seed_file, seed_command; None leaves everything as it is in the space, which
-    knows of a State outside: this is a store process for one command, on a run that does not run.
+    knows of an external State: this is a store process for one command, on a run that does not run.
 
     `snapshots`: whose place is tried when a run begins anew. One that continues was told of its place long ago.
     """
@@ -53,8 +53,8 @@ class Start:
         self.ready = threading.Event()
         self.error: NodeRuntimeError | None = None
         self.seeds: dict[str, Seed] = {}
-        self.outside: Outside | None = None
-        self.state: State | None = None  # the one outside the space
+        self.outbox: OutboxThread | None = None
+        self.state: State | None = None  # the external one, once it is open
         self._space = space
         self._spec = spec or {}
         self._purge_interval_s = purge_interval_s
@@ -71,16 +71,16 @@ class Start:
         elif space.outside is not None:
             self._kind, self._config = space.outside["kind"], space.outside["config"]
             self._folder = space.outside.get("folder")
-        self.elsewhere = self._kind != kinds.MEMORY
+        self.is_external = self._kind != kinds.MEMORY
         self._closed = threading.Event()
-        if spec is None and not self.elsewhere:
+        if spec is None and not self.is_external:
             self.ready.set()
             return
         self._thread = threading.Thread(target=self._run, name="noderuntime-start", daemon=True)
         self._thread.start()
 
     def _note_kind(self) -> None:
-        """Let everybody who opens the space know where shared state is."""
+        """Record in the space, for every process that opens it, where shared state is."""
         space = self._space
         with space.write() as txn:
             if self._kind == kinds.MEMORY:
@@ -100,10 +100,10 @@ class Start:
             except NodeRuntimeError as error:
                 self.error = error
                 again = isinstance(error, StoreUnreachable)
-            except BaseException as error:  # of a kind that somebody else has written; nobody would see this thread end
+            except BaseException as error:  # a user's kind may raise anything, and nobody would see this thread end
                 self.error = StoreError(f"state: kind {self._kind!r}: {describe(error)}")
                 # such a kind says in its own words that its server is away
-                again = self.elsewhere and not isinstance(error, REFUSALS)
+                again = self.is_external and not isinstance(error, REFUSALS)
             self.ready.set()
             self._wake()
             if not again:
@@ -114,18 +114,19 @@ class Start:
         self._try_place()
         with self._space.read() as txn:
             seeded = txn.get(keys.fact("seeded")) is not None
-            if not self.elsewhere:
+            if not self.is_external:
                 outbox.refuse_unless_empty(txn)
         if self._seeds is None:
             self._seeds = {} if seeded else self._read_seeds()
-        if not self.elsewhere:
+        if not self.is_external:
             self.seeds = self._seeds
             return
         if self._folder is not None:
             try:
                 os.chdir(self._folder)
             except OSError as error:
-                raise StoreError(f"state: kind {self._kind!r} belongs to a dataflow file elsewhere: {error}") from None
+                text = f"state: kind {self._kind!r} belongs to a dataflow file in another folder: {error}"
+                raise StoreError(text) from None
         state = kinds.open_kind(self._kind, self._config)
         try:
             state.init()
@@ -135,7 +136,7 @@ class Start:
             state.close()
             raise
         self.state = state
-        self.outside = Outside(self._space, state, self._purge_interval_s)
+        self.outbox = OutboxThread(self._space, state, self._purge_interval_s)
 
     def _try_place(self) -> None:
         """Raises SnapshotUnavailable: a mistyped bucket is to be known now, not when the state is to be saved."""
@@ -158,12 +159,12 @@ class Start:
 
     def close(self, within_s: float) -> None:
         self._closed.set()
-        if self.outside is not None:
-            self.outside.close(within_s)
+        if self.outbox is not None:
+            self.outbox.close(within_s)
 
 
 def sow(state: State, found: Mapping[str, Seed]) -> None:
-    """Write the seeds into an empty State outside the space, all at one moment where the kind can."""
+    """Write the seeds into an empty external State, all at one moment where the kind can."""
     if not isinstance(state, TableState):
         for key, seed in found.items():
             (state.set_packed if seed.packed else state.set)(key, seed.value)

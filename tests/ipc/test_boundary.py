@@ -39,9 +39,9 @@ from noderuntime.space.kvs import SharedWrite
 from noderuntime.state import kinds
 from noderuntime.state.common import TableState
 from noderuntime.store import external_watches, startup
-from noderuntime.store.external import Forward
+from noderuntime.store.external import ExternalRequests
 from noderuntime.store.external_watches import Watches
-from noderuntime.store.outbox import Outside
+from noderuntime.store.outbox import OutboxThread
 from noderuntime.store.startup import Start
 
 
@@ -365,12 +365,12 @@ class Kind:
 
 
 @contextmanager
-def outside(folder: Path, kind: Kind, *events: list[SharedWrite], purge_s: float = 100.0) -> Iterator[Net]:
+def outbox_thread(folder: Path, kind: Kind, *events: list[SharedWrite], purge_s: float = 100.0) -> Iterator[Net]:
     net = Net(folder, CHAIN, 16 * MB)
     with net.space.write() as txn:
         for index, writes in enumerate(events):
             outbox.put(txn, 1, index, 1, writes)
-    thread = Outside(net.space, kind, purge_s)  # type: ignore[arg-type]
+    thread = OutboxThread(net.space, kind, purge_s)  # type: ignore[arg-type]
     thread._closing.wait = lambda timeout=None: False  # type: ignore[method-assign,assignment]
     try:
         yield net
@@ -391,7 +391,7 @@ AWAY = [ConnectionResetError(), OSError(5, "x"), RuntimeError(), StoreUnreachabl
 @pytest.mark.parametrize("error", AWAY)
 def test_a_kind_that_is_away_is_tried_until_it_is_back(error: BaseException, shm: Path) -> None:
     kind = Kind(*[error] * 10)
-    with outside(shm, kind, [SharedWrite(b"a", b"1")], [SharedWrite(b"b", b"2"), SharedWrite(b"c", b"3")]) as net:
+    with outbox_thread(shm, kind, [SharedWrite(b"a", b"1")], [SharedWrite(b"b", b"2"), SharedWrite(b"c", b"3")]) as net:
         wait_until(lambda: waiting(net) == 0)
     assert kind.made == [("a", b"1"), ("b", b"2"), ("c", b"3")]
 
@@ -401,7 +401,7 @@ def test_a_write_that_a_kind_refuses_again_and_again_is_left_out_and_named(
     error: Exception, shm: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     kind = Kind(*[error] * 3)
-    with outside(shm, kind, [SharedWrite(b"a", b"1")], [SharedWrite(b"b", b"2")]) as net:
+    with outbox_thread(shm, kind, [SharedWrite(b"a", b"1")], [SharedWrite(b"b", b"2")]) as net:
         wait_until(lambda: waiting(net) == 0)
     assert kind.made == [("b", b"2")]
     assert "'a'" in capfd.readouterr().err
@@ -419,7 +419,7 @@ def test_what_was_written_before_one_that_is_tried_again_is_not_written_twice(sh
         return write(key, value)
 
     kind.set = set  # type: ignore[method-assign]
-    with outside(shm, kind, [SharedWrite(b"a", b"1"), SharedWrite(b"b", b"2")]) as net:
+    with outbox_thread(shm, kind, [SharedWrite(b"a", b"1"), SharedWrite(b"b", b"2")]) as net:
         wait_until(lambda: waiting(net) == 0)
     assert kind.made == [("a", b"1"), ("b", b"2")]
 
@@ -427,7 +427,7 @@ def test_what_was_written_before_one_that_is_tried_again_is_not_written_twice(sh
 def test_a_purge_that_fails_keeps_no_write_from_its_place(shm: Path) -> None:
     kind = Kind()
     kind.purge_fails = ValueError("no")
-    with outside(shm, kind, [SharedWrite(b"a", b"1")], purge_s=0.0) as net:
+    with outbox_thread(shm, kind, [SharedWrite(b"a", b"1")], purge_s=0.0) as net:
         wait_until(lambda: waiting(net) == 0)
     assert kind.made == [("a", b"1")]
 
@@ -435,26 +435,26 @@ def test_a_purge_that_fails_keeps_no_write_from_its_place(shm: Path) -> None:
 def test_a_lower_number_is_never_carried_out_again_by_a_kind_without_marks() -> None:
     kind = Kind()
     came = threading.Semaphore(0)
-    forward = Forward(kind, came.release)  # type: ignore[arg-type]
+    external = ExternalRequests(kind, came.release)  # type: ignore[arg-type]
 
     def ask(number: int) -> Reply:
-        forward.take(b"me", Request(VERSION, "c", number, "kvs_set", {"key": "k", "value": b"%d" % number}))
+        external.take(b"me", Request(VERSION, "c", number, "kvs_set", {"key": "k", "value": b"%d" % number}))
         assert came.acquire(timeout=30)
-        return forward.replies.popleft()[1]
+        return external.replies.popleft()[1]
 
     assert [ask(number).error for number in (1, 2, 2, 1, 3, 2)] == ["", "", "", "ProtocolError", "", "ProtocolError"]
     assert [value for _, value in kind.made] == [b"1", b"2", b"3"]
-    forward.close()
+    external.close()
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(), ValueError(), SystemExit(), MemoryError()])
 def test_a_request_to_a_kind_that_raises_anything_is_answered(error: BaseException) -> None:
     came = threading.Semaphore(0)
-    forward = Forward(Kind(error), came.release)  # type: ignore[arg-type]
-    forward.take(b"me", Request(VERSION, "c", 1, "kvs_set", {"key": "k", "value": b"v"}))
+    external = ExternalRequests(Kind(error), came.release)  # type: ignore[arg-type]
+    external.take(b"me", Request(VERSION, "c", 1, "kvs_set", {"key": "k", "value": b"v"}))
     assert came.acquire(timeout=30)
-    assert type(error).__name__ in forward.replies.popleft()[1].text
-    forward.close()
+    assert type(error).__name__ in external.replies.popleft()[1].text
+    external.close()
 
 
 class Watched(TableState):

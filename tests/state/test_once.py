@@ -1,4 +1,4 @@
-"""Changes that are numbered by who asks for them count once, with kinds outside the space as with the space itself."""
+"""Changes that are numbered by who asks for them count once, with an external State as with the space itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from noderuntime.space.kvs import SharedWrite
 from noderuntime.state.common import Once, TableState
 from noderuntime.state.redis import RedisState
 from noderuntime.state.sqlite import SqliteState
-from noderuntime.store.external import Forward
+from noderuntime.store.external import ExternalRequests
 from noderuntime.testing.state_contract import wait_until
 
 Open = Callable[[], TableState]
@@ -121,14 +121,14 @@ def test_the_writes_of_an_event_are_applied_once_and_what_cannot_be_is_left_out(
     assert decode(state.get_or("large", b"")) == [b"x" * 600_000]
 
 
-def reply_of(forward: Forward, number: int, operation: str, arguments: dict[str, Any]) -> Reply:
-    forward.take(b"peer", Request(VERSION, "a client", number, operation, arguments))
-    wait_until(lambda: bool(forward.replies))
-    return forward.replies.popleft()[1]
+def reply_of(external: ExternalRequests, number: int, operation: str, arguments: dict[str, Any]) -> Reply:
+    external.take(b"peer", Request(VERSION, "a client", number, operation, arguments))
+    wait_until(lambda: bool(external.replies))
+    return external.replies.popleft()[1]
 
 
 def test_a_request_that_the_next_store_process_gets_again_counts_once(opened: Open) -> None:
-    first, second = Forward(opened(), int), Forward(opened(), int)
+    first, second = ExternalRequests(opened(), int), ExternalRequests(opened(), int)
     asked: list[tuple[str, dict[str, Any]]] = [
         ("kvs_merge", {"key": "n", "merge": ["add", 1]}),
         ("kvs_set", {"key": "k", "value": b"v", "expect": 0}),
@@ -143,5 +143,5 @@ def test_a_request_that_the_next_store_process_gets_again_counts_once(opened: Op
     state = opened()
     assert decode(state.get_or("n", b"")) == 1
     assert state.get("k") is None
-    for forward in (first, second):
-        forward.close()
+    for external in (first, second):
+        external.close()

@@ -32,15 +32,15 @@ class Asker:
 
     def __init__(self, state: TableState) -> None:
         self.answered = threading.Event()
-        self.forward = external.Forward(state, self.answered.set)
+        self.requests = external.ExternalRequests(state, self.answered.set)
         self.number = 0
 
     def ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
         self.number += 1
         self.answered.clear()
-        self.forward.take(b"me", Request(VERSION, "me", self.number, operation, arguments))
+        self.requests.take(b"me", Request(VERSION, "me", self.number, operation, arguments))
         assert self.answered.wait(ANSWER_S)
-        _, reply = self.forward.replies.popleft()
+        _, reply = self.requests.replies.popleft()
         assert isinstance(reply, Reply) and not reply.error, reply
         return reply.result
 
@@ -113,7 +113,7 @@ def state(store: tuple[TableState, Cost]) -> TableState:
 def asker(state: TableState) -> Iterator[Asker]:
     asker = Asker(state)
     yield asker
-    asker.forward.close()
+    asker.requests.close()
 
 
 def fill(state: TableState) -> list[str]:
@@ -223,4 +223,4 @@ def test_a_store_that_was_made_anew_on_the_server_is_listed_anew(
         state.set(name, b"")
     assert first
     assert [key for page in listing for key in page] == names
-    asker.forward.close()
+    asker.requests.close()

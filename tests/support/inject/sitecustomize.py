@@ -400,14 +400,14 @@ def store_start(module: Any) -> None:
     around(module, "sow", "sow", "sown")
 
 
-def store_outside(module: Any) -> None:
+def store_outbox(module: Any) -> None:
     around(module, "apply_entry", "apply", "applied")
 
 
-def store_forward(module: Any) -> None:
-    around(module.Forward, "take", "forward", "forwarded")
-    around(module.Forward, "_answer", "carry out", "carried out")
-    around(module.Forward, "_done", "done")
+def store_external(module: Any) -> None:
+    around(module.ExternalRequests, "take", "forward", "forwarded")
+    around(module.ExternalRequests, "_answer", "carry out", "carried out")
+    around(module.ExternalRequests, "_done", "done")
 
 
 POINTS = {
@@ -423,7 +423,7 @@ POINTS = {
     "noderuntime.state.redis": redis_state, "noderuntime.state.sqlite": sqlite_state,
     "noderuntime.state.external": external_subscription, "noderuntime.space.watches": subscription,
     "noderuntime.store.kvs": store_state, "noderuntime.store.startup": store_start,
-    "noderuntime.store.outbox": store_outside, "noderuntime.store.external": store_forward,
+    "noderuntime.store.outbox": store_outbox, "noderuntime.store.external": store_external,
     "redis.connection": redis_connection,
 }  # fmt: skip
 

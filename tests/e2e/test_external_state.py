@@ -1,4 +1,4 @@
-"""Runs whose shared state is outside the space: what operators write there counts once, whoever is killed."""
+"""Runs with an external State: what operators write to it counts once, whoever is killed."""
 
 from __future__ import annotations
 
@@ -482,7 +482,7 @@ def test_a_counter_stays_a_counter_whatever_its_store_and_however_the_run_ended(
 
 
 @pytest.mark.parametrize("interrupted", [True, False])
-def test_state_commands_on_a_run_that_does_not_run_go_to_the_state_outside(folder: Folder, interrupted: bool) -> None:
+def test_state_commands_on_a_run_that_does_not_run_go_to_the_external_state(folder: Folder, interrupted: bool) -> None:
     folder.write(reader_py=KEEPER)
     running = folder.start(SEEDED.replace("{STATE}", "{kind: sqlite, path: kept.db}"))
     running.wait_for("line", "reader", "stdout", "kept")
