@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.fault_points import INJECTOR, missing
+from support.redis_server import RedisServer
 from support.schedules import (
     CUSTOM_OFTEN,
     CUSTOM_ONCE,
@@ -77,3 +80,31 @@ def test_every_point_of_the_schedules_exists() -> None:
 def test_a_fault_at_a_point_that_does_not_exist_is_refused(point: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=point):
         Stage([{"who": "a", "point": point, "hit": 1, "action": "kill"}], tmp_path)
+
+
+def test_a_fault_that_kills_the_server_waits_until_one_is_up(tmp_path: Path) -> None:
+    fired, up = tmp_path / "fired", tmp_path / "pid"
+    fired.mkdir()
+    server = RedisServer(tmp_path)
+    assert server.process is not None
+    plan = [{"who": "me", "point": point, "hit": 1, "action": "server"} for point in ("put", "commit")]
+    env = {"FAULTS": json.dumps(plan), "FAULTS_DIR": str(fired), "FAULTS_SERVER": str(up), "NODERUNTIME_NODE": "me"}
+
+    def passing(*points: str) -> list[str]:
+        """Which of the faults have happened, when these points are passed."""
+        done = injected(f"import sitecustomize\nfor name in {points}: sitecustomize.point(name)", INJECTOR.parent, env)
+        assert done.returncode == 0, done.stderr
+        return sorted(path.name for path in fired.iterdir())
+
+    try:
+        assert passing("put", "commit") == []
+        up.write_text(str(server.process.pid))
+        assert passing("put", "commit", "commit") == ["0"]
+        assert server.process.wait() == -signal.SIGKILL
+        server.start()
+        assert passing("commit") == ["0"]
+        up.write_text(str(server.process.pid))
+        assert passing("put", "commit") == ["0", "1"]
+        assert server.process.wait() == -signal.SIGKILL
+    finally:
+        server.kill()

@@ -12,6 +12,9 @@ spare; hits are counted in each process anew. A fault fires once in a run: the f
     kill    SIGKILL from within                     stop    SIGSTOP, and go on if somebody says so
     error   an exception that nobody expects        full    LMDB says that there is no room
     server  SIGKILL to the Redis server whose pid is in the file FAULTS_SERVER
+
+The file FAULTS_SERVER is there while a server is up. A `server` fault takes it away with the server; when there is
+none, the fault waits for a later hit. So each of these faults kills a server of its own.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import os
 import select
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
@@ -33,6 +37,7 @@ FOLDER = os.environ.get("FAULTS_DIR", "")
 
 role = ""
 hits: dict[str, int] = {}
+acting = threading.Lock()  # a thread that kills this process must not cut off another one that kills the server
 
 
 class Injected(Exception):
@@ -48,8 +53,12 @@ def point(name: str) -> None:
     hits[name] = count = hits.get(name, 0) + 1
     me = who()
     for index, fault in enumerate(PLAN):
-        if fault["point"] == name and fault["hit"] <= count and fault["who"] == me and _fires(index):
-            _act(fault["action"], name)
+        if fault["point"] == name and fault["hit"] <= count and fault["who"] == me:
+            with acting:
+                if fault["action"] == "server":
+                    _kill_server(index)
+                elif _fires(index):
+                    _act(fault["action"], name)
 
 
 def _fires(index: int) -> bool:
@@ -65,8 +74,6 @@ def _act(action: str, name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
-    elif action == "server":
-        _kill_server()
     elif action == "full":
         import lmdb
 
@@ -75,9 +82,20 @@ def _act(action: str, name: str) -> None:
         raise Injected(f"injected at {name}")
 
 
-def _kill_server() -> None:
-    """It must be gone when this returns."""
-    with open(os.environ["FAULTS_SERVER"]) as file:
+def _kill_server(index: int) -> None:
+    """If one is up. It must be gone when this returns."""
+    up = os.environ["FAULTS_SERVER"]
+    taken = f"{up}.{index}"
+    if os.path.exists(os.path.join(FOLDER, str(index))):  # noqa: PTH110, PTH118
+        return
+    try:
+        os.rename(up, taken)  # noqa: PTH104
+    except FileNotFoundError:
+        return
+    if not _fires(index):  # in another thread or process, meanwhile
+        os.rename(taken, up)  # noqa: PTH104
+        return
+    with open(taken) as file:
         pid = int(file.read())
     with open(f"/proc/{pid}/comm") as file:
         assert file.read().startswith("redis-server")
