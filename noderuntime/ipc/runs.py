@@ -80,6 +80,12 @@ class RunFile:
             return None
 
 
+def resume_command(name: str, file: str) -> str:
+    """The command that continues the run `name` of the dataflow file `file`, in backquotes."""
+    named = "" if Path(file).stem == name else f" --name {quote(name)}"
+    return f"`noderuntime run {quote(file)}{named} --resume`"
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """A run that exists. `state`: running | interrupted | failed."""
@@ -207,11 +213,10 @@ def hold(
         if old is not None and trusted and old.ended and not (resume or fresh):
             notices.append("the last run of this name failed: starting anew (`--resume` would have gone on with it)")
         elif old is not None and trusted and not (resume or fresh):
-            named = "" if Path(file).stem == name else f" --name {quote(name)}"
             raise RunRefused(
                 name,
                 f"the run {name!r} was interrupted (its runtime was killed); its state is kept",
-                f"`noderuntime run {quote(file)}{named} --resume` continues it exactly where it was, `--fresh` throws "
+                f"{resume_command(name, file)} continues it exactly where it was, `--fresh` throws "
                 f"that away and starts anew, `noderuntime clean {quote(name)}` removes it.",
             )
         if old is not None and not trusted:

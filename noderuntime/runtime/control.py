@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from noderuntime.dataflow.identifiers import nearest
 from noderuntime.ipc.protocol import VERSION, Answer, Ask
 from noderuntime.ipc.pulse import PHASES
+from noderuntime.ipc.runs import RunFile
 from noderuntime.runtime import lifecycle_events as su
 from noderuntime.runtime.children import Child
 from noderuntime.runtime.lifecycle_events import DONE
@@ -18,19 +19,31 @@ _AGAIN = "Stop the run, and continue it with `run FILE --resume`: that starts al
 
 
 def answer(
-    ask: Ask, supervisor: NodeSupervisor, facts: dict[str, Any], stop: Callable[[bool], None], now_s: float
+    ask: Ask, supervisor: NodeSupervisor, file: RunFile, stopping: bool, stop: Callable[[bool], None], now_s: float
 ) -> Answer:
-    """Do what is asked. `facts` are the run's own part of the status; `stop(drain)` begins the end of the run."""
+    """Do what is asked. `stopping`: the run was asked to end; `stop(drain)` asks it to."""
     if ask.version != VERSION:
         return Answer({}, f"this runtime speaks version {VERSION} of the protocol, not {ask.version}")
     if ask.what == "status":
-        return Answer({**facts, "nodes": [node_status(child, now_s) for child in supervisor.children.values()]}, "")
+        return Answer(status(file, stopping, supervisor.children.values(), now_s), "")
     if ask.what == "stop":
         stop(bool(ask.arguments.get("drain")))
         return Answer({}, "")
     if ask.what == "reload":
         return _reload(supervisor, str(ask.arguments.get("node")))
     return Answer({}, f"a runtime can be asked for status, stop and reload, not for {ask.what[:40]!r}")
+
+
+def status(file: RunFile, stopping: bool, children: Iterable[Child], now_s: float) -> dict[str, Any]:
+    """The run, as `ps` shows it."""
+    return {
+        "run": file.name,
+        "pid": file.pid,
+        "file": file.file,
+        "started": file.started,
+        "state": "stopping" if stopping else "running",
+        "nodes": [node_status(child, now_s) for child in children],
+    }
 
 
 def node_status(child: Child, now_s: float) -> dict[str, Any]:

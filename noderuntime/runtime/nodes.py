@@ -171,6 +171,16 @@ class NodeSupervisor:
 
     # ---- processes
 
+    def children_changed(self) -> None:
+        """SIGCHLD: a child was stopped, or continues, or has ended. A pidfd tells of the end, except for an orphan."""
+        with contextlib.suppress(ChildProcessError):
+            while (found := os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)) is not None:
+                if found.si_code == os.CLD_STOPPED:
+                    self.stopped.add(found.si_pid)
+                else:
+                    self.stopped.discard(found.si_pid)
+        self.reap_orphans()
+
     def reap_orphans(self) -> None:
         """Reap what we have adopted and what has ended: grandchildren whose parents died before them."""
         if self._services.fork_server.busy:

@@ -1,8 +1,10 @@
-"""What the fork server is to make for each node: an operator in a warm fork, or a program with its command line."""
+"""What the fork server is to make: an operator in a warm fork, a program with its command line, or the store."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from noderuntime.dataflow import files
@@ -32,6 +34,21 @@ def order_of(dataflow: Dataflow, spec: NodeSpec, options: RunOptions, run_dir: P
     if spec.spawn == "fork" and not early:
         return Order(spec.id, env, dataflow.folder, entry=entrypoints.OPERATOR)
     return Order(spec.id, env, dataflow.folder, argv=entrypoints.command(entrypoints.OPERATOR))
+
+
+def store_order(
+    dataflow: Dataflow, env: Mapping[str, str], run_dir: Path, size_bytes: int, snapshots: Sequence[str]
+) -> Order:
+    """How to make the store process. `size_bytes`: of the space; `snapshots`: its arguments about them."""
+    arguments = [
+        str(run_dir),
+        "--size", str(size_bytes),
+        "--purge-interval", str(dataflow.state.purge_interval_s),
+        "--history", str(dataflow.state.history),
+        *snapshots,
+        "--state", json.dumps(dataflow.state.to_plain()),
+    ]  # fmt: skip
+    return Order("nr-store", env, dataflow.folder or "/", entry=entrypoints.STORE, arguments=arguments)
 
 
 def preload_of(dataflow: Dataflow) -> list[str]:

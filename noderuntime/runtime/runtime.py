@@ -1,4 +1,4 @@
-"""The runtime: one loop that carries out what supervision decides.
+"""The runtime: one loop that carries out what lifecycle.py and phases.py decide.
 
     run = hold the name, lay out the run directory, fork server, store, `open`, bells and pulses, children;
           turn the loop until every node is done; the outbox, figures, the last snapshot, `quit`, summary
@@ -10,56 +10,54 @@ child that may die at any time; requests to it are repeated until they are answe
 Order that matters. What a child has said is read before its death is handled: its last words may explain it. What the
 store has done about a death (claim, end, touch) comes before neighbours are rung: a last commit may become visible
 only then.
+
+Beside it: phase_driver.py (turn after turn, also when one fails), signals.py, start_watch.py (`run -d`), ending.py (the
+steps of the end) and outcome.py (what the run came to).
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import os
-import resource
 import secrets
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from shlex import quote
-from types import FrameType
 from typing import Any
 
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.errors import NodeRuntimeError, ResumeRefused
-from noderuntime.ipc import entrypoints, process, runs, state_folders
-from noderuntime.ipc.boundary import Boundary, all_of, describe
+from noderuntime.ipc import process, runs, state_folders
+from noderuntime.ipc.boundary import describe
 from noderuntime.ipc.channel import Router
 from noderuntime.ipc.homes import RunRefused
 from noderuntime.ipc.lock_watch import Holding, LockWatch, Pinning
 from noderuntime.ipc.protocol import TO_RUNTIME, Answer, Ask, Message
-from noderuntime.ipc.rundir import ENV_VALIDATE, RunDir
+from noderuntime.ipc.rundir import ENV_VALIDATE
 from noderuntime.ipc.runs import Held, RunFile
 from noderuntime.ipc.state_folders import StateFolder
-from noderuntime.runtime import control, guard, summary
+from noderuntime.runtime import control, descriptors, guard
 from noderuntime.runtime.chaos import Chaos
 from noderuntime.runtime.code_watch import CodeWatch
-from noderuntime.runtime.flight_recorder import THE_RUN, FlightRecorder
-from noderuntime.runtime.forkserver import Order
+from noderuntime.runtime.descriptors import Reserve
+from noderuntime.runtime.ending import RunEnd, note_with_logs
+from noderuntime.runtime.flight_recorder import FlightRecorder
 from noderuntime.runtime.keepers import ForkServerKeeper, GaveUp, StoreKeeper
+from noderuntime.runtime.last_figures import LastFigures
 from noderuntime.runtime.logs import RunLog, RunLogs
 from noderuntime.runtime.loop import Loop
-from noderuntime.runtime.machine import NEVER, Tell, Tick
+from noderuntime.runtime.machine import Tell, Tick
 from noderuntime.runtime.nodes import NodeSupervisor
-from noderuntime.runtime.observer import Observer, RunOptions, SummaryRow
-from noderuntime.runtime.orders import preload_of
+from noderuntime.runtime.observer import Observer, RunOptions
+from noderuntime.runtime.orders import preload_of, store_order
 from noderuntime.runtime.outbox import RunOutbox
+from noderuntime.runtime.outcome import Outcome, farewell
+from noderuntime.runtime.phase_driver import PhaseDriver
 from noderuntime.runtime.phases import (
     QUIT_S_MAX,
     WITH_NODES,
     AbortNodes,
     AskStoreToQuit,
-    CannotContinue,
     Deliver,
     Delivered,
     GuardDied,
@@ -69,7 +67,6 @@ from noderuntime.runtime.phases import (
     Phase,
     ResumeWasRefused,
     RunAction,
-    RunEvent,
     RunPhase,
     Save,
     Saved,
@@ -82,20 +79,15 @@ from noderuntime.runtime.phases import (
     StoreEnded,
 )
 from noderuntime.runtime.plan import plan, store_nodes
+from noderuntime.runtime.signals import Signals
 from noderuntime.runtime.snapshots import RunSnapshots
+from noderuntime.runtime.start_watch import StartWatch
 from noderuntime.runtime.store_link import StoreLink
 from noderuntime.runtime.stuck_watch import StuckWatch
 
 LOOK_S = 0.1
-WAITING_SHOWN_S = 0.3
 OPEN_S_MAX = 3600.0  # a large snapshot may have to be fetched
 KILL_S = 5.0
-FAILED_TURNS_MAX = 100  # in a row: then something fails in each, and the run gets nowhere
-RESERVED_DESCRIPTORS = 8
-DESCRIPTORS, DESCRIPTORS_PER_NODE, DESCRIPTORS_MAX = 64, 14, 65536
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-
-OK, FAILED = 0, 1
 
 
 def run(dataflow: Dataflow, options: RunOptions, observer: Observer) -> int:
@@ -117,13 +109,12 @@ def run(dataflow: Dataflow, options: RunOptions, observer: Observer) -> int:
         size_bytes=dataflow.state.size_bytes,
         file=dataflow.file or "FILE",
     )
-    reserve: list[int] = []
+    reserve = Reserve()
     try:
-        # where descriptors run out, cleaning up needs some too
-        reserve.extend(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(RESERVED_DESCRIPTORS))
+        reserve.take()
         runtime = Runtime(dataflow, options, observer, held, reserve, state_folder)
     except BaseException as error:
-        _close_all(reserve)
+        reserve.release()
         process.kill_descendants(KILL_S)
         if held.fresh:
             held.remove()
@@ -144,7 +135,7 @@ class Runtime:
         options: RunOptions,
         observer: Observer,
         held: Held,
-        reserve: list[int],
+        reserve: Reserve,
         state_folder: StateFolder,
     ) -> None:
         self._dataflow = dataflow
@@ -155,7 +146,7 @@ class Runtime:
         self._reserve = reserve
         self._run_dir = held.run_dir
         process.become_subreaper()
-        _raise_descriptor_limit(len(dataflow.nodes))
+        descriptors.raise_limit(len(dataflow.nodes))
         file = str(Path(dataflow.folder, Path(dataflow.file).name))
         log_dir = runs.new_log_folder(state_folder.folder, options.environ)
         self._log = RunLog(observer, RunLogs(log_dir, [spec.id for spec in dataflow.nodes]))
@@ -170,8 +161,8 @@ class Runtime:
             epoch=held.epoch,
         )
         self._file.write(self._run_dir)
-        self._note_with_logs("")
-        guard.announce(self._run_dir.root, _farewell(options.name, file))
+        note_with_logs(self._file, "")
+        guard.announce(self._run_dir.root, farewell(options.name, file))
         self._snapshots = RunSnapshots(
             dataflow, options, self._run_dir, self._log, state_folder.folder, held.size_bytes
         )
@@ -181,23 +172,13 @@ class Runtime:
         self._link = StoreLink(self._loop, self._run_dir, f"runtime-{held.epoch}")
         env = {key: value for key, value in options.environ.items() if not key.startswith("NODERUNTIME_")}
         self._fork_server = ForkServerKeeper(self._loop, self._log, env, preload_of(dataflow))
-        arguments = [
-            str(self._run_dir.root),
-            "--size", str(held.size_bytes),
-            "--purge-interval", str(dataflow.state.purge_interval_s),
-            "--history", str(dataflow.state.history),
-            *self._snapshots.store_arguments(held.fresh),
-            "--state", json.dumps(dataflow.state.to_plain()),
-        ]  # fmt: skip
-        order = Order("nr-store", env, dataflow.folder or "/", entry=entrypoints.STORE, arguments=arguments)
+        snapshots = self._snapshots.store_arguments(held.fresh)
+        order = store_order(dataflow, env, self._run_dir.root, held.size_bytes, snapshots)
         self._store = StoreKeeper(self._fork_server, self._link, self._log, order, time.monotonic)
         self._nodes = NodeSupervisor(
             self._loop, self._router, self._link, self._fork_server, self._log, dataflow, options, self._run_dir,
             time.monotonic, self._stop_asked_by, self._on_message,
         )  # fmt: skip
-        # what our own code or the store raises: the loop turns on, and gives up only when it no longer gets anywhere
-        self._boundary = Boundary(self._tell_failure, passes=(GaveUp, OSError))
-        self._failed_turns = 0
         self._stuck = StuckWatch(
             self._nodes, self._link, self._log, dataflow, options.grace_s, time.monotonic, self._stop_because_stuck
         )
@@ -210,52 +191,26 @@ class Runtime:
             )  # fmt: skip
         self._code_watch = CodeWatch(self._nodes, self._log, dataflow) if options.watch else None
         self._lock_watch: LockWatch | None = None
-        self._began_s = time.monotonic()
-        self._spawned_s = NEVER
-        self._phase = RunPhase(options.grace_s, found_space=not held.fresh, stop_after_s=options.stop_after_s)
+        self._start_watch = StartWatch(self._nodes, self._log, options.name, time.monotonic())
         self._recorder = FlightRecorder(validating=bool(options.environ.get(ENV_VALIDATE)))
-        self._recorder.follow(THE_RUN, self._phase)
-        self._shown_waiting: list[str] = []
+        self._phase = RunPhase(options.grace_s, found_space=not held.fresh, stop_after_s=options.stop_after_s)
+        self._driver = PhaseDriver(self._phase, self._recorder, self._log, self._do, time.monotonic)
+        self._last = LastFigures(self._link, self._driver.boundary)
         self._next_look_s = 0.0
-        self._figures: summary.Figures = {}
-        self._dead_letters: list[dict[str, Any]] = []
-        self._signals, self._signalled = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._signals = Signals()
 
     # ---- the loop
 
     def run(self) -> int:
         """From the start to the end of the run; returns its exit code."""
         try:
-            self._begin()
-            while self._phase.state is not Phase.OVER:
-                try:
-                    error = self._boundary.call("a turn of the runtime's loop", self._turn)
-                    self._failed_turns = 0 if error is None else self._failed_turns + 1
-                    if error is not None and self._failed_turns > FAILED_TURNS_MAX:
-                        self._feed(CannotContinue(f"the runtime cannot go on: {describe(error)}"))
-                except GaveUp as error:
-                    self._feed(CannotContinue(str(error)))
-                except OSError as error:  # descriptors or memory ran out where we cannot do without
-                    self._feed(CannotContinue(f"the runtime cannot go on: {error.strerror or error}"))
-        except Exception as error:
-            error.add_note("\n".join(self._recorder.lines()))  # for the report of a bug
-            raise
+            self._driver.run(self._begin, self._turn)
         finally:
             self._end()
         if self._phase.refused:
             what, _, hint = self._phase.refused.partition("\n  ")
             raise RunRefused(self._options.name, what, hint)
-        unlucky = self._chaos is not None and not self._chaos.report.is_good
-        failed = self._phase.gave_up or self._nodes.failed or unlucky or self._outbox.problem
-        return self._phase.code or (FAILED if failed else OK)
-
-    def _feed(self, event: RunEvent) -> None:
-        """Hand an event to the run's phase, and carry out what it says."""
-        before = self._phase.state
-        actions = self._phase.handle(event, time.monotonic())
-        if self._phase.state is not before:
-            self._log.keep(f"the run is {self._phase.state.value} ({type(event).__name__})")
-        all_of(partial(self._do, action) for action in actions)
+        return self._outcome().exit_code
 
     def _do(self, action: RunAction) -> None:
         match action:
@@ -275,7 +230,7 @@ class Runtime:
             case Deliver(hurried):
                 self._finish(hurried)
             case Save():
-                self._link.request("figures", {}, self._last_figures, lambda error, text: self._last_figures({}))
+                self._last.ask(lambda: self._snapshots.take_last(self._link))
             case StopWaiting():
                 self._outbox.give_up()
                 self._snapshots.give_up()
@@ -300,16 +255,16 @@ class Runtime:
         if self._chaos is not None:
             self._chaos.turn(now_s)
         if self._phase.awaits_begin and self._nodes.has_begun():
-            self._feed(NodesBegan())
+            self._driver.feed(NodesBegan())
         if self._options.abort_on_failure and self._phase.is_up and self._nodes.failed:
-            self._feed(StopRequested("stopping the run, because a node failed"))
+            self._driver.feed(StopRequested("stopping the run, because a node failed"))
         if now_s >= self._phase.deadline_s:
-            self._feed(Tick())
+            self._driver.feed(Tick())
         # both sockets' descriptors are edge-triggered, and sending consumes edges: until nothing is left
         while self._nodes.drain() | self._link.advance(now_s):
             pass
-        if guard.is_waited_for() and self._phase.is_up:
-            self._look_who_is_up(now_s)
+        if self._phase.is_up:
+            self._start_watch.answer_launcher(now_s)
         self._advance()
         self._log.flush()
 
@@ -337,52 +292,32 @@ class Runtime:
             self._outbox.look(self._link, now_s)
         if self._phase.state is Phase.SAVING:
             self._snapshots.look(self._link)
-        self._show_waiting(now_s)
-
-    def _look_who_is_up(self, now_s: float) -> None:
-        """Detached: the launched process may go when every node is ready, or when it is clear that one will not be. A
-        run that is about to end tells it by its own end."""
-        wait, missing = summary.standing(self._nodes.children.values(), now_s - self._spawned_s)
-        if wait or (missing and self._nodes.done):
-            return
-        for line in missing:
-            self._log.tell(line, logging.ERROR)
-        if missing:
-            self._log.tell(f"the run goes on; `noderuntime stop {quote(self._options.name)}` stops it")
-        guard.started(not missing)
+        self._start_watch.show_waiting(self._phase.is_up, now_s)
 
     def _advance(self) -> None:
         """Whether what the phase waits for has happened."""
         phase = self._phase.state
         if phase in WITH_NODES and self._nodes.done and self._link.idle:
-            self._feed(NodesDone())
+            self._driver.feed(NodesDone())
         elif phase is Phase.DELIVERING and self._outbox.over:
-            self._feed(Delivered())
+            self._driver.feed(Delivered())
         elif phase is Phase.SAVING and self._snapshots.over:
-            self._feed(Saved())
+            self._driver.feed(Saved())
         elif phase is Phase.QUITTING and self._store.has_ended:
-            self._feed(StoreEnded())
+            self._driver.feed(StoreEnded())
         else:
             return
         if self._phase.state is not Phase.OVER:
             self._link.advance(time.monotonic())
 
-    def _show_waiting(self, now_s: float) -> None:
-        waiting = self._nodes.not_ready() if self._phase.is_up else []
-        if waiting != self._shown_waiting and (now_s - self._began_s > WAITING_SHOWN_S or not waiting):
-            self._shown_waiting = waiting
-            self._log.waiting(waiting)
-
     # ---- the beginning
 
     def _begin(self) -> None:
         self._loop.watch(self._router.fd, self._nodes.drain)
-        self._loop.watch(self._signals, self._on_signals)
+        self._loop.watch(self._signals.fd, self._on_signals)
         if guard.guard_pidfd() >= 0:
             self._loop.watch(guard.guard_pidfd(), self._guard_died)
-        signal.set_wakeup_fd(self._signalled, warn_on_full_buffer=False)
-        for number in (*SIGNALS, signal.SIGCHLD):
-            signal.signal(number, _noted)
+        self._signals.begin()
         for notice in filter(None, (self._state_folder.notice, self._held.notice)):
             self._log.tell(notice)
         arguments = {
@@ -406,9 +341,9 @@ class Runtime:
             raise GaveUp(f"the run cannot begin: {error}") from error
         except Exception as error:
             raise GaveUp(f"the run cannot begin: {describe(error)}") from error
-        self._feed(SpaceOpened())
+        self._driver.feed(SpaceOpened())
         self._observer.started()
-        self._spawned_s = time.monotonic()
+        self._start_watch.spawned(time.monotonic())
 
     def _start_nodes(self) -> None:
         if self._nodes.done:
@@ -429,7 +364,7 @@ class Runtime:
 
     def _not_opened(self, error: str, text: str) -> None:
         if error == ResumeRefused.__name__:
-            self._feed(ResumeWasRefused(text))
+            self._driver.feed(ResumeWasRefused(text))
             return
         raise GaveUp(text)
 
@@ -437,15 +372,10 @@ class Runtime:
 
     def _on_message(self, identity: bytes, message: Message) -> None:
         if isinstance(message, Ask):
-            facts = {
-                "run": self._file.name,
-                "pid": self._file.pid,
-                "file": self._file.file,
-                "started": self._file.started,
-                "state": "stopping" if self._phase.stopping else "running",
-            }
             try:
-                answer = control.answer(message, self._nodes, facts, self._stop_asked, time.monotonic())
+                answer = control.answer(
+                    message, self._nodes, self._file, self._phase.stopping, self._stop_asked, time.monotonic()
+                )
                 self._router.send(identity, answer)
             except GaveUp:
                 raise
@@ -457,217 +387,61 @@ class Runtime:
             self._nodes.receive(identity, message)
 
     def _on_signals(self) -> None:
-        for number in os.read(self._signals, 4096):
+        for number in self._signals.taken():
             if number == signal.SIGCHLD:
-                self._children_changed()
+                self._nodes.children_changed()
                 continue
             why = f"{signal.Signals(number).name}: stopping (once more: at once)"
             if getattr(self._observer, "out_is_gone", False):
                 why = "nobody reads what the nodes print any more: stopping"
-            self._feed(Interrupted(number, why, at_once=number == signal.SIGQUIT))
-
-    def _children_changed(self) -> None:
-        """A child was stopped, goes on, or has ended (which its pidfd tells, unless it is an orphan)."""
-        with contextlib.suppress(ChildProcessError):
-            while (found := os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)) is not None:
-                if found.si_code == os.CLD_STOPPED:
-                    self._nodes.stopped.add(found.si_pid)
-                else:
-                    self._nodes.stopped.discard(found.si_pid)
-        self._nodes.reap_orphans()
+            self._driver.feed(Interrupted(number, why, at_once=number == signal.SIGQUIT))
 
     def _guard_died(self) -> None:
         """Nobody would clean up after us: end at once. The space stays, as if we had been killed too."""
         self._loop.unwatch(guard.guard_pidfd())
-        self._feed(GuardDied())
+        self._driver.feed(GuardDied())
 
     def _stop_asked_by(self, node: str) -> None:
-        self._feed(StopRequested(f"{node} asked to stop the run"))
+        self._driver.feed(StopRequested(f"{node} asked to stop the run"))
 
     def _stop_because_stuck(self, why: str) -> None:
-        self._feed(StopRequested(f"{why}. Stopping the run", is_error=True))
+        self._driver.feed(StopRequested(f"{why}. Stopping the run", is_error=True))
 
     def _stop_asked(self, drain: bool) -> None:
         draining = "draining: sources stop, the others end when they have nothing left"
-        self._feed(StopRequested(draining if drain else "stopping", drain))
+        self._driver.feed(StopRequested(draining if drain else "stopping", drain))
 
     def _show_stopping(self, grace_s: float) -> None:
         tell = getattr(self._observer, "stopping", None)
         if tell is not None:
             tell(grace_s)
 
-    def _tell_failure(self, text: str) -> None:
-        """Something of ours failed, and the run goes on. What led to the first failure is kept for a replay."""
-        self._log.warn(text)
-        if self._boundary.caught == 1:
-            self._keep_steps()
-
-    def _keep_steps(self) -> None:
-        for line in self._recorder.lines():
-            self._log.keep(line)
-
     # ---- the end
 
     def _finish(self, hurried: bool) -> None:
-        """Every node is done: what they wrote elsewhere has to arrive there."""
+        """Every node is done: shared writes that are under way have to arrive."""
         self._nodes.ending = True
         self._outbox.begin(time.monotonic(), hurried)
         if self._chaos is not None:
             self._chaos.stop()
 
-    def _last_figures(self, result: dict[str, Any]) -> None:
-        self._figures = result.get("nodes", {})
-        self._boundary.call("asking for dead letters", self._ask_for_letters)
-        self._snapshots.take_last(self._link)
-
-    def _ask_for_letters(self) -> None:
-        for node in summary.dead_letters(self._figures):
-            arguments = {"node": node, "uids": []}
-            self._link.request("letters_show", arguments, self._keep_letters, lambda error, text: None)
-
-    def _keep_letters(self, result: dict[str, Any]) -> None:
-        self._dead_letters.extend(result["letters"])
+    def _outcome(self) -> Outcome:
+        """What is known now of what the run came to."""
+        return Outcome(
+            self._phase,
+            node_failed=bool(self._nodes.failed),
+            figures=self._last.nodes,
+            keeps_snapshots=self._snapshots.settings.enabled,
+            unsaved=self._snapshots.problem,
+            undelivered=self._outbox.problem,
+            lost_messages=self._chaos is not None and not self._chaos.report.is_good,
+        )
 
     def _end(self) -> None:
-        """Leave nothing behind: no process, no socket, and no space unless the run is to be resumed.
-
-        A list of steps: each of them happens, whatever those before it have raised.
-        """
-        rows: list[SummaryRow] = []
-        keep = True  # when it cannot be decided
-        ending = Boundary(self._log.warn)
-
-        def sum_up() -> None:
-            rows.extend(summary.rows(self._nodes.children.values(), self._figures))
-
-        def sum_up_none() -> None:
-            if not rows and not self._phase.gave_up:  # else the error has said it: no node has failed
-                rows.extend(summary.rows_of_none(self._dataflow, "stopped"))
-
-        def decide() -> None:
-            nonlocal keep
-            keep = self._has_to_be_kept()
-
-        _close_all(self._reserve)
-        steps: list[tuple[str, Callable[[], object]]] = [
-            ("signals that come now", self._mind_signals),
-            ("the summary", sum_up),
-            ("the summary", sum_up_none),
-            ("letting go of the nodes", self._nodes.close),
-            ("letting go of the store", self._store.close),
-            ("letting go of the store's socket", self._link.close),
-            ("letting go of the fork server", self._fork_server.close),
-            ("killing what is left", self._kill_left),
-            ("letting go of the runtime's socket", lambda: self._router.close(0)),
-            ("letting go of the lock file", lambda: self._lock_watch.close() if self._lock_watch is not None else None),
-            ("removing the runtime's socket", lambda: self._run_dir.runtime_socket.unlink(missing_ok=True)),
-            ("removing the store's socket", lambda: self._run_dir.store_socket.unlink(missing_ok=True)),
-            ("closing the loop", self._loop.close),
-            ("closing the pipe of signals", lambda: _close_all([self._signals, self._signalled])),
-            ("keeping the last steps for a replay", lambda: self._keep_steps() if self._has_failed() else None),
-            ("the report of the kills", self._report_kills),
-            ("deciding whether the state is kept", decide),
-            ("what to do next", lambda: None if self._phase.refused else self._tell_what_next(rows, keep)),
-            ("keeping the dead letters", self._write_letters),
-            ("the summary", lambda: self._log.summary(rows, summary.lines(rows)) if rows else None),
-            ("noting what became of it", lambda: self._note_outcome(rows)),
-            ("closing the logs", self._log.close),
-            ("marking the run", lambda: self._mark(keep)),
-            ("letting go of the run", lambda: self._held.release() if keep else self._held.remove()),
-            ("letting go of the run's lock", self._held.release),  # a second time does nothing
-        ]
-        for what, step in steps:
-            ending.call(f"at the end of the run: {what}", step)
-
-    def _mind_signals(self) -> None:
-        signal.set_wakeup_fd(-1)
-        for number in SIGNALS:  # to the end of the process: it ends already, and must not die on the way
-            signal.signal(number, lambda number, frame: self._show_stopping(0.0))
-
-    def _has_failed(self) -> bool:
-        phase = self._phase
-        return phase.state is not Phase.OVER or bool(phase.gave_up and not phase.refused) or bool(self._nodes.failed)
-
-    def _kill_left(self) -> None:
-        left = process.kill_descendants(KILL_S)
-        if left:
-            self._log.tell(f"these processes cannot be killed: {left}")
-
-    def _report_kills(self) -> None:
-        if self._chaos is not None and self._chaos.has_begun:
-            report = self._chaos.finish(self._figures)
-            self._log.report(report.lines(), report.facts())
-
-    def _tell_what_next(self, rows: list[SummaryRow], keep: bool) -> None:
-        if self._snapshots.problem:
-            kept = ". The state is kept in memory; `--resume` continues from it" if keep else ""
-            self._log.tell(f"there is no last snapshot: {self._snapshots.problem}{kept}")
-        if self._outbox.problem:
-            why = self._outbox.problem
-            self._log.tell(f"shared writes have not arrived: {why}. They are kept; `--resume` delivers them")
-        resumable = keep or (self._snapshots.settings.enabled and summary.made_progress(self._figures))
-        for hint in summary.hints(self._file.name, self._file.file, rows, self._figures, resumable):
-            self._log.tell(hint)
-
-    def _write_letters(self) -> None:
-        if self._dead_letters:
-            summary.keep_letters(Path(self._file.log_dir), self._dead_letters)
-
-    def _note_outcome(self, rows: list[SummaryRow]) -> None:
-        self._note_with_logs(summary.outcome(rows, bool(self._phase.gave_up)))
-
-    def _note_with_logs(self, ended: str) -> None:
-        """Keep with the logs whose they are, and what became of the run: `ps -a` knows by it what has ended."""
-        with contextlib.suppress(OSError):  # as with the logs, a full disk stops no run
-            replace(self._file, ended=ended).write(RunDir(Path(self._file.log_dir)))
-
-    def _mark(self, keep: bool) -> None:
-        if keep and self._nodes.failed and not self._phase.gave_up and not self._outbox.problem:
-            replace(self._file, ended="failed").write(self._run_dir)
-
-    def _has_to_be_kept(self) -> bool:
-        """Whether the space stays, for `--resume`: of a run that was cut short, or failed and has no last snapshot."""
-        if not self._phase.has_space:
-            return False  # there was never anything
-        if self._phase.was_cut_short or self._outbox.problem:
-            return True
-        if self._snapshots.problem:  # of a finished run, too: `state` reads it there, and `--resume` saves it
-            return True
-        # a failed run goes on from its last snapshot; where it keeps none, from its space
-        without = not self._snapshots.settings.enabled
-        return without and bool(self._nodes.failed) and summary.made_progress(self._figures)
-
-
-def _noted(number: int, frame: FrameType | None) -> None:
-    """The wake-up descriptor tells the loop."""
-
-
-def _close_all(fds: list[int]) -> None:
-    while fds:
-        os.close(fds.pop())
-
-
-def _farewell(name: str, file: str) -> str:
-    named = "" if Path(file).stem == name else f" --name {quote(name)}"
-    return (
-        f"noderuntime: the runtime of {name!r} was killed. All its processes were ended, its state is kept.\n"
-        f"  Continue with `noderuntime run {quote(file)}{named} --resume`, or remove it with "
-        f"`noderuntime clean {quote(name)}`."
-    )
-
-
-def _raise_descriptor_limit(nodes: int) -> None:
-    """Each child costs some descriptors, and the usual soft limit is low. Where the hard one is, too, say so now:
-    ZeroMQ ends its process when it cannot accept a connection."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
-    if soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            soft = wanted
-    needed = DESCRIPTORS + DESCRIPTORS_PER_NODE * nodes
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        raise NodeRuntimeError(
-            f"this process may open {soft} files, too few for {nodes} nodes, which need about {needed}. "
-            f"Raise the limit: `ulimit -n {needed}`."
-        )
+        RunEnd(
+            dataflow=self._dataflow, file=self._file, run_dir=self._run_dir, held=self._held, reserve=self._reserve,
+            log=self._log, signals=self._signals, loop=self._loop, router=self._router, link=self._link,
+            nodes=self._nodes, store=self._store, fork_server=self._fork_server, lock_watch=self._lock_watch,
+            chaos=self._chaos, last=self._last, outcome=self._outcome, keep_steps=self._driver.keep_steps,
+            notice=lambda: self._show_stopping(0.0),
+        ).carry_out()  # fmt: skip

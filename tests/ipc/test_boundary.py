@@ -29,8 +29,9 @@ from noderuntime.ipc.boundary import Boundary, all_of, cut, describe, plain
 from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Edge, Log, Reply, Request, decode, encode, refusal
 from noderuntime.node.remote_log import LogHandler
 from noderuntime.node.user_code import user_trace
-from noderuntime.runtime import logs, summary
+from noderuntime.runtime import logs
 from noderuntime.runtime.children import Child
+from noderuntime.runtime.ending import keep_letters
 from noderuntime.runtime.logs import RunLog, RunLogs, record_of
 from noderuntime.runtime.observer import LogRecord
 from noderuntime.runtime.store_link import fits
@@ -333,7 +334,7 @@ def test_an_observer_that_fails_keeps_nothing_out_of_the_logs(tmp_path: Path) ->
 
 
 def test_dead_letters_with_any_keys_are_kept(tmp_path: Path) -> None:
-    summary.keep_letters(tmp_path, [{"node": "a", "value": {b"k": {2: [{None: 1}]}}}, {"node": "b", "value": "\ud800"}])
+    keep_letters(tmp_path, [{"node": "a", "value": {b"k": {2: [{None: 1}]}}}, {"node": "b", "value": "\ud800"}])
     (kept,) = [json.loads(file.read_text()) for file in tmp_path.iterdir()]
     assert kept[0]["value"] == {"b'k'": {"2": [{"None": 1}]}}
     assert kept[1]["node"] == "b"
