@@ -516,4 +516,4 @@ def test_state_commands_on_a_run_that_does_not_run_go_to_the_external_state(fold
         finally:
             moved.rename(folder.folder)
         assert gone.returncode != 0
-        assert "belongs to a dataflow file elsewhere" in gone.stderr
+        assert "belongs to a dataflow file in another folder" in gone.stderr

@@ -112,9 +112,17 @@ class Folder:
             (folder / name).write_text(text)
 
     def write(self, **files: str) -> None:
-        """Files by name; `_py` at the end stands for `.py`."""
+        """Files by name; `_py` at the end stands for `.py`.
+
+        A node that reads one meanwhile sees the old or the new text, never a part.
+        """
         for name, text in files.items():
-            (self.folder / name.replace("_py", ".py").replace("_sh", ".sh")).write_text(text)
+            path = self.folder / name.replace("_py", ".py").replace("_sh", ".sh")
+            new = path.with_name(f".{path.name}.new")
+            new.write_text(text)
+            if path.exists():
+                new.chmod(path.stat().st_mode)
+            new.replace(path)
 
     def start(self, dataflow: str = "", env: Mapping[str, str] | None = None, **options: Any) -> Running:
         if dataflow:

@@ -22,7 +22,9 @@ class Printer:
     congested = False
 
     def _say(self, *what: Any) -> None:
-        os.write(1, (json.dumps(what, default=str) + "\n").encode())
+        left = memoryview((json.dumps(what, default=str) + "\n").encode())
+        while left:  # a signal may cut a write to a full pipe short
+            left = left[os.write(1, left) :]
 
     def waiting(self, nodes: Sequence[str]) -> None:
         self._say("waiting", list(nodes))
