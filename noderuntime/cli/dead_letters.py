@@ -1,8 +1,10 @@
 """`dead-letters ls|show|replay|drop`: messages that an operator failed on `max_attempts` times.
 
 The command works on live, interrupted and ended runs (see offline.py). What is replayed into a run that is not running
-is handled by its `run --resume`. A run that keeps no snapshots writes the dead letters that it ends with beside its
-logs; from there they can be listed, shown and dropped, but not replayed.
+is handled by its `run --resume`. What a run has left that others have followed is in its last snapshot, which is kept
+for that; `--from` names it, and `ls` says with which number. What is replayed there is handled by `run --from`. A run
+that keeps no snapshots writes the dead letters that it ends with beside its logs; from there they can be listed, shown
+and dropped, but not replayed.
 """
 
 from __future__ import annotations
@@ -16,17 +18,21 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from noderuntime.cli import output
 from noderuntime.cli.choose import RUNNING, LoggedRun, choose_logs, ended_runs
-from noderuntime.cli.offline import Ended, choose_kept, open_store
+from noderuntime.cli.offline import Change, Ended, choose_kept, choose_snapshot, left_unsettled, open_store
 from noderuntime.cli.output import CommandError
 from noderuntime.cli.text import duration, plain
-from noderuntime.errors import NotRunning
+from noderuntime.errors import NotRunning, StoreError
 from noderuntime.ipc import runs
 from noderuntime.ipc.rundir import RunDir, letters_file
 from noderuntime.ipc.runs import Run, RunFile
+from noderuntime.snapshot.format import REPLAYED
+from noderuntime.snapshot.retention import letters_at, letters_by_node
+from noderuntime.snapshot.settings import Settings
 
 DeadLetter = dict[str, Any]
 
@@ -35,43 +41,105 @@ _VALUE_CHARACTERS_MAX = 2000
 
 def dead_letters(options: Namespace) -> int:
     """Carry out one `dead-letters` command."""
-    try:
-        run = choose_kept(options.run)
-    except NotRunning as gone:
-        return _of_ended_run(options, gone)
+    run: Run | Ended
+    if options.from_snapshot is not None:
+        run = choose_snapshot(options.run, options.from_snapshot, options.operation)
+    else:
+        try:
+            run = choose_kept(options.run)
+        except NotRunning as gone:
+            return _of_ended_run(options, gone)
+    if options.operation in ("replay", "drop"):
+        return _change(run, options)
     arguments = {"node": options.node, **({} if options.operation == "ls" else {"uids": options.uids})}
+    settings = _where_earlier_ones_are(run, options)
     with open_store(run, options.operation) as store:
         result = store.request(f"letters_{options.operation}", arguments)
-    if options.operation in ("replay", "drop") and run.state != RUNNING:
+        live = settings is not None and not isinstance(run, Ended)
+        run_id = store.request("figures", {})["run_id"] if live else None
+    code = _present(options, result["letters"], result["left_out"])
+    if settings is not None:
+        _tell_earlier(settings, run_id)
+    return code
+
+
+def _where_earlier_ones_are(run: Run | Ended, options: Namespace) -> Settings | None:
+    """Where `ls` has to look for what earlier runs left. None: it has not."""
+    if options.operation != "ls" or options.from_snapshot is not None:
+        return None
+    settings = run.settings if isinstance(run, Ended) else Settings.read(run.run_dir.snapshots_file)
+    return settings if settings is not None and settings.enabled else None
+
+
+def _change(run: Run | Ended, options: Namespace) -> int:
+    change = Change()
+    with open_store(run, options.operation, change) as store:
+        result = store.request(f"letters_{options.operation}", {"node": options.node, "uids": options.uids})
+        count: int = result["replayed" if options.operation == "replay" else "dropped"]
+        change.made = count > 0
+    earlier = isinstance(run, Ended) and run.earlier
+    if change.made and run.state != RUNNING and not earlier:
         for logged in runs.log_folders(run.name, os.environ):
             _remove_kept(logged, options)
-        if options.operation == "replay" and isinstance(run, Ended) and run.last.finished and result["replayed"]:
+        if options.operation == "replay" and isinstance(run, Ended) and run.last.finished:
             _mark_resumable(run)
     if options.operation == "replay":
-        return _replayed(run, options, result["replayed"])
-    if options.operation == "drop":
-        return _dropped(options, result["dropped"])
-    return _present(options, result["letters"], result["left_out"])
+        return _replayed(run, options, count, change.snapshot)
+    return _dropped(options, count)
 
 
-def _replayed(run: Run | Ended, options: Namespace, count: int) -> int:
+def _replayed(run: Run | Ended, options: Namespace, count: int, snapshot: int) -> int:
+    earlier = isinstance(run, Ended) and run.earlier
     if options.json:
-        output.result_json({"node": options.node, "replayed": count})
+        plain_result = {"node": options.node, "replayed": count}
+        output.result_json({**plain_result, "snapshot": snapshot} if earlier and count else plain_result)
     elif not count:
-        output.tell(f"{options.node} has no dead letters")
+        output.tell(_nothing(options))
     else:
-        which = letters_text(count)
-        when = "" if run.state == RUNNING else f" once {run.name} is resumed"
-        output.tell(f"{which} back in the mailbox of {options.node}, to be handled behind what waits there{when}")
+        where = f"{letters_text(count)} back in the mailbox of {options.node}"
+        if isinstance(run, Ended) and run.earlier:
+            output.tell(f"{where}, in snapshot {snapshot}: {_continues(run.settings, snapshot)} handles what waits")
+        else:
+            when = "" if run.state == RUNNING else f" once {run.name} is resumed"
+            output.tell(f"{where}, to be handled behind what waits there{when}")
     return output.OK
+
+
+def _continues(settings: Settings, snapshot: int) -> str:
+    """The command that goes on with an earlier run."""
+    file = settings.file or "FILE"
+    named = "" if Path(file).stem == settings.run else f" --name {quote(settings.run)}"
+    return f"`noderuntime run {quote(file)}{named} --from {snapshot}`"
 
 
 def _dropped(options: Namespace, count: int) -> int:
     if options.json:
         output.result_json({"node": options.node, "dropped": count})
     else:
-        output.tell(f"{letters_text(count)} dropped" if count else f"{options.node} has no dead letters")
+        output.tell(f"{letters_text(count)} dropped" if count else _nothing(options))
     return output.OK
+
+
+def _nothing(options: Namespace) -> str:
+    return f"{options.node} has no dead letters: nothing was changed"
+
+
+def _tell_earlier(settings: Settings, run_id: str | None) -> None:
+    """What the runs before this one have left, and where it is. `run_id`: of this one, None if it has ended."""
+    try:
+        left = left_unsettled(settings, run_id)
+    except StoreError as error:
+        output.tell(f"whether earlier runs left dead letters cannot be seen: {error}")
+        return
+    for manifest in left:
+        if letters_at(manifest) or not manifest.aside:
+            output.tell(
+                f"an earlier run left dead letters ({letters_by_node(manifest)}): "
+                f"`noderuntime dead-letters ls --run {quote(settings.run)} --from {manifest.number}`"
+            )
+        if manifest.why == REPLAYED:
+            goes_on = _continues(settings, manifest.number)
+            output.tell(f"messages of an earlier run were put back: {goes_on} handles them")
 
 
 def _present(options: Namespace, letters: Sequence[DeadLetter], left_out: int) -> int:

@@ -314,6 +314,10 @@ def _build_letters(letters: Parser) -> None:
     ):
         operation = operations.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
         operation.add_argument("--run", metavar="RUN", help="may be left out when there is just one")
+        operation.add_argument(
+            "--from", dest="from_snapshot", type=int, metavar="SNAPSHOT",
+            help="those that an earlier run left, by the snapshot that holds them (`ls` names it)",
+        )  # fmt: skip
         if name == "ls":
             operation.add_argument("node", metavar="NODE", nargs="?", default="", help="default: all nodes")
         else:

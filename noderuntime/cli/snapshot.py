@@ -10,15 +10,15 @@ from argparse import Namespace
 from typing import Any
 
 from noderuntime.cli import output
-from noderuntime.cli.choose import choose, known_runs
+from noderuntime.cli.choose import choose
 from noderuntime.cli.client import StoreClient, take_snapshot
-from noderuntime.cli.offline import known_settings
+from noderuntime.cli.offline import settings_of
 from noderuntime.cli.output import CommandError
 from noderuntime.cli.text import duration
-from noderuntime.dataflow.identifiers import nearest
-from noderuntime.errors import NotRunning, SnapshotCorrupt
+from noderuntime.errors import SnapshotCorrupt
+from noderuntime.runtime.summary import letters_text
 from noderuntime.snapshot.backend import Listed
-from noderuntime.snapshot.settings import Settings
+from noderuntime.snapshot.retention import letters_at
 
 
 def snapshot(options: Namespace) -> int:
@@ -39,7 +39,7 @@ def _take(options: Namespace) -> int:
 
 
 def _ls(options: Namespace) -> int:
-    settings = _settings(options.run)
+    settings = settings_of(options.run)
     backend = settings.open()
     try:
         listed: list[Listed] = backend.snapshots()
@@ -61,7 +61,8 @@ def _row(item: Listed) -> tuple[Any, ...]:
         return (item.number, "-", "-", "-", "-", "-", f"damaged: {item.problem}")
     age = duration(max(0.0, (time.time_ns() - manifest.created_ns) / 1e9))
     kind = "full" if manifest.full else f"on {manifest.chain[-1]}"
-    state = "finished" if manifest.finished else "can be resumed"
+    dead = sum(letters_at(manifest).values())
+    state = ("finished" if manifest.finished else "can be resumed") + (f", {letters_text(dead)}" if dead else "")
     return (item.number, age, kind, manifest.size_bytes, manifest.keys, manifest.why, state)
 
 
@@ -89,7 +90,7 @@ def _plain(item: Listed) -> dict[str, Any]:
 
 def _verify(options: Namespace) -> int:
     """Read them all, every byte. Exit code 1 when one is damaged."""
-    settings = _settings(options.run)
+    settings = settings_of(options.run)
     backend = settings.open()
     results: list[tuple[int, str]] = []
     try:
@@ -118,26 +119,3 @@ def _verify(options: Namespace) -> int:
     else:
         output.tell(f"{settings.run} has no snapshots in {backend.place}")
     return output.FAILED if any(why for _, why in results) else output.OK
-
-
-def _settings(name: str | None) -> Settings:
-    """Where the snapshots are of the run of that name, or of the only one there is."""
-    if name is None:
-        live = [run.name for run in known_runs()]
-        if len(live) == 1:
-            name = live[0]
-    if name is not None:
-        found = next((item for item in known_settings() if item.run == name), None)
-        if found is not None:
-            return found
-    known = known_settings()
-    if name is None and len(known) == 1:
-        return known[0]
-    names = [settings.run for settings in known]
-    if name is None:
-        if not names:
-            raise NotRunning("there was no run yet")
-        raise CommandError(f"which run? Say --run with one of: {', '.join(names)}", output.USAGE)
-    near = nearest(name, names)
-    known_names = f"There were: {', '.join(names)}." if names else ""
-    raise NotRunning(f"there was no run {name!r}", f"Did you mean {near!r}?" if near else known_names)

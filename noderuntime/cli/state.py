@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from noderuntime.cli import output
 from noderuntime.cli.choose import RUNNING
 from noderuntime.cli.client import StoreClient, ask_runtime
-from noderuntime.cli.offline import Ended, choose_kept, open_store
+from noderuntime.cli.offline import Change, Ended, choose_kept, open_store
 from noderuntime.cli.output import CommandError, UsageError
 from noderuntime.cli.shown import (
     Unfit,
@@ -33,12 +34,14 @@ from noderuntime.ipc.runs import Run
 
 def state(options: Namespace) -> int:
     """Carry out one `state` command."""
+    change = Change()
+    operations: dict[str, Callable[[StoreClient, Namespace], int]]
     if options.operation in ("watch", "diff"):
         from noderuntime.cli import state_watch
 
-        operation = {"watch": state_watch.watch, "diff": state_watch.diff}[options.operation]
+        operations = {"watch": state_watch.watch, "diff": state_watch.diff}
     else:
-        operation = {"ls": _ls, "get": _get, "set": _set, "rm": _rm}[options.operation]
+        operations = {"ls": _ls, "get": _get, "set": _set, "rm": partial(_rm, change=change)}
     for word in (options.scope, getattr(options, "key", ""), getattr(options, "prefix", "")):
         if not word.isascii() and word.encode(errors="replace").decode() != word:
             raise UsageError(f"{word!a} is not UTF-8", f"noderuntime state {options.operation}")
@@ -47,8 +50,8 @@ def state(options: Namespace) -> int:
         raise NotRunning(f"the run {run.name!r} has ended: nothing changes any more")
     if options.operation == "set":
         _check_force(run, options)
-    with open_store(run, options.operation) as store:
-        return operation(store, options)
+    with open_store(run, options.operation, change) as store:
+        return operations[options.operation](store, options)
 
 
 def _ls(store: StoreClient, options: Namespace) -> int:
@@ -139,8 +142,9 @@ def _check_force(run: Run | Ended, options: Namespace) -> None:
             )
 
 
-def _rm(store: StoreClient, options: Namespace) -> int:
+def _rm(store: StoreClient, options: Namespace, change: Change) -> int:
     result = store.request("state_rm", {"scope": options.scope, "key": options.key})
+    change.made = bool(result["removed"])
     if options.json:
         output.result_json({"key": options.key, "removed": result["removed"]})
     elif not result["removed"]:

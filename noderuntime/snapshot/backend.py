@@ -6,7 +6,8 @@ A backend guarantees these; the tests in tests/snapshot/test_backends.py have th
 2. A save that fails, or whose process is killed at any point, leaves the snapshots before it as they were.
 3. `read` gives exactly the records of the cut, or raises SnapshotCorrupt; never anything in between.
 4. Of two writers that do not know each other one fails with SnapshotConflict; neither overwrites the other.
-5. `prune` keeps the newest N, what they build on, and always the newest that is good.
+5. `prune` keeps the newest N, of each run the last one that holds dead letters (see retention.py), what these build
+   on, and always the newest that is good.
 6. A snapshot with a parent costs about what has changed since then.
 7. Saves that are killed one after the other leave no more than the last of them.
 
@@ -91,7 +92,7 @@ class Backend(Protocol):
         """Read a whole snapshot and the snapshots that it builds on. Raises SnapshotCorrupt."""
 
     def prune(self, keep: int) -> list[int]:
-        """Remove the snapshots older than the newest `keep`. Returns the numbers of those that it removed.
+        """Remove the snapshots that retention.to_keep does not name. Returns the numbers of those that it removed.
 
         Also removes what interrupted saves and prunes have left: nothing remains that no snapshot needs.
         """

@@ -30,7 +30,9 @@ from noderuntime.snapshot.format import (
     parse_manifest,
     read_frames,
 )
+from noderuntime.snapshot.older import Looked
 from noderuntime.snapshot.proof import prove
+from noderuntime.snapshot.retention import to_keep
 
 CHAIN_MAX = 24  # incremental snapshots on top of a full one
 CHAIN_SHARE = 0.5  # the size of all of them together may reach this share of the full one
@@ -77,6 +79,7 @@ class BlobBackend:
         self.spool = spool
         self.warn: Callable[[str], None] = lambda text: None
         self._own: dict[int, Manifest] = {}  # the manifests that this object has published
+        self._facts = Looked(self)
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
@@ -218,24 +221,24 @@ class BlobBackend:
         numbers = sorted((int(m[1]) for m in map(_MANIFEST.fullmatch, names) if m), reverse=True)
         if not numbers:
             return []
-        kept = numbers[: max(1, keep)]
-        rest = numbers[len(kept) :]
         readable = {}
         for number in numbers:
             with contextlib.suppress(SnapshotCorrupt):
                 readable[number] = self.stored(number)
-        needed = set(kept)
-        for number in kept:
+        kept = to_keep({number: readable.get(number) for number in numbers}, keep, self._facts)
+        needed = kept.all
+        for number in kept.all:
             if number in readable:
                 needed.update(readable[number].chain)
-        superfluous = [number for number in rest if number not in needed]
-        if superfluous and not any(is_good(self, number) for number in kept):
-            # none of the snapshots to keep is good: the newest older one that is good must stay, with its chain
-            saviour = next((number for number in rest if is_good(self, number)), None)
+        if needed < set(numbers) and not any(is_good(self, number) for number in kept.newest):
+            # none of the newest is good: the newest older one that is good must stay, with its chain
+            others = (number for number in numbers if number in readable and not readable[number].aside)
+            saviour = next((number for number in others if is_good(self, number)), None)
             if saviour is not None:
                 self.warn(f"the newest snapshots in {self.place} are damaged; {saviour} is kept")
                 needed |= {saviour, *readable[saviour].chain}
-                superfluous = [number for number in rest if number not in needed]
+        # the oldest first: what is gone must not come back as the last snapshot of its run, if this is interrupted
+        superfluous = [number for number in reversed(numbers) if number not in needed]
         used = {
             part.name
             for number, manifest in readable.items()

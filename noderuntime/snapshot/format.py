@@ -10,7 +10,7 @@ and names its parent's manifest by checksum, so that a chain cannot mix two hist
 been applied, keys and values must be those that the last manifest describes (see proof.py): this also detects records
 that are missing, or were left out although they had changed.
 
-Format 2 added `content`, and sizes and digests in the keys of payloads. Format 1 is read.
+Format 2 added `content`, and sizes and digests in the keys of payloads; format 3 added `run_id`. Older ones are read.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ import msgpack
 
 from noderuntime.errors import SnapshotCorrupt
 
-FORMAT = 2
-FORMATS = (1, 2)  # the formats that this version reads
+FORMAT = 3
+FORMATS = (1, 2, 3)  # the formats that this version reads
 FRAME_BYTES = 1 << 20  # a frame is closed when it has reached this
 FRAME_BYTES_MAX = 1 << 30
 PART_BYTES = 64 << 20  # a part is closed when it has reached this
 MANIFEST_BYTES_MAX = 64 << 20
 
 RECORDS, GONE = "records", "gone"
+REPLAYED, DROPPED = "replayed", "dropped"  # why a command on the dead letters of an earlier run has made a snapshot
 
 _FRAME = struct.Struct("<II")
 CONTENT_MODULUS = 1 << 64
@@ -58,7 +59,8 @@ class Manifest:
 
     `number` counts the snapshots of one place, `chain` holds the numbers that this one builds on, the full one first.
     `counts` is what each node had taken, queued and sent at the cut (claims.figures). `finished`: all nodes had ended.
-    `clock_ns`: the space's clock at the cut; `wall_ns`: at its creation.
+    `clock_ns`: the space's clock at the cut; `wall_ns`: at its creation. `run_id` as in OperatorContext: a run that is
+    resumed keeps it.
     """
 
     run: str
@@ -80,12 +82,18 @@ class Manifest:
     parent_sha256: str = ""
     growth_bytes: int = 0
     content: int | None = None  # None in format 1
+    run_id: str = ""  # "" before format 3
     format: int = FORMAT
     sha256: str = field(default="", compare=False)
 
     @property
     def full(self) -> bool:
         return not self.chain
+
+    @property
+    def aside(self) -> bool:
+        """Whether it was made of an earlier run's: see retention.py."""
+        return self.why in (REPLAYED, DROPPED)
 
     @property
     def size_bytes(self) -> int:
@@ -98,6 +106,8 @@ class Manifest:
         del plain["sha256"]
         if self.format == 1:
             del plain["content"]
+        if self.format < 3:
+            del plain["run_id"]
         plain["sha256"] = hashlib.sha256(_canonical(plain)).hexdigest()
         return json.dumps(plain, indent=1).encode() + b"\n"
 
@@ -117,7 +127,7 @@ def parse_manifest(name: str, stored: bytes) -> Manifest:
     if hashlib.sha256(_canonical(plain)).hexdigest() != claimed:
         raise SnapshotCorrupt(name, "its manifest is altered: the checksum differs")
     if version not in FORMATS:
-        known = " and ".join(map(str, FORMATS))
+        known = ", ".join(map(str, FORMATS))
         raise SnapshotCorrupt(name, f"it has format {version!r}, and this noderuntime reads {known}")
     try:
         parts = tuple(Part(**part) for part in plain.pop("parts"))

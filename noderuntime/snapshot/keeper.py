@@ -140,4 +140,5 @@ class Keeper:
             parent_sha256=parent.sha256 if parent else "",
             growth_bytes=walked.growth_bytes,
             content=walked.index.content,
+            run_id=self.space.outbox_id,
         )

@@ -41,6 +41,7 @@ def restore_newest(
     backend: Backend, folder: Path, size_bytes: int, boot_id: str, number: int | None = None
 ) -> Restored | None:
     """Make the space at `folder` from the newest good snapshot, or from `number`. None: there is no snapshot at all.
+    The newest is never one that stands aside: see retention.py.
 
     Raises SnapshotCorrupt if there are snapshots but none can be used; StoreFull if `size_bytes` is too little.
     """
@@ -50,6 +51,8 @@ def restore_newest(
         listed = [item for item in listed if item.number == number]
         if not listed:
             raise SnapshotCorrupt(str(number), f"there is no such snapshot in {backend.place}, which has: {there}")
+    else:
+        listed = [item for item in listed if item.manifest is None or not item.manifest.aside]
     skipped: list[str] = []
     for item in listed:
         try:

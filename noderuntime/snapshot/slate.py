@@ -38,7 +38,9 @@ from noderuntime.errors import SnapshotCorrupt
 from noderuntime.snapshot.backend import Listed, SnapshotConflict, SnapshotGone, SnapshotUnavailable, is_good
 from noderuntime.snapshot.cut import Walked
 from noderuntime.snapshot.format import RECORDS, Manifest, parse_manifest, read_frames
+from noderuntime.snapshot.older import Looked
 from noderuntime.snapshot.proof import prove
+from noderuntime.snapshot.retention import to_keep
 
 BATCH_BYTES = 8 << 20
 ROWS_PER_CALL = 2000
@@ -76,6 +78,7 @@ class SlateBackend:
         self._newest = 0
         self._generation = 0
         self._synced: set[tuple[str, int]] = set()
+        self._facts = Looked(self)
 
     # --- opening ----------------------------------------------------------------------------------------------------
 
@@ -303,17 +306,18 @@ class SlateBackend:
         """Nothing to do: each full save does it, once SlateDB has fenced all other writers."""
 
     def prune(self, keep: int) -> list[int]:
-        listed = self.snapshots()
-        kept, rest = listed[: max(1, keep)], listed[max(1, keep) :]
-        if rest and not any(is_good(self, item.number) for item in kept):
-            saviour = next((item for item in rest if is_good(self, item.number)), None)
+        known = {item.number: item.manifest for item in self.snapshots()}
+        kept = to_keep(known, keep, self._facts)
+        needed = kept.all
+        if needed < set(known) and not any(is_good(self, number) for number in kept.newest):
+            others = (number for number, manifest in known.items() if manifest is not None and not manifest.aside)
+            saviour = next((number for number in others if is_good(self, number)), None)
             if saviour is not None:
-                self.warn(f"the newest snapshots in {self.place} are damaged; {saviour.number} is kept")
-                kept = [*kept, saviour]
-                rest = [item for item in rest if item is not saviour]
-        removed = [item.number for item in rest]
+                self.warn(f"the newest snapshots in {self.place} are damaged; {saviour} is kept")
+                needed.add(saviour)
+        removed = sorted(set(known) - needed)  # the oldest first, as in blobs.py
         if removed or self._db is not None:
-            self._run(self._remove(removed, [item.number for item in kept]))
+            self._run(self._remove(removed, sorted(needed)))
         return removed
 
     async def _remove(self, numbers: list[int], kept: list[int]) -> None:

@@ -10,7 +10,7 @@ one that is repeated after a kill counts once:
     revive     node -> {}                               of a failed or ended node, before its next claim
     touch      -> {}                                    takes the write lock once: see below
     queues     -> nodes                                 {id: {input: [messages, bytes, 1 if anything waits]}}
-    figures    -> nodes, used_bytes, size_bytes, readers
+    figures    -> nodes, used_bytes, size_bytes, readers, run_id
     resumed    -> number, created_ns, skipped           the snapshot that the space was made from
     state_*, kvs_*, node_*                              see kvs.py, remote_nodes.py and docs/store-api.md
     letters_*                                           see dead_letters.py
@@ -230,6 +230,7 @@ class Store:
             "used_bytes": self.space.used_bytes(),
             "size_bytes": self.space.size_bytes,
             "readers": self.space.readers(),
+            "run_id": self.space.outbox_id,
         }
 
     def resumed(self, txn: ReadTxn, arguments: Arguments) -> Result:

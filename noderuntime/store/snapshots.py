@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from shlex import quote
 from typing import Any
 
 from noderuntime.errors import StoreError
@@ -24,6 +25,8 @@ from noderuntime.snapshot.backend import SnapshotConflict
 from noderuntime.snapshot.cut import SegmentBusy, SpaceTooFull
 from noderuntime.snapshot.format import Manifest
 from noderuntime.snapshot.keeper import Keeper, Taken
+from noderuntime.snapshot.older import Looked
+from noderuntime.snapshot.retention import letters_at, letters_by_node, newest, unsettled
 from noderuntime.snapshot.settings import Settings
 from noderuntime.space import keys
 from noderuntime.space.environment import Space
@@ -43,12 +46,6 @@ def age(manifest: Manifest, now_ns: int) -> str:
         if seconds >= 2 * size:
             return f"{seconds // size} {unit} ago"
     return f"{seconds} seconds ago"
-
-
-def letters_at(manifest: Manifest) -> dict[str, int]:
-    """How many dead letters there were at a snapshot, by node; only nodes that had some."""
-    found = {id: int(node.get("dead_letters", 0)) for id, node in manifest.counts.items()}  # older ones do not say
-    return {id: count for id, count in found.items() if count}
 
 
 class Snapshots:
@@ -164,19 +161,23 @@ class Snapshots:
         """Whether there are snapshots of earlier runs: then this one's history begins with one of its own."""
         assert self._keeper is not None
         listed = self._keeper.backend.snapshots()
-        newest = next((item.manifest for item in listed if item.manifest), None)
-        if newest is not None and newest.why != END:
+        readable = [item.manifest for item in listed if item.manifest]
+        last = next(iter(newest(readable)), None)
+        if last is not None and last.why != END:
             self._say(
-                f"there is a snapshot of an earlier run of this name that was cut off (number {newest.number}, "
-                f"{age(newest, time.time_ns())}); this run starts anew. `--resume` would have continued it, and "
-                f"`--resume --from {newest.number}` still can, until it is one of the oldest"
+                f"there is a snapshot of an earlier run of this name that was cut off (number {last.number}, "
+                f"{age(last, time.time_ns())}); this run starts anew. `--resume` would have continued it, and "
+                f"`--resume --from {last.number}` still can, until it is one of the oldest"
             )
-        left = {} if newest is None else letters_at(newest)
-        if newest is not None and left:
-            nodes = ", ".join(f"{count} of {node}" for node, count in left.items())
+        facts = Looked(self._keeper.backend)
+        left = [item for item in unsettled(readable, facts) if letters_at(item) or not item.aside]
+        for manifest in left[:1]:
+            whose = "the last run" if manifest is last else "an earlier run"
+            more = f"; {len(left) - 1} earlier ones left some, too" if len(left) > 1 else ""
             self._say(
-                f"the last run of this name left dead letters ({nodes}); this run starts anew without them. "
-                f"`--resume --from {newest.number}` still has them, until that snapshot is one of the oldest"
+                f"{whose} of this name left dead letters ({letters_by_node(manifest)}); this run starts anew without "
+                f"them. They are kept until they are replayed or dropped: `noderuntime dead-letters ls --run "
+                f"{quote(self.settings.run)} --from {manifest.number}`{more}"
             )
         return bool(listed)
 

@@ -87,7 +87,7 @@ def test_replay_says_how_many_went_back(store: ListStore, capsys: Capture) -> No
     assert main(["dead-letters", "replay", "sums", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"node": "sums", "replayed": 1}
     assert main(["dead-letters", "replay", "sums"]) == 0
-    assert capsys.readouterr().err == "sums has no dead letters\n"
+    assert capsys.readouterr().err == "sums has no dead letters: nothing was changed\n"
 
 
 def test_drop_says_how_many_are_gone(store: ListStore, capsys: Capture) -> None:

@@ -40,7 +40,7 @@ class Pruned:
 def test_a_snapshot_that_is_pruned_while_it_is_verified_is_not_damaged(
     monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setattr(snapshot, "_settings", lambda name: SimpleNamespace(open=Pruned, run="flow"))
+    monkeypatch.setattr(snapshot, "settings_of", lambda name: SimpleNamespace(open=Pruned, run="flow"))
     assert main(["snapshot", "verify", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert [(item["snapshot"], item["good"]) for item in found] == [(3, True), (2, False)]

@@ -222,7 +222,7 @@ nodes:
     again = folder.start()
     assert again.finish() == 0
     told = [text for text in again.statuses() if "left dead letters (1 of work)" in text]
-    assert len(told) == 1 and "--resume --from" in told[0], again.statuses()
+    assert len(told) == 1 and "dead-letters ls --run flow --from" in told[0], again.statuses()
 
 
 def test_stop_wait_and_resume_is_a_pause(programs: Folder) -> None:

@@ -6,17 +6,21 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.servers import BUCKET, azure_server, s3_server
-from support.spaces import BOOT, content, keeper, make_space, read_all, save
+from support.spaces import BOOT, content, keeper, make_space, put_dead_letter, read_all, save
 
 from noderuntime.errors import SnapshotCorrupt, StoreError
 from noderuntime.snapshot.backend import SnapshotConflict, SnapshotGone, SnapshotUnavailable
+from noderuntime.snapshot.format import DROPPED, REPLAYED, Manifest
+from noderuntime.snapshot.keeper import Keeper
 from noderuntime.snapshot.places import NoBackend, open_backend
 from noderuntime.snapshot.restore import restore_newest
+from noderuntime.space import keys
 from noderuntime.space.environment import Space, open_space
 
 SIZE = 64 << 20
@@ -197,6 +201,80 @@ def test_prune_keeps_the_newest_and_what_they_build_on(place: Place, space: Spac
     assert 1 not in numbers
     for number in numbers:
         backend.verify(number)
+
+
+def test_prune_keeps_the_last_snapshot_of_each_run_that_holds_dead_letters(
+    place: Place, space: Space, tmp_path: Path
+) -> None:
+    earlier = []
+    for name in ("first", "second"):
+        of_run = make_space(tmp_path / name)
+        put_dead_letter(of_run, 1)
+        mine = keeper(of_run, place.open(), keep=1)
+        mine.take("periodic")
+        save(of_run, 1, {"step": b"1"})
+        earlier.append(mine.take("end").manifest.number)
+        held = content(of_run)
+        mine.backend.close()
+        of_run.close()
+    now = keeper(space, place.open(), keep=1)
+    for step in range(3):
+        save(space, 1, {"step": b"%d" % step})
+        newest = now.take("asked").manifest.number
+    backend = place.open()
+    numbers = [item.number for item in backend.snapshots()]
+    assert numbers[0] == newest and set(earlier) < set(numbers)
+    found = read_all(backend, earlier[-1])
+    assert {key: found.get(key) for key in held} == held
+
+
+def test_a_snapshot_of_format_2_with_dead_letters_is_kept_too(
+    place: Place, space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_run = make_space(tmp_path / "first")
+    letter = put_dead_letter(of_run, 1)
+    made = Keeper._manifest
+
+    def of_format_2(*given: Any) -> Manifest:
+        return replace(made(*given), format=2, run_id="", counts={})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "_manifest", of_format_2)
+        old = keeper(of_run, place.open(), keep=1)
+        old.take("asked")
+        with of_run.write() as txn:
+            txn.put(keys.fact("more"), b"")
+        last = old.take("end").manifest
+    keeper(space, place.open(), keep=1).take("asked")
+    assert [item.number for item in place.open().snapshots()] == [3, last.number]
+    with of_run.write() as txn:
+        txn.delete(letter)
+    keeper(of_run, place.open(), keep=1).take(DROPPED)  # the same run, by what the old snapshot itself says
+    assert [item.number for item in place.open().snapshots()] == [3]
+    of_run.close()
+
+
+def test_a_snapshot_that_a_command_made_of_an_earlier_run_is_not_the_one_to_resume(
+    place: Place, space: Space, tmp_path: Path
+) -> None:
+    of_run = make_space(tmp_path / "first")
+    letter = put_dead_letter(of_run, 1)
+    keeper(of_run, place.open(), keep=1).take("end")
+    newest = keeper(space, place.open(), keep=1).take("end").manifest
+    with of_run.write() as txn:
+        txn.delete(letter)
+    keeper(of_run, place.open(), keep=1).take(DROPPED)
+    backend = place.open()
+    assert [item.number for item in backend.snapshots()] == [newest.number]  # there is nothing left in the earlier run
+    put_dead_letter(of_run, 1)
+    aside = keeper(of_run, place.open(), keep=1).take(REPLAYED).manifest
+    backend = place.open()
+    assert [item.number for item in backend.snapshots()] == [aside.number, newest.number]
+    restored = restore_newest(backend, tmp_path / "other", SIZE, BOOT)
+    assert restored is not None and restored.manifest == newest
+    chosen = restore_newest(backend, tmp_path / "chosen", SIZE, BOOT, aside.number)
+    assert chosen is not None and chosen.manifest == aside
+    of_run.close()
 
 
 def test_a_snapshot_that_is_pruned_while_others_look_is_not_listed(

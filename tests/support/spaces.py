@@ -52,6 +52,18 @@ def put_message(space: Space, node: int, input: int, value: Any, index: int = 0)
     return key
 
 
+def put_dead_letter(space: Space, node: int) -> bytes:
+    """A message that failed for good."""
+    letter = {
+        "input": "n", "uid": "numbers/n#1", "message": records.encode_message(1, None, 1, space.now_ns())[0],
+        "error": "no", "trace": "", "attempts": 3, "buried_ns": 1,
+    }  # fmt: skip
+    with space.write() as txn:
+        key = keys.dead(node, space.base + txn.id(), 0)
+        txn.put(key, msgpack.packb(letter))
+    return key
+
+
 def delete(space: Space, *gone: bytes) -> None:
     with space.write() as txn:
         for key in gone:

@@ -1,0 +1,121 @@
+"""Dead letters of runs that others have followed: they stay until they are replayed or dropped."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from support.harness import Folder
+from test_survive import NUMBERS, PICKY, POISON, POISONOUS, WITHOUT_POISON, call, call_json, letters, total
+
+ONE_KEPT = "\nsnapshots: {every: 1h, keep: 1}\n"
+
+
+@pytest.fixture
+def place(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    monkeypatch.setenv("NODERUNTIME_HOME", str(folder.home))
+    folder.write(numbers_py=NUMBERS, picky_py=PICKY)
+    return folder
+
+
+def snapshots() -> list[int]:
+    return [item["snapshot"] for item in call_json("snapshot", "ls", "--run", "flow")]
+
+
+def values(*options: str) -> list[Any]:
+    return [letter["value"] for letter in call_json("dead-letters", "show", "--run", "flow", *options, "sums")]
+
+
+def told_snapshot(said: str) -> str:
+    found = re.search(r"--from (\d+)", said)
+    assert found is not None, said
+    return found[1]
+
+
+def test_letters_stay_through_later_runs_until_they_are_dropped_or_replayed_and_handled(place: Folder) -> None:
+    assert place.start(POISON % "false" + ONE_KEPT).finish() == 0
+    assert letters()
+    place.write(mended="")
+    for which in range(2):
+        later = place.start()
+        assert later.finish() == 0
+        told = [text for text in later.statuses() if "left dead letters (4 of sums)" in text]
+        assert len(told) == 1 and ("an earlier run" if which else "the last run") in told[0], told
+    assert letters() == []
+    number = told_snapshot(call("dead-letters", "ls", "--run", "flow"))
+    assert number == told_snapshot(told[0])
+    assert len(snapshots()) == 2
+
+    assert values("--from", number) == POISONOUS
+    assert "1 dead letter is dropped" in call(
+        "dead-letters", "drop", "--run", "flow", "--from", number, "sums", "numbers/n#38"
+    )
+    number = told_snapshot(call("dead-letters", "ls", "--run", "flow"))
+    assert values("--from", number) == POISONOUS[:-1]
+    said = call("dead-letters", "replay", "--run", "flow", "--from", number, "sums")
+    assert "3 dead letters are back" in said and "flow.yml --from " in said
+    number = told_snapshot(said)
+    assert f"--from {number}" in call("dead-letters", "ls", "--run", "flow")
+
+    again = place.start(resume=True)  # the newest run is what it was
+    assert again.finish() == 0
+    assert any("nothing is left to do" in text for text in again.statuses())
+    third = place.start()  # and another one takes nothing away
+    assert third.finish() == 0
+    assert total() == str(sum(range(41)))
+
+    last = place.start(resume=True, from_snapshot=int(number))
+    assert last.finish() == 0
+    assert total() == str(WITHOUT_POISON + sum(POISONOUS[:-1]))
+    assert "--from" not in call("dead-letters", "ls", "--run", "flow")
+    assert len(snapshots()) == 1
+
+
+def test_each_earlier_run_keeps_its_own_and_a_dropped_one_goes(place: Folder) -> None:
+    for _ in range(3):
+        assert place.start(POISON % "false" + ONE_KEPT).finish() == 0
+    first, second, newest = sorted(snapshots())
+    assert values() == values("--from", str(first)) == values("--from", str(second)) == POISONOUS
+    call("dead-letters", "drop", "--run", "flow", "--from", str(first), "sums")
+    assert sorted(snapshots()) == [second, newest]
+    assert letters() and values("--from", str(second)) == POISONOUS
+    assert "no snapshot" in call("dead-letters", "ls", "--run", "flow", "--from", str(first), code=1)
+    call("dead-letters", "drop", "--run", "flow", "sums")  # of the newest run
+    assert values("--from", str(second)) == POISONOUS
+
+
+def test_while_a_later_run_lives_they_are_shown_and_change_only_after_it(place: Folder) -> None:
+    assert place.start(POISON % "false" + ONE_KEPT).finish() == 0
+    place.write(mended="")
+    running = place.start(POISON % "true" + ONE_KEPT)
+    running.wait_running()
+    number = told_snapshot(call("dead-letters", "ls", "--run", "flow"))
+    assert values("--from", number) == POISONOUS
+    for operation in ("replay", "drop"):
+        said = call("dead-letters", operation, "--run", "flow", "--from", number, "sums", code=1)
+        assert "stop" in said, said
+    place.write(enough="")
+    assert running.finish() == 0
+    assert values("--from", number) == POISONOUS
+
+
+def test_only_the_last_snapshot_of_an_earlier_run_can_be_changed(place: Folder) -> None:
+    for _ in range(2):
+        assert place.start(POISON % "false" + "\nsnapshots: {every: 1h, keep: 9}\n").finish() == 0
+        call("dead-letters", "drop", "--run", "flow", "sums", "numbers/n#8")
+    older, last, *_ = sorted(snapshots())
+    assert f"snapshot {last} is" in call("dead-letters", "drop", "--run", "flow", "--from", str(older), "sums", code=1)
+    assert values("--from", str(older)) == POISONOUS
+    assert values("--from", str(last)) == POISONOUS[1:]
+
+
+def test_with_nothing_to_do_no_snapshot_is_made_and_nothing_changes(place: Folder) -> None:
+    assert place.start(POISON % "false" + ONE_KEPT).finish() == 0
+    before = snapshots()
+    for operation in ("replay", "drop"):
+        said = call("dead-letters", operation, "--run", "flow", "numbers")
+        assert "numbers has no dead letters" in said and "nothing was changed" in said
+    assert snapshots() == before
+    assert call_json("state", "rm", "--run", "flow", "sums", "nothing") == {"key": "nothing", "removed": False}
+    assert snapshots() == before
