@@ -62,7 +62,6 @@ LONGER = {
     "space/segments.py": "one protocol between the owner and the readers of a segment; its halves make sense together",
     "state/common.py": "the base class of kinds with tables, a documented import path",
     "state/memory.py": "one kind, the same calls as the others",
-    "state/redis.py": "one kind, the same calls as the others",
 }  # fmt: skip
 
 # Private by their form only: os._exit and NamedTuple._replace are documented; SlateDB's binding offers nothing else;
