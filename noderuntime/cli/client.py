@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +23,7 @@ STATUS_POLL_S = 0.05
 
 def ask_runtime(
     run: Run, what: str, arguments: dict[str, Any], within_s: float = RUNTIME_ANSWERS_WITHIN_S
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """The answer of the runtime of `run`. CommandError with the runtime's words when it refuses, or when it does not
     answer in time; NotRunning when it is gone."""
     try:
@@ -70,7 +70,7 @@ class StoreClient:
         except OSError:
             raise NotRunning(f"the run {run!r} is gone") from None
 
-    def request(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    def request(self, operation: str, arguments: Mapping[str, object]) -> Mapping[str, Any]:
         """The result of one operation. CommandError when it is refused, or not answered in time."""
         self._number += 1
         request = Request(VERSION, self._client, self._number, operation, arguments)

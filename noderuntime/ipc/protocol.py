@@ -38,7 +38,7 @@ number of each client, so a request that is repeated after the store was killed 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from types import UnionType
@@ -202,7 +202,7 @@ class Ask:
 
     version: int
     what: str
-    arguments: dict[str, Any]
+    arguments: Mapping[str, object]
 
 
 # runtime -> command
@@ -212,7 +212,7 @@ class Ask:
 class Answer:
     """`error` is "" when it worked."""
 
-    result: dict[str, Any]
+    result: Mapping[str, object]
     error: str
 
 
@@ -221,13 +221,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One operation of store/operations.py. The numbers of one client rise."""
+    """One operation of store_records.py. The numbers of one client rise."""
 
     version: int
     client: str
     number: int
     operation: str
-    arguments: dict[str, Any]
+    arguments: Mapping[str, object]
 
 
 # store -> client
@@ -238,7 +238,7 @@ class Reply:
     """The answer to request `number`. `error`: "" or the name of an error class, with `text` for a person."""
 
     number: int
-    result: dict[str, Any]
+    result: Mapping[str, object]
     error: str
     text: str = field(default="")
 
@@ -268,7 +268,8 @@ MESSAGES: Final[dict[Edge, dict[str, type[Message]]]] = {
 def _kinds(hint: Any) -> tuple[type, ...]:
     if isinstance(hint, UnionType):
         return tuple(kind for part in get_args(hint) for kind in _kinds(part))
-    return (dict if is_typeddict(hint) else get_origin(hint) or hint,)
+    kind = get_origin(hint) or hint
+    return (dict if is_typeddict(hint) or kind is Mapping else kind,)
 
 
 def shape(kind: type[Message]) -> list[tuple[str, tuple[type, ...]]]:

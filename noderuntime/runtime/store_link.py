@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from noderuntime.errors import ProtocolError
+from noderuntime.ipc import store_records
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import VERSION, Edge, Reply, Request
 from noderuntime.ipc.rundir import RunDir
+from noderuntime.ipc.typed import decode
 from noderuntime.runtime.loop import Loop
 
 REPEAT_S = 1.0
@@ -23,17 +25,6 @@ NO_ROOM_PAUSE_S = 0.2
 
 Then = Callable[[dict[str, Any]], None]
 Otherwise = Callable[[str, str], None]
-
-# What the result of an operation has to hold. An answer without that is none, and the store is asked again.
-RESULTS: dict[str, dict[str, type]] = {
-    "open": {"numbers": dict, "ended": list, "failed": list, "dropped": list, "resumed": dict},
-    "figures": {"nodes": dict},
-    "letters_show": {"letters": list},
-    "outbox": {"first": str, "trouble": str},
-    "snapshot_take": {"ticket": int},
-    "snapshot_status": {"state": str, "error": str, "snapshot": dict},
-}
-CLAIMED: dict[str, type] = {"incarnation": int, "state": dict, "by_reference": bool, "attempts": list}
 
 
 @dataclass(slots=True)
@@ -124,7 +115,7 @@ class StoreLink:
         if reply.error:
             pending.otherwise(reply.error, reply.text)
         else:
-            pending.then(reply.result)
+            pending.then(dict(reply.result))
 
     def advance(self, now_s: float) -> bool:
         """Send what is due, and take what has come; whether there was anything. Call it some times a second."""
@@ -159,9 +150,14 @@ class StoreLink:
         self._pending.clear()
 
 
-def fits(operation: str, result: Mapping[str, Any]) -> bool:
-    """Whether `result` has the shape that the operation's answer has. Pure."""
-    wanted = RESULTS.get(operation, {})
-    if operation == "claim" and not result.get("ended"):
-        wanted = CLAIMED
-    return all(type(result.get(name)) is kind for name, kind in wanted.items())
+def fits(operation: str, result: Mapping[str, object]) -> bool:
+    """Whether `result` is one that a store of ours gives. An answer that is not is none: the store is asked again."""
+    kind = store_records.RESULTS.get(operation)
+    if operation == "claim":
+        kind = store_records.Over if result.get("ended") else store_records.Claimed
+    try:
+        if kind is not None:
+            decode(kind, result, "the store's answer")
+    except ProtocolError:
+        return False
+    return True

@@ -1,11 +1,6 @@
 """The store's operations on dead letters.
 
-    letters_ls      node ("" for all) -> letters       node, input, uid, error, attempts, buried_ns, bytes of each
-    letters_show    node, uids -> letters              the same, and trace, metadata, value (see `shown`)
-    letters_replay  node, uids -> replayed             back at the end of the mailbox, attempts forgotten
-    letters_drop    node, uids -> dropped
-
-No `uids` means all letters of the node.
+A letter that is replayed goes to the end of the mailbox, and its attempts are forgotten.
 """
 
 from __future__ import annotations
@@ -18,19 +13,26 @@ from typing import Any, Final
 
 import msgpack
 
+from noderuntime.ipc.store_records import (
+    Dropped,
+    Letters,
+    LettersNamed,
+    LettersOf,
+    PlainLetter,
+    Replayed,
+    ShownMessage,
+)  # fmt: skip
 from noderuntime.space import dead_letters, records
 from noderuntime.space.dead_letters import Letter
 from noderuntime.space.environment import Space
 from noderuntime.space.lives import NodeEntry, Registry
 from noderuntime.space.segments import read_segment
 from noderuntime.space.transactions import ReadTxn, WriteTxn
+from noderuntime.store.dispatch import Given, Result, taking_txn
 
 LISTED_MAX: Final = 10_000
 SHOWN_BYTES_MAX: Final = 8 << 20  # in one reply
 SHOWN_VALUE_BYTES_MAX: Final = 256 * 1024  # a larger value is described, not shown
-
-Arguments = dict[str, Any]
-Result = dict[str, Any]
 
 
 class LetterOperations:
@@ -40,52 +42,54 @@ class LetterOperations:
     """
 
     def __init__(
-        self, space: Space, registry: Callable[[], Registry], node_entry: Callable[[Arguments], NodeEntry]
+        self, space: Space, registry: Callable[[], Registry], node_entry: Callable[[str], NodeEntry]
     ) -> None:
         self.space = space
         self.rings: set[int] = set()
         self.run_has_ended = False
         self._registry = registry
         self._node_entry = node_entry
-        self.changes: dict[str, Callable[[WriteTxn, Arguments], Result]] = {
-            "letters_replay": self.replay,
-            "letters_drop": self.drop,
+        self.changes: dict[str, Callable[[WriteTxn, Given], Result]] = {
+            "letters_replay": taking_txn(LettersNamed, self.replay),
+            "letters_drop": taking_txn(LettersNamed, self.drop),
         }
-        self.queries: dict[str, Callable[[ReadTxn, Arguments], Result]] = {
-            "letters_ls": self.ls,
-            "letters_show": self.show,
+        self.queries: dict[str, Callable[[ReadTxn, Given], Result]] = {
+            "letters_ls": taking_txn(LettersOf, self.ls),
+            "letters_show": taking_txn(LettersNamed, self.show),
         }
 
-    def ls(self, txn: ReadTxn, arguments: Arguments) -> Result:
-        entries = [self._node_entry(arguments)] if arguments["node"] else list(self._registry().values())
+    def ls(self, txn: ReadTxn, asked: LettersOf) -> Letters:
+        entries = [self._node_entry(asked.node)] if asked.node else list(self._registry().values())
         found = [head(entry, letter) for entry in entries for letter in dead_letters.letters(txn, entry.number)]
         return {"letters": found[:LISTED_MAX], "left_out": max(0, len(found) - LISTED_MAX)}
 
-    def show(self, txn: ReadTxn, arguments: Arguments) -> Result:
-        node_entry = self._node_entry(arguments)
-        found: list[Result] = []
-        chosen = dead_letters.chosen(txn, node_entry, arguments["uids"])
+    def show(self, txn: ReadTxn, asked: LettersNamed) -> Letters:
+        node_entry = self._node_entry(asked.node)
+        found: list[PlainLetter] = []
+        chosen = dead_letters.chosen(txn, node_entry, asked.uids)
         size = 0
         for letter in chosen:
-            told = {**head(node_entry, letter), "trace": letter.trace, **shown(letter.message, self.space)}
+            told: PlainLetter = {
+                **head(node_entry, letter), "trace": letter.trace, **shown(letter.message, self.space),
+            }  # fmt: skip
             size += len(msgpack.packb(told))
             if size > SHOWN_BYTES_MAX:
                 break
             found.append(told)
         return {"letters": found, "left_out": len(chosen) - len(found)}
 
-    def replay(self, txn: WriteTxn, arguments: Arguments) -> Result:
-        node_entry = self._node_entry(arguments)
+    def replay(self, txn: WriteTxn, asked: LettersNamed) -> Replayed:
+        node_entry = self._node_entry(asked.node)
         ended_run = self._registry() if self.run_has_ended else None
-        replayed = dead_letters.replay(txn, self.space, node_entry, arguments["uids"], ended_run)
+        replayed = dead_letters.replay(txn, self.space, node_entry, asked.uids, ended_run)
         self.rings.add(node_entry.number)
         return {"replayed": replayed}
 
-    def drop(self, txn: WriteTxn, arguments: Arguments) -> Result:
-        return {"dropped": dead_letters.drop(txn, self._node_entry(arguments), arguments["uids"])}
+    def drop(self, txn: WriteTxn, asked: LettersNamed) -> Dropped:
+        return {"dropped": dead_letters.drop(txn, self._node_entry(asked.node), asked.uids)}
 
 
-def head(node_entry: NodeEntry, letter: Letter) -> Result:
+def head(node_entry: NodeEntry, letter: Letter) -> PlainLetter:
     """What a list says of a letter."""
     return {
         "node": node_entry.id,
@@ -98,7 +102,7 @@ def head(node_entry: NodeEntry, letter: Letter) -> Result:
     }
 
 
-def shown(message: bytes, space: Space) -> Result:
+def shown(message: bytes, space: Space) -> ShownMessage:
     """`value` and `metadata` of a message, as JSON has them; bytes as base64, what is large or foreign as text."""
     if records.message_bytes(message) > SHOWN_VALUE_BYTES_MAX and not message[1]:
         return {"metadata": {}, "value": f"{records.message_bytes(message)} bytes, too many to be shown"}
@@ -107,7 +111,7 @@ def shown(message: bytes, space: Space) -> Result:
         if message[1]:
             body = read_segment(_segments_of(space), records.reference_of(message))
         _, value, metadata, _, _ = records.decode_message(message, body)
-        plain = {"metadata": _plain(metadata), "value": _plain(value)}
+        plain: ShownMessage = {"metadata": _plain(metadata), "value": _plain(value)}
         if len(msgpack.packb(plain)) > SHOWN_VALUE_BYTES_MAX:
             return {"metadata": {}, "value": f"{records.message_bytes(message)} bytes, too many to be shown"}
         return plain

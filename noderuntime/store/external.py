@@ -14,18 +14,17 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from noderuntime.errors import ProtocolError, StoreError
+from noderuntime.ipc import store_records as wire
 from noderuntime.ipc.protocol import Reply, Request, refusal
 from noderuntime.merges import Merge
 from noderuntime.state.base import Diff, Entry, State
 from noderuntime.state.common import ENTRY_BYTES, Once, Page, TableState
+from noderuntime.store.dispatch import Given, Result, taking
 from noderuntime.store.external_watches import Watches
-from noderuntime.store.kvs import LISTING_BYTES_MAX, MERGES
-
-Arguments = dict[str, Any]
-Result = dict[str, Any]
+from noderuntime.store.kvs import LISTING_BYTES_MAX, merge_of
 
 WORKERS: Final = 4
 CLIENTS_KEPT: Final = 1000
@@ -38,7 +37,7 @@ def is_about_shared_state(request: Request) -> bool:
     return request.operation.startswith("kvs_")
 
 
-def changes(state: State, once: Once | None) -> dict[str, Callable[[Arguments], Result]]:
+def changes(state: State, once: Once | None) -> dict[str, Callable[[Given], Result]]:
     """The operations that change a State. One that derives from TableState keeps `once` with what it changes."""
     write: Callable[..., int]
     write_packed: Callable[..., int]
@@ -52,24 +51,29 @@ def changes(state: State, once: Once | None) -> dict[str, Callable[[Arguments], 
     else:
         write, write_packed, delete, merge, apply = state.set, state.set_packed, state.delete, state.merge, state.apply
 
-    def set_value(arguments: Arguments) -> Result:
-        chosen = write_packed if arguments.get("packed") else write
-        ttl, expect = arguments.get("ttl"), arguments.get("expect")
-        return {"revision": chosen(arguments["key"], arguments["value"], ttl, expect)}
+    def set_value(asked: wire.Set) -> wire.Revision:
+        chosen = write_packed if asked.packed else write
+        return {"revision": chosen(asked.key, asked.value, asked.ttl, asked.expect)}
 
-    def merge_value(arguments: Arguments) -> Result:
-        name, amount = arguments["merge"]
-        if name not in MERGES:
-            raise ProtocolError(f"there is no merge {name!r}; there are {', '.join(MERGES)}")
-        return {"revision": merge(arguments["key"], MERGES[name](amount))}
+    def merge_value(asked: wire.Merging) -> wire.Revision:
+        return {"revision": merge(asked.key, merge_of(asked))}
+
+    def delete_key(asked: wire.Key) -> wire.Deleted:
+        return {"deleted": delete(asked.key), "revision": 0}
+
+    def remove_key(asked: wire.StateKey) -> wire.Removed:
+        return {"removed": delete(asked.key)}
+
+    def apply_diff(asked: wire.Applying) -> wire.Applied:
+        return {"changed": apply(Diff.from_bytes(asked.diff))}
 
     return {
-        "kvs_set": set_value,
-        "kvs_delete": lambda arguments: {"deleted": delete(arguments["key"]), "revision": 0},
-        "kvs_merge": merge_value,
-        "kvs_apply": lambda arguments: {"changed": apply(Diff.from_bytes(arguments["diff"]))},
-        "state_set": set_value,
-        "state_rm": lambda arguments: {"removed": delete(arguments["key"])},
+        "kvs_set": taking(wire.Set, set_value),
+        "kvs_delete": taking(wire.Key, delete_key),
+        "kvs_merge": taking(wire.Merging, merge_value),
+        "kvs_apply": taking(wire.Applying, apply_diff),
+        "state_set": taking(wire.StateSet, set_value),
+        "state_rm": taking(wire.StateKey, remove_key),
     }
 
 
@@ -90,11 +94,16 @@ class ExternalRequests:
         self._last: OrderedDict[str, tuple[int, Reply | None]] = OrderedDict()  # None: under way
         self.replies: deque[tuple[bytes, Reply]] = deque()
         self._changing = tuple(changes(state, None))
-        self._queries: dict[str, Callable[[Arguments], Result]] = {
-            "kvs_get": self._get, "kvs_read": self._read, "kvs_root": self._root, "kvs_cells": self._cells,
-            "kvs_version": self._version, "kvs_diff": self._diff,
-            "state_get": self._value, "state_ls": self._list,
-        }  # fmt: skip
+        self._queries: dict[str, Callable[[Given], Result]] = {
+            "kvs_get": taking(wire.Key, self._get),
+            "kvs_read": taking(wire.Keys, self._read),
+            "kvs_root": taking(wire.Part, self._root),
+            "kvs_cells": taking(wire.Nothing, self._cells),
+            "kvs_version": taking(wire.Nothing, self._version),
+            "kvs_diff": taking(wire.Since, self._diff),
+            "state_get": taking(wire.StateKey, self._value),
+            "state_ls": taking(wire.Listing, self._list),
+        }
 
     def take(self, identity: bytes, request: Request) -> None:
         worker = self._workers[hash(request.client) % WORKERS]
@@ -129,7 +138,7 @@ class ExternalRequests:
         except BaseException as error:
             self._done(identity, refusal(request.number, request.operation, error))
 
-    def _answer(self, identity: bytes, request: Request, operation: Callable[[Arguments], Result]) -> None:
+    def _answer(self, identity: bytes, request: Request, operation: Callable[[Given], Result]) -> None:
         try:
             reply = Reply(request.number, operation(request.arguments), "", "")
         except BaseException as error:  # of a kind that somebody else has written; in this thread nobody would see it
@@ -151,38 +160,38 @@ class ExternalRequests:
 
     # --- the operations ---------------------------------------------------------------------------------------------
 
-    def _unknown(self, arguments: Arguments) -> Result:
+    def _unknown(self, given: Given) -> Result:
         known = ", ".join([*self._changing, *self._queries, "kvs_watch"])
         raise ProtocolError(f"unknown operation; of shared state the store knows {known}")
 
-    def _get(self, arguments: Arguments) -> Result:
-        entry = self._state.get(arguments["key"])
-        return {"entry": entry and _plain(entry)}
+    def _get(self, asked: wire.Key) -> wire.Found:
+        entry = self._state.get(asked.key)
+        return {"entry": None if entry is None else _plain(entry)}
 
-    def _value(self, arguments: Arguments) -> Result:
-        entry = self._state.get(arguments["key"])
+    def _value(self, asked: wire.StateKey) -> wire.Value:
+        entry = self._state.get(asked.key)
         if entry is None:
             return {"value": None, "revision": 0, "packed": False}
         return {"value": entry.value, "revision": entry.revision, "packed": entry.packed}
 
-    def _read(self, arguments: Arguments) -> Result:
+    def _read(self, asked: wire.Keys) -> wire.FoundAll:
         with self._state.snapshot() as view:
-            entries = {key: view.get(key) for key in arguments["keys"]}
+            entries = {key: view.get(key) for key in asked.keys}
             version = view.version()
-        return {"entries": {key: entry and _plain(entry) for key, entry in entries.items()}, "version": version}
+        found = {key: None if entry is None else _plain(entry) for key, entry in entries.items()}
+        return {"entries": found, "version": version}
 
-    def _root(self, arguments: Arguments) -> Result:
-        page = self._page(arguments)
-        entries = [[key, *_plain(entry)] for key, entry in page.entries]
+    def _root(self, asked: wire.Part) -> wire.Root:
+        page = self._page(asked.prefix, asked.after)
+        entries = [wire.RootEntry(key, *_plain(entry)) for key, entry in page.entries]
         return {"entries": entries, "more": page.more, "version": page.version}
 
-    def _list(self, arguments: Arguments) -> Result:
-        page = self._page(arguments)
-        found = [[key, len(entry.value), entry.revision] for key, entry in page.entries]
+    def _list(self, asked: wire.Listing) -> wire.Listed:
+        page = self._page(asked.prefix, asked.after)
+        found = [wire.ListedKey(key, len(entry.value), entry.revision) for key, entry in page.entries]
         return {"keys": found, "more": page.more}
 
-    def _page(self, arguments: Arguments) -> Page:
-        prefix, after = arguments.get("prefix", ""), arguments.get("after", "")
+    def _page(self, prefix: str, after: str) -> Page:
         if isinstance(self._state, TableState):
             return self._state.page(prefix, after, LISTING_BYTES_MAX)
         with self._state.snapshot() as view:  # such a kind has no other way
@@ -197,17 +206,20 @@ class ExternalRequests:
                 room -= len(key.encode()) + len(entry.value) + ENTRY_BYTES
         return Page(found, False, version)
 
-    def _cells(self, arguments: Arguments) -> Result:
+    def _cells(self, asked: wire.Nothing) -> wire.Everything:
         version = self._state.version()
         return {"diff": Diff({}, frozenset(), version, self._state.cells()).to_bytes(), "version": version}
 
-    def _version(self, arguments: Arguments) -> Result:
+    def _version(self, asked: wire.Nothing) -> wire.Version:
         return {"version": self._state.version()}
 
-    def _diff(self, arguments: Arguments) -> Result:
-        made = self._state.diff(str(arguments["since"]))
+    def _diff(self, asked: wire.Since) -> wire.Changes:
+        made = self._state.diff(asked.since)
         changed = {
-            key: [*_plain(entry)[:3], entry.ttl, entry.origin, entry.packed] for key, entry in made.changed.items()
+            key: wire.DiffEntry(
+                entry.value, entry.revision, _plain(entry).written_ns, entry.ttl, entry.origin, entry.packed
+            )
+            for key, entry in made.changed.items()
         }
         return {"changed": changed, "deleted": sorted(made.deleted), "version": made.version, "diff": made.to_bytes()}
 
@@ -216,7 +228,7 @@ def _stale(request: Request, last: int) -> ProtocolError:
     return ProtocolError(f"request {request.number} of {request.client}: its last is {last}")
 
 
-def _plain(entry: Entry) -> list[Any]:
+def _plain(entry: Entry) -> wire.PlainEntry:
     written_ns = int(entry.timestamp.timestamp() * 1e9)
     expires_ns = 0 if entry.ttl is None else time.time_ns() + int(entry.ttl * 1e9)
-    return [entry.value, entry.revision, written_ns, expires_ns, entry.origin, entry.packed]
+    return wire.PlainEntry(entry.value, entry.revision, written_ns, expires_ns, entry.origin, entry.packed)

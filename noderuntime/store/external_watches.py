@@ -10,13 +10,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from noderuntime.ipc.protocol import Reply, Request
+from noderuntime.ipc.store_records import Cursor, PlainUpdate, Updates, Watching
+from noderuntime.ipc.typed import decode
 from noderuntime.space import kvs_cells
 from noderuntime.state.common import Row, TableState
-from noderuntime.store.kvs import UPDATES_MAX, limit_of
-from noderuntime.store.parked import Answer, Parked, Parking, Result, match_of, place_of, wait_of
+from noderuntime.store.dispatch import ARGUMENTS
+from noderuntime.store.kvs_watch import UPDATES_MAX, Watcher
+from noderuntime.store.parked import Answer, Parked, Parking
 
 LOOK_S: Final = 0.2  # deadlines are kept to within that
 PAUSE_S: Final = 0.5  # while the State cannot be reached
@@ -30,23 +33,23 @@ class _Watching(Parked):
     revision: int
     match: Callable[[bytes], bool]
 
-    def look(self, rows: list[tuple[str, Row]], now_ns: int, over: bool) -> Result | None:
+    def look(self, rows: list[tuple[str, Row]], now_ns: int, over: bool) -> Updates | None:
         """The result with what is new for it in rows that are in order; None: nothing, and its time is not `over`.
 
         It has been looked at up to the last row then.
         """
-        updates: list[list[Any]] = []
+        updates: list[PlainUpdate] = []
         packed: list[bool] = []
         for key, row in rows:
             if row.revision > self.revision:
                 self.revision = row.revision
                 if self.match(key.encode()):
                     value, is_packed = kvs_cells.shown(row.cell, now_ns)
-                    updates.append([key, value, row.revision])
+                    updates.append(PlainUpdate(key, value, row.revision))
                     packed.append(is_packed)
         if not updates and not over:
             return None
-        return {"updates": updates, "packed": packed, "cursor": [self.revision, 0]}
+        return {"updates": updates, "packed": packed, "cursor": Cursor(self.revision, 0)}
 
 
 class Watches:
@@ -65,18 +68,16 @@ class Watches:
 
     def take(self, identity: bytes, request: Request) -> None:
         """Answer a request, or park it. Raises what is wrong with it."""
-        arguments = request.arguments
-        if arguments.get("cursor") is None:
-            cursor = [self._state.revision(), 0]
-            self._answer(identity, Reply(request.number, {"updates": [], "cursor": cursor}, "", ""))
+        watcher = Watcher.of(decode(Watching, request.arguments, ARGUMENTS), REVISIONS)
+        if watcher.cursor is None:
+            begin: Updates = {"updates": [], "cursor": Cursor(self._state.revision(), 0)}
+            self._answer(identity, Reply(request.number, begin, "", ""))
             return
-        seconds = wait_of(arguments)
-        revision, _ = place_of(arguments["cursor"], REVISIONS)
-        watching = _Watching(identity, request, time.monotonic() + seconds, revision, match_of(arguments))
-        limit = limit_of(arguments, UPDATES_MAX, UPDATES_MAX)
+        deadline = time.monotonic() + watcher.wait
+        watching = _Watching(identity, request, deadline, watcher.cursor.revision, watcher.match)
         while True:
-            rows, now_ns = self._state._after(watching.revision, limit)
-            result = watching.look(rows, now_ns, over=not seconds and len(rows) < limit)
+            rows, now_ns = self._state._after(watching.revision, watcher.limit)
+            result = watching.look(rows, now_ns, over=not watcher.wait and len(rows) < watcher.limit)
             if result is not None:
                 self._answer(identity, Reply(request.number, result, "", ""))
                 return
@@ -120,7 +121,7 @@ class Watches:
             self._parking.look()
             self._rows = []
 
-    def _look(self, watching: _Watching, over: bool) -> Result | None:
+    def _look(self, watching: _Watching, over: bool) -> Updates | None:
         return watching.look(self._rows, self._now_ns, over)
 
     def close(self) -> None:

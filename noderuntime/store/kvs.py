@@ -1,7 +1,6 @@
 """The store's operations on state: those of the command line, and the State contract for those without LMDB.
 
-`changes` run in the write transaction that keeps the request, `queries` in a read transaction. What each takes and
-returns stands in docs/store-api.md.
+`changes` run in the write transaction that keeps the request, `queries` in a read transaction.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from noderuntime.errors import HistoryLost, NotRunning, ProtocolError, RevisionConflict, StoreFull
+from noderuntime.ipc import store_records as wire
 from noderuntime.merges import Add, Max, Merge, Min, Union
 from noderuntime.space import keys, kvs, kvs_cells, records, watches
 from noderuntime.space.environment import MARK_NEW_WORK, Space, scan
@@ -19,15 +19,12 @@ from noderuntime.space.transactions import ReadTxn, WriteTxn
 from noderuntime.state.base import Diff
 from noderuntime.state.diffs import check_diff, diff_of, origin_text
 from noderuntime.state.seeds import Seed
-from noderuntime.store.parked import match_of, place_of
+from noderuntime.store.dispatch import Given, Result, taking_txn
+from noderuntime.store.kvs_watch import Watcher
 from noderuntime.store.startup import sow_here
 
-Arguments = dict[str, Any]
-Result = dict[str, Any]
-
 LISTING_BYTES_MAX: Final = 8 << 20  # of values in one reply; the next page has the rest
-UPDATES_MAX: Final = 1000
-REVISIONS: Final = 1 << 63
+
 
 def _union(elements: Any) -> Merge:
     return Union(set(elements))
@@ -44,23 +41,23 @@ class StateOperations:
         self.rings: set[int] = set()
         self._node_entry = node_entry
         self._watchers = watches.Watchers()
-        self.changes: dict[str, Callable[[WriteTxn, Arguments], Result]] = {
-            "state_set": self.state_set,
-            "state_rm": self.state_rm,
-            "kvs_set": self.set,
-            "kvs_delete": self.delete,
-            "kvs_merge": self.merge,
-            "kvs_apply": self.apply,
+        self.changes: dict[str, Callable[[WriteTxn, Given], Result]] = {
+            "state_set": taking_txn(wire.StateSet, self.state_set),
+            "state_rm": taking_txn(wire.StateKey, self.state_rm),
+            "kvs_set": taking_txn(wire.Set, self.set),
+            "kvs_delete": taking_txn(wire.Key, self.delete),
+            "kvs_merge": taking_txn(wire.Merging, self.merge),
+            "kvs_apply": taking_txn(wire.Applying, self.apply),
         }
-        self.queries: dict[str, Callable[[ReadTxn, Arguments], Result]] = {
-            "state_ls": self.state_ls,
-            "state_get": self.state_get,
-            "kvs_get": self.get,
-            "kvs_read": self.read,
-            "kvs_root": self.root,
-            "kvs_cells": self.cells,
-            "kvs_version": self.version,
-            "kvs_diff": self.diff,
+        self.queries: dict[str, Callable[[ReadTxn, Given], Result]] = {
+            "state_ls": taking_txn(wire.Listing, self.state_ls),
+            "state_get": taking_txn(wire.StateKey, self.state_get),
+            "kvs_get": taking_txn(wire.Key, self.get),
+            "kvs_read": taking_txn(wire.Keys, self.read),
+            "kvs_root": taking_txn(wire.Part, self.root),
+            "kvs_cells": taking_txn(wire.Nothing, self.cells),
+            "kvs_version": taking_txn(wire.Nothing, self.version),
+            "kvs_diff": taking_txn(wire.Since, self.diff),
         }
 
     def taken_rings(self) -> set[int]:
@@ -70,86 +67,78 @@ class StateOperations:
 
     # --- the command line: shared and private -----------------------------------------------------------------------
 
-    def state_ls(self, txn: ReadTxn, arguments: Arguments) -> Result:
-        prefix, after = arguments.get("prefix", "").encode(), arguments.get("after", "").encode()
+    def state_ls(self, txn: ReadTxn, asked: wire.Listing) -> wire.Listed:
+        prefix, after = asked.prefix.encode(), asked.after.encode()
         listed: Iterator[tuple[bytes, int, int]]
-        if arguments["scope"] == "shared":
+        if asked.scope == "shared":
             entries = kvs.entries(txn, prefix, self.space.now_ns(), after)
             listed = ((key, len(entry.value), entry.revision) for key, entry in entries)
         else:
-            own = keys.private_prefix(self._node_entry(arguments["scope"]).number)
+            own = keys.private_prefix(self._node_entry(asked.scope).number)
             listed = (
                 (key[len(own) :], len(value) - records.PRIVATE_BYTES, *records.PRIVATE.unpack_from(value))
                 for key, value in scan(txn, own + prefix, own + after if after else b"")
             )
-        found: list[list[Any]] = []
+        found: list[wire.ListedKey] = []
         room = LISTING_BYTES_MAX
         for key, size, revision in listed:
             room -= len(key) + 24
             if room < 0:
                 return {"keys": found, "more": True}
-            found.append([key.decode(), size, revision])
+            found.append(wire.ListedKey(key.decode(), size, revision))
         return {"keys": found, "more": False}
 
-    def state_get(self, txn: ReadTxn, arguments: Arguments) -> Result:
-        key = keys.user_key(arguments["key"])
-        if arguments["scope"] == "shared":
+    def state_get(self, txn: ReadTxn, asked: wire.StateKey) -> wire.Value:
+        key = keys.user_key(asked.key)
+        if asked.scope == "shared":
             entry = kvs.read(txn, key, self.space.now_ns())
             return _shown(entry)
-        value = txn.get(keys.private_prefix(self._node_entry(arguments["scope"]).number) + key)
+        value = txn.get(keys.private_prefix(self._node_entry(asked.scope).number) + key)
         if value is None:
             return _shown(None)
         (sequence,) = records.PRIVATE.unpack_from(value)
         return {"value": value[records.PRIVATE_BYTES :], "revision": sequence, "packed": False}
 
-    def state_set(self, txn: WriteTxn, arguments: Arguments) -> Result:
-        if arguments["scope"] == "shared":
-            return self.set(txn, arguments)
-        key = keys.user_key(arguments["key"])
-        value = check_value(f"the value of {arguments['key']!r}", arguments["value"])
+    def state_set(self, txn: WriteTxn, asked: wire.StateSet) -> wire.Revision:
+        if asked.scope == "shared":
+            return self.set(txn, asked)
+        key = keys.user_key(asked.key)
+        value = check_value(f"the value of {asked.key!r}", asked.value)
         self._refuse_when_full(txn)
         sequence = self.space.base + txn.id()
-        own = keys.private_prefix(self._node_entry(arguments["scope"]).number)
+        own = keys.private_prefix(self._node_entry(asked.scope).number)
         txn.put(own + key, records.PRIVATE.pack(sequence) + value)
         return {"revision": sequence}
 
-    def state_rm(self, txn: WriteTxn, arguments: Arguments) -> Result:
-        if arguments["scope"] == "shared":
-            return {"removed": self.delete(txn, arguments)["deleted"]}
-        key = keys.user_key(arguments["key"])
-        return {"removed": txn.delete(keys.private_prefix(self._node_entry(arguments["scope"]).number) + key)}
+    def state_rm(self, txn: WriteTxn, asked: wire.StateKey) -> wire.Removed:
+        if asked.scope == "shared":
+            return {"removed": self.delete(txn, wire.Key(asked.key))["deleted"]}
+        key = keys.user_key(asked.key)
+        return {"removed": txn.delete(keys.private_prefix(self._node_entry(asked.scope).number) + key)}
 
     # --- the contract: writing --------------------------------------------------------------------------------------
 
-    def set(self, txn: WriteTxn, arguments: Arguments) -> Result:
-        key = arguments["key"]
-        value = check_value(f"the value of {key!r}", arguments["value"])
-        ttl_ns = ttl_to_ns(arguments.get("ttl"))
-        write = SharedWrite(keys.user_key(key), value, ttl_ns=ttl_ns, packed=bool(arguments.get("packed")))
-        expect = arguments.get("expect")
-        if expect is not None:
-            if type(expect) is not int:
-                raise TypeError("expect is a revision or nil")
+    def set(self, txn: WriteTxn, asked: wire.Set) -> wire.Revision:
+        value = check_value(f"the value of {asked.key!r}", asked.value)
+        write = SharedWrite(keys.user_key(asked.key), value, ttl_ns=ttl_to_ns(asked.ttl), packed=asked.packed)
+        if asked.expect is not None:
             found = kvs.read(txn, write.key, self.space.now_ns())
             revision = found.revision if found else 0
-            if revision != expect:
-                raise RevisionConflict(key, expect, revision)
+            if revision != asked.expect:
+                raise RevisionConflict(asked.key, asked.expect, revision)
         return {"revision": self._write(txn, write)}
 
-    def delete(self, txn: WriteTxn, arguments: Arguments) -> Result:
-        write = SharedWrite(keys.user_key(arguments["key"]))
+    def delete(self, txn: WriteTxn, asked: wire.Key) -> wire.Deleted:
+        write = SharedWrite(keys.user_key(asked.key))
         deleted = kvs.read(txn, write.key, self.space.now_ns()) is not None
         return {"revision": self._write(txn, write, drains=True), "deleted": deleted}
 
-    def merge(self, txn: WriteTxn, arguments: Arguments) -> Result:
-        name, amount = arguments["merge"]
-        if name not in MERGES:
-            raise ProtocolError(f"there is no merge {name!r}; there are {', '.join(MERGES)}")
-        write = SharedWrite(keys.user_key(arguments["key"]), merge=MERGES[name](amount))
+    def merge(self, txn: WriteTxn, asked: wire.Merging) -> wire.Revision:
+        write = SharedWrite(keys.user_key(asked.key), merge=merge_of(asked))
         return {"revision": self._write(txn, write)}
 
-    def apply(self, txn: WriteTxn, arguments: Arguments) -> Result:
-        found = check_diff(Diff.from_bytes(arguments["diff"]))
+    def apply(self, txn: WriteTxn, asked: wire.Applying) -> wire.Applied:
+        found = check_diff(Diff.from_bytes(asked.diff))
         self._refuse_when_full(txn)
         changes = self._begin(txn)
         changed = sorted(key.decode() for key, cell in found if changes.join(key, cell))
@@ -193,49 +182,49 @@ class StateOperations:
 
     # --- the contract: reading --------------------------------------------------------------------------------------
 
-    def get(self, txn: ReadTxn, arguments: Arguments) -> Result:
-        found = kvs.read(txn, keys.user_key(arguments["key"]), self.space.now_ns())
+    def get(self, txn: ReadTxn, asked: wire.Key) -> wire.Found:
+        found = kvs.read(txn, keys.user_key(asked.key), self.space.now_ns())
         return {"entry": found and _plain(found)}
 
-    def read(self, txn: ReadTxn, arguments: Arguments) -> Result:
+    def read(self, txn: ReadTxn, asked: wire.Keys) -> wire.FoundAll:
         """Several keys of one moment."""
         now_ns = self.space.now_ns()
-        found = {key: kvs.read(txn, keys.user_key(key), now_ns) for key in arguments["keys"]}
+        found = {key: kvs.read(txn, keys.user_key(key), now_ns) for key in asked.keys}
         version = kvs_cells.version_text(kvs.digest_now(txn, now_ns))
         return {"entries": {key: entry and _plain(entry) for key, entry in found.items()}, "version": version}
 
-    def root(self, txn: ReadTxn, arguments: Arguments) -> Result:
+    def root(self, txn: ReadTxn, asked: wire.Part) -> wire.Root:
         now_ns = self.space.now_ns()
-        prefix, after = arguments.get("prefix", "").encode(), arguments.get("after", "").encode()
-        found: list[list[Any]] = []
+        prefix, after = asked.prefix.encode(), asked.after.encode()
+        found: list[wire.RootEntry] = []
         size = 0
         more = False
         for key, entry in kvs.entries(txn, prefix, now_ns, after):
             if size > LISTING_BYTES_MAX:
                 more = True
                 break
-            found.append([key.decode(), *_plain(entry)])
+            found.append(wire.RootEntry(key.decode(), *_plain(entry)))
             size += len(key) + len(entry.value) + 60
         return {"entries": found, "more": more, "version": kvs_cells.version_text(kvs.digest_now(txn, now_ns))}
 
-    def cells(self, txn: ReadTxn, arguments: Arguments) -> Result:
+    def cells(self, txn: ReadTxn, asked: wire.Nothing) -> wire.Everything:
         now_ns = self.space.now_ns()
         found = {key.decode(): kvs_cells.expired(kept.cell, now_ns) for key, kept in kvs.all_stored(txn)}
         version = kvs_cells.version_text(kvs.digest_now(txn, now_ns))
         return {"diff": Diff({}, frozenset(), version, found).to_bytes(), "version": version}
 
-    def version(self, txn: ReadTxn, arguments: Arguments) -> Result:
+    def version(self, txn: ReadTxn, asked: wire.Nothing) -> wire.Version:
         return {"version": kvs_cells.version_text(kvs.digest_now(txn, self.space.now_ns()))}
 
-    def diff(self, txn: ReadTxn, arguments: Arguments) -> Result:
-        since = arguments["since"]
+    def diff(self, txn: ReadTxn, asked: wire.Since) -> wire.Changes:
+        since = asked.since
         now_ns = self.space.now_ns()
         version = kvs_cells.version_text(kvs.digest_now(txn, now_ns))
         if since == version:
             return {"changed": {}, "deleted": [], "version": version, "diff": Diff({}, frozenset(), version).to_bytes()}
         place = kvs.find_digest(txn, kvs_cells.digest_of(since))
         if place is None:
-            raise HistoryLost(str(since))
+            raise HistoryLost(since)
         found: dict[str, kvs.Stored] = {}
         for change in kvs.changes_after(txn, *place):
             kept = kvs.stored(txn, change.key)
@@ -243,39 +232,36 @@ class StateOperations:
                 found[change.key.decode()] = kept
         made = diff_of(found.items(), version, now_ns)
         changed = {
-            key: [entry.value, entry.revision, found[key].written_ns, entry.ttl, entry.origin, entry.packed]
+            key: wire.DiffEntry(
+                entry.value, entry.revision, found[key].written_ns, entry.ttl, entry.origin, entry.packed
+            )
             for key, entry in made.changed.items()
         }
         return {"changed": changed, "deleted": sorted(made.deleted), "version": version, "diff": made.to_bytes()}
 
-    def watch(self, txn: ReadTxn, arguments: Arguments) -> Result | None:
+    def watch(self, txn: ReadTxn, watcher: Watcher) -> wire.Updates | None:
         """What is new behind a cursor; None: nothing yet. Without a cursor, the one to begin with."""
-        cursor = arguments.get("cursor")
-        head = kvs.head(txn)
-        if cursor is None:
-            return {"updates": [], "cursor": [head.revision, head.nth]}
-        start = place_of(cursor, REVISIONS)
-        match = arguments.get("_match")
-        if match is None:
-            match = arguments["_match"] = match_of(arguments)
-        limit = limit_of(arguments, UPDATES_MAX, UPDATES_MAX)
-        found, place = watches.look(txn, match, start, self.space.now_ns(), limit)
+        if watcher.cursor is None:
+            head = kvs.head(txn)
+            return {"updates": [], "cursor": wire.Cursor(head.revision, head.nth)}
+        watcher.looked = True
+        found, place = watches.look(txn, watcher.match, watcher.cursor, self.space.now_ns(), watcher.limit)
         if not found:
-            arguments["cursor"] = list(place)  # looked through already
+            watcher.cursor = wire.Cursor(*place)  # looked through already
             return None
         return {
-            "updates": [[item.key, item.value, item.revision] for item in found],
+            "updates": [wire.PlainUpdate(item.key, item.value, item.revision) for item in found],
             "packed": [item.packed for item in found],
-            "cursor": list(place),
+            "cursor": wire.Cursor(*place),
         }
 
 
-def limit_of(arguments: Arguments, default: int, most: int) -> int:
-    """How many the client wants, at most `most`. Raises ProtocolError when that is not a whole number from 1."""
-    limit = arguments.get("limit", default)
-    if type(limit) is not int or limit < 1:
-        raise ProtocolError(f"limit is a whole number from 1, not {limit!r:.60}")
-    return min(limit, most)
+def merge_of(asked: wire.Merging) -> Merge:
+    """The merge that a client names. Raises ProtocolError."""
+    name, amount = asked.merge
+    if name not in MERGES:
+        raise ProtocolError(f"there is no merge {name!r}; there are {', '.join(MERGES)}")
+    return MERGES[name](amount)
 
 
 def node_entry_of(registry: dict[str, NodeEntry], id: str) -> NodeEntry:
@@ -287,11 +273,13 @@ def node_entry_of(registry: dict[str, NodeEntry], id: str) -> NodeEntry:
     return node_entry
 
 
-def _plain(entry: SharedValue) -> list[Any]:
-    return [entry.value, entry.revision, entry.written_ns, entry.expires_ns, origin_text(entry.origin), entry.packed]
+def _plain(entry: SharedValue) -> wire.PlainEntry:
+    return wire.PlainEntry(
+        entry.value, entry.revision, entry.written_ns, entry.expires_ns, origin_text(entry.origin), entry.packed
+    )
 
 
-def _shown(entry: SharedValue | None) -> Result:
+def _shown(entry: SharedValue | None) -> wire.Value:
     """What `state get` is answered: a value of None when there is none."""
     if entry is None:
         return {"value": None, "revision": 0, "packed": False}

@@ -1,23 +1,8 @@
 """What can be asked of the store process: every operation on the space that is not part of an event.
 
-Operations (Request.operation; arguments -> result). Writing ones commit together with the record of the request, so
-one that is repeated after a kill counts once:
-
-    open       nodes, fingerprint, fresh, resume, drop, rename -> numbers, ended, failed, dropped, resumed
-    claim      node, cause, counts, hands, max_attempts, trace -> incarnation, state, by_reference, attempts, buried
-               | ended
-    end        node, failed, error -> {}
-    revive     node -> {}                               of a failed or ended node, before its next claim
-    touch      -> {}                                    takes the write lock once: see below
-    queues     -> nodes                                 {id: {input: [messages, bytes, 1 if anything waits]}}
-    figures    -> nodes, used_bytes, size_bytes, readers, run_id
-    resumed    -> number, created_ns, skipped           the snapshot that the space was made from
-    state_*, kvs_*, node_*                              see kvs.py, remote_nodes.py and docs/store-api.md
-    letters_*                                           see dead_letters.py
-    outbox     -> first, trouble                        of what waits for an external State; "": nothing does
-    quit       -> {}                                    ends the process
-
-Those of snapshots.py belong to them when the run keeps snapshots.
+noderuntime.ipc.store_records has a page of them all: what each takes and returns. Those on state are in kvs.py, on dead
+letters in dead_letters.py, of nodes without LMDB in remote_nodes.py, of snapshots in snapshots.py. A writing operation
+commits together with the record of its request, so that one that is repeated after a kill counts once.
 
 Why `touch`: LMDB can be killed between writing its meta page and publishing the transaction's id. Then no reader sees
 that commit until a process takes the write lock; so the store does, after every death, before neighbours are rung.
@@ -28,12 +13,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from typing import Any
 
 import msgpack
 
 from noderuntime.errors import ProtocolError, StoreError
+from noderuntime.ipc import store_records as wire
 from noderuntime.ipc.protocol import VERSION, Reply, Request, refusal
+from noderuntime.ipc.typed import decode
 from noderuntime.space import keys, lives, records, watches
 from noderuntime.space.dead_letters import counts
 from noderuntime.space.environment import BROKEN, MARK_NEW_WORK, Space, scan
@@ -43,6 +29,7 @@ from noderuntime.space.reconcile import adapt, reconcile, refuse_losses, rename
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 from noderuntime.state.seeds import Seed
 from noderuntime.store.dead_letters import LetterOperations
+from noderuntime.store.dispatch import ARGUMENTS, Given, Result, taking_txn
 from noderuntime.store.kvs import StateOperations, node_entry_of
 
 INLINE_BYTES_MAX = 256 * 1024  # of private state in a claim's result; larger states are read in the space
@@ -55,8 +42,6 @@ LARGE_RESULT_BYTES = 4096
 LARGE_KEPT_S = 60
 SHORT_KEPT_S = 10  # some repetitions of a client that waits for its answer
 DEATHS = ("claim", "end", "touch")
-Arguments = dict[str, Any]
-Result = dict[str, Any]
 
 
 class Store:
@@ -66,23 +51,23 @@ class Store:
         self.space = space
         with space.read() as txn:
             self.registry: Registry = lives.load(txn)
-        self.actions: dict[str, Callable[[Arguments], Result]] = {}  # that keep their own books
+        self.actions: dict[str, Callable[[Given], Result]] = {}  # that keep their own books
         self._looked = 0
         self.seeds: dict[str, Seed] = {}
         self.state = StateOperations(space, lambda id: node_entry_of(self.registry, id))
         self.letters = LetterOperations(space, lambda: self.registry, self._node_entry)
-        self.changes: dict[str, Callable[[WriteTxn, Arguments], Result]] = {
-            "open": self.open,
-            "claim": self.claim,
-            "end": self.end,
-            "revive": self.revive,
+        self.changes: dict[str, Callable[[WriteTxn, Given], Result]] = {
+            "open": taking_txn(wire.Open, self.open),
+            "claim": taking_txn(wire.Claim, self.claim),
+            "end": taking_txn(wire.End, self.end),
+            "revive": taking_txn(wire.NodeOf, self.revive),
             **self.state.changes,
             **self.letters.changes,
         }
-        self.queries: dict[str, Callable[[ReadTxn, Arguments], Result]] = {
-            "figures": self.figures,
-            "queues": self.queues,
-            "resumed": self.resumed,
+        self.queries: dict[str, Callable[[ReadTxn, Given], Result]] = {
+            "figures": taking_txn(wire.Nothing, self.figures),
+            "queues": taking_txn(wire.Nothing, self.queues),
+            "resumed": taking_txn(wire.Nothing, self.resumed),
             **self.state.queries,
             **self.letters.queries,
         }
@@ -138,32 +123,33 @@ class Store:
         """A claim's result with the state, which is read in the claim's own transaction and never kept with it."""
         if request.operation != "claim" or "incarnation" not in result:
             return result
-        state = lives.private_state(txn, self._node_entry(request.arguments))
+        state = lives.private_state(txn, self._node_entry(decode(wire.Claim, request.arguments, ARGUMENTS).node))
         by_reference = sum(len(key) + len(value) for key, value in state.items()) > INLINE_BYTES_MAX
         return {**result, "state": {} if by_reference else state, "by_reference": by_reference}
 
-    def _node_entry(self, arguments: Arguments) -> NodeEntry:
-        return node_entry_of(self.registry, arguments["node"])
+    def _node_entry(self, id: str) -> NodeEntry:
+        return node_entry_of(self.registry, id)
 
     # --- the runtime ------------------------------------------------------------------------------------------------
 
-    def open(self, txn: WriteTxn, arguments: Arguments) -> Result:
-        if arguments["resume"]:
-            rename(txn, arguments["nodes"], arguments.get("rename", {}))
-            refuse_losses(txn, arguments["nodes"], arguments.get("drop", []))
+    def open(self, txn: WriteTxn, asked: wire.Open) -> wire.Opened:
+        nodes = [dict(node) for node in asked.nodes]
+        if asked.resume:
+            rename(txn, nodes, asked.rename)
+            refuse_losses(txn, nodes, asked.drop)
         old = lives.load(txn)
-        dropped = reconcile(txn, arguments["nodes"])
-        registry = lives.register(txn, arguments["nodes"])
+        dropped = reconcile(txn, nodes)
+        registry = lives.register(txn, nodes)
         adapt(txn, old, registry)
         resumed = txn.get(keys.fact("resumed"))
-        txn.put(keys.fact("fingerprint"), msgpack.packb(arguments["fingerprint"]))
+        txn.put(keys.fact("fingerprint"), msgpack.packb(asked.fingerprint))
         txn.delete(keys.STOP_ALL)
-        if arguments["resume"]:
+        if asked.resume:
             lives.reopen(txn, registry)
             self.space.advance_clock(txn)
         self.state.sow(txn, self.seeds)
         states = {node_entry.id: lives.status(txn, node_entry) for node_entry in registry.values()}
-        numbers = {
+        numbers: dict[str, wire.Numbers] = {
             node_entry.id: {
                 "number": node_entry.number,
                 "inputs": {name: number for name, (number, _) in node_entry.inputs.items()},
@@ -179,32 +165,32 @@ class Store:
             "resumed": msgpack.unpackb(resumed) if resumed else {},
         }
 
-    def claim(self, txn: WriteTxn, arguments: Arguments) -> Result:
+    def claim(self, txn: WriteTxn, asked: wire.Claim) -> Result:
         self.space.reader_check()
         return lives.claim(
             txn,
             self.space,
             self.registry,
-            self._node_entry(arguments),
-            cause=arguments["cause"],
-            counts=bool(arguments["counts"]),
-            hands=[(int(i), int(s), int(n)) for i, s, n in arguments["hands"]],
-            attempts_max=int(arguments["max_attempts"]),
-            trace=arguments["trace"],
+            self._node_entry(asked.node),
+            cause=asked.cause,
+            counts=asked.counts,
+            hands=asked.hands,
+            attempts_max=asked.max_attempts,
+            trace=asked.trace,
         )
 
-    def end(self, txn: WriteTxn, arguments: Arguments) -> Result:
+    def end(self, txn: WriteTxn, asked: wire.End) -> Result:
         self.space.reader_check()
-        error = arguments["error"] if arguments["failed"] else None
-        watches.forget(txn, self._node_entry(arguments).number)
-        lives.end(txn, self.space, self.registry, self._node_entry(arguments), failed=error)
+        error = asked.error if asked.failed else None
+        watches.forget(txn, self._node_entry(asked.node).number)
+        lives.end(txn, self.space, self.registry, self._node_entry(asked.node), failed=error)
         return {}
 
-    def revive(self, txn: WriteTxn, arguments: Arguments) -> Result:
-        lives.revive(txn, self.registry, self._node_entry(arguments))
+    def revive(self, txn: WriteTxn, asked: wire.NodeOf) -> Result:
+        lives.revive(txn, self.registry, self._node_entry(asked.node))
         return {}
 
-    def queues(self, txn: ReadTxn, arguments: Arguments) -> Result:
+    def queues(self, txn: ReadTxn, asked: wire.Nothing) -> wire.Queues:
         return {"nodes": lives.queues(txn, self.registry)}
 
     def touch(self) -> Result:
@@ -218,7 +204,7 @@ class Store:
         """Who was killed between commit and ring has not rung those who watch what it wrote."""
         self.state.rings |= watches.watching(txn)
 
-    def figures(self, txn: ReadTxn, arguments: Arguments) -> Result:
+    def figures(self, txn: ReadTxn, asked: wire.Nothing) -> wire.Figures:
         nodes = lives.figures(txn, self.registry)
         for id, figures in nodes.items():
             dead = counts(txn, self.registry[id].number)
@@ -233,12 +219,12 @@ class Store:
             "run_id": self.space.outbox_id,
         }
 
-    def resumed(self, txn: ReadTxn, arguments: Arguments) -> Result:
-        """Of the snapshot that the space was made from: number, created_ns, and texts about newer ones that are bad."""
+    def resumed(self, txn: ReadTxn, asked: wire.Nothing) -> wire.Resumed:
+        """The snapshot that the space was made from. Raises StoreError when there is none."""
         about = txn.get(keys.fact("resumed"))
         if about is None:
             raise StoreError("this space was not made from a snapshot")
-        found: Result = msgpack.unpackb(about)
+        found: wire.Resumed = msgpack.unpackb(about)
         return found
 
     # --- housekeeping -----------------------------------------------------------------------------------------------

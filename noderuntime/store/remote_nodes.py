@@ -1,11 +1,7 @@
 """Custom nodes without LMDB: the store takes their events out of the space, and puts what they send into it.
 
-A program in any language says hello to the runtime, as every node does, and then works with these operations:
-
-    node_open  wiring, incarnation, attempts, pid, in_hand -> sent
-    node_next  node, incarnation, ack, limit, wait -> events
-    node_part  node, incarnation, place, part, offset -> bytes
-    node_send  node, incarnation, messages, wait -> sent, done
+A program in any language says hello to the runtime, as every node does, and then works with the operations node_open,
+node_next, node_part and node_send (see noderuntime.ipc.store_records and docs/store-api.md).
 
 Nothing of it needs to be remembered if the store is killed: messages that are not acknowledged are still in the mailbox
 (`in_hand` names those that the program still has), acknowledging twice is once, and messages carry their number
@@ -19,13 +15,28 @@ import contextlib
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from noderuntime.api import values
 from noderuntime.api.events import utc
 from noderuntime.errors import Fenced, NodeRuntimeError, ProtocolError, UnknownOutput, ValueTooLarge
 from noderuntime.ipc import pulse
+from noderuntime.ipc.protocol import Request
 from noderuntime.ipc.rundir import RunDir
+from noderuntime.ipc.store_records import (
+    Bytes,
+    Events,
+    NodeNext,
+    NodeOpen,
+    NodePart,
+    NodeSend,
+    Outgoing,
+    Place,
+    Sent,
+    SentSome,
+)  # fmt: skip
+from noderuntime.ipc.typed import decode
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.node import inbox
 from noderuntime.node.session import NodeSession
@@ -35,7 +46,9 @@ from noderuntime.space.lives import Registry, node_record
 from noderuntime.space.segments import Dropped
 from noderuntime.space.staging import Staged
 from noderuntime.space.writer import MessageGone
-from noderuntime.store.kvs import limit_of, node_entry_of
+from noderuntime.store.dispatch import ARGUMENTS
+from noderuntime.store.kvs import node_entry_of
+from noderuntime.store.parked import limit_of
 
 EVENTS_MAX: Final = 64
 BATCH_BYTES_MAX: Final = 4 << 20
@@ -50,23 +63,22 @@ KINDS: Final = {values.MSGPACK: "msgpack", values.BYTES: "bytes", values.VIEW: "
                 values.ARROW: "arrow"}  # fmt: skip
 NUMBERS: Final = {name: number for number, name in KINDS.items()}
 
-Arguments = dict[str, Any]
-Result = dict[str, Any]
+Event = dict[str, Any]  # as it travels: see docs/store-api.md
 
 
 class RemoteNode:
     """One life of one such node."""
 
-    def __init__(self, run_dir: RunDir, space: Space, arguments: Arguments) -> None:
-        wiring = Wiring.from_plain(arguments["wiring"])
-        self.session = NodeSession(run_dir, wiring, arguments["incarnation"], arguments.get("attempts", []), space)
+    def __init__(self, run_dir: RunDir, space: Space, asked: NodeOpen) -> None:
+        wiring = Wiring.from_plain(asked.wiring)
+        self.session = NodeSession(run_dir, wiring, asked.incarnation, asked.attempts, space)
         self.taken: dict[bytes, tuple[bytes, int]] = {}  # key -> record, slot in the pulse
         self._asked: tuple[str, int] = "", 0  # the latest request that was answered with events
         self._given: list[bytes] = []  # their keys
         self._free = list(range(pulse.HANDS_MAX - 1, -1, -1))
         try:
-            self.session.page.words[pulse.PID] = arguments["pid"]
-            for place in arguments.get("in_hand", []):
+            self.session.page.words[pulse.PID] = asked.pid
+            for place in asked.in_hand:
                 self._take_again(self._key(place))
             self.session.commits.be_eager()
             self.session.set_phase(pulse.WAITING)
@@ -74,11 +86,11 @@ class RemoteNode:
             self.session.close()
             raise
 
-    def _key(self, place: Any) -> bytes:
-        input, sequence, index = place
+    def _key(self, place: Place) -> bytes:
+        input, sequence, nth = place
         if input not in self.session.inputs:
             raise ProtocolError(f"node {self.session.wiring.node!r} has no input of number {input!r}")
-        return keys.message(self.session.wiring.number, input, sequence, index)
+        return keys.message(self.session.wiring.number, input, sequence, nth)
 
     def _take_again(self, key: bytes) -> None:
         with self.session.space.read() as txn:
@@ -92,7 +104,7 @@ class RemoteNode:
             self.session.page.take(slot, key)
         self.taken[key] = record, slot
 
-    def acknowledge(self, places: list[Any]) -> None:
+    def acknowledge(self, places: list[Place]) -> None:
         """These events were handled. Raises Fenced."""
         session = self.session
         group = []
@@ -121,7 +133,7 @@ class RemoteNode:
             del group[:done]
         session.set_phase(pulse.HANDLING if self.taken else pulse.WAITING)
 
-    def events(self, limit: int, asked: tuple[str, int]) -> list[Result] | None:
+    def events(self, limit: int, asked: tuple[str, int]) -> list[Event] | None:
         """The next events, which are in hand then; for a repeated request those that it got. None: there are none."""
         if asked[0] == self._asked[0] and asked[1] <= self._asked[1]:
             return self._given_again() if asked == self._asked else []
@@ -130,31 +142,31 @@ class RemoteNode:
             self._asked, self._given = asked, [self._key(event["place"]) for event in found]
         return found or None
 
-    def _given_again(self) -> list[Result]:
-        found: list[Result] = []
+    def _given_again(self) -> list[Event]:
+        found: list[Event] = []
         for key in self._given:
             if key in self.taken:
                 with contextlib.suppress(Dropped):
                     found.append(self._event(key, self.taken[key][0]))
         return found
 
-    def part(self, place: Any, part: str, offset: int) -> bytes | None:
+    def part(self, place: Place, part: str, offset: int) -> bytes | None:
         """Up to PART_BYTES of a part of an event that was told by its size; None: the message was dropped meanwhile."""
-        if part not in PARTS or type(offset) is not int or offset < 0:
+        if part not in PARTS or offset < 0:
             raise ProtocolError(f"part is one of {', '.join(PARTS)}, and offset a number of bytes")
         key = self._key(place)
         if key not in self.taken:
-            raise ProtocolError(f"the event {place!r:.60} is not in hand")
+            raise ProtocolError(f"the event {list(place)!r:.60} is not in hand")
         try:
             whole = inbox.parts_of(self.session, (key, self.taken[key][0]))[PARTS.index(part)]
         except Dropped:
             return None
         return bytes(memoryview(whole)[offset : offset + PART_BYTES])
 
-    def _next_events(self, limit: int) -> list[Result]:
+    def _next_events(self, limit: int) -> list[Event]:
         if len(self.taken) >= HANDS_KEPT_MAX:
             raise ProtocolError(f"{HANDS_KEPT_MAX} events are in hand; acknowledge some of them")
-        found: list[Result] = []
+        found: list[Event] = []
         size = 0
         for key, record in self.session.next_messages(limit, self.taken):
             try:
@@ -170,11 +182,10 @@ class RemoteNode:
             self.session.set_phase(pulse.HANDLING)
         return found
 
-    def _event(self, key: bytes, record: bytes) -> Result:
+    def _event(self, key: bytes, record: bytes) -> Event:
         session = self.session
         input = session.input_of(key)
-        _, number, sequence, index = keys.parse_message(key)
-        place = [number, sequence, index]
+        place = Place(*keys.parse_message(key)[1:])
         if inbox.is_notice(record):
             told = inbox.notice_of(input, record)
             if told.type == "INPUT_CLOSED":
@@ -192,7 +203,7 @@ class RemoteNode:
             event["sizes"] = sizes
         return {**event, **{part: bytes(view) for part, view in parts.items() if part not in sizes}}
 
-    def stage(self, messages: list[Any]) -> list[Staged]:
+    def stage(self, messages: list[Outgoing]) -> list[Staged]:
         """What a client wants to send, checked. Raises UnknownOutput, ProtocolError, ValueTooLarge."""
         session = self.session
         outputs = session.commits.outputs
@@ -219,8 +230,6 @@ class RemoteNode:
     def _record(self, name: str, number: int, kind: str, head: bytes, body: bytes, metadata: bytes) -> bytes:
         if kind not in NUMBERS:
             raise ProtocolError(f"there is no kind of value {kind!r}; there are {', '.join(NUMBERS)}")
-        if not all(type(part) is bytes for part in (head, body, metadata)):
-            raise ProtocolError("head, body and metadata of a message are binary")
         if len(body) > self.session.message_bytes_max:
             raise ValueTooLarge(f"a message to {name!r}", len(body), self.session.message_bytes_max)
         try:
@@ -257,15 +266,13 @@ class Nodes:
         self._changed = changed
         self._nodes: dict[str, RemoteNode] = {}
 
-    def open(self, arguments: Arguments) -> Result:
-        """Begin a life, or go on with it after the store was killed."""
-        id = arguments["wiring"]["node"]
-        if type(arguments["pid"]) is not int or type(arguments["incarnation"]) is not int:
-            raise ProtocolError("pid and incarnation are whole numbers")
-        if not 0 < arguments["pid"] < 1 << 31:
-            raise ProtocolError(f"{arguments['pid']} is not the number of a process")
-        self._check(Wiring.from_plain(arguments["wiring"]), arguments["incarnation"])
-        node = RemoteNode(self._run_dir, self._space, arguments)
+    def open(self, asked: NodeOpen) -> Sent:
+        """The operation `node_open`: begin a life, or continue it after the store was killed."""
+        id = asked.wiring["node"]
+        if not 0 < asked.pid < 1 << 31:
+            raise ProtocolError(f"{asked.pid} is not the number of a process")
+        self._check(Wiring.from_plain(asked.wiring), asked.incarnation)
+        node = RemoteNode(self._run_dir, self._space, asked)
         old = self._nodes.pop(id, None)
         if old is not None:
             old.close()
@@ -290,18 +297,19 @@ class Nodes:
         if incarnation != current:
             raise Fenced(f"incarnation {incarnation} of {wiring.node} has been replaced")
 
-    def node(self, arguments: Arguments) -> RemoteNode:
-        found = self._nodes.get(arguments["node"])
+    def node(self, id: str, incarnation: int) -> RemoteNode:
+        """A node in that life. Raises NodeNotOpen, Fenced."""
+        found = self._nodes.get(id)
         if found is None:
-            raise NodeNotOpen(f"the store knows nothing of node {arguments['node']!r} yet: call node_open (again)")
-        if found.session.incarnation != arguments["incarnation"]:
-            raise Fenced(f"incarnation {arguments['incarnation']} of {arguments['node']} has been replaced")
+            raise NodeNotOpen(f"the store knows nothing of node {id!r} yet: call node_open (again)")
+        if found.session.incarnation != incarnation:
+            raise Fenced(f"incarnation {incarnation} of {id} has been replaced")
         return found
 
-    def part(self, arguments: Arguments) -> Result:
+    def part(self, asked: NodePart) -> Bytes:
         """The operation `node_part`."""
-        node = self.node(arguments)
-        return {"bytes": node.part(arguments["place"], arguments["part"], arguments["offset"])}
+        node = self.node(asked.node, asked.incarnation)
+        return {"bytes": node.part(asked.place, asked.part, asked.offset)}
 
     def forget(self, id: str) -> None:
         """The node has ended, or begins a new life."""
@@ -360,23 +368,41 @@ class NodeNotOpen(NodeRuntimeError):
     """A request about a node that this store process has not opened: it may have been killed since. Open it again."""
 
 
-def next_events(nodes: Nodes, arguments: Arguments, over: bool) -> Result | None:
+@dataclass(slots=True)
+class NextEvents:
+    """A request of `node_next`, `by` its client and number. `ack`: what it has still to acknowledge."""
+
+    node: str
+    incarnation: int
+    ack: list[Place]
+    limit: int
+    wait: float
+    by: tuple[str, int]
+
+    @classmethod
+    def of(cls, request: Request) -> NextEvents:
+        """Raises ProtocolError."""
+        asked = decode(NodeNext, request.arguments, ARGUMENTS)
+        limit = limit_of(asked.limit, 1, EVENTS_MAX)
+        return cls(asked.node, asked.incarnation, asked.ack, limit, asked.wait, (request.client, request.number))
+
+
+def next_events(nodes: Nodes, asked: NextEvents, over: bool) -> Events | None:
     """The operation `node_next`; None: no events yet, and the time is not `over`."""
-    node = nodes.node(arguments)
-    limit = limit_of(arguments, 1, EVENTS_MAX)
-    acknowledged = arguments.pop("ack", [])
+    node = nodes.node(asked.node, asked.incarnation)
+    acknowledged, asked.ack = asked.ack, []
     if acknowledged:
         node.acknowledge(acknowledged)
-    events = node.events(limit, arguments["_request"])
+    events = node.events(asked.limit, asked.by)
     if events is None:
         return {"events": []} if over else None
     return {"events": events}
 
 
-def send_messages(nodes: Nodes, arguments: Arguments, over: bool) -> Result | None:
+def send_messages(nodes: Nodes, asked: NodeSend, over: bool) -> SentSome | None:
     """The operation `node_send`: waits for room, as every sender does; None: no room, and the time is not `over`."""
-    node = nodes.node(arguments)
-    staged = node.stage(arguments["messages"])
+    node = nodes.node(asked.node, asked.incarnation)
+    staged = node.stage(asked.messages)
     while staged:
         done = node.session.commit(staged)
         del staged[:done]

@@ -16,17 +16,21 @@ from typing import Any
 
 from noderuntime.errors import NodeRuntimeError, ProtocolError, StoreError
 from noderuntime.ipc import doorbell
+from noderuntime.ipc import store_records as wire
 from noderuntime.ipc.boundary import Boundary
 from noderuntime.ipc.channel import Router
 from noderuntime.ipc.protocol import VERSION, Reply, Request, refusal
 from noderuntime.ipc.rundir import RunDir
+from noderuntime.ipc.typed import decode
 from noderuntime.space import outbox, watches
 from noderuntime.space.environment import BROKEN
 from noderuntime.space.transactions import ReadTxn
+from noderuntime.store.dispatch import ARGUMENTS, taking, taking_txn
 from noderuntime.store.external import ExternalRequests, is_about_shared_state
-from noderuntime.store.operations import Arguments, Result, Store
-from noderuntime.store.parked import Operation, Waits, WatchKeys
-from noderuntime.store.remote_nodes import Nodes, next_events, send_messages
+from noderuntime.store.kvs_watch import WatchKeys
+from noderuntime.store.operations import Store
+from noderuntime.store.parked import Operation, WaitingRequests
+from noderuntime.store.remote_nodes import NextEvents, Nodes, next_events, send_messages
 from noderuntime.store.snapshots import Snapshots, say
 from noderuntime.store.startup import Start
 
@@ -49,6 +53,10 @@ def refuse(error: NodeRuntimeError, router: Router) -> int:
         router.send(identity, refusal(request.number, request.operation, error))
 
 
+def _node_send(request: Request) -> wire.NodeSend:
+    return decode(wire.NodeSend, request.arguments, ARGUMENTS)
+
+
 class Service:
     """The loop: answers requests, rings bells, and does what has to be done now and then."""
 
@@ -63,7 +71,7 @@ class Service:
     ) -> None:
         self.store = store
         self._snapshots = snapshots
-        self.waits = Waits(self._send)
+        self.waits = WaitingRequests(self._send)
         self._router = router
         self._purge_interval_s = purge_interval_s
         self._watch = WatchKeys(store.space, store.state.watch)
@@ -71,17 +79,17 @@ class Service:
         self._poller = select.poll()
         self._boundary = Boundary(say, passes=BROKEN)  # whatever a client asks, a kind does, or a bell cannot do
         self._nodes = Nodes(run_dir, store.space, lambda: store.registry, self._poll_nodes)
-        store.actions["node_open"] = self._nodes.open
-        store.actions["node_part"] = self._nodes.part
+        store.actions["node_open"] = taking(wire.NodeOpen, self._nodes.open)
+        store.actions["node_part"] = taking(wire.NodePart, self._nodes.part)
         self._node_bells: list[int] = []
-        self.waits.operations["node_next"] = Operation(partial(next_events, self._nodes))
-        self.waits.operations["node_send"] = Operation(partial(send_messages, self._nodes))
+        self.waits.operations["node_next"] = Operation(NextEvents.of, partial(next_events, self._nodes))
+        self.waits.operations["node_send"] = Operation(_node_send, partial(send_messages, self._nodes))
         doorbell.create(run_dir.bell(watches.STORE))
         self._bell = doorbell.open_bell(run_dir.bell(watches.STORE))
         self._bells = doorbell.Bells(run_dir, {watches.STORE: self._bell})
         place = None if snapshots is None else snapshots.settings
         self._start = Start(store.space, spec, purge_interval_s, lambda: doorbell.ring(self._bell), place)
-        store.queries["outbox"] = self._outbox
+        store.queries["outbox"] = taking_txn(wire.Nothing, self._outbox)
         self._external: ExternalRequests | None = None
         self._early: dict[tuple[str, int], tuple[bytes, Request]] = {}  # what has to wait until the start is over
 
@@ -191,7 +199,7 @@ class Service:
         self._boundary.call("purging", purge)
         return more
 
-    def _outbox(self, txn: ReadTxn, arguments: Arguments) -> Result:
+    def _outbox(self, txn: ReadTxn, asked: wire.Nothing) -> wire.Waiting:
         """The first of the writes that wait for the external State, and why they wait."""
         thread = self._start.outbox
         trouble = str(self._start.error or "") if thread is None else thread.trouble

@@ -3,10 +3,7 @@
 All that takes time happens in one thread: the answers of the store never wait for it. The thread is Python too, so the
 interpreter is told to switch between threads more often than it usually does (SWITCH_S).
 
-Operations (arguments -> result), next to those of store.py; none of them writes to the space:
-
-    snapshot_take      why -> ticket               of a cut that holds all that is committed now; begun, or waiting
-    snapshot_status    ticket -> state, error, snapshot     state: done | running | failed | unknown (take it again)
+Its operations are snapshot_take and snapshot_status (see noderuntime.ipc.store_records). Neither writes to the space.
 """
 
 from __future__ import annotations
@@ -21,6 +18,7 @@ from typing import Any
 
 from noderuntime.errors import StoreError
 from noderuntime.ipc.boundary import describe
+from noderuntime.ipc.store_records import Progress, Take, Ticket, TicketOf
 from noderuntime.snapshot.backend import SnapshotConflict
 from noderuntime.snapshot.cut import SegmentBusy, SpaceTooFull
 from noderuntime.snapshot.format import Manifest
@@ -30,6 +28,7 @@ from noderuntime.snapshot.retention import letters_at, letters_by_node, newest, 
 from noderuntime.snapshot.settings import Settings
 from noderuntime.space import keys
 from noderuntime.space.environment import Space
+from noderuntime.store.dispatch import Given, Result, taking
 
 SWITCH_S = 0.0005
 AGAIN_S = 5.0  # after one that was put off or has failed; never sooner than asked for
@@ -68,9 +67,9 @@ class Snapshots:
         self._begun = False  # whether the run has begun: before that there is nothing that is worth a snapshot
         self._look_first = settings.enabled and not resumed
         self._due_s = time.monotonic() + (0.0 if self._look_first else settings.every_s)
-        self.operations: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-            "snapshot_take": self.take,
-            "snapshot_status": self.status,
+        self.operations: dict[str, Callable[[Given], Result]] = {
+            "snapshot_take": taking(Take, self.take),
+            "snapshot_status": taking(TicketOf, self.status),
         }
         sys.setswitchinterval(SWITCH_S)
 
@@ -183,20 +182,19 @@ class Snapshots:
 
     # --- operations -------------------------------------------------------------------------------------------------
 
-    def take(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def take(self, asked: Take) -> Ticket:
         if not self.settings.enabled:
             raise StoreError("this run keeps no snapshots: its dataflow says `snapshots: {to: none}`")
         if not self._has_begun():
             raise StoreError("the run has not begun yet; take the snapshot once it runs")
         ticket = self._now()
-        why = str(arguments.get("why", "asked"))
-        self._ending = self._ending or why == END
-        self._wanted = (ticket, why)
+        self._ending = self._ending or asked.why == END
+        self._wanted = (ticket, asked.why)
         self.tick()
         return {"ticket": ticket}
 
-    def status(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        ticket = int(arguments["ticket"])
+    def status(self, asked: TicketOf) -> Progress:
+        ticket = asked.ticket
         self.tick()
         if self._last is not None and self._holds(ticket):
             return {"state": "done", "error": "", "snapshot": described(self._last)}

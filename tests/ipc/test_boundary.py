@@ -493,7 +493,7 @@ def test_whatever_a_watched_kind_raises_is_answered_and_its_watches_go_on(
     assert type(error).__name__ in answers.get(timeout=30).text
     watches.take(b"me", Request(VERSION, "c", 2, "kvs_watch", {**arguments, "wait": 0.05}))
     found = answers.get(timeout=30)
-    assert (found.number, found.error, found.result) == (2, "", {"updates": [], "packed": [], "cursor": [0, 0]})
+    assert (found.number, found.error, found.result) == (2, "", {"updates": [], "packed": [], "cursor": (0, 0)})
     watches.close()
 
 

@@ -68,7 +68,7 @@ def test_state_is_written_read_listed_and_removed(net: Net, scope: str) -> None:
     net.ask("state_set", scope=scope, key="other", value=b"xyz")
     assert net.ask("state_get", scope=scope, key="k/1") == {"value": b"v", "revision": revision, "packed": False}
     assert [key for key, _, _ in net.ask("state_ls", scope=scope, prefix="k/")["keys"]] == ["k/1", "k/2"]
-    assert net.ask("state_ls", scope=scope)["keys"][-1][:2] == ["other", 3]
+    assert net.ask("state_ls", scope=scope)["keys"][-1][:2] == ("other", 3)
     assert net.ask("state_rm", scope=scope, key="k/1") == {"removed": True}
     assert net.ask("state_rm", scope=scope, key="k/1") == {"removed": False}
     assert net.ask("state_get", scope=scope, key="k/1") == {"value": None, "revision": 0, "packed": False}

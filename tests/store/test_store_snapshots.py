@@ -13,6 +13,7 @@ import pytest
 from support.spaces import keeper, make_space, save
 
 from noderuntime.errors import StoreError
+from noderuntime.ipc.store_records import Take, TicketOf
 from noderuntime.snapshot.cut import Cut, SpaceTooFull, Walked
 from noderuntime.snapshot.keeper import Keeper
 from noderuntime.snapshot.settings import Settings
@@ -42,8 +43,8 @@ class World:
         return snapshots
 
     def take(self, snapshots: Snapshots, why: str = "asked") -> dict[str, Any]:
-        ticket = snapshots.take({"why": why})["ticket"]
-        while (found := snapshots.status({"ticket": ticket}))["state"] == "running":
+        ticket = snapshots.take(Take(why))["ticket"]
+        while (found := snapshots.status(TicketOf(ticket)))["state"] == "running":
             settle(snapshots)
         return found
 
@@ -169,16 +170,16 @@ def test_a_run_whose_place_another_one_has_taken_over_stops_taking_snapshots(wor
 
 
 def test_a_store_that_was_restarted_does_not_know_the_ticket_of_the_one_before(world: World) -> None:
-    ticket = world.open().take({"why": "asked"})["ticket"]
+    ticket = world.open().take(Take("asked"))["ticket"]
     settle(world.made[0])
-    assert world.open().status({"ticket": ticket})["state"] == "unknown"
+    assert world.open().status(TicketOf(ticket))["state"] == "unknown"
 
 
 def test_without_snapshots_asking_for_one_says_why_there_is_none(world: World) -> None:
     snapshots = world.open(to="none", every_s=0.0)
     snapshots.tick()
     with pytest.raises(StoreError, match="to: none"):
-        snapshots.take({})
+        snapshots.take(Take())
 
 
 def test_questions_are_answered_while_a_snapshot_is_taken(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,12 +192,12 @@ def test_questions_are_answered_while_a_snapshot_is_taken(world: World, monkeypa
 
     monkeypatch.setattr(Keeper, "take", slow)
     snapshots = world.open()
-    ticket = snapshots.take({"why": "asked"})["ticket"]
-    assert snapshots.status({"ticket": ticket})["state"] == "running"
+    ticket = snapshots.take(Take("asked"))["ticket"]
+    assert snapshots.status(TicketOf(ticket))["state"] == "running"
     assert snapshots.due_s < FAR * 10
     go_on.set()
     settle(snapshots)
-    assert snapshots.status({"ticket": ticket})["state"] == "done"
+    assert snapshots.status(TicketOf(ticket))["state"] == "done"
 
 
 def test_settings_are_read_back_as_they_were_written_and_by_nobody_else(world: World, tmp_path: Path) -> None:
@@ -218,7 +219,7 @@ def test_before_a_run_has_begun_no_snapshot_is_taken(world: World) -> None:
     snapshots.tick()
     settle(snapshots)
     with pytest.raises(StoreError, match="not begun"):
-        snapshots.take({"why": "asked"})
+        snapshots.take(Take("asked"))
     assert world.whys() == ["end"]
     assert snapshots.due_s > 0
     with world.space.write() as txn:

@@ -187,7 +187,7 @@ class Run(Net):
         self.children.append(child)
         return child
 
-    def welcome(self, child: Child, inline: bool = True, **claim: Any) -> dict[str, Any]:
+    def welcome(self, child: Child, inline: bool = True, **claim: Any) -> Mapping[str, Any]:
         """Answer its hello as the runtime does: with a claim, and the state that it brings."""
         wait_until(lambda: self.listen() and child.hello, f"the hello of {child}")
         result = self.claim(child.node, **claim)

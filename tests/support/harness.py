@@ -228,7 +228,8 @@ class Running:
 
     def status(self) -> dict[str, dict[str, Any]]:
         """The nodes of `status`, by id."""
-        return {node["id"]: node for node in self.ask("status").result["nodes"]}
+        result: Mapping[str, Any] = self.ask("status").result
+        return {node["id"]: node for node in result["nodes"]}
 
     def wait_running(self, *nodes: str) -> None:
         """Until these nodes (all by default) are running."""

@@ -64,7 +64,7 @@ class Net:
         self.client = f"test-{id(self)}"
         self.open(nodes, resume)
 
-    def open(self, nodes: Nodes, resume: bool = False) -> dict[str, Any]:
+    def open(self, nodes: Nodes, resume: bool = False) -> Mapping[str, Any]:
         """Register a dataflow, as the runtime does at its start."""
         self.dataflow = dataflow_of(nodes, self.folder)
         opened = self.ask(
@@ -78,7 +78,7 @@ class Net:
         self.wirings = plan(self.dataflow, "run", self.numbers)
         return opened
 
-    def ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
+    def ask(self, operation: str, **arguments: Any) -> Mapping[str, Any]:
         """One request to the store; its errors are raised."""
         self.requests += 1
         reply = self.store.handle(Request(VERSION, self.client, self.requests, operation, arguments))
@@ -88,7 +88,7 @@ class Net:
 
     def claim(
         self, node: str, cause: str = "", counts: bool = False, hands: Sequence[Any] = (), max_attempts: int = 3
-    ) -> dict[str, Any]:
+    ) -> Mapping[str, Any]:
         return self.ask(
             "claim", node=node, cause=cause, counts=counts, hands=list(hands), max_attempts=max_attempts, trace="trace"
         )

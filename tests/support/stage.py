@@ -10,7 +10,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -78,7 +78,8 @@ class Stage:
             answer = dealer.receive(timeout_s)
             dealer.close(0)
             if isinstance(answer, Answer) and not answer.error:
-                return {node["id"]: node for node in answer.result["nodes"]}
+                result: Mapping[str, Any] = answer.result
+                return {node["id"]: node for node in result["nodes"]}
         return None
 
     def complete(

@@ -1,0 +1,568 @@
+"""What each operation of the store takes and returns: the arguments of a request, and the result in its reply.
+
+Arguments are dataclasses, results are the maps that travel (TypedDict), arrays with a meaning for each place are
+NamedTuples; typed.py says how they look on the wire, and decodes them. Writing operations commit together with the
+record of the request, so one that is repeated after a kill counts once.
+
+    operation           arguments        result          what for
+    open                Open             Opened          the runtime: register the dataflow, and reopen a kept space
+    claim               Claim            Claimed | Over  begin a node's new life
+    end                 End              {}              close a node's outputs; its mailbox too, unless it failed
+    revive              NodeOf           {}              of a failed or ended node, before its next claim
+    touch, quit         {}               {}              take the write lock once; end the process
+    queues              {}               Queues          what waits in each queue
+    figures             {}               Figures         what was queued, taken, dropped and sent
+    resumed             {}               Resumed         the snapshot that the space was made from
+    outbox              {}               Waiting         what waits for an external State
+    state_ls            Listing          Listed          the command line: shared or private state
+    state_get           StateKey         Value
+    state_set           StateSet         Revision
+    state_rm            StateKey         Removed
+    kvs_get             Key              Found           shared state
+    kvs_read            Keys             FoundAll
+    kvs_root            Part             Root
+    kvs_set             Set              Revision
+    kvs_delete          Key              Deleted
+    kvs_merge           Merging          Revision
+    kvs_version         {}               Version
+    kvs_diff            Since            Changes
+    kvs_cells           {}               Everything
+    kvs_apply           Applying         Applied
+    kvs_watch           Watching         Updates
+    letters_ls          LettersOf        Letters         dead letters
+    letters_show        LettersNamed     Letters
+    letters_replay      LettersNamed     Replayed
+    letters_drop        LettersNamed     Dropped
+    snapshot_take       Take             Ticket          snapshots, if the run keeps them
+    snapshot_status     TicketOf         Progress
+    node_open           NodeOpen         Sent            nodes without LMDB
+    node_next           NodeNext         Events
+    node_part           NodePart         Bytes
+    node_send           NodeSend         SentSome
+
+docs/store-api.md has what a client in another language needs of these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple, NotRequired, TypedDict
+
+from noderuntime.ipc.wiring import PlainWiring
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """No arguments."""
+
+
+# ---- the runtime
+
+
+class StoreNode(TypedDict):
+    """A node of the dataflow. An input is its name and its source ("node/output"; "" for a timer)."""
+
+    id: str
+    inputs: list[tuple[str, str]]
+    outputs: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """With `resume`, nodes in `drop` may lose what they had, and `rename` gives nodes their new ids (old -> new)."""
+
+    nodes: list[StoreNode]
+    fingerprint: str
+    resume: bool
+    drop: list[str] = field(default_factory=list)
+    rename: dict[str, str] = field(default_factory=dict)
+
+
+class Numbers(TypedDict):
+    """The numbers of a node, of its inputs and of its outputs."""
+
+    number: int
+    inputs: dict[str, int]
+    outputs: dict[str, int]
+
+
+class Resumed(TypedDict):
+    """A snapshot that a space was made from; `skipped`: texts about newer ones that cannot be read."""
+
+    number: int
+    created_ns: int
+    skipped: list[str]
+
+
+class Opened(TypedDict):
+    """`numbers` by node; the nodes that have `ended` or `failed`; a text for each state that was `dropped`."""
+
+    numbers: dict[str, Numbers]
+    ended: list[str]
+    failed: list[str]
+    dropped: list[str]
+    resumed: dict[str, Any]  # Resumed, or {}
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Why the last life ended ("" for the first), whether that `counts` as a failure, and what was in hand."""
+
+    node: str
+    cause: str
+    counts: bool
+    hands: list[tuple[int, int, int]]
+    max_attempts: int
+    trace: str
+
+
+class Claimed(TypedDict):
+    """`attempts`: [input, sequence, index, attempts] of messages in hand; `buried`: uids that became dead letters.
+
+    `by_reference`: the private state is too large for a reply, and is read in the space.
+    """
+
+    incarnation: int
+    attempts: list[list[int]]
+    buried: NotRequired[str]
+    state: dict[str, bytes]
+    by_reference: bool
+
+
+class Over(TypedDict):
+    """The node has ended; `stop_all`: by Status.STOP_ALL."""
+
+    ended: bool
+    stop_all: NotRequired[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    node: str
+    failed: bool
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOf:
+    node: str
+
+
+class Queues(TypedDict):
+    """For each node and input: [messages, their bytes, 1 if anything waits, notices included]."""
+
+    nodes: dict[str, dict[str, list[int]]]
+
+
+class InputFigures(TypedDict):
+    queued: int
+    bytes: int
+    taken: int
+    dropped: int
+    discarded: int
+    dead: int
+
+
+class NodeFigures(TypedDict):
+    """`outputs`: how many messages were sent to each."""
+
+    status: str
+    incarnation: int
+    inputs: dict[str, InputFigures]
+    outputs: dict[str, int]
+    dead_letters: int
+
+
+class Figures(TypedDict):
+    nodes: dict[str, NodeFigures]
+    used_bytes: int
+    size_bytes: int
+    readers: int
+    run_id: str
+
+
+class Waiting(TypedDict):
+    """`first`: the key of the first entry of the outbox ("": none); `trouble`: why it waits."""
+
+    first: str
+    trouble: str
+
+
+# ---- state: the command line
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """`scope`: "shared" or a node's id; `after`: the last key of the page before."""
+
+    scope: str
+    prefix: str = ""
+    after: str = ""
+
+
+class ListedKey(NamedTuple):
+    key: str
+    bytes: int
+    revision: int
+
+
+class Listed(TypedDict):
+    keys: list[ListedKey]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StateKey:
+    scope: str
+    key: str
+
+
+class Value(TypedDict):
+    """`value` nil: there is none."""
+
+    value: bytes | None
+    revision: int
+    packed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """`ttl`: seconds; `expect`: the revision that must be in force, 0: no key; `packed`: mark it as MessagePack."""
+
+    key: str
+    value: bytes
+    ttl: float | None = None
+    expect: int | None = None
+    packed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StateSet(Set):
+    scope: str = field(kw_only=True)
+
+
+class Removed(TypedDict):
+    removed: bool
+
+
+# ---- state: the contract
+
+
+class PlainEntry(NamedTuple):
+    """An entry: `written_ns` and `expires_ns` (0: never) since the epoch, `origin` as "store/node"."""
+
+    value: bytes
+    revision: int
+    written_ns: int
+    expires_ns: int
+    origin: str
+    packed: bool
+
+
+class RootEntry(NamedTuple):
+    """A key, and its entry as in PlainEntry."""
+
+    key: str
+    value: bytes
+    revision: int
+    written_ns: int
+    expires_ns: int
+    origin: str
+    packed: bool
+
+
+class DiffEntry(NamedTuple):
+    """An entry of a diff. `ttl`: seconds left."""
+
+    value: bytes
+    revision: int
+    written_ns: int
+    ttl: float | None
+    origin: str
+    packed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    key: str
+
+
+class Found(TypedDict):
+    entry: PlainEntry | None
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    keys: list[str]
+
+
+class FoundAll(TypedDict):
+    entries: dict[str, PlainEntry | None]
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """`after`: the last key of the page before."""
+
+    prefix: str = ""
+    after: str = ""
+
+
+class Root(TypedDict):
+    entries: list[RootEntry]
+    more: bool
+    version: str
+
+
+class Revision(TypedDict):
+    revision: int
+
+
+class Deleted(TypedDict):
+    deleted: bool
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Merging:
+    """`merge`: the name of one of noderuntime.merges, and its amount."""
+
+    key: str
+    merge: tuple[str, object]
+
+
+class Version(TypedDict):
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    since: str
+
+
+class Changes(TypedDict):
+    """`diff`: for kvs_apply."""
+
+    changed: dict[str, DiffEntry]
+    deleted: list[str]
+    version: str
+    diff: bytes
+
+
+class Everything(TypedDict):
+    diff: bytes
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Applying:
+    diff: bytes
+
+
+class Applied(TypedDict):
+    changed: list[str]
+
+
+class Cursor(NamedTuple):
+    """A place in the history: what a watch has seen up to."""
+
+    revision: int
+    nth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """`cursor` nil: the result has one to begin with. `wait`: seconds."""
+
+    prefixes: list[str] = field(default_factory=list)
+    cursor: Cursor | None = None
+    limit: int | None = None
+    wait: float = 0.0
+
+
+class PlainUpdate(NamedTuple):
+    """`value` nil: the key is gone."""
+
+    key: str
+    value: bytes | None
+    revision: int
+
+
+class Updates(TypedDict):
+    """`packed`: for each update, whether its value is marked as MessagePack."""
+
+    updates: list[PlainUpdate]
+    packed: NotRequired[list[bool]]
+    cursor: Cursor
+
+
+# ---- dead letters
+
+
+@dataclass(frozen=True, slots=True)
+class LettersOf:
+    """`node` "": of all nodes."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class LettersNamed:
+    """No `uids`: all of the node."""
+
+    node: str
+    uids: list[str]
+
+
+class PlainLetter(TypedDict):
+    """`trace`, `metadata` and `value` (as JSON has them) come with letters_show."""
+
+    node: str
+    input: str
+    uid: str
+    error: str
+    attempts: int
+    buried_ns: int
+    bytes: int
+    trace: NotRequired[str]
+    metadata: NotRequired[Any]
+    value: NotRequired[Any]
+
+
+class ShownMessage(TypedDict):
+    """A message as JSON has it."""
+
+    metadata: Any
+    value: Any
+
+
+class Letters(TypedDict):
+    """`left_out`: how many more there are."""
+
+    letters: list[PlainLetter]
+    left_out: int
+
+
+class Replayed(TypedDict):
+    replayed: int
+
+
+class Dropped(TypedDict):
+    dropped: int
+
+
+# ---- snapshots
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    why: str = "asked"
+
+
+@dataclass(frozen=True, slots=True)
+class TicketOf:
+    ticket: int
+
+
+class Ticket(TypedDict):
+    """Stands for a cut that holds all that was committed when it was taken."""
+
+    ticket: int
+
+
+class Progress(TypedDict):
+    """`unknown`: the store process was killed meanwhile; take it again."""
+
+    state: Literal["done", "running", "failed", "unknown"]
+    error: str
+    snapshot: dict[str, Any]
+
+
+# ---- nodes without LMDB
+
+
+class Place(NamedTuple):
+    """Names a message in the mailbox of its node: the number of its input, and its place there."""
+
+    input: int
+    sequence: int
+    nth: int
+
+
+class Outgoing(NamedTuple):
+    """A message to be sent; `number` counts those of its output, from 1."""
+
+    output: str
+    number: int
+    kind: str
+    head: bytes
+    body: bytes
+    metadata: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOpen:
+    wiring: PlainWiring
+    incarnation: int
+    pid: int
+    attempts: list[list[int]] = field(default_factory=list)
+    in_hand: list[Place] = field(default_factory=list)
+
+
+class Sent(TypedDict):
+    """How many messages of each output are committed."""
+
+    sent: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeNext:
+    node: str
+    incarnation: int
+    ack: list[Place] = field(default_factory=list)
+    limit: int | None = None
+    wait: float = 0.0
+
+
+class Events(TypedDict):
+    """Maps whose keys depend on `type`: see docs/store-api.md."""
+
+    events: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class NodePart:
+    node: str
+    incarnation: int
+    place: Place
+    part: str
+    offset: int
+
+
+class Bytes(TypedDict):
+    """nil: the message was dropped meanwhile."""
+
+    bytes: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSend:
+    node: str
+    incarnation: int
+    messages: list[Outgoing]
+    wait: float = 0.0
+
+
+class SentSome(TypedDict):
+    """`done` false: some receiver had no room in time."""
+
+    sent: dict[str, int]
+    done: bool
+
+
+RESULTS: Final[dict[str, type]] = {
+    "open": Opened, "queues": Queues, "figures": Figures, "resumed": Resumed, "outbox": Waiting,
+    "letters_show": Letters, "snapshot_take": Ticket, "snapshot_status": Progress,
+}  # fmt: skip
+"""What the runtime asks, and is not answered with {}: `claim` has two results."""
