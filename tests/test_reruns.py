@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -36,10 +38,34 @@ def test_flaky(number, tmp_path):
 """
 
 
+KINDS = """
+import pytest
+
+def test_wrong():
+    assert 6 == 3
+
+def test_wrong_with_words():
+    assert 6 == 3, "so many"
+
+def test_too_long():
+    pytest.fail("Timeout >120.0s")
+
+def test_waited():
+    assert False, "waited in vain for: its next life"
+
+def test_stumbled():
+    raise OSError("it is gone")
+"""
+
+
 def session(folder: Path, steady: int, flaky: int, *options: str) -> subprocess.CompletedProcess[str]:
+    return session_of(FLAKY.format(steady=steady, flaky=flaky), folder, *options)
+
+
+def session_of(tests: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     folder.mkdir()
     (folder / "conftest.py").write_text('pytest_plugins = ["support.reruns"]\n')
-    (folder / "test_it.py").write_text(FLAKY.format(steady=steady, flaky=flaky))
+    (folder / "test_it.py").write_text(tests)
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), FOLDER_ENV: str(folder.parent / "kept")}
     for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID", "PYTEST_ADDOPTS"):
         environ.pop(name, None)
@@ -96,3 +122,13 @@ def test_enough_tests_allow_two(tmp_path: Path) -> None:
 def test_without_reruns_nothing_is_kept(tmp_path: Path) -> None:
     assert session(tmp_path / "a", 1, 1).returncode == 1
     assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
+def test_make_never_tries_a_wrong_result_or_a_test_without_end_again(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    again = re.search("^AGAIN := (.*)$", (Path(__file__).parent.parent / "Makefile").read_text(), re.MULTILINE)
+    assert again is not None
+    done = session_of(KINDS, tmp_path / "a", *shlex.split(again[1]), *workers)
+    needed = re.findall(r"needed a second try: \S+::(\w+)", done.stdout)
+    assert sorted(needed) == ["test_stumbled", "test_waited"], done.stdout
+    assert "5 failed, 2 rerun" in done.stdout
