@@ -163,7 +163,7 @@ def test_a_save_that_is_cut_off_at_any_step_harms_nothing_and_leaves_nothing(
     place: Place, space: Space, tmp_path: Path, full: bool, killed: bool, done: bool  # noqa: F811
 ) -> None:
     step = 0
-    while _has_step(place, space, tmp_path / f"step-{step}", step, full, killed, done):
+    while _has_step(place, space, tmp_path / f"{tmp_path.name}-{step}", step, full, killed, done):
         step += 1
     assert step >= 3
 
