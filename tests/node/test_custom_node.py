@@ -18,6 +18,7 @@ from noderuntime import Node, NodeRuntimeError, NotRunning
 from noderuntime.ipc import pulse
 from noderuntime.ipc.protocol import EXIT_FENCED, Bye, Hello, Ready, Refused, Stop
 from noderuntime.ipc.rundir import ENV_NODE, ENV_RUN_DIR
+from noderuntime.ipc.store_records import NodeOpen
 from noderuntime.node import inbox
 from noderuntime.space import keys
 from noderuntime.space.environment import scan
@@ -919,8 +920,7 @@ def test_a_node_without_lmdb_that_dies_with_a_large_message_in_hand_leaves_nothi
     gc.collect()  # descriptors of earlier tests must not go while these are counted
     before = len(os.listdir("/proc/self/fd"))
     claim = r.claim("n")
-    arguments = {"wiring": r.wirings["n"].to_plain(), "incarnation": claim["incarnation"], "pid": os.getpid()}
-    node = RemoteNode(r.dir, r.space, arguments)
+    node = RemoteNode(r.dir, r.space, NodeOpen(r.wirings["n"].to_plain(), claim["incarnation"], os.getpid()))
     message = node.session.next_messages(1)[0]
     assert len(inbox.parts_of(node.session, message)[1]) == 200_000
     node.close()
