@@ -39,7 +39,7 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            text = record.getMessage()
+            text = _text(record)
             if record.exc_info:
                 text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
             text = cut(text, LOG_CHARACTERS_MAX)
@@ -67,10 +67,22 @@ class LogHandler(logging.Handler):
                 self._dealer.send(Log(log.time, logging.WARNING, text, {}))
 
 
+def _text(record: logging.LogRecord) -> str:
+    """Its message with the arguments put in; where that fails, which call it was and why."""
+    try:
+        return record.getMessage()
+    except Exception as error:
+        call = f"{_repr(record.msg)} with {_repr(record.args)}" if record.args else _repr(record.msg)
+        return f"{record.pathname}:{record.lineno}: no text can be made of {call}: {describe(error)}"
+
+
 def _scalar(value: Any) -> Any:
-    """A value of `extra=`; anything but a scalar as text. Its __repr__ may raise."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
+    """A value of `extra=`; anything but a scalar as text."""
+    return value if value is None or isinstance(value, bool | int | float | str) else _repr(value)
+
+
+def _repr(value: object) -> str:
+    """For a log record: its __repr__ may raise."""
     try:
         return repr(value)
     except Exception as error:

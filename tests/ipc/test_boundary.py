@@ -159,6 +159,8 @@ class Unhelpful(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no")
 
+    __repr__ = __str__
+
 
 def test_errors_of_users_fit_into_a_frame() -> None:
     try:
@@ -223,6 +225,29 @@ def test_any_log_record_reaches_the_runtime_and_the_log_file(
     written.close()
     (line,) = (tmp_path / "a.jsonl").read_text().splitlines()
     assert json.loads(line, parse_constant=raises)["text"] == "text ?"
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments", "shown", "why"),
+    [
+        ("%d items", ("x",), "'%d items' with ('x',)", "TypeError"),
+        ("%s", (1, 2), "'%s' with (1, 2)", "TypeError"),
+        ("%(n)d", ({"m": 1},), "'%(n)d' with {'m': 1}", "KeyError"),
+        (Unhelpful(), (), "<Unhelpful that cannot be shown", "RuntimeError"),
+        ("%s", (Unhelpful(),), "'%s' with ", "RuntimeError"),
+    ],
+)
+def test_a_log_call_whose_text_cannot_be_made_is_a_line_that_names_it(
+    message: object, arguments: tuple[object, ...], shown: str, why: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wire = Wire()
+    handler = LogHandler(wire)  # type: ignore[arg-type]
+    handler.emit(logging.LogRecord("node", 20, "/home/me/count.py", 7, message, arguments, None))
+    (log,) = wire.sent
+    assert log.text.startswith(f"/home/me/count.py:7: no text can be made of {shown}"), log.text
+    assert why in log.text
+    assert log.level == 20
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_record_that_cannot_be_sent_costs_no_more_than_itself() -> None:
