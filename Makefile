@@ -80,7 +80,7 @@ UV := .envs/uv/bin/uv
 
 test-pythons: .envs/uv/.ready  ## the quick tests with each Python that is here
 	@for version in $(PYTHONS); do \
-		python=$$($(UV) python find --quiet --system --no-project --no-python-downloads "$$version" 2>/dev/null) || \
+		python=$$($(UV) python find --system --no-project --no-python-downloads "$$version" 2>/dev/null) || \
 			{ echo "not tested: there is no Python $$version here" >&2; continue; }; \
 		tested="$$tested $$version"; \
 		echo "== Python $$version: $$python" >&2; \
