@@ -391,7 +391,8 @@ class Stress:
         except subprocess.TimeoutExpired:
             child.kill()
             out, err = child.communicate()
-            raise AssertionError(f"`{name}` does not end: {command.words}\n{out!r}\n{err!r}") from None
+            nodes = "" if command.words[0] == "ps" else f"\n{self._nodes()}"
+            raise AssertionError(f"`{name}` does not end: {command.words}\n{out!r}\n{err!r}{nodes}") from None
         code, told, complained = child.returncode, out.decode(errors="backslashreplace"), err.decode()
         self.figures.commands[name] += 1
         self.figures.codes[code] += 1
