@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.fake_runtime import Forker, Run
+from support.harness import heed_sigint
 from support.kit import MB, Nodes
 
 pytest_plugins = ["support.reruns"]
 
-# A shell that runs the tests in the background lets them ignore SIGINT, and so would every program that they start.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+heed_sigint()
 
 
 @pytest.fixture

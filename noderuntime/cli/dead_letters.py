@@ -48,7 +48,11 @@ def dead_letters(options: Namespace) -> int:
         try:
             run = choose_kept(options.run)
         except NotRunning as gone:
-            return _of_ended_run(options, gone)
+            logged = _ended_run(options, gone)
+            try:
+                run = choose_kept(logged.name)  # there are several; this one may have a snapshot
+            except NotRunning:
+                return _of_ended_run(logged, options)
     if options.operation in ("replay", "drop"):
         return _change(run, options)
     arguments = {"node": options.node, **({} if options.operation == "ls" else {"uids": options.uids})}
@@ -77,10 +81,11 @@ def _change(run: Run | Ended, options: Namespace) -> int:
         result = store.request(f"letters_{options.operation}", {"node": options.node, "uids": options.uids})
         count: int = result["replayed" if options.operation == "replay" else "dropped"]
         change.made = count > 0
+        run_id = store.request("figures", {})["run_id"] if change.made and run.state != RUNNING else ""
     earlier = isinstance(run, Ended) and run.earlier
     if change.made and run.state != RUNNING and not earlier:
         for logged in runs.log_folders(run.name, os.environ):
-            _remove_kept(logged, options)
+            _remove_kept(logged, options, run_id)
         if options.operation == "replay" and isinstance(run, Ended) and run.last.finished:
             _mark_resumable(run)
     if options.operation == "replay":
@@ -98,18 +103,16 @@ def _replayed(run: Run | Ended, options: Namespace, count: int, snapshot: int) -
     else:
         where = f"{letters_text(count)} back in the mailbox of {options.node}"
         if isinstance(run, Ended) and run.earlier:
-            output.tell(f"{where}, in snapshot {snapshot}: {_continues(run.settings, snapshot)} handles what waits")
+            output.tell(f"{where}, in snapshot {snapshot}: {_continue_from(run.settings, snapshot)} handles what waits")
         else:
             when = "" if run.state == RUNNING else f" once {run.name} is resumed"
             output.tell(f"{where}, to be handled behind what waits there{when}")
     return output.OK
 
 
-def _continues(settings: Settings, snapshot: int) -> str:
-    """The command that goes on with an earlier run."""
-    file = settings.file or "FILE"
-    named = "" if Path(file).stem == settings.run else f" --name {quote(settings.run)}"
-    return f"`noderuntime run {quote(file)}{named} --from {snapshot}`"
+def _continue_from(settings: Settings, snapshot: int) -> str:
+    """The command that continues an earlier run."""
+    return runs.continue_command(settings.run, settings.file or "FILE", f"--from {snapshot}")
 
 
 def _dropped(options: Namespace, count: int) -> int:
@@ -138,8 +141,8 @@ def _tell_earlier(settings: Settings, run_id: str | None) -> None:
                 f"`noderuntime dead-letters ls --run {quote(settings.run)} --from {manifest.number}`"
             )
         if manifest.why == REPLAYED:
-            goes_on = _continues(settings, manifest.number)
-            output.tell(f"messages of an earlier run were put back: {goes_on} handles them")
+            command = _continue_from(settings, manifest.number)
+            output.tell(f"messages of an earlier run were put back: {command} handles them")
 
 
 def _present(options: Namespace, letters: Sequence[DeadLetter], left_out: int) -> int:
@@ -197,12 +200,8 @@ def letters_text(count: int) -> str:
     return "1 dead letter is" if count == 1 else f"{count} dead letters are"
 
 
-def _of_ended_run(options: Namespace, gone: NotRunning) -> int:
+def _of_ended_run(logged: LoggedRun, options: Namespace) -> int:
     """The run has ended without a snapshot: its dead letters are beside its logs."""
-    try:
-        logged = _ended_run(options)
-    except NotRunning:
-        raise gone from None
     if options.operation == "replay":
         raise CommandError(
             f"the run {logged.name!r} has ended and kept no snapshot: its dead letters can be looked at, and dropped",
@@ -220,9 +219,16 @@ def _of_ended_run(options: Namespace, gone: NotRunning) -> int:
     return _present(options, chosen, 0)
 
 
-def _ended_run(options: Namespace) -> LoggedRun:
+def _ended_run(options: Namespace, gone: NotRunning) -> LoggedRun:
     """The run that was named, else the last to start among those that had the node. Its name is then printed, as the
-    user did not choose it."""
+    user did not choose it. Raises `gone` if there is none."""
+    try:
+        return _last_ended_run(options)
+    except NotRunning:
+        raise gone from None
+
+
+def _last_ended_run(options: Namespace) -> LoggedRun:
     if options.run is not None:
         return choose_logs((), options.run)[0]
     left = {run: {letter["node"] for letter in _kept(run.log_dir)} for run in ended_runs()}
@@ -253,13 +259,18 @@ def _mark_resumable(run: Ended) -> None:
             return
 
 
-def _remove_kept(log_dir: Path, options: Namespace) -> int:
-    """Remove replayed or dropped dead letters from the file beside the logs; returns how many."""
+def _remove_kept(log_dir: Path, options: Namespace, run_id: str = "") -> int:
+    """Remove replayed or dropped dead letters from the file beside the logs; returns how many.
+
+    `run_id`: only those of this run. Copies of earlier versions do not say whose they are.
+    """
     letters = _kept(log_dir)
     left = [
         letter
         for letter in letters
-        if letter["node"] != options.node or (options.uids and letter["uid"] not in options.uids)
+        if letter["node"] != options.node
+        or (options.uids and letter["uid"] not in options.uids)
+        or (run_id and letter.get("run_id", run_id) != run_id)
     ]
     file = letters_file(log_dir)
     if not left:

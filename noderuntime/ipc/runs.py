@@ -80,10 +80,10 @@ class RunFile:
             return None
 
 
-def resume_command(name: str, file: str) -> str:
+def continue_command(name: str, file: str, how: str = "--resume") -> str:
     """The command that continues the run `name` of the dataflow file `file`, in backquotes."""
     named = "" if Path(file).stem == name else f" --name {quote(name)}"
-    return f"`noderuntime run {quote(file)}{named} --resume`"
+    return f"`noderuntime run {quote(file)}{named} {how}`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ def hold(
             raise RunRefused(
                 name,
                 f"the run {name!r} was interrupted (its runtime was killed); its state is kept",
-                f"{resume_command(name, file)} continues it exactly where it was, `--fresh` throws "
+                f"{continue_command(name, file)} continues it exactly where it was, `--fresh` throws "
                 f"that away and starts anew, `noderuntime clean {quote(name)}` removes it.",
             )
         if old is not None and not trusted:

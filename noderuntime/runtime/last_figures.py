@@ -11,23 +11,27 @@ from noderuntime.runtime.summary import Figures, dead_letters
 
 
 class LastFigures:
-    """`nodes`: the figures by node, {} if the store could not be asked. `letters`: all dead letters of the run."""
+    """`nodes`: the figures by node, {} if the store could not be asked. `letters`: all dead letters of the run, each
+    with the `run_id` of its run."""
 
     def __init__(self, link: StoreLink, boundary: Boundary) -> None:
         self.nodes: Figures = {}
         self.letters: list[dict[str, Any]] = []
+        self._run_id = ""
         self._link = link
         self._boundary = boundary
 
     def ask(self, then: Callable[[], None]) -> None:
         """Ask for the figures. `then` is called when they are there, or cannot be had; dead letters may come later."""
 
-        def answered(nodes: Figures) -> None:
-            self.nodes = nodes
+        def answered(nodes: Figures, run_id: str = "") -> None:
+            self.nodes, self._run_id = nodes, run_id
             self._boundary.call("asking for dead letters", self._ask_for_letters)
             then()
 
-        self._link.request("figures", {}, lambda found: answered(found["nodes"]), lambda error, text: answered({}))
+        self._link.request(
+            "figures", {}, lambda found: answered(found["nodes"], found["run_id"]), lambda error, text: answered({})
+        )
 
     def _ask_for_letters(self) -> None:
         for node in dead_letters(self.nodes):
@@ -35,4 +39,4 @@ class LastFigures:
             self._link.request("letters_show", arguments, self._keep, lambda error, text: None)
 
     def _keep(self, result: dict[str, Any]) -> None:
-        self.letters.extend(result["letters"])
+        self.letters.extend({**letter, "run_id": self._run_id} for letter in result["letters"])

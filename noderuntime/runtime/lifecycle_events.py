@@ -15,7 +15,7 @@ from noderuntime.runtime.machine import Tell, Tick
 
 
 class LifecycleState(Enum):
-    """See "Theory of operation" in lifecycle.py."""
+    """See "States" in lifecycle.py."""
 
     WAITING = "waiting"
     STARTING = "starting"

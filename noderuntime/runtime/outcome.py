@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import Final
 
-from noderuntime.ipc.runs import resume_command
+from noderuntime.ipc.runs import continue_command
 from noderuntime.runtime.observer import SummaryRow
 from noderuntime.runtime.phases import Phase, RunPhase
 from noderuntime.runtime.summary import Figures, dead_letters, letters_text, messages, messages_text
@@ -102,7 +102,7 @@ class Outcome:
             return lines
         lines.append(
             "the state and the messages of the run are kept; fix the cause, then "
-            f"{resume_command(run, file)} continues with them"
+            f"{continue_command(run, file)} continues with them"
         )
         for row in failed:
             inputs = figures.get(row.node, {}).get("inputs", {}).values()
@@ -125,5 +125,5 @@ def farewell(run: str, file: str) -> str:
     """What the guard prints if the runtime is killed."""
     return (
         f"noderuntime: the runtime of {run!r} was killed. All its processes were ended, its state is kept.\n"
-        f"  Continue with {resume_command(run, file)}, or remove it with `noderuntime clean {quote(run)}`."
+        f"  Continue with {continue_command(run, file)}, or remove it with `noderuntime clean {quote(run)}`."
     )

@@ -17,7 +17,7 @@ SnapshotUnavailable (a disk, a network, credentials; retries with back-off have 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -27,6 +27,7 @@ from noderuntime.errors import SnapshotCorrupt, StoreError
 if TYPE_CHECKING:  # the runtime imports this module, but must not import what reads a space
     from noderuntime.snapshot.cut import Walked
     from noderuntime.snapshot.format import Manifest
+    from noderuntime.snapshot.retention import Kept
 
 
 class SnapshotConflict(StoreError):
@@ -107,6 +108,17 @@ class Backend(Protocol):
         """Whether the next snapshot may be an incremental one on top of this one, the newest."""
 
     def close(self) -> None: ...
+
+
+def saviour(backend: Backend, known: Mapping[int, Manifest | None], kept: Kept) -> int | None:
+    """If none of the newest snapshots that a prune keeps is good: the newest other one that is, and has to stay too.
+
+    None when one of them is good, when nothing would be removed, and when no other is good.
+    """
+    if kept.all >= set(known) or any(is_good(backend, number) for number in kept.newest):
+        return None
+    others = (number for number, item in sorted(known.items(), reverse=True) if item is not None and not item.aside)
+    return next((number for number in others if is_good(backend, number)), None)
 
 
 def is_good(backend: Backend, number: int) -> bool:

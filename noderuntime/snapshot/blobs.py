@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from noderuntime.errors import SnapshotCorrupt, StoreError
-from noderuntime.snapshot.backend import Listed, SnapshotConflict, SnapshotGone, is_good
+from noderuntime.snapshot.backend import Listed, SnapshotConflict, SnapshotGone, saviour
 from noderuntime.snapshot.cut import Walked
 from noderuntime.snapshot.format import (
     MANIFEST_BYTES_MAX,
@@ -225,18 +225,14 @@ class BlobBackend:
         for number in numbers:
             with contextlib.suppress(SnapshotCorrupt):
                 readable[number] = self.stored(number)
-        kept = to_keep({number: readable.get(number) for number in numbers}, keep, self._facts)
+        known = {number: readable.get(number) for number in numbers}
+        kept = to_keep(known, keep, self._facts)
         needed = kept.all
-        for number in kept.all:
-            if number in readable:
-                needed.update(readable[number].chain)
-        if needed < set(numbers) and not any(is_good(self, number) for number in kept.newest):
-            # none of the newest is good: the newest older one that is good must stay, with its chain
-            others = (number for number in numbers if number in readable and not readable[number].aside)
-            saviour = next((number for number in others if is_good(self, number)), None)
-            if saviour is not None:
-                self.warn(f"the newest snapshots in {self.place} are damaged; {saviour} is kept")
-                needed |= {saviour, *readable[saviour].chain}
+        spared = saviour(self, known, kept)
+        if spared is not None:
+            self.warn(f"the newest snapshots in {self.place} are damaged; {spared} is kept")
+            needed.add(spared)
+        needed.update(*(readable[number].chain for number in needed if number in readable))
         # the oldest first: what is gone must not come back as the last snapshot of its run, if this is interrupted
         superfluous = [number for number in reversed(numbers) if number not in needed]
         used = {

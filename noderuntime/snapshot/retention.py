@@ -56,7 +56,7 @@ def letters_by_node(manifest: Manifest) -> str:
 
 
 def facts_of(manifest: Manifest) -> Facts:
-    """The facts that a manifest tells since format 3. For older ones see backend.Looked."""
+    """The facts that a manifest tells since format 3. For older ones see older.Looked."""
     return Facts(manifest.run_id or manifest.writer, bool(letters_at(manifest)) or manifest.why == REPLAYED)
 
 

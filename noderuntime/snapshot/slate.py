@@ -35,7 +35,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from noderuntime.errors import SnapshotCorrupt
-from noderuntime.snapshot.backend import Listed, SnapshotConflict, SnapshotGone, SnapshotUnavailable, is_good
+from noderuntime.snapshot.backend import Listed, SnapshotConflict, SnapshotGone, SnapshotUnavailable, saviour
 from noderuntime.snapshot.cut import Walked
 from noderuntime.snapshot.format import RECORDS, Manifest, parse_manifest, read_frames
 from noderuntime.snapshot.older import Looked
@@ -309,12 +309,10 @@ class SlateBackend:
         known = {item.number: item.manifest for item in self.snapshots()}
         kept = to_keep(known, keep, self._facts)
         needed = kept.all
-        if needed < set(known) and not any(is_good(self, number) for number in kept.newest):
-            others = (number for number, manifest in known.items() if manifest is not None and not manifest.aside)
-            saviour = next((number for number in others if is_good(self, number)), None)
-            if saviour is not None:
-                self.warn(f"the newest snapshots in {self.place} are damaged; {saviour} is kept")
-                needed.add(saviour)
+        spared = saviour(self, known, kept)
+        if spared is not None:
+            self.warn(f"the newest snapshots in {self.place} are damaged; {spared} is kept")
+            needed.add(spared)
         removed = sorted(set(known) - needed)  # the oldest first, as in blobs.py
         if removed or self._db is not None:
             self._run(self._remove(removed, sorted(needed)))

@@ -21,7 +21,7 @@ from noderuntime.ipc.store_records import (
     PlainLetter,
     Replayed,
     ShownMessage,
-)  # fmt: skip
+)
 from noderuntime.space import dead_letters, records
 from noderuntime.space.dead_letters import Letter
 from noderuntime.space.environment import Space

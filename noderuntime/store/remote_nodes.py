@@ -35,7 +35,7 @@ from noderuntime.ipc.store_records import (
     Place,
     Sent,
     SentSome,
-)  # fmt: skip
+)
 from noderuntime.ipc.typed import decode
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.node import inbox

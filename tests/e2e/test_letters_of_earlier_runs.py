@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import signal
 from typing import Any
 
 import pytest
-from support.harness import Folder
+from support.harness import Folder, wait_until
 from test_survive import NUMBERS, PICKY, POISON, POISONOUS, WITHOUT_POISON, call, call_json, letters, total
 
 ONE_KEPT = "\nsnapshots: {every: 1h, keep: 1}\n"
@@ -119,3 +122,30 @@ def test_with_nothing_to_do_no_snapshot_is_made_and_nothing_changes(place: Folde
     assert snapshots() == before
     assert call_json("state", "rm", "--run", "flow", "sums", "nothing") == {"key": "nothing", "removed": False}
     assert snapshots() == before
+
+
+def test_replay_of_an_interrupted_run_leaves_the_copies_of_the_runs_before_it(place: Folder) -> None:
+    """Without snapshots, the copies beside the logs are all that is left of an earlier run's dead letters."""
+    none_kept = "\nsnapshots: {to: none}\n"
+    assert place.start(POISON % "false" + none_kept).finish() == 0
+    (copies,) = (place.home / "state").glob("flow/logs/*/dead-letters.json")
+    before = json.loads(copies.read_text())
+    assert [letter["value"] for letter in before] == POISONOUS
+    running = place.start(POISON % "true" + none_kept)
+    running.wait_running()
+    wait_until(lambda: len(letters()) == 4, "the same dead letters in the second run")
+    os.kill(running.runtime_pid, signal.SIGKILL)
+    running.finish()
+    assert "4 dead letters are dropped" in call("dead-letters", "drop", "--run", "flow", "sums")
+    assert json.loads(copies.read_text()) == before
+
+
+def test_of_several_ended_runs_the_one_that_is_taken_is_changed_where_its_letters_are(place: Folder) -> None:
+    assert place.start(POISON % "false" + ONE_KEPT).finish() == 0
+    assert place.start(POISON % "false" + ONE_KEPT, name="other").finish() == 0
+    said = call("dead-letters", "drop", "sums", "numbers/n#8")
+    assert "of the last run of 'other'" in said and "1 dead letter is dropped" in said
+    left = [letter["value"] for letter in call_json("dead-letters", "show", "--run", "other", "sums")]
+    assert left == POISONOUS[1:]
+    assert values() == POISONOUS
+    assert "3 dead letters are back" in call("dead-letters", "replay", "sums")

@@ -144,6 +144,12 @@ class Folder:
         assert not left, f"processes were left behind: {left}"
 
 
+def heed_sigint() -> None:
+    """A shell that runs tests in the background lets them ignore SIGINT, and so would every program that they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def processes_of(home: Path) -> list[int]:
     """All processes whose environment says that they belong to a run below `home`."""
     found = []

@@ -36,7 +36,7 @@ sys.path.insert(0, str(HERE.parent))
 
 import zmq  # noqa: E402
 from support import absurd  # noqa: E402
-from support.harness import MARK, processes_of, wait_until  # noqa: E402
+from support.harness import MARK, heed_sigint, processes_of, wait_until  # noqa: E402
 
 from noderuntime.ipc import process  # noqa: E402
 from noderuntime.ipc.protocol import VERSION, Ask, Bye, Failed, Hello, Log, Ready, Reply, Request, StopAll  # noqa: E402
@@ -748,6 +748,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
+    heed_sigint()
     again = f"python {__file__} --minutes {options.minutes:g} --seed {options.seed}"
     print(again, flush=True)
     try:
