@@ -107,7 +107,7 @@ from pathlib import Path
 guard.announce(Path({str(tmp_path)!r}), "goodbye, and use --resume")
 script = "trap '' TERM HUP INT; setsid sleep 1000 & echo $! $$; while :; do sleep 0.01; done"
 child = subprocess.Popen(["sh", "-c", script], start_new_session=True)
-os.write(1, b"%d\n" % os.getpid())  # at once: print may write the line end alone, behind what the shell says
+os.write(1, b"%d\\n" % os.getpid())  # at once: print may write the line end alone, behind what the shell says
 time.sleep(1000)
 """
     with begin(body) as program:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.harness import wait_until
 
 from noderuntime.ipc.channel import Router
 from noderuntime.ipc.protocol import Edge, Reply, Request
@@ -101,7 +102,7 @@ def test_a_request_that_is_not_answered_is_repeated_with_its_number(
     link.advance(3.0)
     store.take()
     store.answer(2)
-    wait_answer(link, 3.0)
+    wait_until(lambda: link.receive() and link.idle, "the answer to the second request")
     assert said == [{}, {}], "the second answer to the first request counts nothing"
 
 
