@@ -17,6 +17,7 @@ from noderuntime.space.kvs import SharedValue, SharedWrite, check_value, ttl_to_
 from noderuntime.space.lives import NodeEntry
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 from noderuntime.state.base import Diff
+from noderuntime.state.common import ENTRY_BYTES
 from noderuntime.state.diffs import check_diff, diff_of, origin_text
 from noderuntime.state.seeds import Seed
 from noderuntime.store.dispatch import Given, Result, taking_txn
@@ -204,7 +205,7 @@ class StateOperations:
                 more = True
                 break
             found.append(wire.RootEntry(key.decode(), *_plain(entry)))
-            size += len(key) + len(entry.value) + 60
+            size += len(key) + len(entry.value) + ENTRY_BYTES
         return {"entries": found, "more": more, "version": kvs_cells.version_text(kvs.digest_now(txn, now_ns))}
 
     def cells(self, txn: ReadTxn, asked: wire.Nothing) -> wire.Everything:
