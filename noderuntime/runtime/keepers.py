@@ -32,6 +32,13 @@ class GaveUp(NodeRuntimeError):
     """The store or the fork server cannot be kept running. `noderuntime run FILE --resume` continues from the space."""
 
 
+def cause_of(status: int) -> str:
+    """Why the store died, in words. `status`: its exit code, or minus the signal."""
+    if status == -signal.SIGBUS:  # the pages of a sparse file are taken when they are written first
+        return "SIGBUS, as when no room is left for the space: see `df` of /dev/shm, or of $NODERUNTIME_HOME"
+    return f"exit code {status}" if status >= 0 else signal.Signals(-status).name
+
+
 class Patience:
     """Decides how long to wait before the process is started again; None to give up.
 
@@ -223,7 +230,7 @@ class StoreKeeper:
         self._run_log.helper_line("store", line)
 
     def exited(self, proc: Proc, status: int) -> None:
-        self._again(status, f"exit code {status}" if status >= 0 else signal.Signals(-status).name)
+        self._again(status, cause_of(status))
 
     def not_spawned(self, proc: Proc, error: OSError) -> None:
         self._again(None, error.strerror or str(error))

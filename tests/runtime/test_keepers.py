@@ -1,10 +1,10 @@
-"""helpers.py: how long the runtime is patient with a store or a fork server that dies. The rest is in e2e/."""
+"""keepers.py: how long the runtime is patient with a store or a fork server that dies. The rest is in e2e/."""
 
 from __future__ import annotations
 
 import signal
 
-from noderuntime.runtime.keepers import PAUSE_S, Patience
+from noderuntime.runtime.keepers import PAUSE_S, Patience, cause_of
 
 
 def test_kills_from_outside_are_forgiven_for_ever() -> None:
@@ -32,3 +32,10 @@ def test_what_it_has_done_resets_the_count() -> None:
     for _ in range(100):
         assert patience.wait_s(None, 0.0) == 0.0
         patience.reset()
+
+
+def test_the_cause_of_a_death_names_the_disk_that_is_full() -> None:
+    assert cause_of(1) == "exit code 1"
+    assert cause_of(-signal.SIGKILL) == "SIGKILL"
+    assert "no room is left for the space" in cause_of(-signal.SIGBUS)
+    assert "$NODERUNTIME_HOME" in cause_of(-signal.SIGBUS)
