@@ -74,13 +74,18 @@ class StoreError(NodeRuntimeError):
 class StoreFull(StoreError):
     """The space has no room. Nothing was written.
 
-    Raise `state: size:` in the dataflow file, lower queue limits, or wait for the receivers to catch up.
+    Raise `state: size:` in the dataflow file, lower queue limits, or wait for the receivers to catch up. With `on_disk`
+    it is the file system of the space that has no room: make some there.
     """
 
-    def __init__(self, size_bytes: int = 0, used_bytes: int = 0, why: str = "") -> None:
+    def __init__(self, size_bytes: int = 0, used_bytes: int = 0, why: str = "", on_disk: bool = False) -> None:
         self.size_bytes = size_bytes
         self.used_bytes = used_bytes
         self.why = why
+        self.on_disk = on_disk
+        if on_disk:
+            super().__init__(f"no room is left for the space: {why}. See `df` of /dev/shm, or of $NODERUNTIME_HOME.")
+            return
         facts = why or f"{used_bytes} of {size_bytes} bytes are in use"
         super().__init__(
             f"the space is full: {facts}. Raise `state: {{size: ...}}` in the dataflow file, "

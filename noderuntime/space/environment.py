@@ -166,7 +166,8 @@ class Space:
         """Abort a write transaction that failed with `error`. Raises StoreFull if the cause was lack of room."""
         txn.abort()
         if is_no_room(error):
-            raise StoreFull(self.size_bytes, self.used_bytes(), str(error)) from error
+            on_disk = not isinstance(error, lmdb.MapFullError | lmdb.TxnFullError)
+            raise StoreFull(self.size_bytes, self.used_bytes(), str(error), on_disk) from error
 
     def copy(self, folder: Path, txn: ReadTxn) -> None:
         """Copy what `txn` sees into an empty folder, at memory speed, without blocking other Python threads."""

@@ -265,7 +265,7 @@ class SegmentPool:
         except OSError as error:
             space = self._space
             what = f"no memory for a payload of {size} bytes: {error}"
-            raise StoreFull(space.size_bytes, space.used_bytes() + self._taken_bytes(), what) from error
+            raise StoreFull(space.size_bytes, space.used_bytes() + self._taken_bytes(), what, on_disk=True) from error
 
     def _need(self, size: int) -> None:
         """See the head of this module. Raises StoreFull when `size` more bytes are too many."""
