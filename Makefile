@@ -89,14 +89,17 @@ test-pythons: .envs/uv/.ready  ## the quick tests with each Python that is here
 	test -z "$$failed" || { echo "failed with Python$$failed" >&2; exit 1; }
 
 # the newest and the lowest releases that pyproject.toml allows, in environments that are made anew each time
-LATEST = $(UV) pip compile --quiet pyproject.toml constraints/run.in --extra test --only-binary :all: --python $(PYTHON)
+RESOLVE = $(UV) pip compile --quiet pyproject.toml constraints/run.in --only-binary :all: --python $(PYTHON) $(RELEASES)
+ENGINES := $(addprefix --extra ,arrow redis s3 slatedb)
 
 test-newest: RELEASES = --resolution highest
 test-lowest: RELEASES = --resolution lowest-direct
 test-newest test-lowest: .envs/uv/.ready  ## the quick tests with other releases of all that is used
 	@rm -rf .envs/$@
 	@$(UV) venv --quiet --seed --python $(PYTHON) .envs/$@
-	@$(LATEST) $(RELEASES) --output-file .envs/$@/releases.txt >/dev/null
+	@# what users get comes first: a tool of the tests that asks for another release of it is overruled
+	@$(RESOLVE) $(ENGINES) --output-file .envs/$@/ours.txt >/dev/null
+	@$(RESOLVE) --extra test --override .envs/$@/ours.txt --output-file .envs/$@/releases.txt >/dev/null
 	@$(UV) pip install --quiet --python .envs/$@ --only-binary :all: -r .envs/$@/releases.txt
 	@$(UV) pip install --quiet --python .envs/$@ --no-deps --no-build-isolation -e .
 	@$(call redis-server,.envs/$@)

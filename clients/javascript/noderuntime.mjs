@@ -336,6 +336,9 @@ export class Node {
     node.closed = false;
     const timers = node.wiring.inputs.filter((input) => input.period_ns);
     node.timers = timers.map((input) => ({ ...input, period: Number(input.period_ns) / 1e6, last: Date.now() }));
+    const timed = node.wiring.inputs.filter((input) => input.timeout_ns);
+    // by input: `last`, when a message came (null until the first one, and while it is closed), and whether it timed out
+    node.timed = new Map(timed.map(({ name, timeout_ns }) => [name, { limit: Number(timeout_ns) / 1e6, last: null, out: false }]));
     node.hasInputs = timers.length < node.wiring.inputs.length;
     node.openInputs = new Set(node.wiring.inputs.filter((input) => !input.period_ns).map((input) => input.name));
     await node.#begin();
@@ -375,9 +378,21 @@ export class Node {
     }
   }
 
-  /** Milliseconds until a timer is due: at multiples of its period, so that missed ticks are one. */
+  /** Milliseconds until a timer is due (at multiples of its period, so that missed ticks are one) or an input times out. */
   #pause(now) {
-    return Math.min(...this.timers.map(({ period, last }) => (Math.floor(last / period) + 1) * period - now));
+    const ticks = this.timers.map(({ period, last }) => (Math.floor(last / period) + 1) * period - now);
+    const silent = [...this.timed.values()].filter(({ last, out }) => last !== null && !out);
+    return Math.min(...ticks, ...silent.map(({ limit, last }) => last + limit - now));
+  }
+
+  /** INPUT_CLOSED of each input that no message came from for its `input_timeout`. `until`: the time (ms) up to which all
+   *  messages have been handled. They come in the order of sending, so what waits behind `until` cannot be earlier. */
+  *#timeouts(until) {
+    for (const [id, input] of this.timed) {
+      if (input.last === null || input.out || until < input.last + input.limit) continue;
+      input.out = true;
+      yield { type: "INPUT_CLOSED", id };
+    }
   }
 
   /** The ticks that are due. */
@@ -408,11 +423,17 @@ export class Node {
       const { events } = await this.#ask("node_next", { ack: this.inHand, limit: 1, wait });
       this.inHand = events.map((event) => event.place);
       yield* this.#ticks();
+      const sent = events.map(({ timestamp }) => (timestamp ? Date.parse(timestamp) : 0)); // a notice decides nothing
+      yield* this.#timeouts(Math.min(Date.now(), ...sent));
       for (const event of events) {
         if (event.sizes && !(await this.#fetch(event))) continue;
         if (event.type === "INPUT_CLOSED" && !event.failed) this.openInputs.delete(event.id);
         if (event.type === "NODE_RESTARTED") this.#reopen(event.id);
+        const timed = this.timed.get(event.id);
+        if (event.type === "INPUT_CLOSED" && timed) Object.assign(timed, { last: null, out: false });
         if (event.type === "INPUT") {
+          if (timed?.out) yield { type: "INPUT_RECOVERED", id: event.id };
+          if (timed) Object.assign(timed, { last: Date.now(), out: false });
           event.value = decodeValue(event.kind, event.head, event.body);
           event.metadata = event.metadata.length ? unpack(event.metadata) : {};
         }

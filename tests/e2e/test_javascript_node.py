@@ -121,9 +121,7 @@ def test_it_loses_nothing_when_it_or_the_store_is_killed(folder: Folder, node: s
             pid = running.status()["double"]["pid"]
             os.kill(pid, signal.SIGKILL)
             wait_until(lambda pid=pid: running.status()["double"]["pid"] not in (0, pid), "the next life")
-        wait_until(
-            lambda: running.status()["double"]["state"] in ("running", "ended"), "it to run"
-        )
+        wait_until(lambda: running.status()["double"]["state"] in ("running", "ended"), "it to run")
     assert running.finish() == 0, running.said
     assert running.lines("sink") == ["400 160400 400 True"]
 
@@ -311,6 +309,36 @@ def test_a_node_that_had_ended_and_has_come_back_is_heard_to_its_end(folder: Fol
     assert running.finish() == 0, running.said
     heard = [line for line in running.lines("hears") if line.startswith(("INPUT fed", "STOP"))]
     assert heard == ["INPUT fed 1", "INPUT fed 2", "INPUT fed 3", "STOP ALL_INPUTS_CLOSED "]
+
+
+PACED = """
+import os, time
+from noderuntime import Node
+with Node() as node:
+    node.send_output("rare", 1)
+    node.flush()
+    while not os.path.exists("go on"):
+        node.send_output("often", 0)
+        time.sleep(0.02)
+    node.send_output("rare", 2)
+"""
+SILENCE_FLOW = """
+nodes:
+  - {id: paced, path: paced.py, outputs: [rare, often]}
+  - {id: hears, path: NODE, args: hears.mjs, inputs: {rare: {source: paced/rare, input_timeout: 500ms}MORE}}
+"""
+
+
+@pytest.mark.parametrize("more", ["", ", often: paced/often"], ids=["alone", "among messages of another input"])
+def test_an_input_that_is_silent_for_its_timeout_is_closed_and_recovers(folder: Folder, node: str, more: str) -> None:
+    flow = SILENCE_FLOW.replace("MORE", more)
+    running = run(folder, node, "silence", flow, **{"hears.mjs": HEARS, "paced.py": PACED})
+    running.wait_for("line", "hears", "stdout", "INPUT_CLOSED rare*")
+    folder.write(**{"go on": ""})
+    assert running.finish() == 0, running.said
+    heard = [line.strip() for line in running.lines("hears") if "often" not in line]
+    assert heard[:4] == ["INPUT rare 1", "INPUT_CLOSED rare", "INPUT_RECOVERED rare", "INPUT rare 2"]
+    assert heard[-2:] == ["INPUT_CLOSED rare", "STOP ALL_INPUTS_CLOSED"]
 
 
 MEASURE = """
