@@ -48,7 +48,8 @@ def close(
         queue = _queue(txn, queues, queue_key)
         if queue[FLAGS] & SOURCE_ENDED:
             continue
-        queue[FLAGS] |= SOURCE_ENDED | mark
+        # a mark that is still there is of an earlier end, which a revival took back
+        queue[FLAGS] = (queue[FLAGS] & ~CUT_OFF) | SOURCE_ENDED | mark
         if queue[FLAGS] & CLOSED:
             continue
         rings.add(receiver)

@@ -293,6 +293,21 @@ def test_who_had_ended_before_a_cut_off_node_comes_back_is_live_again_at_a_resum
     assert chain.open(CHAIN, resume=True)["ended"] == []
 
 
+def test_who_was_cut_off_stays_ended_at_a_resume_once_its_sender_has_come_back_and_ended(make: Make) -> None:
+    nodes = {**CHAIN, "other": {"outputs": ["out"]}}
+    net = make(nodes)
+    net.begin("a")
+    b, c = net.begin("b"), net.begin("c")
+    net.end("other", error="broken too")  # while a node is failed, marks stay
+    net.end("a", error="broken")
+    commit(b, staged(b, ends=True))
+    commit(c, staged(c, ends=True))
+    for node in ("a", "b"):
+        net.ask("revive", node=node)
+    net.end("b")
+    assert net.open(nodes, resume=True)["ended"] == ["b", "c"]
+
+
 def test_what_waits_is_told_of_one_moment_notices_included(chain: Net) -> None:
     a = chain.begin("a")
     send(a, 1, 2)

@@ -273,7 +273,7 @@ class Game:
         group: list[Staged] = []
         foreseen = 0
         blocked = False
-        for _ in range(random.choice([1, 1, 1, 2, 5])):
+        for _ in range(random.choice([1, 1, 1, 2, 5, 40])):
             sends = (
                 [
                     (output, random.choice(["", "x" * 50, "y" * 300]) + str(random.randrange(100)))
@@ -288,7 +288,7 @@ class Game:
             if held and random.random() < 0.5:
                 taken = held.pop(0)
             elif waiting and random.random() < 0.7:
-                taken = waiting.pop(0)
+                taken = waiting.pop(random.choice([0, 0, random.randrange(len(waiting))]))
             writes = [self.shared_write() for _ in range(random.choice([0, 0, 1, 2]))]
             private = {
                 f"k{random.randrange(4)}": random.choice([None, b"", b"v" * 9]) for _ in range(random.randrange(3))
