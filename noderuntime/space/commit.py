@@ -45,14 +45,14 @@ class Commits:
         self.waits_for = ""
         self._node_key = keys.node(wiring.number)
         self._private_prefix = keys.private_prefix(wiring.number)
-        self.outbox_last: bytes | None = None  # this node's newest writes on their way to a State outside the space
+        self.outbox_last: bytes | None = None  # this node's newest writes on their way to an external State
         self._fullness = Fullness(space)
         self._group_max = GROUP_MAX
         self._tried = b""  # the node record of the last commit that was tried, and its events
         self._tried_events: Sequence[Staged] = ()
         with space.read() as txn:
             record = txn.get(self._node_key)
-            if space.outside is not None:
+            if space.external is not None:
                 self.outbox_last = outbox.last_of(txn, wiring.number)
         if record is None or records.NodeRecord.parse(record).incarnation != incarnation:
             raise Fenced(f"incarnation {incarnation} of {wiring.node} has been replaced")

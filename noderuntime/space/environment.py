@@ -88,8 +88,8 @@ class Space:
         # this store's number among all stores, above the bits that number a node (see noderuntime.space.kvs_cells)
         self.origin: int = facts.get("store", 0) << ORIGIN_BITS
         self.outbox_id: str = facts.get("outbox", "")
-        # {"kind", "config"} of the State outside the space that shared writes go to; None: they stay here
-        self.outside: dict[str, Any] | None = facts.get("outside")
+        # {"kind", "config", "folder"} of the external State that shared writes go to; None: they stay in this space
+        self.external: dict[str, Any] | None = facts.get(keys.EXTERNAL[1:].decode())
         self._room_pages = 1
         self._room_until_s = 0.0  # other programs fill the file system too, but not within milliseconds
         self._data = os.open(folder / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)  # (LMDB's fcntl locks are on lock.mdb)

@@ -67,6 +67,7 @@ def fact(name: str) -> bytes:
 
 
 STOP_ALL = fact("stop_all")  # written by the commit of an event whose operator asked for the end of the run
+EXTERNAL = fact("outside")  # the external State, if shared state is in one; kept spaces have it under this name
 
 
 def node(number: int) -> bytes:

@@ -321,7 +321,7 @@ class Writer:
         assert rare is not None
         if rare.attempts and staged.ack is not None:
             txn.delete(keys.attempts(staged.ack[0]))
-        if rare.shared and self._space.outside is not None:
+        if rare.shared and self._space.external is not None:
             self.outbox_last = outbox.put(txn, sequence, at, self._node, rare.shared)
             self.rings.add(STORE)
         elif rare.shared:

@@ -33,9 +33,9 @@ def open_external(space: Space) -> State | None:
 
     An unreachable server does not end a node: calls of the State raise StoreUnreachable until the server is back.
     """
-    if space.outside is None:
+    if space.external is None:
         return None
-    state = kinds.open_kind(space.outside["kind"], space.outside["config"])
+    state = kinds.open_kind(space.external["kind"], space.external["config"])
     with contextlib.suppress(StoreUnreachable):
         state.init()
     return state

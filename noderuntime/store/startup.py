@@ -68,9 +68,9 @@ class Start:
             self._kind = str(spec.get("kind", kinds.MEMORY))
             self._config = kinds.config_of(spec)
             self._note_kind()
-        elif space.outside is not None:
-            self._kind, self._config = space.outside["kind"], space.outside["config"]
-            self._folder = space.outside.get("folder")
+        elif space.external is not None:
+            self._kind, self._config = space.external["kind"], space.external["config"]
+            self._folder = space.external.get("folder")
         self.is_external = self._kind != kinds.MEMORY
         self._closed = threading.Event()
         if spec is None and not self.is_external:
@@ -84,12 +84,12 @@ class Start:
         space = self._space
         with space.write() as txn:
             if self._kind == kinds.MEMORY:
-                txn.delete(keys.fact("outside"))
-                space.outside = None
+                txn.delete(keys.EXTERNAL)
+                space.external = None
             else:
                 # relative paths in it are meant from here, where the dataflow file is
-                space.outside = {"kind": self._kind, "config": self._config, "folder": os.getcwd()}
-                txn.put(keys.fact("outside"), msgpack.packb(space.outside))
+                space.external = {"kind": self._kind, "config": self._config, "folder": os.getcwd()}
+                txn.put(keys.EXTERNAL, msgpack.packb(space.external))
 
     def _run(self) -> None:
         while not self._closed.is_set():

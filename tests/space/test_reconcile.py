@@ -11,7 +11,7 @@ import pytest
 
 from noderuntime.errors import ResumeRefused
 from noderuntime.space import keys, lives, records
-from noderuntime.space.environment import Space, create, scan
+from noderuntime.space.environment import Space, create, open_space, scan
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.reconcile import adapt, reconcile, refuse_losses, rename
 
@@ -52,6 +52,18 @@ def change(space: Space, *wanted: dict[str, Any]) -> tuple[list[str], lives.Regi
 def counters(space: Space, number: int) -> list[int]:
     with space.read() as txn:
         return records.NodeRecord.parse(txn.get(keys.node(number))).counters
+
+
+def test_a_kept_space_says_where_its_shared_state_is(tmp_path: Path) -> None:
+    folder, config = tmp_path / "kept", {"kind": "sqlite", "config": {"path": "shared.db"}, "folder": "/flows"}
+    first = create(folder, 1 << 22, "boot")
+    assert first.external is None
+    with first.write() as txn:
+        txn.put(b"Moutside", msgpack.packb(config))  # as earlier versions wrote it
+    first.close()
+    again = open_space(folder)
+    assert again.external == config
+    again.close()
 
 
 def test_the_same_dataflow_loses_nothing(space: Space) -> None:
