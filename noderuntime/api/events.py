@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from operator import attrgetter
-from typing import Any
+from typing import Any, ClassVar
 
 _UTC = dt.UTC
 
@@ -16,13 +16,15 @@ _NODE = ("type", "id", "error")
 _KVS = ("type", "id", "value", "revision")
 
 
-class Event(Mapping[str, Any]):
+class Event:
     """A read-only mapping whose keys are attributes, too: `event["type"]` is `event.type`.
 
     INPUT: `id` (the input), `value`, `metadata` (dict), `source` ("node/output"), `timestamp` (UTC datetime of
     sending), `uid` ("node/output#N", the same on every redelivery; ticks have none) and `attempt` (int, from 1).
     INPUT_CLOSED, INPUT_RECOVERED: `id`. NODE_RESTARTED, NODE_FAILED: `id` (the node), `error`.
     KVS_UPDATE: `id` (the key), `value`, `revision`. STOP: `id`, MANUAL or ALL_INPUTS_CLOSED.
+
+    It is registered as a Mapping below: a compiled class cannot derive from it.
     """
 
     __slots__ = ("_attempt", "_error", "_id", "_keys", "_metadata", "_number", "_revision", "_sent_ns", "_source",
@@ -40,14 +42,14 @@ class Event(Mapping[str, Any]):
     _error: str
     _revision: int
 
-    type = property(attrgetter("_type"))
-    id = property(attrgetter("_id"))
-    value = property(attrgetter("_value"))
-    metadata = property(attrgetter("_metadata"))
-    source = property(attrgetter("_source"))
-    attempt = property(attrgetter("_attempt"))
-    error = property(attrgetter("_error"))
-    revision = property(attrgetter("_revision"))
+    type: ClassVar[Any] = property(attrgetter("_type"))
+    id: ClassVar[Any] = property(attrgetter("_id"))
+    value: ClassVar[Any] = property(attrgetter("_value"))
+    metadata: ClassVar[Any] = property(attrgetter("_metadata"))
+    source: ClassVar[Any] = property(attrgetter("_source"))
+    attempt: ClassVar[Any] = property(attrgetter("_attempt"))
+    error: ClassVar[Any] = property(attrgetter("_error"))
+    revision: ClassVar[Any] = property(attrgetter("_revision"))
 
     @property
     def timestamp(self) -> dt.datetime:
@@ -59,10 +61,13 @@ class Event(Mapping[str, Any]):
             raise AttributeError("a tick has no uid")
         return f"{self._source}#{self._number}"
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: Any) -> Any:
         if key in self._keys:
             return getattr(self, key)
         raise KeyError(key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
@@ -70,9 +75,29 @@ class Event(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._keys)
 
+    def __eq__(self, other: object) -> bool:
+        return dict(self.items()) == dict(other.items()) if isinstance(other, Mapping) else NotImplemented
+
+    __reversed__: ClassVar[None] = None
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return getattr(self, key) if key in self._keys else default
+
+    def keys(self) -> KeysView[str]:
+        return KeysView(self)
+
+    def values(self) -> ValuesView[Any]:
+        return ValuesView(self)
+
+    def items(self) -> ItemsView[str, Any]:
+        return ItemsView(self)
+
     def __repr__(self) -> str:
         inside = ", ".join(f"{key}={getattr(self, key)!r:.80}" for key in self._keys)
         return f"Event({inside})"
+
+
+Mapping.register(Event)
 
 
 def utc(ns: int) -> dt.datetime:
@@ -85,13 +110,13 @@ class _Input(Event):
 
     __slots__ = ()
     _type = "INPUT"
-    _keys = _INPUT
+    _keys: tuple[str, ...] = _INPUT
 
 
 class _Tick(Event):
     __slots__ = ()
     _type = "INPUT"
-    _keys = _TICK
+    _keys: tuple[str, ...] = _TICK
 
 
 def input_event(

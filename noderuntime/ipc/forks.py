@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
+from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
 from noderuntime.errors import NodeRuntimeError
@@ -33,6 +34,14 @@ class Forked(NodeRuntimeError):
             "write for the node. Pass the result back to it (a pipe, a multiprocessing queue), or make this program a "
             "node of its own"
         )
+
+
+class Watch:
+    """Calls `forked` in each fork, as long as it exists. For objects that have no weak references (compiled)."""
+
+    def __init__(self, forked: Callable[[], None]) -> None:
+        self.forked = forked
+        watch(self)
 
 
 class Gone:

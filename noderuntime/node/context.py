@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from noderuntime.errors import NodeRuntimeError, StoreFull, StoreUnreachable, UnknownOutput
 from noderuntime.ipc import forks
+from noderuntime.ipc.fault_points import point
 from noderuntime.node.session import NodeSession
 from noderuntime.space import keys, kvs, records
 from noderuntime.space.environment import scan
@@ -60,7 +61,7 @@ class OperatorContext:
         self._merges: dict[bytes, list[Merge]] = {}  # into values of an external State
         self._applied: bytes | None = None  # the last entry of the outbox known to be applied
         self._is_fork = False
-        forks.watch(self)
+        self._watch = forks.Watch(self.forked)
 
     # --- for the host -----------------------------------------------------------------------------------------------
 
@@ -77,12 +78,15 @@ class OperatorContext:
         """See noderuntime.ipc.forks: in the child there is no event in hand."""
         self._is_fork = True
         self.staged = None
-        self.kvs = self._session = forks.GONE
+        self.kvs = forks.GONE
+        self._session.forked()
 
     # --- for operators ----------------------------------------------------------------------------------------------
 
     def send_output(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
         """Send `value` to the receivers of `output`. Raises UnknownOutput, TypeError, ValueTooLarge."""
+        if point is not None:
+            point("stage")
         staged = self.staged
         if staged is None:
             raise self._too_early("send_output")
@@ -92,9 +96,11 @@ class OperatorContext:
         while True:
             try:
                 known.stage(staged, value, metadata, self._session)
-                return
+                break
             except StoreFull as full:
                 self.wait_for_room(full)
+        if point is not None:
+            point("staged")
 
     def allocate(self, shape: int | tuple[int, ...], dtype: Any = "uint8") -> NDArray[Any]:
         """A writable array in a payload segment: fill it and hand it to `send_output`, which then copies nothing."""
@@ -110,6 +116,8 @@ class OperatorContext:
 
     def save_state(self, key: str, value: bytes) -> None:
         """Store `value` under `key` in the private state."""
+        if point is not None:
+            point("stage")
         staged = self.staged
         if staged is None:
             raise self._too_early("save_state")
@@ -121,6 +129,8 @@ class OperatorContext:
         else:
             staged.private[encoded] = value
         self._private[encoded] = value
+        if point is not None:
+            point("staged")
 
     def _encode(self, key: str) -> bytes:
         """A user's key, encoded. Cached, because most operators save under the same few keys again and again."""
@@ -218,6 +228,8 @@ class OperatorContext:
         self._stage("kvs_merge", SharedWrite(encoded, merge=merge), merged)
 
     def _stage(self, call: str, write: SharedWrite, result: Any = _MISSING) -> None:
+        if point is not None:
+            point("stage")
         staged = self.staged
         if staged is None:
             raise self._too_early(call)
@@ -228,6 +240,8 @@ class OperatorContext:
         if result is not _MISSING:
             self._shared[write.key] = result
             self._merges.pop(write.key, None)
+        if point is not None:
+            point("staged")
 
     def _too_early(self, call: str) -> NodeRuntimeError:
         if self._is_fork:

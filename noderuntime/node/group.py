@@ -53,7 +53,7 @@ class Group:
     def forked(self) -> None:
         """For noderuntime.ipc.forks: the helper and the lock belong to the parent."""
         self._helper, self._helped = None, False
-        self._words = self._session = self._committing = forks.GONE
+        self._words = self._committing = forks.GONE
 
     def begin_helped(self) -> None:
         """From now on, finished events wait for at most GROUP_NS, however long a handler takes."""

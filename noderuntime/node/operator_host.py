@@ -33,6 +33,7 @@ from noderuntime.errors import Fenced, OperatorError, StoreFull
 from noderuntime.ipc import doorbell, forks, pulse
 from noderuntime.ipc.boundary import ERROR_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, cut, describe
 from noderuntime.ipc.channel import Dealer
+from noderuntime.ipc.fault_points import point
 from noderuntime.ipc.protocol import EXIT_RELOAD, Bye, Quiet, Refused, Reload, ReloadFailed, Stop, StopAll
 from noderuntime.node.context import OperatorContext
 from noderuntime.node.group import GROUP_NS, Group
@@ -95,18 +96,21 @@ class OperatorHost:
         self.ctx.wait_for_room = self._wait_for_payload_room
         self._published = time.monotonic()
         self._is_fork = False
-        forks.watch(self)
+        self._watch = forks.Watch(self.forked)
 
     def forked(self) -> None:
         """See noderuntime.ipc.forks. A child that returns from the handler ends at the first use of what is closed."""
         self._is_fork = self._over = True
         self._group.forked()
-        self._words = self._session = self._take_in_hand = forks.GONE
+        self._words = self._take_in_hand = forks.GONE
+        self._session.forked()
 
     # --- beginning --------------------------------------------------------------------------------------------------
 
     def prepare(self, state: dict[str, bytes]) -> None:
         """Load, make and restore the operator. Raises OperatorError."""
+        if point is not None:
+            point("restore")
         code = self._session.wiring.code
         factory = load(code["path"], code["module"], code["name"])
         where = "init"
@@ -133,6 +137,8 @@ class OperatorHost:
             raise
         except BaseException as error:
             raise OperatorError(where, describe(error), user_trace(error)) from None
+        if point is not None:
+            point("restored")
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
@@ -242,6 +248,8 @@ class OperatorHost:
 
         `ends`: whether this is the last event of the node; by default the handler's Status decides.
         """
+        if point is not None:
+            point("handle")
         ctx = self.ctx
         ctx.staged = staged
         try:
@@ -259,6 +267,8 @@ class OperatorHost:
         if ends:
             staged.also().ends = self._ended = self._over = True
         self._add(staged)
+        if point is not None:
+            point("handled")
 
     def _fail(self, where: str, error: BaseException) -> None:
         """The handler raised: commit the events before it, report the error, and end this process."""

@@ -11,7 +11,8 @@ import time
 from collections.abc import Collection, Container, Sequence
 from typing import TYPE_CHECKING
 
-from noderuntime.ipc import doorbell, pulse
+from noderuntime.ipc import doorbell, forks, pulse
+from noderuntime.ipc.fault_points import point
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.node.cores import Cores
@@ -88,6 +89,10 @@ class NodeSession:
         self.cut_off: set[str] = set()  # inputs that a failure closed: their sender may come back
         self._find_closed()
 
+    def forked(self) -> None:
+        """For an operator, in a fork of its process: what the child would use belongs to the parent."""
+        self.space = self.page = self.bells = self.watch = self.kvs = self._pool = self._views = forks.GONE
+
     def _find_closed(self) -> None:
         """Find the inputs whose INPUT_CLOSED an earlier life has taken."""
         with self.space.read() as txn:
@@ -113,7 +118,12 @@ class NodeSession:
 
     def next_messages(self, limit: int, taken: Container[bytes] = ()) -> list[Message]:
         """The oldest messages of all inputs, except those whose keys are in `taken`."""
-        return next_messages(self.space, self.mailboxes, limit, taken) if self.mailboxes else []
+        if point is not None:
+            point("take")
+        found = next_messages(self.space, self.mailboxes, limit, taken) if self.mailboxes else []
+        if point is not None:
+            point("taken")
+        return found
 
     def has_messages(self, item: Input, taken: Container[bytes] = ()) -> bool:
         """Whether a message of one input waits."""
@@ -178,6 +188,8 @@ class NodeSession:
 
     def let_go(self, group: Sequence[Staged]) -> None:
         """Release the segments of events that are committed or given up: the space counts their references now."""
+        if point is not None:
+            point("let go")
         if self._pool is not None:
             for staged in group:
                 outputs, staged.outputs = staged.outputs, None  # once, even if an exception follows

@@ -35,6 +35,10 @@ _unpack_message = MESSAGE.unpack_from
 MESSAGE_BYTES = MESSAGE.size
 INLINE, SEGMENT = 0, 1
 _BYTES = values.BYTES
+_MSGPACK = values.MSGPACK
+_SMALL = values.SMALL
+_unpack = values.unpack
+_unpack_small = values.unpack_small
 
 
 class Payloads(Protocol):
@@ -95,13 +99,17 @@ def decode_message(record: bytes, outside: Any = None) -> tuple[int, Any, dict[s
         return kind, record[MESSAGE_BYTES:], {}, number, sent_ns
     head = MESSAGE_BYTES + metadata_bytes
     start = head + head_bytes
-    if kind == values.MSGPACK or kind >= NOTICE_MIN:
-        value = values.unpack(record[start:] if outside is None else outside)
+    if kind == _MSGPACK or kind >= NOTICE_MIN:
+        if outside is None:
+            packed = record[start:]
+            value = _unpack_small(packed) if packed and packed[0] in _SMALL else _unpack(packed)
+        else:
+            value = _unpack(outside)
     elif kind == _BYTES:
         value = record[start:] if outside is None else bytes(outside)
     else:  # a view of the record, valid as long as the record is
         value = values.decode(kind, record[head:start], memoryview(record)[start:] if outside is None else outside)
-    metadata = values.unpack(record[MESSAGE_BYTES:head]) if metadata_bytes else {}
+    metadata = _unpack(record[MESSAGE_BYTES:head]) if metadata_bytes else {}
     return kind, value, metadata, number, sent_ns
 
 

@@ -549,3 +549,19 @@ def test_plain_values_cost_no_import_of_numpy_or_pyarrow() -> None:
         "sys.exit('numpy' in sys.modules or 'pyarrow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("first", sorted(values.SMALL))
+def test_a_small_value_is_read_as_the_library_reads_it_and_refused_where_it_refuses(first: int) -> None:
+    for rest in (*(bytes([length]) * size for length in (0, 1, 7, 0xFF) for size in range(12)), b"\x03\xc3\xa9!"):
+        packed = bytes([first]) + rest
+        try:
+            expected = values.unpack(packed)
+        except Exception as refused:
+            with pytest.raises(type(refused)) as raised:
+                values.unpack_small(packed)
+            assert str(raised.value) == str(refused)
+        else:
+            found = values.unpack_small(packed)
+            assert type(found) is type(expected)
+            assert found == expected or found != found  # nan

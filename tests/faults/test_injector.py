@@ -53,7 +53,7 @@ def test_a_module_that_does_not_exist_ends_every_process_at_its_start(tmp_path: 
 @pytest.mark.parametrize(
     ("old", "new", "module"),
     [
-        ('"next_messages"', '"next_message"', "noderuntime.node.session"),
+        ('Hands, "take"', 'Hands, "takes"', "noderuntime.node.hands"),
         ("module.MemoryState", "module.MemoryStates", "noderuntime.state.memory"),
         ("module.run = run", "module.begin = run", "noderuntime.runtime.runtime"),
     ],
@@ -67,8 +67,21 @@ def test_an_attribute_that_does_not_exist_ends_the_process_that_imports_its_modu
 
 
 def test_without_a_plan_nothing_is_patched(tmp_path: Path) -> None:
-    folder = changed_injector(tmp_path, '"next_messages"', '"next_message"')
-    assert injected("import noderuntime.node.session", folder, {"FAULTS": "[]"}).returncode == 0
+    folder = changed_injector(tmp_path, 'Hands, "take"', 'Hands, "takes"')
+    assert injected("import noderuntime.node.hands", folder, {"FAULTS": "[]"}).returncode == 0
+
+
+def test_the_points_in_the_source_do_nothing_without_a_plan_and_call_the_injector_with_one() -> None:
+    code = "from noderuntime.ipc.fault_points import point; print('none' if point is None else point.__module__)"
+    assert injected(code, INJECTOR.parent, {"FAULTS": "[]"}).stdout == "none\n"
+    assert injected(code, INJECTOR.parent).stdout == "sitecustomize\n"
+
+
+def test_a_point_in_the_source_fires(tmp_path: Path) -> None:
+    plan = '[{"who": "me", "point": "let go", "hit": 1, "action": "error"}]'
+    code = "from noderuntime.node.session import NodeSession; NodeSession.let_go(NodeSession.__new__(NodeSession), [])"
+    given = {"FAULTS": plan, "FAULTS_DIR": str(tmp_path), "NODERUNTIME_NODE": "me"}
+    assert "Injected: injected at let go" in injected(code, INJECTOR.parent, given).stderr
 
 
 def test_every_point_of_the_schedules_exists() -> None:

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import get_args
 
-from noderuntime.ipc import protocol
+from noderuntime.ipc import entrypoints, protocol
 from noderuntime.runtime import lifecycle_events
 from noderuntime.store import service
 
@@ -17,8 +17,9 @@ INJECTOR = Path(__file__).parent / "inject" / "sitecustomize.py"
 
 @cache
 def plain_points() -> frozenset[str]:
-    """The points that the injector names in full."""
-    return frozenset(name for name in _named(ast.parse(INJECTOR.read_text())) if name)
+    """The points that are named in full: by the injector, or by the modules that call their points themselves."""
+    places = [INJECTOR, *entrypoints.PACKAGE.rglob("*.py")]
+    return frozenset(name for place in places for name in _named(ast.parse(place.read_text())) if name)
 
 
 def _named(tree: ast.AST) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """Fault points: every line of ours that touches the world, made to kill, stop or fail its process on demand.
 
 Python imports this module by itself, in each process of a run that is started with this folder on PYTHONPATH; outside
-of tests nothing of it exists, and the production code has no hook for it. It wraps the thin boundaries of a module when
-that is imported: LMDB's transactions, bells, sockets, flock, the handlers of the loops. Each is a named point, and
+of tests nothing of it exists. It wraps the thin boundaries of a module when that is imported: LMDB's transactions,
+bells, sockets, flock, the handlers of the loops. Modules that can be compiled pass their points themselves, by
+noderuntime/ipc/fault_points.py. Each is a named point, and
 
     FAULTS='[{"who": "sums", "point": "put", "hit": 3, "action": "kill"}, ...]'
 
@@ -31,6 +32,8 @@ import threading
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
+
+HOOKED = "noderuntime_fault_injector"  # the name under which noderuntime/ipc/fault_points.py finds this module
 
 PLAN = json.loads(os.environ.get("FAULTS", "[]"))
 FOLDER = os.environ.get("FAULTS_DIR", "")
@@ -245,23 +248,8 @@ def _sending(kind: Any) -> None:
     kind.send = send
 
 
-def context(module: Any) -> None:
-    for call in ("send_output", "save_state", "kvs_merge"):
-        around(module.OperatorContext, call, "stage", "staged")
-
-
 def operator_main(module: Any) -> None:
     around(module, "main", "begin")
-
-
-def operator_host(module: Any) -> None:
-    around(module.OperatorHost, "prepare", "restore", "restored")
-    around(module.OperatorHost, "_handle", "handle", "handled")
-
-
-def session(module: Any) -> None:
-    around(module.NodeSession, "next_messages", "take", "taken")
-    around(module.NodeSession, "let_go", "let go")
 
 
 def node(module: Any) -> None:
@@ -430,9 +418,8 @@ def store_external(module: Any) -> None:
 
 POINTS = {
     "noderuntime.space.environment": space, "noderuntime.space.segments": segments, "noderuntime.ipc.doorbell": bells,
-    "noderuntime.ipc.channel": channel, "noderuntime.node.context": context,
-    "noderuntime.node.operator_main": operator_main, "noderuntime.node.operator_host": operator_host,
-    "noderuntime.node.session": session, "noderuntime.node.custom_node": node, "noderuntime.node.hands": hands,
+    "noderuntime.ipc.channel": channel, "noderuntime.node.operator_main": operator_main,
+    "noderuntime.node.custom_node": node, "noderuntime.node.hands": hands,
     "noderuntime.store.__main__": store, "noderuntime.store.operations": store_operations,
     "noderuntime.runtime.forkserver_main": fork_server, "noderuntime.runtime.runtime": runtime,
     "noderuntime.runtime.children": children,
@@ -464,6 +451,8 @@ class Finder(importlib.abc.MetaPathFinder):
 
 
 def _follow(loader: Any, wrap: Callable[[Any], None]) -> None:
+    if isinstance(loader, importlib.machinery.ExtensionFileLoader):
+        _refuse(f"{loader.name} is compiled: its functions call each other directly, so its points are in its source")
     real = loader.exec_module
 
     def exec_module(module: Any) -> None:
@@ -498,4 +487,5 @@ def _refuse(why: str) -> NoReturn:
 
 if PLAN:
     _check_modules()
+    sys.modules[HOOKED] = sys.modules[__name__]
     sys.meta_path.insert(0, Finder())
