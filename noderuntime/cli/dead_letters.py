@@ -3,8 +3,8 @@
 The command works on live, interrupted and ended runs (see offline.py). What is replayed into a run that is not running
 is handled by its `run --resume`. What a run has left that others have followed is in its last snapshot, which is kept
 for that; `--from` names it, and `ls` says with which number. What is replayed there is handled by `run --from`. A run
-that keeps no snapshots writes the dead letters that it ends with beside its logs; from there they can be listed, shown
-and dropped, but not replayed.
+that keeps no snapshots writes the dead letters that it ends with beside its logs; from there they, and those of the
+runs before it, can be listed, shown and dropped, but not replayed.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ def dead_letters(options: Namespace) -> int:
     code = _present(options, result["letters"], result["left_out"])
     if settings is not None:
         _tell_earlier(settings, run_id)
+    elif options.operation == "ls" and isinstance(run, Run):
+        _tell_copies(run)
     return code
 
 
@@ -145,6 +147,18 @@ def _tell_earlier(settings: Settings, run_id: str | None) -> None:
             output.tell(f"messages of an earlier run were put back: {command} handles them")
 
 
+def _tell_copies(run: Run) -> None:
+    """What earlier runs have left, of a run without snapshots: nothing but the copies beside their logs."""
+    own = Path(run.file.log_dir)
+    letters = [letter for folder in _log_dirs(own) if folder.name < own.name for letter in _kept(folder)]
+    if letters:
+        nodes = ", ".join(sorted({letter["node"] for letter in letters}))
+        output.tell(
+            f"earlier runs left {len(letters)} dead letter{'' if len(letters) == 1 else 's'} ({nodes}); "
+            "this command shows them, too, when the run has ended"
+        )
+
+
 def _present(options: Namespace, letters: Sequence[DeadLetter], left_out: int) -> int:
     if options.json:
         output.result_json([json_letter(letter) for letter in letters])
@@ -201,18 +215,18 @@ def letters_text(count: int) -> str:
 
 
 def _of_ended_run(logged: LoggedRun, options: Namespace) -> int:
-    """The run has ended without a snapshot: its dead letters are beside its logs."""
+    """The run has ended without a snapshot: its dead letters, and those of runs before it, are beside their logs."""
     if options.operation == "replay":
         raise CommandError(
             f"the run {logged.name!r} has ended and kept no snapshot: its dead letters can be looked at, and dropped",
             output.NO_SUCH_RUN,
         )
-    letters = _kept(logged.log_dir)
+    letters = _kept_of(logged)
     nodes = {letter["node"] for letter in letters}
     if options.node and options.node not in {*nodes, *logged.nodes()}:
-        raise CommandError(f"the last run of {logged.name!r} left no dead letters of a node {options.node!r}")
+        raise CommandError(f"the runs of {logged.name!r} left no dead letters of a node {options.node!r}")
     if options.operation == "drop":
-        return _dropped(options, _remove_kept(logged.log_dir, options))
+        return _dropped(options, sum(_remove_kept(folder, options) for folder in _log_dirs(logged.log_dir)))
     chosen = [letter for letter in letters if options.node in ("", letter["node"])]
     if options.operation == "show" and options.uids:
         chosen = [letter for letter in chosen if letter["uid"] in options.uids]
@@ -231,7 +245,7 @@ def _ended_run(options: Namespace, gone: NotRunning) -> LoggedRun:
 def _last_ended_run(options: Namespace) -> LoggedRun:
     if options.run is not None:
         return choose_logs((), options.run)[0]
-    left = {run: {letter["node"] for letter in _kept(run.log_dir)} for run in ended_runs()}
+    left = {run: {letter["node"] for letter in _kept_of(run)} for run in ended_runs()}
     known = [run for run, nodes in left.items() if (options.node in {*nodes, *run.nodes()} if options.node else nodes)]
     if not known:
         return choose_logs((), None)[0]
@@ -239,6 +253,16 @@ def _last_ended_run(options: Namespace) -> LoggedRun:
     also = f"; {', '.join(others)} had {'it' if options.node else 'some'} too: name one with --run" if others else ""
     output.tell(f"of the last run of {known[0].name!r}, which has ended{also}")
     return known[0]
+
+
+def _kept_of(logged: LoggedRun) -> list[DeadLetter]:
+    """Those beside the logs of this run, and of the runs of the same dataflow file before it."""
+    return [letter for folder in _log_dirs(logged.log_dir) for letter in _kept(folder)]
+
+
+def _log_dirs(log_dir: Path) -> list[Path]:
+    """The log folders of a run and of those of the same dataflow file, the newest first."""
+    return sorted(log_dir.parent.glob("*"), key=lambda folder: folder.name, reverse=True)
 
 
 def _kept(log_dir: Path) -> list[DeadLetter]:

@@ -149,3 +149,19 @@ def test_of_several_ended_runs_the_one_that_is_taken_is_changed_where_its_letter
     assert left == POISONOUS[1:]
     assert values() == POISONOUS
     assert "3 dead letters are back" in call("dead-letters", "replay", "sums")
+
+
+def test_without_snapshots_the_copies_beside_the_logs_of_every_run_are_reached(place: Folder) -> None:
+    unkept = "\nsnapshots: {to: none}\n"
+    for _ in range(2):
+        assert place.start(POISON % "false" + unkept).finish() == 0
+    assert values() == [*POISONOUS, *POISONOUS]
+    killed = place.start(POISON % "true" + unkept)
+    killed.wait_running()
+    os.kill(killed.runtime_pid, signal.SIGKILL)
+    killed.finish()
+    assert "earlier runs left 8 dead letters (sums)" in call("dead-letters", "ls", "--run", "flow")
+    call("clean", "--run", "flow")
+    assert values() == [*POISONOUS, *POISONOUS]
+    assert "8 dead letters are dropped" in call("dead-letters", "drop", "--run", "flow", "sums")
+    assert letters() == []
