@@ -1,4 +1,4 @@
-"""Finds the bright ball in a frame: sends {x, y, pixels, frame, taken}. Has no state: each frame stands for itself."""
+"""Finds the bright ball in a frame: sends {x, y, pixels, frame, taken}. No state: frames are independent."""
 
 from __future__ import annotations
 

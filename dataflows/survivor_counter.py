@@ -18,5 +18,5 @@ class Counter(Operator):
         if event.type == "INPUT":
             self.count += 1
             ctx.save_state("count", str(self.count).encode())
-            # the process tells who it is, so that somebody can kill it
+            # the process tells who it is, so that it can be killed
             ctx.send_output("count", {"count": self.count, "number": event.value, "process": os.getpid()})

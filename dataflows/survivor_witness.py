@@ -61,7 +61,7 @@ class Witness:
             return False
         try:
             os.kill(self.process, signal.SIGKILL)
-        except ProcessLookupError:  # somebody else did
+        except ProcessLookupError:  # another process did
             return False
         self.killed, self.killed_s = self.process, now_s
         self.kills += 1
@@ -96,7 +96,7 @@ def rows(seen: Witness, columns: int, colour: bool) -> list[str]:
     verdict = GREEN if seen.is_good else RED
     life = f"process {seen.process}" if not seen.killed else f"process {seen.killed} was killed"
     return [
-        paint("the counter is killed with kill -9 once a second; its count goes on"[: columns - 1], BOLD),
+        paint("the counter is killed with kill -9 once a second; its count continues"[: columns - 1], BOLD),
         "",
         row("count", f"{paint(f'{seen.count:,}', BOLD)}   {paint(life, DIM)}"),
         row("kills", f"{seen.kills}   {paint('back after ' + back_text(seen.back_s), DIM)}"),

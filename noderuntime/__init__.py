@@ -1,4 +1,4 @@
-"""noderuntime: the dataflow runtime you can kill. What users import stands here; everything else is ours.
+"""noderuntime: the dataflow runtime you can kill. What users import is here; everything else is internal.
 
 Names are loaded when they are first used, so that `import noderuntime` costs an operator nothing it does not need.
 """

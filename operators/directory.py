@@ -1,5 +1,5 @@
 """Directory: sends the lines of all files in a folder that is being filled, each file once, in order of their
-names. A Source: after a crash it goes on exactly behind its last line.
+names. A Source: after a crash it continues exactly behind its last line.
 
     outputs   line: the text of a line, without its end; metadata {"file", "line"}, counted from 1; bytes of a name that
               are not UTF-8 are written as \\xNN
@@ -10,7 +10,7 @@ names. A Source: after a crash it goes on exactly behind its last line.
 
 A file belongs to the folder once it has its name there and is not changed afterwards: write it under a name
 that begins with "." (those are passed over) and rename it. A file that comes later with a name before those
-that were sent already is sent then. One that is renamed while it is read goes on under its new name; one that is
+that were sent already is sent then. One that is renamed while it is read is read on under its new name; one that is
 taken away is given up at the line where it was, which is logged. One that is shorter than what was read of it, or
 has something else there, ends the node with an error.
 """
@@ -130,7 +130,7 @@ class Operator(Source):
             file.close()
             raise ValueError(
                 f"{_shown(str(self.folder / name))} has changed: its line {place[1]} ended at byte {place[0]}, and now "
-                "the file is shorter, or something else stands there. Put it back, or take it away to give up the rest "
+                "the file is shorter, or it has other content there. Put it back, or take it away to give up the rest "
                 "of it"
             )
         return file

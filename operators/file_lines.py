@@ -1,4 +1,4 @@
-"""File lines: sends the lines of a text file. A Source: after a crash it goes on exactly behind its last
+"""File lines: sends the lines of a text file. A Source: after a crash it continues exactly behind its last
 line.
 
     outputs   line: the text of a line, without its end; metadata {"file", "line"}, counted from 1
@@ -9,7 +9,7 @@ line.
               batch: N           lines per commit (default 100)
 
 A file that is not followed must not change while it is read: when it is shorter than what was read of it, or
-something else stands there, the node ends with an error.
+it has other content there, the node ends with an error.
 
 `csv_rows` and `json_lines` build on this module: they say how records are made of lines.
 """
@@ -108,7 +108,7 @@ class Operator(Source):
             if position is not None and not followed.is_at(file, position):
                 raise ValueError(
                     f"{self.path} has changed: line {position[1]} ended at byte {position[0]}, and now the file is "
-                    "shorter, or something else stands there. Put it back, or start the run with --fresh"
+                    "shorter, or it has other content there. Put it back, or start the run with --fresh"
                 )
             lines = Lines(file, position or [0, 0], self.encoding, follow=False)
             found = list(islice(self.records(lines), self.batch))

@@ -82,7 +82,7 @@ class Operator:
             if file.tell() < self.length:
                 raise ValueError(
                     f"{self.path} has {file.tell()} bytes, but {self.length} were written and committed: "
-                    "somebody has changed it. Put it back, or start the run with --fresh"
+                    "another program has changed it. Put it back, or start the run with --fresh"
                 )
             if file.tell() > self.length:
                 file.truncate(self.length)

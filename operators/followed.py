@@ -5,7 +5,7 @@ offset, by which the file is recognised under another name, and, where inodes di
 earlier versions have the first two only.
 
 A file that was renamed is read to its end before the next one is begun: as soon as that has something in it, for
-until then the writer may still hold the old one. Files that were rotated away between two looks, or while nobody
+until then the writer may still hold the old one. Files that were rotated away between two looks, or while nothing
 looked, are found by their names (NAME.1, NAME-20240131) and read in the order of their last change.
 """
 
@@ -48,7 +48,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def _check(file: BinaryIO, offset: int) -> int:
-    """Of how the file begins, and of what stands before the offset."""
+    """Of how the file begins, and of what is before the offset."""
     start = max(0, offset - CHECKED_BYTES)
     head = os.pread(file.fileno(), min(offset, CHECKED_BYTES), 0)
     return zlib.crc32(os.pread(file.fileno(), offset - start, start), zlib.crc32(head))
@@ -127,7 +127,7 @@ class Followed:
 
     def _say_lost(self, place: Any) -> None:
         self._log.warning(
-            "%s was truncated or replaced behind line %d, and no rotated file beside it goes on from there: what was "
+            "%s was truncated or replaced behind line %d, and no rotated file beside it continues from there: what was "
             "not read of it is lost. It is read from its beginning", self.path, place[1],
         )  # fmt: skip
 

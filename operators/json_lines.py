@@ -3,7 +3,7 @@
     outputs   value: the value; metadata {"file", "line"}
     config    as of `file_lines`
 
-Empty lines are passed over. A line that is no JSON ends the node with an error that names file, line and
+Empty lines are passed over. A line that is not JSON ends the node with an error that names file, line and
 column.
 """
 

@@ -1,6 +1,6 @@
 """What `config:` of the ready-made operators may hold: each declares its fields once, as `CONFIG`.
 
-An operator reads its config with `CONFIG.read(ctx.config)`; `noderuntime validate` calls the same on what stands in
+An operator reads its config with `CONFIG.read(ctx.config)`; `noderuntime validate` calls the same on the config of
 the dataflow file, without making the operator. So a declaration is pure: it looks at values, never at files.
 """
 

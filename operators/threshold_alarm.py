@@ -9,7 +9,7 @@ another one.
                 below: too low. Raised at `raise`, cleared past `clear`; in between nothing changes.
               field: for mappings of mappings, such as `ewma` of what the operator running_statistics sends
 
-Which alarms are active stands in the shared KVS, where every node of the run can see it: `alarm/METRIC` holds
+Active alarms are in the shared KVS, where every node of the run can see them: `alarm/METRIC` holds
 MessagePack {value, level, since} while the alarm is active, and `alarms_raised` counts (a merge: several
 alarm operators may count there). Nothing else is remembered: the KVS is read and written in the event's own
 transaction.

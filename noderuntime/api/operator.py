@@ -76,7 +76,7 @@ def _make(factory: Callable[..., Any], ctx: Context) -> Any:
 
 
 def status_of(returned: Any) -> Status:
-    """The Status that a return value of `on_event` stands for. Raises TypeError."""
+    """The Status that a return value of `on_event` means. Raises TypeError."""
     if returned is None:
         return Status.CONTINUE
     if isinstance(returned, Status):

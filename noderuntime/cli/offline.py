@@ -6,7 +6,7 @@ from the last snapshot, as `run --resume` would; what the command changes is the
 the next `run --resume` continues, and the space is removed again. A command that is cut off has changed nothing.
 
 A run that others have followed is reached by a snapshot (`--from`). What a command changes of it is a snapshot that
-stands aside (see snapshot/retention.py): from that one only `run --from` continues.
+is kept aside (see snapshot/retention.py): from that one only `run --from` continues.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def _open_ended(ended: Ended, operation: str, change: Change) -> Iterator[StoreC
 
 
 def _why(ended: Ended, operation: str) -> str:
-    """The reason of the new snapshot: that of the last one, or that it stands aside."""
+    """The reason of the new snapshot: that of the last one, or that it is kept aside."""
     if not ended.earlier:
         return ended.last.why
     return REPLAYED if operation == "replay" or ended.last.why == REPLAYED else DROPPED

@@ -97,5 +97,5 @@ def _cycle_error(
     way = " -> ".join(names)
     what = f"a cycle in which every input waits for room: {way}"
     fix = advice.get((node.id, spec.name), "write\n    queue_policy: drop_oldest")
-    hint = f"When its queues are full nobody can go on. Let one input drop instead: {fix}"
+    hint = f"When its queues are full none of them can continue. Let one input drop instead: {fix}"
     return fail(spec.place, what, hint)

@@ -56,7 +56,7 @@ class Boundary:
             return
         self._told.add(kind)
         try:
-            self._tell(f"{what}: {describe(error)} ({kind[2]}); it goes on without")
+            self._tell(f"{what}: {describe(error)} ({kind[2]}); it continues without")
         except Exception:  # reporting failed, too
             self.caught += 1
 

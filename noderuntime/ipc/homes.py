@@ -47,7 +47,7 @@ def make_private(folder: Path) -> None:
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise RunRefused(
-            "", f"{folder} belongs to somebody else", "Remove it, or set $NODERUNTIME_HOME to a folder of yours."
+            "", f"{folder} belongs to another user", "Remove it, or set $NODERUNTIME_HOME to a folder of yours."
         )
     if stat.S_IMODE(status.st_mode) != 0o700:
         folder.chmod(0o700)

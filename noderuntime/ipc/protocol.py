@@ -262,7 +262,7 @@ MESSAGES: Final[dict[Edge, dict[str, type[Message]]]] = {
     Edge.CLIENT_TO_STORE: {"request": Request},
     Edge.STORE_TO_CLIENT: {"reply": Reply},
 }  # fmt: skip
-"""The types of messages that go along each edge, by the name that stands in the frame."""
+"""The types of messages that go along each edge, by the name that the frame carries."""
 
 
 def _kinds(hint: Any) -> tuple[type, ...]:

@@ -466,7 +466,7 @@ class TicketOf:
 
 
 class Ticket(TypedDict):
-    """Stands for a cut that holds all that was committed when it was taken."""
+    """Represents a cut that holds all that was committed when it was taken."""
 
     ticket: int
 

@@ -35,7 +35,7 @@ def load(path: str, module: str, name: str) -> Any:
             raise
         raise OperatorError("import", describe(error), user_trace(error)) from None
     found = getattr(loaded, name, None)
-    where = os.path.relpath(path) if path else module  # as it stands in the dataflow file, or nearly
+    where = os.path.relpath(path) if path else module  # nearly as the dataflow file writes it
     if found is None:
         classes = [n for n, value in vars(loaded).items() if callable(value) and not n.startswith("_")]
         known = ", ".join(classes[:10]) or "nothing that could be one"

@@ -33,7 +33,7 @@ class Schedule:
         return self._random.sample(self._victims, len(self._victims))
 
     def pick(self, possible: Collection[str]) -> str | None:
-        """Whom to kill; None when nobody can be killed now. Draws in either case."""
+        """The process to kill; None when none can be killed now. Draws in either case."""
         return next((victim for victim in self.preference() if victim in possible), None)
 
 
@@ -116,7 +116,7 @@ class Report:
                 rows.append((victim, str(len(mine)), *figures, note))
             found += [f"  {line}" for line in _aligned(rows)]
         else:
-            found.append("  the run was over before anybody could be killed")
+            found.append("  the run was over before anything could be killed")
         return [*found, *self._messages()]
 
     def _messages(self) -> list[str]:
@@ -160,7 +160,7 @@ class Report:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first column stands left, figures stand right, the last one, a note, as it comes."""
+    """The first column is aligned left, figures right; the last one, a note, is as it comes."""
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     found = []
     for first, *figures, note in rows:

@@ -59,7 +59,7 @@ LAST_WORDS_S = 0.1
 
 @dataclass(slots=True, eq=False)
 class Child:
-    """A node as the runtime knows it; the Owner of its Proc. What stands from `proc` on belongs to its present life."""
+    """A node as the runtime knows it; the Owner of its Proc. The fields from `proc` on belong to its present life."""
 
     services: Services
     spec: NodeSpec
@@ -187,12 +187,12 @@ class Child:
             if isinstance(action, su.Spawn) and (self.proc is None or self.proc.reaped):
                 self.proc = None  # that of the last life
                 self.feed(su.SpawnFailed(f"it could not be started: {describe(error)}"))
-            elif not isinstance(action, su.SendStop | Tell):  # a stop has its deadlines; nobody waits for a line
+            elif not isinstance(action, su.SendStop | Tell):  # a stop has its deadlines; nothing waits for a line
                 self._cut_short()
             raise
 
     def _cut_short(self) -> None:
-        """Something that this life waits for will never come: end it, so that its lifecycle goes on.
+        """Something that this life waits for will never come: end it, so that its lifecycle continues.
 
         Where there is no process to be killed, `SpawnFailed` has been fed.
         """
@@ -277,7 +277,7 @@ class Child:
                 attempts = self.spec.max_attempts
                 times = "once" if attempts == 1 else f"{attempts} times"
                 self.services.run_log.tell(
-                    f"{self.id} failed {times} on {buried}: a dead letter now, the flow goes on; "
+                    f"{self.id} failed {times} on {buried}: a dead letter now, the flow continues; "
                     f"see `noderuntime dead-letters show --run {quote(self.services.options.name)} {self.id}`"
                 )
             self.feed(su.Claimed(bool(buried)))
@@ -311,7 +311,7 @@ class Child:
         return ""
 
     def greeted(self, identity: bytes, pid: int) -> None:
-        """It has said hello over a new connection, and nothing stands against it."""
+        """It has said hello over a new connection, and nothing forbids it."""
         self.identity = identity
         self.peer = pid
         self.feed(su.SaidHello(), trusted=False)
@@ -325,7 +325,7 @@ class Child:
                 self.reloads_failed += 1
                 error, trace = cut(message.error, ERROR_CHARACTERS_MAX), cut(message.trace, TRACE_CHARACTERS_MAX)
                 self.reload_error = trace or error
-                self.services.run_log.crash(self.id, "reload", f"{error} (the old code goes on)", trace)
+                self.services.run_log.crash(self.id, "reload", f"{error} (the old code continues)", trace)
             case Failed():
                 where = cut(message.where, NAME_CHARACTERS_MAX)
                 error, trace = cut(message.error, ERROR_CHARACTERS_MAX), cut(message.trace, TRACE_CHARACTERS_MAX)

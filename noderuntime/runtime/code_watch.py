@@ -2,7 +2,7 @@
 
 Files are looked at some times a second (their time, size and inode); a change counts once it has been still for one
 look, since editors write in several steps. The rest is the way of `noderuntime reload`: the operator tries the import,
-and a new life takes over between two events; what does not import is reported, and the old code goes on.
+and a new life takes over between two events; what does not import is reported, and the old code continues.
 """
 
 from __future__ import annotations

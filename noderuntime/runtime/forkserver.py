@@ -188,7 +188,7 @@ class ForkServer:
         self.flush()
 
     def _ask(self, spare: Spare) -> None:
-        """Have a spare made, with a fresh gate. Whoever may still come to the old one finds it closed, and exits."""
+        """Have a spare made, with a fresh gate. A process that comes to the old one finds it closed, and exits."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._drop(spare)
         ours.setblocking(False)

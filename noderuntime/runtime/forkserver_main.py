@@ -1,7 +1,7 @@
 """The fork server's own process: forks spares, each of which becomes what it is ordered to be.
 
 One thread, modules imported, never a ZeroMQ context or the space open, so that a fork of it is clean. How it talks with
-the runtime stands at the head of forkserver.py.
+the runtime is in the docstring of forkserver.py.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class ForkServerKeeper:
 
     @property
     def pids(self) -> set[int]:
-        """Children of the runtime that somebody here reaps: the fork server, its spares, and what it has made."""
+        """Children of the runtime that this module reaps: the fork server, its spares, and what it has made."""
         return {proc.pid for proc in self._procs if not proc.reaped} | self._fork_server.pids
 
     @property
@@ -151,7 +151,7 @@ class ForkServerKeeper:
         if not self.due_s:
             wait_s = self._patience.wait_s(self._status, now_s)
             if wait_s is None:
-                raise GaveUp("the fork server dies again and again; what it said stands above")
+                raise GaveUp("the fork server dies again and again; what it printed is above")
             self.due_s = now_s + wait_s
         if now_s >= self.due_s:
             self._run_log.tell("the fork server died: starting another one")

@@ -240,7 +240,7 @@ class Lifecycle(Machine[LifecycleState, LifecycleEvent, Action]):
             return [refusal, *self._leave_now(LifecycleState.ENDED)]
         return [refusal, *self._kill(Death("it had ended", False))]
 
-    # ---- a life goes on
+    # ---- a life continues
 
     def _on_report(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         assert isinstance(event, Reported)

@@ -93,7 +93,7 @@ class SaidBye:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The child was reaped. `status`: exit code, or minus the signal; None when nobody can know (dynamic
+    """The child was reaped. `status`: exit code, or minus the signal; None when it is unknown (dynamic
     nodes).
 
     `hands`: the messages that this life had in hand, from its pulse; `commits` made in this life.

@@ -1,9 +1,9 @@
-"""What nodes print and log, kept as JSON lines: one file per node; and told to whoever watches.
+"""What nodes print and log, kept as JSON lines: one file per node; and passed to the observer.
 
     {"time": 1700000000.123, "node": "a", "stream": "stdout", "text": "...", "level": 20, "fields": {}}
 
 `stream` is stdout, stderr or log; `level` is Python's logging level. A disk that is full, or descriptors that
-ran out, do not stop a run: lines that cannot be written are counted, and the run goes on. Nor does a run that goes on
+ran out, do not stop a run: lines that cannot be written are counted, and the run continues. Nor does a run that goes on
 for months fill a disk: a file that has reached FILE_BYTES_MAX becomes the older one (`NODE.jsonl.1`), in place of the
 one that was there.
 """
@@ -35,7 +35,7 @@ FRAME = "\x1b[2J"  # a line that begins so paints a picture on a terminal: nothi
 class RunLogs:
     """The log files of one run, in `folder`. `lost` counts lines that could not be written, `problem` says why.
 
-    The node "" is the runtime itself; what it has to say stands in `runtime.log`. Each of `nodes` has a file from the
+    The node "" is the runtime itself; its own lines are in `runtime.log`. Each of `nodes` has a file from the
     beginning: `logs` knows by them which nodes there are.
     """
 
@@ -174,7 +174,7 @@ class RunLog:
         self._keep(text, level=level)
 
     def warn(self, text: str) -> None:
-        """Something went wrong, and the run goes on."""
+        """Something went wrong, and the run continues."""
         self.tell(text, logging.WARNING)
 
     def keep(self, text: str) -> None:
@@ -206,7 +206,7 @@ class RunLog:
         self.logs.flush()
         if self.logs.lost and not self._lost:
             self._lost = self.logs.lost
-            text = f"logs cannot be written to {self.logs.folder} ({self.logs.problem}): the run goes on without"
+            text = f"logs cannot be written to {self.logs.folder} ({self.logs.problem}): the run continues without"
             self._show(self.observer.status, text)
 
     def close(self) -> None:

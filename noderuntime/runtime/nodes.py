@@ -121,7 +121,7 @@ class NodeSupervisor:
         return "a peer that is not a node" if child is None else child.id
 
     def receive(self, identity: bytes, message: Message) -> None:
-        """A message of a child's, or of somebody who says to be one."""
+        """A message of a child, or of a process that claims to be one."""
         if isinstance(message, Hello):
             self._hello(identity, message)
             return
@@ -212,7 +212,7 @@ class NodeSupervisor:
     # ---- the end
 
     def stop(self, grace_s: float, drain: bool) -> None:
-        """Stop all nodes; with `drain` only those that nobody feeds, and let the others end by themselves."""
+        """Stop all nodes; with `drain` only those that no node feeds, and let the others end by themselves."""
         self.ending = self.ending or not drain
         self._draining = self._draining or drain
         asked = [

@@ -1,4 +1,4 @@
-"""What a run tells to whoever watches it, and what it may be asked to do.
+"""What a run reports to its observer, and what the observer may ask of it.
 
 The runtime presents nothing itself: it calls an Observer, from its one thread, while it supervises. So each
 call must return at once. Who writes to a terminal or pipe that may not take its text (Ctrl-S, a pager) writes
@@ -76,12 +76,12 @@ class SummaryRow:
 
 
 class Observer(Protocol):
-    """Whoever shows the run. Texts have no newline at their end; a `trace` has several lines.
+    """Shows a run to its user. Texts have no newline at their end; a `trace` has several lines.
 
     It may have a property `congested`, true while text piles up: then what nodes print stays in their pipes for the
-    moment, and they wait; and a property `out_is_gone`, true once whoever read stdout has gone away (`run ... | head`),
+    moment, and they wait; and a property `out_is_gone`, true once the reader of stdout is gone (`run ... | head`),
     which is why SIGTERM comes then. It may have a method `stopping(grace_s)`, called when the run is asked to stop:
-    from then on it may wait so long, and no longer, for somebody to take the text.
+    from then on it may wait so long, and no longer, for the text to be read.
     """
 
     def waiting(self, nodes: Sequence[str]) -> None:
@@ -94,7 +94,7 @@ class Observer(Protocol):
         """The space is open and every node has been spawned. From here on errors are nodes' errors."""
 
     def line(self, node: str, stream: str, text: str) -> None:
-        """A node wrote a line on `stream` (stdout | stderr). U+FFFD stands for bytes that are no UTF-8."""
+        """A node wrote a line on `stream` (stdout | stderr). Bytes that are not UTF-8 become U+FFFD."""
 
     def log(self, record: LogRecord) -> None:
         """A node logged a record."""

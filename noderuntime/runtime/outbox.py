@@ -1,7 +1,7 @@
 """The end of a run with an external State: it waits until the writes of its events have been applied there.
 
 The store is asked ten times a second whether anything waits in the outbox, never waited for. When nothing has moved for
-a while, or somebody does not want to wait, the space is kept: `--resume` delivers the rest.
+a while, or the user does not want to wait, the space is kept: `--resume` delivers the rest.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class RunOutbox:
         self.over = True
 
     def give_up(self) -> None:
-        """Somebody does not want to wait."""
+        """The user does not want to wait."""
         if self._began_s and not self.over:
             self.problem = "the run was to stop at once"
             self.over = True

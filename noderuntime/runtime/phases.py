@@ -144,7 +144,7 @@ class StartNodes:
 
 @dataclass(frozen=True, slots=True)
 class ShowStopping:
-    """Whoever shows the run has `grace_s` from now to show what the nodes still print."""
+    """The observer has `grace_s` from now to show what the nodes still print."""
 
     grace_s: float
 
@@ -278,7 +278,7 @@ class RunPhase(Machine[Phase, RunEvent, RunAction]):
         self.deadline_s = NEVER
         return []
 
-    # ---- somebody wants it to end
+    # ---- a request to end
 
     def _on_stop(self, event: RunEvent, now_s: float) -> list[RunAction]:
         assert isinstance(event, StopRequested)

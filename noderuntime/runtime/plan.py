@@ -26,7 +26,7 @@ def store_nodes(dataflow: Dataflow) -> list[dict[str, Any]]:
 
 
 def wiring_kind(node: NodeSpec) -> str:
-    """A dynamic node is a custom node to everybody but the runtime, which does not spawn it."""
+    """Only the runtime, which does not spawn it, treats a dynamic node unlike other custom nodes."""
     return "operator" if node.kind == "operator" else "node"
 
 

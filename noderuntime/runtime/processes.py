@@ -117,7 +117,7 @@ class Proc:
             told = partial(self._owner.not_spawned, self, error)
         else:
             told = partial(self._owner.exited, self, status)
-        # the owner is told whatever fails here: a life whose end nobody hears of lasts for ever
+        # the owner is told whatever fails here: a life whose end is not reported lasts for ever
         all_of((partial(self._loop.close_fd, pidfd), self._drain, told))
 
     def _read(self, stream: str, most: int = 1) -> None:

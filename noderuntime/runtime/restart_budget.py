@@ -27,7 +27,7 @@ class Budget:
         self.streak += 1
         if self.streak == 1:
             return 0.0
-        # a float doubles about a thousand times, a crash loop goes on for longer
+        # a float doubles about a thousand times, a crash loop lasts longer
         return min(self.delay_s * 2.0 ** min(self.streak - 2, 60), self.max_delay_s)
 
     def reset(self) -> None:

@@ -397,7 +397,7 @@ class Runtime:
             self._driver.feed(Interrupted(number, why, at_once=number == signal.SIGQUIT))
 
     def _guard_died(self) -> None:
-        """Nobody would clean up after us: end at once. The space stays, as if we had been killed too."""
+        """Nothing would clean up after us: end at once. The space stays, as if we had been killed too."""
         self._loop.unwatch(guard.guard_pidfd())
         self._driver.feed(GuardDied())
 

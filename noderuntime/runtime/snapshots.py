@@ -142,6 +142,6 @@ class RunSnapshots:
         link.request("snapshot_status", {"ticket": self._ticket}, answered, self._failed)
 
     def give_up(self) -> None:
-        """Somebody does not want to wait."""
+        """The user does not want to wait."""
         if self._began_s and not self.over:
             self._failed("", "it was given up, because the run was to stop at once")

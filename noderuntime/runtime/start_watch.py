@@ -52,7 +52,7 @@ class StartWatch:
         for line in missing:
             self._log.tell(line, logging.ERROR)
         if missing:
-            self._log.tell(f"the run goes on; `noderuntime stop {quote(self._run)}` stops it")
+            self._log.tell(f"the run continues; `noderuntime stop {quote(self._run)}` stops it")
         guard.started(not missing)
 
 

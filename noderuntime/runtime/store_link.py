@@ -1,7 +1,7 @@
 """The runtime's end of the store: one request after the other, none of them waited for.
 
 Requests go out one at a time, in order. The store keeps only the last number of a client, and so a request that is
-repeated, because the store was killed or is slow, counts once. Whoever asks gives a callback for the reply.
+repeated, because the store was killed or is slow, counts once. The caller gives a callback for the reply.
 """
 
 from __future__ import annotations

@@ -165,4 +165,4 @@ def told(verdict: Verdict, places: Mapping[str, Place]) -> str:
         for id, place in places.items()
         if id not in verdict.stuck and place.doing not in (Doing.FAILED, Doing.ENDED)
     ]
-    return waiting + (f". The run goes on for: {', '.join(going)}" if going else "")
+    return waiting + (f". The run continues for: {', '.join(going)}" if going else "")

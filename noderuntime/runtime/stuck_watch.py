@@ -73,7 +73,7 @@ class StuckWatch:
         self._has_cycles = any(on_cycle(id, nodes, nodes) for id in nodes)
 
     def look(self, now_s: float) -> None:
-        """Some times a second, while the run goes on."""
+        """Some times a second, while the run continues."""
         if self._asked or self._over or now_s < self._next_s:
             return
         self._next_s = now_s + LOOK_S
@@ -94,7 +94,7 @@ class StuckWatch:
         self._link.request("queues", {}, answered, refused)
 
     def _matters(self) -> bool:
-        """Whether anybody can be stuck: only behind a failure, or in a cycle whose Sources have ended."""
+        """Whether any node can be stuck: only behind a failure, or in a cycle whose Sources have ended."""
         if self.draining or self._supervisor.failed:
             return True
         for child in self._supervisor.children.values():

@@ -43,6 +43,6 @@ class Looked:
                     elif key[:1] == _DEAD:
                         (dead_letters.discard if value is None else dead_letters.add)(key)
         except SnapshotCorrupt:
-            return Facts(manifest.writer, False)  # nobody can have its dead letters back
+            return Facts(manifest.writer, False)  # its dead letters cannot be had back
         run_id = str(msgpack.unpackb(packed)) if packed else ""
         return Facts(run_id or manifest.writer, bool(dead_letters))

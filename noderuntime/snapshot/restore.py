@@ -41,7 +41,7 @@ def restore_newest(
     backend: Backend, folder: Path, size_bytes: int, boot_id: str, number: int | None = None
 ) -> Restored | None:
     """Make the space at `folder` from the newest good snapshot, or from `number`. None: there is no snapshot at all.
-    The newest is never one that stands aside: see retention.py.
+    The newest is never one that is kept aside: see retention.py.
 
     Raises SnapshotCorrupt if there are snapshots but none can be used; StoreFull if `size_bytes` is too little.
     """

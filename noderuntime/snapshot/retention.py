@@ -4,11 +4,11 @@ A place holds the snapshots of several runs, one after the other: each run that 
 own, and what resumes it keeps that id. These stay:
 
 - the newest `keep` of all runs, from which `--resume` continues;
-- of each run the last one, for as long as it holds what nobody has settled: dead letters, or messages that
+- of each run the last one, for as long as it holds something unsettled: dead letters, or messages that
   `dead-letters replay --from` has put back and `run --from` has not yet continued with.
 
 `dead-letters replay|drop --from` changes a run that is not the newest. What it makes is the last snapshot of that run,
-but it stands **aside**: `--resume` does not take it, and it does not count among the newest. So no command on an
+but it is kept **aside**: `--resume` does not take it, and it does not count among the newest. So no command on an
 earlier run costs the newest one anything.
 """
 
@@ -66,7 +66,7 @@ def newest(manifests: Iterable[Manifest]) -> list[Manifest]:
 
 
 def unsettled(manifests: Iterable[Manifest], facts: FactsOf) -> list[Manifest]:
-    """Of each run the last one, if it holds what nobody has settled. The newest of all first, and so the result."""
+    """Of each run the last one, if it holds something unsettled. The newest of all first, and so the result."""
     seen: set[str] = set()
     found = []
     for manifest in manifests:

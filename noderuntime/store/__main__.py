@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _make_space(run_dir: RunDir, options: argparse.Namespace, settings: Settings | None) -> bool:
-    """Make the space when it is not there: from a snapshot if that was asked for. Whether its history goes on."""
+    """Make the space when it is not there: from a snapshot if that was asked for. Whether its history continues."""
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     is_there = (run_dir.space / "data.mdb").exists()
     restored = None
@@ -81,7 +81,7 @@ def _make_space(run_dir: RunDir, options: argparse.Namespace, settings: Settings
                 backend.close()
         except (NodeRuntimeError, OSError):
             raise
-        except Exception as error:  # of a backend that somebody else has written
+        except Exception as error:  # of a backend that users have written
             raise StoreError(f"the snapshots in {settings.to} cannot be read: {describe(error)}") from error
     space = create(run_dir.space, options.size, boot_id)
     space.close()

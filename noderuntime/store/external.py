@@ -141,7 +141,7 @@ class ExternalRequests:
     def _answer(self, identity: bytes, request: Request, operation: Callable[[Given], Result]) -> None:
         try:
             reply = Reply(request.number, operation(request.arguments), "", "")
-        except BaseException as error:  # of a kind that somebody else has written; in this thread nobody would see it
+        except BaseException as error:  # of a kind that users have written; in this thread it would go unseen
             reply = refusal(request.number, request.operation, error)
         if request.operation in self._changing:
             with self._lock:

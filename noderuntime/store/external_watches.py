@@ -58,7 +58,7 @@ class Watches:
     def __init__(self, state: TableState, answer: Answer) -> None:
         self._state = state
         self._answer = answer
-        self._changed = threading.Condition()  # held by whoever touches what is parked
+        self._changed = threading.Condition()  # held by every thread that touches what is parked
         self._parking: Parking[_Watching] = Parking(answer, self._look)
         self._rows: list[tuple[str, Row]] = []  # what `_look` is to find something in
         self._now_ns = 0

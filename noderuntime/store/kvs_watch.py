@@ -113,7 +113,7 @@ class WatchKeys:
         return found
 
     def tidy(self) -> None:
-        """Stop watching what nobody has asked for lately."""
+        """Stop watching what no client has asked for lately."""
         end = time.monotonic() - KEEP_S
         old = [prefix for prefix, asked in self._asked.items() if asked < end]
         if old:

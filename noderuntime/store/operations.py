@@ -84,7 +84,7 @@ class Store:
             return Reply(request.number, result, "", "")
         except BROKEN:
             raise
-        except Exception as error:  # arguments can be wrong in more ways than anybody has listed
+        except Exception as error:  # arguments can be wrong in more ways than can be listed
             self.state.rings.clear()
             self.letters.rings.clear()
             return refusal(request.number, request.operation, error)

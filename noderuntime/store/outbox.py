@@ -65,7 +65,7 @@ class OutboxThread:
                     next_purge = time.monotonic() + self._purge_interval_s
                     self._purge()
                 self._say("")
-            except BaseException as error:  # of a kind that others have written; nobody would see this thread end
+            except BaseException as error:  # of a user's kind; nothing would report the end of this thread
                 self._say(str(error) if isinstance(error, StoreError) else describe(error))
                 if self._closing.wait(PAUSE_S):
                     return

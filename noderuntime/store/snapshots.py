@@ -143,7 +143,7 @@ class Snapshots:
         except SnapshotConflict as error:
             self._conflict = True
             self._failed(error, ticket)
-        except BaseException as error:  # a backend may be written by others; nobody would see this thread end
+        except BaseException as error:  # users may write backends; nothing would report the end of this thread
             self._due_s = time.monotonic() + max(min(AGAIN_S, self.settings.every_s), 0.1)
             self._failed(error, ticket)
 

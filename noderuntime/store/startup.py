@@ -100,7 +100,7 @@ class Start:
             except NodeRuntimeError as error:
                 self.error = error
                 again = isinstance(error, StoreUnreachable)
-            except BaseException as error:  # a user's kind may raise anything, and nobody would see this thread end
+            except BaseException as error:  # a user's kind may raise anything; the thread's end would go unseen
                 self.error = StoreError(f"state: kind {self._kind!r}: {describe(error)}")
                 # such a kind says in its own words that its server is away
                 again = self.is_external and not isinstance(error, REFUSALS)

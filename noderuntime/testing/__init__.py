@@ -7,7 +7,7 @@
     assert h.outputs("sum") == [3, 7]
 
 What an event stages is visible to its own reads, is committed when the handler returns, and is discarded when
-it raises. Values are encoded and decoded as on their way between two nodes. Time stands still until
+it raises. Values are encoded and decoded as on their way between two nodes. Time does not pass until
 `advance`.
 """
 

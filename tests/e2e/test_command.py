@@ -232,7 +232,7 @@ def test_a_detached_run_with_a_node_that_does_not_get_ready_is_code_1_and_goes_o
     (place / "slow.yml").write_text(SLOW.replace("MAX", restarts))
     done = call("run", "-d", "slow.yml", code=1)
     assert all(what in done.stderr for what in said)
-    assert "the run goes on; `noderuntime stop slow` stops it" in done.stderr
+    assert "the run continues; `noderuntime stop slow` stops it" in done.stderr
     assert "fine" not in done.stderr
     nodes = json.loads(call("ps", "slow", "--json", code=0).stdout)["nodes"]
     assert {node["id"]: node["state"] for node in nodes}["fine"] == "running"

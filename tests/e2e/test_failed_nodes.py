@@ -155,7 +155,7 @@ def test_a_reload_brings_a_failed_node_back_while_the_run_goes_on(place: Folder)
     ticks = "  - id: ticks\n    operator: {python: ticks.py, inputs: {t: timer/millis/20}, outputs: [tick]}\n"
     running = place.start(BEHIND + ticks)
     running.wait_for("status", "numbers waits for room in the queue of first; first waits for room*")
-    assert running.said[-1][1].endswith(". The run goes on for: ticks")
+    assert running.said[-1][1].endswith(". The run continues for: ticks")
     status = running.status()
     assert status["first"]["reason"] == "waits for room in the queue of middle (failed)"
     assert status["middle"]["state"] == "failed"
@@ -187,7 +187,7 @@ def test_a_timer_an_idle_source_or_a_program_keeps_the_run_going_and_a_stop_exit
     operator: {python: passes.py, inputs: {n: idles/n}, outputs: [n]}
 """
     running = place.start(FLOW % ("none", "") + others, **({"stop_after_s": 4.0} if how != "stop" else {}))
-    running.wait_for("status", "numbers waits for room in the queue of sink (failed). The run goes on for: *")
+    running.wait_for("status", "numbers waits for room in the queue of sink (failed). The run continues for: *")
     assert running.said[-1][1].endswith(": idles, program, behind")
     if how == "stop":
         assert running.ask("stop").error == ""
@@ -247,7 +247,7 @@ def test_nodes_at_full_speed_elsewhere_hide_nobody_who_waits(place: Folder) -> N
     place.write(endless_py=ENDLESS)
     running = place.start(BEHIND + BUSY)
     running.wait_for("status", "numbers waits for room in the queue of first; first waits for room*")
-    assert running.said[-1][1].endswith(". The run goes on for: busy, eats")
+    assert running.said[-1][1].endswith(". The run continues for: busy, eats")
     assert running.status()["numbers"]["reason"] == "waits for room in the queue of first"
     running.ask("stop")
     assert running.finish() == 1

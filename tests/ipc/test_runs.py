@@ -161,7 +161,7 @@ def test_a_home_that_is_no_folder_of_ours_is_refused(environ: dict[str, str], tm
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "runs").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(RunRefused, match="belongs to somebody else"):
+    with pytest.raises(RunRefused, match="belongs to another user"):
         begin(environ)
 
 

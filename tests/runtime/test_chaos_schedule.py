@@ -87,7 +87,7 @@ def test_a_report_is_good_when_nothing_was_lost_or_repeated() -> None:
 
 def test_a_run_that_was_over_before_the_first_kill_says_so() -> None:
     lines = report().lines()
-    assert lines[0].startswith("chaos: 0 kills") and "before anybody could be killed" in lines[1]
+    assert lines[0].startswith("chaos: 0 kills") and "before anything could be killed" in lines[1]
 
 
 def test_programs_get_every_kill_and_every_edge() -> None:

@@ -159,5 +159,5 @@ def test_a_full_disk_is_reported_once_and_counted_at_the_end(tmp_path: Path) -> 
     notes.close()
     texts = [what[1] for what in told.all if what[0] == "status"]
     assert len(texts) == 2
-    assert "the run goes on without" in texts[0]
+    assert "the run continues without" in texts[0]
     assert texts[1] == "3 lines of logs were lost (No space left on device)"

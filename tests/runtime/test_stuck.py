@@ -117,7 +117,7 @@ def test_it_is_said_who_waits_for_whom_and_what_keeps_the_run_going() -> None:
     places = {"a": full("b"), "b": FAILED, "c": waits("b"), "d": waits("c"), "t": waits(acts=True), "e": ENDED}
     assert told(judge(places), places) == (
         "a waits for room in the queue of b (failed); c waits for messages of b (failed); d waits for messages of c. "
-        "The run goes on for: t"
+        "The run continues for: t"
     )
 
 

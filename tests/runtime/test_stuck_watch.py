@@ -142,7 +142,7 @@ def test_an_input_with_a_timeout_is_waited_for(tmp_path: Path) -> None:
 def test_who_waits_for_whom_is_told_once_a_minute_while_something_keeps_the_run_going(chain: World) -> None:
     chain.children["c"].phase = pulse.HANDLING
     chain.passes(TOLD_S * 2 + 5)
-    text = "a waits for room in the queue of b (failed). The run goes on for: c"
+    text = "a waits for room in the queue of b (failed). The run continues for: c"
     assert chain.told == [text] * 3
     assert chain.stopped == []
 

@@ -239,7 +239,7 @@ class _Builder:
         if found is None:
             raise fail(
                 place,
-                f"the alias `*{name[:60]}` stands inside of what it repeats",
+                f"the alias `*{name[:60]}` is inside of what it repeats",
                 "A dataflow cannot contain itself.",
             )
         if depth + found.height > DEPTH_MAX:
@@ -317,7 +317,7 @@ def _decode(data: bytes | str) -> str:
     if len(data) > TEXT_BYTES_MAX:
         start = data[:TEXT_BYTES_MAX]
         text = start.decode(errors="replace") if isinstance(start, bytes) else start
-        what = f"the file goes on behind {TEXT_BYTES_MAX} bytes, the most that a dataflow file may have"
+        what = f"the file is longer than {TEXT_BYTES_MAX} bytes, the most that a dataflow file may have"
         raise fail(_place_at(text, len(text)), what, "Move large data into files that the nodes read.")
     if isinstance(data, str):
         if not _is_unicode(data):
