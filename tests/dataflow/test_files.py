@@ -67,7 +67,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
 def test_ten_megabytes_are_not_even_read(tmp_path: Path) -> None:
     with open(tmp_path / "flow.yml", "wb") as file:
         file.truncate(10_000_000)
-    with pytest.raises(DataflowError, match=r"flow.yml:1:\d+: the file goes on behind 1048576 bytes"):
+    with pytest.raises(DataflowError, match=r"flow.yml:1:\d+: the file is longer than 1048576 bytes"):
         load(tmp_path / "flow.yml")
 
 
