@@ -36,6 +36,7 @@ def told_snapshot(said: str) -> str:
     return found[1]
 
 
+@pytest.mark.timeout(300)  # eight runs, one after the other
 def test_letters_stay_through_later_runs_until_they_are_dropped_or_replayed_and_handled(place: Folder) -> None:
     assert place.start(POISON % "false" + ONE_KEPT).finish() == 0
     assert letters()

@@ -42,6 +42,7 @@ WANTED = {
     ("tens", "together"): TOGETHER,
 }
 SLOW = {"PAUSE": "0.02"}
+HELD = {"PAUSE": "0.3"}  # so that the run is still there when a command has started
 # so that those of few messages take about as long
 SLOW_BY_SOURCE = {"numbers": SLOW, "tens": {"PAUSE": "0.2", "KILLED": "yes"}, "words": {"PAUSE": "0.4"}}
 STEPS = {"numbers": 12, "tens": 3, "words": 2}  # at most one less results between two losses
@@ -337,7 +338,7 @@ def test_another_machine_continues_from_an_object_store(to: str, programs: Folde
         dataflow = flow("numbers", "running", to=to).replace(
             "snapshots: {", f"snapshots: {{options: {{endpoint: '{server['endpoint']}', region: us-east-1}}, "
         )
-        running = programs.start(dataflow, env={**SLOW, **credentials})
+        running = programs.start(dataflow, env={**HELD, **credentials})
         running.wait_running()
         wait_until(lambda: len(results(programs)) > 5, "some results")
         code, out, err = command(programs, "take", "--json", env=credentials)
@@ -513,7 +514,7 @@ def command(folder: Folder, *arguments: str, env: Mapping[str, str] | None = Non
 
 
 def test_snapshots_are_taken_listed_and_verified_on_command(programs: Folder) -> None:
-    running = programs.start(flow("numbers", "running", "60s"), env=SLOW)
+    running = programs.start(flow("numbers", "running", "60s"), env=HELD)
     wait_until(lambda: len(results(programs)) > 3, "some results")
     code, out, _ = command(programs, "take", "--json")
     assert code == 0
@@ -544,7 +545,7 @@ def test_asking_for_snapshots_of_a_run_that_never_was_names_the_nearest(programs
 
 
 def test_where_nothing_is_kept_taking_one_says_so(programs: Folder) -> None:
-    running = programs.start(flow("numbers", "running", to="none"), env=SLOW)
+    running = programs.start(flow("numbers", "running", to="none"), env=HELD)
     running.wait_running()
     code, _, err = command(programs, "take")
     assert code == 1
