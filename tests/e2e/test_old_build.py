@@ -1,7 +1,8 @@
 """A run that was interrupted under an earlier build resumes under this one: see kept/make.py for how it was kept.
 
-Its commit was 4b3c91f, before the modules moved into packages. When it was killed, the sink waited in its handler with
-messages in its mailboxes, large payloads lay in segments, and one message was a dead letter.
+`before-packages` is of commit 4b3c91f, before the modules moved into packages; `before-packs` of e97b933, before
+several messages could lie in one record. When it was killed, the sink waited in its handler with messages in its
+mailboxes, large payloads lay in segments, and one message was a dead letter.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ KEPT = Path(__file__).parent / "kept"
 ADDED = [number for number in range(101) if number != 13]
 
 
+@pytest.mark.parametrize("build", ["before-packages", "before-packs"])
 @pytest.mark.parametrize("part", ["runs", "state"], ids=["from its space", "from its last snapshot"])
-def test_a_run_interrupted_under_an_earlier_build_resumes_exactly(folder: Folder, part: str) -> None:
+def test_a_run_interrupted_under_an_earlier_build_resumes_exactly(folder: Folder, part: str, build: str) -> None:
     shutil.copytree(KEPT / "flow", folder.folder, dirs_exist_ok=True)
-    with tarfile.open(KEPT / "interrupted-run.tar.gz") as archive:
+    with tarfile.open(KEPT / f"{build}.tar.gz") as archive:
         archive.extractall(folder.folder, filter="data")
     for path in folder.home.rglob("*"):
         path.chmod(0o700 if path.is_dir() else 0o600)

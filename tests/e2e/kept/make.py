@@ -1,4 +1,4 @@
-"""Makes interrupted-run.tar.gz: python make.py PATH/TO/noderuntime, the command of the build whose run is to be kept.
+"""Makes NAME.tar.gz: python make.py PATH/TO/noderuntime NAME, the command of the build whose run is to be kept.
 
 The run is in /tmp/flow, so that no path of a machine is kept; sockets, doorbells, locks and logs are left out,
 and the space's identifier of the machine's boot is replaced by zeros.
@@ -31,7 +31,7 @@ def keep(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return info
 
 
-def main(command: str) -> None:
+def main(command: str, name: str) -> None:
     shutil.copytree(HERE / "flow", FLOW, ignore=shutil.ignore_patterns("__pycache__"))
     environ = {**os.environ, "NODERUNTIME_HOME": str(HOME)}
     run_file = HOME / "runs" / "flow" / "run.json"
@@ -44,10 +44,10 @@ def main(command: str) -> None:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     for path in (run_file, HOME / "runs" / "flow" / "space" / "data.mdb"):
         path.write_bytes(path.read_bytes().replace(boot.encode(), b"0" * len(boot)))
-    with tarfile.open(HERE / "interrupted-run.tar.gz", "w:gz") as archive:
+    with tarfile.open(HERE / f"{name}.tar.gz", "w:gz") as archive:
         archive.add(HOME, "home", filter=keep)
     shutil.rmtree(FLOW)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
