@@ -49,7 +49,7 @@ class TracedPoll:
 
 doorbell.ring = mark("ring", doorbell.ring)
 commit.Commits.commit = mark("commit", commit.Commits.commit)  # type: ignore[method-assign]
-session.NodeSession.next_messages = mark("read", session.NodeSession.next_messages)  # type: ignore[method-assign]
+session.NodeSession.read_ahead = mark("read", session.NodeSession.read_ahead)  # type: ignore[method-assign]
 
 
 def trace_poll() -> None:

@@ -46,7 +46,7 @@ from noderuntime.node.user_code import load, user_trace
 from noderuntime.space.keys import MAILBOX_PREFIX_BYTES
 from noderuntime.space.mailbox import Message
 from noderuntime.space.segments import Dropped
-from noderuntime.space.staging import GROUP_MAX, Staged
+from noderuntime.space.staging import GROUP_BYTES_MAX, GROUP_MAX, Staged
 from noderuntime.space.writer import Inapplicable
 
 _SAME_IN_MESSAGEPACK = frozenset({int, str, bytes, bool, float})
@@ -181,7 +181,8 @@ class OperatorHost:
         """Handle the next group of messages. Returns whether there was one."""
         ahead = self._ahead
         if not ahead:
-            ahead.extend(self._session.next_messages(GROUP_MAX))
+            read = self._session.read_ahead if self._reads_ahead else self._session.next_messages
+            ahead.extend(read(GROUP_MAX))
             if not ahead:
                 return False
         self._group.since_ns = time.monotonic_ns()
@@ -191,7 +192,7 @@ class OperatorHost:
         self._words[pulse.SINCE_NS] = self._group.since_ns
         self._words[pulse.PHASE] = pulse.HANDLING
         message, clock, take = self._message, time.monotonic_ns, ahead.popleft
-        while ahead:
+        for _ in range(min(len(ahead), GROUP_MAX)):
             message(take())
             if self._over or clock() > deadline:  # checked after each: a kill loses what is not committed
                 break
@@ -347,6 +348,7 @@ class OperatorHost:
         self._session.set_phase(pulse.HANDLING)
         produce, ctx, group = self._operator.produce, self.ctx, self._group.events
         idle_s = 0.0
+        size = 0
         while True:
             ctx.staged = staged = Staged()
             try:
@@ -371,7 +373,10 @@ class OperatorHost:
                     staged.private[_POSITION] = position
             if staged.private is not None or staged.outputs is not None or staged.rare is not None:
                 group.append(staged)
-            if self._over or idle_s or len(group) >= GROUP_MAX or time.monotonic_ns() > deadline:
+            size += staged.size
+            if self._over or idle_s or len(group) >= GROUP_MAX or size >= GROUP_BYTES_MAX:
+                break
+            if time.monotonic_ns() > deadline:
                 break
         if idle_s:
             self._idle_until = time.monotonic() + idle_s

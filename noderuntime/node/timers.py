@@ -8,7 +8,7 @@ ticks become one. All times are those of CLOCK_BOOTTIME.
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Iterator
 
 from noderuntime.api.events import Event, notice, tick_event
 from noderuntime.node.session import NodeSession
@@ -35,7 +35,7 @@ class Timers:
         """Make no more ticks: the run is drained. Timeouts of inputs continue."""
         self._ticking = []
 
-    def due(self, in_hand: Container[bytes] = ()) -> Iterator[tuple[Event, Counters]]:
+    def due(self, in_hand: Collection[bytes] = ()) -> Iterator[tuple[Event, Counters]]:
         """Each tick and timeout that is due, once, and the counters to commit with it, which are noted here already.
 
         An input with waiting messages is not silent; messages in `in_hand` do not count as waiting.

@@ -28,7 +28,7 @@ import msgpack
 
 from noderuntime.errors import SnapshotCorrupt
 from noderuntime.snapshot.format import CONTENT_MODULUS, Manifest
-from noderuntime.space import records
+from noderuntime.space import keys, records
 from noderuntime.space.segments import REFERENCE
 
 SEGMENT_PREFIX: Final = b"\xff"  # after all prefixes of the space
@@ -64,6 +64,8 @@ def _digest(chunk: bytes) -> bytes:
 def needed_payload(key: bytes, value: bytes) -> tuple[Payload, int] | None:
     """The payload that a message or dead letter refers to, and how many bytes of it."""
     if key[0] == _MESSAGE:
+        if keys.is_pack(key):  # messages with a payload lie alone
+            return None
         message = value
     elif key[0] == _DEAD:
         message = msgpack.unpackb(value)["message"]

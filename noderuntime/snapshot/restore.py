@@ -21,11 +21,12 @@ from noderuntime.snapshot.backend import Backend, Listed
 from noderuntime.snapshot.format import Manifest
 from noderuntime.snapshot.proof import SEGMENT_PREFIX, Proof, parse_chunk
 from noderuntime.space import keys, lives, records
-from noderuntime.space.environment import Space, create
+from noderuntime.space.environment import FORMAT, Space, create
 from noderuntime.space.segments import segment_path, sizes
 from noderuntime.space.transactions import WriteTxn
 
 _OWN_FACTS = {keys.fact(name) for name in ("format", "base", "boot", "store", "wall_ns", "boot_ns")}
+_FORMAT = keys.fact("format")
 _BATCH_BYTES = 16 << 20
 
 
@@ -82,7 +83,7 @@ def _restore(
         try:
             own_facts = _apply(space, segments, backend, item.number)
             _check(space, own_facts, segments, manifest)
-            _translate(space, manifest, skipped)
+            _translate(space, manifest, own_facts, skipped)
             segments.finish(space)
         finally:
             space.close()
@@ -183,11 +184,12 @@ def _check(space: Space, own_facts: dict[bytes, bytes], segments: _Segments, man
     proof.finish()
 
 
-def _translate(space: Space, manifest: Manifest, skipped: list[str]) -> None:
+def _translate(space: Space, manifest: Manifest, own_facts: dict[bytes, bytes], skipped: list[str]) -> None:
     boot_now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     # the clock must not go back to before the cut, even if this machine's wall clock does
     elapsed_ns = max(time.time_ns(), manifest.clock_ns) - manifest.wall_ns
     with space.write() as txn:
+        txn.put(_FORMAT, own_facts.get(_FORMAT, msgpack.packb(FORMAT)))  # it says what the records are like
         txn.put(keys.fact("base"), msgpack.packb(manifest.cut))
         txn.put(keys.fact("wall_ns"), msgpack.packb(manifest.wall_ns))
         txn.put(keys.fact("boot_ns"), msgpack.packb(boot_now_ns - elapsed_ns))

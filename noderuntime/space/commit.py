@@ -22,8 +22,8 @@ from noderuntime.space import keys, kvs, outbox, records
 from noderuntime.space.ending import Links
 from noderuntime.space.environment import MARK_DRAIN, MARK_NEW_WORK, MARK_SINGLE, Fullness, Space, is_no_room
 from noderuntime.space.mailbox import queue_of
-from noderuntime.space.records import CLOSED, EAGER, FLAGS, QUEUE, QUEUED
-from noderuntime.space.staging import GROUP_MAX, Input, Output, Staged
+from noderuntime.space.records import CLOSED, EAGER, FLAGS, QUEUED
+from noderuntime.space.staging import GROUP_BYTES_MAX, GROUP_MAX, Input, Output, Staged
 from noderuntime.space.transactions import ReadTxn
 from noderuntime.space.writer import Batch, Writer
 
@@ -97,7 +97,7 @@ class Commits:
             for item in self.inputs.values():
                 queue = queue_of(txn, item.queue_key)
                 queue[FLAGS] |= EAGER
-                txn.put(item.queue_key, QUEUE.pack(*queue))
+                txn.put(item.queue_key, records.pack_queue(queue))
 
     def commit(self, group: Sequence[Staged], now_ns: int) -> int:
         """Commit as many events from the front of `group` as there is room for. Returns how many, possibly 0.
@@ -108,8 +108,8 @@ class Commits:
         self.waits_for = ""
         if not group:  # another thread has committed it
             return 0
-        group = group[: self._group_max]  # a copy: while we wait for the lock, the handler's thread may add to it
-        batch = Batch(group) if len(group) > 1 else None
+        group = _front(group, self._group_max)  # a copy: while we wait for the lock, the handler's thread may add to it
+        batch = _sum(group)
         space, writer = self.space, self._writer
         txn = space.begin()
         try:
@@ -121,7 +121,7 @@ class Commits:
                 allowed = self._restrain(txn, group, now_ns)
                 if allowed < len(group):
                     group = group[:allowed]
-                    batch = Batch(group) if allowed > 1 else None
+                    batch = _sum(group)
             done = writer.write(txn, group, batch, self.counters, self._number + 1, now_ns)
             if done < len(group):
                 self.waits_for = "a receiver whose queue is full"
@@ -207,3 +207,23 @@ class Commits:
         for write in (staged.rare and staged.rare.shared) or ():
             growth += kvs.growth(txn, write, now_ns)
         return growth > 0
+
+
+def _front(group: Sequence[Staged], events_max: int) -> Sequence[Staged]:
+    """The events from the front of a group that one transaction takes: at least one."""
+    group = group[:events_max]
+    if len(group) == 1 or sum([staged.size for staged in group]) <= GROUP_BYTES_MAX:
+        return group
+    size = 0
+    for at, staged in enumerate(group):
+        size += staged.size
+        if size > GROUP_BYTES_MAX:
+            return group[: max(1, at)]
+    return group
+
+
+def _sum(group: Sequence[Staged]) -> Batch | None:
+    """The sum of a group; None for what a lone message on its way brings: an event that sends one message at most."""
+    if len(group) == 1 and (group[0].outputs is None or len(group[0].outputs) == 1):
+        return None
+    return Batch(group) if group else None

@@ -15,13 +15,12 @@ from noderuntime.errors import StoreError
 from noderuntime.space import keys, lives, records
 from noderuntime.space.environment import Space, scan
 from noderuntime.space.lives import NodeEntry, Registry
-from noderuntime.space.mailbox import queue_of
+from noderuntime.space.mailbox import queue_of, remove_notices
 from noderuntime.space.records import (
     BYTES,
     CUT_OFF,
     DISCARDED,
     FLAGS,
-    QUEUE,
     QUEUED,
     SOURCE_ENDED,
     SOURCE_FAILED,
@@ -99,7 +98,7 @@ def replay(
         queue = queue_of(txn, queue_key)
         queue[QUEUED] += 1
         queue[BYTES] += records.message_bytes(letter.message)
-        txn.put(queue_key, QUEUE.pack(*queue))
+        txn.put(queue_key, records.pack_queue(queue))
         txn.delete(letter.key)
     for name in dict.fromkeys(letter.input for letter in found):
         _close_again(txn, space, node_entry, node_entry.inputs[name][0], sequence, len(found))
@@ -112,9 +111,7 @@ def _close_again(txn: WriteTxn, space: Space, node_entry: NodeEntry, input: int,
     if not flags & SOURCE_ENDED or flags & (SOURCE_FAILED | CUT_OFF):
         return
     mailbox = keys.mailbox(node_entry.number, input)
-    for key, record in list(scan(txn, mailbox)):
-        if record[0] == records.INPUT_CLOSED:
-            txn.delete(key)
+    remove_notices(txn, mailbox, (records.INPUT_CLOSED,))
     notice = records.encode_notice(records.INPUT_CLOSED, "", None, space.now_ns())
     txn.put(mailbox + keys.place(sequence, index), notice)
 
@@ -129,6 +126,6 @@ def drop(txn: WriteTxn, node_entry: NodeEntry, uids: Collection[str]) -> int:
             queue_key = keys.queue(node_entry.number, node_entry.inputs[letter.input][0])
             queue = queue_of(txn, queue_key)
             queue[DISCARDED] += 1
-            txn.put(queue_key, QUEUE.pack(*queue))
+            txn.put(queue_key, records.pack_queue(queue))
         txn.delete(letter.key)
     return len(found)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from noderuntime.space import keys, records
 from noderuntime.space.mailbox import empty, queue_of
-from noderuntime.space.records import BYTES, CLOSED, CUT_OFF, DISCARDED, FLAGS, QUEUED, SOURCE_ENDED, SOURCE_FAILED
+from noderuntime.space.records import CLOSED, CUT_OFF, DISCARDED, FLAGS, SOURCE_ENDED, SOURCE_FAILED
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 Link = tuple[int, bytes, bytes]  # number of the node at the other side (-1: a timer), mailbox prefix, queue key
@@ -67,8 +67,7 @@ def close(
         queue[FLAGS] |= CLOSED
         if sender >= 0:
             rings.add(sender)
-        queue[DISCARDED] += empty(txn, mailbox)
-        queue[QUEUED] = queue[BYTES] = 0
+        queue[DISCARDED] += empty(txn, mailbox, queue)
 
 
 def tell(txn: WriteTxn, links: Links, kind: int, error: str, sequence: int, now_ns: int) -> None:

@@ -25,7 +25,9 @@ from noderuntime.space import keys
 from noderuntime.space.kvs_cells import ORIGIN_BITS, STORE_BITS
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 
-FORMAT = 1
+FORMAT = 1  # of a new space
+FORMAT_PACKS = 2  # of one that holds packs, or has held some: earlier versions would not find the messages in them
+FORMATS = (FORMAT, FORMAT_PACKS)
 READERS_MAX = 4000
 SIZE_BYTES_MIN = 1 << 20
 MESSAGE_SHARE = 8  # one message may take an eighth of the space
@@ -78,9 +80,11 @@ class Space:
         self.message_bytes_max = self.size_bytes // MESSAGE_SHARE
         self.event_bytes_max = self.size_bytes // EVENT_SHARE
         facts = self.facts()
-        if facts.get("format") != FORMAT:
+        self._has_packs = facts.get("format") == FORMAT_PACKS
+        if facts.get("format") not in FORMATS:
+            known = " and ".join(map(str, FORMATS))
             raise StoreError(
-                f"{folder} has format {facts.get('format')!r}; this noderuntime reads {FORMAT}. "
+                f"{folder} has format {facts.get('format')!r}; this noderuntime reads {known}. "
                 "Run it with the version that made it, or remove it with `noderuntime clean`."
             )
         self.base: int = facts["base"]
@@ -125,6 +129,17 @@ class Space:
         now_ns, boot_ns = max(self.now_ns(), time.time_ns()), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self.clock = now_ns - boot_ns + self.clock[1], self.clock[1]
         txn.put(keys.fact("wall_ns"), msgpack.packb(self.clock[0]))
+
+    def note_packs(self, txn: WriteTxn) -> None:
+        """Once for each transaction that puts packs: the first one raises the format of the space.
+
+        Only once, because what this transaction raises may yet be aborted: only a later one may rely on it.
+        """
+        if self._has_packs:
+            return
+        self._has_packs = has_packs(txn)
+        if not self._has_packs:
+            txn.put(keys.fact("format"), msgpack.packb(FORMAT_PACKS))
 
     def begin(self) -> WriteTxn:
         """A write transaction: waits for the write lock. The caller commits or aborts it.
@@ -215,6 +230,12 @@ class Space:
         self._env.close()
         os.close(self._data)
         self._lock_word.release()
+
+
+def has_packs(txn: ReadTxn) -> bool:
+    """Whether the space has the format of one with packs."""
+    raised: bytes = msgpack.packb(FORMAT_PACKS)
+    return txn.get(keys.fact("format")) == raised
 
 
 def scan(txn: ReadTxn, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:

@@ -4,8 +4,9 @@
     n node                             node record
     q node input                       queue record
     m node input sequence index        a message in a mailbox
+    m node input sequence index PACK   several messages: the key of the first of them, marked (see packs.py)
     a node input sequence index        attempts: how many lives ended with that message in hand
-    d node sequence index              a dead letter
+    d node sequence index input        a dead letter; without the input if an older version buried it
     p node key                         private state
     s key                              shared KVS: the cell under a key, also of deletions in force
     c sequence index                   change log: which shared key changed, and the digest of all of them after it
@@ -36,9 +37,13 @@ _NODE = struct.Struct(">cH")
 _INPUT = struct.Struct(">cHH")
 _MESSAGE = struct.Struct(">cHHQI")
 _PLACE = struct.Struct(">QI")
-_DEAD = struct.Struct(">cHQI")
+_DEAD = struct.Struct(">cHQIH")
 
 MAILBOX_PREFIX_BYTES = _INPUT.size
+MESSAGE_KEY_BYTES = _MESSAGE.size
+SEQUENCE_PREFIX_BYTES = MESSAGE_KEY_BYTES - 4  # of a message's key, up to its index
+PACK_MARK = b"\1"
+PACK_KEY_BYTES = MESSAGE_KEY_BYTES + len(PACK_MARK)
 
 place = _PLACE.pack
 """place(sequence, index): what follows a mailbox prefix."""
@@ -92,6 +97,21 @@ def message(node: int, input: int, sequence: int, index: int) -> bytes:
     return _MESSAGE.pack(b"m", node, input, sequence, index)
 
 
+def is_pack(key: bytes) -> bool:
+    """Whether a key of a mailbox is that of a pack."""
+    return len(key) == PACK_KEY_BYTES
+
+
+def index_of(key: bytes) -> int:
+    """The index in a message's key; of a pack, that of its first message."""
+    return int.from_bytes(key[SEQUENCE_PREFIX_BYTES:MESSAGE_KEY_BYTES], "big")
+
+
+def sequence_of(key: bytes) -> int:
+    """The sequence in the key of a message or a pack."""
+    return int.from_bytes(key[MAILBOX_PREFIX_BYTES:SEQUENCE_PREFIX_BYTES], "big")
+
+
 def parse_message(key: bytes) -> tuple[int, int, int, int]:
     """(node, input, sequence, index) of a message's or an attempts key."""
     _, number, input, sequence, index = _MESSAGE.unpack(key)
@@ -106,8 +126,8 @@ def attempts_prefix(node: int) -> bytes:
     return _NODE.pack(b"a", node)
 
 
-def dead(node: int, sequence: int, index: int) -> bytes:
-    return _DEAD.pack(b"d", node, sequence, index)
+def dead(node: int, sequence: int, index: int, input: int) -> bytes:
+    return _DEAD.pack(b"d", node, sequence, index, input)
 
 
 def dead_prefix(node: int) -> bytes:

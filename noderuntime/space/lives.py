@@ -16,7 +16,7 @@ from noderuntime.errors import StoreError
 from noderuntime.space import keys, records
 from noderuntime.space.ending import Links, close, tell
 from noderuntime.space.environment import Space, scan
-from noderuntime.space.mailbox import queue_of
+from noderuntime.space.mailbox import Removal, find, queue_of, remove, remove_notices
 from noderuntime.space.records import (
     BYTES,
     CLOSED,
@@ -24,7 +24,6 @@ from noderuntime.space.records import (
     DISCARDED,
     DROPPED,
     FLAGS,
-    QUEUE,
     QUEUED,
     SOURCE_ENDED,
     SOURCE_FAILED,
@@ -150,7 +149,7 @@ def claim(
     buried: list[str] = []
     for input, at, index in hands:
         key = keys.message(node_entry.number, input, at, index)
-        message = txn.get(key)
+        message = find(txn, key)
         if message is None or message[0] >= records.NOTICE_MIN:
             continue
         found = txn.get(keys.attempts(key))
@@ -165,7 +164,7 @@ def claim(
     attempts = []
     for key, value in list(scan(txn, keys.attempts_prefix(node_entry.number))):
         place = keys.parse_message(key)
-        if txn.get(keys.message(*place)) is None:  # dropped in the meantime
+        if find(txn, keys.message(*place)) is None:  # dropped in the meantime
             txn.delete(key)
         else:
             attempts.append([*place[1:], records.ATTEMPTS.unpack(value)[0]])
@@ -183,14 +182,15 @@ def _bury(
         "input": name, "uid": uid, "message": message, "error": error, "trace": trace, "attempts": lives,
         "buried_ns": now_ns,
     }  # fmt: skip
-    txn.put(keys.dead(node_entry.number, sequence, index), msgpack.packb(letter))
-    txn.delete(key)
+    txn.put(keys.dead(node_entry.number, sequence, index, input), msgpack.packb(letter))
     txn.delete(keys.attempts(key))
     queue_key = keys.queue(node_entry.number, input)
     queue = queue_of(txn, queue_key)
+    # the letter keeps the reference to a segment
+    _, size = remove(txn, keys.mailbox(node_entry.number, input), queue, Removal([(key, message)]), releases=False)
     queue[QUEUED] -= 1
-    queue[BYTES] -= records.message_bytes(message)
-    txn.put(queue_key, QUEUE.pack(*queue))
+    queue[BYTES] -= size
+    txn.put(queue_key, records.pack_queue(queue))
     return uid
 
 
@@ -205,7 +205,7 @@ def end(txn: WriteTxn, space: Space, registry: Registry, node_entry: NodeEntry, 
     queues: dict[bytes, list[int]] = {}
     close(txn, links(registry, node_entry), queues, set(), space.base + txn.id(), 0, space.now_ns(), failed)
     for queue_key, queue in queues.items():
-        txn.put(queue_key, QUEUE.pack(*queue))
+        txn.put(queue_key, records.pack_queue(queue))
 
 
 def revive(txn: WriteTxn, registry: Registry, node_entry: NodeEntry) -> None:
@@ -256,9 +256,7 @@ def reopen(txn: WriteTxn, registry: Registry) -> None:
             _clear_flags(txn, queue_key, CLOSED)
         for _, mailbox, queue_key in around.receivers:
             _clear_flags(txn, queue_key, SOURCE_ENDED | SOURCE_FAILED | CUT_OFF)
-            for key, message in list(scan(txn, mailbox)):
-                if message[0] in (records.NODE_FAILED, records.INPUT_CLOSED):
-                    txn.delete(key)
+            remove_notices(txn, mailbox, (records.NODE_FAILED, records.INPUT_CLOSED))
 
 
 def reopen_ended(txn: WriteTxn, registry: Registry, first: NodeEntry) -> None:
@@ -281,9 +279,7 @@ def reopen_ended(txn: WriteTxn, registry: Registry, first: NodeEntry) -> None:
             _clear_flags(txn, queue_key, CLOSED)
         for number, mailbox, queue_key in around.receivers:
             _clear_flags(txn, queue_key, SOURCE_ENDED)
-            for key, message in list(scan(txn, mailbox)):
-                if message[0] == records.INPUT_CLOSED:
-                    txn.delete(key)
+            remove_notices(txn, mailbox, (records.INPUT_CLOSED,))
             if number not in seen:
                 seen.add(number)
                 open_numbers.append(number)
@@ -293,7 +289,7 @@ def _clear_flags(txn: WriteTxn, queue_key: bytes, flags: int) -> None:
     queue = queue_of(txn, queue_key)
     if queue[FLAGS] & flags:
         queue[FLAGS] &= ~flags
-        txn.put(queue_key, QUEUE.pack(*queue))
+        txn.put(queue_key, records.pack_queue(queue))
 
 
 def private_state(txn: ReadTxn, node_entry: NodeEntry) -> dict[str, bytes]:

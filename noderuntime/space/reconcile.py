@@ -19,8 +19,8 @@ from noderuntime.errors import ResumeRefused
 from noderuntime.space import keys, lives, records
 from noderuntime.space.environment import scan
 from noderuntime.space.lives import NodeEntry, Registry
-from noderuntime.space.mailbox import empty, queue_of
-from noderuntime.space.records import FLAGS, QUEUE, SOURCE_ENDED
+from noderuntime.space.mailbox import empty, messages, queue_of
+from noderuntime.space.records import FLAGS, SOURCE_ENDED
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 
@@ -137,7 +137,7 @@ def _belongings(txn: ReadTxn, node_entry: NodeEntry) -> str:
         "queued messages": sum(
             record[0] < records.NOTICE_MIN
             for number, _ in node_entry.inputs.values()
-            for _, record in scan(txn, keys.mailbox(node_entry.number, number))
+            for _, record in messages(txn, keys.mailbox(node_entry.number, number))
         ),
         "dead letters": _count(txn, keys.dead_prefix(node_entry.number)),
     }
@@ -160,7 +160,7 @@ def adapt(txn: WriteTxn, old: Registry, registry: Registry) -> None:
             if lives.status(txn, sender) != records.LIVE:  # it will never send again
                 queue = queue_of(txn, keys.queue(node_entry.number, number))
                 queue[FLAGS] |= SOURCE_ENDED
-                txn.put(keys.queue(node_entry.number, number), QUEUE.pack(*queue))
+                txn.put(keys.queue(node_entry.number, number), records.pack_queue(queue))
 
 
 def _forget_outputs(txn: WriteTxn, node_entry: NodeEntry, kept: dict[str, int]) -> None:
@@ -179,7 +179,7 @@ def _drop_node(txn: WriteTxn, node_entry: NodeEntry) -> list[str]:
         what.append(f"{private} keys of private state")
     queued = 0
     for number, _ in node_entry.inputs.values():
-        queued += empty(txn, keys.mailbox(node_entry.number, number))
+        queued += _empty(txn, node_entry, number)
         txn.delete(keys.queue(node_entry.number, number))
     if queued:
         what.append(f"{queued} queued messages")
@@ -192,7 +192,7 @@ def _drop_node(txn: WriteTxn, node_entry: NodeEntry) -> list[str]:
 
 
 def _drop_input(txn: WriteTxn, node_entry: NodeEntry, name: str, number: int) -> list[str]:
-    queued = empty(txn, keys.mailbox(node_entry.number, number))
+    queued = _empty(txn, node_entry, number)
     txn.delete(keys.queue(node_entry.number, number))
     record = lives.node_record(txn, node_entry.number)
     counter = records.input_counter(number)
@@ -201,6 +201,12 @@ def _drop_input(txn: WriteTxn, node_entry: NodeEntry, name: str, number: int) ->
     txn.put(keys.node(node_entry.number), record.pack())
     text = f"input {name!r} of node {node_entry.id!r} is gone or has another source"
     return [f"{text}: dropped {queued} queued messages" if queued else f"{text}: nothing was queued"]
+
+
+def _empty(txn: WriteTxn, node_entry: NodeEntry, number: int) -> int:
+    """Delete what waits at an input whose queue record is about to be deleted. Returns how many messages there were."""
+    queue = queue_of(txn, keys.queue(node_entry.number, number))
+    return empty(txn, keys.mailbox(node_entry.number, number), queue)
 
 
 def _delete(txn: WriteTxn, prefix: bytes) -> int:

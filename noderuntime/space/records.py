@@ -7,7 +7,7 @@ values.py; NOTICE_MIN and above is a notice, whose body is MessagePack [id, erro
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -130,9 +130,28 @@ def encode_notice(kind: int, id: str, error: str | None, sent_ns: int) -> bytes:
 
 # --- queues ---------------------------------------------------------------------------------------------------------
 
-QUEUE = struct.Struct("<6Q")
-QUEUED, BYTES, TAKEN, DROPPED, DISCARDED, FLAGS = range(6)
-EMPTY_QUEUE = (0, 0, 0, 0, 0, 0)
+QUEUED, BYTES, TAKEN, DROPPED, DISCARDED, FLAGS, MARK_SEQUENCE, MARK_INDEX = range(8)
+"""The mark is the place of a message in a pack: that one, and those before it in its pack, are taken. 0, 0: no pack
+is taken in part."""
+
+_QUEUE = struct.Struct("<6Q")
+_MARKED_QUEUE = struct.Struct("<8Q")  # only with a mark, so that a space without packs is as it has always been
+
+
+def pack_queue(queue: Sequence[int]) -> bytes:
+    """The record of a queue."""
+    record = _MARKED_QUEUE.pack(*queue)
+    return record if queue[MARK_SEQUENCE] else record[: _QUEUE.size]
+
+
+def parse_queue(record: bytes | None) -> list[int]:
+    """A queue, as a list to change; an empty one without a record."""
+    if record is None:
+        return [0, 0, 0, 0, 0, 0, 0, 0]
+    if len(record) == _MARKED_QUEUE.size:
+        return list(_MARKED_QUEUE.unpack(record))
+    return [*_QUEUE.unpack(record), 0, 0]
+
 
 CLOSED = 1  # the receiver has ended: later messages are discarded and counted
 SOURCE_ENDED = 2  # the sender has closed this input: INPUT_CLOSED is in the queue or was taken

@@ -17,7 +17,8 @@ from noderuntime.space import keys, kvs, records
 from noderuntime.space.segments import THRESHOLD_BYTES, Segment
 from noderuntime.space.watches import Cursor
 
-GROUP_MAX: Final = 64  # events of one commit
+GROUP_MAX: Final = 128  # events of one commit
+GROUP_BYTES_MAX: Final = 1 << 20  # of what they send: a larger transaction no longer fits into the caches of a core
 
 Sent = tuple["Output", bytes, int, Segment | None]  # an output, and a message's record, number and segment
 

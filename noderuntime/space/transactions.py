@@ -13,7 +13,7 @@ entry. If it is not, its key and value are b"".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Protocol, Self, TypedDict
 
@@ -29,10 +29,6 @@ class ReadCursor(Protocol):
 
     def set_range(self, key: bytes, /) -> bool:
         """Move to the first entry whose key is not below `key`."""
-        ...
-
-    def set_key(self, key: bytes, /) -> bool:
-        """Move to the entry of exactly this key."""
         ...
 
     def last(self) -> bool: ...
@@ -53,10 +49,6 @@ class WriteCursor(ReadCursor, Protocol):
 
     def delete(self) -> bool:
         """Delete the entry at the cursor and move to the next one."""
-        ...
-
-    def putmulti(self, items: Iterable[tuple[bytes, bytes]], /) -> tuple[int, int]:
-        """Write all (key, value). Returns how many there were, and how many of them were written."""
         ...
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any
 
 from noderuntime.errors import Fenced, StoreError
 from noderuntime.space import keys, kvs, outbox, records
 from noderuntime.space.ending import Links, close
 from noderuntime.space.environment import Space
-from noderuntime.space.mailbox import Message, drop_oldest, is_low, queue_of
+from noderuntime.space.mailbox import Message, Removal, drop_oldest, is_low, queue_of, remove
+from noderuntime.space.packs import Parcel, parcels
 from noderuntime.space.records import (
     BYTES,
     CLOSED,
@@ -23,7 +23,6 @@ from noderuntime.space.records import (
     EAGER,
     FLAGS,
     NOTICE_MIN,
-    QUEUE,
     QUEUED,
     TAKEN,
     message_bytes,
@@ -34,7 +33,6 @@ from noderuntime.space.staging import Input, Output, Sent, Staged
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 from noderuntime.space.watches import STORE, Cursor, Watchers
 
-Send = tuple[int, bytes]  # the index of a message's first copy, which those of its others follow; its record
 Queues = dict[bytes, list[int]]  # queue records by their keys, as far as a transaction has read them
 
 
@@ -58,44 +56,75 @@ class MessageGone(Fenced):
         super().__init__(f"a message of input {input!r} was taken away while it was in hand; the mailbox is read again")
 
 
+class Sending:
+    """What a batch sends to one output: how many messages, the bytes that a queue counts for them, their records.
+
+    A message has an index for each of its receivers: that of its first copy, and those that follow. The records hold
+    the index for the first receiver.
+    """
+
+    __slots__ = ("count", "indexes", "lone", "messages", "records", "size")
+
+    def __init__(self) -> None:
+        self.indexes: list[int] = []
+        self.messages: list[bytes] = []
+        self.lone = False  # whether a message has a segment
+
+    def finish(self) -> None:
+        """The last message was added."""
+        self.count = len(self.messages)
+        size = sum(map(len, self.messages))
+        self.records: list[Parcel] = parcels(self.indexes, self.messages, size, self.lone)
+        self.size = sum(map(message_bytes, self.messages)) if self.lone else size
+
+
 class Batch:
-    """The changes of a group of events, summed up before the write lock is taken: the messages and keys of each output
-    and input in order, the last value of each key and counter.
+    """The changes of a group of events, summed up before the write lock is taken: the records for each output, the
+    messages of each input in order, the last value of each key and counter.
 
     `indexes` is the number of copies of messages; they are numbered from 0.
     """
 
     def __init__(self, events: Sequence[Staged]) -> None:
-        self.sends: dict[Output, list[Send]] = {}
+        self.sends: dict[Output, Sending] = {}
+        taken_from: dict[Input, list[Message]] = {}
         self.segments: list[tuple[Output, Segment]] = []
-        self.acks: dict[Input, list[Message]] = {}
         self.private: dict[bytes, bytes | None] = {}
         self.counters: dict[int, int] = {}
         self.rare: list[tuple[int, Staged]] = []  # events with rare changes, and their places
         index = 0
+        sending = Sending()
         output = input = None  # of the previous message: most events of a group use the same ones
         for at, staged in enumerate(events):
             if staged.outputs is not None:
                 for to, record, number, segment in staged.outputs:
                     if to is not output:
                         output = to
-                        sends = self.sends.get(to) or self.sends.setdefault(to, [])
-                    sends.append((index, record))
+                        sending = self.sends.get(to) or self.sends.setdefault(to, Sending())
+                        indexes, messages = sending.indexes, sending.messages
+                    indexes.append(index)
+                    messages.append(record)
                     index += to.copies
                     self.counters[to.counter] = number
                     if segment is not None:
+                        sending.lone = True
                         self.segments.append((to, segment))
             if staged.ack is not None:
                 key, taken, record = staged.ack
                 if taken is not input:
                     input = taken
-                    acks = self.acks.get(taken) or self.acks.setdefault(taken, [])
+                    acks = taken_from.get(taken) or taken_from.setdefault(taken, [])
                 acks.append((key, record))
             if staged.private is not None:
                 self.private.update(staged.private)
             if staged.rare is not None:
                 self.rare.append((at, staged))
         self.indexes = index
+        self.has_packs = False
+        for sending in self.sends.values():
+            sending.finish()
+            self.has_packs = self.has_packs or any(is_pack for _, _, is_pack in sending.records)
+        self.acks = {taken: Removal(acks) for taken, acks in taken_from.items()}
 
 
 class Writer:
@@ -136,8 +165,8 @@ class Writer:
     ) -> int:
         """Write the events of `group`, or as many from its front as there is room for. Returns how many.
 
-        `batch` is their sum, if there are several. `counters` are those of the node before, `number` counts its commits
-        after this one.
+        `batch` is their sum, if there are several events or messages. `counters` are those of the node before, `number`
+        counts its commits after this one.
         """
         rings: set[int] = set()
         self.rings = rings
@@ -147,9 +176,15 @@ class Writer:
         self._status = records.LIVE
         queues: Queues = {}
         sequence = self._space.base + txn.id()
-        if batch is not None and not self._loops and _fits(txn, batch, queues):
-            private = self._write_all(txn, batch, queues, sequence, now_ns)
+        if batch is not None and not self._loops:
             done = len(group)
+            if not _fits(txn, batch, queues):
+                done = _admitted(txn, group, queues)
+                if not done:
+                    return 0
+                if done < len(group):
+                    batch = Batch(group[:done])
+            private = self._write_all(txn, batch, queues, sequence, now_ns)
         else:
             private, done = self._write_each(txn, group, queues, sequence, now_ns)
             if not done:
@@ -169,7 +204,7 @@ class Writer:
         if self._cursor is not None:
             txn.put(keys.watch_cursor(self._node), keys.place(*self._cursor))
         for queue_key, queue in queues.items():
-            txn.put(queue_key, QUEUE.pack(*queue))
+            txn.put(queue_key, records.pack_queue(queue))
         self.record = self._pack_record(self._incarnation, self._status, number, *counters)
         txn.put(self._node_key, self.record)
         return done
@@ -220,10 +255,13 @@ class Writer:
                 key, input, record = staged.ack
                 present = txn.delete(key)
                 if record[0] < NOTICE_MIN:
-                    size = message_bytes(record)
-                    if present and record[1]:
-                        adjust(txn, reference_of(record), -1)
-                    self._settle(txn, input, queues, 1, int(present), size if present else 0)
+                    if not present:  # it is in a pack, or gone
+                        self._take(txn, input, Removal([(key, record)]), queues)
+                    else:
+                        if record[1]:
+                            adjust(txn, reference_of(record), -1)
+                        queue = _queue(txn, input, queues)
+                        self._settle(input, queue, 1, 1, message_bytes(record))
             if staged.private is not None:
                 private.update(staged.private)
             if staged.rare is not None:
@@ -237,6 +275,8 @@ class Writer:
         self, txn: WriteTxn, batch: Batch, queues: Queues, sequence: int, now_ns: int
     ) -> dict[bytes, bytes | None]:
         """Write a batch that fits. Returns what it keeps."""
+        if batch.has_packs:
+            self._space.note_packs(txn)
         for output, sends in batch.sends.items():
             self._send(txn, output, sends, queues, sequence)
         for output, segment in batch.segments:
@@ -252,12 +292,10 @@ class Writer:
             self._write_rare(txn, at, staged, queues, sequence, batch.indexes, now_ns)
         return batch.private
 
-    def _send(self, txn: WriteTxn, output: Output, sends: list[Send], queues: Queues, sequence: int) -> None:
+    def _send(self, txn: WriteTxn, output: Output, sending: Sending, queues: Queues, sequence: int) -> None:
         """Put the messages of one output into the mailboxes of its receivers."""
-        count, size = len(sends), _size_of(sends)
+        count, size = sending.count, sending.size
         start = keys.place_start(sequence)
-        last = sends[-1][0] + output.copies
-        ends: Any = keys.PLACE_ENDS if last < keys.PLACE_ENDS_MAX else [keys.place_end(index) for index in range(last)]
         for copy, receiver in enumerate(output.receivers):
             queue = queues[receiver.queue_key]
             if queue[FLAGS]:
@@ -272,35 +310,23 @@ class Writer:
             queue[BYTES] += size
             self.written += size
             prefix = receiver.mailbox + start
-            txn.cursor().putmulti([(prefix + ends[index + copy], record) for index, record in sends])
-
-    def _take(self, txn: WriteTxn, input: Input, acks: list[Message], queues: Queues) -> None:
-        """Remove the messages of one input that were handled."""
-        taken = freed = freed_bytes = 0
-        cursor = txn.cursor()  # they were mostly taken in the order of their keys
-        at, find, delete = cursor.key, cursor.set_key, cursor.delete
-        for key, record in acks:
-            if present := at() == key or find(key):
-                delete()
-            if record[0] < NOTICE_MIN:
-                taken += 1
-                if present:
-                    freed += 1
-                    if record[1]:
-                        freed_bytes += message_bytes(record)
-                        adjust(txn, reference_of(record), -1)
-                    else:
-                        freed_bytes += len(record)
-        if taken:
-            self._settle(txn, input, queues, taken, freed, freed_bytes)
+            for first, record, is_pack in sending.records:
+                key = prefix + keys.place_end(first + copy)
+                if is_pack:
+                    key += keys.PACK_MARK
+                txn.put(key, record)
 
     # --- both -------------------------------------------------------------------------------------------------------
 
-    def _settle(self, txn: ReadTxn, input: Input, queues: Queues, taken: int, freed: int, freed_bytes: int) -> None:
+    def _take(self, txn: WriteTxn, input: Input, removal: Removal, queues: Queues) -> None:
+        """Remove the messages of one input that were handled."""
+        queue = _queue(txn, input, queues)
+        freed, freed_bytes = remove(txn, input.mailbox, queue, removal)
+        if removal.count:
+            self._settle(input, queue, removal.count, freed, freed_bytes)
+
+    def _settle(self, input: Input, queue: list[int], taken: int, freed: int, freed_bytes: int) -> None:
         """Note in the queue of an input what was taken, notices not counted, and ring a sender when it has drained."""
-        queue = queues.get(input.queue_key)
-        if queue is None:
-            queue = queues[input.queue_key] = queue_of(txn, input.queue_key)
         limits = input.wiring.queue_size, input.wiring.queue_bytes
         was_low = is_low(queue, *limits)
         queue[TAKEN] += taken
@@ -344,6 +370,14 @@ class Writer:
             close(txn, self._links, queues, self.rings, sequence, index, now_ns)
 
 
+def _queue(txn: ReadTxn, input: Input, queues: Queues) -> list[int]:
+    """The queue record of one of this node's inputs, read once a transaction."""
+    queue = queues.get(input.queue_key)
+    if queue is None:
+        queue = queues[input.queue_key] = queue_of(txn, input.queue_key)
+    return queue
+
+
 def _load(txn: ReadTxn, output: Output, queues: Queues) -> None:
     """Read the queue records of an output's receivers, once a transaction. A node that sends to itself shares one."""
     for receiver in output.receivers:
@@ -353,14 +387,32 @@ def _load(txn: ReadTxn, output: Output, queues: Queues) -> None:
 
 def _fits(txn: ReadTxn, batch: Batch, queues: Queues) -> bool:
     """Whether all of it stays within the limits of all queues: then each event of it is admitted."""
-    for output, sends in batch.sends.items():
+    fits = True
+    for output, sending in batch.sends.items():
         _load(txn, output, queues)
-        size = _size_of(sends)
         for receiver in output.waiting_receivers:
             queue = queues[receiver.queue_key]
-            if queue[QUEUED] + len(sends) > receiver.size or queue[BYTES] + size > receiver.size_bytes:
-                return False
-    return True
+            if queue[QUEUED] + sending.count > receiver.size or queue[BYTES] + sending.size > receiver.size_bytes:
+                fits = False
+    return fits
+
+
+def _admitted(txn: ReadTxn, group: Sequence[Staged], queues: Queues) -> int:
+    """How many events from the front of a group are admitted, one after the other; no message is to its own sender."""
+    ahead = {key: list(queue) for key, queue in queues.items()}  # as they will be after the events before
+    for at, staged in enumerate(group):
+        if staged.outputs is None:
+            continue
+        if not _admits(txn, staged.outputs, ahead):
+            return at
+        for output, record, _, _ in staged.outputs:
+            size = message_bytes(record)
+            for receiver in output.waiting_receivers:
+                queue = ahead[receiver.queue_key]
+                if not queue[FLAGS] & CLOSED:
+                    queue[QUEUED] += 1
+                    queue[BYTES] += size
+    return len(group)
 
 
 def _admits(txn: ReadTxn, outputs: list[Sent], queues: Queues) -> bool:
@@ -375,11 +427,6 @@ def _admits(txn: ReadTxn, outputs: list[Sent], queues: Queues) -> bool:
             if (queued >= receiver.size or queued >= receiver.messages_min) and not queue[FLAGS] & CLOSED:
                 return False
     return True
-
-
-def _size_of(sends: list[Send]) -> int:
-    """The bytes that one receiver's queue counts for these messages."""
-    return sum([message_bytes(record) for _, record in sends])
 
 
 def _drop_oldest(txn: WriteTxn, output: Output, queues: Queues) -> None:

@@ -43,6 +43,7 @@ from noderuntime.node.session import NodeSession
 from noderuntime.space import keys, records
 from noderuntime.space.environment import Space
 from noderuntime.space.lives import Registry, node_record
+from noderuntime.space.mailbox import find
 from noderuntime.space.segments import Dropped
 from noderuntime.space.staging import Staged
 from noderuntime.space.writer import MessageGone
@@ -94,7 +95,7 @@ class RemoteNode:
 
     def _take_again(self, key: bytes) -> None:
         with self.session.space.read() as txn:
-            record = txn.get(key)
+            record = find(txn, key)
         if record is not None:
             self._take(key, record)
 

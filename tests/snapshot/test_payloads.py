@@ -63,8 +63,8 @@ class World:
         self.sent[key] = bytes(segment.map[:length])
 
     def bury(self, key: bytes) -> None:
-        _, _, sequence, index = keys.parse_message(key)
-        dead = keys.dead(1, sequence, index)
+        _, input, sequence, index = keys.parse_message(key)
+        dead = keys.dead(1, sequence, index, input)
         with self.space.write() as txn:
             letter = {"input": "n", "uid": "numbers/n#1", "message": txn.get(key), "error": "", "trace": "",
                       "attempts": 3, "buried_ns": 0}  # fmt: skip

@@ -33,13 +33,26 @@ def test_message_keys_sort_as_their_numbers_do(one: tuple[int, ...], other: tupl
     assert (keys.message(*one) < keys.message(*other)) == (one < other)
 
 
-@given(NODE, SEQUENCE, INDEX, SEQUENCE, INDEX)
-def test_dead_letters_of_a_node_sort_by_when_they_were_buried(
-    node: int, sequence: int, index: int, other_sequence: int, other_index: int
+@given(PLACES, PLACES)
+def test_dead_letters_of_a_node_sort_by_when_their_messages_were_sent(
+    one: tuple[int, int, int, int], two: tuple[int, int, int, int]
 ) -> None:
-    key, other = keys.dead(node, sequence, index), keys.dead(node, other_sequence, other_index)
+    (node, input, sequence, index), (_, other_input, other_sequence, other_index) = one, two
+    key = keys.dead(node, sequence, index, input)
+    other = keys.dead(node, other_sequence, other_index, other_input)
     assert key.startswith(keys.dead_prefix(node))
-    assert (key < other) == ((sequence, index) < (other_sequence, other_index))
+    assert (key < other) == ((sequence, index, input) < (other_sequence, other_index, other_input))
+
+
+@given(PLACES)
+def test_a_pack_lies_between_its_first_message_and_the_next_place(place: tuple[int, int, int, int]) -> None:
+    node, input, sequence, index = place
+    key = keys.message(*place)
+    pack = key + keys.PACK_MARK
+    assert keys.is_pack(pack)
+    assert not keys.is_pack(key)
+    assert key < pack < keys.message(node, input, sequence, min(index + 1, 2**32 - 1)) + b"\xff"
+    assert (keys.sequence_of(pack), keys.index_of(pack)) == (sequence, index)
 
 
 def test_no_kind_of_key_begins_like_another() -> None:

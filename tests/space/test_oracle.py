@@ -17,7 +17,7 @@ from noderuntime.merges import Add, Max, decode
 from noderuntime.space import keys, kvs, records
 from noderuntime.space.commit import Commits
 from noderuntime.space.environment import scan
-from noderuntime.space.mailbox import queue_of
+from noderuntime.space.mailbox import messages, queue_of
 from noderuntime.space.staging import Staged
 
 SECOND = 10**9
@@ -190,11 +190,15 @@ class Model:
 
 
 class Game:
-    """One seed: a random dataflow, and random operations on it. `restless`: nodes end, fail and come back often."""
+    """One seed: a random dataflow, and random operations on it. `restless`: nodes end, fail and come back often.
 
-    def __init__(self, make: Make, seed: int, restless: bool) -> None:
+    `packed`: groups are large, several messages are in hand, and they are acknowledged in any order.
+    """
+
+    def __init__(self, make: Make, seed: int, restless: bool, packed: bool) -> None:
         self.random = random.Random(seed)
         self.restless = restless
+        self.packed = packed
         self.spec = self.dataflow()
         self.net: Net = make(self.spec)
         self.model = Model(
@@ -244,6 +248,8 @@ class Game:
         kinds = ["commit"] * 30 + ["claim"] * 3 + ["hold"] * 3 + ["time", "end", "fail", "zombie", "resume", "revive"]
         if self.restless:
             kinds += ["end", "fail", "revive"] * 10
+        if self.packed:
+            kinds += ["hold"] * 5
         kind = self.random.choice(kinds)
         node = self.random.choice(list(self.spec))
         live = self.model.status[node] == "live"
@@ -273,7 +279,7 @@ class Game:
         group: list[Staged] = []
         foreseen = 0
         blocked = False
-        for _ in range(random.choice([1, 1, 1, 2, 5, 40])):
+        for _ in range(random.choice([1, 3, 10, 30] if self.packed else [1, 1, 1, 2, 5, 40])):
             sends = (
                 [
                     (output, random.choice(["", "x" * 50, "y" * 300]) + str(random.randrange(100)))
@@ -286,7 +292,7 @@ class Game:
             held = self.held[node]
             taken: Any = None
             if held and random.random() < 0.5:
-                taken = held.pop(0)
+                taken = held.pop(random.randrange(len(held)) if self.packed else 0)
             elif waiting and random.random() < 0.7:
                 taken = waiting.pop(random.choice([0, 0, random.randrange(len(waiting))]))
             writes = [self.shared_write() for _ in range(random.choice([0, 0, 1, 2]))]
@@ -348,7 +354,7 @@ class Game:
 
     def hold(self, node: str) -> str:
         """Have messages in hand: they may be dropped meanwhile."""
-        self.held[node] = self.waiting(node)[: self.random.randint(1, 3)]
+        self.held[node] = self.waiting(node)[: self.random.randint(1, 20 if self.packed else 3)]
         return f"{node} holds {len(self.held[node])}"
 
     def claim(self, node: str) -> str:
@@ -438,8 +444,8 @@ class Game:
             queues = {}
             for (node, input), _ in self.model.queues.items():
                 ids = net.numbers[node]["number"], net.numbers[node]["inputs"][input]
-                waiting = [shown(record) for _, record in scan(txn, keys.mailbox(*ids))]
-                facts = queue_of(txn, keys.queue(*ids))
+                waiting = [shown(record) for _, record in messages(txn, keys.mailbox(*ids))]
+                facts = queue_of(txn, keys.queue(*ids))[: records.MARK_SEQUENCE]
                 queues[node, input] = (waiting, facts)
             nodes = {}
             for node in self.spec:
@@ -486,8 +492,8 @@ class Game:
         assert sent == sum(sum(queue[at] for at in (0, 2, 3, 4)) for queue in found) + dead
 
 
-def play(make: Make, seed: int, steps: int, restless: bool = False) -> None:
-    game = Game(make, seed, restless)
+def play(make: Make, seed: int, steps: int, restless: bool = False, packed: bool = False) -> None:
+    game = Game(make, seed, restless, packed)
     story = []
     try:
         for _ in range(steps):
@@ -512,6 +518,11 @@ def test_the_space_does_what_plain_objects_do(make: Make, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(20), ids="restless_seed_{}".format)
 def test_the_space_does_what_plain_objects_do_while_nodes_end_and_come_back(make: Make, seed: int) -> None:
     play(make, seed, 150, restless=True)
+
+
+@pytest.mark.parametrize("seed", range(40), ids="packed_seed_{}".format)
+def test_the_space_does_what_plain_objects_do_with_many_messages_in_one_record(make: Make, seed: int) -> None:
+    play(make, seed, 60, packed=True)
 
 
 @pytest.mark.long

@@ -34,8 +34,8 @@ def space(tmp_path: Path) -> Iterator[Space]:
         txn.put(keys.node(1), records.NodeRecord(1, records.LIVE, 5, COUNTERS).pack())
         txn.put(keys.private_prefix(1) + b"total", records.PRIVATE.pack(1) + b"5")
         txn.put(keys.message(1, 0, 3, 0), records.encode_message("m", None, 1, 0)[0])
-        txn.put(keys.queue(1, 0), records.QUEUE.pack(1, 30, 6, 0, 0, 0))
-        txn.put(keys.dead(1, 2, 0), b"letter")
+        txn.put(keys.queue(1, 0), records.pack_queue([1, 30, 6, 0, 0, 0, 0, 0]))
+        txn.put(keys.dead(1, 2, 0, 0), b"letter")
     yield space
     space.close()
 
@@ -101,7 +101,7 @@ def test_an_input_with_another_source_starts_empty_and_its_messages_are_named(sp
     assert dropped == ["input 'in' of node 'b' is gone or has another source: dropped 1 queued messages"]
     number, _ = registry["b"].inputs["in"]
     with space.read() as txn:
-        assert queue_of(txn, keys.queue(1, number)) == [0] * 6
+        assert queue_of(txn, keys.queue(1, number)) == [0] * 8
         assert lives.private_state(txn, registry["b"]) == {"total": b"5"}
 
 
@@ -159,7 +159,7 @@ def test_a_renamed_node_keeps_its_number_and_with_it_all_it_has(space: Space) ->
     sender = {**A, "id": "new"}
     receiver = {**B, "id": "c", "inputs": [["in", "new/x"], ["tick", ""]]}
     with space.write() as txn:
-        txn.put(keys.dead(1, 2, 0), msgpack.packb({"input": "in", "uid": "a/x#4"}))
+        txn.put(keys.dead(1, 2, 0, 0), msgpack.packb({"input": "in", "uid": "a/x#4"}))
         held = {key: value for key, value in scan(txn, b"") if key[:1] in b"pmqn"}
         rename(txn, [sender, receiver], {"a": "new", "b": "c"})
         refuse_losses(txn, [sender, receiver], [])
@@ -168,7 +168,7 @@ def test_a_renamed_node_keeps_its_number_and_with_it_all_it_has(space: Space) ->
         assert {id: node_entry.number for id, node_entry in registry.items()} == {"new": 0, "c": 1}
         assert registry["c"].inputs["in"] == (0, "new/x")
         assert {key: value for key, value in scan(txn, b"") if key[:1] in b"pmqn"} == held
-        assert msgpack.unpackb(txn.get(keys.dead(1, 2, 0)))["uid"] == "new/x#4"
+        assert msgpack.unpackb(txn.get(keys.dead(1, 2, 0, 0)))["uid"] == "new/x#4"
         other = lives.register(txn, [sender, receiver, A])
         assert other["a"].number == 2
 

@@ -14,7 +14,7 @@ from noderuntime.runtime.plan import plan, store_nodes
 from noderuntime.space import keys, kvs, records
 from noderuntime.space.commit import Commits
 from noderuntime.space.environment import Space, create, scan
-from noderuntime.space.mailbox import next_messages, queue_of
+from noderuntime.space.mailbox import Removal, messages, next_messages, queue_of, remove
 from noderuntime.space.segments import SegmentPool
 from noderuntime.space.staging import Staged
 from noderuntime.store.operations import Store
@@ -117,8 +117,10 @@ class Net:
         ]
 
     def queue(self, node: str, input: str) -> list[int]:
+        """The queue record of an input, without its mark."""
         with self.space.read() as txn:
-            return queue_of(txn, keys.queue(self.numbers[node]["number"], self.numbers[node]["inputs"][input]))
+            queue = queue_of(txn, keys.queue(self.numbers[node]["number"], self.numbers[node]["inputs"][input]))
+            return queue[: records.MARK_SEQUENCE]
 
     def private(self, node: str) -> dict[str, bytes]:
         prefix = keys.private_prefix(self.numbers[node]["number"])
@@ -134,12 +136,12 @@ class Net:
         """Take a message out of a mailbox as nothing in a run does, its queue kept right."""
         ids = self.numbers[node]["number"], self.numbers[node]["inputs"][input]
         with self.space.write() as txn:
-            key, record = list(scan(txn, keys.mailbox(*ids)))[at]
-            txn.delete(key)
+            key, record = list(messages(txn, keys.mailbox(*ids)))[at]
             queue = queue_of(txn, keys.queue(*ids))
+            assert remove(txn, keys.mailbox(*ids), queue, Removal([(key, record)])) == (1, len(record))
             queue[records.QUEUED] -= 1
             queue[records.BYTES] -= len(record)
-            txn.put(keys.queue(*ids), records.QUEUE.pack(*queue))
+            txn.put(keys.queue(*ids), records.pack_queue(queue))
 
     def close(self) -> None:
         self.space.close()

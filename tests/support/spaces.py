@@ -59,7 +59,7 @@ def put_dead_letter(space: Space, node: int) -> bytes:
         "error": "no", "trace": "", "attempts": 3, "buried_ns": 1,
     }  # fmt: skip
     with space.write() as txn:
-        key = keys.dead(node, space.base + txn.id(), 0)
+        key = keys.dead(node, space.base + txn.id(), 0, 0)
         txn.put(key, msgpack.packb(letter))
     return key
 
