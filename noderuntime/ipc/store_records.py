@@ -7,13 +7,13 @@ record of the request, so one that is repeated after a kill counts once.
     operation           arguments        result          what for
     open                Open             Opened          the runtime: register the dataflow, and reopen a kept space
     claim               Claim            Claimed | Over  begin a node's new life
-    end                 End              {}              close a node's outputs; its mailbox too, unless it failed
-    revive              NodeOf           {}              of a failed or ended node, before its next claim
-    touch, quit         {}               {}              take the write lock once; end the process
-    queues              {}               Queues          what waits in each queue
-    figures             {}               Figures         what was queued, taken, dropped and sent
-    resumed             {}               Resumed         the snapshot that the space was made from
-    outbox              {}               Waiting         what waits for an external State
+    end                 End              Done            close a node's outputs; its mailbox too, unless it failed
+    revive              NodeOf           Done            of a failed or ended node, before its next claim
+    touch, quit         Nothing          Done            take the write lock once; end the process
+    queues              Nothing          Queues          what waits in each queue
+    figures             Nothing          Figures         what was queued, taken, dropped and sent
+    resumed             Nothing          Resumed         the snapshot that the space was made from
+    outbox              Nothing          Waiting         what waits for an external State
     state_ls            Listing          Listed          the command line: shared or private state
     state_get           StateKey         Value
     state_set           StateSet         Revision
@@ -24,9 +24,9 @@ record of the request, so one that is repeated after a kill counts once.
     kvs_set             Set              Revision
     kvs_delete          Key              Deleted
     kvs_merge           Merging          Revision
-    kvs_version         {}               Version
+    kvs_version         Nothing          Version
     kvs_diff            Since            Changes
-    kvs_cells           {}               Everything
+    kvs_cells           Nothing          Everything
     kvs_apply           Applying         Applied
     kvs_watch           Watching         Updates
     letters_ls          LettersOf        Letters         dead letters
@@ -45,15 +45,24 @@ docs/store-api.md has what a client in another language needs of these.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple, NotRequired, TypedDict
+from functools import partial
+from typing import Any, Final, Literal, NamedTuple, NotRequired, TypedDict, TypeVar, final
 
+from noderuntime.ipc.typed import decode
 from noderuntime.ipc.wiring import PlainWiring
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
     """No arguments."""
+
+
+class Done(TypedDict):
+    """It was done; there is nothing to tell."""
 
 
 # ---- the runtime
@@ -116,6 +125,7 @@ class Claim:
     trace: str
 
 
+@final
 class Claimed(TypedDict):
     """`attempts`: [input, sequence, index, attempts] of messages in hand; `buried`: uids that became dead letters.
 
@@ -129,6 +139,7 @@ class Claimed(TypedDict):
     by_reference: bool
 
 
+@final
 class Over(TypedDict):
     """The node has ended; `stop_all`: by Status.STOP_ALL."""
 
@@ -561,8 +572,23 @@ class SentSome(TypedDict):
     done: bool
 
 
-RESULTS: Final[dict[str, type]] = {
-    "open": Opened, "queues": Queues, "figures": Figures, "resumed": Resumed, "outbox": Waiting,
-    "letters_show": Letters, "snapshot_take": Ticket, "snapshot_status": Progress,
-}  # fmt: skip
-"""What the runtime asks, and is not answered with {}: `claim` has two results."""
+# ---- reading a result
+
+Read = Callable[[Mapping[str, object]], R]
+"""Makes the record of a reply's result. Raises ProtocolError for what no store of ours answers."""
+
+ANSWER: Final = "the store's answer"
+
+
+def result(kind: type[R]) -> Read[R]:
+    """Reads results of that kind."""
+    return partial(_read, kind)
+
+
+def _read(kind: type[R], found: Mapping[str, object]) -> R:
+    return decode(kind, found, ANSWER)
+
+
+def claim_result(found: Mapping[str, object]) -> Claimed | Over:
+    """Reads the result of `claim`."""
+    return decode(Over, found, ANSWER) if "ended" in found else decode(Claimed, found, ANSWER)

@@ -16,6 +16,7 @@ from typing import Any
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.ipc import entrypoints, process
 from noderuntime.ipc.pulse import HANDLED, PHASE, WAITING
+from noderuntime.ipc.store_records import Figures, result
 from noderuntime.runtime.chaos_schedule import Edge, Kill, Report, Schedule, balance
 from noderuntime.runtime.children import Child
 from noderuntime.runtime.forkserver import Order
@@ -72,12 +73,12 @@ class Chaos:
     def start(self) -> None:
         """The nodes are being spawned: from here on processes may be killed."""
 
-        def counted(result: dict[str, Any]) -> None:
-            self._before = result["nodes"]
+        def counted(found: Figures) -> None:
+            self._before = found["nodes"]
 
         self._began_s, self._has_begun = self._clock(), True
         self._next_s = self._began_s + self._schedule.pause_s()
-        self._link.request("figures", {}, counted, lambda error, text: None)
+        self._link.request("figures", {}, result(Figures), counted, lambda error, text: None)
         report = self.report
         self._run_log.tell(f"chaos: a kill -9 every {report.every_s:g} s or so, seed {report.seed}")
 
@@ -106,7 +107,8 @@ class Chaos:
             if child.machine.state in DONE:
                 del self._waiting[victim]
             elif child.machine.life > life and _works(child):
-                self.report.again += len(child.claim.get("attempts", ())) if child.spec.kind == "node" else 0
+                claim = child.claim if child.spec.kind == "node" else None
+                self.report.again += 0 if claim is None else len(claim["attempts"])
                 self._back(victim, kill)
         if now_s >= self._next_s:
             victim_or_none = self._schedule.pick(self._possible())
@@ -141,7 +143,9 @@ class Chaos:
         self.report.kills.append(kill)
         self._waiting[victim] = (kill, life)
         if victim == STORE:
-            self._link.request("figures", {}, lambda _: self._back(victim, kill), lambda error, text: None)
+            self._link.request(
+                "figures", {}, result(Figures), lambda _: self._back(victim, kill), lambda error, text: None
+            )
         elif victim == FORK_SERVER:
             with contextlib.suppress(OSError):
                 order = Order("nr-probe", dict(os.environ), "/", entry=entrypoints.CHAOS_PROBE)

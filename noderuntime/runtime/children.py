@@ -10,11 +10,10 @@ import logging
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from shlex import quote
-from typing import Any
 
 from noderuntime.dataflow.model import NodeSpec
 from noderuntime.errors import DataflowError
@@ -42,9 +41,9 @@ from noderuntime.ipc.protocol import (
     StopAll,
 )
 from noderuntime.ipc.pulse import COMMITS, HANDLED, HANDLING, INCARNATION, PHASE, SINCE_NS, Glance, PulsePage
+from noderuntime.ipc.store_records import Claimed, Done, Over, claim_result, result
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.runtime import lifecycle_events as su
-from noderuntime.runtime.keepers import GaveUp
 from noderuntime.runtime.lifecycle import Lifecycle
 from noderuntime.runtime.lifecycle_events import ALIVE, Hands, LifecycleState
 from noderuntime.runtime.logs import record_of
@@ -79,7 +78,7 @@ class Child:
     identity: bytes | None = None  # of its connection
     peer: int = 0  # the pid that said hello; a shell script's Python is not the process that was spawned
     peer_fd: int = -1  # dynamic nodes: their pidfd
-    claim: Mapping[str, Any] = field(default_factory=dict)  # the store's answer
+    claim: Claimed | None = None  # the store's answer
     exit_status: int | None = None  # it has ended, and its last words may still be under way:
     last_words_s: float = 0.0  # until then
     _handled_seen: int = -1
@@ -101,13 +100,13 @@ class Child:
     @property
     def incarnation(self) -> int:
         """Claimed for this life; 0 before."""
-        return int(self.claim.get("incarnation", 0))
+        return 0 if self.claim is None else self.claim["incarnation"]
 
     def begin_life(self) -> None:
         """Forget what belonged to the last one."""
         self.identity = None
         self.peer = 0
-        self.claim = {}
+        self.claim = None
         self.exit_status = None
         self._handled_seen = -1
 
@@ -211,6 +210,7 @@ class Child:
             case su.Claim():
                 self._claim(action)
             case su.SendWelcome():
+                assert self.claim is not None  # a life is welcomed after its claim is answered
                 for message in welcome(self.spec.kind, self.claim, self.wiring):
                     self._send(message)
             case su.Refuse(why):
@@ -223,19 +223,13 @@ class Child:
                 self._signal(number)
             case su.End(failed, error):
                 arguments = {"node": self.id, "failed": failed, "error": error}
-                self._ask("end", arguments, lambda _: self.ring())
+                self.services.ask("end", arguments, result(Done), lambda _: self.ring())
             case su.Revive():
-                self._ask("revive", {"node": self.id}, lambda _: None)
+                self.services.ask("revive", {"node": self.id}, result(Done), lambda _: None)
             case su.Touch():
-                self._ask("touch", {}, lambda _: self.ring())
+                self.services.ask("touch", {}, result(Done), lambda _: self.ring())
             case Tell(text, is_error):
                 self.services.run_log.tell(text, logging.ERROR if is_error else logging.INFO)
-
-    def _ask(self, operation: str, arguments: Mapping[str, Any], then: Callable[[dict[str, Any]], None]) -> None:
-        def refused(error: str, text: str) -> None:
-            raise GaveUp(f"the store refused {operation!r}: {text} ({error})")
-
-        self.services.link.request(operation, arguments, then, refused)
 
     def _spawn(self, life: int) -> None:
         self.proc = None
@@ -259,20 +253,24 @@ class Child:
             "max_attempts": self.spec.max_attempts,
             "trace": claim.trace,
         }
-        self._ask("claim", arguments, lambda found: all_of((self.ring, partial(self._claimed, claim.life, found))))
 
-    def _claimed(self, life: int, result: dict[str, Any]) -> None:
+        def answered(found: Claimed | Over) -> None:
+            all_of((self.ring, partial(self._claimed, claim.life, found)))
+
+        self.services.ask("claim", arguments, claim_result, answered)
+
+    def _claimed(self, life: int, found: Claimed | Over) -> None:
         """The store has answered the claim of a life."""
         if life != self.machine.life:
             return  # that life is over
         try:
-            if result.get("ended"):
+            if "ended" in found:
                 self.feed(su.ClaimRefused())
-                if result.get("stop_all"):  # killed between the commit of that event and saying so
+                if found.get("stop_all"):  # killed between the commit of that event and saying so
                     self.services.stop_all(self.id)
                 return
-            self.claim = result
-            buried = result.get("buried", "")
+            self.claim = found
+            buried = found.get("buried", "")
             if buried:
                 attempts = self.spec.max_attempts
                 times = "once" if attempts == 1 else f"{attempts} times"

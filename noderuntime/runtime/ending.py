@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -140,7 +140,7 @@ def note_with_logs(file: RunFile, ended: str) -> None:
         replace(file, ended=ended).write(RunDir(Path(file.log_dir)))
 
 
-def keep_letters(log_dir: Path, letters: Sequence[dict[str, Any]]) -> None:
+def keep_letters(log_dir: Path, letters: Sequence[Mapping[str, object]]) -> None:
     """Write dead letters beside the logs, for `dead-letters ls` and `show` of a run whose space is gone.
 
     If the disk is full, none are kept. Keys that are not text are shown as text.

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from noderuntime.ipc.boundary import Boundary
+from noderuntime.ipc.store_records import Figures, Letters, PlainLetter, result
 from noderuntime.runtime.store_link import StoreLink
-from noderuntime.runtime.summary import Figures, dead_letters
+from noderuntime.runtime.summary import FiguresByNode, dead_letters
+
+
+class LetterOfRun(PlainLetter):
+    """A dead letter, with the id of its run."""
+
+    run_id: str
 
 
 class LastFigures:
@@ -15,8 +21,8 @@ class LastFigures:
     with the `run_id` of its run."""
 
     def __init__(self, link: StoreLink, boundary: Boundary) -> None:
-        self.nodes: Figures = {}
-        self.letters: list[dict[str, Any]] = []
+        self.nodes: FiguresByNode = {}
+        self.letters: list[LetterOfRun] = []
         self._run_id = ""
         self._link = link
         self._boundary = boundary
@@ -24,19 +30,20 @@ class LastFigures:
     def ask(self, then: Callable[[], None]) -> None:
         """Ask for the figures. `then` is called when they are there, or cannot be had; dead letters may come later."""
 
-        def answered(nodes: Figures, run_id: str = "") -> None:
+        def answered(nodes: FiguresByNode, run_id: str = "") -> None:
             self.nodes, self._run_id = nodes, run_id
             self._boundary.call("asking for dead letters", self._ask_for_letters)
             then()
 
         self._link.request(
-            "figures", {}, lambda found: answered(found["nodes"], found["run_id"]), lambda error, text: answered({})
-        )
+            "figures", {}, result(Figures), lambda found: answered(found["nodes"], found["run_id"]),
+            lambda error, text: answered({}),
+        )  # fmt: skip
 
     def _ask_for_letters(self) -> None:
         for node in dead_letters(self.nodes):
             arguments = {"node": node, "uids": []}
-            self._link.request("letters_show", arguments, self._keep, lambda error, text: None)
+            self._link.request("letters_show", arguments, result(Letters), self._keep, lambda error, text: None)
 
-    def _keep(self, result: dict[str, Any]) -> None:
-        self.letters.extend({**letter, "run_id": self._run_id} for letter in result["letters"])
+    def _keep(self, found: Letters) -> None:
+        self.letters.extend({**letter, "run_id": self._run_id} for letter in found["letters"])

@@ -6,9 +6,10 @@ a while, or the user does not want to wait, the space is kept: `--resume` delive
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from noderuntime.dataflow.model import Dataflow
+from noderuntime.ipc.store_records import Waiting, result
 from noderuntime.runtime.logs import RunLog
 from noderuntime.runtime.store_link import StoreLink
 
@@ -51,14 +52,14 @@ class RunOutbox:
             self.over = True
         elif not self._asked:
             self._asked = True
-            link.request("outbox", {}, lambda result: self._answered(result, now_s), self._failed)
+            link.request("outbox", {}, result(Waiting), lambda found: self._answered(found, now_s), self._failed)
 
-    def _answered(self, result: dict[str, Any], now_s: float) -> None:
+    def _answered(self, found: Waiting, now_s: float) -> None:
         self._asked = False
-        if result["first"] != self._first:
-            self._first = result["first"]
+        if found["first"] != self._first:
+            self._first = found["first"]
             self._moved_s = now_s
-        self._trouble = result["trouble"]
+        self._trouble = found["trouble"]
         if not self._first:
             self.over = True
 

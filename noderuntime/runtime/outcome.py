@@ -13,7 +13,7 @@ from typing import Final
 from noderuntime.ipc.runs import continue_command
 from noderuntime.runtime.observer import SummaryRow
 from noderuntime.runtime.phases import Phase, RunPhase
-from noderuntime.runtime.summary import Figures, dead_letters, letters_text, messages, messages_text
+from noderuntime.runtime.summary import FiguresByNode, dead_letters, dropped, letters_text, messages, messages_text
 
 OK: Final = 0
 FAILED: Final = 1
@@ -25,7 +25,7 @@ class Outcome:
 
     phase: RunPhase
     node_failed: bool = False  # at least one failed for good
-    figures: Figures | None = None  # the store's, by node; None or {}: it could not be asked
+    figures: FiguresByNode | None = None  # the store's, by node; None or {}: it could not be asked
     keeps_snapshots: bool = False
     unsaved: str = ""  # why there is no last snapshot, although one was due
     undelivered: str = ""  # why shared writes have not arrived at the store of the shared KVS
@@ -92,7 +92,7 @@ class Outcome:
         return [*lines, *self._hints(run, file, rows)]
 
     def _hints(self, run: str, file: str, rows: Sequence[SummaryRow]) -> list[str]:
-        figures = self.figures or {}
+        figures: FiguresByNode = self.figures or {}
         lines = [
             f"{letters_text(count)} of {node}: `noderuntime dead-letters show --run {quote(run)} {node}`"
             for node, count in dead_letters(figures).items()
@@ -105,13 +105,13 @@ class Outcome:
             f"{continue_command(run, file)} continues with them"
         )
         for row in failed:
-            inputs = figures.get(row.node, {}).get("inputs", {}).values()
-            queued = sum(item.get("queued", 0) for item in inputs)
+            own = figures.get(row.node)
+            queued = 0 if own is None else sum(item["queued"] for item in own["inputs"].values())
             if queued:
                 lines.append(f"{messages_text(queued)} for {row.node}: kept")
-            dropped = sum(item.get("dropped", 0) for item in inputs)
-            if dropped:
-                lines.append(f"{messages_text(dropped)} for {row.node}: dropped, by `queue_policy: drop_oldest`")
+            lost = 0 if own is None else dropped(own)
+            if lost:
+                lines.append(f"{messages_text(lost)} for {row.node}: dropped, by `queue_policy: drop_oldest`")
             if "restore_state:" in row.reason:
                 which = f"--run {quote(run)} {row.node}"
                 lines.append(

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Any
 
 from noderuntime.dataflow.model import Dataflow, InputSpec, NodeSpec
+from noderuntime.ipc.store_records import Numbers, StoreNode
 from noderuntime.ipc.wiring import NANOSECONDS, InputWiring, OutputWiring, ReceiverWiring, Wiring
 
 TIMER_SENDER = -1
 
 
-def store_nodes(dataflow: Dataflow) -> list[dict[str, Any]]:
+def store_nodes(dataflow: Dataflow) -> list[StoreNode]:
     """The nodes in the form that the store's `open` takes. A timer's source node is ""."""
     return [
         {
             "id": node.id,
-            "kind": wiring_kind(node),
-            "inputs": [[spec.name, "" if spec.is_timer else spec.source] for spec in node.inputs],
+            "inputs": [(spec.name, "" if spec.is_timer else spec.source) for spec in node.inputs],
             "outputs": list(node.outputs),
         }
         for node in dataflow.nodes
@@ -30,7 +29,7 @@ def wiring_kind(node: NodeSpec) -> str:
     return "operator" if node.kind == "operator" else "node"
 
 
-def plan(dataflow: Dataflow, run: str, numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, Wiring]:
+def plan(dataflow: Dataflow, run: str, numbers: Mapping[str, Numbers]) -> dict[str, Wiring]:
     """The wiring of every node.
 
     `numbers` is what the store's `open` answers, {id: {number, inputs: {name: n}, outputs: {name: n}}}.
@@ -48,7 +47,7 @@ def _wiring(
     dataflow: Dataflow,
     run: str,
     node: NodeSpec,
-    numbers: Mapping[str, Mapping[str, Any]],
+    numbers: Mapping[str, Numbers],
     receivers: Mapping[tuple[str, str], list[tuple[NodeSpec, InputSpec]]],
 ) -> Wiring:
     mine = numbers[node.id]

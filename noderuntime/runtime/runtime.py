@@ -23,7 +23,6 @@ import secrets
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.errors import NodeRuntimeError, ResumeRefused
@@ -36,6 +35,7 @@ from noderuntime.ipc.protocol import TO_RUNTIME, Answer, Ask, Message
 from noderuntime.ipc.rundir import ENV_VALIDATE
 from noderuntime.ipc.runs import Held, RunFile
 from noderuntime.ipc.state_folders import StateFolder
+from noderuntime.ipc.store_records import Done, Opened, result
 from noderuntime.runtime import control, descriptors, guard
 from noderuntime.runtime.chaos import Chaos
 from noderuntime.runtime.code_watch import CodeWatch
@@ -235,7 +235,7 @@ class Runtime:
                 self._outbox.give_up()
                 self._snapshots.give_up()
             case AskStoreToQuit():
-                self._link.request("quit", {}, lambda _: None, lambda error, text: None, QUIT_S_MAX)
+                self._link.request("quit", {}, result(Done), lambda _: None, lambda error, text: None, QUIT_S_MAX)
                 self._store.may_end = True
 
     def _turn(self) -> None:
@@ -328,15 +328,15 @@ class Runtime:
             "drop": list(self._options.drop),
             "rename": dict(self._options.rename),
         }
-        self._link.request("open", arguments, self._opened, self._not_opened, OPEN_S_MAX)
+        self._link.request("open", arguments, result(Opened), self._opened, self._not_opened, OPEN_S_MAX)
 
-    def _opened(self, result: dict[str, Any]) -> None:
+    def _opened(self, opened: Opened) -> None:
         """The space is there: bells, pulses, children."""
         if self._phase.state is Phase.OVER:
             return  # asked to end in the same turn of the loop
         try:
-            self._snapshots.opened(result, self._held.fresh)
-            self._lay_out(result)
+            self._snapshots.opened(opened, self._held.fresh)
+            self._lay_out(opened)
         except OSError as error:
             raise GaveUp(f"the run cannot begin: {error}") from error
         except Exception as error:
@@ -353,10 +353,10 @@ class Runtime:
         if self._chaos is not None:
             self._chaos.start()
 
-    def _lay_out(self, result: dict[str, Any]) -> None:
+    def _lay_out(self, opened: Opened) -> None:
         self._lock_watch = LockWatch(self._run_dir.space / "lock.mdb")
-        wirings = plan(self._dataflow, self._options.name, result["numbers"])
-        ended = set(result["ended"])
+        wirings = plan(self._dataflow, self._options.name, opened["numbers"])
+        ended = set(opened["ended"])
         for spec in self._dataflow.nodes:
             self._nodes.add(spec, wirings[spec.id], spec.id in ended)
             self._recorder.follow(spec.id, self._nodes.children[spec.id].machine)

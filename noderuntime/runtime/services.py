@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.ipc.channel import Router
 from noderuntime.ipc.rundir import RunDir
-from noderuntime.runtime.keepers import ForkServerKeeper
+from noderuntime.ipc.store_records import Read
+from noderuntime.runtime.keepers import ForkServerKeeper, GaveUp
 from noderuntime.runtime.logs import RunLog
 from noderuntime.runtime.loop import Loop
 from noderuntime.runtime.observer import RunOptions
 from noderuntime.runtime.processes import Proc
 from noderuntime.runtime.store_link import StoreLink
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +41,11 @@ class Services:
     drain: Callable[[], bool]
     stopped: set[int] = field(default_factory=set)  # pids of children of ours that are stopped now
     procs: set[Proc] = field(default_factory=set)  # nodes' processes that have not been reaped
+
+    def ask(self, operation: str, arguments: Mapping[str, object], read: Read[R], then: Callable[[R], None]) -> None:
+        """Ask the store for what a node cannot do without: a refusal is the end of the run."""
+
+        def refused(error: str, text: str) -> None:
+            raise GaveUp(f"the store refused {operation!r}: {text} ({error})")
+
+        self.link.request(operation, arguments, read, then, refused)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.ipc.rundir import RunDir
+from noderuntime.ipc.store_records import ANSWER, Opened, Progress, Resumed, Ticket, result
+from noderuntime.ipc.typed import decode
 from noderuntime.runtime.logs import RunLog
 from noderuntime.runtime.observer import RunOptions
 from noderuntime.runtime.store_link import StoreLink
@@ -76,14 +77,14 @@ class RunSnapshots:
                 arguments += ["--from", str(self._options.from_snapshot)]
         return arguments
 
-    def opened(self, result: dict[str, Any], fresh: bool) -> None:
+    def opened(self, opened: Opened, fresh: bool) -> None:
         """Say what was resumed, what was dropped, and what is promised."""
         tell = self._notes.tell
-        resumed = result["resumed"]
+        resumed = decode(Resumed, opened["resumed"], ANSWER) if opened["resumed"] else None
         if self._options.resume and fresh:
-            for text in resumed.get("skipped", []):
+            for text in resumed["skipped"] if resumed is not None else ():
                 tell(f"{text}; using an older one")
-            if resumed:
+            if resumed is not None:
                 seconds = max(0, time.time_ns() - resumed["created_ns"]) // 1_000_000_000
                 tell(f"continuing from snapshot {resumed['number']}, {seconds} s old")
                 kind = self._dataflow.state.kind
@@ -91,7 +92,7 @@ class RunSnapshots:
                     tell(f"shared keys are not in snapshots: those of kind {kind!r} are as they are there now")
             else:
                 tell("there is nothing to resume: starting anew")
-        for text in result["dropped"]:
+        for text in opened["dropped"]:
             tell(text)
         if self.settings.enabled:
             text = guarantee(self._dataflow, self.settings.every_s)
@@ -111,10 +112,10 @@ class RunSnapshots:
     def _ask(self, link: StoreLink) -> None:
         self._ticket = None
         self._asked = True
-        link.request("snapshot_take", {"why": "end"}, self._taken, self._failed)
+        link.request("snapshot_take", {"why": "end"}, result(Ticket), self._taken, self._failed)
 
-    def _taken(self, result: dict[str, Any]) -> None:
-        self._ticket = int(result["ticket"])
+    def _taken(self, taken: Ticket) -> None:
+        self._ticket = taken["ticket"]
         self._asked = False
 
     def _failed(self, error: str, text: str) -> None:
@@ -130,16 +131,16 @@ class RunSnapshots:
             self._notes.tell("the last snapshot is being saved (Ctrl-C: leave the state in memory instead)")
         self._asked = True
 
-        def answered(result: dict[str, Any]) -> None:
+        def answered(found: Progress) -> None:
             self._asked = False
-            if result["state"] == "done":
+            if found["state"] == "done":
                 self.over = True
-            elif result["state"] == "failed":
-                self._failed("", result["error"])
-            elif result["state"] == "unknown":
+            elif found["state"] == "failed":
+                self._failed("", found["error"])
+            elif found["state"] == "unknown":
                 self._ask(link)
 
-        link.request("snapshot_status", {"ticket": self._ticket}, answered, self._failed)
+        link.request("snapshot_status", {"ticket": self._ticket}, result(Progress), answered, self._failed)
 
     def give_up(self) -> None:
         """The user does not want to wait."""

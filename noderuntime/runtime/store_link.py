@@ -9,29 +9,29 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from noderuntime.errors import ProtocolError
-from noderuntime.ipc import store_records
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import VERSION, Edge, Reply, Request
 from noderuntime.ipc.rundir import RunDir
-from noderuntime.ipc.typed import decode
+from noderuntime.ipc.store_records import Read
 from noderuntime.runtime.loop import Loop
 
 REPEAT_S = 1.0
 ANSWER_S_MAX = 10.0
 NO_ROOM_PAUSE_S = 0.2
 
-Then = Callable[[dict[str, Any]], None]
+R = TypeVar("R")
 Otherwise = Callable[[str, str], None]
 
 
 @dataclass(slots=True)
 class _Pending:
     operation: str
-    arguments: Mapping[str, Any]
-    then: Then
+    arguments: Mapping[str, object]
+    read: Read[Any]
+    then: Callable[[Any], None]
     otherwise: Otherwise
     timeout_s: float
     number: int = 0
@@ -57,13 +57,15 @@ class StoreLink:
     def request(
         self,
         operation: str,
-        arguments: Mapping[str, Any],
-        then: Then,
+        arguments: Mapping[str, object],
+        read: Read[R],
+        then: Callable[[R], None],
         otherwise: Otherwise,
         timeout_s: float = ANSWER_S_MAX,
     ) -> None:
-        """Ask, after what was asked before."""
-        self._pending.append(_Pending(operation, arguments, then, otherwise, timeout_s))
+        """Ask, after what was asked before. `read` makes the record that `then` gets: a reply that it refuses is
+        none, and the store is asked again."""
+        self._pending.append(_Pending(operation, arguments, read, then, otherwise, timeout_s))
 
     @property
     def idle(self) -> bool:
@@ -102,7 +104,9 @@ class StoreLink:
         if not self._pending or self._pending[0].number != reply.number:
             return  # a second answer to a request that was repeated
         pending = self._pending[0]
-        if not reply.error and not fits(pending.operation, reply.result):
+        try:
+            result = None if reply.error else pending.read(reply.result)
+        except ProtocolError:
             self.rejected += 1
             return
         self.answered += 1
@@ -115,7 +119,7 @@ class StoreLink:
         if reply.error:
             pending.otherwise(reply.error, reply.text)
         else:
-            pending.then(dict(reply.result))
+            pending.then(result)
 
     def advance(self, now_s: float) -> bool:
         """Send what is due, and take what has come; whether there was anything. Call it some times a second."""
@@ -148,16 +152,3 @@ class StoreLink:
     def close(self) -> None:
         self.disconnect()
         self._pending.clear()
-
-
-def fits(operation: str, result: Mapping[str, object]) -> bool:
-    """Whether `result` is one that a store of ours gives. An answer that is not is none: the store is asked again."""
-    kind = store_records.RESULTS.get(operation)
-    if operation == "claim":
-        kind = store_records.Over if result.get("ended") else store_records.Claimed
-    try:
-        if kind is not None:
-            decode(kind, result, "the store's answer")
-    except ProtocolError:
-        return False
-    return True

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
-from typing import Any
 
 from noderuntime.dataflow.model import Dataflow, InputSpec, NodeSpec
 from noderuntime.ipc.pulse import COMMITTING, HANDLED, WAITING, WAITING_FOR_ROOM
+from noderuntime.ipc.store_records import Queues, result
 from noderuntime.runtime.children import Child
 from noderuntime.runtime.lifecycle_events import LifecycleState
 from noderuntime.runtime.logs import RunLog
@@ -24,7 +24,7 @@ STUCK_S = 1.0
 TOLD_S = 60.0
 
 Seen = tuple[Doing, int, int, int]  # what a node does; its life, and what it has handled and committed in that
-Queues = dict[str, dict[str, list[int]]]  # node -> input -> messages, bytes, whether anything waits
+Waiting = dict[str, dict[str, list[int]]]  # node -> input -> messages, bytes, whether anything waits
 
 
 class _Steady:
@@ -82,16 +82,16 @@ class StuckWatch:
         self._seen = before = self._look_at_pulses()
         self._asked = True
 
-        def answered(result: dict[str, Any]) -> None:
+        def answered(found: Queues) -> None:
             self._asked = False
             after = self._look_at_pulses()
             self._seen = {id: seen if seen == before[id] else (Doing.BUSY, *seen[1:]) for id, seen in after.items()}
-            self._judge(result["nodes"])
+            self._judge(found["nodes"])
 
         def refused(error: str, text: str) -> None:
             self._asked = False
 
-        self._link.request("queues", {}, answered, refused)
+        self._link.request("queues", {}, result(Queues), answered, refused)
 
     def _matters(self) -> bool:
         """Whether any node can be stuck: only behind a failure, or in a cycle whose Sources have ended."""
@@ -125,10 +125,10 @@ class StuckWatch:
             return full
         return Doing.BUSY, *facts
 
-    def _places(self, queues: Queues) -> dict[str, Place]:
+    def _places(self, queues: Waiting) -> dict[str, Place]:
         return {spec.id: self._place(spec, queues) for spec in self._dataflow.nodes}
 
-    def _place(self, spec: NodeSpec, queues: Queues) -> Place:
+    def _place(self, spec: NodeSpec, queues: Waiting) -> Place:
         doing = self._seen[spec.id][0]
         full = tuple(
             receiver.id
@@ -152,7 +152,7 @@ class StuckWatch:
 
     # ---- what follows
 
-    def _judge(self, queues: Queues) -> None:
+    def _judge(self, queues: Waiting) -> None:
         now_s = self._clock()
         places = self._places(queues)
         verdict = judge(places)
@@ -175,7 +175,7 @@ class StuckWatch:
             return
         self._tell(verdict, places, now_s)
 
-    def _marks(self, nodes: Collection[str], queues: Queues) -> object:
+    def _marks(self, nodes: Collection[str], queues: Waiting) -> object:
         return [(id, self._seen[id], queues[id]) for id in sorted(nodes)]
 
     def _patience_s(self, nodes: Collection[str], places: dict[str, Place]) -> float:

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from noderuntime.dataflow.model import Dataflow
+from noderuntime.ipc.store_records import NodeFigures
 from noderuntime.runtime.children import Child
 from noderuntime.runtime.lifecycle_events import LifecycleState
 from noderuntime.runtime.observer import SummaryRow
 
 STATES = {LifecycleState.ENDED: "finished", LifecycleState.STOPPED: "stopped", LifecycleState.FAILED: "failed"}
 
-Figures = dict[str, Any]  # the store's, of all nodes by id
+FiguresByNode = Mapping[str, NodeFigures]  # the store's; {}: it could not be asked
 
 
-def rows(children: Iterable[Child], figures: Figures) -> list[SummaryRow]:
+def rows(children: Iterable[Child], figures: FiguresByNode) -> list[SummaryRow]:
     """What became of each node. Without figures, the counts are those that were seen from here."""
     found = []
     for child in children:
         machine = child.machine
-        own = figures.get(child.id, {})
-        dead, lost = int(own.get("dead_letters", 0)), dropped(own)
+        own = figures.get(child.id)
+        dead, lost = (0, 0) if own is None else (own["dead_letters"], dropped(own))
         found.append(
             SummaryRow(
                 node=child.id,
                 state=STATES.get(machine.state, machine.state.value),
                 restarts=machine.restarts,
-                messages=messages(figures[child.id]) if child.id in figures else child.handled(),
+                messages=child.handled() if own is None else messages(own),
                 reason=with_counts(machine.reason or child.waits, dead, lost),
                 dropped=lost,
                 dead_letters=dead,
@@ -50,16 +50,15 @@ def rows_of_none(dataflow: Dataflow, state: str) -> list[SummaryRow]:
     return [SummaryRow(spec.id, state, 0, 0, "") for spec in dataflow.nodes]
 
 
-def messages(figures: Figures) -> int:
+def messages(figures: NodeFigures) -> int:
     """Messages that a node took; those that it sent when it took none."""
-    taken = sum(item.get("taken", 0) for item in figures.get("inputs", {}).values())
-    return int(taken or sum(figures.get("outputs", {}).values()))
+    taken = sum(item["taken"] for item in figures["inputs"].values())
+    return taken or sum(figures["outputs"].values())
 
 
-def dead_letters(figures: Figures) -> dict[str, int]:
+def dead_letters(figures: FiguresByNode) -> dict[str, int]:
     """How many dead letters there are, by node; only nodes that have some."""
-    found = {id: int(node.get("dead_letters", 0)) for id, node in figures.items()}
-    return {id: count for id, count in found.items() if count}
+    return {id: node["dead_letters"] for id, node in figures.items() if node["dead_letters"]}
 
 
 def letters_text(count: int) -> str:
@@ -67,9 +66,9 @@ def letters_text(count: int) -> str:
     return f"{count} dead letter{'' if count == 1 else 's'}"
 
 
-def dropped(figures: Figures) -> int:
+def dropped(figures: NodeFigures) -> int:
     """Messages for a node that its `drop_oldest` inputs have dropped."""
-    return sum(int(item.get("dropped", 0)) for item in figures.get("inputs", {}).values())
+    return sum(item["dropped"] for item in figures["inputs"].values())
 
 
 def with_counts(reason: str, letters: int, lost: int = 0) -> str:

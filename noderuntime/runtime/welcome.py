@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from noderuntime.ipc.protocol import FRAME_BYTES_MAX, RestoreState, Welcome
+from noderuntime.ipc.store_records import Claimed
 from noderuntime.ipc.wiring import Wiring
 
 RESTORE_PART_BYTES = FRAME_BYTES_MAX // 2
 
 
-def welcome(kind: str, claim: Mapping[str, Any], wiring: Wiring) -> list[Welcome | RestoreState]:
+def welcome(kind: str, claim: Claimed, wiring: Wiring) -> list[Welcome | RestoreState]:
     """The messages, in order. `claim` is the store's answer; only an operator (`kind`) is sent its state.
 
     A state with a value that fits into no frame is not sent: the child reads it from the space.
     """
     parts: list[RestoreState] = []
     if kind == "operator":
-        state: dict[str, bytes] = claim.get("state", {})
-        if claim.get("by_reference") or any(len(value) > RESTORE_PART_BYTES for value in state.values()):
+        state = claim["state"]
+        if claim["by_reference"] or any(len(value) > RESTORE_PART_BYTES for value in state.values()):
             parts = [RestoreState({}, True)]
         else:
             parts = [RestoreState(part, False) for part in split_state(state)]
-    first = Welcome(claim["incarnation"], wiring.to_plain(), len(parts), claim.get("attempts", []))
+    first = Welcome(claim["incarnation"], wiring.to_plain(), len(parts), claim["attempts"])
     return [first, *parts]
 
 

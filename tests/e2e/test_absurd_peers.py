@@ -409,6 +409,7 @@ def test_a_child_may_be_sent_anything(run: Any, kind: str) -> None:
 
 def test_a_store_that_answers_anything_ends_no_client(tmp_path: Any) -> None:
     from noderuntime.ipc.rundir import RunDir
+    from noderuntime.ipc.store_records import claim_result
     from noderuntime.runtime.loop import Loop
     from noderuntime.runtime.store_link import StoreLink
 
@@ -419,7 +420,7 @@ def test_a_store_that_answers_anything_ends_no_client(tmp_path: Any) -> None:
     link = StoreLink(loop, RunDir(tmp_path), "runtime-1")
     link.connect()
     found: list[Any] = []
-    link.request("claim", {}, found.append, lambda error, text: found.append(error))
+    link.request("claim", {}, claim_result, found.append, lambda error, text: found.append(error))
     link.advance(1.0)
     taken = router.receive(WAIT_S)
     assert taken is not None

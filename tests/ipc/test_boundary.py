@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -27,6 +28,19 @@ from noderuntime.errors import ProtocolError, StoreUnreachable
 from noderuntime.ipc import protocol
 from noderuntime.ipc.boundary import Boundary, all_of, cut, describe, plain
 from noderuntime.ipc.protocol import FRAME_BYTES_MAX, VERSION, Edge, Log, Reply, Request, decode, encode, refusal
+from noderuntime.ipc.store_records import (
+    Done,
+    Figures,
+    Letters,
+    Opened,
+    Progress,
+    Queues,
+    Read,
+    Ticket,
+    Waiting,
+    claim_result,
+    result,
+)
 from noderuntime.node.remote_log import LogHandler
 from noderuntime.node.user_code import user_trace
 from noderuntime.runtime import logs
@@ -34,7 +48,6 @@ from noderuntime.runtime.children import Child
 from noderuntime.runtime.ending import keep_letters
 from noderuntime.runtime.logs import RunLog, RunLogs, record_of
 from noderuntime.runtime.observer import LogRecord
-from noderuntime.runtime.store_link import fits
 from noderuntime.space import outbox
 from noderuntime.space.kvs import SharedWrite
 from noderuntime.state import kinds
@@ -172,12 +185,16 @@ def test_errors_of_users_fit_into_a_frame() -> None:
 
 def test_an_answer_of_the_store_without_what_belongs_into_it_is_none() -> None:
     chance = random.Random(absurd.seed())
-    for operation in ("open", "claim", "figures", "letters_show", "outbox", "snapshot_take", "snapshot_status"):
-        assert not fits(operation, {})
+    readers: list[Read[Any]] = [claim_result]
+    readers += [result(kind) for kind in (Opened, Queues, Figures, Letters, Waiting, Ticket, Progress)]
+    for read in readers:
+        with pytest.raises(ProtocolError, match=r"the store's answer: .* is missing"):
+            read({})
         for _ in range(50):
-            fits(operation, absurd.of(chance, dict))
-    assert fits("claim", {"ended": True})
-    assert fits("touch", {})
+            with contextlib.suppress(ProtocolError):
+                read(absurd.of(chance, dict))
+    assert claim_result({"ended": True}) == {"ended": True}
+    assert result(Done)({}) == {}
 
 
 # --- log records ----------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class Link:
         self.broken = ""
         self.asked: list[tuple[str, Any]] = []
 
-    def request(self, operation: str, arguments: Any, then: Any, otherwise: Any) -> None:
+    def request(self, operation: str, arguments: Any, read: Any, then: Any, otherwise: Any) -> None:
         if operation == self.broken:
             self.broken = ""
             raise RuntimeError(f"asking for {operation}")
@@ -202,8 +202,9 @@ def test_an_answered_claim_is_taken_although_a_neighbour_cannot_be_rung(
 def test_a_welcome_that_cannot_be_sent_ends_its_life_and_a_line_that_cannot_be_told_does_not(world: World) -> None:
     world.child.feed(su.Start())
     world.child.feed(su.SaidHello())
-    with pytest.raises(KeyError):  # the answer has no incarnation
-        world.link.answer("claim", {"state": {}})
+    world.child.wiring = None  # type: ignore[assignment]
+    with pytest.raises(AttributeError):
+        world.link.answer("claim", CLAIM)
     assert world.server.made[0].signals[0] == signal.SIGKILL
     world.run_log.tell = None
     with pytest.raises(TypeError):

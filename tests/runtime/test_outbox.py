@@ -14,12 +14,12 @@ class Link:
     def __init__(self) -> None:
         self.result: dict[str, Any] | None = {"first": "01", "trouble": "the Redis server at x: gone"}
 
-    def request(self, operation: str, arguments: Any, then: Any, otherwise: Any) -> None:
+    def request(self, operation: str, arguments: Any, read: Any, then: Any, otherwise: Any) -> None:
         assert operation == "outbox"
         if self.result is None:
             otherwise("StoreError", "the store cannot tell")
         else:
-            then(self.result)
+            then(read(self.result))
 
 
 def outbox(kind: str = "redis") -> tuple[Any, Link, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support.kit import node_figures
 
 from noderuntime.runtime.observer import SummaryRow
 from noderuntime.runtime.outcome import FAILED, OK, Outcome, farewell
@@ -42,8 +43,7 @@ def over() -> RunPhase:
 
 
 def figures(dead: int) -> dict[str, Any]:
-    sums = {"inputs": {"n": {"taken": 4}}, "outputs": {"sum": 5}, "dead_letters": dead}
-    return {"sums": sums, "nums": {"outputs": {}}}
+    return {"sums": node_figures({"sum": 5}, dead, n={"taken": 4}), "nums": node_figures()}
 
 
 def of_failure(nodes: dict[str, Any], keeps_snapshots: bool = False) -> Outcome:
@@ -159,7 +159,7 @@ def test_it_is_told_what_is_kept_for_a_failed_node_and_what_was_dropped() -> Non
 
 
 def test_a_failure_of_which_nothing_is_kept_promises_nothing() -> None:
-    assert advice(of_failure({"sums": {"inputs": {"n": {"taken": 0}}}}), [FAILED_ROW]) == []
+    assert advice(of_failure({"sums": node_figures(n={"taken": 0})}), [FAILED_ROW]) == []
 
 
 def test_what_was_not_saved_or_not_delivered_is_told_and_that_it_is_kept() -> None:

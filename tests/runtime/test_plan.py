@@ -79,10 +79,10 @@ def test_a_wiring_survives_the_way_through_messagepack() -> None:
         assert Wiring.from_plain(msgpack.unpackb(msgpack.packb(wiring.to_plain()))) == wiring
 
 
-def test_the_store_is_told_ids_kinds_inputs_with_their_sources_and_outputs() -> None:
+def test_the_store_is_told_ids_inputs_with_their_sources_and_outputs() -> None:
     assert store_nodes(FLOW) == [
-        {"id": "a", "kind": "node", "inputs": [], "outputs": ["x", "unused"]},
-        {"id": "b", "kind": "operator", "inputs": [["i", "a/x"], ["t", ""]], "outputs": ["y"]},
-        {"id": "c", "kind": "node", "inputs": [["i", "a/x"], ["j", "b/y"]], "outputs": []},
-        {"id": "d", "kind": "operator", "inputs": [], "outputs": []},
+        {"id": "a", "inputs": [], "outputs": ["x", "unused"]},
+        {"id": "b", "inputs": [("i", "a/x"), ("t", "")], "outputs": ["y"]},
+        {"id": "c", "inputs": [("i", "a/x"), ("j", "b/y")], "outputs": []},
+        {"id": "d", "inputs": [], "outputs": []},
     ]

@@ -12,6 +12,7 @@ from support.harness import wait_until
 from noderuntime.ipc.channel import Router
 from noderuntime.ipc.protocol import Edge, Reply, Request
 from noderuntime.ipc.rundir import RunDir
+from noderuntime.ipc.store_records import Cursor, Done, PlainUpdate, Ticket, Updates, result
 from noderuntime.runtime.loop import Loop
 from noderuntime.runtime.store_link import ANSWER_S_MAX, NO_ROOM_PAUSE_S, REPEAT_S, StoreLink
 
@@ -64,7 +65,7 @@ def said() -> list[Any]:
 
 
 def ask(link: StoreLink, said: list[Any], operation: str = "touch", **arguments: Any) -> None:
-    link.request(operation, arguments, said.append, lambda error, text: said.append((error, text)))
+    link.request(operation, arguments, result(Done), said.append, lambda error, text: said.append((error, text)))
 
 
 def wait_answer(link: StoreLink, now_s: float) -> None:
@@ -148,6 +149,35 @@ def test_any_other_error_is_told(link: StoreLink, store: Store, said: list[Any])
     wait_answer(link, 1.0)
     assert said == [("NotRunning", "no such node")]
     assert link.idle
+
+
+def test_a_result_comes_as_its_record(link: StoreLink, store: Store) -> None:
+    said: list[Updates] = []
+    link.request("kvs_watch", {}, result(Updates), said.append, lambda error, text: None)
+    link.advance(1.0)
+    store.take()
+    store.answer(1, {"updates": [["k", b"v", 7]], "cursor": [7, 0]})
+    wait_answer(link, 1.0)
+    assert isinstance(said[0]["updates"][0], PlainUpdate)
+    assert (said[0]["updates"][0].revision, said[0]["cursor"]) == (7, Cursor(7, 0))
+
+
+@pytest.mark.parametrize("absurd", [{}, {"ticket": "7"}, {"ticket": None}, {"ticket": True}])
+def test_an_answer_that_is_not_the_record_is_none_and_the_store_is_asked_again(
+    link: StoreLink, store: Store, absurd: dict[str, Any]
+) -> None:
+    said: list[Any] = []
+    link.request("snapshot_take", {}, result(Ticket), said.append, lambda error, text: said.append(error))
+    link.advance(1.0)
+    store.take()
+    store.answer(1, absurd)
+    wait_answer(link, 1.0)
+    assert (said, link.rejected, link.idle) == ([], 1, False)
+    link.advance(1.0 + REPEAT_S)
+    assert store.take().number == 1
+    store.answer(1, {"ticket": 7})
+    wait_answer(link, 2.0)
+    assert said == [{"ticket": 7}]
 
 
 def test_a_store_that_does_not_answer_for_long_hangs_and_is_forgiven_when_it_was_killed(

@@ -66,7 +66,7 @@ class World:
         run_log: Any = SimpleNamespace(tell=lambda text, level=0: self.told.append(text))
         self.watch = StuckWatch(supervisor, link, run_log, self.dataflow, 5.0, lambda: self.now_s, self.stopped.append)
 
-    def request(self, operation: str, arguments: Any, then: Any, otherwise: Any) -> None:
+    def request(self, operation: str, arguments: Any, read: Any, then: Any, otherwise: Any) -> None:
         assert operation == "queues"
         self.while_asked()
         then({"nodes": self.queues})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.kit import node_figures
 
 from noderuntime.runtime import summary
 
@@ -17,5 +18,5 @@ def test_dead_letters_stand_behind_the_reason(reason: str, count: int, shown: st
 
 def test_dropped_messages_stand_behind_the_reason_too() -> None:
     assert summary.with_counts("", 1, 12) == "1 dead letter; 12 dropped"
-    taken = {"inputs": {"a": {"taken": 1, "dropped": 5}, "b": {"taken": 2, "dropped": 7}}, "outputs": {}}
-    assert summary.dropped(taken) == 12 and summary.dropped({}) == 0
+    assert summary.dropped(node_figures(a={"taken": 1, "dropped": 5}, b={"taken": 2, "dropped": 7})) == 12
+    assert summary.dropped(node_figures()) == 0

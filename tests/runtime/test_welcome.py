@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from noderuntime.ipc.protocol import RestoreState, Welcome
+from noderuntime.ipc.store_records import Claimed
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.runtime.welcome import RESTORE_PART_BYTES, split_state, welcome
 
@@ -12,7 +13,7 @@ WIRING = Wiring(run="run", node="a", number=1, kind="operator", inputs=(), outpu
 
 
 def messages(kind: str, **claim: Any) -> list[Welcome | RestoreState]:
-    return welcome(kind, {"incarnation": 3, "attempts": [], **claim}, WIRING)
+    return welcome(kind, Claimed(**{"incarnation": 3, "attempts": [], "by_reference": False, **claim}), WIRING)
 
 
 def test_a_state_comes_in_parts_and_the_welcome_says_how_many() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from noderuntime import errors
 from noderuntime.dataflow.reader import parse
 from noderuntime.ipc.protocol import VERSION, Request
+from noderuntime.ipc.store_records import InputFigures, NodeFigures
 from noderuntime.runtime.plan import plan, store_nodes
 from noderuntime.space import keys, kvs, records
 from noderuntime.space.commit import Commits
@@ -35,6 +36,18 @@ def dataflow_of(nodes: Nodes, folder: Path) -> Any:
     listed = [{"id": id, **({} if "operator" in spec else {"path": "dynamic"}), **spec} for id, spec in nodes.items()]
     text = json.dumps({"nodes": listed}).encode()
     return parse(text, file="dataflow.yml", folder=str(folder), env={})
+
+
+def node_figures(
+    outputs: Mapping[str, int] | None = None, dead_letters: int = 0, **inputs: Mapping[str, int]
+) -> NodeFigures:
+    """A node's figures in which everything that is not said is 0."""
+    none: InputFigures = {"queued": 0, "bytes": 0, "taken": 0, "dropped": 0, "discarded": 0, "dead": 0}
+    filled: dict[str, Any] = {name: {**none, **counts} for name, counts in inputs.items()}
+    return {
+        "status": "live", "incarnation": 1, "inputs": filled, "outputs": dict(outputs or {}),
+        "dead_letters": dead_letters,
+    }  # fmt: skip
 
 
 class Place:
