@@ -7,25 +7,30 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, TypeVar
 
 from noderuntime.cli.output import CommandError
 from noderuntime.errors import NotRunning
 from noderuntime.ipc.channel import Dealer
+from noderuntime.ipc.control_records import RUNTIME_ANSWER
 from noderuntime.ipc.protocol import VERSION, Answer, Ask, Edge, Reply, Request
 from noderuntime.ipc.runs import Run
+from noderuntime.ipc.store_records import ANSWER, Progress, Read, SnapshotFacts, Ticket, result
+from noderuntime.ipc.typed import decode
 
 RUNTIME_ANSWERS_WITHIN_S = 10.0
 STORE_ANSWERS_WITHIN_S = 15.0
 REPEATED_AFTER_S = 0.5
 STATUS_POLL_S = 0.05
 
+R = TypeVar("R")
+
 
 def ask_runtime(
-    run: Run, what: str, arguments: dict[str, Any], within_s: float = RUNTIME_ANSWERS_WITHIN_S
-) -> Mapping[str, Any]:
-    """The answer of the runtime of `run`. CommandError with the runtime's words when it refuses, or when it does not
-    answer in time; NotRunning when it is gone."""
+    run: Run, what: str, arguments: Mapping[str, object], kind: type[R], within_s: float = RUNTIME_ANSWERS_WITHIN_S
+) -> R:
+    """The answer of the runtime of `run`, as a `kind`. CommandError with the runtime's words when it refuses, or when
+    it does not answer in time; NotRunning when it is gone; ProtocolError when the answer is no such record."""
     try:
         dealer = Dealer(run.run_dir.runtime_socket, Edge.RUNTIME_TO_COMMAND)
     except OSError:
@@ -38,7 +43,7 @@ def ask_runtime(
             if isinstance(answer, Answer):
                 if answer.error:
                     raise CommandError(answer.error)
-                return answer.result
+                return decode(kind, answer.result, RUNTIME_ANSWER)
         dealer.close(0)
     raise CommandError(
         f"the runtime of {run.name!r} has not answered for {within_s:g} seconds; `noderuntime ps` shows its pid"
@@ -70,8 +75,9 @@ class StoreClient:
         except OSError:
             raise NotRunning(f"the run {run!r} is gone") from None
 
-    def request(self, operation: str, arguments: Mapping[str, object]) -> Mapping[str, Any]:
-        """The result of one operation. CommandError when it is refused, or not answered in time."""
+    def request(self, operation: str, arguments: Mapping[str, object], read: Read[R]) -> R:
+        """The result of one operation, of which `read` makes its record. CommandError when it is refused, or not
+        answered in time; ProtocolError when the answer is no such record."""
         self._number += 1
         request = Request(VERSION, self._client, self._number, operation, arguments)
         until_s = time.monotonic() + self._within_s
@@ -81,7 +87,7 @@ class StoreClient:
             if reply is not None:
                 if reply.error:
                     raise CommandError(reply.text or f"{reply.error}: {reply.result}")
-                return reply.result
+                return read(reply.result)
             if lost := self._lost():
                 raise CommandError(lost)
         raise CommandError(f"the store of {self._run!r} has not answered for {self._within_s:g} seconds; try again")
@@ -105,16 +111,15 @@ class StoreClient:
         self.close()
 
 
-def take_snapshot(store: StoreClient, why: str) -> dict[str, Any]:
+def take_snapshot(store: StoreClient, why: str) -> SnapshotFacts:
     """Take a snapshot, wait until it is published, and return the facts about it. CommandError when it failed."""
     ticket = None
     while True:
         if ticket is None:
-            ticket = store.request("snapshot_take", {"why": why})["ticket"]
-        found = store.request("snapshot_status", {"ticket": ticket})
+            ticket = store.request("snapshot_take", {"why": why}, result(Ticket))["ticket"]
+        found = store.request("snapshot_status", {"ticket": ticket}, result(Progress))
         if found["state"] == "done":
-            taken: dict[str, Any] = found["snapshot"]
-            return taken
+            return decode(SnapshotFacts, found["snapshot"], ANSWER)
         if found["state"] == "failed":
             raise CommandError(f"no snapshot was taken: {found['error']}")
         if found["state"] == "unknown":  # the store was killed meanwhile

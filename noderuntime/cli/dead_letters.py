@@ -15,7 +15,7 @@ import sys
 import textwrap
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -30,11 +30,12 @@ from noderuntime.errors import NotRunning, StoreError
 from noderuntime.ipc import runs
 from noderuntime.ipc.rundir import RunDir, letters_file
 from noderuntime.ipc.runs import Run, RunFile
+from noderuntime.ipc.store_records import Dropped, Figures, Letters, Replayed, ShownLetters, result
 from noderuntime.snapshot.format import REPLAYED
 from noderuntime.snapshot.retention import letters_at, letters_by_node
 from noderuntime.snapshot.settings import Settings
 
-DeadLetter = dict[str, Any]
+DeadLetter = Mapping[str, Any]  # a record of the store's, or what was kept of one beside the logs
 
 _VALUE_CHARACTERS_MAX = 2000
 
@@ -55,13 +56,17 @@ def dead_letters(options: Namespace) -> int:
                 return _of_ended_run(logged, options)
     if options.operation in ("replay", "drop"):
         return _change(run, options)
-    arguments = {"node": options.node, **({} if options.operation == "ls" else {"uids": options.uids})}
     settings = _where_earlier_ones_are(run, options)
     with open_store(run, options.operation) as store:
-        result = store.request(f"letters_{options.operation}", arguments)
+        found: Letters | ShownLetters
+        if options.operation == "ls":
+            found = store.request("letters_ls", {"node": options.node}, result(Letters))
+        else:
+            arguments = {"node": options.node, "uids": options.uids}
+            found = store.request("letters_show", arguments, result(ShownLetters))
         live = settings is not None and not isinstance(run, Ended)
-        run_id = store.request("figures", {})["run_id"] if live else None
-    code = _present(options, result["letters"], result["left_out"])
+        run_id = store.request("figures", {}, result(Figures))["run_id"] if live else None
+    code = _present(options, found["letters"], found["left_out"])
     if settings is not None:
         _tell_earlier(settings, run_id)
     elif options.operation == "ls" and isinstance(run, Run):
@@ -80,10 +85,13 @@ def _where_earlier_ones_are(run: Run | Ended, options: Namespace) -> Settings | 
 def _change(run: Run | Ended, options: Namespace) -> int:
     change = Change()
     with open_store(run, options.operation, change) as store:
-        result = store.request(f"letters_{options.operation}", {"node": options.node, "uids": options.uids})
-        count: int = result["replayed" if options.operation == "replay" else "dropped"]
+        arguments = {"node": options.node, "uids": options.uids}
+        if options.operation == "replay":
+            count = store.request("letters_replay", arguments, result(Replayed))["replayed"]
+        else:
+            count = store.request("letters_drop", arguments, result(Dropped))["dropped"]
         change.made = count > 0
-        run_id = store.request("figures", {})["run_id"] if change.made and run.state != RUNNING else ""
+        run_id = store.request("figures", {}, result(Figures))["run_id"] if change.made and run.state != RUNNING else ""
     earlier = isinstance(run, Ended) and run.earlier
     if change.made and run.state != RUNNING and not earlier:
         for logged in runs.log_folders(run.name, os.environ):

@@ -29,6 +29,7 @@ from noderuntime.errors import NotRunning
 from noderuntime.ipc import entrypoints, runs
 from noderuntime.ipc.rundir import RunDir, state_home
 from noderuntime.ipc.runs import Run
+from noderuntime.ipc.store_records import Done, Resumed, result
 from noderuntime.snapshot.backend import Listed
 from noderuntime.snapshot.format import DROPPED, REPLAYED, Manifest
 from noderuntime.snapshot.older import Looked
@@ -202,7 +203,7 @@ def _open_ended(ended: Ended, operation: str, change: Change) -> Iterator[StoreC
         if ended.earlier:
             arguments += ["--from", str(ended.last.number)]
         with _started_store(ended.name, held.run_dir, held.fd, arguments, RESTORED_WITHIN_S) as store:
-            resumed = store.request("resumed", {})
+            resumed = store.request("resumed", {}, result(Resumed))
             for problem in resumed["skipped"]:
                 output.tell(f"{problem}; using an older one")
             age = duration(max(0.0, (time.time_ns() - resumed["created_ns"]) / 1e9))
@@ -238,7 +239,7 @@ def _started_store(
     try:
         with StoreClient(run, run_dir.store_socket, within_s, lost=lambda: _ended(process)) as client:
             yield client
-            client.request("quit", {})
+            client.request("quit", {}, result(Done))
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STORE_ENDS_WITHIN_S)
     finally:

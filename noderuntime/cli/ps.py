@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from noderuntime.cli import output
 from noderuntime.cli.choose import RUNNING, PastRun, choose, known_runs, one_name, past_runs
 from noderuntime.cli.output import CommandError
 from noderuntime.cli.text import duration
-from noderuntime.errors import NotRunning
+from noderuntime.errors import NotRunning, ProtocolError
 from noderuntime.ipc.runs import Run
+
+if TYPE_CHECKING:
+    from noderuntime.runtime.summary import FiguresByNode
 
 STORE_ANSWERS_WITHIN_S = 1.0  # `ps` shows "-" rather than wait for a store that is busy or being restarted
 
@@ -40,19 +43,22 @@ def ps(options: Namespace) -> int:
 
 def _ps_nodes(run: Run, as_json: bool) -> int:
     from noderuntime.cli.client import ask_runtime  # ZeroMQ, which a list of runs does without
+    from noderuntime.ipc.control_records import RunStatus
     from noderuntime.runtime import summary
 
-    status = ask_runtime(run, "status", {})
+    status = ask_runtime(run, "status", {}, RunStatus)
     figures = _figures(run)
-    for node in status["nodes"]:
-        own = figures.get(node["id"])
-        node["messages"] = None if own is None else summary.messages(own)
-        node["dropped"] = None if own is None else summary.dropped(own)
-        node["dead_letters"] = None if own is None else int(own.get("dead_letters", 0))
-        node["pid"] = node["pid"] or None
-        node["replicas"] = []
+    nodes: list[dict[str, Any]] = []
+    for node_status in status["nodes"]:
+        own = figures.get(node_status["id"])
+        counts = {
+            "messages": None if own is None else summary.messages(own),
+            "dropped": None if own is None else summary.dropped(own),
+            "dead_letters": None if own is None else own["dead_letters"],
+        }
+        nodes.append({**node_status, "pid": node_status["pid"] or None, **counts, "replicas": []})
     if as_json:
-        output.result_json(status)
+        output.result_json({**status, "nodes": nodes})
         return output.OK
     rows = [
         (
@@ -66,24 +72,24 @@ def _ps_nodes(run: Run, as_json: bool) -> int:
             node["phase"] or "-",
             summary.with_counts(node["reason"], node["dead_letters"] or 0),
         )
-        for node in status["nodes"]
+        for node in nodes
     ]
     output.result_table(("NODE", "KIND", "STATE", "PID", "RESTARTS", "MESSAGES", "DROPPED", "PHASE", "REASON"), rows)
     return output.OK
 
 
-def _figures(run: Run) -> dict[str, Any]:
+def _figures(run: Run) -> FiguresByNode:
     """The store's figures of the nodes; empty when the store, the only one to know them, does not answer."""
     from noderuntime.cli.client import StoreClient
+    from noderuntime.ipc.store_records import Figures, result
 
     if not run.run_dir.store_socket.exists():
         return {}
     try:
         with StoreClient(run.name, run.run_dir.store_socket, within_s=STORE_ANSWERS_WITHIN_S) as store:
-            found: dict[str, Any] = store.request("figures", {})["nodes"]
-    except (CommandError, NotRunning):
+            return store.request("figures", {}, result(Figures))["nodes"]
+    except (CommandError, NotRunning, ProtocolError):
         return {}
-    return found
 
 
 def _row(run: Run | PastRun, now: float, with_past: bool) -> tuple[object, ...]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
-from typing import Any
 
 from noderuntime.cli import output
 from noderuntime.cli.choose import choose, one_name
 from noderuntime.cli.client import ask_runtime
 from noderuntime.cli.output import CommandError, UsageError
+from noderuntime.ipc.control_records import NodeStatus, RunStatus
 from noderuntime.ipc.runs import Run
+from noderuntime.ipc.store_records import Done
 
 IMPORTED_WITHIN_S = 65.0  # the trial import is given 60
 POLL_S = 0.02
@@ -24,11 +25,13 @@ def reload(options: Namespace) -> int:
     *run_name, node = options.names
     run = choose(one_name(run_name[0] if run_name else None, options.given_run, "reload"))
     before = _node(run, node)
-    ask_runtime(run, "reload", {"node": node})
-    within_s = IMPORTED_WITHIN_S + before.get("start_timeout_s", 0.0)
+    ask_runtime(run, "reload", {"node": node}, Done)
+    if before is None:
+        raise CommandError(f"{run.name!r} has no node {node!r}")
+    within_s = IMPORTED_WITHIN_S + before["start_timeout_s"]
     until_s = time.monotonic() + within_s
     while time.monotonic() < until_s:
-        now = _node(run, node)
+        now = _node(run, node) or before
         if now["reloads_failed"] > before["reloads_failed"]:
             raise CommandError(f"the changed code does not import; the old code keeps running\n{now['reload_error']}")
         if now["restarts"] > before["restarts"] and now["state"] in SETTLED:
@@ -50,10 +53,7 @@ def reload(options: Namespace) -> int:
     return output.OK
 
 
-def _node(run: Run, node: str) -> dict[str, Any]:
-    """A node's status; an empty one for an unknown node: the reply to `reload` has the better message."""
-    for found in ask_runtime(run, "status", {})["nodes"]:
-        if found["id"] == node:
-            status: dict[str, Any] = found
-            return status
-    return {"reloads_failed": 0, "restarts": 0, "state": "", "reason": "", "pid": 0}
+def _node(run: Run, node: str) -> NodeStatus | None:
+    """A node's status; None for an unknown node: the reply to `reload` has the better message."""
+    status = ask_runtime(run, "status", {}, RunStatus)
+    return next((found for found in status["nodes"] if found["id"] == node), None)

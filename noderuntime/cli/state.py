@@ -29,7 +29,9 @@ from noderuntime.cli.shown import (
     unpacked,
 )
 from noderuntime.errors import NotRunning
+from noderuntime.ipc.control_records import RunStatus
 from noderuntime.ipc.runs import Run
+from noderuntime.ipc.store_records import Listed, ListedKey, Removed, Revision, Value, result
 
 
 def state(options: Namespace) -> int:
@@ -65,25 +67,25 @@ def _ls(store: StoreClient, options: Namespace) -> int:
     return output.OK
 
 
-def _listed(store: StoreClient, scope: str, prefix: str) -> Iterator[tuple[str, int, int]]:
+def _listed(store: StoreClient, scope: str, prefix: str) -> Iterator[ListedKey]:
     """All keys with their size and revision, page by page."""
     arguments = {"scope": scope, "prefix": prefix}
     while True:
-        page = store.request("state_ls", arguments)
+        page = store.request("state_ls", arguments, result(Listed))
         yield from page["keys"]
-        if not page.get("more") or not page["keys"]:
+        if not page["more"] or not page["keys"]:
             return
-        arguments = {**arguments, "after": page["keys"][-1][0]}
+        arguments = {**arguments, "after": page["keys"][-1].key}
 
 
 def _get(store: StoreClient, options: Namespace) -> int:
-    found = store.request("state_get", {"scope": options.scope, "key": options.key})
-    value: bytes | None = found["value"]
+    found = store.request("state_get", {"scope": options.scope, "key": options.key}, result(Value))
+    value = found["value"]
     if value is None:
         raise CommandError(
             f"{options.scope} has no key {options.key!r}; `noderuntime state ls {options.scope}` lists them"
         )
-    packed = bool(found.get("packed"))
+    packed = found["packed"]
     if options.msgpack:
         try:
             unpacked(value)
@@ -102,15 +104,15 @@ def _get(store: StoreClient, options: Namespace) -> int:
 
 
 def _set(store: StoreClient, options: Namespace) -> int:
-    found = store.request("state_get", {"scope": options.scope, "key": options.key})
+    found = store.request("state_get", {"scope": options.scope, "key": options.key}, result(Value))
     try:
-        value, packed = _given(options, found["value"], bool(found.get("packed")))
+        value, packed = _given(options, found["value"], found["packed"])
     except Unfit as error:
         said = options.json or options.text or options.hex
         hint = "" if said else "\n  --json, --text or --hex sets it as something else."
         raise CommandError(f"{options.scope} {options.key!r}: {error}{hint}", output.USAGE) from None
     arguments: dict[str, Any] = {"scope": options.scope, "key": options.key, "value": value}
-    store.request("state_set", {**arguments, "packed": True} if packed else arguments)
+    store.request("state_set", {**arguments, "packed": True} if packed else arguments, result(Revision))
     return output.OK
 
 
@@ -133,7 +135,7 @@ def _check_force(run: Run | Ended, options: Namespace) -> None:
     """Refuse to set the private state of an operator that runs: it does not notice, and may overwrite it."""
     if options.force or options.scope == "shared" or run.state != RUNNING or isinstance(run, Ended):
         return
-    for node in ask_runtime(run, "status", {})["nodes"]:
+    for node in ask_runtime(run, "status", {}, RunStatus)["nodes"]:
         if node["id"] == options.scope and node["state"] not in ("failed", "ended", "stopped"):
             raise CommandError(
                 f"{options.scope} is {node['state']}: it does not see what is set now, and its next event may "
@@ -143,10 +145,10 @@ def _check_force(run: Run | Ended, options: Namespace) -> None:
 
 
 def _rm(store: StoreClient, options: Namespace, change: Change) -> int:
-    result = store.request("state_rm", {"scope": options.scope, "key": options.key})
-    change.made = bool(result["removed"])
+    found = store.request("state_rm", {"scope": options.scope, "key": options.key}, result(Removed))
+    change.made = found["removed"]
     if options.json:
-        output.result_json({"key": options.key, "removed": result["removed"]})
-    elif not result["removed"]:
+        output.result_json({"key": options.key, "removed": found["removed"]})
+    elif not found["removed"]:
         raise CommandError(f"{options.scope} has no key {options.key!r}")
     return output.OK

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator
-from typing import Any
 
 from noderuntime.cli import output
 from noderuntime.cli.client import StoreClient
 from noderuntime.cli.output import UsageError
 from noderuntime.cli.shown import json_value, shown_key, shown_value
-from noderuntime.errors import NotRunning
+from noderuntime.errors import NotRunning, ProtocolError
+from noderuntime.ipc.store_records import ANSWER, Changes, Updates, Version, result
 
 WAIT_S = 0.5
 
@@ -31,16 +31,18 @@ def watch(store: StoreClient, options: Namespace) -> int:
     return output.OK
 
 
-def _updates(store: StoreClient, prefix: str) -> Iterator[Any]:
-    arguments: dict[str, Any] = {"prefixes": [prefix], "cursor": None}
+def _updates(store: StoreClient, prefix: str) -> Iterator[tuple[str, bytes | None, int, bool]]:
+    arguments: dict[str, object] = {"prefixes": [prefix], "cursor": None}
     while True:
         try:
-            found = store.request("kvs_watch", arguments)
+            found = store.request("kvs_watch", arguments, result(Updates))
         except NotRunning:  # it has ended
             return
         if arguments["cursor"] is None:
             output.tell(f"watching the keys that start with {prefix!r}" if prefix else "watching all keys")
         marks = found.get("packed", [False] * len(found["updates"]))
+        if len(marks) != len(found["updates"]):
+            raise ProtocolError(f"{ANSWER}: packed has {len(marks)} items, not {len(found['updates'])}")
         yield from ((*update, packed) for update, packed in zip(found["updates"], marks, strict=True))
         arguments = {"prefixes": [prefix], "cursor": found["cursor"], "wait": WAIT_S}
 
@@ -49,21 +51,22 @@ def diff(store: StoreClient, options: Namespace) -> int:
     """Print what has changed since a version; without one, the present version."""
     _check(options)
     if not options.since:
-        version = store.request("kvs_version", {})["version"]
+        version = store.request("kvs_version", {}, result(Version))["version"]
         if options.json:
             output.result_json({"version": version, "changed": {}, "deleted": []})
         else:
             output.result(version)
         return output.OK
-    found = store.request("kvs_diff", {"since": options.since})
+    found = store.request("kvs_diff", {"since": options.since}, result(Changes))
     if options.json:
         changed = {
-            key: {"revision": entry[1], **json_value(entry[0], entry[5])} for key, entry in found["changed"].items()
+            key: {"revision": entry.revision, **json_value(entry.value, entry.packed)}
+            for key, entry in found["changed"].items()
         }
         output.result_json({"version": found["version"], "changed": changed, "deleted": found["deleted"]})
         return output.OK
     for key, entry in sorted(found["changed"].items()):
-        output.result(f"{entry[1]} {shown_key(key)} {shown_value(entry[0], entry[5])}")
+        output.result(f"{entry.revision} {shown_key(key)} {shown_value(entry.value, entry.packed)}")
     for key in found["deleted"]:
         output.result(f"- {shown_key(key)} (deleted)")
     output.tell(f"the version is now {found['version']}")

@@ -11,6 +11,7 @@ from noderuntime.cli import output
 from noderuntime.cli.choose import choose, is_running, one_name
 from noderuntime.cli.client import ask_runtime
 from noderuntime.ipc.runs import Run
+from noderuntime.ipc.store_records import Done
 
 SAID_AFTER_S = 2.0  # a stop that takes longer says that it waits
 
@@ -21,7 +22,7 @@ def stop(options: Namespace) -> int:
     processes = _processes(run)
     try:
         if is_running(run):
-            ask_runtime(run, "stop", {"drain": options.drain})
+            ask_runtime(run, "stop", {"drain": options.drain}, Done)
             _wait(run, processes)
     finally:
         for process in processes:

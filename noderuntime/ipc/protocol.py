@@ -198,7 +198,7 @@ class Reload:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """`what`: status | stop | reload | ...; `arguments` by name."""
+    """`what` and `arguments`: see control_records.py."""
 
     version: int
     what: str
@@ -210,7 +210,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`error` is "" when it worked."""
+    """`result`: see control_records.py. `error` is "" when it worked."""
 
     result: Mapping[str, object]
     error: str

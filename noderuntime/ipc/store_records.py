@@ -30,7 +30,7 @@ record of the request, so one that is repeated after a kill counts once.
     kvs_apply           Applying         Applied
     kvs_watch           Watching         Updates
     letters_ls          LettersOf        Letters         dead letters
-    letters_show        LettersNamed     Letters
+    letters_show        LettersNamed     ShownLetters
     letters_replay      LettersNamed     Replayed
     letters_drop        LettersNamed     Dropped
     snapshot_take       Take             Ticket          snapshots, if the run keeps them
@@ -427,7 +427,7 @@ class LettersNamed:
 
 
 class PlainLetter(TypedDict):
-    """`trace`, `metadata` and `value` (as JSON has them) come with letters_show."""
+    """What a list says of a dead letter."""
 
     node: str
     input: str
@@ -436,9 +436,6 @@ class PlainLetter(TypedDict):
     attempts: int
     buried_ns: int
     bytes: int
-    trace: NotRequired[str]
-    metadata: NotRequired[Any]
-    value: NotRequired[Any]
 
 
 class ShownMessage(TypedDict):
@@ -448,10 +445,23 @@ class ShownMessage(TypedDict):
     value: Any
 
 
+class ShownLetter(PlainLetter, ShownMessage):
+    """All of a dead letter."""
+
+    trace: str
+
+
 class Letters(TypedDict):
     """`left_out`: how many more there are."""
 
     letters: list[PlainLetter]
+    left_out: int
+
+
+class ShownLetters(TypedDict):
+    """As Letters."""
+
+    letters: list[ShownLetter]
     left_out: int
 
 
@@ -482,12 +492,24 @@ class Ticket(TypedDict):
     ticket: int
 
 
+class SnapshotFacts(TypedDict):
+    """A snapshot that was taken. `pinned_s`: how long the space could not reuse pages for its sake."""
+
+    number: int
+    kind: Literal["full", "incremental"]
+    bytes: int
+    keys: int
+    growth_bytes: int
+    pinned_s: float
+    took_s: float
+
+
 class Progress(TypedDict):
     """`unknown`: the store process was killed meanwhile; take it again."""
 
     state: Literal["done", "running", "failed", "unknown"]
     error: str
-    snapshot: dict[str, Any]
+    snapshot: dict[str, Any]  # SnapshotFacts once it is done, before {}
 
 
 # ---- nodes without LMDB

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from noderuntime.dataflow.identifiers import nearest
+from noderuntime.errors import ProtocolError
+from noderuntime.ipc.control_records import NodeStatus, ReloadNode, RunStatus, StopRun
 from noderuntime.ipc.protocol import VERSION, Answer, Ask
 from noderuntime.ipc.pulse import PHASES
 from noderuntime.ipc.runs import RunFile
+from noderuntime.ipc.typed import decode
 from noderuntime.runtime import lifecycle_events as su
 from noderuntime.runtime.children import Child
 from noderuntime.runtime.lifecycle_events import DONE
@@ -24,17 +26,20 @@ def answer(
     """Do what is asked. `stopping`: the run was asked to end; `stop(drain)` asks it to."""
     if ask.version != VERSION:
         return Answer({}, f"this runtime speaks version {VERSION} of the protocol, not {ask.version}")
-    if ask.what == "status":
-        return Answer(status(file, stopping, supervisor.children.values(), now_s), "")
-    if ask.what == "stop":
-        stop(bool(ask.arguments.get("drain")))
-        return Answer({}, "")
-    if ask.what == "reload":
-        return _reload(supervisor, str(ask.arguments.get("node")))
+    try:
+        if ask.what == "status":
+            return Answer(status(file, stopping, supervisor.children.values(), now_s), "")
+        if ask.what == "stop":
+            stop(decode(StopRun, ask.arguments, "stop").drain)
+            return Answer({}, "")
+        if ask.what == "reload":
+            return _reload(supervisor, decode(ReloadNode, ask.arguments, "reload").node)
+    except ProtocolError as error:
+        return Answer({}, str(error))
     return Answer({}, f"a runtime can be asked for status, stop and reload, not for {ask.what[:40]!r}")
 
 
-def status(file: RunFile, stopping: bool, children: Iterable[Child], now_s: float) -> dict[str, Any]:
+def status(file: RunFile, stopping: bool, children: Iterable[Child], now_s: float) -> RunStatus:
     """The run, as `ps` shows it."""
     return {
         "run": file.name,
@@ -46,7 +51,7 @@ def status(file: RunFile, stopping: bool, children: Iterable[Child], now_s: floa
     }
 
 
-def node_status(child: Child, now_s: float) -> dict[str, Any]:
+def node_status(child: Child, now_s: float) -> NodeStatus:
     """One node, as `ps` shows it."""
     machine = child.machine
     glance = child.glance(now_s) if child.alive else None

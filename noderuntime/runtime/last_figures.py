@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from noderuntime.ipc.boundary import Boundary
-from noderuntime.ipc.store_records import Figures, Letters, PlainLetter, result
+from noderuntime.ipc.store_records import Figures, ShownLetter, ShownLetters, result
 from noderuntime.runtime.store_link import StoreLink
 from noderuntime.runtime.summary import FiguresByNode, dead_letters
 
 
-class LetterOfRun(PlainLetter):
+class LetterOfRun(ShownLetter):
     """A dead letter, with the id of its run."""
 
     run_id: str
@@ -43,7 +43,7 @@ class LastFigures:
     def _ask_for_letters(self) -> None:
         for node in dead_letters(self.nodes):
             arguments = {"node": node, "uids": []}
-            self._link.request("letters_show", arguments, result(Letters), self._keep, lambda error, text: None)
+            self._link.request("letters_show", arguments, result(ShownLetters), self._keep, lambda error, text: None)
 
-    def _keep(self, found: Letters) -> None:
+    def _keep(self, found: ShownLetters) -> None:
         self.letters.extend({**letter, "run_id": self._run_id} for letter in found["letters"])

@@ -20,6 +20,8 @@ from noderuntime.ipc.store_records import (
     LettersOf,
     PlainLetter,
     Replayed,
+    ShownLetter,
+    ShownLetters,
     ShownMessage,
 )
 from noderuntime.space import dead_letters, records
@@ -63,13 +65,13 @@ class LetterOperations:
         found = [head(entry, letter) for entry in entries for letter in dead_letters.letters(txn, entry.number)]
         return {"letters": found[:LISTED_MAX], "left_out": max(0, len(found) - LISTED_MAX)}
 
-    def show(self, txn: ReadTxn, asked: LettersNamed) -> Letters:
+    def show(self, txn: ReadTxn, asked: LettersNamed) -> ShownLetters:
         node_entry = self._node_entry(asked.node)
-        found: list[PlainLetter] = []
+        found: list[ShownLetter] = []
         chosen = dead_letters.chosen(txn, node_entry, asked.uids)
         size = 0
         for letter in chosen:
-            told: PlainLetter = {
+            told: ShownLetter = {
                 **head(node_entry, letter), "trace": letter.trace, **shown(letter.message, self.space),
             }  # fmt: skip
             size += len(msgpack.packb(told))

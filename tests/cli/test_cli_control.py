@@ -9,10 +9,11 @@ import sys
 from typing import Any
 
 import pytest
-from support.cli_world import World
+from support.cli_world import World, figures_reply, node_status, status_answer
+from support.kit import node_figures
 
 from noderuntime.cli import main, reload
-from noderuntime.ipc.protocol import Answer, Ask, Reply
+from noderuntime.ipc.protocol import Answer, Ask
 from noderuntime.node.reload_check import CHECK_S_MAX
 from noderuntime.snapshot.settings import FILE, Settings
 
@@ -74,16 +75,12 @@ def test_a_run_directory_that_is_just_beginning_is_passed_over(world: World, cap
 
 
 def test_ps_of_a_run_shows_its_nodes(world: World, capsys: Capture) -> None:
-    node = {
-        "id": "sums", "kind": "operator", "state": "running", "pid": 7, "restarts": 2, "incarnation": 3,
-        "handled": 47, "reason": "", "phase": "waiting", "since_s": 1.0,
-    }  # fmt: skip
     run = world.run("flow")
-    world.runtime(run, lambda ask: Answer({"run": "flow", "nodes": [node]}, ""))
+    world.runtime(run, lambda ask: status_answer(node_status("sums", pid=7, restarts=2, handled=47)))
     assert main(["ps", "flow"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[5] == "-", "only the store knows"
-    figures = {"inputs": {"n": {"taken": 40}}, "outputs": {"sum": 7}, "dead_letters": 0}
-    world.store(run, lambda request: Reply(request.number, {"nodes": {"sums": figures}}, "", ""))
+    figures = node_figures({"sum": 7}, n={"taken": 40})
+    world.store(run, lambda request: figures_reply(request.number, sums=figures))
     assert main(["ps", "flow"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == [
         "sums", "operator", "running", "7", "2", "40", "0", "waiting",
@@ -91,21 +88,48 @@ def test_ps_of_a_run_shows_its_nodes(world: World, capsys: Capture) -> None:
 
 
 def test_ps_of_a_run_as_json_has_what_the_runtime_and_the_store_know(world: World, capsys: Capture) -> None:
-    sums = {"id": "sums", "kind": "operator", "state": "failed", "pid": 0, "restarts": 2, "incarnation": 3,
-            "handled": 47, "reason": "no", "phase": "", "since_s": 1.0}  # fmt: skip
+    sums = node_status("sums", state="failed", pid=0, restarts=2, incarnation=3, handled=47, reason="no", phase="")
     run = world.run("flow")
-    world.runtime(run, lambda ask: Answer({"run": "flow", "pid": 9, "nodes": [sums]}, ""))
-    inputs = {"a": {"taken": 40, "dropped": 5}, "b": {"taken": 0, "dropped": 7}}
-    figures = {"inputs": inputs, "outputs": {}, "dead_letters": 2}
-    world.store(run, lambda request: Reply(request.number, {"nodes": {"sums": figures}}, "", ""))
+    world.runtime(run, lambda ask: status_answer(sums, pid=9))
+    figures = node_figures(dead_letters=2, a={"taken": 40, "dropped": 5}, b={"dropped": 7})
+    world.store(run, lambda request: figures_reply(request.number, sums=figures))
     assert main(["ps", "--run", "flow", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     (node,) = told["nodes"]
     wanted = {"id": "sums", "kind": "operator", "state": "failed", "pid": None, "restarts": 2, "incarnation": 3,
               "messages": 40, "dropped": 12, "dead_letters": 2, "reason": "no", "replicas": []}  # fmt: skip
     assert {key: node[key] for key in wanted} == wanted and told["pid"] == 9
+    assert list(told) == ["run", "pid", "file", "started", "state", "nodes"]
+    assert list(node) == [*sums, "messages", "dropped", "dead_letters", "replicas"]
     assert main(["ps", "flow"]) == 0
     assert "12" in capsys.readouterr().out.splitlines()[1].split()
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        ({}, "run is missing"),
+        ({**status_answer().result, "nodes": None}, "nodes is nil, not an array"),
+        ({**status_answer().result, "nodes": [{"id": "sums"}]}, "nodes[0].kind is missing"),
+        ({**status_answer().result, "nodes": [node_status("sums", pid="7")]}, "nodes[0].pid is text, not a whole"),
+    ],
+)
+@pytest.mark.parametrize("command", [["ps", "flow"], ["reload", "sums"], ["state", "set", "sums", "k", "v"]])
+def test_an_absurd_status_is_refused_by_name_and_type(
+    command: list[str], result: dict[str, Any], said: str, world: World, capsys: Capture
+) -> None:
+    world.runtime(world.run("flow"), lambda ask: Answer(result, ""))
+    assert main(command) == 1
+    assert capsys.readouterr().err.startswith(f"error: the runtime's answer: {said}")
+
+
+def test_absurd_figures_are_as_good_as_none(world: World, capsys: Capture) -> None:
+    run = world.run("flow")
+    world.runtime(run, lambda ask: status_answer(node_status("sums")))
+    absurd: Any = {"taken": 40}
+    world.store(run, lambda request: figures_reply(request.number, sums=absurd))
+    assert main(["ps", "flow"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[5] == "-"
 
 
 @pytest.mark.parametrize("command", [["ps"], ["stop"], ["logs"], ["reload", "n"], ["clean"]])
@@ -177,7 +201,7 @@ class Reloading:
     """A runtime with the operator `sums`: `then` is what becomes of it, one status after the other, once it reloads."""
 
     def __init__(self, *then: dict[str, Any]) -> None:
-        self.sums = {"id": "sums", "state": "running", "restarts": 0, "reloads_failed": 0, "pid": 10, "reason": ""}
+        self.sums: Any = node_status("sums")
         self._then = list(then)
         self._asked = False
 
@@ -187,7 +211,7 @@ class Reloading:
             return Answer({}, "" if self._asked else f"no node {ask.arguments['node']!r}")
         if self._asked and self._then:
             self.sums.update(self._then.pop(0))
-        return Answer({"nodes": [self.sums]}, "")
+        return status_answer(self.sums)
 
 
 @pytest.mark.parametrize("names", [["sums"], ["flow", "sums"]])

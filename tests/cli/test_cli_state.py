@@ -9,11 +9,11 @@ from typing import Any
 
 import msgpack
 import pytest
-from support.cli_world import World
+from support.cli_world import World, node_status, status_answer
 
 from noderuntime.cli import main
 from noderuntime.cli.shown import Unfit, from_json, like, shown_key, shown_value
-from noderuntime.ipc.protocol import Answer, Reply, Request
+from noderuntime.ipc.protocol import Reply, Request
 from noderuntime.merges import Add, Union, decode
 
 Capture = pytest.CaptureFixture[str]
@@ -272,7 +272,7 @@ def test_private_state_of_a_running_operator_needs_force(
     made = DictStore()
     run = world.run("flow")
     world.store(run, made)
-    world.runtime(run, lambda ask: Answer({"nodes": [{"id": "sums", "state": state}]}, ""))
+    world.runtime(run, lambda ask: status_answer(node_status("sums", state=state)))
     assert main(["state", "set", "sums", "total", "7"]) == code
     assert made.values == ({} if code else {("sums", "total"): b"7"})
     assert ("--force" in capsys.readouterr().err) == bool(code)
@@ -292,6 +292,33 @@ def test_ls_lists_all_pages(store: DictStore, capsys: Capture) -> None:
 def test_a_key_that_is_not_utf8_is_a_usage_error(store: DictStore, capsys: Capture, words: list[str]) -> None:
     assert main(["state", *words]) == 2
     assert "is not UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["get", "shared", "k"], "value is missing"),
+        (["set", "shared", "k", "v"], "value is missing"),
+        (["ls", "shared"], "keys is missing"),
+        (["rm", "shared", "k"], "removed is missing"),
+        (["diff", "shared"], "version is missing"),
+        (["diff", "shared", "1"], "changed is missing"),
+        (["watch", "shared"], "updates is missing"),
+    ],
+)
+def test_an_answer_without_what_belongs_into_it_is_refused_by_name(
+    world: World, capsys: Capture, words: list[str], said: str
+) -> None:
+    world.store(world.run("flow"), lambda request: Reply(request.number, {}, "", ""))
+    assert main(["state", *words]) == 1
+    assert capsys.readouterr().err == f"error: the store's answer: {said}\n"
+
+
+def test_marks_that_do_not_belong_to_the_updates_are_refused(world: World, capsys: Capture) -> None:
+    absurd = {"updates": [["k", b"v", 7]], "packed": [], "cursor": [7, 0]}
+    world.store(world.run("flow"), lambda request: Reply(request.number, absurd, "", ""))
+    assert main(["state", "watch", "shared"]) == 1
+    assert "the store's answer: packed has 0 items, not 1" in capsys.readouterr().err
 
 
 def test_watch_shows_a_counter_as_its_number(world: World, capsys: Capture) -> None:

@@ -23,6 +23,7 @@ from noderuntime.cli.state_watch import WAIT_S
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import VERSION, Edge, Reply, Request
 from noderuntime.ipc.runs import list_runs
+from noderuntime.ipc.store_records import Updates, result
 from noderuntime.merges import decode
 from noderuntime.state.redis import RedisState
 from noderuntime.state.sqlite import SqliteState
@@ -423,10 +424,10 @@ def test_a_quiet_run_can_be_watched_for_as_long_as_one_likes(folder: Folder, ser
     folder.write(reader_py=QUIET)
     running = folder.start(SEEDED.replace("{STATE}", f"{{kind: {kind}{options}}}"))
     running.wait_running()
-    watched = {"prefixes": ["w/"], "cursor": None}
+    watched: dict[str, object] = {"prefixes": ["w/"], "cursor": None}
     with StoreClient("flow", folder.run_dir().store_socket) as client:
         for _ in range(3):  # as `noderuntime state watch` does it
-            watched["cursor"] = client.request("kvs_watch", {**watched, "wait": WAIT_S})["cursor"]
+            watched["cursor"] = client.request("kvs_watch", {**watched, "wait": WAIT_S}, result(Updates))["cursor"]
     seen = subprocess.Popen(
         [sys.executable, "-m", "noderuntime", "state", "watch", "shared", "w/", "--count", "1"],
         env={**os.environ, "NODERUNTIME_HOME": str(folder.home)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -14,8 +14,35 @@ from typing import Any
 
 from noderuntime.ipc import runs
 from noderuntime.ipc.channel import Router
+from noderuntime.ipc.control_records import NodeStatus, RunStatus
 from noderuntime.ipc.protocol import Answer, Ask, Edge, Reply, Request
 from noderuntime.ipc.rundir import RunDir
+from noderuntime.ipc.store_records import Figures, NodeFigures
+
+
+def node_status(id: str, **said: Any) -> NodeStatus:
+    """A node's status in which everything that is not said is that of an operator that has just begun to run."""
+    status: Any = {
+        "id": id, "kind": "operator", "state": "running", "pid": 10, "restarts": 0, "incarnation": 1, "handled": 0,
+        "reason": "", "phase": "waiting", "reloads_failed": 0, "reload_error": "", "start_timeout_s": 0.0,
+        "since_s": 1.0, **said,
+    }  # fmt: skip
+    made: NodeStatus = status
+    return made
+
+
+def status_answer(*nodes: NodeStatus, pid: int = 9) -> Answer:
+    """What a runtime answers when it is asked for its status."""
+    status: RunStatus = {
+        "run": "flow", "pid": pid, "file": "/flows/flow.yml", "started": 1.0, "state": "running", "nodes": list(nodes),
+    }  # fmt: skip
+    return Answer(status, "")
+
+
+def figures_reply(number: int, **nodes: NodeFigures) -> Reply:
+    """What a store answers when it is asked for its figures."""
+    figures: Figures = {"nodes": nodes, "used_bytes": 1, "size_bytes": 2, "readers": 0, "run_id": "r"}
+    return Reply(number, figures, "")
 
 
 class FakeRun:
