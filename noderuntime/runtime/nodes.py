@@ -15,7 +15,7 @@ from noderuntime.ipc import doorbell, process
 from noderuntime.ipc.boundary import NAME_CHARACTERS_MAX, Boundary, all_of, cut
 from noderuntime.ipc.channel import Router
 from noderuntime.ipc.lock_watch import Holding, Pinning
-from noderuntime.ipc.protocol import VERSION, Hello, Message, Refused
+from noderuntime.ipc.protocol import VERSION, Ask, Hello, Message, Refused
 from noderuntime.ipc.pulse import PulsePage
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.ipc.wiring import Wiring
@@ -38,8 +38,8 @@ UNFINISHED = frozenset({LifecycleState.WAITING, LifecycleState.STARTING, Lifecyc
 class NodeSupervisor:
     """The nodes.
 
-    `clock` gives monotonic seconds; `stop_all(node)` is called when an operator returns STOP_ALL. `on_message` gets
-    each message that comes; it hands to `receive` those that are no commands.
+    `clock` gives monotonic seconds; `stop_all(node)` is called when an operator returns STOP_ALL; `on_ask` gets
+    what commands ask of the run, with the identity of their connection.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class NodeSupervisor:
         run_dir: RunDir,
         clock: Callable[[], float],
         stop_all: Callable[[str], None],
-        on_message: Callable[[bytes, Message], None],
+        on_ask: Callable[[bytes, Ask], None],
     ) -> None:
         self._services = Services(
             loop, router, link, fork_server, run_log, dataflow, options, run_dir, clock, stop_all, self.drain
         )
-        self._on_message = on_message
+        self._on_ask = on_ask
         self.children: dict[str, Child] = {}
         self.ending = False  # the run stops, or all nodes are done: no life may begin any more
         self._identities: dict[bytes, Child] = {}
@@ -113,15 +113,17 @@ class NodeSupervisor:
         taken = False
         while (found := self._services.router.receive_nowait()) is not None:
             taken = True
-            self._boundary.call(f"a message of {self._named(found[0])}", self._on_message, *found)
+            self._boundary.call(f"a message of {self._named(found[0])}", self._receive, *found)
         return taken
 
     def _named(self, identity: bytes) -> str:
         child = self._identities.get(identity)
         return "a peer that is not a node" if child is None else child.id
 
-    def receive(self, identity: bytes, message: Message) -> None:
-        """A message of a child, or of a process that claims to be one."""
+    def _receive(self, identity: bytes, message: Message) -> None:
+        if isinstance(message, Ask):
+            self._on_ask(identity, message)
+            return
         if isinstance(message, Hello):
             self._hello(identity, message)
             return

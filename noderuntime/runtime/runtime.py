@@ -31,7 +31,7 @@ from noderuntime.ipc.boundary import describe
 from noderuntime.ipc.channel import Router
 from noderuntime.ipc.homes import RunRefused
 from noderuntime.ipc.lock_watch import Holding, LockWatch, Pinning
-from noderuntime.ipc.protocol import TO_RUNTIME, Answer, Ask, Message
+from noderuntime.ipc.protocol import TO_RUNTIME, Answer, Ask
 from noderuntime.ipc.rundir import ENV_VALIDATE
 from noderuntime.ipc.runs import Held, RunFile
 from noderuntime.ipc.state_folders import StateFolder
@@ -177,7 +177,7 @@ class Runtime:
         self._store = StoreKeeper(self._fork_server, self._link, self._log, order, time.monotonic)
         self._nodes = NodeSupervisor(
             self._loop, self._router, self._link, self._fork_server, self._log, dataflow, options, self._run_dir,
-            time.monotonic, self._stop_asked_by, self._on_message,
+            time.monotonic, self._stop_asked_by, self._on_ask,
         )  # fmt: skip
         self._stuck = StuckWatch(
             self._nodes, self._link, self._log, dataflow, options.grace_s, time.monotonic, self._stop_because_stuck
@@ -370,21 +370,17 @@ class Runtime:
 
     # ---- what comes from outside
 
-    def _on_message(self, identity: bytes, message: Message) -> None:
-        if isinstance(message, Ask):
-            try:
-                answer = control.answer(
-                    message, self._nodes, self._file, self._phase.stopping, self._stop_asked, time.monotonic()
-                )
-                self._router.send(identity, answer)
-            except GaveUp:
-                raise
-            except Exception as error:
-                why = f"the runtime could not answer {message.what[:40]!r}: {describe(error)}"
-                self._router.send(identity, Answer({}, why))
-                raise
-        else:
-            self._nodes.receive(identity, message)
+    def _on_ask(self, identity: bytes, ask: Ask) -> None:
+        try:
+            stopping, now_s = self._phase.stopping, time.monotonic()
+            answer = control.answer(ask, self._nodes, self._file, stopping, self._stop_asked, now_s)
+            self._router.send(identity, answer)
+        except GaveUp:
+            raise
+        except Exception as error:
+            why = f"the runtime could not answer {ask.what[:40]!r}: {describe(error)}"
+            self._router.send(identity, Answer({}, why))
+            raise
 
     def _on_signals(self) -> None:
         for number in self._signals.taken():

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from noderuntime.ipc import process
+from noderuntime.ipc.protocol import VERSION, Ask, Hello, Message
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.runtime import children
 from noderuntime.runtime import lifecycle_events as su
@@ -96,14 +97,17 @@ class World:
         self.bells: list[int] = []
         self.now_s = 0.0
         self.sent: list[Any] = []
+        self.coming: list[tuple[bytes, Message]] = []  # messages that are under way to the runtime
+        self.asks: list[Any] = []
         self.told: list[str] = []
         self.run_log: Any = SimpleNamespace(keep=lambda text: None, tell=lambda *given: None, warn=self.told.append)
         router = SimpleNamespace(
-            receive_nowait=lambda: None, send=lambda identity, message: self.sent.append(type(message).__name__)
+            receive_nowait=lambda: self.coming.pop(0) if self.coming else None,
+            send=lambda identity, message: self.sent.append(type(message).__name__),
         )
         loop = SimpleNamespace(close_fd=os.close)
         given: Any = (loop, router, self.link, self.server, self.run_log, None, SimpleNamespace(name="run"))
-        more: Any = (RunDir(folder), lambda: self.now_s, lambda node: None, lambda identity, message: None)
+        more: Any = (RunDir(folder), lambda: self.now_s, lambda node: None, lambda *asked: self.asks.append(asked))
         self.supervisor = NodeSupervisor(*given, *more)
         spec: Any = SimpleNamespace(id="a", kind=kind, max_attempts=3, code=SimpleNamespace(path="a.py"))
         page: Any = SimpleNamespace(words=[0] * 64)
@@ -133,6 +137,16 @@ def test_a_spawn_that_raises_anything_is_followed_by_the_next_life(world: World)
         world.child.feed(su.Start())
     assert (world.state, world.child.machine.life) == (LifecycleState.STARTING, 2)
     assert world.child.proc is not None and not world.child.proc.reaped
+
+
+def test_what_a_command_asks_goes_on_and_what_a_node_says_ends_with_the_node(world: World) -> None:
+    world.child.feed(su.Start())
+    ask = Ask(VERSION, "status", {})
+    world.coming = [(b"node", Hello(VERSION, "a", "operator", os.getpid(), 1)), (b"command", ask)]
+    assert world.supervisor.drain()
+    assert world.asks == [(b"command", ask)]
+    assert world.child.identity == b"node"
+    assert not world.supervisor.drain()
 
 
 def test_so_is_one_that_raises_in_a_later_life(world: World) -> None:
