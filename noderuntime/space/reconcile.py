@@ -1,6 +1,6 @@
 """Adapts a kept space to a changed dataflow: what still matches stays, and everything else is removed.
 
-A node matches by id and kind, an input by its name and source, an output by its name. What was kept for others (private
+A node matches by its id, an input by its name and source, an output by its name. What was kept for others (private
 state, queued messages, dead letters) is removed, because a node that gets their numbers later would find it.
 
 A dataflow without a node that has something to lose is refused, unless the user gave that node up by name

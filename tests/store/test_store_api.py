@@ -176,7 +176,7 @@ def test_a_request_that_waits_is_answered_in_its_time_however_often_it_is_repeat
 
 def test_what_expires_is_purged_and_seen_as_a_deletion(client: Client) -> None:
     cursor = client.ask("kvs_watch", prefixes=["k"], cursor=None)["cursor"]
-    client.ask("kvs_set", key="k", value=b"v", ttl=0.05)
+    client.ask("kvs_set", key="k", value=b"v", ttl=1)
     values = []
     while None not in values:
         found = client.ask("kvs_watch", prefixes=["k"], cursor=cursor, wait=30)
