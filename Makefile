@@ -100,7 +100,7 @@ test-newest test-lowest: .envs/uv/.ready  ## the quick tests with other releases
 	@# what users get comes first: a tool of the tests that asks for another release of it is overruled
 	@$(RESOLVE) $(ENGINES) --output-file .envs/$@/ours.txt >/dev/null
 	@$(RESOLVE) --extra test --override .envs/$@/ours.txt --output-file .envs/$@/releases.txt >/dev/null
-	@$(UV) pip install --quiet --python .envs/$@ --only-binary :all: -r .envs/$@/releases.txt
+	@$(UV) pip install --quiet --python .envs/$@ --only-binary :all: --no-deps -r .envs/$@/releases.txt
 	@$(UV) pip install --quiet --python .envs/$@ --no-deps --no-build-isolation -e .
 	@$(call redis-server,.envs/$@)
 	@touch .envs/$@/.package .envs/$@/.test
