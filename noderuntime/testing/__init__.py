@@ -9,6 +9,9 @@
 What an event stages is visible to its own reads, is committed when the handler returns, and is discarded when
 it raises. Values are encoded and decoded as on their way between two nodes. Time does not pass until
 `advance`.
+
+May import errors, merges, api, dataflow, ipc, space and state. The Harness is all here; state_contract/ tests a kind of
+State, linearizability.py a history of reads and writes.
 """
 
 from __future__ import annotations
