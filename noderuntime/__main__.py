@@ -1,8 +1,23 @@
-"""`python -m noderuntime` is the `noderuntime` command."""
+"""`python -m noderuntime`, and the `noderuntime` command itself.
 
+Ctrl-C while modules are still being imported ends the process by that signal, without a traceback of ours.
+"""
+
+import signal
 import sys
 
-from noderuntime.cli import main
+
+def main() -> int:
+    """Carry out the command line of this process and return its exit code."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:  # else it is ignored, or the caller's
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from noderuntime.cli import main as carry_out  # not before: it imports much
+
+    if handler is signal.default_int_handler:
+        signal.signal(signal.SIGINT, handler)
+    return carry_out()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,6 @@ from pathlib import Path
 import pytest
 from support.cli_world import World
 
-from noderuntime import cli
 from noderuntime.cli import main, output, ps
 from noderuntime.errors import DataflowError, NotRunning, StoreFull
 
@@ -91,5 +91,10 @@ def test_help_and_version_are_results(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out.startswith("noderuntime 0.")
 
 
-def test_the_entry_point_is_the_function_that_the_package_names() -> None:
-    assert cli.main is main
+@pytest.mark.parametrize("command", [["-m", "noderuntime"], ["-c", "import noderuntime.__main__ as m; m.main()"]])
+def test_ctrl_c_while_modules_are_imported_ends_it_without_a_traceback(command: list[str], tmp_path: Path) -> None:
+    interrupts = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(30)"
+    (tmp_path / "json.py").write_text(interrupts)  # imported by the first of the command's modules
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, *command, "ps"], capture_output=True, text=True, check=False, env=env)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
