@@ -13,7 +13,7 @@ N ?= 200
 SEED ?= $(shell date +%s)000
 MINUTES ?= 10
 
-.PHONY: faults stress run demo test test-quick test-long test-all test-pythons test-newest test-lowest constraints check bench clean
+.PHONY: faults stress run demo test test-quick test-long test-all test-compiled test-pythons test-newest test-lowest wheels constraints check bench clean
 .DEFAULT_GOAL := run
 
 $(ENV)/.package: pyproject.toml constraints/run.txt
@@ -68,7 +68,33 @@ test-long: $(ENV)/.test $(ENV)/.azurite  ## the rest
 
 test-all: test test-long
 
-# ---- for maintainers: other Pythons, other releases
+# ---- for maintainers: the compiled build, other Pythons, other releases
+
+# setup.py compiles in wheels only, never in this folder; =1: what cannot be compiled is an error
+SOURCES := pyproject.toml setup.py README.md \
+	$(shell find noderuntime operators dataflows -name __pycache__ -prune -o -type f -print)
+WHEEL = NODERUNTIME_COMPILE=1 $(1)/bin/python -m pip --disable-pip-version-check --quiet wheel --no-index --no-deps \
+	--no-build-isolation -w $(2) .
+COMPILED := .envs/compiled
+
+$(COMPILED)/.ready: $(SOURCES) constraints/test.txt
+	@echo "compiling into $(COMPILED)" >&2
+	@test -x $(COMPILED)/bin/python || $(PYTHON) -m venv $(COMPILED)
+	@$(COMPILED)/bin/python -m pip --disable-pip-version-check --quiet $(PINNED) constraints/test.txt
+	@$(call redis-server,$(COMPILED))
+	@rm -rf $(COMPILED)/wheel
+	@$(call WHEEL,$(COMPILED),$(COMPILED)/wheel)
+	@$(COMPILED)/bin/python -m pip --disable-pip-version-check --quiet install --no-index --no-deps --force-reinstall \
+		$(COMPILED)/wheel/*.whl
+	@touch $@
+
+# in a folder where no noderuntime lies beside the tests, so that all processes import the one that is installed
+test-compiled: $(COMPILED)/.ready  ## the tests of an event's way, kills and fault points with the compiled build
+	@rm -rf $(COMPILED)/tree && mkdir $(COMPILED)/tree
+	@cp -R tests operators dataflows constraints pyproject.toml setup.py $(COMPILED)/tree
+	@cd $(COMPILED)/tree && NODERUNTIME_TESTED=compiled ../bin/pytest -q --dist loadfile $(AGAIN) -n 3 -m "not long" \
+		tests/test_build.py tests/api tests/space tests/node tests/faults tests/e2e/test_kills.py \
+		--deselect tests/test_build.py::test_without_compiling_the_wheel_is_one_for_every_python
 
 PYTHONS ?= 3.11 3.12 3.13 3.14
 UV := .envs/uv/bin/uv
@@ -77,6 +103,21 @@ UV := .envs/uv/bin/uv
 	@test -x .envs/uv/bin/python || $(PYTHON) -m venv .envs/uv
 	@.envs/uv/bin/python -m pip --disable-pip-version-check --quiet $(PINNED) constraints/uv.txt
 	@touch $@
+
+# its own environments, because a wheel needs nothing but what compiles it
+wheels: .envs/uv/.ready  ## dist/: a compiled wheel for each Python that is here
+	@rm -rf dist
+	@for version in $(PYTHONS); do \
+		python=$$($(UV) python find --system --no-project --no-python-downloads "$$version" 2>/dev/null) || \
+			{ echo "no wheel: there is no Python $$version here" >&2; continue; }; \
+		echo "== Python $$version: $$python" >&2; \
+		env=.envs/build-$$version; \
+		{ test -x $$env/bin/python || "$$python" -m venv $$env; } && \
+			$$env/bin/python -m pip --disable-pip-version-check --quiet $(PINNED) constraints/build.txt && \
+			$(call WHEEL,$$env,dist) || failed="$$failed $$version"; \
+	done; test -z "$$failed" || { echo "failed with Python$$failed" >&2; exit 1; }; \
+	test -d dist || { echo "none of these Pythons is here: $(PYTHONS)" >&2; exit 1; }; \
+	ls dist/*.whl
 
 test-pythons: .envs/uv/.ready  ## the quick tests with each Python that is here
 	@for version in $(PYTHONS); do \
@@ -116,6 +157,7 @@ constraints: .envs/uv/.ready  ## pin the newest releases
 	@$(LOCK) bench/requirements.txt -c constraints/test.txt -o constraints/bench.txt
 	@$(subst --universal --python-version 3.11,--python-version 3.12 --no-deps,$(LOCK)) constraints/redis-server.in \
 		-o constraints/redis-server.txt
+	@$(LOCK) constraints/build.in -c constraints/test.txt -o constraints/build.txt
 	@$(LOCK) constraints/uv.in -o constraints/uv.txt
 	@cd constraints/azurite && npm install --package-lock-only --omit-lockfile-registry-resolved --silent
 

@@ -20,6 +20,7 @@ from noderuntime import __version__
 from noderuntime.cli import output
 from noderuntime.cli.output import CommandError, UsageError
 from noderuntime.errors import DataflowError, NodeRuntimeError, NotRunning
+from noderuntime.ipc import entrypoints
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -94,7 +95,8 @@ def _dispatch(arguments: list[str]) -> int:
         return output.USAGE
     options = parser.parse(arguments)
     if options.version:
-        output.result(f"noderuntime {__version__}")
+        core = "compiled" if entrypoints.is_compiled() else "interpreted"
+        output.result(f"noderuntime {__version__} ({core})")
         return output.OK
     if options.command is None:
         raise UsageError("a command is missing")

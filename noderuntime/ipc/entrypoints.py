@@ -5,6 +5,8 @@ They are named as text, because the process that starts another one must not imp
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Final
@@ -21,6 +23,12 @@ ALL: Final = (FORK_SERVER, OPERATOR, STORE, RELOAD_CHECK, CHAOS_PROBE)
 
 PRELOAD: Final = tuple(entry.partition(":")[0] for entry in (OPERATOR, STORE))  # the fork server imports them
 WARM: Final = ("noderuntime.ipc.channel",)  # modules whose warm_up() each spare calls while it waits
+
+
+def is_compiled() -> bool:
+    """Whether the modules of an event's way are compiled here (setup.py lists them), instead of interpreted."""
+    spec = importlib.util.find_spec("noderuntime.space.commit")
+    return spec is not None and isinstance(spec.loader, importlib.machinery.ExtensionFileLoader)
 
 
 def command(entry: str, *arguments: str) -> list[str]:

@@ -38,7 +38,10 @@ def _no_room(full: StoreFull) -> None:
 
 
 class OperatorContext:
-    """See noderuntime.api.operator.Context for what users rely on."""
+    """See noderuntime.api.operator.Context for what users rely on, and for the types of arguments.
+
+    Here those are Any: compiled, the call itself would refuse others, before the checks here, and in other words.
+    """
 
     def __init__(self, session: NodeSession, config: Mapping[str, Any], log: logging.Logger) -> None:
         self.node_id = session.wiring.node
@@ -83,7 +86,7 @@ class OperatorContext:
 
     # --- for operators ----------------------------------------------------------------------------------------------
 
-    def send_output(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
+    def send_output(self, output: Any, value: Any, metadata: Any = None) -> None:
         """Send `value` to the receivers of `output`. Raises UnknownOutput, TypeError, ValueTooLarge."""
         if point is not None:
             point("stage")
@@ -102,7 +105,7 @@ class OperatorContext:
         if point is not None:
             point("staged")
 
-    def allocate(self, shape: int | tuple[int, ...], dtype: Any = "uint8") -> NDArray[Any]:
+    def allocate(self, shape: Any, dtype: Any = "uint8") -> NDArray[Any]:
         """A writable array in a payload segment: fill it and hand it to `send_output`, which then copies nothing."""
         while True:
             try:
@@ -110,11 +113,11 @@ class OperatorContext:
             except StoreFull as full:
                 self.wait_for_room(full)
 
-    def __call__(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
+    def __call__(self, output: Any, value: Any, metadata: Any = None) -> None:
         """The same as `send_output`."""
         self.send_output(output, value, metadata)
 
-    def save_state(self, key: str, value: bytes) -> None:
+    def save_state(self, key: Any, value: Any) -> None:
         """Store `value` under `key` in the private state."""
         if point is not None:
             point("stage")
@@ -132,7 +135,7 @@ class OperatorContext:
         if point is not None:
             point("staged")
 
-    def _encode(self, key: str) -> bytes:
+    def _encode(self, key: Any) -> bytes:
         """A user's key, encoded. Cached, because most operators save under the same few keys again and again."""
         encoded = keys.user_key(key)
         if len(self._encoded) >= ENCODED_KEYS_MAX:
@@ -140,7 +143,7 @@ class OperatorContext:
         self._encoded[key] = encoded
         return encoded
 
-    def delete_state(self, key: str) -> None:
+    def delete_state(self, key: Any) -> None:
         """Delete `key` from the private state. A missing key is not an error."""
         staged = self.staged
         if staged is None:
@@ -150,7 +153,7 @@ class OperatorContext:
             staged.private = {}
         staged.private[encoded] = self._private[encoded] = None
 
-    def load_state(self, key: str, default: bytes | None = None) -> bytes | None:
+    def load_state(self, key: Any, default: Any = None) -> Any:
         """The private value of `key`, or `default`."""
         encoded = keys.user_key(key)
         found: Any = self._private.get(encoded, _MISSING)
@@ -172,13 +175,13 @@ class OperatorContext:
                 found[key] = value
         return {key.decode(): found[key] for key in sorted(found)}
 
-    def kvs_write(self, key: str, value: bytes, ttl: float | None = None) -> None:
+    def kvs_write(self, key: Any, value: Any, ttl: Any = None) -> None:
         """Write to the shared KVS, as part of the event's transaction."""
         encoded = keys.user_key(key)
         kept = check_value(f"the value of {key!r}", value)
         self._stage("kvs_write", SharedWrite(encoded, kept, ttl_ns=ttl_to_ns(ttl)), kept)
 
-    def kvs_read(self, key: str, default: bytes | None = None) -> bytes | None:
+    def kvs_read(self, key: Any, default: Any = None) -> Any:
         """The shared value of `key`: as staged, otherwise as last committed, otherwise `default`."""
         encoded = keys.user_key(key)
         found: Any = self._shared.get(encoded, _MISSING) if self._shared else _MISSING
@@ -209,11 +212,11 @@ class OperatorContext:
             value = merge.apply(value)
         return value
 
-    def kvs_delete(self, key: str) -> None:
+    def kvs_delete(self, key: Any) -> None:
         """Delete a shared key, as part of the event's transaction. A missing key is not an error."""
         self._stage("kvs_delete", SharedWrite(keys.user_key(key)), None)
 
-    def kvs_merge(self, key: str, merge: Merge) -> None:
+    def kvs_merge(self, key: Any, merge: Any) -> None:
         """Combine a shared value with `merge` inside the commit. Raises TypeError if the two do not fit."""
         if not hasattr(merge, "apply"):
             raise TypeError(f"kvs_merge takes one of noderuntime.merges, not {type(merge).__name__}")

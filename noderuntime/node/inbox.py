@@ -7,10 +7,9 @@ notice.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from noderuntime.api.events import Event, input_event, notice
-from noderuntime.node.session import NodeSession
 from noderuntime.space.mailbox import Message
 from noderuntime.space.records import (
     INPUT_CLOSED,
@@ -22,6 +21,16 @@ from noderuntime.space.records import (
     decode_message,
 )
 from noderuntime.space.staging import Input, Staged
+
+
+class Receiver(Protocol):
+    """What is needed of a NodeSession."""
+
+    def body(self, key: bytes, record: bytes) -> Any: ...
+
+    def note_closed(self, input: str, by_failure: bool) -> None: ...
+
+    def note_restarted(self, node: str) -> None: ...
 
 
 class Notice(NamedTuple):
@@ -50,7 +59,7 @@ def _notice(input: Input, kind: int, value: Any) -> Notice:
     return Notice(NOTICE_TYPES[kind], id, error or "", False)
 
 
-def event_of(session: NodeSession, input: Input, message: Message, lives: int) -> Event:
+def event_of(session: Receiver, input: Input, message: Message, lives: int) -> Event:
     """The event to hand out for a message that `lives` earlier lives ended with. The session notes a notice.
 
     Raises Dropped, and any exception of decoding for bytes that are not a value.
@@ -69,7 +78,7 @@ def event_of(session: NodeSession, input: Input, message: Message, lives: int) -
     return notice(told.type, told.id, told.error)
 
 
-def parts_of(session: NodeSession, message: Message) -> tuple[memoryview, memoryview, memoryview]:
+def parts_of(session: Receiver, message: Message) -> tuple[memoryview, memoryview, memoryview]:
     """Head, body and metadata of a message, neither copied nor decoded. Raises Dropped."""
     key, record = message
     _, in_segment, head_bytes, metadata_bytes, _, _ = MESSAGE.unpack_from(record)

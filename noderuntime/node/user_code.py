@@ -16,6 +16,7 @@ from noderuntime.ipc.boundary import TRACE_CHARACTERS_MAX, cut, describe
 from noderuntime.ipc.entrypoints import PACKAGE
 
 _OURS = str(PACKAGE) + os.sep  # with the separator: noderuntime_operators.py only begins with our name
+_COMPILED = PACKAGE.name + os.sep  # code objects of compiled modules have relative names
 _USERS = tuple(_OURS + folder + os.sep for folder in ("operators", "dataflows"))
 
 
@@ -80,4 +81,4 @@ def _trim(trace: traceback.TracebackException) -> None:
 def _is_ours(filename: str) -> bool:
     if filename.startswith("<frozen importlib"):
         return True
-    return filename.startswith(_OURS) and not filename.startswith(_USERS)
+    return filename.startswith((_OURS, _COMPILED)) and not filename.startswith(_USERS)

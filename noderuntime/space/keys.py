@@ -138,7 +138,7 @@ def private_prefix(node: int) -> bytes:
     return _NODE.pack(b"p", node)
 
 
-def user_key(key: str) -> bytes:
+def user_key(key: object) -> bytes:
     """A user's key as UTF-8. Raises TypeError, or KeyTooLong above USER_KEY_BYTES_MAX."""
     if type(key) is not str:
         raise TypeError(f"a key is a str, not {type(key).__name__}")

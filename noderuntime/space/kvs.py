@@ -120,7 +120,7 @@ def check_value(what: str, value: object) -> bytes:
     return value
 
 
-def ttl_to_ns(ttl: float | None) -> int:
+def ttl_to_ns(ttl: object) -> int:
     """Seconds to nanoseconds. None, which means for ever, is 0."""
     if ttl is None:
         return 0

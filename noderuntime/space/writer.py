@@ -154,6 +154,12 @@ class Writer:
         self._cursor: Cursor | None = None
         self._status = records.LIVE
 
+    def _forget(self) -> None:
+        """Forget the last transaction. Not in `write`: compiled, an attribute set to None there is None to its end."""
+        self.written = 0
+        self.outbox_last = self._changes = self._cursor = None
+        self._status = records.LIVE
+
     def write(
         self,
         txn: WriteTxn,
@@ -171,9 +177,7 @@ class Writer:
         rings: set[int] = set()
         self.rings = rings
         self.counters = counters = list(counters)
-        self.written = 0
-        self.outbox_last = self._changes = self._cursor = None
-        self._status = records.LIVE
+        self._forget()
         queues: Queues = {}
         sequence = self._space.base + txn.id()
         if batch is not None and not self._loops:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("pyproject.toml", "README.md", "noderuntime", "operators", "dataflows")
+PARTS = ("pyproject.toml", "setup.py", "README.md", "noderuntime", "operators", "dataflows")
 
 FLOW = """\
 nodes:
@@ -59,6 +59,9 @@ def test_the_wheel_brings_the_command_the_operators_and_the_examples(tmp_path: P
     venv.create(tmp_path / "venv", with_pip=True)
     python, command = tmp_path / "venv" / "bin" / "python", tmp_path / "venv" / "bin" / "noderuntime"
     call(python, "-m", "pip", "install", "--quiet", wheel, folder=away)
+    is_compiled = not wheel.name.endswith("-none-any.whl")
+    version = call(command, "--version", folder=away)
+    assert version.rstrip().endswith("(compiled)" if is_compiled else "(interpreted)")
 
     where = call(python, "-c", "from noderuntime import dataflows; print(dataflows.__path__[0])", folder=away).strip()
     assert Path(where).is_relative_to(tmp_path / "venv")

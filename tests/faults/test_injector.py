@@ -79,7 +79,7 @@ def test_the_points_in_the_source_do_nothing_without_a_plan_and_call_the_injecto
 
 def test_a_point_in_the_source_fires(tmp_path: Path) -> None:
     plan = '[{"who": "me", "point": "let go", "hit": 1, "action": "error"}]'
-    code = "from noderuntime.node.session import NodeSession; NodeSession.let_go(NodeSession.__new__(NodeSession), [])"
+    code = "from noderuntime.ipc.fault_points import point; point('let go')"
     given = {"FAULTS": plan, "FAULTS_DIR": str(tmp_path), "NODERUNTIME_NODE": "me"}
     assert "Injected: injected at let go" in injected(code, INJECTOR.parent, given).stderr
 

@@ -896,15 +896,15 @@ def test_a_node_passes_over_any_number_of_messages_that_were_dropped_in_hand(run
         """
 import sys
 from noderuntime import Node
-from noderuntime.space.segments import Dropped
+from noderuntime.space.segments import Dropped, SegmentViews
 node = Node()
-body, left = node._session.body, 200
-def dropped(key, record):
+lease, left = SegmentViews.lease, 200
+def dropped(views, key, reference):
     global left
     left -= 1
     if left >= 0: raise Dropped
-    return body(key, record)
-node._session.body = dropped
+    return lease(views, key, reference)
+SegmentViews.lease = dropped
 sys.setrecursionlimit(150)
 print(len(node.next().value), flush=True)
 """,

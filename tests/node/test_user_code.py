@@ -30,3 +30,4 @@ def test_our_own_frames_are_left_out_and_those_of_the_operators_of_the_package_a
     assert user_code._is_ours(str(HERE / "operator_host.py"))
     assert not user_code._is_ours(str(HERE / "operators" / "running_sum.py"))
     assert not user_code._is_ours(str(HERE) + "_sums.py")
+    assert user_code._is_ours("noderuntime/node/operator_host.py")  # as a compiled module names it

@@ -21,7 +21,7 @@ from noderuntime.api.keyed.deadlines import Deadlines
 
 TIME_KEY: Final = "keyed.time"  # cannot be a tag: every tag contains a colon
 TAG_KINDS: Final = frozenset({"str", "int", "bool", "float", "msgpack", "sha256"})
-CACHE_BYTES_MAX: Final = 16_000_000
+CACHE_BYTES_MAX = 16_000_000
 SLOT_BYTES: Final = 400  # memory that a key takes besides its state, roughly
 PURGED_PER_SAVE_MAX: Final = 100  # plus one per saved state: no single event pays for all expired states
 NEVER: Final = float("-inf")
