@@ -11,6 +11,7 @@ import os
 import runpy
 import select
 import sys
+import warnings
 from typing import Any
 
 import noderuntime.node.custom_node  # noqa: F401
@@ -56,6 +57,8 @@ def begin(request: dict[str, Any]) -> Any:
         code = operator_main.main()
         sys.stdout.flush()
         os._exit(code)
+    # Python warns of a fork beside threads since 3.12, and what the programs print is compared
+    warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
     sys.argv = [request["run"]]
     runpy.run_path(request["run"], run_name="__main__")
 
