@@ -209,27 +209,27 @@ nodes:
     operator: {python: fine.py, inputs: {tick: timer/secs/1}}
   - id: odd
     operator: {python: odd.py, inputs: {tick: timer/secs/1}}
-    start_timeout: 300ms
+    start_timeout: TIMEOUT
     max_restarts: MAX
     max_restart_delay: 100ms
 """
 
 
 @pytest.mark.parametrize(
-    ("init", "restarts", "said"),
+    ("init", "timeout", "restarts", "said"),
     [
-        ("raise ValueError('no camera')", "1", ("odd has failed for good", "no camera")),
-        ("import time; time.sleep(100)", "0", ("odd is not ready after 0.3 s", "")),
+        ("raise ValueError('no camera')", "30s", "1", ("odd has failed for good", "no camera")),
+        ("import time; time.sleep(100)", "300ms", "0", ("odd is not ready after 0.3 s", "")),
     ],
 )
 def test_a_detached_run_with_a_node_that_does_not_get_ready_is_code_1_and_goes_on(
-    place: Path, init: str, restarts: str, said: tuple[str, str]
+    place: Path, init: str, timeout: str, restarts: str, said: tuple[str, str]
 ) -> None:
     (place / "fine.py").write_text("class Operator:\n    def on_event(self, event, ctx): pass\n")
     (place / "odd.py").write_text(
         f"class Operator:\n    def __init__(self):\n        {init}\n    def on_event(self, event, ctx): pass\n"
     )
-    (place / "slow.yml").write_text(SLOW.replace("MAX", restarts))
+    (place / "slow.yml").write_text(SLOW.replace("TIMEOUT", timeout).replace("MAX", restarts))
     done = call("run", "-d", "slow.yml", code=1)
     assert all(what in done.stderr for what in said)
     assert "the run continues; `noderuntime stop slow` stops it" in done.stderr
@@ -243,7 +243,7 @@ def test_ctrl_c_while_a_detached_run_gets_ready_stops_the_run(place: Path) -> No
     operator = "class Operator:\n    def on_event(self, event, ctx): pass\n"
     (place / "odd.py").write_text(f"import time\nopen('imports', 'w').close()\ntime.sleep(100)\n{operator}")
     (place / "fine.py").write_text(operator)
-    (place / "slow.yml").write_text(SLOW.replace("300ms", "100s").replace("MAX", "0"))
+    (place / "slow.yml").write_text(SLOW.replace("TIMEOUT", "100s").replace("MAX", "0"))
     line = [sys.executable, "-m", "noderuntime", "run", "-d", "slow.yml"]
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as launched:
         wait_for(lambda: (place / "imports").exists())

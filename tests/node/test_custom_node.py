@@ -487,15 +487,17 @@ def interrupt(*_):
         raise InterruptedError
 signal.signal(signal.SIGALRM, interrupt)
 dice = random.Random(5)
-sent = 0
 number = 0
+def send():  # a function: in Python 3.13 a `try` misses what a signal raises in the condition of its loop
+    global number
+    while number < 3000:
+        number += 1
+        node.send_output("out", number)
 while number < 3000:
     try:
         armed = True
         signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.00005, 0.0006))
-        while number < 3000:
-            number += 1
-            node.send_output("out", number)
+        send()
         signal.setitimer(signal.ITIMER_REAL, 0)
     except InterruptedError:
         pass

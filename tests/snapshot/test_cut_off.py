@@ -158,6 +158,7 @@ WAYS = [  # full, killed, done
 ]
 
 
+@pytest.mark.timeout(600)  # some dozens of saves to a server, each verified
 @pytest.mark.parametrize(("full", "killed", "done"), WAYS)
 def test_a_save_that_is_cut_off_at_any_step_harms_nothing_and_leaves_nothing(
     place: Place, space: Space, tmp_path: Path, full: bool, killed: bool, done: bool  # noqa: F811
