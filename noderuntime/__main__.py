@@ -1,6 +1,7 @@
 """`python -m noderuntime`, and the `noderuntime` command itself.
 
-Ctrl-C while modules are still being imported ends the process by that signal, without a traceback of ours.
+Ctrl-C while modules are still being imported ends the process by that signal, without a traceback of ours. Once the
+command is over it does nothing: the exit code is the command's.
 """
 
 import signal
@@ -16,7 +17,9 @@ def main() -> int:
 
     if handler is signal.default_int_handler:
         signal.signal(signal.SIGINT, handler)
-    return carry_out()
+    code = carry_out()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return code
 
 
 if __name__ == "__main__":

@@ -98,3 +98,18 @@ def test_ctrl_c_while_modules_are_imported_ends_it_without_a_traceback(command: 
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, *command, "ps"], capture_output=True, text=True, check=False, env=env)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_ctrl_c_when_the_command_is_over_leaves_its_exit_code() -> None:
+    program = """
+import atexit, os, signal, sys, time
+import noderuntime.__main__ as command
+@atexit.register
+def late():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)
+sys.argv = ["noderuntime", "logs", "nowhere"]
+sys.exit(command.main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == output.NO_SUCH_RUN and "Traceback" not in done.stderr

@@ -402,8 +402,8 @@ class Stress:
         if killed and code == -signal.SIGKILL:
             return told
         allowed = {*command.codes}
-        if command.for_s:  # it may still have been no more than a Python that begins, or one that ends
-            allowed |= {INTERRUPTED, -signal.SIGINT}
+        if command.for_s:  # it may still have been no more than a Python that begins
+            allowed |= {INTERRUPTED, -signal.SIGINT} if not complained else {INTERRUPTED}
         if command.excuse and re.search(command.excuse, complained):
             allowed.add(FAILED)
         full = command.when_full and self.full.met(began_s)
