@@ -134,13 +134,20 @@ class Folder:
     def run_dir(self, name: str = "flow") -> RunDir:
         return RunDir(self.home / "runs" / name)
 
+    def wait_gone(self) -> None:
+        wait_until(lambda: not processes_of(self.home), "the processes of the run to end", 5.0)
+
     def close(self) -> None:
-        for running in self.runs:
-            running.close()
+        for running in self.runs:  # all of them first: the processes of one are looked for in the home that they share
+            running.kill()
+        with contextlib.suppress(AssertionError):
+            self.wait_gone()
         left = processes_of(self.home)
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        for running in self.runs:
+            running.close()
         assert not left, f"processes were left behind: {left}"
 
 
@@ -263,16 +270,19 @@ class Running:
 
         return int(wait_until(look, name))
 
-    def close(self) -> None:
+    def kill(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+    def close(self) -> None:
+        self.kill()
+        self.folder.wait_gone()
         for thread in self._threads:
             thread.join()
         for stream in (self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
-        wait_until(lambda: not processes_of(self.folder.home), "the processes of the run to end", 5.0)
 
 
 def matches(wanted: Any, found: Any) -> bool:
