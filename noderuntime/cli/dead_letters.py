@@ -15,6 +15,7 @@ import sys
 import textwrap
 import time
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from noderuntime.ipc.rundir import RunDir, letters_file
 from noderuntime.ipc.runs import Run, RunFile
 from noderuntime.ipc.store_records import Dropped, Figures, Letters, Replayed, ShownLetters, result
 from noderuntime.snapshot.format import REPLAYED
-from noderuntime.snapshot.retention import letters_at, letters_by_node
+from noderuntime.snapshot.retention import by_node, letters_at, letters_by_node
 from noderuntime.snapshot.settings import Settings
 
 DeadLetter = Mapping[str, Any]  # a record of the store's, or what was kept of one beside the logs
@@ -56,7 +57,8 @@ def dead_letters(options: Namespace) -> int:
                 return _of_ended_run(logged, options)
     if options.operation in ("replay", "drop"):
         return _change(run, options)
-    settings = _where_earlier_ones_are(run, options)
+    all_runs = options.operation == "ls" and options.from_snapshot is None
+    run_id = None
     with open_store(run, options.operation) as store:
         found: Letters | ShownLetters
         if options.operation == "ls":
@@ -64,22 +66,16 @@ def dead_letters(options: Namespace) -> int:
         else:
             arguments = {"node": options.node, "uids": options.uids}
             found = store.request("letters_show", arguments, result(ShownLetters))
-        live = settings is not None and not isinstance(run, Ended)
-        run_id = store.request("figures", {}, result(Figures))["run_id"] if live else None
+        if all_runs and isinstance(run, Run):
+            run_id = store.request("figures", {}, result(Figures))["run_id"]
     code = _present(options, found["letters"], found["left_out"])
-    if settings is not None:
-        _tell_earlier(settings, run_id)
-    elif options.operation == "ls" and isinstance(run, Run):
-        _tell_copies(run)
+    if all_runs:
+        settings = run.settings if isinstance(run, Ended) else Settings.read(run.run_dir.snapshots_file)
+        if settings is not None and settings.enabled:
+            _tell_earlier(settings, run_id)
+        elif isinstance(run, Run):
+            _tell_copies(Path(run.file.log_dir), run_id)
     return code
-
-
-def _where_earlier_ones_are(run: Run | Ended, options: Namespace) -> Settings | None:
-    """Where `ls` has to look for what earlier runs left. None: it has not."""
-    if options.operation != "ls" or options.from_snapshot is not None:
-        return None
-    settings = run.settings if isinstance(run, Ended) else Settings.read(run.run_dir.snapshots_file)
-    return settings if settings is not None and settings.enabled else None
 
 
 def _change(run: Run | Ended, options: Namespace) -> int:
@@ -91,10 +87,10 @@ def _change(run: Run | Ended, options: Namespace) -> int:
         else:
             count = store.request("letters_drop", arguments, result(Dropped))["dropped"]
         change.made = count > 0
-        run_id = store.request("figures", {}, result(Figures))["run_id"] if change.made and run.state != RUNNING else ""
+        run_id = store.request("figures", {}, result(Figures))["run_id"] if change.made else ""
     earlier = isinstance(run, Ended) and run.earlier
-    if change.made and run.state != RUNNING and not earlier:
-        for logged in runs.log_folders(run.name, os.environ):
+    if change.made and not earlier:
+        for logged in runs.log_folders(run.name, os.environ):  # while it runs, too: of a life before it was resumed
             _remove_kept(logged, options, run_id)
         if options.operation == "replay" and isinstance(run, Ended) and run.last.finished:
             _mark_resumable(run)
@@ -155,16 +151,11 @@ def _tell_earlier(settings: Settings, run_id: str | None) -> None:
             output.tell(f"messages of an earlier run were put back: {command} handles them")
 
 
-def _tell_copies(run: Run) -> None:
-    """What earlier runs have left, of a run without snapshots: nothing but the copies beside their logs."""
-    own = Path(run.file.log_dir)
-    letters = [letter for folder in _log_dirs(own) if folder.name < own.name for letter in _kept(folder)]
-    if letters:
-        nodes = ", ".join(sorted({letter["node"] for letter in letters}))
-        output.tell(
-            f"earlier runs left {len(letters)} dead letter{'' if len(letters) == 1 else 's'} ({nodes}); "
-            "this command shows them, too, when the run has ended"
-        )
+def _tell_copies(log_dir: Path, run_id: str | None) -> None:
+    """What runs before this one have left, where no snapshots are kept: nothing but the copies beside their logs."""
+    found = Counter(letter["node"] for letter in _kept_of(log_dir) if letter.get("run_id") != run_id)
+    if found:
+        output.tell(f"earlier runs left dead letters ({by_node(found)}): shown by this command when the run has ended")
 
 
 def _present(options: Namespace, letters: Sequence[DeadLetter], left_out: int) -> int:
@@ -229,15 +220,17 @@ def _of_ended_run(logged: LoggedRun, options: Namespace) -> int:
             f"the run {logged.name!r} has ended and kept no snapshot: its dead letters can be looked at, and dropped",
             output.NO_SUCH_RUN,
         )
-    letters = _kept_of(logged)
+    letters = _kept_of(logged.log_dir)
     nodes = {letter["node"] for letter in letters}
     if options.node and options.node not in {*nodes, *logged.nodes()}:
         raise CommandError(f"the runs of {logged.name!r} left no dead letters of a node {options.node!r}")
-    if options.operation == "drop":
-        return _dropped(options, sum(_remove_kept(folder, options) for folder in _log_dirs(logged.log_dir)))
     chosen = [letter for letter in letters if options.node in ("", letter["node"])]
-    if options.operation == "show" and options.uids:
+    if options.operation != "ls" and options.uids:
         chosen = [letter for letter in chosen if letter["uid"] in options.uids]
+    if options.operation == "drop":
+        for folder in _log_dirs(logged.log_dir):
+            _remove_kept(folder, options)
+        return _dropped(options, len(chosen))
     return _present(options, chosen, 0)
 
 
@@ -253,7 +246,7 @@ def _ended_run(options: Namespace, gone: NotRunning) -> LoggedRun:
 def _last_ended_run(options: Namespace) -> LoggedRun:
     if options.run is not None:
         return choose_logs((), options.run)[0]
-    left = {run: {letter["node"] for letter in _kept_of(run)} for run in ended_runs()}
+    left = {run: {letter["node"] for letter in _kept_of(run.log_dir)} for run in ended_runs()}
     known = [run for run, nodes in left.items() if (options.node in {*nodes, *run.nodes()} if options.node else nodes)]
     if not known:
         return choose_logs((), None)[0]
@@ -263,14 +256,21 @@ def _last_ended_run(options: Namespace) -> LoggedRun:
     return known[0]
 
 
-def _kept_of(logged: LoggedRun) -> list[DeadLetter]:
-    """Those beside the logs of this run, and of the runs of the same dataflow file before it."""
-    return [letter for folder in _log_dirs(logged.log_dir) for letter in _kept(folder)]
+def _kept_of(log_dir: Path) -> list[DeadLetter]:
+    """Those beside these logs, and beside those of the other runs of the same dataflow file.
+
+    A run that failed, was resumed and has ended again has left its dead letters twice; each is here once.
+    """
+    found: dict[tuple[object, ...], DeadLetter] = {}
+    for folder in _log_dirs(log_dir):
+        for letter in _kept(folder):  # copies of earlier versions do not say whose they are
+            found.setdefault((letter.get("run_id", folder), letter["node"], letter["uid"]), letter)
+    return list(found.values())
 
 
 def _log_dirs(log_dir: Path) -> list[Path]:
     """The log folders of a run and of those of the same dataflow file, the newest first."""
-    return sorted(log_dir.parent.glob("*"), key=lambda folder: folder.name, reverse=True)
+    return runs.newest_first(log_dir.parent.glob("*"))
 
 
 def _kept(log_dir: Path) -> list[DeadLetter]:
@@ -291,8 +291,8 @@ def _mark_resumable(run: Ended) -> None:
             return
 
 
-def _remove_kept(log_dir: Path, options: Namespace, run_id: str = "") -> int:
-    """Remove replayed or dropped dead letters from the file beside the logs; returns how many.
+def _remove_kept(log_dir: Path, options: Namespace, run_id: str = "") -> None:
+    """Remove replayed or dropped dead letters from the file beside the logs.
 
     `run_id`: only those of this run. Copies of earlier versions do not say whose they are.
     """
@@ -311,4 +311,3 @@ def _remove_kept(log_dir: Path, options: Namespace, run_id: str = "") -> int:
         changed = file.with_suffix(".new")
         changed.write_text(json.dumps(left, ensure_ascii=False), errors="replace")
         changed.rename(file)
-    return len(letters) - len(left)

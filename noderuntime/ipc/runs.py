@@ -18,7 +18,7 @@ import os
 import shutil
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
@@ -325,8 +325,7 @@ def new_log_folder(state_folder: Path, environ: Mapping[str, str]) -> Path:
 
 def _forget_old_logs(state: Path, environ: Mapping[str, str], newest: Path) -> None:
     live = {Path(run.file.log_dir) for run in list_runs(environ)} | {newest}
-    folders = sorted(state.glob("*/logs/*"), key=lambda folder: folder.name, reverse=True)
-    for folder in folders[LOG_RUNS_KEPT:]:
+    for folder in newest_first(state.glob("*/logs/*"))[LOG_RUNS_KEPT:]:
         if folder not in live and not letters_file(folder).exists():  # dead letters are kept
             shutil.rmtree(folder, ignore_errors=True)
             for parent in (folder.parent, folder.parent.parent):
@@ -336,5 +335,10 @@ def _forget_old_logs(state: Path, environ: Mapping[str, str], newest: Path) -> N
 
 def log_folders(name: str, environ: Mapping[str, str]) -> list[Path]:
     """The log folders of the runs of that name, the newest first."""
-    found = [entry for folder in state_folders.folders(name, environ) for entry in (folder / "logs").glob("*")]
-    return sorted(found, key=lambda entry: entry.name, reverse=True)
+    folders = state_folders.folders(name, environ)
+    return newest_first(entry for folder in folders for entry in (folder / "logs").glob("*"))
+
+
+def newest_first(log_folders: Iterable[Path]) -> list[Path]:
+    """By when their runs began, which is what their names begin with."""
+    return sorted(log_folders, key=lambda folder: folder.name, reverse=True)

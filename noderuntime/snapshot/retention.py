@@ -51,8 +51,12 @@ def letters_at(manifest: Manifest) -> dict[str, int]:
 
 def letters_by_node(manifest: Manifest) -> str:
     """letters_at for people. Manifests before format 3 may not say how many there were, and where."""
-    found = letters_at(manifest)
-    return ", ".join(f"{count} of {node}" for node, count in found.items()) or "their number is not known"
+    return by_node(letters_at(manifest)) or "their number is not known"
+
+
+def by_node(counts: Mapping[str, int]) -> str:
+    """How many there are of each node, for people."""
+    return ", ".join(f"{count} of {node}" for node, count in counts.items())
 
 
 def facts_of(manifest: Manifest) -> Facts:

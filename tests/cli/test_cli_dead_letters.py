@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from support.cli_world import World
+from support.cli_world import World, figures_reply
 
 from noderuntime.cli import main
 from noderuntime.ipc.protocol import Reply, Request
@@ -26,6 +26,8 @@ class ListStore:
         self.letters = list(letters)
 
     def __call__(self, request: Request) -> Reply:
+        if request.operation == "figures":
+            return figures_reply(request.number)
         node, uids = request.arguments["node"], request.arguments.get("uids")
         if node not in {"", "sums"}:
             return Reply(request.number, {}, "NotRunning", f"this run has no node {node!r}")

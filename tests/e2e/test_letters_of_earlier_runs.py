@@ -161,8 +161,41 @@ def test_without_snapshots_the_copies_beside_the_logs_of_every_run_are_reached(p
     killed.wait_running()
     os.kill(killed.runtime_pid, signal.SIGKILL)
     killed.finish()
-    assert "earlier runs left 8 dead letters (sums)" in call("dead-letters", "ls", "--run", "flow")
+    assert "earlier runs left dead letters (8 of sums)" in call("dead-letters", "ls", "--run", "flow")
     call("clean", "--run", "flow")
     assert values() == [*POISONOUS, *POISONOUS]
     assert "8 dead letters are dropped" in call("dead-letters", "drop", "--run", "flow", "sums")
+    assert letters() == []
+
+
+# it fails for good before `repaired` exists, and lasts until `enough` does
+BROKEN = """
+import os
+from noderuntime import Status
+class Operator:
+    def __init__(self):
+        assert os.path.exists("repaired")
+    def on_event(self, event, ctx):
+        return Status.STOP if os.path.exists("enough") else Status.CONTINUE
+"""
+WITH_BROKEN = """
+  - id: broken
+    operator: {python: broken.py, inputs: {tick: timer/millis/20}}
+    restart_policy: never
+snapshots: {to: none}
+"""
+
+
+def test_a_run_that_failed_and_was_resumed_has_its_dead_letters_once(place: Folder) -> None:
+    place.write(broken_py=BROKEN)
+    assert place.start(POISON % "false" + WITH_BROKEN).finish() == 1
+    place.write(repaired="")
+    resumed = place.start(resume=True)
+    resumed.wait_running("broken")
+    assert "earlier runs" not in call("dead-letters", "ls", "--run", "flow")
+    call("dead-letters", "drop", "--run", "flow", "sums", "numbers/n#8")
+    place.write(enough="")
+    assert resumed.finish() == 0
+    assert values() == POISONOUS[1:]
+    assert "3 dead letters are dropped" in call("dead-letters", "drop", "--run", "flow", "sums")
     assert letters() == []
