@@ -48,6 +48,7 @@ SEGMENT_BYTES_MIN = 64 * 1024
 THRESHOLD_BYTES = 64 * 1024  # smaller bodies travel in the message itself
 LAST_BYTES = 1 << 20  # copying so much takes about as long as waking up a receiver that has slept long
 PROBE_S = 0.0002  # between two tries to lock a segment that its owner holds
+LOOKS = 2  # at segments that turn out to be in use, before another one is taken
 LOOK_SHARE = 64  # a pool looks again how much is used when it has taken this fraction of the room that it saw
 
 REFERENCE = struct.Struct("<HIQQ")  # owner, number, generation, length
@@ -115,19 +116,44 @@ def size_class(length: int) -> int:
 
 
 class Segment:
-    """A segment that this node owns. `filling`: LOCK_EX is held; `users`: arrays and staged messages that need it."""
+    """A segment that this node owns. `filling`: LOCK_EX is held; `users`: arrays and staged messages that need it.
 
-    __slots__ = ("fd", "filling", "generation", "map", "number", "owner", "size", "users")
+    `is_touched`: its memory has been written to. Memory that has not is written to by system calls: through a map each
+    of its pages would cost a fault, which is slower than the copy.
+    """
 
-    def __init__(self, owner: int, number: int, fd: int, size: int) -> None:
+    __slots__ = ("_map", "fd", "filling", "generation", "is_touched", "number", "owner", "size", "users")
+
+    def __init__(self, owner: int, number: int, fd: int, size: int, is_touched: bool = False) -> None:
         self.owner = owner
         self.number = number
         self.fd = fd
         self.size = size
-        self.map = mmap.mmap(fd, size)
+        self.is_touched = is_touched
+        self._map: mmap.mmap | None = None
         self.generation = 0
         self.filling = False
         self.users = 0
+
+    @property
+    def map(self) -> mmap.mmap:
+        if self._map is None:
+            self._map = mmap.mmap(self.fd, self.size)
+        return self._map
+
+    def write(self, at: int, data: memoryview) -> None:
+        """Copy `data` to the place `at`."""
+        if self.is_touched:
+            self.map[at : at + len(data)] = data
+            return
+        while data:
+            written = os.pwrite(self.fd, data, at)
+            at, data = at + written, data[written:]
+
+    def give_back(self) -> None:
+        """Give its memory back to the system. Raises OSError where the file system cannot."""
+        self.map.madvise(mmap.MADV_REMOVE)
+        self.is_touched = False
 
     def reference(self, length: int) -> bytes:
         return REFERENCE.pack(self.owner, self.number, self.generation, length)
@@ -137,6 +163,24 @@ class Segment:
         if self.filling:
             self.filling = False
             fcntl.flock(self.fd, fcntl.LOCK_UN)
+
+
+class _Shelf:
+    """The segments of one size. `sent`: as they were sent, oldest first; `free`: of which nothing was under way when
+    they were looked at, the one that was freed last at the end, since its memory is likely to be in a cache."""
+
+    __slots__ = ("free", "sent")
+
+    def __init__(self) -> None:
+        self.sent: deque[Segment] = deque()
+        self.free: list[Segment] = []
+
+    def __iter__(self) -> Iterator[Segment]:
+        yield from self.sent
+        yield from self.free
+
+    def remove(self, segment: Segment) -> None:
+        (self.free if segment in self.free else self.sent).remove(segment)
 
 
 class _Allocated(NamedTuple):
@@ -161,8 +205,8 @@ class SegmentPool:
         self._folder = folder
         self._owner = owner
         self._lock = threading.RLock()
-        self._segments: dict[int, list[Segment]] = {}  # by size, least recently used first
-        self._hollow: dict[int, list[Segment]] = {}  # by size: files whose memory was given back
+        self._segments: dict[int, _Shelf] = {}  # by size
+        self._hollow: dict[int, _Shelf] = {}  # by size: files whose memory was given back
         self._numbers = 0
         self._allowance = 0  # bytes that may be taken before the next look
         self._allocated: dict[int, _Allocated] = {}  # by address of the data: arrays of `allocate`
@@ -178,8 +222,8 @@ class SegmentPool:
                 path.unlink()
                 continue
             is_whole = os.fstat(fd).st_blocks * 512 >= size
-            pools = self._segments if is_whole else self._hollow
-            pools.setdefault(size, []).append(Segment(owner, number, fd, size))
+            shelves = self._segments if is_whole else self._hollow
+            shelves.setdefault(size, _Shelf()).sent.append(Segment(owner, number, fd, size, is_whole))
 
     def take(self, length: int) -> Segment:
         """A segment for `length` bytes, locked for filling; nothing refers to it. Raises StoreFull.
@@ -189,26 +233,62 @@ class SegmentPool:
         self.work_off()
         size = size_class(length)
         with self._lock:
-            segment = self._reuse(self._segments.get(size, []))
+            shelf = self._segments.setdefault(size, _Shelf())
+            segment = self._reuse(shelf)
             if segment is None:
                 try:
                     segment = self._create(size)
                 except StoreFull:
-                    larger = (self._reuse(self._segments[other]) for other in sorted(self._segments) if other > size)
-                    segment = next(filter(None, larger), None)
+                    fitting = (self._find(self._segments[other]) for other in sorted(self._segments) if other >= size)
+                    segment = next(filter(None, fitting), None)
                     if segment is None:
                         raise
+                else:
+                    shelf.sent.append(segment)
             segment.users = 1
         return segment
 
-    def _reuse(self, pool: list[Segment]) -> Segment | None:
-        """A free segment of `pool`, locked for filling."""
+    def _reuse(self, shelf: _Shelf) -> Segment | None:
+        """A free segment of `shelf`, locked for filling.
+
+        Messages are handled in about the order in which they are sent, so the segments that were sent first are looked
+        at: with many messages under way, looking at all would take far longer than making one more.
+        """
+        sent, free = shelf.sent, shelf.free
+        found: Segment | None = None
+        misses = 0
         with self._space.read() as txn:
-            for at, segment in enumerate(pool):
+            while sent and misses < LOOKS:
+                if not self._is_free(txn, sent[0]):
+                    if found is not None:
+                        break
+                    misses += 1
+                    sent.rotate(-1)  # a receiver may keep it for long
+                    continue
+                if found is not None:  # two at once: there are more than needed
+                    found.seal()
+                    free.append(found)
+                    found = sent.popleft()
+                    break
+                found = sent.popleft()
+            while found is None and free:
+                segment = free.pop()
                 if self._is_free(txn, segment):
-                    pool.append(pool.pop(at))
-                    return segment
-        return None
+                    found = segment
+                else:
+                    sent.append(segment)
+        if found is not None:
+            sent.append(found)
+        return found
+
+    def _find(self, shelf: _Shelf) -> Segment | None:
+        """A free segment of `shelf`, locked for filling, if there is one at all."""
+        with self._space.read() as txn:
+            found = next((segment for segment in shelf if self._is_free(txn, segment)), None)
+        if found is not None:
+            shelf.remove(found)
+            shelf.sent.append(found)
+        return found
 
     def _is_free(self, txn: ReadTxn, segment: Segment) -> bool:
         if segment.users:
@@ -229,7 +309,8 @@ class SegmentPool:
     def _create(self, size: int) -> Segment:
         """A new segment, or the file of an old one with new memory, locked for filling. Raises StoreFull."""
         self._need(size)
-        segment = self._reuse(self._hollow.get(size, []))
+        hollow = self._hollow.get(size, _Shelf())
+        segment = self._find(hollow)
         if segment is None:
             path = segment_path(self._folder, self._owner, self._numbers)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -250,8 +331,7 @@ class SegmentPool:
             except BaseException:
                 segment.seal()
                 raise
-            self._hollow[size].remove(segment)
-        self._segments.setdefault(size, []).append(segment)
+            hollow.remove(segment)
         return segment
 
     def _allocate(self, fd: int, size: int) -> None:
@@ -280,7 +360,7 @@ class SegmentPool:
             return
         self._allowance = 0
         returned, under_way = self._give_back()
-        mine = sum(segment.size for pool in self._segments.values() for segment in pool)
+        mine = sum(segment.size for shelf in self._segments.values() for segment in shelf)
         if room + returned < size and (under_way or mine + size > 2 * space.event_bytes_max):
             raise StoreFull(space.size_bytes, used, f"no room for a payload of {size} bytes beside {used} in use")
 
@@ -293,15 +373,15 @@ class SegmentPool:
         """Give back the memory of free segments. Returns how many bytes, and whether messages of ours are under way."""
         returned, under_way = 0, False
         with self._space.read() as txn:
-            for pool in self._segments.values():
-                for segment in [segment for segment in pool if not segment.users]:
+            for shelf in self._segments.values():
+                for segment in [segment for segment in shelf if not segment.users]:
                     if not self._is_free(txn, segment):
                         under_way = True
                         continue
                     with contextlib.suppress(OSError):  # not every file system can
-                        segment.map.madvise(mmap.MADV_REMOVE)
-                        pool.remove(segment)
-                        self._hollow.setdefault(segment.size, []).append(segment)
+                        segment.give_back()
+                        shelf.remove(segment)
+                        self._hollow.setdefault(segment.size, _Shelf()).sent.append(segment)
                         returned += segment.size
                     segment.seal()
         return returned, under_way
@@ -314,10 +394,11 @@ class SegmentPool:
         segment = self.take(len(body))
         last = max(0, len(body) - LAST_BYTES)
         with memoryview(body) as view:
-            segment.map[:last] = view[:last]
+            segment.write(0, view[:last])
             if nearly is not None:
                 nearly()
-            segment.map[last : len(body)] = view[last:]
+            segment.write(last, view[last:])
+        segment.is_touched = True
         segment.seal()
         return segment
 
@@ -337,6 +418,7 @@ class SegmentPool:
         count = int(np.prod(shape, dtype=np.int64)) if isinstance(shape, tuple) else int(shape)
         length = max(1, count * kind.itemsize)
         segment = self.take(length)
+        segment.is_touched = True
         root: np.ndarray[Any, Any] = np.frombuffer(segment.map, dtype=np.uint8, count=length)
         address = int(root.ctypes.data)
         weakref.finalize(root, self._released.append, (segment, address)).atexit = False
@@ -374,8 +456,8 @@ class SegmentPool:
                 self.done(segment)
 
     def close(self) -> None:
-        for pool in (*self._segments.values(), *self._hollow.values()):
-            for segment in pool:
+        for shelf in (*self._segments.values(), *self._hollow.values()):
+            for segment in shelf:
                 os.close(segment.fd)
 
 

@@ -182,6 +182,87 @@ def test_a_segment_is_not_reused_while_a_view_of_it_lives(net: Net, sender: Send
     assert files(net) == 2
 
 
+def test_with_many_messages_under_way_a_sender_does_not_look_at_the_segments_of_all(
+    net: Net, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for node in ("right", "newest"):
+        net.end(node)
+    looks: list[int] = []
+    look = SegmentPool._is_free
+    monkeypatch.setattr(
+        SegmentPool, "_is_free", lambda pool, txn, segment: looks.append(segment.number) or look(pool, txn, segment)
+    )
+    for number in range(60):
+        sender.send(np.full(SEGMENT_BYTES_MIN, number, dtype=np.uint8))
+    assert files(net) == 60
+    assert len(looks) <= 2 * 60
+
+
+def test_after_a_burst_the_segments_that_were_freed_last_are_used_again(net: Net, sender: Sender) -> None:
+    left = net.begin("left")
+    for node in ("right", "newest"):
+        net.end(node)
+    for number in range(20):
+        sender.send(frame(number))
+    while net.messages(left):
+        acknowledge(net, left)
+    used = []
+    for number in range(60):
+        sender.send(frame(number))
+        used.append(segments.REFERENCE.unpack(records.reference_of(net.messages(left)[0][1]))[1])
+        acknowledge(net, left)
+    assert files(net) == 20
+    assert len(set(used[-20:])) <= 2
+
+
+def test_a_view_that_is_kept_for_long_does_not_hide_the_free_segments_behind_it(
+    net: Net, sender: Sender, views: SegmentViews
+) -> None:
+    left = net.begin("left")
+    for node in ("right", "newest"):
+        net.end(node)
+    kept = []
+    for number in range(200):
+        sender.send(frame(number))
+        if number < 5:
+            kept.append(see(views, net.messages(left)[0]))
+        acknowledge(net, left)
+    assert [int(view[-1]) for view in kept] == [0, 1, 2, 3, 4]
+    assert files(net) <= 3 * len(kept)
+
+
+def test_without_room_any_free_segment_is_found(net: Net, sender: Sender, views: SegmentViews) -> None:
+    left = net.begin("left")
+    for node in ("right", "newest"):
+        net.end(node)
+    with pytest.raises(StoreFull):
+        while True:
+            sender.send(frame(1))
+    count, waiting = files(net), net.messages(left)
+    assert len(waiting) > 10
+    assert commit(left, staged(left, ack=waiting[len(waiting) // 2])) == 1
+    sender.send(frame(2))
+    assert files(net) == count
+    assert (see(views, net.messages(left)[-1]) == 2).all()
+    with pytest.raises(StoreFull):
+        sender.send(frame(3))
+
+
+def test_memory_that_was_given_back_holds_what_is_sent_next(net: Net, sender: Sender, views: SegmentViews) -> None:
+    left = net.begin("left")
+    for node in ("right", "newest"):
+        net.end(node)
+    for number in range(3):
+        sender.send(frame(number))
+        assert (see(views, net.messages(left)[0]) == number).all()
+        acknowledge(net, left)
+        gc.collect()
+        views.work_off()
+        assert sender.pool._give_back()[0] > 0
+        assert taken(net) == 0
+    assert files(net) == 1
+
+
 def test_a_message_that_was_dropped_in_hand_is_not_read(net: Net, sender: Sender, views: SegmentViews) -> None:
     newest = net.begin("newest")
     sender.send(frame(1))
