@@ -79,6 +79,7 @@ def test_the_tests_check_types_with_a_release_that_compiles() -> None:
         ("there is no compiler", {"CC": "/nowhere/cc"}),
         ("it is not wanted", {"NODERUNTIME_COMPILE": "0"}),
         ("mypyc is missing", {"PYTHONPATH": "HIDES"}),
+        ("the compiler fails", {"CC": "HIDES/cc"}),
     ],
 )
 def test_without_compiling_the_wheel_is_one_for_every_python(why: str, env: dict[str, str], tmp_path: Path) -> None:
@@ -88,6 +89,9 @@ def test_without_compiling_the_wheel_is_one_for_every_python(why: str, env: dict
         (source / part).symlink_to(ROOT / part)
     (tmp_path / "hides").mkdir()
     (tmp_path / "hides" / "mypyc.py").write_text("raise ImportError('not here')\n")
+    compiler = tmp_path / "hides" / "cc"
+    compiler.write_text('#!/bin/sh\ntouch "$0.called"; echo "an error of the compiler" >&2; exit 1\n')
+    compiler.chmod(0o700)
     env = {name: value.replace("HIDES", str(tmp_path / "hides")) for name, value in env.items()}
     before = sorted(os.listdir(ROOT))
     done = subprocess.run(
@@ -96,6 +100,7 @@ def test_without_compiling_the_wheel_is_one_for_every_python(why: str, env: dict
         env={**os.environ, **env}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), why
+    assert Path(f"{compiler}.called").exists() == (env.get("CC") == str(compiler))
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:

@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "state": "read and write the state of a run",
     "snapshot": "take, list and check the snapshots of a run",
     "dead-letters": "look at messages that failed for good; replay or drop them",
+    "doctor": "look at this machine and installation, and say what they mean for runs here",
     "demo": "see it survive: an operator that is killed every second",
 }
 
@@ -239,6 +240,8 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     _build_state(parsers["state"])
     _build_snapshot(parsers["snapshot"])
     _build_letters(parsers["dead-letters"])
+
+    _json(parsers["doctor"])
 
     demo = parsers["demo"]
     about = "how long it runs (default: 15s)"

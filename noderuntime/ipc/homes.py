@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from noderuntime.errors import NodeRuntimeError
+from noderuntime.ipc.cgroups import memory_limit_bytes
 from noderuntime.ipc.rundir import ENV_HOME, home, state_home
 
 SIZE_BYTES = 1_000_000_000
@@ -74,32 +75,6 @@ def is_ours(folder: Path) -> bool:
     return mine and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def memory_limit_bytes(root: Path = Path("/")) -> int | None:
-    """The memory limit of this process's cgroup: the lowest of its own and of those above it. None if there is none."""
-    limits = []
-    with contextlib.suppress(OSError):
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            number, controllers, path = line.split(":", 2)
-            if number == "0":
-                top, name = root / "sys/fs/cgroup", "memory.max"
-            elif "memory" in controllers.split(","):
-                top, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
-            else:
-                continue
-            # in a container the path may be the host's and not exist; the top is then the container's own group
-            group = top / path.strip("/")
-            limits += [_limit(folder / name) for folder in (group, *group.parents) if folder.is_relative_to(top)]
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _limit(file: Path) -> int | None:
-    try:
-        limit = int(file.read_text())  # "max" where there is none
-    except (OSError, ValueError):
-        return None
-    return limit if limit < 1 << 60 else None
-
-
 def choose_home(environ: Mapping[str, str], size_bytes: int | None) -> tuple[Path, int, str]:
     """Where a new run is kept, how large its space may be, and a notice about that for the user ("" for none).
 
@@ -152,11 +127,16 @@ def _free_bytes(folder: Path) -> int:
 
 def is_memory(folder: Path) -> bool:
     """Whether the folder is in memory, judged by the type of its file system rather than by its path."""
+    return file_system(folder) in MEMORY_SYSTEMS
+
+
+def file_system(folder: Path) -> str:
+    """The type of the file system that a folder is on, such as tmpfs; "" if it cannot be told."""
     device = folder.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/mountinfo").read_text().splitlines():
             mount, _, system = line.partition(" - ")
             if mount.split(" ", 3)[2] == number:
-                return system.split(" ", 1)[0] in MEMORY_SYSTEMS
-    return False
+                return system.split(" ", 1)[0]
+    return ""

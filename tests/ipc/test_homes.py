@@ -49,29 +49,6 @@ def test_the_memory_limit_of_a_container_counts(
     assert notice == "the space is limited to 30 MB: memory is limited here (cgroup)"
 
 
-@pytest.mark.parametrize(
-    ("lines", "files", "limit"),
-    [
-        ("0::/a/b", {"a/b/memory.max": "max"}, None),
-        ("0::/a/b", {"a/b/memory.max": "300"}, 300),
-        ("0::/a/b", {"a/b/memory.max": "max", "a/memory.max": "200"}, 200),
-        ("0::/a/b", {"a/b/memory.max": "300", "a/memory.max": "200", "memory.max": "250"}, 200),
-        ("0::/docker/of-the-host", {"memory.max": "100"}, 100),
-        ("0::/", {}, None),
-        ("4:memory:/a\n0::/", {"memory/a/memory.limit_in_bytes": "70"}, 70),
-        ("4:cpu,memory:/a", {"memory/a/memory.limit_in_bytes": "9223372036854771712"}, None),
-        ("", {}, None),
-    ],
-)
-def test_the_lowest_limit_on_the_way_up_is_the_one_of_a_cgroup(
-    tmp_path: Path, lines: str, files: dict[str, str], limit: int | None
-) -> None:
-    for name, text in {"proc/self/cgroup": lines, **{f"sys/fs/cgroup/{name}": files[name] for name in files}}.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(f"{text}\n" if text else "")
-    assert homes.memory_limit_bytes(tmp_path) == limit
-
-
 def test_a_space_that_stays_where_it_is_gets_no_more_than_there_is(
     shared_memory: dict[str, str], tmp_path: Path
 ) -> None:
