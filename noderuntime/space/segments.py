@@ -49,6 +49,7 @@ THRESHOLD_BYTES = 64 * 1024  # smaller bodies travel in the message itself
 LAST_BYTES = 1 << 20  # copying so much takes about as long as waking up a receiver that has slept long
 PROBE_S = 0.0002  # between two tries to lock a segment that its owner holds
 LOOKS = 2  # at segments that turn out to be in use, before another one is taken
+CLEAR_EVERY = 8  # takes: then as many segments, if they are free, too, leave those that are looked at first
 LOOK_SHARE = 64  # a pool looks again how much is used when it has taken this fraction of the room that it saw
 
 REFERENCE = struct.Struct("<HIQQ")  # owner, number, generation, length
@@ -166,14 +167,15 @@ class Segment:
 
 
 class _Shelf:
-    """The segments of one size. `sent`: as they were sent, oldest first; `free`: of which nothing was under way when
-    they were looked at, the one that was freed last at the end, since its memory is likely to be in a cache."""
+    """The segments of one size. `sent`: as they were sent, oldest first; `free`: more than are needed now, the one that
+    was freed last at the end. Few that are used in turn stay in the processors' caches."""
 
-    __slots__ = ("free", "sent")
+    __slots__ = ("free", "sent", "takes")
 
     def __init__(self) -> None:
         self.sent: deque[Segment] = deque()
         self.free: list[Segment] = []
+        self.takes = 0
 
     def __iter__(self) -> Iterator[Segment]:
         yield from self.sent
@@ -256,21 +258,20 @@ class SegmentPool:
         """
         sent, free = shelf.sent, shelf.free
         found: Segment | None = None
-        misses = 0
         with self._space.read() as txn:
-            while sent and misses < LOOKS:
-                if not self._is_free(txn, sent[0]):
-                    if found is not None:
+            for _ in range(min(LOOKS, len(sent))):
+                if self._is_free(txn, sent[0]):
+                    found = sent.popleft()
+                    break
+                sent.rotate(-1)  # a receiver may keep it for long
+            shelf.takes += 1
+            if found is not None and shelf.takes % CLEAR_EVERY == 0:
+                for _ in range(min(CLEAR_EVERY, len(sent))):
+                    if not self._is_free(txn, sent[0]):
                         break
-                    misses += 1
-                    sent.rotate(-1)  # a receiver may keep it for long
-                    continue
-                if found is not None:  # two at once: there are more than needed
                     found.seal()
                     free.append(found)
                     found = sent.popleft()
-                    break
-                found = sent.popleft()
             while found is None and free:
                 segment = free.pop()
                 if self._is_free(txn, segment):
@@ -394,10 +395,11 @@ class SegmentPool:
         segment = self.take(len(body))
         last = max(0, len(body) - LAST_BYTES)
         with memoryview(body) as view:
-            segment.write(0, view[:last])
+            if last:
+                segment.write(0, view[:last])
             if nearly is not None:
                 nearly()
-            segment.write(last, view[last:])
+            segment.write(last, view[last:] if last else view)
         segment.is_touched = True
         segment.seal()
         return segment
