@@ -183,12 +183,14 @@ class OperatorError(NodeRuntimeError):
     """An operator could not be loaded, raised an exception, or returned a wrong value.
 
     `where` is one of import, init, restore_state, on_event, produce; `error` is one line, `trace` the user's traceback.
+    `node`: which operator of a shared process it was.
     """
 
-    def __init__(self, where: str, error: str, trace: str = "") -> None:
+    def __init__(self, where: str, error: str, trace: str = "", node: str = "") -> None:
         self.where = where
         self.error = error
         self.trace = trace
+        self.node = node
         super().__init__(f"{where}: {error}")
 
 

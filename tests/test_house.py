@@ -41,6 +41,7 @@ DECIDES = [  # pure modules of packages that otherwise touch the world
     "ipc/protocol.py", "ipc/wiring.py", "ipc/boundary.py",
     "runtime/machine.py", "runtime/lifecycle.py", "runtime/lifecycle_events.py", "runtime/phases.py",
     "runtime/restart_budget.py", "runtime/policy.py", "runtime/health.py",
+    "runtime/claims.py", "node/chain.py",
     "runtime/deaths.py", "runtime/stuck.py", "runtime/plan.py", "runtime/chaos_schedule.py", "runtime/observer.py",
     "runtime/welcome.py", "runtime/flight_recorder.py",
     "runtime/summary.py", "runtime/outcome.py",

@@ -25,7 +25,7 @@ def reload(options: Namespace) -> int:
     *run_name, node = options.names
     run = choose(one_name(run_name[0] if run_name else None, options.given_run, "reload"))
     before = _node(run, node)
-    ask_runtime(run, "reload", {"node": node}, Done)
+    together = ask_runtime(run, "reload", {"node": node}, Reloading)["together"]
     if before is None:
         raise CommandError(f"{run.name!r} has no node {node!r}")
     within_s = IMPORTED_WITHIN_S + before["start_timeout_s"]
@@ -49,7 +49,8 @@ def reload(options: Namespace) -> int:
             "failed": "; what waits for it is kept: mend it and reload it again",
         }.get(now["state"], "")
         raise CommandError(f"the changed code of {node} {was} {now['reason']} ({now['state']}{then})")
-    output.tell(f"{node} runs its new code, with its state restored (process {now['pid']})")
+    with_others = f", with {', '.join(together)}, who share its process" if together else ""
+    output.tell(f"{node} runs its new code{with_others}, with its state restored (process {now['pid']})")
     return output.OK
 
 

@@ -32,19 +32,44 @@ def find_cycle(nodes: Sequence[NodeSpec]) -> list[tuple[NodeSpec, InputSpec]] | 
     Each step is a receiving node and the input over which it receives from the node of the step before.
     Why it is refused: when the mailboxes on it are full, each node waits for the next one to make room.
     """
-    edges: dict[str, list[tuple[NodeSpec, InputSpec]]] = {node.id: [] for node in nodes}
+    return _cycle(nodes, {node.id: node.id for node in nodes})
+
+
+def find_process_cycle(
+    nodes: Sequence[NodeSpec], alone: str = ""
+) -> list[tuple[NodeSpec, InputSpec]] | None:
+    """As `find_cycle`, where operators of one process count as one node, and `alone` has left its process.
+
+    Why it is refused: a process waits for room as a whole. A -> B -> C with A and C in one process stands still when
+    both mailboxes are full, for while A waits for B, nobody takes what B has sent to C.
+    """
+    return _cycle(nodes, {node.id: _vertex(node, alone) for node in nodes})
+
+
+def _vertex(node: NodeSpec, alone: str) -> str:
+    """What stands for a node: its process (no id begins with a space), or itself."""
+    return f" {node.process}" if node.process and node.id != alone else node.id
+
+
+def _cycle(nodes: Sequence[NodeSpec], vertices: Mapping[str, str]) -> list[tuple[NodeSpec, InputSpec]] | None:
+    """A cycle of backpressure inputs among the vertices that stand for nodes. What a vertex of several nodes sends to
+    itself is no part of one.
+    """
+    edges: dict[str, list[tuple[NodeSpec, InputSpec]]] = {vertices[node.id]: [] for node in nodes}
     for node in nodes:
         for spec in node.inputs:
-            if not spec.is_timer and not spec.drop_oldest:
-                edges[spec.node].append((node, spec))
+            if spec.is_timer or spec.drop_oldest:
+                continue
+            if vertices[spec.node] != vertices[node.id] or vertices[node.id] == node.id:
+                edges[vertices[spec.node]].append((node, spec))
     done: set[str] = set()
-    for start in nodes:
-        if start.id in done:
+    for start in edges:
+        if start in done:
             continue
         path: list[tuple[NodeSpec, InputSpec]] = []  # how the walk came to where it is
-        position = {start.id: 0}  # nodes on the walk -> how many steps led there
-        todo: list[Iterator[tuple[NodeSpec, InputSpec]]] = [iter(edges[start.id])]
-        here = [start.id]
+        position = {start: 0}  # vertices on the walk -> how many steps led there
+        todo: list[Iterator[tuple[NodeSpec, InputSpec]]] = [iter(edges[start])]
+        here = [start]
         while todo:
             step = next(todo[-1], None)
             if step is None:
@@ -54,7 +79,7 @@ def find_cycle(nodes: Sequence[NodeSpec]) -> list[tuple[NodeSpec, InputSpec]] | 
                 if path:
                     path.pop()
                 continue
-            receiver = step[0].id
+            receiver = vertices[step[0].id]
             if receiver in position:
                 return [*path[position[receiver] :], step]
             if receiver not in done:

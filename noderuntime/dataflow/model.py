@@ -87,7 +87,8 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """One node. `env` includes the file's `env`; the node's own entries override it.
+    """One node. `env` includes the file's `env`; the node's own entries override it. Operators with the same `process`
+    share a process and its transactions; "" is a process of its own.
 
     0 in `max_restarts` and `max_attempts` means no limit; a `health_check_timeout_s` of None means none.
     """
@@ -108,7 +109,9 @@ class NodeSpec:
     start_timeout_s: float = 30.0
     health_check_timeout_s: float | None = None
     spawn: Spawn = "exec"
+    process: str = ""
     place: Place = field(default=Place(), compare=False)
+    process_place: Place = field(default=Place(), compare=False)
     config_place: Place = field(default=Place(), compare=False)  # the place of the node if it has no config
 
     def input(self, name: str) -> InputSpec:
@@ -187,10 +190,15 @@ class Dataflow:
             if (spec.node, spec.output) == (node_id, output)
         ]
 
+    def members(self, node_id: str) -> tuple[NodeSpec, ...]:
+        """The operators that share the process of this node, itself included, in the order of the file."""
+        spec = self.node(node_id)
+        return tuple(node for node in self.nodes if node.process == spec.process) if spec.process else (spec,)
+
     def fingerprint(self) -> str:
         """A digest of everything that decides whether kept state still fits: nodes, inputs, outputs, code references.
 
-        Limits, policies, environment and config are left out: they do not change what stored data mean.
+        Limits, policies, environment, config and processes are left out: they do not change what stored data mean.
         The order of nodes, inputs and outputs does not matter.
         """
         parts = sorted(

@@ -28,6 +28,7 @@ from noderuntime.dataflow.model import (
     StateSpec,
 )
 from noderuntime.dataflow.notation import operator_code, source_of
+from noderuntime.dataflow.processes import Written, check_processes
 from noderuntime.dataflow.reader_errors import ErrorCollector, Misspelt
 from noderuntime.dataflow.reader_state import read_snapshots, read_state
 from noderuntime.dataflow.yaml import fields as read
@@ -39,7 +40,7 @@ _TOP = ("env", "nodes", "state", "snapshots")
 _NODE = (
     "id", "path", "args", "operator", "env", "inputs", "outputs", "config", "restart_policy", "max_restarts",
     "restart_window", "restart_delay", "max_restart_delay", "max_attempts", "start_timeout",
-    "health_check_timeout", "spawn",
+    "health_check_timeout", "spawn", "process",
 )  # fmt: skip
 _OPERATOR = ("python", "module", "inputs", "outputs")
 _INPUT = ("source", "queue_size", "queue_bytes", "queue_policy", "input_timeout")
@@ -104,6 +105,7 @@ class _Reader(ErrorCollector):
         super().__init__()
         self.overrides = overrides
         self.advice: Advice = {}
+        self.written: Written = {}
 
     def dataflow(self, tree: Tree) -> Dataflow:
         top = read.mapping(tree, "a dataflow", "It begins with `nodes:` and a list of nodes below it.")
@@ -120,7 +122,7 @@ class _Reader(ErrorCollector):
         else:
             self.keep(lambda: nodes.extend(self.nodes(found, env)), None)
         if not self.errors:
-            self.errors.extend(check_links(nodes, self.advice))
+            self.errors.extend(check_links(nodes, self.advice) or check_processes(nodes, self.written))
         if self.errors:
             first, *others = self.errors
             first.more = tuple(others)
@@ -169,7 +171,19 @@ class _Reader(ErrorCollector):
             place=found.place,
             config_place=fields.fields["config"][0].place if "config" in fields.fields else found.place,
         )
-        return self.supervision(fields, where, spec)
+        self.written[node_id] = {name: key.place for name, (key, _) in fields.fields.items()}
+        return self.process(fields, where, self.supervision(fields, where, spec))
+
+    def process(self, fields: Fields, where: str, spec: NodeSpec) -> NodeSpec:
+        found = fields.get("process")
+        if found is None:
+            return spec
+        name = self.keep(lambda: self.identifier(found, f"`process` of {where}"), "")
+        if spec.kind != "operator":
+            what = f"`process` of {where}, which is no operator"
+            hint = "Remove it: a custom node runs its own loop, so it has a process of its own."
+            self.errors.append(fail(fields.fields["process"][0].place, what, hint))
+        return replace(spec, process=name, process_place=fields.fields["process"][0].place)
 
     def supervision(self, fields: Fields, where: str, spec: NodeSpec) -> NodeSpec:
         def number(name: str, default: int) -> int:

@@ -5,7 +5,7 @@ As in store_records.py, arguments are dataclasses and results are the maps that 
     ask      arguments    result      what for
     status   Nothing      RunStatus   the run and its nodes
     stop     StopRun      Done        end the run
-    reload   ReloadNode   Done        have an operator take over its changed code
+    reload   ReloadNode   Reloading   have an operator take over its changed code
 """
 
 from __future__ import annotations
@@ -26,6 +26,12 @@ class StopRun:
 @dataclass(frozen=True, slots=True)
 class ReloadNode:
     node: str
+
+
+class Reloading(TypedDict):
+    """`together`: operators that share its process, and so take over their code with it."""
+
+    together: list[str]
 
 
 class NodeStatus(TypedDict):

@@ -21,10 +21,19 @@ _nothing_to_do = contextlib.suppress(BlockingIOError)  # full already, or empty;
 
 
 def create(path: Path) -> None:
-    """Create the doorbell, unless it exists."""
+    """Create the doorbell, unless it exists. One that nodes have shared is left to the others."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_nlink > 1:
+            path.unlink()
     with contextlib.suppress(FileExistsError):
         os.mkfifo(path, 0o600)
+
+
+def share(path: Path, first: Path) -> None:
+    """Make the doorbell at `path` that at `first`: who rings one wakes the process of both."""
+    path.unlink(missing_ok=True)
+    path.hardlink_to(first)
 
 
 def open_bell(path: Path) -> int:

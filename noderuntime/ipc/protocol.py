@@ -1,22 +1,27 @@
 """The control protocol: every message that crosses one of our ZeroMQ sockets, sorted by edge.
 
     child   = hello (refused | welcome *restore_state (ready *traffic [bye] | failed))
-    traffic = log | stop_all | reload_failed | failed | stop | quiet | reload
+    traffic = log | log_of | stop_all | member_ended | reload_failed | failed | stop | stop_member | quiet
+            | quiet_member | reload
     command = ask answer
     client  = request reply
 
     child -> runtime      hello           who I am; the first message
                           ready           restored; from here on I handle events
                           log             one log record
+                          log_of          one log record of an operator that shares its process
                           failed          about to exit because of an error
                           stop_all        a handler returned Status.STOP_ALL
+                          member_ended    an operator that shares its process has ended
                           reload_failed   the new code does not import
                           bye             I exit on purpose
     runtime -> child      refused         you may not take part
                           welcome         your incarnation and wiring
                           restore_state   a part of the private state (operators)
                           quiet           make no more ticks
+                          quiet_member    the same for one operator of a shared process
                           stop            finish
+                          stop_member     one operator of a shared process has to end
                           reload          try the new code (operators)
     command -> runtime    ask             what a command of the command line wants
     runtime -> command    answer          what it gets
@@ -107,16 +112,36 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class LogOf:
+    """As Log, of one of the operators that share the process."""
+
+    node: str
+    time: float
+    level: int
+    text: str
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The process is about to exit because of an error. `where`: import | init | restore_state | on_event | produce.
 
-    `permanent`: the same would happen again at once (a file that is missing, a class that is not there).
+    `permanent`: the same would happen again at once (a file that is missing, a class that is not there). `node`: which
+    operator of a shared process raised; "" where the process is of one node.
     """
 
     where: str
     error: str
     trace: str
     permanent: bool
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberEnded:
+    """This operator of a shared process has ended: its outputs are closed in the space already."""
+
+    node: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +179,8 @@ class Refused:
 class Welcome:
     """Your incarnation and your wiring (see wiring.py); `states` RestoreState messages follow.
 
-    `attempts`: [input, sequence, index, attempts] of each message that earlier lives ended with.
+    `attempts`: [input, sequence, index, attempts] of each message that earlier lives ended with, and the number of
+    its node where operators share a process.
     """
 
     incarnation: int
@@ -174,6 +200,21 @@ class RestoreState:
 @dataclass(frozen=True, slots=True)
 class Quiet:
     """Make no more ticks: the run is draining, and ticks would keep it from ending."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuietMember:
+    """Make no more ticks of this operator of a shared process."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopMember:
+    """This operator of a shared process has to end: its STOP event (`id` as in Stop), then its outputs close."""
+
+    node: str
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,18 +285,18 @@ class Reply:
 
 
 Message = (
-    Hello | Ready | Log | Failed | StopAll | ReloadFailed | Bye | Refused | Welcome | RestoreState | Quiet | Stop
-    | Reload | Ask | Answer | Request | Reply
+    Hello | Ready | Log | LogOf | Failed | StopAll | MemberEnded | ReloadFailed | Bye | Refused | Welcome | RestoreState
+    | Quiet | QuietMember | Stop | StopMember | Reload | Ask | Answer | Request | Reply
 )  # fmt: skip
 
 MESSAGES: Final[dict[Edge, dict[str, type[Message]]]] = {
     Edge.CHILD_TO_RUNTIME: {
-        "hello": Hello, "ready": Ready, "log": Log, "failed": Failed, "stop_all": StopAll,
-        "reload_failed": ReloadFailed, "bye": Bye,
+        "hello": Hello, "ready": Ready, "log": Log, "log_of": LogOf, "failed": Failed, "stop_all": StopAll,
+        "member_ended": MemberEnded, "reload_failed": ReloadFailed, "bye": Bye,
     },
     Edge.RUNTIME_TO_CHILD: {
         "refused": Refused, "welcome": Welcome, "restore_state": RestoreState, "quiet": Quiet,
-        "stop": Stop, "reload": Reload,
+        "quiet_member": QuietMember, "stop": Stop, "stop_member": StopMember, "reload": Reload,
     },
     Edge.COMMAND_TO_RUNTIME: {"ask": Ask},
     Edge.RUNTIME_TO_COMMAND: {"answer": Answer},

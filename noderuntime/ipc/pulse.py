@@ -21,9 +21,10 @@ PULSE_BYTES = 4096
 STARTING, WAITING, HANDLING, COMMITTING, WAITING_FOR_ROOM, ENDED = range(6)
 PHASES = ("starting", "waiting", "handling", "committing", "waiting for room", "ended")
 
-INCARNATION, PID, PHASE, HANDLED, COMMITS, SINCE_NS = range(6)
+INCARNATION, PID, PHASE, HANDLED, COMMITS, SINCE_NS, MEMBER, CALLS = range(8)
 """HANDLED (events whose handler returned) and COMMITS count in this life; SINCE_NS is CLOCK_MONOTONIC at the last
-change to HANDLING or WAITING_FOR_ROOM."""
+change to HANDLING or WAITING_FOR_ROOM. Where operators share a process, the page of the first one has its phase and its
+commits, MEMBER is the place of the one whose handler runs, and CALLS counts the calls of all handlers."""
 
 HANDS_BYTE = 128  # from here on, the key of each message in hand (noderuntime.space.keys.message); 0: free
 HANDS_MAX = 64
@@ -70,7 +71,7 @@ class PulsePage:
         words = self.words
         for slot in range(HANDS_MAX):
             self.release(slot)
-        words[HANDLED] = words[COMMITS] = 0
+        words[HANDLED] = words[COMMITS] = words[MEMBER] = words[CALLS] = 0
         words[PHASE] = STARTING
         words[PID] = os.getpid()
         words[SINCE_NS] = time.monotonic_ns()

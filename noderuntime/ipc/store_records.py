@@ -113,9 +113,21 @@ class Opened(TypedDict):
     resumed: dict[str, Any]  # Resumed, or {}
 
 
+class Member(NamedTuple):
+    """Another operator of the same process: its max_attempts, and what the process had of it in hand."""
+
+    node: str
+    max_attempts: int
+    hands: list[tuple[int, int, int]]
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Why the last life ended ("" for the first), whether that `counts` as a failure, and what was in hand."""
+    """Why the last life ended ("" for the first), whether that `counts` as a failure, and what was in hand: input,
+    sequence and index of messages. Sequence 0 stands for an event that is no message, see space/lives.py.
+
+    `others` share the process of the node.
+    """
 
     node: str
     cause: str
@@ -123,18 +135,24 @@ class Claim:
     hands: list[tuple[int, int, int]]
     max_attempts: int
     trace: str
+    others: list[Member] = field(default_factory=list)
 
 
 @final
 class Claimed(TypedDict):
-    """`attempts`: [input, sequence, index, attempts] of messages in hand; `buried`: uids that became dead letters.
+    """`attempts`: [input, sequence, index, attempts] of messages in hand, and the number of their node where operators
+    share a process; `buried`: uids that became dead letters, of the node `entry`.
 
-    `by_reference`: the private state is too large for a reply, and is read in the space.
+    `by_reference`: the private state is too large for a reply, or of several operators, and is read in the space.
+    `ended_members`: operators of the process that have ended; `stop_all`: one of them by Status.STOP_ALL.
     """
 
     incarnation: int
     attempts: list[list[int]]
     buried: NotRequired[str]
+    entry: NotRequired[str]
+    ended_members: NotRequired[list[str]]
+    stop_all: NotRequired[bool]
     state: dict[str, bytes]
     by_reference: bool
 
@@ -152,11 +170,13 @@ class End:
     node: str
     failed: bool
     error: str
+    others: list[str] = field(default_factory=list)  # that share its process
 
 
 @dataclass(frozen=True, slots=True)
 class NodeOf:
     node: str
+    others: list[str] = field(default_factory=list)  # that share its process
 
 
 class Queues(TypedDict):

@@ -7,8 +7,8 @@ keeps, so that its keys are short and survive a change of the dataflow file.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypedDict, cast
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NotRequired, TypedDict, cast
 
 NANOSECONDS = 1_000_000_000
 
@@ -84,8 +84,8 @@ class PlainOutput(TypedDict):
     receivers: list[PlainReceiver]
 
 
-class PlainWiring(TypedDict):
-    """Wiring in `welcome`."""
+class PlainNode(TypedDict):
+    """Wiring in `welcome`, of one node."""
 
     run: str
     node: str
@@ -97,11 +97,18 @@ class PlainWiring(TypedDict):
     code: dict[str, str]
 
 
+class PlainWiring(PlainNode):
+    """Wiring in `welcome`."""
+
+    others: NotRequired[list[PlainNode]]
+
+
 @dataclass(frozen=True, slots=True)
 class Wiring:
     """Everything about one node that its own process needs.
 
     `kind` is "operator" or "node"; `code` is for operators: {"path": FILE or "", "module": NAME or "", "name": NAME}.
+    `others` are the operators that share the process of this one, which is then the first of them.
     """
 
     run: str
@@ -112,17 +119,20 @@ class Wiring:
     outputs: tuple[OutputWiring, ...]
     config: dict[str, Any] = field(default_factory=dict)
     code: dict[str, str] = field(default_factory=dict)
+    others: tuple[Wiring, ...] = ()
 
     def to_plain(self) -> PlainWiring:
         """The form that MessagePack can carry."""
-        plain = asdict(self)
+        plain = asdict(replace(self, others=()))
         plain["inputs"] = list(plain["inputs"])
         plain["outputs"] = [output | {"receivers": list(output["receivers"])} for output in plain["outputs"]]
+        plain["others"] = [other.to_plain() for other in self.others]
         return cast(PlainWiring, plain)
 
     @classmethod
-    def from_plain(cls, plain: PlainWiring) -> Wiring:
+    def from_plain(cls, plain: PlainWiring | PlainNode) -> Wiring:
         """The wiring of a `welcome`."""
+        others = cast(PlainWiring, plain).get("others", [])
         return cls(
             run=plain["run"],
             node=plain["node"],
@@ -137,4 +147,5 @@ class Wiring:
             ),
             config=plain["config"],
             code=plain["code"],
+            others=tuple(cls.from_plain(other) for other in others),
         )

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from time import CLOCK_BOOTTIME, clock_gettime_ns
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from noderuntime.errors import NodeRuntimeError, StoreFull, StoreUnreachable, UnknownOutput
+from noderuntime.errors import NodeRuntimeError, StoreFull, StoreUnreachable, UnknownOutput, ValueTooLarge
 from noderuntime.ipc import forks
 from noderuntime.ipc.fault_points import point
+from noderuntime.node.chain import Chain, InnerInput
 from noderuntime.node.session import NodeSession
 from noderuntime.space import keys, kvs, records
 from noderuntime.space.environment import scan
 from noderuntime.space.keys import VALUE_BYTES_MAX
 from noderuntime.space.kvs import Merge, SharedWrite, check_value, ttl_to_ns
 from noderuntime.space.outbox import check_merge
+from noderuntime.space.segments import THRESHOLD_BYTES
 from noderuntime.space.staging import Output, Staged
 from noderuntime.state import State
 
@@ -31,6 +34,8 @@ APPLIED_WITHIN_S: Final = 30.0
 ENCODED_KEYS_MAX: Final = 1000
 
 _MISSING: Final = object()
+_INT_MAX: Final = 1 << 63  # of the integers that MessagePack carries with a sign
+_INNER_BYTES: Final = 24  # about what the head of a message takes
 
 
 def _no_room(full: StoreFull) -> None:
@@ -55,7 +60,7 @@ class OperatorContext:
         self.wait_for_room: Callable[[StoreFull], None] = _no_room
         self._session = session
         self._space = session.space
-        self._outputs: dict[str, Output] = session.commits.outputs
+        self._outputs: dict[str, Output] = session.outputs
         self._encoded: dict[str, bytes] = {}
         self._private_prefix = keys.private_prefix(session.wiring.number)
         # staged by the events of this group that are not committed yet
@@ -96,10 +101,15 @@ class OperatorContext:
         known = self._outputs.get(output)
         if known is None:
             raise UnknownOutput(self.node_id, output, sorted(self._outputs))
+        self._stage_output(known, staged, value, metadata)
+
+    def _stage_output(
+        self, output: Output, staged: Staged, value: Any, metadata: Mapping[str, Any] | None
+    ) -> None:
         while True:
             try:
-                known.stage(staged, value, metadata, self._session)
-                break
+                output.stage(staged, value, metadata, self._session)
+                return
             except StoreFull as full:
                 self.wait_for_room(full)
         if point is not None:
@@ -136,8 +146,8 @@ class OperatorContext:
             point("staged")
 
     def _encode(self, key: Any) -> bytes:
-        """A user's key, encoded. Cached, because most operators save under the same few keys again and again."""
-        encoded = keys.user_key(key)
+        """The key in the space of a user's key. Cached: most operators save under the same few keys again and again."""
+        encoded = self._private_prefix + keys.user_key(key)
         if len(self._encoded) >= ENCODED_KEYS_MAX:
             self._encoded.clear()
         self._encoded[key] = encoded
@@ -148,18 +158,18 @@ class OperatorContext:
         staged = self.staged
         if staged is None:
             raise self._too_early("delete_state")
-        encoded = keys.user_key(key)
+        encoded = self._private_prefix + keys.user_key(key)
         if staged.private is None:
             staged.private = {}
         staged.private[encoded] = self._private[encoded] = None
 
     def load_state(self, key: Any, default: Any = None) -> Any:
         """The private value of `key`, or `default`."""
-        encoded = keys.user_key(key)
+        encoded = self._private_prefix + keys.user_key(key)
         found: Any = self._private.get(encoded, _MISSING)
         if found is _MISSING:
             with self._space.read() as txn:
-                stored = txn.get(self._private_prefix + encoded)
+                stored = txn.get(encoded)
             found = None if stored is None else stored[records.PRIVATE_BYTES :]
         return default if found is None else found
 
@@ -167,13 +177,13 @@ class OperatorContext:
         """All of the private state, as a copy."""
         prefix = self._private_prefix
         with self._space.read() as txn:
-            found = {key[len(prefix) :]: value[records.PRIVATE_BYTES :] for key, value in scan(txn, prefix)}
+            found = {key: value[records.PRIVATE_BYTES :] for key, value in scan(txn, prefix)}
         for key, value in self._private.items():
             if value is None:
                 found.pop(key, None)
             else:
                 found[key] = value
-        return {key.decode(): found[key] for key in sorted(found)}
+        return {key[len(prefix) :].decode(): found[key] for key in sorted(found)}
 
     def kvs_write(self, key: Any, value: Any, ttl: Any = None) -> None:
         """Write to the shared KVS, as part of the event's transaction."""
@@ -253,3 +263,149 @@ class OperatorContext:
             f"{call}: there is no event in hand. Sending and writing belong to on_event or produce; "
             "__init__, restore_state and other threads can only read."
         )
+
+
+def _is_flat(metadata: dict[Any, Any]) -> bool:
+    """Whether copying a dict is as good as sending it: its values cannot be changed, and would arrive as they are."""
+    for key, value in metadata.items():
+        kind = type(value)
+        if type(key) is not str or not key.isascii():
+            return False
+        if kind is int:
+            if not -_INT_MAX <= value < _INT_MAX:
+                return False
+        elif kind is str:
+            if not value.isascii():
+                return False
+        elif kind is not float and kind is not bool and kind is not bytes and value is not None:
+            return False
+    return True
+
+
+class Route:
+    """Where the messages of one output go: `inner` are its inputs in this process, in the order of the file."""
+
+    __slots__ = ("inner", "is_inner", "mailboxes", "output", "variants")
+
+    def __init__(self, output: Output, inner: Sequence[tuple[int, InnerInput[Any]]]) -> None:
+        self.output = output
+        self.inner = [link for _, link in inner]
+        self.mailboxes = [at for at, _ in inner]  # their places among the receivers of the output
+        self.is_inner = len(inner) == output.copies and not any(link.drops for link in self.inner) and bool(inner)
+        self.variants: dict[int, Output] = {}  # the output without the inputs that are taken inside, which are bits
+
+    def without(self, taken: int) -> Output:
+        """The output, to be committed to all receivers but the `taken` ones (a bit for each of `inner`).
+
+        One of these goes to no receiver inside. So when a transaction has several for one receiver outside, it has a
+        message for a mailbox inside, and is written message by message: packs of two of them would overlap.
+        """
+        found = self.variants.get(taken)
+        if found is None:
+            gone = {at for bit, at in enumerate(self.mailboxes) if taken >> bit & 1}
+            kept = [receiver for at, receiver in enumerate(self.output.receivers) if at not in gone]
+            found = self.variants[taken] = self.output.to(kept)
+        return found
+
+
+class ChainContext(OperatorContext):
+    """The `ctx` of an operator that shares its process. `shared`: the context of the first operator of the process:
+    what one of them stages of the shared KVS, all of them see.
+    """
+
+    def __init__(
+        self,
+        session: NodeSession,
+        config: Mapping[str, Any],
+        log: logging.Logger,
+        chain: Chain[Any],
+        shared: ChainContext | None = None,
+    ) -> None:
+        super().__init__(session, config, log)
+        self._chain = chain
+        self._put = chain.queue.append
+        self._routes: dict[str, Route] = {}
+        self._booted_ns = session.space.booted_ns
+        if shared is not None:
+            self._shared, self._merges = shared._shared, shared._merges
+
+    def connect(self, routes: dict[str, Route]) -> None:
+        """Where the messages of each output go."""
+        self._routes = routes
+
+    def send_output(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
+        """Send `value` to the receivers of `output`. Raises UnknownOutput, TypeError, ValueTooLarge."""
+        staged = self.staged
+        if staged is None:
+            raise self._too_early("send_output")
+        route = self._routes.get(output)
+        if route is None:
+            raise UnknownOutput(self.node_id, output, sorted(self._outputs))
+        chain = self._chain
+        if not (chain.open and route.is_inner):
+            self._send(route, staged, value, metadata)
+            return
+        # All receivers are here, which is what this process is for. The value is immutable, or it is copied by way of
+        # its bytes: the sender may go on changing it.
+        kind = type(value)
+        if metadata and (type(metadata) is not dict or not _is_flat(metadata)):
+            record, size = self._record(output, value, metadata, route.output.sent + 1)
+        elif (kind is int and -_INT_MAX <= value < _INT_MAX) or kind is float or kind is bool or value is None:
+            record, size = b"", _INNER_BYTES
+        elif (kind is bytes or (kind is str and value.isascii())) and len(value) < THRESHOLD_BYTES:
+            record, size = b"", _INNER_BYTES + len(value)
+        else:
+            record, size = self._record(output, value, metadata, route.output.sent + 1)
+        sent = route.output
+        number = sent.sent = sent.sent + 1
+        now_ns = self._booted_ns + clock_gettime_ns(CLOCK_BOOTTIME)
+        told = dict(metadata) if metadata and not record else None
+        for link in route.inner:
+            self._put((link, record, value, told, now_ns, number))
+        count = len(route.inner)
+        chain.left -= count
+        chain.left_bytes -= size * count
+        if chain.left <= 0 or chain.left_bytes <= 0:
+            chain.fused = chain.open = False
+        counted = route.variants.get(-1)  # with no receiver: the number of the message is committed
+        if counted is None:
+            counted = route.variants[-1] = sent.to(())
+        if staged.outputs is None:
+            staged.outputs = [(counted, b"", number, None)]
+        else:
+            staged.outputs.append((counted, b"", number, None))
+
+    def _send(self, route: Route, staged: Staged, value: Any, metadata: Mapping[str, Any] | None) -> None:
+        """Send to some receivers inside, and to the mailboxes of the others."""
+        chain, base = self._chain, route.output
+        taken = 0
+        for bit, link in enumerate(route.inner):
+            if chain.takes(link):
+                taken |= 1 << bit
+        number = base.sent + 1
+        record, size = self._record(base.name, value, metadata, number) if taken else (b"", 0)
+        output = route.without(taken) if taken else base
+        output.sent = base.sent
+        if output.copies or not taken:
+            self._stage_output(output, staged, value, metadata)
+        else:
+            output.sent = number
+            staged.outputs = [*(staged.outputs or ()), (output, b"", number, None)]
+        base.sent = output.sent
+        now_ns = self._booted_ns + clock_gettime_ns(CLOCK_BOOTTIME)
+        for bit, link in enumerate(route.inner):
+            if taken >> bit & 1:
+                chain.put((link, record, None, None, now_ns, number), size)
+            else:
+                chain.passed_on(link)
+
+    def _record(
+        self, output: str, value: Any, metadata: Mapping[str, Any] | None, number: int
+    ) -> tuple[bytes, int]:
+        """The bytes of a message inside, which no segment is needed for, and their number. Raises as `send_output`."""
+        now_ns = self._booted_ns + clock_gettime_ns(CLOCK_BOOTTIME)
+        record, _ = records.encode_message(value, metadata, number, now_ns)
+        size, limit = len(record), self._space.message_bytes_max
+        if size > limit:
+            raise ValueTooLarge(f"a message to {output!r}", size, limit)
+        return record, size

@@ -23,8 +23,6 @@ from noderuntime.api.operator import (
     POSITION_KEY,
     Source,
     Status,
-    make,
-    own_state,
     packed_position,
     position_of,
     status_of,
@@ -38,11 +36,13 @@ from noderuntime.ipc.protocol import EXIT_RELOAD, Bye, Quiet, Refused, Reload, R
 from noderuntime.node.context import OperatorContext
 from noderuntime.node.group import GROUP_NS, Group
 from noderuntime.node.inbox import event_of, is_notice
+from noderuntime.node.making import make_operator
 from noderuntime.node.reload_check import Reloads
 from noderuntime.node.remote_log import LogHandler
 from noderuntime.node.session import SLOW_CHECK_S, NodeSession
 from noderuntime.node.timers import Counters, Timers
-from noderuntime.node.user_code import load, user_trace
+from noderuntime.node.user_code import user_trace
+from noderuntime.space import keys
 from noderuntime.space.keys import MAILBOX_PREFIX_BYTES
 from noderuntime.space.mailbox import Message
 from noderuntime.space.segments import Dropped
@@ -50,7 +50,6 @@ from noderuntime.space.staging import GROUP_BYTES_MAX, GROUP_MAX, Staged
 from noderuntime.space.writer import Inapplicable
 
 _SAME_IN_MESSAGEPACK = frozenset({int, str, bytes, bool, float})
-_POSITION = POSITION_KEY.encode()
 
 
 def _with_counters(counters: Counters) -> Staged:
@@ -58,10 +57,6 @@ def _with_counters(counters: Counters) -> Staged:
     staged = Staged()
     staged.also().counters = counters
     return staged
-
-
-def _ignore(event: Event, ctx: OperatorContext) -> None:
-    """The handler of a Source without on_event."""
 
 
 class OperatorHost:
@@ -76,7 +71,7 @@ class OperatorHost:
         self._inputs = {item.mailbox: item for item in session.inputs.values()}
         self.ctx = OperatorContext(session, session.wiring.config, logging.getLogger(session.wiring.node))
         self._operator: Any = None
-        self._on_event: Callable[[Event, OperatorContext], Any] = _ignore
+        self._on_event: Callable[[Event, OperatorContext], Any]
         self._group = Group(session, self.ctx.log, self._wait, self._is_leaving)
         self._add = self._group.events.append
         self._stop: Stop | None = None
@@ -85,13 +80,14 @@ class OperatorHost:
         self._exit_code: int | None = None  # set: leave between two events
         self._over = False  # for one of these reasons, this life must not handle any more events
         self._position: Any = None
+        self._position_key = keys.private_prefix(session.wiring.number) + keys.user_key(POSITION_KEY)
         self._produces = False
         self._idle_until = 0.0
         self._timers = Timers(session)
         self._ahead: deque[Message] = deque()  # read, not yet handled
         self._reads_ahead = not any(item.wiring.drop_oldest for item in session.inputs.values())
         self._poller = session.poller(dealer.fd)
-        self._reloads = Reloads(session.wiring.code, self._poller)
+        self._reloads = Reloads([session.wiring.code], self._poller)
         self._rung = False  # the bell has rung and is not drained yet
         self.ctx.wait_for_room = self._wait_for_payload_room
         self._published = time.monotonic()
@@ -111,32 +107,8 @@ class OperatorHost:
         """Load, make and restore the operator. Raises OperatorError."""
         if point is not None:
             point("restore")
-        code = self._session.wiring.code
-        factory = load(code["path"], code["module"], code["name"])
-        where = "init"
-        try:
-            self._operator = make(factory, self.ctx)
-            self._produces = hasattr(self._operator, "produce")
-            if not self._produces and not hasattr(self._operator, "on_event"):
-                raise OperatorError("init", f"{code['name']} has neither on_event nor produce")
-            if not self._produces and not self._session.inputs:
-                raise OperatorError(
-                    "init",
-                    f"{code['name']} has no inputs in the dataflow file and is no Source: it would never be called",
-                )
-            if self._produces and self._session.mailboxes:
-                names = ", ".join(item.name for item in self._session.inputs.values())
-                raise OperatorError("init", f"{code['name']} is a Source, which takes no inputs; remove: {names}")
-            self._on_event = getattr(self._operator, "on_event", _ignore)
-            where = "restore_state"
-            own = own_state(state)
-            if own and hasattr(self._operator, "restore_state"):
-                self._operator.restore_state(own)
-            self._position = position_of(state)
-        except OperatorError:
-            raise
-        except BaseException as error:
-            raise OperatorError(where, describe(error), user_trace(error)) from None
+        made = make_operator(self._session, self.ctx, state)
+        self._operator, self._on_event, self._produces, self._position = made
         if point is not None:
             point("restored")
 
@@ -368,9 +340,9 @@ class OperatorHost:
             ctx.staged = None
             if position is not None:
                 if staged.private is None:
-                    staged.private = {_POSITION: position}
+                    staged.private = {self._position_key: position}
                 else:
-                    staged.private[_POSITION] = position
+                    staged.private[self._position_key] = position
             if staged.private is not None or staged.outputs is not None or staged.rare is not None:
                 group.append(staged)
             size += staged.size

@@ -31,6 +31,7 @@ from noderuntime.ipc.protocol import (
 )
 from noderuntime.ipc.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
 from noderuntime.ipc.wiring import Wiring
+from noderuntime.node.chain_host import ChainHost
 from noderuntime.node.operator_host import OperatorHost
 from noderuntime.node.remote_log import LogHandler
 from noderuntime.node.session import NodeSession
@@ -78,15 +79,20 @@ def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
     logging.basicConfig(level=level, handlers=[log], force=True)
     try:
         session = NodeSession(run_dir, wiring, welcome.incarnation, welcome.attempts)
-        host = OperatorHost(session, dealer, log)
-        if by_reference:
-            state = host.ctx.state()
-        host.prepare(state)
+        host: OperatorHost | ChainHost
+        if wiring.others:
+            incarnation, attempts = welcome.incarnation, welcome.attempts
+            others = [NodeSession(run_dir, other, incarnation, attempts, first=session) for other in wiring.others]
+            host = ChainHost([session, *others], dealer, log)
+            host.prepare()
+        else:
+            host = OperatorHost(session, dealer, log)
+            host.prepare(host.ctx.state() if by_reference else state)
         dealer.send(Ready(welcome.incarnation))
         code = host.run()
     except OperatorError as error:
         permanent = error.where == "import" or (error.where == "init" and not error.trace)
-        _send_failed(dealer, error.where, error.error, error.trace, permanent)
+        _send_failed(dealer, error.where, error.error, error.trace, permanent, error.node)
         return 1
     except (Fenced, forks.Forked):
         raise
@@ -101,6 +107,8 @@ def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
     return code
 
 
-def _send_failed(dealer: Dealer, where: str, error: str, trace: str = "", permanent: bool = False) -> None:
+def _send_failed(
+    dealer: Dealer, where: str, error: str, trace: str = "", permanent: bool = False, node: str = ""
+) -> None:
     """Report why this process ends, in a frame within the limit, however long the user's exception is."""
-    dealer.send(Failed(where, cut(error, ERROR_CHARACTERS_MAX), cut(trace, TRACE_CHARACTERS_MAX), permanent))
+    dealer.send(Failed(where, cut(error, ERROR_CHARACTERS_MAX), cut(trace, TRACE_CHARACTERS_MAX), permanent, node))

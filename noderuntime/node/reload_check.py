@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from noderuntime.errors import OperatorError
@@ -34,8 +35,8 @@ class Verdict(NamedTuple):
 class Reloads:
     """The check that a reload asked for, if any. If asked again while it runs, it runs once more afterwards."""
 
-    def __init__(self, code: dict[str, str], poller: select.poll) -> None:
-        self._code = code
+    def __init__(self, codes: Sequence[dict[str, str]], poller: select.poll) -> None:
+        self._codes = codes
         self._poller = poller  # watches the pidfd of the trial
         self._trial: _Trial | None = None
         self._again = False
@@ -46,7 +47,7 @@ class Reloads:
             self._again = True
             return
         self._again = False
-        self._trial = _Trial(self._code)
+        self._trial = _Trial(self._codes)
         self._poller.register(self._trial.pidfd, select.POLLIN)
 
     def take_verdict(self) -> Verdict | None:
@@ -69,12 +70,14 @@ class Reloads:
 
 
 class _Trial:
-    """One process that imports the code. Its `pidfd` is readable once it has ended; then `result` is called, once."""
+    """One process that imports the code of the operators. Its `pidfd` is readable once it has ended; then `result` is
+    called, once.
+    """
 
-    def __init__(self, code: dict[str, str]) -> None:
+    def __init__(self, codes: Sequence[dict[str, str]]) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  (not a pipe: it is read only at the end)
         self._process = subprocess.Popen(
-            entrypoints.command(entrypoints.RELOAD_CHECK, json.dumps(code)),
+            entrypoints.command(entrypoints.RELOAD_CHECK, json.dumps(codes)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._said,
@@ -102,11 +105,11 @@ class _Trial:
 
 
 def main() -> int:
-    """argv: the code, as JSON."""
+    """argv: the codes of the operators, as JSON."""
     signal.alarm(CHECK_S_MAX)
-    code = json.loads(sys.argv[1])
     try:
-        load(code["path"], code["module"], code["name"])
+        for code in json.loads(sys.argv[1]):
+            load(code["path"], code["module"], code["name"])
     except OperatorError as error:
         print(error.trace or error.error, file=sys.stderr)
         return 1

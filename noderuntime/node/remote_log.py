@@ -6,12 +6,14 @@ import logging
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from noderuntime.ipc import forks
 from noderuntime.ipc.boundary import cut, describe, plain
 from noderuntime.ipc.channel import Dealer
-from noderuntime.ipc.protocol import Log
+from noderuntime.ipc.protocol import Log, LogOf
 
 LOG_CHARACTERS_MAX = 100_000
 FIELD_CHARACTERS_MAX = 10_000
@@ -27,8 +29,9 @@ class LogHandler(logging.Handler):
         super().__init__()
         self._dealer = dealer
         self._thread = threading.get_ident()
-        self._waiting: deque[Log] = deque(maxlen=10_000)
+        self._waiting: deque[Log | LogOf] = deque(maxlen=10_000)
         self._is_fork = False
+        self.whose: Callable[[str], str] | None = None  # which operator of a shared process, by the name of the logger
         self.has_sent = False  # since the last look for messages from the runtime: see channel.py on edges
 
         forks.watch(self)
@@ -49,7 +52,11 @@ class LogHandler(logging.Handler):
             found = [item for item in vars(record).items() if item[0] not in _ATTRIBUTES]
             extra = plain({name: _scalar(value) for name, value in found[:FIELDS_MAX]}, FIELD_CHARACTERS_MAX)
             fields = {"logger": cut(str(record.name), FIELD_CHARACTERS_MAX), **extra}
-            self._waiting.append(Log(float(record.created), int(record.levelno), text, fields))
+            created, level = float(record.created), int(record.levelno)
+            if self.whose is None:
+                self._waiting.append(Log(created, level, text, fields))
+            else:
+                self._waiting.append(LogOf(self.whose(record.name), created, level, text, fields))
             if threading.get_ident() == self._thread:
                 self.pass_on()
         except Exception:
@@ -64,7 +71,7 @@ class LogHandler(logging.Handler):
                 self._dealer.send(log)
             except Exception as error:  # a log record must never end an operator
                 text = f"a log record could not be sent: {describe(error)}"
-                self._dealer.send(Log(log.time, logging.WARNING, text, {}))
+                self._dealer.send(replace(log, level=logging.WARNING, text=text, fields={}))
 
 
 def _text(record: logging.LogRecord) -> str:

@@ -42,7 +42,7 @@ class Sender:
         self._gate = gate
         self._waiters = waiters
         self._in_hand = in_hand
-        self._outputs = session.commits.outputs
+        self._outputs = session.outputs
         self._committed_ns = 0
         self._stopping = False  # the run is being stopped, not drained: no receiver will make room any more
         self._gave_up = False  # a message could not be committed, so nothing after it may be

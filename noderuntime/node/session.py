@@ -41,7 +41,8 @@ ROOM_CHECK_S = 0.05  # room in the space (not in a queue) rings no bell
 class NodeSession:
     """One life of one node. `attempts`: the claim's list of messages that earlier lives ended with.
 
-    `space`: the space that this process has open already, if any.
+    `space`: the space that this process has open already, if any. `first`: the session of the first operator of a
+    shared process, for those of the others: space, commits and bells are those of the process.
     """
 
     def __init__(
@@ -51,17 +52,22 @@ class NodeSession:
         incarnation: int,
         attempts: Sequence[Sequence[int]] = (),
         space: Space | None = None,
+        first: NodeSession | None = None,
     ) -> None:
         self.wiring = wiring
         self.incarnation = incarnation
+        self._first = first
         self._heard_ns = 0  # when the receivers were last rung
-        self.space = open_space(run_dir.space) if space is None else space
-        self._owns_space = space is None
+        self.space: Space = first.space if first else open_space(run_dir.space) if space is None else space
+        self._owns_space = space is None and first is None
         self.message_bytes_max = self.space.message_bytes_max
         self.event_bytes_max = self.space.event_bytes_max
-        self.commits = Commits(self.space, wiring, incarnation)
+        self.commits: Commits = first.commits if first else Commits(self.space, wiring, incarnation)
+        ports = next(ports for ports in self.commits.nodes if ports.writes.node == wiring.number)
+        self.outputs = ports.outputs
         self.attempts = {
-            keys.message(wiring.number, input, sequence, index): lives for input, sequence, index, lives in attempts
+            keys.message(node[0] if node else wiring.number, input, sequence, index): lives
+            for input, sequence, index, lives, *node in attempts
         }
         self.page = pulse.PulsePage(run_dir.pulse(wiring.number))
         try:
@@ -75,7 +81,7 @@ class NodeSession:
         self._pool: SegmentPool | None = None  # most nodes send nothing large
         self._views: SegmentViews | None = None
         self.bells = doorbell.Bells(run_dir, {wiring.number: self.bell})
-        self.external = open_external(self.space) if space is None else None
+        self.external: State | None = first.external if first else open_external(self.space) if space is None else None
         self.watch: Subscription | ExternalSubscription
         self.kvs: State
         if self.external is None:
@@ -84,7 +90,7 @@ class NodeSession:
         else:
             self.watch = ExternalSubscription(self.space, wiring.number, self.external, self.bell)
             self.kvs = ExternalState(self.external, self.watch)
-        self.inputs = {item.number: item for item in self.commits.inputs.values()}
+        self.inputs = {item.number: item for item in ports.inputs.values()}
         self.mailboxes = [item.mailbox for item in self.inputs.values() if not item.wiring.period_ns]
         self._ahead = Ahead(self.space, self.mailboxes)
         self.closed: set[str] = set()  # inputs that have ended: their INPUT_CLOSED was taken
@@ -186,13 +192,17 @@ class NodeSession:
 
     @property
     def pool(self) -> SegmentPool:
-        """The segments in which this node sends large payloads."""
+        """The segments in which this process sends large payloads."""
+        if self._first is not None:
+            return self._first.pool
         if self._pool is None:
             self._pool = SegmentPool(self.space, self._folder, self.wiring.number)
         return self._pool
 
     def body(self, key: bytes, record: bytes) -> NDArray[np.uint8]:
         """The body of a message that lies in a segment (record[1]), as a read-only array. Raises Dropped."""
+        if self._first is not None:
+            return self._first.body(key, record)
         if self._views is None:
             self._views = SegmentViews(self.space, self._folder)
         return self._views.lease(key, records.reference_of(record))
@@ -236,7 +246,7 @@ class NodeSession:
             self._views = None
         if self._owns_space:
             self.space.close()
-        if self.external is not None:
+        if self.external is not None and self._first is None:
             self.kvs.close()
         self.bells.close()
         self._cores.close()

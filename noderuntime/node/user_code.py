@@ -17,6 +17,7 @@ from noderuntime.ipc.entrypoints import PACKAGE
 
 _OURS = str(PACKAGE) + os.sep  # with the separator: noderuntime_operators.py only begins with our name
 _COMPILED = PACKAGE.name + os.sep  # code objects of compiled modules have relative names
+_loaded: dict[Path, ModuleType] = {}
 _USERS = tuple(_OURS + folder + os.sep for folder in ("operators", "dataflows"))
 
 
@@ -48,6 +49,9 @@ def load(path: str, module: str, name: str) -> Any:
 
 
 def _load_file(path: Path) -> ModuleType:
+    resolved = path.resolve()
+    if resolved in _loaded:  # another operator of this process is in the same file
+        return _loaded[resolved]
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     # under its own name if that is free, so that dataclasses, logging and tracebacks look as in other programs
@@ -60,6 +64,7 @@ def _load_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
+    _loaded[resolved] = module
     return module
 
 

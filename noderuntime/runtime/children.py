@@ -11,45 +11,28 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from shlex import quote
+from typing import Any
 
 from noderuntime.dataflow.model import NodeSpec
 from noderuntime.errors import DataflowError
 from noderuntime.ipc import doorbell, process
-from noderuntime.ipc.boundary import (
-    ERROR_CHARACTERS_MAX,
-    NAME_CHARACTERS_MAX,
-    TRACE_CHARACTERS_MAX,
-    all_of,
-    cut,
-    describe,
-)
+from noderuntime.ipc.boundary import all_of, describe
 from noderuntime.ipc.lock_watch import Holding, Pinning
-from noderuntime.ipc.protocol import (
-    Bye,
-    Failed,
-    Log,
-    Message,
-    Quiet,
-    Ready,
-    Refused,
-    Reload,
-    ReloadFailed,
-    Stop,
-    StopAll,
-)
-from noderuntime.ipc.pulse import COMMITS, HANDLED, HANDLING, INCARNATION, PHASE, SINCE_NS, Glance, PulsePage
+from noderuntime.ipc.protocol import Message, Quiet, QuietMember, Refused, Reload, Stop, StopMember
+from noderuntime.ipc.pulse import HANDLED, MEMBER, Glance, PulsePage
 from noderuntime.ipc.store_records import Claimed, Done, Over, claim_result, result
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.runtime import lifecycle_events as su
+from noderuntime.runtime.claims import burial, claim_of
+from noderuntime.runtime.hearing import hear
 from noderuntime.runtime.lifecycle import Lifecycle
 from noderuntime.runtime.lifecycle_events import ALIVE, Hands, LifecycleState
-from noderuntime.runtime.logs import record_of
 from noderuntime.runtime.machine import IllegalEvent, Tell, Tick
 from noderuntime.runtime.orders import order_of
 from noderuntime.runtime.processes import Proc, kill_strays
+from noderuntime.runtime.pulse_reading import PulseReading
 from noderuntime.runtime.services import Services
 from noderuntime.runtime.welcome import welcome
 
@@ -67,6 +50,9 @@ class Child:
     page: PulsePage
     bell: int
     neighbours: list[Child] = field(default_factory=list)
+    others: list[Child] = field(default_factory=list)  # operators that share its process (members.py)
+    has_ended: bool = False  # though its process goes on, for others
+    to_end: dict[str, str] = field(default_factory=dict)  # operators of its process that have to: the id of their STOP
     handled_before: int = 0  # events of earlier lives
     reloads_failed: int = 0  # changed code that did not import
     reload_error: str = ""  # of the last one, with its traceback
@@ -81,12 +67,23 @@ class Child:
     claim: Claimed | None = None  # the store's answer
     exit_status: int | None = None  # it has ended, and its last words may still be under way:
     last_words_s: float = 0.0  # until then
-    _handled_seen: int = -1
-    _handled_seen_s: float = 0.0
+    _pulse: PulseReading = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._pulse = PulseReading(self.page)
 
     @property
     def id(self) -> str:
         return self.spec.id
+
+    @property
+    def leader(self) -> Child:
+        """The first of the operators that share its process; itself where nobody does."""
+        return self
+
+    @property
+    def state(self) -> LifecycleState:
+        return LifecycleState.ENDED if self.has_ended else self.machine.state
 
     @property
     def alive(self) -> bool:
@@ -108,10 +105,10 @@ class Child:
         self.peer = 0
         self.claim = None
         self.exit_status = None
-        self._handled_seen = -1
+        self._pulse.begin_life()
 
     def has_pulse(self) -> bool:
-        return self.incarnation > 0 and self.page.words[INCARNATION] == self.incarnation
+        return self._pulse.is_of(self.incarnation)
 
     def remains(self) -> tuple[Hands, int]:
         """What the life that has just ended had in hand, and how often it had committed."""
@@ -119,7 +116,12 @@ class Child:
             return (), 0
         pulse = self.page.read()
         self.handled_before += pulse.handled
-        return pulse.hands, pulse.commits
+        if not self.others:
+            return pulse.hands, pulse.commits
+        hands: list[tuple[int, ...]] = [(*hand, self.wiring.number) for hand in pulse.hands]
+        for other in self.others:
+            hands += other.remains()[0]
+        return tuple(hands), pulse.commits
 
     def handled(self) -> int:
         """Events handled in all lives."""
@@ -128,20 +130,12 @@ class Child:
 
     def glance(self, now_s: float) -> Glance | None:
         """None before this life has begun to write its pulse."""
-        if not self.has_pulse():
-            return None
-        words = self.page.words
-        handled = words[HANDLED]
-        if handled != self._handled_seen:
-            self._handled_seen, self._handled_seen_s = handled, now_s
-        phase = words[PHASE]
-        # a group of events has one SINCE_NS: what was seen to be handled meanwhile began later
-        since_s = max(words[SINCE_NS] / 1e9, self._handled_seen_s)
-        return Glance(phase, words[COMMITS], max(1e-9, now_s - since_s) if phase == HANDLING else 0.0)
+        return self._pulse.glance(now_s, bool(self.others)) if self.has_pulse() else None
 
     def ring(self) -> None:
         """Wake this node and all around it: some ring may have died with its process."""
-        all_of(partial(doorbell.ring, node.bell) for node in (self, *self.neighbours))
+        around = (*self.neighbours, *(node for other in self.others for node in other.neighbours))
+        all_of(partial(doorbell.ring, node.bell) for node in (self, *around))
 
     # ---- events and actions
 
@@ -199,7 +193,7 @@ class Child:
             return
         if self.spec.kind == "dynamic":
             self._send(Refused("the runtime could not take it in; connect again"))
-            self._peer_gone()
+            self.peer_gone()
         elif self.proc is not None:
             self.proc.signal(signal.SIGKILL)
 
@@ -222,14 +216,18 @@ class Child:
             case su.Signal(number):
                 self._signal(number)
             case su.End(failed, error):
-                arguments = {"node": self.id, "failed": failed, "error": error}
+                arguments = {**self._named(), "failed": failed, "error": error}
                 self.services.ask("end", arguments, result(Done), lambda _: self.ring())
             case su.Revive():
-                self.services.ask("revive", {"node": self.id}, result(Done), lambda _: None)
+                self.services.ask("revive", self._named(), result(Done), lambda _: None)
             case su.Touch():
                 self.services.ask("touch", {}, result(Done), lambda _: self.ring())
             case Tell(text, is_error):
                 self.services.run_log.tell(text, logging.ERROR if is_error else logging.INFO)
+
+    def _named(self) -> dict[str, Any]:
+        """The nodes of its process, for the store."""
+        return {"node": self.id, "others": [other.id for other in self.others]}
 
     def _spawn(self, life: int) -> None:
         self.proc = None
@@ -245,14 +243,7 @@ class Child:
             self.services.procs.add(self.proc)
 
     def _claim(self, claim: su.Claim) -> None:
-        arguments = {
-            "node": self.id,
-            "cause": claim.cause,
-            "counts": claim.counts,
-            "hands": [list(hand) for hand in claim.hands],
-            "max_attempts": self.spec.max_attempts,
-            "trace": claim.trace,
-        }
+        arguments = claim_of(claim, [(node.spec, node.wiring.number) for node in (self, *self.others)])
 
         def answered(found: Claimed | Over) -> None:
             all_of((self.ring, partial(self._claimed, claim.life, found)))
@@ -270,14 +261,14 @@ class Child:
                     self.services.stop_all(self.id)
                 return
             self.claim = found
+            for node in (self, *self.others):
+                node.has_ended = node.id in found.get("ended_members", ())
+            if found.get("stop_all"):
+                self.services.stop_all(self.id)
             buried = found.get("buried", "")
             if buried:
-                attempts = self.spec.max_attempts
-                times = "once" if attempts == 1 else f"{attempts} times"
-                self.services.run_log.tell(
-                    f"{self.id} failed {times} on {buried}: a dead letter now, the flow continues; "
-                    f"see `noderuntime dead-letters show --run {quote(self.services.options.name)} {self.id}`"
-                )
+                entry = next((node for node in self.others if node.id == found.get("entry")), self)
+                self.services.run_log.tell(burial(buried, entry.spec, self.services.options.name))
             self.feed(su.Claimed(bool(buried)))
         except Exception:
             if life == self.machine.life:
@@ -305,7 +296,7 @@ class Child:
             return f"process {pid} cannot be watched: {why}"
         self.begin_life()
         self.peer_fd = peer_fd
-        self.services.loop.watch(peer_fd, self._peer_gone)
+        self.services.loop.watch(peer_fd, self.peer_gone)
         return ""
 
     def greeted(self, identity: bytes, pid: int) -> None:
@@ -316,33 +307,11 @@ class Child:
 
     def receive(self, identity: bytes, message: Message) -> None:
         """A message over a connection of this node's, its present one or one of an earlier life."""
-        match message:
-            case Log():
-                self.services.run_log.record(record_of(self.id, message))
-            case ReloadFailed():
-                self.reloads_failed += 1
-                error, trace = cut(message.error, ERROR_CHARACTERS_MAX), cut(message.trace, TRACE_CHARACTERS_MAX)
-                self.reload_error = trace or error
-                self.services.run_log.crash(self.id, "reload", f"{error} (the old code continues)", trace)
-            case Failed():
-                where = cut(message.where, NAME_CHARACTERS_MAX)
-                error, trace = cut(message.error, ERROR_CHARACTERS_MAX), cut(message.trace, TRACE_CHARACTERS_MAX)
-                self.services.run_log.crash(self.id, where, error, trace)
-                if identity == self.identity:
-                    report = su.Reported(where, error, trace, message.permanent)
-                    self.feed(report, trusted=False)
-                    self._last_words()
-            case Bye() if identity == self.identity:
-                self.feed(su.SaidBye(message.ended, cut(message.reason, ERROR_CHARACTERS_MAX)), trusted=False)
-                self._last_words()
-                if self.spec.kind == "dynamic":
-                    self._peer_gone()
-            case Ready() if identity == self.identity and message.incarnation == self.incarnation:
-                self.feed(su.BecameReady(), trusted=False)
-            case StopAll() if identity == self.identity:
-                self.services.stop_all(self.id)
-            case _:
-                pass  # out of turn, or of a life that is over
+        hear(self, identity, message)
+
+    def member(self, id: str) -> Child:
+        """The operator of its process with this id; this one, if there is none."""
+        return next((other for other in self.others if other.id == id), self)
 
     # ---- how its process dies
 
@@ -374,7 +343,7 @@ class Child:
             what = f"{self.spec.code.path} cannot be executed" if proc.pid else "it could not be started"
             self.feed(su.SpawnFailed(f"{what}: {error.strerror or error}", permanent))
 
-    def _last_words(self) -> None:
+    def check_last_words(self) -> None:
         if self.exit_status is not None and self.machine.has_last_words:
             self._dead(self.exit_status)
 
@@ -386,7 +355,7 @@ class Child:
 
         all_of((partial(kill_strays, self.services.fork_server.pids, self.services.run_dir.root, self.id), told))
 
-    def _peer_gone(self) -> None:
+    def peer_gone(self) -> None:
         """A dynamic node's process has ended, or it said goodbye."""
         if self.peer_fd >= 0:
             self.services.loop.close_fd(self.peer_fd)
@@ -422,22 +391,46 @@ class Child:
         lock_s = max((held.held_s for owner, held in holdings if owner in (pid, peer)), default=0.0)
         pinned_s = max((pin.pinned_s for pin in pinnings if pin.process in (pid, peer)), default=0.0)
         glance = self.glance(now_s)
-        if glance is not None:
+        if glance is not None and self.others:
+            at = self.page.words[MEMBER]
+            member = (self, *self.others)[at] if at <= len(self.others) else self
+            vitals = su.Vitals(glance.commits, glance.handling_s, stopped, lock_s, pinned_s)
+            self.feed(replace(vitals, member=member.id, member_s_max=member.spec.health_check_timeout_s))
+        elif glance is not None:
             self.feed(su.Vitals(glance.commits, glance.handling_s, stopped, lock_s, pinned_s))
         elif stopped or lock_s or pinned_s or self.machine.state is not LifecycleState.RUNNING:
             self.feed(su.Vitals(0, 0.0, stopped, lock_s, pinned_s))
 
     # ---- the end
 
-    def end(self, grace_s: float) -> None:
-        """All its inputs have ended, which it cannot know: it feeds itself, through others."""
-        self.feed(su.StopAsked(grace_s, True, "ALL_INPUTS_CLOSED"))
+    def end(self, grace_s: float, id: str = "ALL_INPUTS_CLOSED") -> None:
+        """End it, with a STOP event of that id: all its inputs have ended, which it cannot know, since it feeds itself,
+        through others; or the run is drained. Of operators that share a process only this one ends.
+        """
+        if self.others:
+            self.end_member(self.id, id)
+        else:
+            self.feed(su.StopAsked(grace_s, True, id))
+
+    def end_member(self, member: str, id: str) -> None:
+        """End one operator of its process, now or as soon as the process is ready."""
+        self.to_end[member] = id
+        if self.machine.state is LifecycleState.RUNNING:
+            self.tell_who_ends()
+
+    def tell_who_ends(self) -> None:
+        for member, id in self.to_end.items():
+            self._send(StopMember(member, id))
 
     def quieten(self) -> None:
         """No more ticks for this life: the run is drained."""
         if self.machine.state is LifecycleState.RUNNING and self._quiet_life != self.machine.life:
             self._quiet_life = self.machine.life
-            self._send(Quiet())
+            self._send(QuietMember(self.id) if self.others else Quiet())
+
+    def quieten_member(self, member: str) -> None:
+        """No more ticks of one operator of its process."""
+        self._send(QuietMember(member))
 
     def close(self) -> None:
         if self.peer_fd >= 0:

@@ -94,13 +94,17 @@ class CodeWatch:
                 self._run_log.tell(
                     f"{path.name} has changed, but {self._others[path]} is only read at the start: run it again"
                 )
+        asked: set[str] = set()  # operators that share a process are reloaded together, once
         for node in sorted(self._due):
-            self._reload(self._supervisor.children[node])
+            self._reload(self._supervisor.children[node], asked)
 
-    def _reload(self, child: Child) -> None:
-        state = child.machine.state
+    def _reload(self, child: Child, asked: set[str]) -> None:
+        leader = child.leader
+        state = leader.machine.state
         if state in WILLING:
-            child.feed(su.ReloadAsked())
+            if leader.id not in asked:
+                asked.add(leader.id)
+                leader.feed(su.ReloadAsked())
             # it may import what it did not before
             self._files[child.id] |= files_of(self._dataflow, child.spec)
             self._changes.watch(self._files[child.id])

@@ -54,19 +54,20 @@ def status(file: RunFile, stopping: bool, children: Iterable[Child], now_s: floa
 def node_status(child: Child, now_s: float) -> NodeStatus:
     """One node, as `ps` shows it."""
     machine = child.machine
-    glance = child.glance(now_s) if child.alive else None
+    lives = child.alive and not child.has_ended
+    glance = child.glance(now_s) if lives else None
     return {
         "id": child.id,
         "kind": child.spec.kind,
-        "state": machine.state.value,
-        "pid": child.pid if child.alive else 0,
+        "state": child.state.value,
+        "pid": child.pid if lives else 0,
         "restarts": machine.restarts,
         "incarnation": child.incarnation,
         "handled": child.handled(),
         "reason": "; ".join(filter(None, [machine.reason, child.waits])),
         "phase": PHASES[glance.phase] if glance is not None and glance.phase < len(PHASES) else "",
-        "reloads_failed": child.reloads_failed,
-        "reload_error": child.reload_error,
+        "reloads_failed": child.leader.reloads_failed,
+        "reload_error": child.leader.reload_error,
         "start_timeout_s": child.spec.start_timeout_s,
         "since_s": round(max(0.0, now_s - machine.since_s), 3),
     }
@@ -88,4 +89,6 @@ def _reload(supervisor: NodeSupervisor, node: str) -> Answer:
         state = child.machine.state
         way_out = f" {_AGAIN}" if state in DONE else ""
         return Answer({}, f"{node!r} is {state.value}; only a running or failed operator can be reloaded.{way_out}")
-    return Answer({}, "")
+    leader = child.leader
+    together = [member.id for member in (leader, *leader.others) if member is not child]
+    return Answer({"together": together}, "")

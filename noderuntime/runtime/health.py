@@ -31,5 +31,6 @@ def reason_to_kill(vitals: Vitals, stopped_s: float, handling_s_max: float | Non
         why = f"kept a read transaction (a `kvs.snapshot()`, say) open for more than {PIN_S_MAX:g} s"
         return Death(why, False)
     if handling_s_max is not None and vitals.handling_s > handling_s_max:
-        return Death(f"hung: one handler call took longer than {handling_s_max:g} s", True)
+        whose = f" of {vitals.member}" if vitals.member else ""
+        return Death(f"hung: one handler call{whose} took longer than {handling_s_max:g} s", True)
     return None

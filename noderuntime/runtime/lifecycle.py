@@ -256,7 +256,8 @@ class Lifecycle(Machine[LifecycleState, LifecycleEvent, Action]):
         assert isinstance(event, Vitals)
         self._note_commits(event.commits)
         self._stopped_since_s = min(self._stopped_since_s, now_s) if event.stopped else NEVER
-        handling_s_max = self.policy.health_check_timeout_s if self.state is LifecycleState.RUNNING else None
+        allowed_s = event.member_s_max if event.member else self.policy.health_check_timeout_s
+        handling_s_max = allowed_s if self.state is LifecycleState.RUNNING else None
         why = reason_to_kill(event, now_s - self._stopped_since_s, handling_s_max)
         return [] if why is None else self._kill(why)
 

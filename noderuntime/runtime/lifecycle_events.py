@@ -40,7 +40,10 @@ ALIVE = frozenset(
 )
 DONE = frozenset({LifecycleState.STOPPED, LifecycleState.ENDED, LifecycleState.FAILED})
 
-Hands = tuple[tuple[int, int, int], ...]  # input number, sequence, index: messages' places in the mailbox
+Hands = tuple[tuple[int, ...], ...]
+"""Input number, sequence and index: messages' places in the mailbox. Then the number of their node, where operators
+share a process.
+"""
 
 
 # ---- events
@@ -118,7 +121,8 @@ class Vitals:
 
     `commits` in this life; `handling_s`: for how long the present handler call has been running (0 = none);
     `lock_s`: for how long it has held the write lock (0 = it does not); `pinned_s`: for how long it has had
-    a read transaction open that others have written behind (0 = it has not).
+    a read transaction open that others have written behind (0 = it has not). `member`: whose handler runs, where
+    operators share a process, and how long a call of it may take.
     """
 
     commits: int = 0
@@ -126,6 +130,8 @@ class Vitals:
     stopped: bool = False
     lock_s: float = 0.0
     pinned_s: float = 0.0
+    member: str = ""
+    member_s_max: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

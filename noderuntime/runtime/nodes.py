@@ -27,6 +27,7 @@ from noderuntime.runtime.lifecycle_events import DONE, LifecycleState
 from noderuntime.runtime.logs import RunLog
 from noderuntime.runtime.loop import Loop
 from noderuntime.runtime.machine import NEVER
+from noderuntime.runtime.members import Member
 from noderuntime.runtime.observer import RunOptions
 from noderuntime.runtime.policy import policy_of
 from noderuntime.runtime.services import Services
@@ -74,12 +75,24 @@ class NodeSupervisor:
     # ---- making it
 
     def add(self, spec: NodeSpec, wiring: Wiring, ended: bool) -> None:
-        """A node, with its bell and its pulse."""
+        """A node, with its bell and its pulse. Operators of one process share the bell."""
         bell_path = self._services.run_dir.bell(wiring.number)
-        doorbell.create(bell_path)
+        same = (child for child in self.children.values() if spec.process and child.spec.process == spec.process)
+        first = next(same, None)
+        if first is None:
+            doorbell.create(bell_path)
+        else:
+            doorbell.share(bell_path, self._services.run_dir.bell(first.wiring.number))
         pulse_path = self._services.run_dir.pulse(wiring.number)
         pulse_path.parent.mkdir(mode=0o700, exist_ok=True)
         page = PulsePage(pulse_path)
+        if first is not None:
+            bell = doorbell.open_bell(bell_path)
+            member = Member(self._services, spec, first.machine, wiring, page, bell, first=first)
+            member.has_ended = ended
+            self.children[spec.id] = member
+            first.others.append(member)
+            return
         machine = Lifecycle(
             spec.id,
             policy_of(spec),
@@ -87,10 +100,25 @@ class NodeSupervisor:
             # under a runtime that was killed; what was handled since is gone, and counts nothing
             left_in_hand=page.read().hands,
         )
-        self.children[spec.id] = Child(self._services, spec, machine, wiring, page, doorbell.open_bell(bell_path))
+        child = Child(self._services, spec, machine, wiring, page, doorbell.open_bell(bell_path))
+        child.has_ended = ended
+        self.children[spec.id] = child
+
+    @property
+    def processes(self) -> list[Child]:
+        """The nodes, without those that share the process of an earlier one."""
+        return [child for child in self.children.values() if child.leader is child]
 
     def connect(self) -> None:
-        """All nodes are there: who is whose neighbour?"""
+        """All nodes are there: who is whose neighbour, and which processes have something left to do?"""
+        for child in self.processes:
+            if child.others:
+                members = (child, *child.others)
+                ended = all(member.has_ended for member in members)
+                child.machine.state = LifecycleState.ENDED if ended else LifecycleState.WAITING
+                child.machine.left_in_hand = tuple(
+                    (*hand, member.wiring.number) for member in members for hand in member.page.read().hands
+                )
         for child in self.children.values():
             around = {spec.node for spec in child.spec.inputs if spec.node}
             around |= {
@@ -102,7 +130,7 @@ class NodeSupervisor:
 
     def start(self) -> None:
         """Start all that wait. One that cannot be started is told of, and keeps nothing else from its beginning."""
-        for child in self.children.values():
+        for child in self.processes:
             if child.machine.state is LifecycleState.WAITING:
                 self._boundary.call(f"the start of {child.id}", child.feed, su.Start())
 
@@ -217,18 +245,20 @@ class NodeSupervisor:
         """Stop all nodes; with `drain` only those that no node feeds, and let the others end by themselves."""
         self.ending = self.ending or not drain
         self._draining = self._draining or drain
+        if not drain:
+            all_of(partial(child.feed, su.StopAsked(grace_s)) for child in self.processes)
+            return
         asked = [
             child
             for child in self.children.values()
-            if not drain
-            or (child.spec.kind == "dynamic" and not child.alive)  # it never came
+            if (child.spec.kind == "dynamic" and not child.alive)  # it never came
             or all(spec.is_timer for spec in child.spec.inputs)
         ]
-        all_of(partial(child.feed, su.StopAsked(grace_s, drain)) for child in asked)
+        all_of(partial(child.end, grace_s, "MANUAL") for child in asked)
 
     def abort(self) -> None:
         self.ending = True
-        all_of(partial(child.feed, su.Abort()) for child in self.children.values())
+        all_of(partial(child.feed, su.Abort()) for child in self.processes)
 
     @property
     def done(self) -> bool:
@@ -236,7 +266,7 @@ class NodeSupervisor:
 
     @property
     def failed(self) -> list[Child]:
-        return [child for child in self.children.values() if child.machine.state is LifecycleState.FAILED]
+        return [child for child in self.children.values() if child.state is LifecycleState.FAILED]
 
     def has_begun(self) -> bool:
         """Whether every node has been ready, or has shown that it will not be so at its first try."""
@@ -253,7 +283,7 @@ class NodeSupervisor:
         return [
             child.id
             for child in self.children.values()
-            if child.machine.state in UNFINISHED and not child.machine.was_ready
+            if child.state in UNFINISHED and not child.machine.was_ready
         ]
 
     def close(self) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from noderuntime.dataflow.model import Dataflow, InputSpec, NodeSpec
+from noderuntime.dataflow.processes import processes_of
 from noderuntime.ipc.store_records import Numbers, StoreNode
 from noderuntime.ipc.wiring import NANOSECONDS, InputWiring, OutputWiring, ReceiverWiring, Wiring
 
@@ -30,7 +32,7 @@ def wiring_kind(node: NodeSpec) -> str:
 
 
 def plan(dataflow: Dataflow, run: str, numbers: Mapping[str, Numbers]) -> dict[str, Wiring]:
-    """The wiring of every node.
+    """The wiring of every node. That of the first operator of a process has those of the others.
 
     `numbers` is what the store's `open` answers, {id: {number, inputs: {name: n}, outputs: {name: n}}}.
     It may hold more than this dataflow: the space remembers nodes of earlier versions of the file.
@@ -40,7 +42,11 @@ def plan(dataflow: Dataflow, run: str, numbers: Mapping[str, Numbers]) -> dict[s
         for spec in node.inputs:
             if not spec.is_timer:
                 receivers.setdefault((spec.node, spec.output), []).append((node, spec))
-    return {node.id: _wiring(dataflow, run, node, numbers, receivers) for node in dataflow.nodes}
+    made = {node.id: _wiring(dataflow, run, node, numbers, receivers) for node in dataflow.nodes}
+    for members in processes_of(dataflow.nodes).values():
+        first, *others = (node.id for node in members)
+        made[first] = replace(made[first], others=tuple(made[id] for id in others))
+    return made
 
 
 def _wiring(

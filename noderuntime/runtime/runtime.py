@@ -359,8 +359,9 @@ class Runtime:
         ended = set(opened["ended"])
         for spec in self._dataflow.nodes:
             self._nodes.add(spec, wirings[spec.id], spec.id in ended)
-            self._recorder.follow(spec.id, self._nodes.children[spec.id].machine)
         self._nodes.connect()
+        for child in self._nodes.processes:
+            self._recorder.follow(child.id, child.machine)
 
     def _not_opened(self, error: str, text: str) -> None:
         if error == ResumeRefused.__name__:

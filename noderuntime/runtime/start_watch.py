@@ -64,7 +64,7 @@ def standing(children: Iterable[Child], waited_s: float) -> tuple[bool, list[str
         machine, patience_s = child.machine, child.spec.start_timeout_s
         if machine.state is LifecycleState.FAILED:
             missing.append(f"{child.id} has failed for good: {machine.reason}")
-        elif not (machine.was_ready or machine.state in DONE or child.spec.kind == "dynamic"):
+        elif not (machine.was_ready or child.state in DONE or child.spec.kind == "dynamic"):
             if waited_s < patience_s:
                 return True, []
             why = f", {machine.reason}" if machine.reason else ""

@@ -99,7 +99,7 @@ class StuckWatch:
             return True
         for child in self._supervisor.children.values():
             child.waits = ""
-        states = (child.machine.state for child in self._supervisor.children.values())
+        states = (child.state for child in self._supervisor.children.values())
         return self._has_cycles and any(state is LifecycleState.ENDED for state in states)
 
     # ---- what the judge is told
@@ -109,9 +109,9 @@ class StuckWatch:
 
     def _look_at(self, child: Child) -> Seen:
         machine = child.machine
-        if machine.state is LifecycleState.ENDED:
+        if child.state is LifecycleState.ENDED:
             return Doing.ENDED, 0, 0, 0
-        if machine.state is LifecycleState.FAILED:
+        if child.state is LifecycleState.FAILED:
             return Doing.FAILED, 0, 0, 0
         glance = child.glance(self._clock()) if machine.state is LifecycleState.RUNNING else None
         if glance is None:
@@ -132,9 +132,12 @@ class StuckWatch:
         doing = self._seen[spec.id][0]
         full = tuple(
             receiver.id
-            for output in spec.outputs
-            for receiver, fed in self._dataflow.receivers(spec.id, output)
-            if self._seen[receiver.id][0] is not Doing.ENDED and is_full(fed, queues[receiver.id][fed.name])
+            for sender in self._dataflow.members(spec.id)  # a process waits for room as a whole
+            for output in sender.outputs
+            for receiver, fed in self._dataflow.receivers(sender.id, output)
+            if self._seen[receiver.id][0] is not Doing.ENDED
+            and not (spec.process and receiver.process == spec.process)  # for itself it does not wait
+            and is_full(fed, queues[receiver.id][fed.name])
         )
         if doing is Doing.FULL and not full:
             doing = Doing.CRAMPED
@@ -206,7 +209,7 @@ def senders_of(spec: NodeSpec) -> tuple[str, ...]:
 
 
 def is_full(fed: InputSpec, queue: list[int]) -> bool:
-    """Whether a queue admits nothing: the rule of the commits (noderuntime.space.writer), for one that waits."""
+    """Whether a queue admits nothing: the rule of the commits (noderuntime.space.admission), for one that waits."""
     messages, size, _ = queue
     if fed.drop_oldest or (messages < fed.queue_size and size < fed.queue_bytes):
         return False

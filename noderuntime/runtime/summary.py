@@ -25,7 +25,7 @@ def rows(children: Iterable[Child], figures: FiguresByNode) -> list[SummaryRow]:
         found.append(
             SummaryRow(
                 node=child.id,
-                state=STATES.get(machine.state, machine.state.value),
+                state=STATES.get(child.state, child.state.value),
                 restarts=machine.restarts,
                 messages=child.handled() if own is None else messages(own),
                 reason=with_counts(machine.reason or child.waits, dead, lost),

@@ -12,26 +12,60 @@ leave behind. When the next call finds that record in the space, the events are 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import lmdb
 
 from noderuntime.errors import Fenced
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.space import keys, kvs, outbox, records
+from noderuntime.space.batch import sum_up
 from noderuntime.space.ending import Links
 from noderuntime.space.environment import MARK_DRAIN, MARK_NEW_WORK, MARK_SINGLE, Fullness, Space, is_no_room
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.records import CLOSED, EAGER, FLAGS, QUEUED
-from noderuntime.space.staging import GROUP_BYTES_MAX, GROUP_MAX, Input, Output, Staged
+from noderuntime.space.staging import GROUP_BYTES_MAX, GROUP_MAX, Input, Output, Receiver, Staged
 from noderuntime.space.transactions import ReadTxn
-from noderuntime.space.writer import Batch, Writer
+from noderuntime.space.writer import Writer, Writes
+
+
+class Ports:
+    """The outputs and inputs of one node of a process. Its counters are those of the process from `first` on."""
+
+    def __init__(
+        self, space: Space, wiring: Wiring, kept: records.NodeRecord, first: int, own: Collection[int]
+    ) -> None:
+        self.name = wiring.node
+        self.status = kept.status
+        ends = [records.output_counter(item.number) + 1 for item in wiring.outputs]
+        ends += [records.input_counter(item.number) + 2 for item in wiring.inputs if item.period_ns or item.timeout_ns]
+        self.counters = kept.counters + [0] * (max(ends, default=0) - len(kept.counters))
+        self.outputs: dict[str, Output] = {}
+        self.inputs: dict[str, Input] = {}
+        for item in wiring.outputs:
+            counter = records.output_counter(item.number)
+            receivers = [Receiver(receiver) for receiver in item.receivers]
+            sent = self.counters[counter]
+            self.outputs[item.name] = Output(item.name, first + counter, receivers, sent, space.booted_ns, own)
+        for entry in wiring.inputs:
+            watched = entry.period_ns or entry.timeout_ns
+            counter = first + records.input_counter(entry.number) if watched else -1
+            self.inputs[entry.name] = Input(wiring.number, entry, counter)
+        self.links = Links(
+            self.name,
+            [(to.node, to.mailbox, to.queue_key) for output in self.outputs.values() for to in output.receivers],
+            [(item.wiring.sender, item.mailbox, item.queue_key) for item in self.inputs.values()],
+        )
+        self.writes = Writes(wiring.number, self.links, first, first + len(self.counters))
 
 
 class Commits:
-    """The write side of one node in one life. After a commit:
+    """The write side of one process in one life: of one node, or of the operators that share it. After a commit:
 
     `rings` are the numbers of the nodes to ring; `waits_for` tells why there was no room for all ("" when there was).
+
+    The record of the first node fences the whole process: it changes with each commit and each claim. `nodes` are the
+    ports of all, `outputs` and `inputs` those of the first one; `counters` are those of all, one after the other.
     """
 
     def __init__(self, space: Space, wiring: Wiring, incarnation: int) -> None:
@@ -40,45 +74,40 @@ class Commits:
         self.name = wiring.node
         # A node that takes no messages only brings new ones into the space, and is refused first when it fills up. All
         # other nodes, custom nodes included, must continue, or the messages in their mailboxes could never leave it.
-        self.fresh_work = all(item.period_ns for item in wiring.inputs)
+        # Where operators share a process, this is decided before the event: see `crowded`.
+        self.fresh_work = not wiring.others and all(item.period_ns for item in wiring.inputs)
         self.rings: set[int] = set()
         self.waits_for = ""
         self._node_key = keys.node(wiring.number)
-        self._private_prefix = keys.private_prefix(wiring.number)
         self.outbox_last: bytes | None = None  # this node's newest writes on their way to an external State
         self._fullness = Fullness(space)
         self._group_max = GROUP_MAX
         self._tried = b""  # the node record of the last commit that was tried, and its events
         self._tried_events: Sequence[Staged] = ()
+        self._incarnation = incarnation
+        wirings = (wiring, *wiring.others)
         with space.read() as txn:
-            record = txn.get(self._node_key)
+            kept = [txn.get(keys.node(item.number)) for item in wirings]
             if space.external is not None:
                 self.outbox_last = outbox.last_of(txn, wiring.number)
-        if record is None or records.NodeRecord.parse(record).incarnation != incarnation:
+        record = kept[0]
+        if record is None or records.incarnation_of(record) != incarnation:
             raise Fenced(f"incarnation {incarnation} of {wiring.node} has been replaced")
         self._record: bytes = record
-        parsed = records.NodeRecord.parse(record)
-        self._incarnation = incarnation
-        self._number = parsed.commit
-        self.counters = parsed.counters
-        self.outputs: dict[str, Output] = {}
-        self.inputs: dict[str, Input] = {}
-        ends = [records.output_counter(item.number) + 1 for item in wiring.outputs]
-        ends += [records.input_counter(item.number) + 2 for item in wiring.inputs if item.period_ns or item.timeout_ns]
-        self.counters.extend([0] * (max(ends, default=0) - len(self.counters)))
-        for item in wiring.outputs:
-            sent = self.counters[records.output_counter(item.number)]
-            self.outputs[item.name] = Output(item, sent, space.booted_ns)
-        for entry in wiring.inputs:
-            watched = entry.period_ns or entry.timeout_ns
-            counter = records.input_counter(entry.number) if watched else -1
-            self.inputs[entry.name] = Input(wiring.number, entry, counter)
-        self.links = Links(
-            self.name,
-            [(to.node, to.mailbox, to.queue_key) for output in self.outputs.values() for to in output.receivers],
-            [(item.wiring.sender, item.mailbox, item.queue_key) for item in self.inputs.values()],
-        )
-        self._writer = Writer(space, self.node, self.links, incarnation, len(self.counters))
+        self._number = records.NodeRecord.parse(record).commit
+        own = {item.number for item in wirings}
+        self.counters: list[int] = []
+        self.nodes: list[Ports] = []
+        for item, found in zip(wirings, kept, strict=True):
+            if found is None:
+                raise Fenced(f"the record of {item.node} is gone")
+            ports = Ports(space, item, records.NodeRecord.parse(found), len(self.counters), own)
+            self.nodes.append(ports)
+            self.counters += ports.counters
+        self.statuses = [ports.status for ports in self.nodes]
+        self.outputs = self.nodes[0].outputs
+        self.inputs = self.nodes[0].inputs
+        self._writer = Writer(space, [ports.writes for ports in self.nodes], incarnation)
 
     def check(self, txn: ReadTxn) -> None:
         """Raise Fenced when this life is over, as the write transaction `txn` sees it."""
@@ -109,7 +138,7 @@ class Commits:
         if not group:  # another thread has committed it
             return 0
         group = _front(group, self._group_max)  # a copy: while we wait for the lock, the handler's thread may add to it
-        batch = _sum(group)
+        batch = sum_up(group)
         space, writer = self.space, self._writer
         txn = space.begin()
         try:
@@ -121,8 +150,8 @@ class Commits:
                 allowed = self._restrain(txn, group, now_ns)
                 if allowed < len(group):
                     group = group[:allowed]
-                    batch = _sum(group)
-            done = writer.write(txn, group, batch, self.counters, self._number + 1, now_ns)
+                    batch = sum_up(group)
+            done = writer.write(txn, group, batch, self.counters, self.statuses, self._number + 1, now_ns)
             if done < len(group):
                 self.waits_for = "a receiver whose queue is full"
             if not done:
@@ -146,6 +175,7 @@ class Commits:
         self._record = self._tried
         self._number += 1
         self.counters = writer.counters
+        self.statuses = writer.statuses
         self.rings = writer.rings
         if writer.outbox_last is not None:
             self.outbox_last = writer.outbox_last
@@ -163,19 +193,41 @@ class Commits:
         if found != self._record:
             if found != self._tried:
                 raise Fenced(f"incarnation {self._incarnation} of {self.name} has been replaced")
-            parsed = records.NodeRecord.parse(found)
-            self._record, self._number, self.counters = found, parsed.commit, parsed.counters
+            self._take_up(txn, found)
         tried = self._tried_events
         if not tried or tried[0] is not group[0]:
             return 0
         if found == self._tried:
             # by now it is unknown which nodes that commit should have rung
-            self.rings.update(node for node, _, _ in (*self.links.receivers, *self.links.inputs) if node >= 0)
+            around = (link for ports in self.nodes for link in (*ports.links.receivers, *ports.links.inputs))
+            self.rings.update(node for node, _, _ in around if node >= 0)
             self.rings |= self._writer.watchers.all()
             return len(tried)
         # that commit was not made, and a commit of fewer events may leave the very same node record behind
         self._tried_events = ()
         return 0
+
+    def _take_up(self, txn: ReadTxn, record: bytes) -> None:
+        """An exception hid that the last commit was made: continue from what it has written."""
+        self._record, self._number = record, records.NodeRecord.parse(record).commit
+        kept = [records.NodeRecord.parse(txn.get(ports.writes.key) or record) for ports in self.nodes]
+        self.counters = []
+        for ports, found in zip(self.nodes, kept, strict=True):
+            count = ports.writes.last - ports.writes.first
+            self.counters += found.counters[:count] + [0] * (count - len(found.counters))
+        self.statuses = [found.status for found in kept]
+
+    def crowded(self) -> bool:
+        """Whether the space is so full that new work is refused: what only brings messages into it has to wait.
+
+        For processes of several operators, where a Source must not begin an event that cannot be committed: the others
+        would be held up, who take messages out of the space.
+        """
+        if self._fullness.share <= MARK_NEW_WORK:
+            return False
+        with self.space.read() as txn:
+            self._fullness.share = self.space.used_share(txn)
+        return self._fullness.share > MARK_NEW_WORK
 
     def _restrain(self, txn: ReadTxn, group: Sequence[Staged], now_ns: int) -> int:
         """How many events from the front of the group to try while the space fills up."""
@@ -202,8 +254,9 @@ class Commits:
         if any(queue[QUEUED] and not queue[FLAGS] & CLOSED for queue in queues):
             growth += staged.size
         for key, value in (staged.private or {}).items():
-            old = txn.get(self._private_prefix + key)
-            growth += len(value or b"") - (len(old) - records.PRIVATE_BYTES if old else -len(key))
+            old = txn.get(key)
+            freed = len(old) - records.PRIVATE_BYTES if old else keys.PRIVATE_PREFIX_BYTES - len(key)
+            growth += len(value or b"") - freed
         for write in (staged.rare and staged.rare.shared) or ():
             growth += kvs.growth(txn, write, now_ns)
         return growth > 0
@@ -220,10 +273,3 @@ def _front(group: Sequence[Staged], events_max: int) -> Sequence[Staged]:
         if size > GROUP_BYTES_MAX:
             return group[: max(1, at)]
     return group
-
-
-def _sum(group: Sequence[Staged]) -> Batch | None:
-    """The sum of a group; None for what a lone message on its way brings: an event that sends one message at most."""
-    if len(group) == 1 and (group[0].outputs is None or len(group[0].outputs) == 1):
-        return None
-    return Batch(group) if group else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from noderuntime.space import keys, records
@@ -30,12 +31,14 @@ def close(
     index: int,
     now_ns: int,
     failed: str | None = None,
+    together: Collection[int] = (),
 ) -> None:
     """Put INPUT_CLOSED after the node's last messages; close and empty its mailbox. Closing twice changes nothing.
 
     With `failed`, each receiver first gets NODE_FAILED, INPUT_CLOSED carries the error (so the receiver does not treat
     the input as ended), and the node's own mailbox stays open: it keeps its messages and accepts new ones. A node that
     ends while a failure has closed one of its inputs marks its receivers: `--resume` makes both live again.
+    `together`: nodes that fail with it, since they share its process; they are not told of each other.
     The caller writes `queues` back and rings `rings`.
     """
     mark = SOURCE_FAILED
@@ -45,6 +48,8 @@ def close(
     closed = records.encode_notice(records.INPUT_CLOSED, "", failed, now_ns)
     told: set[int] = set()
     for receiver, mailbox, queue_key in links.receivers:
+        if failed is not None and receiver in together:
+            continue
         queue = _queue(txn, queues, queue_key)
         if queue[FLAGS] & SOURCE_ENDED:
             continue
@@ -70,10 +75,14 @@ def close(
         queue[DISCARDED] += empty(txn, mailbox, queue)
 
 
-def tell(txn: WriteTxn, links: Links, kind: int, error: str, sequence: int, now_ns: int) -> None:
-    """Append a notice about the node (NODE_RESTARTED, ...) once to each receiver's mailbox."""
+def tell(
+    txn: WriteTxn, links: Links, kind: int, error: str, sequence: int, now_ns: int, together: Collection[int] = ()
+) -> None:
+    """Append a notice about the node (NODE_RESTARTED, ...) once to each receiver's mailbox, but not to those of
+    `together`: nodes that share its process know what happened to it.
+    """
     notice = records.encode_notice(kind, links.node, error, now_ns)
-    told: set[int] = set()
+    told: set[int] = set(together)
     for receiver, mailbox, queue_key in links.receivers:
         if receiver not in told and not queue_of(txn, queue_key)[FLAGS] & (CLOSED | SOURCE_ENDED):
             told.add(receiver)

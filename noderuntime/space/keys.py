@@ -44,6 +44,7 @@ MESSAGE_KEY_BYTES = _MESSAGE.size
 SEQUENCE_PREFIX_BYTES = MESSAGE_KEY_BYTES - 4  # of a message's key, up to its index
 PACK_MARK = b"\1"
 PACK_KEY_BYTES = MESSAGE_KEY_BYTES + len(PACK_MARK)
+PRIVATE_PREFIX_BYTES = _NODE.size
 
 place = _PLACE.pack
 """place(sequence, index): what follows a mailbox prefix."""

@@ -6,7 +6,7 @@ request commit together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,55 +120,93 @@ def links(registry: Registry, node_entry: NodeEntry) -> Links:
     return Links(node_entry.id, receivers, inputs)
 
 
+@dataclass(frozen=True, slots=True)
+class Hand:
+    """A message that a life had in hand, by its place in the mailboxes of node number `node`.
+
+    Sequence 0 stands for an event that is no message: a tick, or what `input` NO_INPUT and `index` say (session.py).
+    """
+
+    node: int
+    input: int
+    sequence: int
+    index: int
+
+
 def claim(
     txn: WriteTxn,
     space: Space,
     registry: Registry,
-    node_entry: NodeEntry,
+    members: Mapping[str, int],
     *,
     cause: str,
     counts: bool,
-    hands: list[tuple[int, int, int]],
-    attempts_max: int,
+    hands: list[Hand],
     trace: str,
 ) -> dict[str, Any]:
-    """Begin a node's new life. Returns {"incarnation", "attempts", "buried"}, or, if the node has ended,
+    """Begin a new life of a node, or of the operators that share a process (`members`: id -> its max_attempts).
+    Returns {"incarnation", "attempts", "buried", "entry", "ended_members", "stop_all"}, or, if all have ended,
     {"ended": True, "stop_all": bool}.
 
     Increments the incarnation, which fences the old process. Counts an attempt on each message that the old life had in
-    hand (with `counts`, also as a failure), and moves a message that has failed `attempts_max` times (0: never) to the
-    dead letters. Notifies the receivers when there is a `cause`.
+    hand (with `counts`, also as a failure), and moves a message that has failed as often as its node's max_attempts
+    (0: never) to the dead letters. An event in hand that is no message is noted in the same way where operators share a
+    process: the next life commits it alone. Notifies the receivers when there is a `cause`.
     """
-    record = node_record(txn, node_entry.number)
-    if record.status != records.LIVE:
-        return {"ended": True, "stop_all": txn.get(keys.STOP_ALL) == node_entry.id.encode()}
-    record.incarnation += 1
-    txn.put(keys.node(node_entry.number), record.pack())
+    entries = [registry[id] for id in members]
+    found = [node_record(txn, node_entry.number) for node_entry in entries]
+    live = [node_entry for node_entry, record in zip(entries, found, strict=True) if record.status == records.LIVE]
+    asked = txn.get(keys.STOP_ALL)
+    stop_all = asked is not None and asked.decode() in members
+    if not live:
+        return {"ended": True, "stop_all": stop_all}
+    incarnation = max(record.incarnation for record in found) + 1
+    for node_entry, record in zip(entries, found, strict=True):
+        record.incarnation = incarnation
+        txn.put(keys.node(node_entry.number), record.pack())
     sequence = space.base + txn.id()
     now_ns = space.now_ns()
+    by_number = {node_entry.number: node_entry for node_entry in entries}
     buried: list[str] = []
-    for input, at, index in hands:
-        key = keys.message(node_entry.number, input, at, index)
-        message = find(txn, key)
-        if message is None or message[0] >= records.NOTICE_MIN:
+    entry = ""
+    for hand in hands:
+        key = keys.message(hand.node, hand.input, hand.sequence, hand.index)
+        message = find(txn, key) if hand.sequence else None
+        is_event = not hand.sequence and counts and len(members) > 1
+        if hand.node not in by_number or (not is_event and (message is None or message[0] >= records.NOTICE_MIN)):
             continue
-        found = txn.get(keys.attempts(key))
-        lives, failures = records.ATTEMPTS.unpack(found) if found else (0, 0)
+        kept = txn.get(keys.attempts(key))
+        lives, failures = records.ATTEMPTS.unpack(kept) if kept else (0, 0)
         lives, failures = lives + 1, failures + counts
-        if counts and 0 < attempts_max <= failures:
+        node_entry = by_number[hand.node]
+        if message is not None and counts and 0 < members[node_entry.id] <= failures:
             buried.append(_bury(txn, node_entry, key, message, lives, cause, trace, now_ns))
+            entry = node_entry.id
         else:
             txn.put(keys.attempts(key), records.ATTEMPTS.pack(lives, failures))
     if cause:
-        tell(txn, links(registry, node_entry), records.NODE_RESTARTED, cause, sequence, now_ns)
+        together = set(by_number) if len(members) > 1 else set()
+        for node_entry in live:
+            around = links(registry, node_entry)
+            tell(txn, around, records.NODE_RESTARTED, cause, sequence, now_ns, together)
     attempts = []
-    for key, value in list(scan(txn, keys.attempts_prefix(node_entry.number))):
-        place = keys.parse_message(key)
-        if find(txn, keys.message(*place)) is None:  # dropped in the meantime
-            txn.delete(key)
-        else:
-            attempts.append([*place[1:], records.ATTEMPTS.unpack(value)[0]])
-    return {"incarnation": record.incarnation, "attempts": attempts, "buried": ", ".join(buried)}
+    for number in by_number:
+        for key, value in list(scan(txn, keys.attempts_prefix(number))):
+            place = keys.parse_message(key)
+            is_event = not place[2] and len(members) > 1
+            if not is_event and find(txn, keys.message(*place)) is None:  # dropped in the meantime
+                txn.delete(key)
+            else:
+                of_which = [number] if len(members) > 1 else []
+                attempts.append([*place[1:], records.ATTEMPTS.unpack(value)[0], *of_which])
+    return {
+        "incarnation": incarnation,
+        "attempts": attempts,
+        "buried": ", ".join(buried),
+        "entry": entry,
+        "ended_members": [node_entry.id for node_entry in entries if node_entry not in live],
+        "stop_all": stop_all,
+    }
 
 
 def _bury(
@@ -194,16 +232,27 @@ def _bury(
     return uid
 
 
-def end(txn: WriteTxn, space: Space, registry: Registry, node_entry: NodeEntry, *, failed: str | None) -> None:
-    """End a node that did not end itself: fence it, close its outputs and, unless it failed, its mailbox."""
-    record = node_record(txn, node_entry.number)
-    if record.status != records.LIVE:
-        return
-    record.status = records.ENDED if failed is None else records.FAILED
-    record.incarnation += 1
-    txn.put(keys.node(node_entry.number), record.pack())
+def end(
+    txn: WriteTxn, space: Space, registry: Registry, entries: Sequence[NodeEntry], *, failed: str | None
+) -> None:
+    """End a node, or the operators that share a process, that did not end by themselves: fence them, close their
+    outputs and, unless they failed, their mailboxes.
+    """
+    together = {node_entry.number for node_entry in entries} if len(entries) > 1 else set()
     queues: dict[bytes, list[int]] = {}
-    close(txn, links(registry, node_entry), queues, set(), space.base + txn.id(), 0, space.now_ns(), failed)
+    found = [node_record(txn, node_entry.number) for node_entry in entries]
+    if all(record.status != records.LIVE for record in found):
+        return
+    incarnation = max(record.incarnation for record in found) + 1
+    for node_entry, record in zip(entries, found, strict=True):
+        was_live = record.status == records.LIVE
+        if was_live:
+            record.status = records.ENDED if failed is None else records.FAILED
+        record.incarnation = incarnation
+        txn.put(keys.node(node_entry.number), record.pack())
+        if was_live:
+            around = links(registry, node_entry)
+            close(txn, around, queues, set(), space.base + txn.id(), 0, space.now_ns(), failed, together)
     for queue_key, queue in queues.items():
         txn.put(queue_key, records.pack_queue(queue))
 

@@ -6,13 +6,13 @@ compares and puts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from time import CLOCK_BOOTTIME, clock_gettime_ns
 from typing import Any, Final
 
 from noderuntime.api.values import BYTES
 from noderuntime.errors import ValueTooLarge
-from noderuntime.ipc.wiring import InputWiring, OutputWiring, ReceiverWiring
+from noderuntime.ipc.wiring import InputWiring, ReceiverWiring
 from noderuntime.space import keys, kvs, records
 from noderuntime.space.segments import THRESHOLD_BYTES, Segment
 from noderuntime.space.watches import Cursor
@@ -30,12 +30,14 @@ class Rare:
     shared: list[kvs.SharedWrite] | None = None
     cursor: Cursor | None = None  # how far the watch of this node has come with this event
     counters: dict[int, int] | None = None
+    member: int = 0  # whose event it is, by its place in its process
     ends: bool = False  # the last event of this node: close its outputs and its mailbox
+    ending: tuple[int, ...] = (0,)  # with `ends`: which operators of the process end
     stops_all: bool = False  # and the last one of the run
 
 
 class Staged:
-    """The changes of one event. `ack` is (message key, its input, its record) or None.
+    """The changes of one event. `ack` is (message key, its input, its record) or None. `private` has keys of the space.
 
     One is made for each event. So defaults are in the class, and only what is used is set; rare changes are in `rare`,
     so that a commit need not check for each of them.
@@ -45,6 +47,7 @@ class Staged:
     private: dict[bytes, bytes | None] | None = None
     outputs: list[Sent] | None = None
     size: int = 0  # bytes of all copies of the outputs
+    inside: list[Input] | None = None  # of each message that was handled with it, inside its process, the input
     rare: Rare | None = None
 
     def also(self) -> Rare:
@@ -70,25 +73,42 @@ class Receiver:
 
 
 class Output:
-    """One output. `counter`: where the node record counts its messages; `sent` includes those that are only staged.
+    """One output. `counter`: where the node's counters have its messages; `sent` includes those that are only staged.
+    `loops`: one of its receivers is among `own`, the nodes of this process.
 
     Messages are stamped by the space's clock (`booted_ns`, see Space), as ticks are: the wall clock may step.
     """
 
     __slots__ = (
-        "booted_ns", "copies", "counter", "drops_oldest", "name", "nodes", "receivers", "sent", "waiting_receivers",
+        "booted_ns", "copies", "counter", "drops_oldest", "loops", "name", "nodes", "own", "receivers",
+        "sent", "waiting_receivers",
     )  # fmt: skip
 
-    def __init__(self, wiring: OutputWiring, sent: int, booted_ns: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        counter: int,
+        receivers: Sequence[Receiver],
+        sent: int,
+        booted_ns: int,
+        own: Collection[int] = (),
+    ) -> None:
         self.booted_ns = booted_ns
-        self.name = wiring.name
-        self.counter = records.output_counter(wiring.number)
+        self.name = name
+        self.counter = counter
         self.sent = sent
-        self.receivers = [Receiver(receiver) for receiver in wiring.receivers]
-        self.waiting_receivers = [receiver for receiver in self.receivers if not receiver.drop_oldest]
-        self.drops_oldest = len(self.waiting_receivers) < len(self.receivers)
+        self.receivers = list(receivers)
+        self.own = own
+        self.loops = any(receiver.node in own for receiver in receivers)
+        # A process that waited for room in a mailbox of its own would wait for ever: it comes to that mailbox first.
+        self.waiting_receivers = [to for to in self.receivers if not to.drop_oldest and to.node not in own]
+        self.drops_oldest = any(receiver.drop_oldest for receiver in self.receivers)
         self.copies = len(self.receivers)
         self.nodes = {receiver.node for receiver in self.receivers}
+
+    def to(self, receivers: Sequence[Receiver]) -> Output:
+        """The same output to some of its receivers. Who uses both keeps `sent` of one."""
+        return Output(self.name, self.counter, receivers, self.sent, self.booted_ns, self.own)
 
     def stage(
         self, staged: Staged, value: Any, metadata: Mapping[str, Any] | None, payloads: records.Payloads
@@ -121,7 +141,7 @@ class Output:
 
 
 class Input:
-    """One input of this node. Timers and inputs with a timeout have two counters, from `counter` on; -1: none."""
+    """One input of a node. Timers and inputs with a timeout have two counters, from `counter` on; -1: none."""
 
     __slots__ = ("counter", "mailbox", "name", "number", "queue_key", "source", "wiring")
 

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 
 from noderuntime.errors import Fenced, StoreError
 from noderuntime.space import keys, kvs, outbox, records
+from noderuntime.space.admission import Queues, admits, admitted, fits
+from noderuntime.space.batch import Batch, Sending
 from noderuntime.space.ending import Links, close
 from noderuntime.space.environment import Space
-from noderuntime.space.mailbox import Message, Removal, drop_oldest, is_low, queue_of, remove
-from noderuntime.space.packs import Parcel, parcels
+from noderuntime.space.mailbox import Removal, drop_oldest, is_low, queue_of, remove
 from noderuntime.space.records import (
     BYTES,
     CLOSED,
@@ -28,12 +29,10 @@ from noderuntime.space.records import (
     message_bytes,
     reference_of,
 )
-from noderuntime.space.segments import Segment, adjust, register
-from noderuntime.space.staging import Input, Output, Sent, Staged
+from noderuntime.space.segments import adjust, register
+from noderuntime.space.staging import Input, Output, Staged
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 from noderuntime.space.watches import STORE, Cursor, Watchers
-
-Queues = dict[bytes, list[int]]  # queue records by their keys, as far as a transaction has read them
 
 
 class Inapplicable(Exception):
@@ -56,103 +55,47 @@ class MessageGone(Fenced):
         super().__init__(f"a message of input {input!r} was taken away while it was in hand; the mailbox is read again")
 
 
-class Sending:
-    """What a batch sends to one output: how many messages, the bytes that a queue counts for them, their records.
-
-    A message has an index for each of its receivers: that of its first copy, and those that follow. The records hold
-    the index for the first receiver.
+class Writes:
+    """What the commits of a process write for one of its nodes: the record of node number `node`, whose counters are
+    those of the process from `first` to before `last`.
     """
 
-    __slots__ = ("count", "indexes", "lone", "messages", "records", "size")
+    __slots__ = ("first", "key", "last", "links", "node", "pack")
 
-    def __init__(self) -> None:
-        self.indexes: list[int] = []
-        self.messages: list[bytes] = []
-        self.lone = False  # whether a message has a segment
-
-    def finish(self) -> None:
-        """The last message was added."""
-        self.count = len(self.messages)
-        size = sum(map(len, self.messages))
-        self.records: list[Parcel] = parcels(self.indexes, self.messages, size, self.lone)
-        self.size = sum(map(message_bytes, self.messages)) if self.lone else size
-
-
-class Batch:
-    """The changes of a group of events, summed up before the write lock is taken: the records for each output, the
-    messages of each input in order, the last value of each key and counter.
-
-    `indexes` is the number of copies of messages; they are numbered from 0.
-    """
-
-    def __init__(self, events: Sequence[Staged]) -> None:
-        self.sends: dict[Output, Sending] = {}
-        taken_from: dict[Input, list[Message]] = {}
-        self.segments: list[tuple[Output, Segment]] = []
-        self.private: dict[bytes, bytes | None] = {}
-        self.counters: dict[int, int] = {}
-        self.rare: list[tuple[int, Staged]] = []  # events with rare changes, and their places
-        index = 0
-        sending = Sending()
-        output = input = None  # of the previous message: most events of a group use the same ones
-        for at, staged in enumerate(events):
-            if staged.outputs is not None:
-                for to, record, number, segment in staged.outputs:
-                    if to is not output:
-                        output = to
-                        sending = self.sends.get(to) or self.sends.setdefault(to, Sending())
-                        indexes, messages = sending.indexes, sending.messages
-                    indexes.append(index)
-                    messages.append(record)
-                    index += to.copies
-                    self.counters[to.counter] = number
-                    if segment is not None:
-                        sending.lone = True
-                        self.segments.append((to, segment))
-            if staged.ack is not None:
-                key, taken, record = staged.ack
-                if taken is not input:
-                    input = taken
-                    acks = taken_from.get(taken) or taken_from.setdefault(taken, [])
-                acks.append((key, record))
-            if staged.private is not None:
-                self.private.update(staged.private)
-            if staged.rare is not None:
-                self.rare.append((at, staged))
-        self.indexes = index
-        self.has_packs = False
-        for sending in self.sends.values():
-            sending.finish()
-            self.has_packs = self.has_packs or any(is_pack for _, _, is_pack in sending.records)
-        self.acks = {taken: Removal(acks) for taken, acks in taken_from.items()}
+    def __init__(self, node: int, links: Links, first: int, last: int) -> None:
+        self.node = node
+        self.links = links
+        self.first = first
+        self.last = last
+        self.key = keys.node(node)
+        self.pack = struct.Struct(f"<IBxxxQ{last - first}Q").pack
 
 
 class Writer:
-    """The write transactions of a node, one after the other. After `write`:
+    """The write transactions of a process, one after the other. After `write`:
 
-    `rings` are the nodes to ring, `counters` and `record` those of the node, `written` is about how many bytes, and
-    `outbox_last` the newest writes on their way to an external State, if there were any.
+    `rings` are the nodes to ring, `counters` and `statuses` those of its nodes, `record` that of the first one, which
+    changes with each commit, `written` is about how many bytes, and `outbox_last` the newest writes on their way to an
+    external State, if there were any.
     """
 
-    def __init__(self, space: Space, node: int, links: Links, incarnation: int, counters: int) -> None:
+    def __init__(self, space: Space, nodes: Sequence[Writes], incarnation: int) -> None:
         self._space = space
-        self._node = node
-        self._links = links
+        self._nodes = nodes
+        self._first = nodes[0]
+        self._others = nodes[1:]
+        self._node = nodes[0].node
         self._incarnation = incarnation
-        self._node_key = keys.node(node)
-        self._private_prefix = keys.private_prefix(node)
-        self._origin = space.origin | node
-        self._loops = any(receiver == node for receiver, _, _ in links.receivers)
-        self._pack_record = struct.Struct(f"<IBxxxQ{counters}Q").pack
+        self._origin = space.origin | self._node
         self.watchers = Watchers()
         self.rings: set[int] = set()
         self.counters: list[int] = []
+        self.statuses: list[int] = []
         self.record = b""
         self.written = 0
         self.outbox_last: bytes | None = None
         self._changes: kvs.Changes | None = None
-        self._cursor: Cursor | None = None
-        self._status = records.LIVE
+        self._cursors: dict[int, Cursor] = {}
 
     def _forget(self) -> None:
         """Forget the last transaction. Not in `write`: compiled, an attribute set to None there is None to its end."""
@@ -165,25 +108,27 @@ class Writer:
         txn: WriteTxn,
         group: Sequence[Staged],
         batch: Batch | None,
-        counters: Sequence[int],
+        before: Sequence[int],
+        statuses: Sequence[int],
         number: int,
         now_ns: int,
     ) -> int:
         """Write the events of `group`, or as many from its front as there is room for. Returns how many.
 
-        `batch` is their sum, if there are several events or messages. `counters` are those of the node before, `number`
-        counts its commits after this one.
+        `batch` is their sum, if there are several events or messages. `before` and `statuses` are the counters and
+        statuses before it, `number` counts the commits of the process after this one.
         """
         rings: set[int] = set()
         self.rings = rings
-        self.counters = counters = list(counters)
+        self.counters = counters = list(before)
+        self.statuses = list(statuses)
         self._forget()
         queues: Queues = {}
         sequence = self._space.base + txn.id()
-        if batch is not None and not self._loops:
+        if batch is not None and not batch.loops:
             done = len(group)
-            if not _fits(txn, batch, queues):
-                done = _admitted(txn, group, queues)
+            if not fits(txn, batch, queues):
+                done = admitted(txn, group, queues)
                 if not done:
                     return 0
                 if done < len(group):
@@ -194,24 +139,36 @@ class Writer:
             if not done:
                 return 0
         if private:
-            stamp, prefix = records.PRIVATE.pack(sequence), self._private_prefix
+            stamp = records.PRIVATE.pack(sequence)
             for key, kept in private.items():
                 if kept is None:
-                    txn.delete(prefix + key)
+                    txn.delete(key)
                 else:
-                    txn.put(prefix + key, stamp + kept)
+                    txn.put(key, stamp + kept)
                     self.written += len(kept)
         if self._changes is not None:
             self._changes.finish()
             if self._changes.generation:
                 rings |= self.watchers.of(txn, self._changes)
-        if self._cursor is not None:
-            txn.put(keys.watch_cursor(self._node), keys.place(*self._cursor))
+        for member, cursor in self._cursors.items():
+            txn.put(keys.watch_cursor(self._nodes[member].node), keys.place(*cursor))
         for queue_key, queue in queues.items():
             txn.put(queue_key, records.pack_queue(queue))
-        self.record = self._pack_record(self._incarnation, self._status, number, *counters)
-        txn.put(self._node_key, self.record)
+        first = self._first
+        own = counters
+        if self._others:
+            own = counters[: first.last]
+            self._write_others(txn, before, statuses, number)
+        self.record = first.pack(self._incarnation, self.statuses[0], number, *own)
+        txn.put(first.key, self.record)
         return done
+
+    def _write_others(self, txn: WriteTxn, before: Sequence[int], statuses: Sequence[int], number: int) -> None:
+        """Write the records of the other nodes of the process, if they have changed: the first one's is the fence."""
+        for at, node in enumerate(self._others, 1):
+            own = self.counters[node.first : node.last]
+            if own != before[node.first : node.last] or self.statuses[at] != statuses[at]:
+                txn.put(node.key, node.pack(self._incarnation, self.statuses[at], number, *own))
 
     # --- event by event ---------------------------------------------------------------------------------------------
 
@@ -230,7 +187,7 @@ class Writer:
         for staged in group:
             outputs = staged.outputs
             if outputs is not None:
-                if not _admits(txn, outputs, queues):
+                if not admits(txn, outputs, queues):
                     break
                 for output, record, sent, segment in outputs:
                     counters[output.counter] = sent
@@ -266,6 +223,8 @@ class Writer:
                             adjust(txn, reference_of(record), -1)
                         queue = _queue(txn, input, queues)
                         self._settle(input, queue, 1, 1, message_bytes(record))
+            if staged.inside is not None:
+                self._count_inside(txn, staged.inside, queues)
             if staged.private is not None:
                 private.update(staged.private)
             if staged.rare is not None:
@@ -290,6 +249,7 @@ class Writer:
                 _drop_oldest(txn, output, queues)
         for input, acks in batch.acks.items():
             self._take(txn, input, acks, queues)
+        self._count_inside(txn, batch.inside, queues)
         for counter, number in batch.counters.items():
             self.counters[counter] = number
         for at, staged in batch.rare:
@@ -343,6 +303,11 @@ class Writer:
         if not was_low and is_low(queue, *limits):
             self.rings.add(input.wiring.sender)
 
+    def _count_inside(self, txn: ReadTxn, inside: Sequence[Input], queues: Queues) -> None:
+        """Count messages that were taken without having been in a mailbox."""
+        for input in inside:
+            _queue(txn, input, queues)[TAKEN] += 1
+
     def _write_rare(
         self, txn: WriteTxn, at: int, staged: Staged, queues: Queues, sequence: int, index: int, now_ns: int
     ) -> None:
@@ -363,15 +328,17 @@ class Writer:
             except (TypeError, StoreError) as error:
                 raise Inapplicable(at, error) from error
         if rare.cursor is not None:
-            self._cursor = rare.cursor
+            self._cursors[rare.member] = rare.cursor
         if rare.counters is not None:
             for counter, value in rare.counters.items():
                 self.counters[counter] = value
-        if rare.ends:  # it is the last event of this node
-            self._status = records.ENDED
-            if rare.stops_all:
-                txn.put(keys.STOP_ALL, self._links.node.encode())
-            close(txn, self._links, queues, self.rings, sequence, index, now_ns)
+        if rare.ends:  # it is the last event of these nodes
+            for at in rare.ending:
+                links = self._nodes[at].links
+                self.statuses[at] = records.ENDED
+                if rare.stops_all:
+                    txn.put(keys.STOP_ALL, links.node.encode())
+                close(txn, links, queues, self.rings, sequence, index, now_ns)
 
 
 def _queue(txn: ReadTxn, input: Input, queues: Queues) -> list[int]:
@@ -380,57 +347,6 @@ def _queue(txn: ReadTxn, input: Input, queues: Queues) -> list[int]:
     if queue is None:
         queue = queues[input.queue_key] = queue_of(txn, input.queue_key)
     return queue
-
-
-def _load(txn: ReadTxn, output: Output, queues: Queues) -> None:
-    """Read the queue records of an output's receivers, once a transaction. A node that sends to itself shares one."""
-    for receiver in output.receivers:
-        if receiver.queue_key not in queues:
-            queues[receiver.queue_key] = queue_of(txn, receiver.queue_key)
-
-
-def _fits(txn: ReadTxn, batch: Batch, queues: Queues) -> bool:
-    """Whether all of it stays within the limits of all queues: then each event of it is admitted."""
-    fits = True
-    for output, sending in batch.sends.items():
-        _load(txn, output, queues)
-        for receiver in output.waiting_receivers:
-            queue = queues[receiver.queue_key]
-            if queue[QUEUED] + sending.count > receiver.size or queue[BYTES] + sending.size > receiver.size_bytes:
-                fits = False
-    return fits
-
-
-def _admitted(txn: ReadTxn, group: Sequence[Staged], queues: Queues) -> int:
-    """How many events from the front of a group are admitted, one after the other; no message is to its own sender."""
-    ahead = {key: list(queue) for key, queue in queues.items()}  # as they will be after the events before
-    for at, staged in enumerate(group):
-        if staged.outputs is None:
-            continue
-        if not _admits(txn, staged.outputs, ahead):
-            return at
-        for output, record, _, _ in staged.outputs:
-            size = message_bytes(record)
-            for receiver in output.waiting_receivers:
-                queue = ahead[receiver.queue_key]
-                if not queue[FLAGS] & CLOSED:
-                    queue[QUEUED] += 1
-                    queue[BYTES] += size
-    return len(group)
-
-
-def _admits(txn: ReadTxn, outputs: list[Sent], queues: Queues) -> bool:
-    """Whether every backpressure receiver of an event has room. Two messages of a default queue always fit."""
-    for output, _, _, _ in outputs:
-        _load(txn, output, queues)
-        for receiver in output.waiting_receivers:
-            queue = queues[receiver.queue_key]
-            queued = queue[QUEUED]
-            if queued < receiver.size and queue[BYTES] < receiver.size_bytes:
-                continue
-            if (queued >= receiver.size or queued >= receiver.messages_min) and not queue[FLAGS] & CLOSED:
-                return False
-    return True
 
 
 def _drop_oldest(txn: WriteTxn, output: Output, queues: Queues) -> None:

@@ -24,7 +24,7 @@ from noderuntime.space import keys, lives, records, watches
 from noderuntime.space.dead_letters import counts
 from noderuntime.space.environment import BROKEN, MARK_NEW_WORK, Space, scan
 from noderuntime.space.kvs import PURGE_STEP
-from noderuntime.space.lives import NodeEntry, Registry
+from noderuntime.space.lives import Hand, NodeEntry, Registry
 from noderuntime.space.reconcile import adapt, reconcile, refuse_losses, rename
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 from noderuntime.state.seeds import Seed
@@ -123,7 +123,10 @@ class Store:
         """A claim's result with the state, which is read in the claim's own transaction and never kept with it."""
         if request.operation != "claim" or "incarnation" not in result:
             return result
-        state = lives.private_state(txn, self._node_entry(decode(wire.Claim, request.arguments, ARGUMENTS).node))
+        asked = decode(wire.Claim, request.arguments, ARGUMENTS)
+        if asked.others:  # their process reads all states in one transaction
+            return {**result, "state": {}, "by_reference": True}
+        state = lives.private_state(txn, self._node_entry(asked.node))
         by_reference = sum(len(key) + len(value) for key, value in state.items()) > INLINE_BYTES_MAX
         return {**result, "state": {} if by_reference else state, "by_reference": by_reference}
 
@@ -167,27 +170,34 @@ class Store:
 
     def claim(self, txn: WriteTxn, asked: wire.Claim) -> Result:
         self.space.reader_check()
+        first = self._node_entry(asked.node)
+        others = [(self._node_entry(member.node), member) for member in asked.others]
+        hands = [Hand(first.number, *hand) for hand in asked.hands]
+        hands += [Hand(node_entry.number, *hand) for node_entry, member in others for hand in member.hands]
         return lives.claim(
             txn,
             self.space,
             self.registry,
-            self._node_entry(asked.node),
+            {first.id: asked.max_attempts, **{member.node: member.max_attempts for member in asked.others}},
             cause=asked.cause,
             counts=asked.counts,
-            hands=asked.hands,
-            attempts_max=asked.max_attempts,
+            hands=hands,
             trace=asked.trace,
         )
 
     def end(self, txn: WriteTxn, asked: wire.End) -> Result:
         self.space.reader_check()
         error = asked.error if asked.failed else None
-        watches.forget(txn, self._node_entry(asked.node).number)
-        lives.end(txn, self.space, self.registry, self._node_entry(asked.node), failed=error)
+        entries = [self._node_entry(id) for id in (asked.node, *asked.others)]
+        for node_entry in entries:
+            watches.forget(txn, node_entry.number)
+        lives.end(txn, self.space, self.registry, entries, failed=error)
         return {}
 
     def revive(self, txn: WriteTxn, asked: wire.NodeOf) -> Result:
-        lives.revive(txn, self.registry, self._node_entry(asked.node))
+        for node_entry in [self._node_entry(id) for id in (asked.node, *asked.others)]:
+            if not asked.others or lives.status(txn, node_entry) == records.FAILED:  # one that has ended stays so
+                lives.revive(txn, self.registry, node_entry)
         return {}
 
     def queues(self, txn: ReadTxn, asked: wire.Nothing) -> wire.Queues:

@@ -207,7 +207,7 @@ class RemoteNode:
     def stage(self, messages: list[Outgoing]) -> list[Staged]:
         """What a client wants to send, checked. Raises UnknownOutput, ProtocolError, ValueTooLarge."""
         session = self.session
-        outputs = session.commits.outputs
+        outputs = session.outputs
         sent = {name: session.commits.counters[output.counter] for name, output in outputs.items()}
         staged = []
         for name, number, kind, head, body, metadata in messages:

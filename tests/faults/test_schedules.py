@@ -32,3 +32,8 @@ def test_what_was_wrong_once_is_exact(seed: int, story: str) -> None:
 def test_a_seed_decides_the_same_each_time() -> None:
     assert schedule(7) == schedule(7)
     assert schedule(7) != schedule(8)
+
+
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 12))])
+def test_a_random_schedule_with_operators_that_share_processes_is_exact(seed: int) -> None:
+    play(seed, shared=True)

@@ -114,7 +114,7 @@ class World:
         bell, self.bell = os.pipe2(os.O_NONBLOCK)
         os.close(bell)
         machine = Lifecycle("a", Policy(kind=kind))
-        wiring: Any = SimpleNamespace(to_plain=dict)
+        wiring: Any = SimpleNamespace(to_plain=dict, number=0)
         self.child = Child(self.supervisor._services, spec, machine, wiring, page, self.bell)
         self.supervisor.children["a"] = self.child
         monkeypatch.setattr(children.doorbell, "ring", self.bells.append)
@@ -287,6 +287,7 @@ def test_what_is_asked_of_all_nodes_reaches_those_behind_one_that_fails(
 
     monkeypatch.setattr(Child, "feed", feed)
     other: Any = SimpleNamespace(machine=Lifecycle("b", Policy()), feed=lambda event: fed.append("b"))
+    other.leader = other
     world.supervisor.children["b"] = other
     with pytest.raises(RuntimeError, match="feeding"):
         getattr(world.supervisor, ask)(*((1.0, False) if ask == "stop" else ()))
@@ -304,6 +305,7 @@ def test_a_node_that_cannot_be_started_is_told_of_and_keeps_no_other_from_its_st
 
     monkeypatch.setattr(Child, "feed", feed)
     other: Any = SimpleNamespace(id="b", machine=Lifecycle("b", Policy()))
+    other.leader = other
     other.feed = partial(feed, other)
     world.supervisor.children["b"] = other
     world.supervisor.start()

@@ -11,7 +11,7 @@ from noderuntime.runtime.start_watch import StartWatch, standing
 
 def child(state: LifecycleState, was_ready: bool = False, kind: str = "operator", reason: str = "") -> Any:
     machine = SimpleNamespace(state=state, was_ready=was_ready, reason=reason)
-    return SimpleNamespace(id="a", machine=machine, spec=SimpleNamespace(start_timeout_s=30.0, kind=kind))
+    return SimpleNamespace(id="a", machine=machine, state=state, spec=SimpleNamespace(start_timeout_s=30.0, kind=kind))
 
 
 def test_a_run_is_up_when_each_node_was_ready_or_is_not_waited_for() -> None:

@@ -39,6 +39,11 @@ class Child:
     def id(self) -> str:
         return str(self.spec.id)
 
+    @property
+    def state(self) -> LifecycleState:
+        state: LifecycleState = self.machine.state
+        return state
+
     def glance(self, now_s: float) -> pulse.Glance:
         return pulse.Glance(self.phase, self.commits, 0.0)
 

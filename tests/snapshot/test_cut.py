@@ -293,7 +293,7 @@ def test_a_run_whose_nodes_have_all_ended_is_marked_as_finished(space: Space, ba
     with space.write() as txn:
         graph = lives.load(txn)
         for vertex in graph.values():
-            lives.end(txn, space, graph, vertex, failed=None)
+            lives.end(txn, space, graph, [vertex], failed=None)
     assert mine.take("end").manifest.finished
 
 

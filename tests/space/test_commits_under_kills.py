@@ -43,7 +43,7 @@ def handled(value):
     assert value == place, f"{value} came where {place} was due"
     place, total = place + 1, total + value
     staged = Staged()
-    staged.private = {b"state": json.dumps([place, total]).encode()}
+    staged.private = {keys.private_prefix(session.wiring.number) + b"state": json.dumps([place, total]).encode()}
     for output in session.commits.outputs.values():
         output.stage(staged, value, None, space)
     return staged

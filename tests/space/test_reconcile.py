@@ -120,7 +120,7 @@ def test_an_output_that_is_taken_away_and_given_back_counts_from_the_beginning(s
 def test_a_new_input_from_a_node_that_has_ended_is_closed_from_the_start(space: Space) -> None:
     with space.write() as txn:
         registry = lives.load(txn)
-        lives.end(txn, space, registry, registry["a"], failed=None)
+        lives.end(txn, space, registry, [registry["a"]], failed=None)
     late = {"id": "late", "kind": "operator", "inputs": [["in", "a/x"]], "outputs": []}
     _, registry = change(space, A, B, late)
     with space.read() as txn:

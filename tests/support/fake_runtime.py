@@ -139,13 +139,17 @@ class Child:
         """What it wrote on stdout and stderr."""
         return self.output.read_text() if self.output.exists() else ""
 
-    @property
-    def pulse(self) -> pulse.Pulse:
-        page = pulse.PulsePage(self.run.dir.pulse(self.run.numbers[self.node]["number"]))
+    def pulse_of(self, node: str) -> pulse.Pulse:
+        """Of a node of its process."""
+        page = pulse.PulsePage(self.run.dir.pulse(self.run.numbers[node]["number"]))
         try:
             return page.read()
         finally:
             page.close()
+
+    @property
+    def pulse(self) -> pulse.Pulse:
+        return self.pulse_of(self.node)
 
     def __repr__(self) -> str:
         return f"child {self.pid} of {self.node}: {self.code}, said {self.said[-5:]}, wrote {self.text[-2000:]!r}"
@@ -162,6 +166,9 @@ class Run(Net):
             doorbell.create(self.dir.bell(item["number"]))
             self.dir.pulse(item["number"]).parent.mkdir(exist_ok=True)
             pulse.PulsePage(self.dir.pulse(item["number"])).close()
+        for wiring in self.wirings.values():
+            for other in wiring.others:
+                doorbell.share(self.dir.bell(other.number), self.dir.bell(wiring.number))
         self.bells = {
             item["number"]: doorbell.open_bell(self.dir.bell(item["number"])) for item in self.numbers.values()
         }

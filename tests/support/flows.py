@@ -7,6 +7,9 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+from noderuntime.dataflow.reader import parse
+from noderuntime.errors import DataflowError
+
 OPERATORS = {"source": "Numbers", "worker": "Worker", "adder": "Adder"}
 
 
@@ -31,6 +34,7 @@ class Vertex:
     inputs: dict[str, Link] = field(default_factory=dict)
     outputs: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
+    process: str = ""  # operators with the same share one
 
     @property
     def is_operator(self) -> bool:
@@ -43,6 +47,11 @@ class Flow:
 
     nodes: dict[str, Vertex]
     size: str = "48MB"
+
+    def leader(self, id: str) -> str:
+        """The node whose name the process of `id` has: the first of its operators."""
+        process = self.nodes[id].process
+        return next((other for other, vertex in self.nodes.items() if process and vertex.process == process), id)
 
     def yaml(self, folder: str) -> str:
         """The dataflow file. JSON is YAML."""
@@ -65,6 +74,8 @@ class Flow:
                 "id": id, "config": config, "restart_policy": "on-failure", "max_restarts": 0, "restart_delay": "5ms",
                 "max_restart_delay": "50ms", "max_attempts": 0,
             }  # fmt: skip
+            if vertex.process:
+                node["process"] = vertex.process
             if vertex.is_operator:
                 python = f"cast.py:{OPERATORS[vertex.role]}"
                 node["operator"] = {"python": python, "inputs": inputs, "outputs": vertex.outputs}
@@ -166,3 +177,26 @@ def random_flow(rng: random.Random, count: int) -> Flow:
         if vertex.role == "worker" and rng.random() < 0.2:
             vertex.config["slow_ms"] = 0.5
     return flow
+
+
+def together(flow: Flow, rng: random.Random) -> Flow:
+    """The same dataflow, with some of its operators in shared processes that cannot wait for each other."""
+    operators = [id for id, vertex in flow.nodes.items() if vertex.is_operator]
+    for _ in range(20):
+        processes = rng.choice([["p"], ["p"], ["p", "q"]])
+        for id in operators:
+            flow.nodes[id].process = rng.choice([*processes, *processes, ""])
+        if len({flow.nodes[id].process for id in operators} - {""}) and not _waits_for_itself(flow):
+            return flow
+    for id in operators:
+        flow.nodes[id].process = "p" if not _waits_for_itself(flow) else ""
+    return flow
+
+
+def _waits_for_itself(flow: Flow) -> bool:
+    """Whether there is a cycle of processes that the reader refuses."""
+    try:
+        parse(flow.yaml("/nowhere"), file="flow.yml")
+    except DataflowError:
+        return True
+    return False

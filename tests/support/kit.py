@@ -100,18 +100,29 @@ class Net:
         return reply.result
 
     def claim(
-        self, node: str, cause: str = "", counts: bool = False, hands: Sequence[Any] = (), max_attempts: int = 3
+        self,
+        node: str,
+        cause: str = "",
+        counts: bool = False,
+        hands: Sequence[Any] = (),
+        max_attempts: int = 3,
+        of_others: Mapping[str, Sequence[Any]] | None = None,
     ) -> Mapping[str, Any]:
+        """`of_others`: what of the other operators in its process was in hand."""
+        given = of_others or {}
+        others = [[other.node, max_attempts, list(given.get(other.node, ()))] for other in self.wirings[node].others]
         return self.ask(
-            "claim", node=node, cause=cause, counts=counts, hands=list(hands), max_attempts=max_attempts, trace="trace"
-        )
+            "claim", node=node, cause=cause, counts=counts, hands=list(hands), max_attempts=max_attempts, trace="trace",
+            others=others,
+        )  # fmt: skip
 
     def begin(self, node: str) -> Commits:
         """A new life of a node."""
         return Commits(self.space, self.wirings[node], self.claim(node)["incarnation"])
 
     def end(self, node: str, error: str | None = None) -> None:
-        self.ask("end", node=node, failed=error is not None, error=error or "")
+        others = [other.node for other in self.wirings[node].others]
+        self.ask("end", node=node, others=others, failed=error is not None, error=error or "")
 
     def figures(self, node: str) -> dict[str, Any]:
         found: dict[str, Any] = self.ask("figures")["nodes"][node]
@@ -194,7 +205,8 @@ def staged(
         key, record = ack
         event.ack = key, next(i for i in commits.inputs.values() if key.startswith(i.mailbox)), record
     if private:
-        event.private = {key.encode(): value for key, value in private.items()}
+        prefix = keys.private_prefix(commits.node)
+        event.private = {prefix + key.encode(): value for key, value in private.items()}
     if shared or counters or ends:
         rare = event.also()
         rare.shared = list(shared) or None

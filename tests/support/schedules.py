@@ -3,6 +3,7 @@
     python tests/support/schedules.py 2000            as many new schedules
     python tests/support/schedules.py 2000 --seed 17  those from seed 17 on
     python tests/support/schedules.py 1 --seed 17     this one again
+    ... --shared                                      with operators that share processes
 
 What one seed decides is the same each time; how the processes interleave is not. Kills at points hit the same line of
 the same process again; kills from outside (a third of the schedules) come when they come.
@@ -21,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from support.flows import Flow, random_flow
+from support.flows import Flow, random_flow, together
 from support.stage import Fault, Stage
 
 # points by who passes them; those that are passed once or twice in a life, and those passed for each event
@@ -29,6 +30,7 @@ OPERATOR_ONCE = ("begin", "send Hello", "sent Hello", "received Welcome", "open"
                  "sent Ready", "send Bye", "sent Bye")  # fmt: skip
 OPERATOR_OFTEN = ("read", "take", "taken", "handle", "handled", "stage", "staged", "lock", "locked", "put", "delete",
                   "commit", "committed", "ring", "rung", "let go")  # fmt: skip
+SHARED_OFTEN = ("handle inside", "handled inside", "pass on", "passed on")
 SEGMENTS = ("flock", "flocked", "allocate", "allocated", "fill", "filled", "lease", "leased")
 CUSTOM_ONCE = ("open", "send Hello", "sent Hello", "received Welcome", "send Ready", "send Bye")
 CUSTOM_OFTEN = ("read", "take", "taken", "stage", "staged", "lock", "locked", "put", "commit", "committed", "ring",
@@ -53,10 +55,12 @@ class Schedule:
     ends_by_kill: bool
 
 
-def schedule(seed: int) -> Schedule:
-    """What a seed stands for."""
+def schedule(seed: int, shared: bool = False) -> Schedule:
+    """What a seed stands for. `shared`: some of the operators share processes."""
     rng = random.Random(seed)
     flow = random_flow(rng, rng.choice([60, 150, 300]))
+    if shared:
+        flow = together(flow, random.Random(f"shared {seed}"))
     faults: list[Fault] = []
     for id, vertex in flow.nodes.items():
         for _ in range(rng.choice([0, 1, 2, 4])):
@@ -68,7 +72,9 @@ def schedule(seed: int) -> Schedule:
                 point, hit = rng.choice(SEGMENTS), rng.randint(1, 20)
             else:
                 point, hit = rng.choice(often), rng.choice([1, 2, 3, rng.randint(1, 20), rng.randint(1, 120)])
-            faults.append(fault(rng, id, point, hit))
+            if vertex.process and kind > 0.7:
+                point = rng.choice(SHARED_OFTEN)
+            faults.append(fault(rng, flow.leader(id), point, hit))
     for who, points, most, chance in (
         ("store", STORE, 4, 0.4),
         ("forkserver", FORK_SERVER, 8, 0.15),
@@ -90,9 +96,9 @@ def fault(rng: random.Random, who: str, point: str, hit: int) -> Fault:
     return {"who": who, "point": point, "hit": hit, "action": rng.choice(actions)}
 
 
-def play(seed: int) -> int:
+def play(seed: int, shared: bool = False) -> int:
     """Run a schedule; AssertionError when something is not exact. Returns how many of its faults happened."""
-    plan = schedule(seed)
+    plan = schedule(seed, shared)
     with Stage(plan.faults) as stage:
         stage.start(plan.flow.yaml(str(stage.root)))
         stage.complete(plan.flow, random.Random(seed + 1) if plan.chaos else None)
@@ -111,12 +117,13 @@ def main() -> int:
     parser.add_argument("count", type=int, nargs="?", default=200)
     parser.add_argument("--seed", type=int, default=int(time.time()) * 1000)
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
+    parser.add_argument("--shared", action="store_true", help="with operators that share processes")
     options = parser.parse_args()
     began, fired, bad = time.monotonic(), 0, []
 
     def one(seed: int) -> tuple[int, int, str]:
         try:
-            return seed, play(seed), ""
+            return seed, play(seed, options.shared), ""
         except Exception:
             return seed, 0, traceback.format_exc()
 

@@ -1,0 +1,53 @@
+"""What a node's process says, turned into events of its lifecycle and lines of the log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from noderuntime.ipc.boundary import ERROR_CHARACTERS_MAX, NAME_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, cut
+from noderuntime.ipc.protocol import Bye, Failed, Log, LogOf, MemberEnded, Message, Ready, ReloadFailed, StopAll
+from noderuntime.runtime import lifecycle_events as su
+from noderuntime.runtime.logs import record_of
+
+if TYPE_CHECKING:
+    from noderuntime.runtime.children import Child
+
+
+def hear(child: Child, identity: bytes, message: Message) -> None:
+    """A message over a connection of this node's, its present one or one of an earlier life."""
+    match message:
+        case Log():
+            child.services.run_log.record(record_of(child.id, message))
+        case LogOf():
+            plain = Log(message.time, message.level, message.text, message.fields)
+            child.services.run_log.record(record_of(child.member(message.node).id, plain))
+        case MemberEnded() if identity == child.identity:
+            child.member(message.node).has_ended = True
+        case ReloadFailed():
+            child.reloads_failed += 1
+            error, trace = cut(message.error, ERROR_CHARACTERS_MAX), cut(message.trace, TRACE_CHARACTERS_MAX)
+            child.reload_error = trace or error
+            child.services.run_log.crash(child.id, "reload", f"{error} (the old code goes on)", trace)
+        case Failed():
+            where = cut(message.where, NAME_CHARACTERS_MAX)
+            error, trace = cut(message.error, ERROR_CHARACTERS_MAX), cut(message.trace, TRACE_CHARACTERS_MAX)
+            raised = child.member(message.node)
+            child.services.run_log.crash(raised.id, where, error, trace)
+            if child.others:
+                where = f"{where} of {raised.id}"
+            if identity == child.identity:
+                report = su.Reported(where, error, trace, message.permanent)
+                child.feed(report, trusted=False)
+                child.check_last_words()
+        case Bye() if identity == child.identity:
+            child.feed(su.SaidBye(message.ended, cut(message.reason, ERROR_CHARACTERS_MAX)), trusted=False)
+            child.check_last_words()
+            if child.spec.kind == "dynamic":
+                child.peer_gone()
+        case Ready() if identity == child.identity and message.incarnation == child.incarnation:
+            child.feed(su.BecameReady(), trusted=False)
+            child.tell_who_ends()
+        case StopAll() if identity == child.identity:
+            child.services.stop_all(child.id)
+        case _:
+            pass  # out of turn, or of a life that is over
