@@ -110,7 +110,8 @@ class Net:
     ) -> Mapping[str, Any]:
         """`of_others`: what of the other operators in its process was in hand."""
         given = of_others or {}
-        others = [[other.node, max_attempts, list(given.get(other.node, ()))] for other in self.wirings[node].others]
+        together = self.wirings[node].others if node in self.wirings else ()
+        others = [[other.node, max_attempts, list(given.get(other.node, ()))] for other in together]
         return self.ask(
             "claim", node=node, cause=cause, counts=counts, hands=list(hands), max_attempts=max_attempts, trace="trace",
             others=others,
