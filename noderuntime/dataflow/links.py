@@ -40,19 +40,19 @@ def find_process_cycle(
 ) -> list[tuple[NodeSpec, InputSpec]] | None:
     """As `find_cycle`, where operators of one process count as one node, and `alone` has left its process.
 
-    Why it is refused: a process waits for room as a whole. A -> B -> C with A and C in one process stands still when
-    both mailboxes are full, for while A waits for B, nobody takes what B has sent to C.
+    Why it is refused: a process waits for room as a whole. A -> B -> C with A and C in one process stops when both
+    mailboxes are full, because while A waits for B, what B has sent to C is not taken.
     """
     return _cycle(nodes, {node.id: _vertex(node, alone) for node in nodes})
 
 
 def _vertex(node: NodeSpec, alone: str) -> str:
-    """What stands for a node: its process (no id begins with a space), or itself."""
+    """The vertex of a node: its process (no id begins with a space), or itself."""
     return f" {node.process}" if node.process and node.id != alone else node.id
 
 
 def _cycle(nodes: Sequence[NodeSpec], vertices: Mapping[str, str]) -> list[tuple[NodeSpec, InputSpec]] | None:
-    """A cycle of backpressure inputs among the vertices that stand for nodes. What a vertex of several nodes sends to
+    """A cycle of backpressure inputs among the vertices of nodes. What a vertex of several nodes sends to
     itself is no part of one.
     """
     edges: dict[str, list[tuple[NodeSpec, InputSpec]]] = {vertices[node.id]: [] for node in nodes}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
+from posixpath import normpath
 from typing import Any, Final, TypeAlias
 
 from noderuntime.dataflow.links import find_process_cycle
@@ -12,7 +13,7 @@ from noderuntime.dataflow.yaml.nodes import fail
 from noderuntime.errors import DataflowError
 
 Written: TypeAlias = dict[str, dict[str, Place]]
-"""Node -> field -> where it stands in the file."""
+"""Node -> field -> its place in the file."""
 
 _AGREE: Final = {
     "env": "env",
@@ -77,7 +78,7 @@ def _namesakes(members: Sequence[NodeSpec]) -> Iterator[DataflowError]:
     known: dict[str, tuple[str, NodeSpec]] = {}
     for node in members:
         code = node.code
-        path = PurePosixPath(code.path)
+        path = PurePosixPath(normpath(code.path))
         name = path.stem if code.path else code.module.partition(".")[0]
         home = f"the folder {str(path.parent)!r}" if code.path else "an importable package"
         other, first = known.setdefault(name, (home, node))
@@ -86,7 +87,7 @@ def _namesakes(members: Sequence[NodeSpec]) -> Iterator[DataflowError]:
                 f"operators of the process {node.process!r} come from two modules called {name!r}: in {other} for "
                 f"{first.id!r}, in {home} for {node.id!r}"
             )
-            hint = f"A process has one module of a name: rename a file, or take {node.id!r} out of the process."
+            hint = f"A process has one module of a name: rename a file, or take {node.id!r} out of it."
             yield fail(code.place, what, hint)
 
 
@@ -112,7 +113,7 @@ def _process_cycle(nodes: Sequence[NodeSpec]) -> DataflowError | None:
     shared = "; ".join(f"the process {process!r} has {', '.join(ids)}" for process, ids in inside.items())
     what = f"a cycle of processes in which every input waits for room: {way} ({shared})"
     hint = (
-        f"When its queues are full nobody can go on, because a process waits for room as a whole. Take {out!r} out of "
-        f"the process {by_id[out].process!r}."
+        f"When its queues are full none of them can continue, because a process waits for room as a whole. Take "
+        f"{out!r} out of the process {by_id[out].process!r}."
     )
     return fail(place, what, hint)

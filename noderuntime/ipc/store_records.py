@@ -124,7 +124,7 @@ class Member(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Claim:
     """Why the last life ended ("" for the first), whether that `counts` as a failure, and what was in hand: input,
-    sequence and index of messages. Sequence 0 stands for an event that is no message, see space/lives.py.
+    sequence and index of messages. Sequence 0 means an event that is no message, see space/lives.py.
 
     `others` share the process of the node.
     """

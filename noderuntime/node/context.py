@@ -346,7 +346,7 @@ class ChainContext(OperatorContext):
             self._send(route, staged, value, metadata)
             return
         # All receivers are here, which is what this process is for. The value is immutable, or it is copied by way of
-        # its bytes: the sender may go on changing it.
+        # its bytes: the sender may still change it.
         kind = type(value)
         if metadata and (type(metadata) is not dict or not _is_flat(metadata)):
             record, size = self._record(output, value, metadata, route.output.sent + 1)

@@ -51,7 +51,7 @@ class Child:
     bell: int
     neighbours: list[Child] = field(default_factory=list)
     others: list[Child] = field(default_factory=list)  # operators that share its process (members.py)
-    has_ended: bool = False  # though its process goes on, for others
+    has_ended: bool = False  # although its process continues for others
     to_end: dict[str, str] = field(default_factory=dict)  # operators of its process that have to: the id of their STOP
     handled_before: int = 0  # events of earlier lives
     reloads_failed: int = 0  # changed code that did not import
@@ -78,7 +78,7 @@ class Child:
 
     @property
     def leader(self) -> Child:
-        """The first of the operators that share its process; itself where nobody does."""
+        """The first of the operators that share its process; itself if it shares none."""
         return self
 
     @property

@@ -36,6 +36,6 @@ def burial(buried: str, entry: NodeSpec, run: str) -> str:
     attempts = entry.max_attempts
     times = "once" if attempts == 1 else f"{attempts} times"
     return (
-        f"{entry.id} failed {times} on {buried}: a dead letter now, the flow goes on; "
+        f"{entry.id} failed {times} on {buried}: a dead letter now, the flow continues; "
         f"see `noderuntime dead-letters show --run {quote(run)} {entry.id}`"
     )

@@ -27,7 +27,7 @@ def hear(child: Child, identity: bytes, message: Message) -> None:
             child.reloads_failed += 1
             error, trace = cut(message.error, ERROR_CHARACTERS_MAX), cut(message.trace, TRACE_CHARACTERS_MAX)
             child.reload_error = trace or error
-            child.services.run_log.crash(child.id, "reload", f"{error} (the old code goes on)", trace)
+            child.services.run_log.crash(child.id, "reload", f"{error} (the old code continues)", trace)
         case Failed():
             where = cut(message.where, NAME_CHARACTERS_MAX)
             error, trace = cut(message.error, ERROR_CHARACTERS_MAX), cut(message.trace, TRACE_CHARACTERS_MAX)
