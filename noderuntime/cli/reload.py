@@ -9,9 +9,8 @@ from noderuntime.cli import output
 from noderuntime.cli.choose import choose, one_name
 from noderuntime.cli.client import ask_runtime
 from noderuntime.cli.output import CommandError, UsageError
-from noderuntime.ipc.control_records import NodeStatus, RunStatus
+from noderuntime.ipc.control_records import NodeStatus, Reloading, RunStatus
 from noderuntime.ipc.runs import Run
-from noderuntime.ipc.store_records import Done
 
 IMPORTED_WITHIN_S = 65.0  # the trial import is given 60
 POLL_S = 0.02
@@ -49,7 +48,7 @@ def reload(options: Namespace) -> int:
             "failed": "; what waits for it is kept: mend it and reload it again",
         }.get(now["state"], "")
         raise CommandError(f"the changed code of {node} {was} {now['reason']} ({now['state']}{then})")
-    with_others = f", with {', '.join(together)}, who share its process" if together else ""
+    with_others = f", as do {', '.join(together)}, which share its process" if together else ""
     output.tell(f"{node} runs its new code{with_others}, with its state restored (process {now['pid']})")
     return output.OK
 

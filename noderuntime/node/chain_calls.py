@@ -9,6 +9,7 @@ from noderuntime.api.events import Event, input_event, notice
 from noderuntime.api.operator import Status, status_of
 from noderuntime.errors import Fenced
 from noderuntime.ipc import pulse
+from noderuntime.ipc.fault_points import point
 from noderuntime.node.chain import Chain, InnerInput
 from noderuntime.node.chain_member import Member
 from noderuntime.space.records import decode_message, encode_message
@@ -77,6 +78,8 @@ class Calls:
         queue = self._chain.queue
         take, words, count, bytes_max = queue.popleft, self._words, self._count, self._bytes_max
         inside = staged.inside = []
+        if point is not None:
+            point("handle inside")
         while queue:
             to, record, value, metadata, sent_ns, number = take()
             member: Member = to.receiver
@@ -91,6 +94,8 @@ class Calls:
                 self._arrived(member, to.input, staged)
             event = input_event(to.name, value, carried, to.source, sent_ns, number, attempt)
             inside.append(to.input)
+            if point is not None:
+                point("pass on")
             words[pulse.MEMBER] = member.place
             count += 1
             words[pulse.CALLS] = count
@@ -110,7 +115,11 @@ class Calls:
             ctx.staged = None
             if staged.size:
                 member.session.event_bytes_max = bytes_max
+            if point is not None:
+                point("passed on")
         self._count = count
+        if point is not None:
+            point("handled inside")
 
     def _discard(
         self,

@@ -18,6 +18,7 @@ from noderuntime.api.events import Event
 from noderuntime.errors import OperatorError, StoreFull
 from noderuntime.ipc import forks, pulse
 from noderuntime.ipc.boundary import describe
+from noderuntime.ipc.fault_points import point
 from noderuntime.node.chain import Chain, InnerInput
 from noderuntime.node.chain_calls import Calls, MemberFailed
 from noderuntime.node.chain_member import Member
@@ -109,6 +110,8 @@ class ChainGroup:
     def enter(self, member: Member, event: Event, staged: Staged, attempt: int = 1, fused: bool = True) -> None:
         """Handle an event, and what it makes inside. Its changes are staged in `staged`, which joins the group."""
         self.open(member, fused)
+        if point is not None:
+            point("handle")
         try:
             self.calls.call(member, event, staged)
             if self._chain.queue:
@@ -116,6 +119,8 @@ class ChainGroup:
         except MemberFailed as failed:
             self.fail(failed)
         self.events.append(staged)
+        if point is not None:
+            point("handled")
 
     def has_failed(self, member: Member, key: bytes, staged: Staged) -> bool:
         """Whether this event, which is no message, has failed before. Then it is handled unfused, and its commit

@@ -18,6 +18,7 @@ from noderuntime.api.operator import POSITION_KEY, Source, Status, packed_positi
 from noderuntime.errors import Fenced, OperatorError
 from noderuntime.ipc import forks, pulse
 from noderuntime.ipc.channel import Dealer
+from noderuntime.ipc.fault_points import point
 from noderuntime.ipc.protocol import EXIT_FENCED, Bye, MemberEnded, StopAll
 from noderuntime.node.chain import Chain, InnerInput
 from noderuntime.node.chain_calls import MemberFailed
@@ -91,6 +92,8 @@ class ChainHost:
 
     def prepare(self) -> None:
         """Load, make and restore the operators. Raises OperatorError, which names the operator."""
+        if point is not None:
+            point("restore")
         states = []
         with self._session.space.read() as txn:  # all states are those of one moment
             for member in self._members:
@@ -106,6 +109,8 @@ class ChainHost:
             except OperatorError as error:
                 error.node = member.name
                 raise
+        if point is not None:
+            point("restored")
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
@@ -173,8 +178,12 @@ class ChainHost:
                 mailboxes = [link.input.mailbox for link in chain.first()]
             else:
                 mailboxes = [mailbox for member in self._live for mailbox in member.session.mailboxes]
+            if point is not None:
+                point("take")
             if mailboxes:
                 ahead.extend(next_messages(self._session.space, mailboxes, GROUP_MAX))
+            if point is not None:
+                point("taken")
             if not ahead:
                 return False
         deadline = group.begin() + GROUP_NS

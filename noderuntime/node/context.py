@@ -102,6 +102,8 @@ class OperatorContext:
         if known is None:
             raise UnknownOutput(self.node_id, output, sorted(self._outputs))
         self._stage_output(known, staged, value, metadata)
+        if point is not None:
+            point("staged")
 
     def _stage_output(
         self, output: Output, staged: Staged, value: Any, metadata: Mapping[str, Any] | None
@@ -112,8 +114,6 @@ class OperatorContext:
                 return
             except StoreFull as full:
                 self.wait_for_room(full)
-        if point is not None:
-            point("staged")
 
     def allocate(self, shape: Any, dtype: Any = "uint8") -> NDArray[Any]:
         """A writable array in a payload segment: fill it and hand it to `send_output`, which then copies nothing."""
@@ -335,6 +335,8 @@ class ChainContext(OperatorContext):
 
     def send_output(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
         """Send `value` to the receivers of `output`. Raises UnknownOutput, TypeError, ValueTooLarge."""
+        if point is not None:
+            point("stage")
         staged = self.staged
         if staged is None:
             raise self._too_early("send_output")
@@ -344,6 +346,8 @@ class ChainContext(OperatorContext):
         chain = self._chain
         if not (chain.open and route.is_inner):
             self._send(route, staged, value, metadata)
+            if point is not None:
+                point("staged")
             return
         # All receivers are here, which is what this process is for. The value is immutable, or it is copied by way of
         # its bytes: the sender may still change it.
@@ -374,6 +378,8 @@ class ChainContext(OperatorContext):
             staged.outputs = [(counted, b"", number, None)]
         else:
             staged.outputs.append((counted, b"", number, None))
+        if point is not None:
+            point("staged")
 
     def _send(self, route: Route, staged: Staged, value: Any, metadata: Mapping[str, Any] | None) -> None:
         """Send to some receivers inside, and to the mailboxes of the others."""

@@ -124,7 +124,8 @@ def links(registry: Registry, node_entry: NodeEntry) -> Links:
 class Hand:
     """A message that a life had in hand, by its place in the mailboxes of node number `node`.
 
-    Sequence 0 means an event that is no message: a tick, or what `input` NO_INPUT and `index` say (node/chain_member.py).
+    Sequence 0 means an event that is no message: a tick, or what `input` NO_INPUT and `index` say
+    (node/chain_member.py).
     """
 
     node: int

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -200,15 +201,16 @@ def test_stop_waits_until_the_processes_of_the_run_are_gone(world: World, capsys
 class Reloading:
     """A runtime with the operator `sums`: `then` is what becomes of it, one status after the other, once it reloads."""
 
-    def __init__(self, *then: dict[str, Any]) -> None:
+    def __init__(self, *then: dict[str, Any], together: Sequence[str] = ()) -> None:
         self.sums: Any = node_status("sums")
         self._then = list(then)
+        self._together = list(together)
         self._asked = False
 
     def __call__(self, ask: Ask) -> Answer:
         if ask.what == "reload":
             self._asked = ask.arguments == {"node": "sums"}
-            return Answer({}, "" if self._asked else f"no node {ask.arguments['node']!r}")
+            return Answer({"together": self._together}, "" if self._asked else f"no node {ask.arguments['node']!r}")
         if self._asked and self._then:
             self.sums.update(self._then.pop(0))
         return status_answer(self.sums)
@@ -220,6 +222,13 @@ def test_reload_ends_when_the_new_code_has_taken_over(names: list[str], world: W
     world.runtime(world.run("flow"), Reloading({}, *then))
     assert main(["reload", *names]) == 0
     assert capsys.readouterr().err == "sums runs its new code, with its state restored (process 11)\n"
+
+
+def test_reload_says_who_shares_the_process_and_runs_its_new_code_too(world: World, capsys: Capture) -> None:
+    world.runtime(world.run("flow"), Reloading({"restarts": 1, "state": "running", "pid": 11}, together=["b", "c"]))
+    assert main(["reload", "sums"]) == 0
+    said = "sums runs its new code, as do b, c, which share its process, with its state restored (process 11)\n"
+    assert capsys.readouterr().err == said
 
 
 def test_reload_shows_why_the_new_code_does_not_import(world: World, capsys: Capture) -> None:

@@ -23,8 +23,9 @@ class World:
         spec = SimpleNamespace(kind="node", start_timeout_s=30)
         self.child: Any = SimpleNamespace(
             id="a", spec=spec, machine=machine, alive=False, incarnation=3, waits="", reloads_failed=0,
-            reload_error="", handled=lambda: 5,
+            reload_error="", handled=lambda: 5, state=LifecycleState.FAILED, has_ended=False, others=[],
         )  # fmt: skip
+        self.child.leader = self.child
         self.supervisor: Any = SimpleNamespace(children={"a": self.child}, ending=False)
         self.file: Any = SimpleNamespace(name="flow", pid=9, file="/flow.yml", started=1.5)
 
@@ -45,6 +46,14 @@ def test_the_status_is_the_record_that_commands_decode(world: World) -> None:
     (node,) = status["nodes"]
     assert list(node) == list(NodeStatus.__annotations__) and list(status) == list(RunStatus.__annotations__)
     assert (node["id"], node["pid"], node["handled"], node["since_s"], node["phase"]) == ("a", 0, 5, 3.0, "")
+
+
+def test_a_reload_says_who_shares_the_process_and_is_reloaded_with_it(world: World) -> None:
+    world.child.spec.kind = "operator"
+    world.child.feed = lambda event: None
+    assert world.ask("reload", node="a") == Answer({"together": []}, "")
+    world.child.others = [SimpleNamespace(id="b"), SimpleNamespace(id="c")]
+    assert world.ask("reload", node="a") == Answer({"together": ["b", "c"]}, "")
 
 
 def test_stop_drains_only_when_it_is_asked_to(world: World) -> None:
