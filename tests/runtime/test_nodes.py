@@ -216,7 +216,7 @@ def test_an_answered_claim_is_taken_although_a_neighbour_cannot_be_rung(
 def test_a_welcome_that_cannot_be_sent_ends_its_life_and_a_line_that_cannot_be_told_does_not(world: World) -> None:
     world.child.feed(su.Start())
     world.child.feed(su.SaidHello())
-    world.child.wiring = None  # type: ignore[assignment]
+    world.child.wiring = SimpleNamespace(number=0)  # type: ignore[assignment]
     with pytest.raises(AttributeError):
         world.link.answer("claim", CLAIM)
     assert world.server.made[0].signals[0] == signal.SIGKILL
