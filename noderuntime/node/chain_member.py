@@ -16,7 +16,6 @@ from noderuntime.node.timers import Timers
 from noderuntime.space import keys
 from noderuntime.space.staging import Input
 
-NO_INPUT: Final = 65535  # in the key of an event that is no message and belongs to no input
 PRODUCED, STOPPED, UPDATED = range(3)
 TICKED, FELL_SILENT = range(2)  # of an input
 
@@ -75,7 +74,7 @@ class Member:
 
     def event_key(self, input: Input | None, what: int) -> bytes:
         """The key under which the failure of an event is counted that is no message."""
-        number = NO_INPUT if input is None else input.number
+        number = keys.NO_INPUT if input is None else input.number
         return keys.message(self.session.wiring.number, number, 0, what)
 
     def tell_calls(self) -> None:

@@ -118,10 +118,9 @@ class Child:
         self.handled_before += pulse.handled
         if not self.others:
             return pulse.hands, pulse.commits
-        hands: list[tuple[int, ...]] = [(*hand, self.wiring.number) for hand in pulse.hands]
-        for other in self.others:
-            hands += other.remains()[0]
-        return tuple(hands), pulse.commits
+        found = [(pulse.hands, self.wiring.number)]
+        found += [(other.remains()[0], other.wiring.number) for other in self.others]
+        return tuple((*hand, number) for hands, number in found for hand in hands), pulse.commits
 
     def handled(self) -> int:
         """Events handled in all lives."""

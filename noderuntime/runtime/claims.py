@@ -17,7 +17,7 @@ def claim_of(claim: Claim, members: Sequence[tuple[NodeSpec, int]]) -> dict[str,
     """
 
     def hands_of(number: int) -> list[list[int]]:
-        return [list(hand[:3]) for hand in claim.hands if hand[3:] in ((), (number,))]
+        return [list(hand[:3]) for hand in claim.hands if len(members) == 1 or hand[3] == number]
 
     (first, number), *others = members
     return {

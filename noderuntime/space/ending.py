@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from noderuntime.space import keys, records
+from noderuntime.space.environment import scan
 from noderuntime.space.mailbox import empty, queue_of
 from noderuntime.space.records import CLOSED, CUT_OFF, DISCARDED, FLAGS, SOURCE_ENDED, SOURCE_FAILED
 from noderuntime.space.transactions import ReadTxn, WriteTxn
@@ -73,6 +74,13 @@ def close(
         if sender >= 0:
             rings.add(sender)
         queue[DISCARDED] += empty(txn, mailbox, queue)
+
+
+def forget_events(txn: WriteTxn, node: int) -> None:
+    """A node has ended that shared a process: forget that events failed which were no messages of an input."""
+    prefix = keys.attempts(keys.mailbox(node, keys.NO_INPUT))
+    for key in [key for key, _ in scan(txn, prefix)]:
+        txn.delete(key)
 
 
 def tell(

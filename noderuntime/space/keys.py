@@ -32,6 +32,7 @@ LMDB_KEY_BYTES_MAX = 511
 USER_KEY_BYTES_MAX = 508  # one limit for private and shared keys
 VALUE_BYTES_MAX = 1_000_000  # of one private or shared value
 NODES_MAX = 65535
+NO_INPUT = 65535  # in the attempts of an event that is no message and belongs to no input
 
 _NODE = struct.Struct(">cH")
 _INPUT = struct.Struct(">cHH")

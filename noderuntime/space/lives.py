@@ -14,7 +14,7 @@ import msgpack
 
 from noderuntime.errors import StoreError
 from noderuntime.space import keys, records
-from noderuntime.space.ending import Links, close, tell
+from noderuntime.space.ending import Links, close, forget_events, tell
 from noderuntime.space.environment import Space, scan
 from noderuntime.space.mailbox import Removal, find, queue_of, remove, remove_notices
 from noderuntime.space.records import (
@@ -124,8 +124,8 @@ def links(registry: Registry, node_entry: NodeEntry) -> Links:
 class Hand:
     """A message that a life had in hand, by its place in the mailboxes of node number `node`.
 
-    Sequence 0 means an event that is no message: a tick, or what `input` NO_INPUT and `index` say
-    (node/chain_member.py).
+    Sequence 0 means an event that is no message: a tick, or what `input` keys.NO_INPUT and `index`
+    say (node/chain_member.py).
     """
 
     node: int
@@ -254,6 +254,8 @@ def end(
         if was_live:
             around = links(registry, node_entry)
             close(txn, around, queues, set(), space.base + txn.id(), 0, space.now_ns(), failed, together)
+            if failed is None:
+                forget_events(txn, node_entry.number)
     for queue_key, queue in queues.items():
         txn.put(queue_key, records.pack_queue(queue))
 
