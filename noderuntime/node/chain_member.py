@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from noderuntime.api.operator import POSITION_KEY
 from noderuntime.ipc import pulse

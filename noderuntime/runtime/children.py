@@ -118,7 +118,7 @@ class Child:
         self.handled_before += pulse.handled
         if not self.others:
             return pulse.hands, pulse.commits
-        found = [(pulse.hands, self.wiring.number)]
+        found: list[tuple[Hands, int]] = [(pulse.hands, self.wiring.number)]
         found += [(other.remains()[0], other.wiring.number) for other in self.others]
         return tuple((*hand, number) for hands, number in found for hand in hands), pulse.commits
 
