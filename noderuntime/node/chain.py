@@ -22,6 +22,7 @@ deliver the last receiver's answer before the first one's question.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 INNER_MESSAGES_MAX: Final = 1000
@@ -52,6 +53,17 @@ class InnerInput(Generic[_Receiver]):
         self.alone: Any = None
         self.drops = drops  # drop_oldest; or its receiver has ended, and its mailbox counts what is discarded
         self.waits = False  # something is in its mailbox, or will be once the event in hand is committed
+
+
+def measure(fed: Sequence[tuple[_Receiver, InnerInput[_Receiver]]]) -> None:
+    """Find the depth of inputs inside, each with its sender. Without those that drop: cycles go through them."""
+    deeper = True
+    while deeper:
+        deeper = False
+        for sender, link in fed:
+            depth = 1 + max((to.depth for _, to in fed if to.receiver is sender), default=0)
+            if depth > link.depth:
+                link.depth, deeper = depth, True
 
 
 class Chain(Generic[_Receiver]):

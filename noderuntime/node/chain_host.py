@@ -20,7 +20,7 @@ from noderuntime.ipc import forks, pulse
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.fault_points import point
 from noderuntime.ipc.protocol import EXIT_FENCED, Bye, MemberEnded, StopAll
-from noderuntime.node.chain import Chain, InnerInput
+from noderuntime.node.chain import Chain, InnerInput, measure
 from noderuntime.node.chain_calls import MemberFailed
 from noderuntime.node.chain_group import ChainGroup
 from noderuntime.node.chain_member import FELL_SILENT, PRODUCED, STOPPED, TICKED, UPDATED, Member
@@ -75,7 +75,9 @@ class ChainHost:
                     links[item.mailbox] = InnerInput(member, item.name, item.source, drops, item)
         for member in self._members:
             member.connect(links)
-        _measure(links)
+        by_number = {member.session.wiring.number: member for member in self._members}
+        kept = [link for link in links.values() if not link.input.wiring.drop_oldest]
+        measure([(by_number[link.input.wiring.sender], link) for link in kept])
 
     def forked(self) -> None:
         """See noderuntime.ipc.forks."""
@@ -393,17 +395,3 @@ def _counting(member: Member, counters: Counters) -> Staged:
     rare.counters = counters
     rare.member = member.place
     return staged
-
-
-def _measure(links: dict[bytes, InnerInput[Member]]) -> None:
-    """Find the depth of each input inside. Inputs that drop are left out: cycles go through them."""
-    kept = [link for link in links.values() if not link.input.wiring.drop_oldest]
-    deeper = True
-    while deeper:
-        deeper = False
-        for link in kept:
-            sender = link.input.wiring.sender
-            before = [to.depth for to in kept if to.receiver.session.wiring.number == sender]
-            depth = max(before, default=0) + 1
-            if depth > link.depth:
-                link.depth, deeper = depth, True

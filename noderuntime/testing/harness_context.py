@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from noderuntime.merges import Merge
-    from noderuntime.testing import Harness
+    from noderuntime.testing.harness import Harness
 
 START: Final = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
 
