@@ -16,37 +16,21 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 from noderuntime.api.events import Event, input_event, kvs_update, notice, tick_event
 from noderuntime.api.operator import (
-    POSITION_KEY,
     Idle,
     Source,
     Status,
-    make,
-    own_state,
-    packed_position,
-    position_of,
-    status_of,
 )
-from noderuntime.errors import OperatorError, UnknownOutput
+from noderuntime.errors import UnknownOutput
 from noderuntime.space.records import decode_message, encode_message
-from noderuntime.testing.harness_context import HarnessContext, SharedKVS, Staged
+from noderuntime.testing.harness_context import SharedKVS
+from noderuntime.testing.lives import Lives, nanoseconds
 
 PRODUCE_CALLS_MAX: Final = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """One committed message, as its receivers get it."""
-
-    output: str
-    value: Any
-    metadata: dict[str, Any]
-    uid: str
 
 
 class Harness:
@@ -77,21 +61,15 @@ class Harness:
     ) -> None:
         if not callable(operator):
             raise TypeError(f"Harness({operator!r:.80}): give its class: each life makes a new one")
+        self.kvs = kvs if isinstance(kvs, SharedKVS) else SharedKVS(kvs)
         self.node_id = node_id
         self.run_id = secrets.token_hex(8) if run_id is None else run_id
-        self.config: Mapping[str, Any] = dict(config or {})
         self.declared = None if outputs is None else list(outputs)
-        self.kvs = kvs if isinstance(kvs, SharedKVS) else SharedKVS(kvs)
-        self.watched: set[str] = set()
-        self._seen = self.kvs.revision
-        self.state: dict[str, bytes] = dict(state or {})
-        self.sent: list[Sent] = []
+        self._lives = lives = Lives(operator, node_id, self.run_id, config or {}, self.declared, self.kvs, state or {})
+        self.config, self.state, self.sent, self.watched = lives.config, lives.state, lives.sent, lives.watched
         self.ended = False
-        self._factory = operator
-        self._incarnation = 0
-        self._numbers: dict[str, int] = {}
+        self._seen = self.kvs.revision
         self._in_hand: tuple[Callable[[int], Event], int] | None = None  # set while an event is not committed
-        self._start()
 
     # -- what happens to the operator --
 
@@ -100,7 +78,7 @@ class Harness:
     ) -> Status:
         """A message arrives at `input`. The first `crashes` lives die between handler and commit."""
         source = f"test/{input}"
-        number = self._count(source)
+        number = self._lives.count(source)
         record, _ = encode_message(value, metadata, number, nanoseconds(self.now))
 
         def event(attempt: int) -> Event:
@@ -145,7 +123,7 @@ class Harness:
     def crash(self) -> None:
         """The process is killed between two events; a new life restores the committed state."""
         self._in_hand = None
-        self._start()
+        self._lives.start()
 
     def redeliver(self) -> Status:
         """After a handler raised: a new life gets the same event, its `attempt` one higher."""
@@ -159,9 +137,9 @@ class Harness:
         if self.ended:
             return Source.END
         for _ in range(crashes):
-            self._transact(self._produce_once, commit=False)
-            self._start()
-        returned = self._transact(self._produce_once)
+            self._transact(self._lives.produce_once, commit=False)
+            self._lives.start()
+        returned = self._transact(self._lives.produce_once)
         self.ended = returned is Source.END
         return returned
 
@@ -186,12 +164,12 @@ class Harness:
 
     @property
     def incarnation(self) -> int:
-        return self._incarnation
+        return self._lives.incarnation
 
     @property
     def position(self) -> Any:
         """A Source's committed position; None at first."""
-        return position_of(self.state)
+        return self._lives.position
 
     def outputs(self, name: str) -> list[Any]:
         """The committed values of one output, oldest first."""
@@ -201,92 +179,30 @@ class Harness:
 
     # -- a life, and a transaction --
 
-    def _start(self) -> None:
-        self._incarnation += 1
-        self._alive = True
-        self._ctx = HarnessContext(self, self._incarnation)
-        self._operator = make(self._factory, self._ctx)
-        state = own_state(self.state)
-        if state and hasattr(self._operator, "restore_state"):
-            self._operator.restore_state(state)
-
     def _deliver(self, event: Callable[[int], Event], crashes: int = 0, attempt: int = 1) -> Status:
         if self.ended:  # as in a run: events after the end are discarded
             return Status.STOP
         last = attempt + crashes
         for doomed in range(attempt, last):
-            self._transact(partial(self._handle, event(doomed)), commit=False)
-            self._start()
+            self._transact(partial(self._lives.handle, event(doomed)), commit=False)
+            self._lives.start()
         self._in_hand = event, last
-        status: Status = self._transact(partial(self._handle, event(last)))
+        status: Status = self._transact(partial(self._lives.handle, event(last)))
         self._in_hand = None
         self.ended = status is not Status.CONTINUE
         return status
 
-    # what follows is used by ChainHarness, too
-
-    def _begin(self) -> Staged:
-        """An event begins: what is staged from now on is part of it."""
-        return self._ctx.begin()
-
-    def _give_up(self) -> None:
-        """Its handlers have returned, or failed: nothing more can be staged."""
-        self._ctx.end()
-
-    def _counted(self, output: str) -> int:
-        """How many messages of an output are committed."""
-        return self._numbers.get(output, 0)
-
-    def _handle(self, event: Event) -> Status:
-        returned = self._operator.on_event(event, self._ctx)
-        try:
-            return status_of(returned)
-        except TypeError as error:
-            raise OperatorError("on_event", str(error)) from None
-
-    def _produce_once(self) -> Any:
-        returned = self._operator.produce(self.position, self._ctx)
-        try:
-            position = packed_position(returned)
-        except TypeError as error:
-            raise OperatorError("produce", str(error)) from None
-        if position is not None:
-            self._ctx.save_state(POSITION_KEY, position)
-        return returned
-
     def _transact(self, handler: Callable[[], Any], commit: bool = True) -> Any:
-        if not self._alive:
-            self._start()
-        staged = self._begin()
-        self._alive = False  # unless the handler returns
+        lives = self._lives
+        if not lives.alive:
+            lives.start()
+        staged = lives.begin()
+        lives.alive = False  # unless the handler returns
         try:
             result = handler()
         finally:
-            self._give_up()
-        self._alive = True
+            lives.give_up()
+        lives.alive = True
         if commit:
-            self._commit(staged)
+            lives.commit(staged)
         return result
-
-    def _commit(self, staged: Staged) -> None:
-        for key, value in staged.private.items():
-            if value is None:
-                self.state.pop(key, None)
-            else:
-                self.state[key] = value
-        for steps in staged.shared.values():
-            for step in steps:
-                step(self.kvs)
-        for output, record in staged.messages:
-            _, value, metadata, _, _ = decode_message(record)
-            uid = f"{self.node_id}/{output}#{self._count(output)}"
-            self.sent.append(Sent(output, value, metadata, uid))
-
-    def _count(self, counted: str) -> int:
-        """The number of the next message of an output, or of a source of the test."""
-        self._numbers[counted] = self._numbers.get(counted, 0) + 1
-        return self._numbers[counted]
-
-
-def nanoseconds(moment: dt.datetime) -> int:
-    return (moment - dt.datetime.fromtimestamp(0, dt.UTC)) // dt.timedelta(microseconds=1) * 1000

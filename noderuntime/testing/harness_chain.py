@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -12,19 +14,19 @@ from noderuntime.api.events import Event, input_event, notice, tick_event
 from noderuntime.api.operator import Source, Status
 from noderuntime.node.chain import Chain, InnerInput, measure
 from noderuntime.space.records import decode_message, encode_message
-from noderuntime.testing.harness import Harness, Sent, nanoseconds
 from noderuntime.testing.harness_context import SharedKVS, Staged
+from noderuntime.testing.lives import Lives, Sent, nanoseconds
 
 EVENT_BYTES_MAX: Final = 1 << 24  # of what one event makes inside; a run takes it from the size of its space
 
-_Inside = InnerInput[Harness]
+_Inside = InnerInput[Lives]
 
 
 @dataclass(frozen=True, slots=True)
 class _Entering:
     """An event that enters at `member`. `call(attempt)` runs its handler. `link`: in whose mailbox inside it lies."""
 
-    member: Harness
+    member: Lives
     call: Callable[[int], Any]
     is_message: bool = False
     fused: bool = True
@@ -60,14 +62,16 @@ class ChainHarness:
         self.kvs = kvs if isinstance(kvs, SharedKVS) else SharedKVS(kvs)
         self.failed = ""
         self.commits = 0
+        run_id = secrets.token_hex(8)
         self._members = {
-            id: Harness(made, node_id=id, kvs=self.kvs, config=(config or {}).get(id), state=(state or {}).get(id))
+            id: Lives(made, id, run_id, (config or {}).get(id, {}), None, self.kvs, (state or {}).get(id, {}))
             for id, made in operators.items()
         }
+        self._ended: set[str] = set()
         drops = set(drop_oldest)
         if unknown := sorted(drops - set(links)):
             raise ValueError(f"drop_oldest has {unknown[0]!r}, which is no input of `links`")
-        self._chain: Chain[Harness] = Chain(EVENT_BYTES_MAX)
+        self._chain: Chain[Lives] = Chain(EVENT_BYTES_MAX)
         self._fed: dict[str, list[_Inside]] = {}  # by output
         self._mailboxes: dict[_Inside, deque[tuple[int, _Entering]]] = {}  # with the order over all of them
         for to, source in links.items():
@@ -91,7 +95,7 @@ class ChainHarness:
         """
         member, input = self._place(to)
         source = f"test/{input}"
-        number = member._count(source)
+        number = member.count(source)
         record, _ = encode_message(value, metadata, number, nanoseconds(self.kvs.now))
         call = partial(self._message, member, input, source, record, number)
         self._enter(_Entering(member, call, is_message=True), crashes)
@@ -110,7 +114,9 @@ class ChainHarness:
     def produce(self, node: str) -> Any:
         """One call of the `produce` of a Source, committed with what it makes. Returns what it returned."""
         member = self._member(node)
-        return Source.END if member.ended else self._enter(_Entering(member, lambda attempt: self._produce(member)))
+        if node in self._ended:
+            return Source.END
+        return self._enter(_Entering(member, lambda attempt: self._produce(member)))
 
     def stop(self, node: str = "", id: str = "MANUAL") -> None:
         """STOP for one operator, or, one after the other, for all: the run stops (MANUAL), or all inputs have ended
@@ -136,14 +142,14 @@ class ChainHarness:
 
     def advance(self, seconds: float) -> None:
         """Let time pass, as Harness does."""
-        next(iter(self._members.values())).advance(seconds)
+        self.kvs.now += dt.timedelta(seconds=seconds)
 
     # -- what can be seen --
 
     def outputs(self, output: str) -> list[Any]:
         """The committed values of an output ("node/output"), oldest first, whoever receives them."""
         node, _, name = output.rpartition("/")
-        return self._member(node).outputs(name)
+        return [sent.value for sent in self._member(node).sent if sent.output == name]
 
     def sent(self, node: str) -> list[Sent]:
         """The committed messages of one operator, oldest first."""
@@ -155,19 +161,19 @@ class ChainHarness:
 
     def ended(self, node: str) -> bool:
         """Whether an operator has ended, with a commit."""
-        return self._member(node).ended
+        return self._member(node).node_id in self._ended
 
     @property
     def incarnation(self) -> int:
         """Of the process, and so of each of its operators."""
         return next(iter(self._members.values())).incarnation
 
-    def _member(self, node: str) -> Harness:
+    def _member(self, node: str) -> Lives:
         if node not in self._members:
             raise ValueError(f"there is no operator {node!r}; there are: {', '.join(self._members)}")
         return self._members[node]
 
-    def _place(self, place: str) -> tuple[Harness, str]:
+    def _place(self, place: str) -> tuple[Lives, str]:
         node, slash, name = place.rpartition("/")
         if not slash:
             raise ValueError(f"{place!r}: write it as NODE/INPUT, or NODE/OUTPUT")
@@ -177,7 +183,7 @@ class ChainHarness:
 
     def _start(self) -> None:
         for member in self._members.values():
-            member.crash()
+            member.start()
         self._alive = True
 
     def _skip(self) -> None:
@@ -191,7 +197,7 @@ class ChainHarness:
     def _enter(self, event: _Entering, crashes: int = 0) -> Any:
         self._skip()
         self._empty_mailboxes()
-        if event.member.ended:  # as in a run: events after the end are discarded
+        if event.member.node_id in self._ended:  # as in a run: events after the end are discarded
             return None
         for doomed in range(crashes):
             self._transact(replace(event, attempt=1 + doomed), commits=False)
@@ -215,7 +221,7 @@ class ChainHarness:
                 return
             link = min(first, key=lambda link: self._mailboxes[link][0][0])
             _, event = self._mailboxes[link][0]
-            if link.receiver.ended:
+            if link.receiver.node_id in self._ended:
                 self._mailboxes[link].clear()
                 continue
             self._handle(event)
@@ -231,12 +237,12 @@ class ChainHarness:
 
     def _begin(self) -> None:
         shared = Staged().shared  # what one of them stages of it, all of them see
-        self._staged = {id: member._begin() for id, member in self._members.items()}
+        self._staged = {id: member.begin() for id, member in self._members.items()}
         for staged in self._staged.values():
             staged.shared = shared
         self._numbers: dict[str, int] = {}  # of messages that are not committed, by output
         self._passed: list[tuple[_Inside, _Entering]] = []
-        self._ending: list[Harness] = []
+        self._ending: list[Lives] = []
 
     def _transact(self, event: _Entering, commits: bool = True) -> Any:
         if not self._alive:
@@ -250,11 +256,11 @@ class ChainHarness:
             queue = self._chain.queue
             while queue:
                 to, record, _, _, _, number = queue.popleft()
-                if not to.receiver.ended and to.receiver not in self._ending:
+                if to.receiver.node_id not in self._ended and to.receiver not in self._ending:
                     self._message(to.receiver, to.name, to.source, record, number, event.attempt)
         finally:
             for member in self._members.values():
-                member._give_up()
+                member.give_up()
         self._alive = True
         if commits:
             self._commit(event)
@@ -269,9 +275,9 @@ class ChainHarness:
             if not first:
                 staged.shared = {}  # that of the first one is that of all
             first = False
-            self._members[id]._commit(staged)
+            self._members[id].commit(staged)
         for member in self._ending:
-            member.ended = True
+            self._ended.add(member.node_id)
             outputs = [links for source, links in self._fed.items() if self._place(source)[0] is member]
             for link in (link for links in outputs for link in links):
                 call = partial(self._closed, link)
@@ -282,29 +288,29 @@ class ChainHarness:
 
     # -- handlers --
 
-    def _message(self, member: Harness, input: str, source: str, record: bytes, number: int, attempt: int) -> None:
+    def _message(self, member: Lives, input: str, source: str, record: bytes, number: int, attempt: int) -> None:
         _, value, metadata, _, sent_ns = decode_message(record)
         self._call(member, input_event(input, value, metadata, source, sent_ns, number, attempt))
 
     def _closed(self, link: _Inside, attempt: int) -> None:
         self._call(link.receiver, notice("INPUT_CLOSED", link.name))
 
-    def _finish(self, member: Harness, id: str, attempt: int) -> None:
+    def _finish(self, member: Lives, id: str, attempt: int) -> None:
         self._ending.append(member)  # before the handler, so that its own Status changes nothing
         self._call(member, notice("STOP", id))
 
-    def _produce(self, member: Harness) -> Any:
-        returned = self._run(member, member._produce_once)
+    def _produce(self, member: Lives) -> Any:
+        returned = self._run(member, member.produce_once)
         if returned is Source.END:
             self._ending.append(member)
         return returned
 
-    def _call(self, member: Harness, event: Event) -> None:
-        status = self._run(member, partial(member._handle, event))
+    def _call(self, member: Lives, event: Event) -> None:
+        status = self._run(member, partial(member.handle, event))
         if status is not Status.CONTINUE and member not in self._ending:
             self._ending.append(member)
 
-    def _run(self, member: Harness, handler: Callable[[], Any]) -> Any:
+    def _run(self, member: Lives, handler: Callable[[], Any]) -> Any:
         """Run a handler, and then decide where what it has sent goes."""
         messages = self._staged[member.node_id].messages
         before = len(messages)
@@ -317,7 +323,7 @@ class ChainHarness:
         for at in range(before, len(messages)):
             output, record = messages[at]
             source = f"{member.node_id}/{output}"
-            number = self._numbers[source] = self._numbers.get(source, member._counted(output)) + 1
+            number = self._numbers[source] = self._numbers.get(source, member.numbers.get(output, 0)) + 1
             _, value, metadata, _, _ = decode_message(record)
             stamped, _ = encode_message(value, metadata, number, now_ns)
             for link in self._fed.get(source, ()):

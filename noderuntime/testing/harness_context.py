@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from noderuntime.merges import Merge
-    from noderuntime.testing.harness import Harness
+    from noderuntime.testing.lives import Lives
 
 START: Final = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
 
@@ -159,7 +159,7 @@ class Staged:
 class HarnessContext:
     """The `ctx` of a Harness: see noderuntime.api.operator.Context."""
 
-    def __init__(self, harness: Harness, incarnation: int) -> None:
+    def __init__(self, harness: Lives, incarnation: int) -> None:
         self.node_id = harness.node_id
         self.run_id = harness.run_id
         self.config = MappingProxyType(dict(harness.config))

@@ -160,7 +160,7 @@ def test_positions_of_earlier_versions_go_on() -> None:
     Path("log").write_text("one\ntwo\n")
     for follow in (False, True):
         h = source(file_lines, None, follow=follow)
-        h._transact(lambda h=h: h._ctx.save_state("source.position", b"\x92\x04\x01"))  # [4, 1]
+        h._transact(lambda h=h: h._lives.ctx.save_state("source.position", b"\x92\x04\x01"))  # [4, 1]
         h.produce_all()
         assert h.outputs("line") == ["two"]
 

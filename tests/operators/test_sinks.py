@@ -42,7 +42,7 @@ def file(config: dict[str, Any] | None = None, **options: Any) -> Harness:
 
 def send_number(h: Harness, number: int, value: Any, input: str = "in") -> None:
     """A message of a number of its own: as a replayed dead letter, or as one output that feeds two inputs, comes."""
-    h._numbers[f"test/{input}"] = number - 1
+    h._lives.numbers[f"test/{input}"] = number - 1
     h.send(input, value)
 
 
