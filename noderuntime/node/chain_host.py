@@ -30,6 +30,7 @@ from noderuntime.node.inbox import event_of, is_notice
 from noderuntime.node.remote_log import LogHandler
 from noderuntime.node.session import ROOM_CHECK_S, SLOW_CHECK_S, NodeSession
 from noderuntime.node.timers import Counters
+from noderuntime.node.user_code import refuse_namesakes
 from noderuntime.space.environment import scan
 from noderuntime.space.keys import MAILBOX_PREFIX_BYTES, private_prefix
 from noderuntime.space.mailbox import Message, next_messages
@@ -111,6 +112,7 @@ class ChainHost:
             except OperatorError as error:
                 error.node = member.name
                 raise
+        refuse_namesakes([member.session.wiring.code["path"] for member in self._members])
         if point is not None:
             point("restored")
 

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -66,6 +67,30 @@ def _load_file(path: Path) -> ModuleType:
     spec.loader.exec_module(module)
     _loaded[resolved] = module
     return module
+
+
+def refuse_namesakes(files: Sequence[str]) -> None:
+    """Raise OperatorError when operators of one process, from different folders, would import each other's modules.
+
+    A process has one module of a name: the `util` that was imported from one folder would be that of all.
+    """
+    folders = sorted({Path(file).parent.resolve() for file in files if file})
+    if len(folders) < 2:
+        return
+    for name, module in sorted(sys.modules.items()):
+        place = getattr(module, "__file__", None)
+        if "." in name or not place:
+            continue
+        own = Path(place).resolve()
+        home = own.parent.parent if own.name == "__init__.py" else own.parent
+        for folder in folders:
+            if home in folders and folder != home and _has_module(folder, name):
+                what = f"the process has imported {name!r} from {home}, and operators in {folder} have another {name!r}"
+                raise OperatorError("import", f"{what}. Rename one, or give one operator another `process`")
+
+
+def _has_module(folder: Path, name: str) -> bool:
+    return (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
 
 
 def user_trace(error: BaseException) -> str:

@@ -501,6 +501,28 @@ def test_two_operators_of_one_file_are_of_one_module(run: Make) -> None:
     assert r.take("c") == [["first", "second"]]
 
 
+@pytest.mark.parametrize("both", [True, False])
+def test_operators_of_different_folders_do_not_get_each_others_modules(run: Make, both: bool) -> None:
+    code = "import util\nclass Operator:\n    def on_event(self, event, ctx): ctx.send_output('out', util.NAME)\n"
+    nodes = line()
+    nodes["x"]["operator"]["python"] = "one.py"
+    nodes["y"]["operator"]["python"] = "there/other.py"
+    r = shared(run, nodes, one=code, util="NAME = 'here'")
+    there = r.folder / "there"
+    there.mkdir()
+    (there / "other.py").write_text(code)
+    if both:
+        (there / "util.py").write_text("NAME = 'there'")
+        child = r.start("x")
+        r.welcome(child)
+        failed = child.expect(Failed)
+        assert (failed.where, failed.permanent) == ("import", True) and "another 'util'" in failed.error
+    else:
+        r.begun("x")
+        r.send("a", 1)
+        assert r.take("c") == ["here"]
+
+
 def test_records_are_of_the_operator_that_made_them(run: Make) -> None:
     r = shared(run, line("Logs", "Logs"))
     child = r.begun("x")
