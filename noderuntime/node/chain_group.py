@@ -122,6 +122,12 @@ class ChainGroup:
         if point is not None:
             point("handled")
 
+    def add(self, member: Member, key: bytes, staged: Staged) -> None:
+        """An item of a Source has been handled: its changes join the group."""
+        if staged.rare is not None:
+            staged.rare.member, staged.rare.event = member.place, key
+        self.events.append(staged)
+
     def has_failed(self, member: Member, key: bytes, staged: Staged) -> bool:
         """Whether this event, which is no message, has failed before. Then it is handled unfused, and its commit
         forgets that.
@@ -166,13 +172,15 @@ class ChainGroup:
     def _fail_staged(self, inapplicable: Inapplicable) -> None:
         """Handlers have returned, but their changes cannot be committed: that event fails, those before it do not."""
         bad = self.events[inapplicable.at]
+        rare = bad.also()
         del self.events[inapplicable.at :]
         if bad.ack is not None:
             member, _ = self._inputs[bad.ack[0][:MAILBOX_PREFIX_BYTES]]
             self.hold(member, bad.ack[0])
-        else:
-            member = self._members[bad.rare.member if bad.rare is not None else 0]
-        self.fail(MemberFailed(member, "on_event", inapplicable.error))
+        elif rare.event:
+            self.hold(self._members[rare.member], rare.event)
+        writer = self._members[rare.writers[inapplicable.write]]
+        self.fail(MemberFailed(writer, "on_event", inapplicable.error))
 
     def _look_at_mailboxes(self) -> None:
         """Which mailboxes inside have messages, now that everything that was handled is committed."""

@@ -36,7 +36,7 @@ from noderuntime.space.keys import MAILBOX_PREFIX_BYTES, private_prefix
 from noderuntime.space.mailbox import Message, next_messages
 from noderuntime.space.records import LIVE, PRIVATE_BYTES
 from noderuntime.space.segments import Dropped
-from noderuntime.space.staging import GROUP_MAX, Input, Staged
+from noderuntime.space.staging import GROUP_BYTES_MAX, GROUP_MAX, Input, Staged
 
 _SAME_IN_MESSAGEPACK = frozenset({int, str, bytes, bool, float})
 
@@ -233,7 +233,9 @@ class ChainHost:
             return
         except BaseException as error:
             group.fail(MemberFailed(member, "on_event", error))
-        group.enter(member, event, staged, lives + 1)
+        alone = lives > 0 and is_notice(record)  # it cannot become a dead letter, but what it makes inside can
+        group.unfused |= alone
+        group.enter(member, event, staged, lives + 1, fused=not alone)
 
     # --- events that are no messages --------------------------------------------------------------------------------
 
@@ -270,6 +272,8 @@ class ChainHost:
         group.hold(member, key)
         failed_before = group.has_failed(member, key, staged)
         group.enter(member, event, staged, fused=fused and not failed_before)
+        if staged.rare is not None:
+            staged.rare.member, staged.rare.event = member.place, key
         group.let_go()
         group.flush()
 
@@ -284,6 +288,7 @@ class ChainHost:
         group.begin_helped()
         produce, ctx, events = member.operator.produce, member.ctx, group.events
         idle_s = 0.0
+        size = 0
         while True:
             staged = Staged()
             alone = bool(member.unfused) and group.has_failed(member, key, staged)
@@ -316,9 +321,12 @@ class ChainHost:
                 except MemberFailed as failed:
                     group.fail(failed)
             if staged.private is not None or staged.outputs is not None or staged.rare is not None:
-                events.append(staged)
+                group.add(member, key, staged)
                 member.calls += 1
-            if alone or idle_s or calls.just_ended or chain.waiting or len(events) >= GROUP_MAX:
+            size += staged.size
+            if alone or idle_s or calls.just_ended or chain.waiting:
+                break
+            if len(events) >= GROUP_MAX or size >= GROUP_BYTES_MAX:
                 break
             if time.monotonic_ns() > deadline:
                 break

@@ -33,7 +33,7 @@ class Member:
         self.name = session.wiring.node
         log = logging.getLogger(self.name)
         shared: ChainContext | None = None if first is None else first.ctx
-        self.ctx: ChainContext = ChainContext(session, session.wiring.config, log, chain, shared)
+        self.ctx: ChainContext = ChainContext(session, session.wiring.config, log, chain, place, shared)
         self.timers = Timers(session)
         self.take_in_hand = session.page.hand(0)
         self.words = session.page.words

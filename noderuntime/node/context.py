@@ -309,8 +309,8 @@ class Route:
 
 
 class ChainContext(OperatorContext):
-    """The `ctx` of an operator that shares its process. `shared`: the context of the first operator of the process:
-    what one of them stages of the shared KVS, all of them see.
+    """The `ctx` of the operator at `place` of a shared process. `shared`: the context of the first one, because what
+    one of them stages of the shared KVS, all of them see.
     """
 
     def __init__(
@@ -319,15 +319,23 @@ class ChainContext(OperatorContext):
         config: Mapping[str, Any],
         log: logging.Logger,
         chain: Chain[Any],
+        place: int,
         shared: ChainContext | None = None,
     ) -> None:
         super().__init__(session, config, log)
+        self._place = place
         self._chain = chain
         self._put = chain.queue.append
         self._routes: dict[str, Route] = {}
         self._booted_ns = session.space.booted_ns
         if shared is not None:
             self._shared, self._merges = shared._shared, shared._merges
+
+    def _stage(self, call: str, write: SharedWrite, result: Any = _MISSING) -> None:
+        super()._stage(call, write, result)
+        if self.staged is not None:
+            rare = self.staged.also()
+            rare.writers = (*rare.writers, self._place)
 
     def connect(self, routes: dict[str, Route]) -> None:
         """Where the messages of each output go."""

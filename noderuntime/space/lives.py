@@ -173,14 +173,15 @@ def claim(
     for hand in hands:
         key = keys.message(hand.node, hand.input, hand.sequence, hand.index)
         message = find(txn, key) if hand.sequence else None
-        is_event = not hand.sequence and counts and len(members) > 1
-        if hand.node not in by_number or (not is_event and (message is None or message[0] >= records.NOTICE_MIN)):
+        is_message = message is not None and message[0] < records.NOTICE_MIN
+        is_event = counts and len(members) > 1 and (message is not None or not hand.sequence)
+        if hand.node not in by_number or not (is_message or is_event):
             continue
         kept = txn.get(keys.attempts(key))
         lives, failures = records.ATTEMPTS.unpack(kept) if kept else (0, 0)
         lives, failures = lives + 1, failures + counts
         node_entry = by_number[hand.node]
-        if message is not None and counts and 0 < members[node_entry.id] <= failures:
+        if message is not None and is_message and counts and 0 < members[node_entry.id] <= failures:
             buried.append(_bury(txn, node_entry, key, message, lives, cause, trace, now_ns))
             entry = node_entry.id
         else:

@@ -31,6 +31,8 @@ class Rare:
     cursor: Cursor | None = None  # how far the watch of this node has come with this event
     counters: dict[int, int] | None = None
     member: int = 0  # whose event it is, by its place in its process
+    event: bytes = b""  # the key under which its failure counts there, if it is no message
+    writers: Sequence[int] = ()  # of a shared process: who has staged each of `shared`
     ends: bool = False  # the last event of this node: close its outputs and its mailbox
     ending: tuple[int, ...] = (0,)  # with `ends`: which operators of the process end
     stops_all: bool = False  # and the last one of the run

@@ -36,10 +36,13 @@ from noderuntime.space.watches import STORE, Cursor, Watchers
 
 
 class Inapplicable(Exception):
-    """A shared write of event `at` of the group cannot be applied: it cannot merge into the value of another node."""
+    """A shared write (number `write`) of event `at` of the group cannot be applied: it cannot merge into the value of
+    another node.
+    """
 
-    def __init__(self, at: int, error: Exception) -> None:
+    def __init__(self, at: int, write: int, error: Exception) -> None:
         self.at = at
+        self.write = write
         self.error = error
         super().__init__(str(error))
 
@@ -322,11 +325,13 @@ class Writer:
         elif rare.shared:
             if self._changes is None:
                 self._changes = kvs.Changes(txn, sequence, now_ns, self._origin)
+            done = 0
             try:
                 for write in rare.shared:
                     self._changes.write(write)
+                    done += 1
             except (TypeError, StoreError) as error:
-                raise Inapplicable(at, error) from error
+                raise Inapplicable(at, done, error) from error
         if rare.cursor is not None:
             self._cursors[rare.member] = rare.cursor
         if rare.counters is not None:

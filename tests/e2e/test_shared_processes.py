@@ -192,6 +192,20 @@ def test_a_process_that_failed_for_good_comes_back_as_a_whole(place: Folder) -> 
     assert totals(running) == [f"ALL_INPUTS_CLOSED {sum(range(301)) * 2} 602"]
 
 
+def test_a_process_that_waits_for_a_failed_node_is_stuck_as_a_whole(place: Folder) -> None:
+    place.write(fails_py="raise SystemExit(3)")
+    dataflow = flow(500).replace("{id: sink, path: sink.py, inputs: {sum: sums/n}}",
+        "{id: sink, path: fails.py, inputs: {sum: {source: sums/n, queue_size: 10}}}")  # fmt: skip
+    running = place.start(dataflow)
+    assert running.finish() == 1
+    assert any("sums waits for room in the queue of sink (failed)" in text for text in running.statuses())
+    place.write(fails_py=(place.folder / "sink.py").read_text())
+    again = place.start(resume=True)
+    assert again.finish() == 0
+    assert totals(again) == [f"ALL_INPUTS_CLOSED {sum(range(500)) * 2} 1000"]
+    assert again.lines("sink") == [f"last {sum(range(500)) * 2} of 1000"]
+
+
 def test_a_drain_ends_a_process_with_a_timer_when_its_messages_are_handled(place: Folder) -> None:
     code = "operator: {python: ticks.py, inputs: {t: timer/millis/5}, outputs: [tick]}"
     dataflow = flow(10**9).replace("  - {id: sink", f"  - {{id: ticks, process: fast, {code}}}\n  - {{id: sink")

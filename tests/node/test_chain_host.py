@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.fake_runtime import Child, Run
+from support.kit import commit, staged
 from support.procs import wait_until
 
 from noderuntime.ipc import pulse
@@ -27,6 +28,7 @@ from noderuntime.ipc.protocol import (
 )
 from noderuntime.space.dead_letters import letters
 from noderuntime.space.environment import scan
+from noderuntime.space.kvs import SharedWrite
 
 Make = Callable[..., Run]
 
@@ -137,6 +139,22 @@ class Ticks(Operator):
     def on_event(self, event, ctx):
         if event["type"] == "INPUT":
             ctx.send_output("out", 13)
+
+class AtClose(Operator):
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT_CLOSED":
+            ctx.send_output("out", 13)
+
+class Merges(Operator):
+    '''Merges, and waits until somebody has written something else.'''
+    def on_event(self, event, ctx):
+        import os, time
+        if event["type"] == "INPUT":
+            ctx.kvs_merge("n", Plus(1))
+            open("merged", "w").close()
+            while not os.path.exists("go"):
+                time.sleep(0.01)
+            ctx.send_output("out", event["value"])
 
 class Logs(Operator):
     def on_event(self, event, ctx):
@@ -381,6 +399,41 @@ def test_a_tick_that_failed_is_committed_alone(run: Make) -> None:
         child = failed_life(r, child, "x", "z")
     with r.space.read() as txn:
         assert [letter.uid for letter in letters(txn, r.numbers["z"]["number"])] == ["y/out#1"]
+
+
+def test_a_notice_that_failed_is_committed_alone(run: Make) -> None:
+    nodes = {"a": {"outputs": ["out"]}, "x": operator("AtClose", {"in": "a/out"}),
+             "y": operator("Add", {"in": "x/out"}),
+             "z": operator("Sum", {"in": "y/out"}), "c": {"inputs": {"in": "z/out"}}}  # fmt: skip
+    r = shared(run, nodes)
+    child = r.begun("x")
+    r.send("a", ends=True)
+    child = failed_life(r, child, "x", "x")  # INPUT_CLOSED, of which x has made 13, and y 14
+    for _ in range(3):
+        child = failed_life(r, child, "x", "z")
+    assert child.wait() == 0
+    with r.space.read() as txn:
+        assert [letter.uid for letter in letters(txn, r.numbers["z"]["number"])] == ["y/out#1"]
+        assert [key for key, _ in scan(txn, b"a")] == []
+
+
+@pytest.mark.parametrize(("first", "second", "raised"), [("Merges", "Add", "x"), ("Add", "Merges", "y")])
+def test_a_shared_write_that_cannot_be_applied_names_who_made_it(
+    run: Make, first: str, second: str, raised: str
+) -> None:
+    r = shared(run, line(first, second))
+    child = r.begun("x")
+    r.send("a", 1)
+    page = pulse.PulsePage(r.dir.pulse(r.numbers["x"]["number"]))
+    wait_until(lambda: page.words[pulse.MEMBER] == "xy".index(raised) and page.words[pulse.PHASE] == pulse.HANDLING)
+    wait_until((r.folder / "merged").exists)
+    page.close()
+    a = r.play("a")
+    assert commit(a, staged(a, shared=[SharedWrite(b"n", b"a text")])) == 1
+    (r.folder / "go").touch()
+    failed = child.expect(Failed)
+    assert (failed.node, failed.where) == (raised, "on_event") and "TypeError" in failed.error
+    assert r.queued("x", "in") == [1] and len(child.pulse_of("x").hands) == 1
 
 
 # --- ends -----------------------------------------------------------------------------------------------------------
