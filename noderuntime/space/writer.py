@@ -103,8 +103,9 @@ class Writer:
     def _forget(self) -> None:
         """Forget the last transaction. Not in `write`: compiled, an attribute set to None there is None to its end."""
         self.written = 0
-        self.outbox_last = self._changes = self._cursor = None
-        self._status = records.LIVE
+        self.outbox_last = self._changes = None
+        if self._cursors:
+            self._cursors = {}
 
     def write(
         self,
