@@ -102,14 +102,19 @@ def kill(running: Running, node: str) -> int:
 
 
 def test_a_process_killed_again_and_again_handles_each_message_once_at_each_operator(place: Folder) -> None:
+    slow = CODE.replace("if number == 1 and", "time.sleep(0.001)\n        if number == 4999 and")
+    place.write(code_py=slow, pause="")
     running = place.start(flow(5_000))
     running.wait_running(*TOGETHER)
     assert len({running.status()[id]["pid"] for id in TOGETHER}) == 1
     assert running.status()["sink"]["pid"] not in (0, running.status()["sums"]["pid"])
-    for victim in (*TOGETHER, *TOGETHER):
+    for life, victim in enumerate((*TOGETHER, *TOGETHER), 1):
+        handled = running.status()["sums"]["handled"]
         kill(running, victim)
-        handled = sum(running.status()[id]["handled"] for id in TOGETHER)
-        wait_until(lambda handled=handled: running.status()["sums"]["handled"] > handled / 4, "progress")
+        wait_until(lambda life=life: running.status()["sums"]["restarts"] >= life, "the next life")
+        wait_until(lambda: running.status()["sums"]["state"] == "running", "it to run")
+        wait_until(lambda handled=handled: running.status()["sums"]["handled"] > handled, "progress")
+    (place.folder / "pause").unlink()
     assert running.finish() == 0
     rows = running.rows()
     assert {id: rows[id]["messages"] for id in rows} == {
