@@ -62,7 +62,7 @@ class ChainHost:
         self._ahead: deque[Message] = deque()  # read, not yet handled
         self._reads_ahead = not any(item.wiring.drop_oldest for own in sessions for item in own.inputs.values())
         log.whose = self._whose
-        forks.watch(self)
+        self._watch = forks.Watch(self.forked)
 
     def _connect(self, links: dict[bytes, InnerInput[Member]]) -> None:
         """Find the inputs that operators of this process feed."""
