@@ -23,31 +23,29 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeVar
+
+from noderuntime.api.events import Event
 
 INNER_MESSAGES_MAX: Final = 1000
 
 _Receiver = TypeVar("_Receiver")
 
-Inner: TypeAlias = tuple[Any, bytes, Any, dict[str, Any] | None, int, int]
-"""A message inside: its InnerInput, record, value, metadata, when it was sent (ns) and its number. The record is
-decoded once more for each receiver; where it is b"", value and metadata hold nothing that can be changed but the
-dict itself. A plain tuple, because one is made for each message.
-"""
-
 
 class InnerInput(Generic[_Receiver]):
     """An input that an operator of the same process feeds. `receiver` is the operator that it belongs to. `output`
     feeds it; `alone` is that output to this input only. `depth`: over how many inputs inside it is reached at most.
+    `is_timed`: it has a timeout.
     """
 
-    __slots__ = ("alone", "depth", "drops", "input", "name", "output", "receiver", "source", "waits")
+    __slots__ = ("alone", "depth", "drops", "input", "is_timed", "name", "output", "receiver", "source", "waits")
 
     def __init__(self, receiver: _Receiver, name: str, source: str, drops: bool, input: Any = None) -> None:
         self.receiver = receiver
         self.name = name
         self.source = source
         self.input = input  # what its receiver knows it by
+        self.is_timed = False
         self.depth = 0
         self.output: Any = None
         self.alone: Any = None
@@ -69,37 +67,44 @@ def measure(fed: Sequence[tuple[_Receiver, InnerInput[_Receiver]]]) -> None:
 class Chain(Generic[_Receiver]):
     """The messages inside a process, from one entering event to the next.
 
-    `fused`: messages of the event in hand may be handled inside. `open`: and no mailbox inside has anything, so that
-    each of them will be.
+    `queue` has each message with the input that it is for. `attempt` is that of the event in hand. `fused`: its
+    messages may be handled inside. `open`: and no mailbox inside has anything, so that each of them will be.
     """
 
-    __slots__ = ("_bytes_max", "fused", "left", "left_bytes", "open", "queue", "waiting")
+    __slots__ = ("_bytes_max", "attempt", "fused", "left", "left_bytes", "open", "queue", "waiting")
 
     def __init__(self, event_bytes_max: int) -> None:
         self._bytes_max = event_bytes_max
-        self.queue: deque[Inner] = deque()
+        self.queue: deque[tuple[InnerInput[_Receiver], Event]] = deque()
         self.waiting: list[InnerInput[_Receiver]] = []  # whose mailboxes come before what waits outside
+        self.attempt = 1
         self.fused = True
         self.open = True
         self.left = INNER_MESSAGES_MAX
         self.left_bytes = event_bytes_max
 
-    def enter(self, fused: bool) -> None:
+    def enter(self, fused: bool, attempt: int = 1) -> None:
         """An event enters. What an event before it left behind when it failed is forgotten."""
+        self.attempt = attempt
         self.fused = fused
         self.open = fused and not self.waiting
         self.left = INNER_MESSAGES_MAX
         self.left_bytes = self._bytes_max
-        self.queue.clear()
+        if self.queue:
+            self.queue.clear()
 
     def takes(self, to: InnerInput[_Receiver]) -> bool:
         """Whether a message to this input is handled inside."""
         return self.fused and not to.waits and not to.drops
 
-    def put(self, message: Inner, size: int) -> None:
+    def put(self, to: InnerInput[_Receiver], event: Event, size: int) -> None:
         """A message is to be handled inside; `size` are its bytes."""
-        self.queue.append(message)
-        self.left -= 1
+        self.queue.append((to, event))
+        self.count(1, size)
+
+    def count(self, messages: int, size: int) -> None:
+        """So many messages were put into the queue, with `size` bytes in all."""
+        self.left -= messages
         self.left_bytes -= size
         if self.left <= 0 or self.left_bytes <= 0:
             self.fused = self.open = False

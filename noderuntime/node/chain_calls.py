@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Final
 
-from noderuntime.api.events import Event, input_event, notice
+from noderuntime.api.events import Event, notice
 from noderuntime.api.operator import Status, status_of
 from noderuntime.errors import Fenced
-from noderuntime.ipc import pulse
 from noderuntime.ipc.fault_points import point
+from noderuntime.ipc.pulse import CALLS, MEMBER
 from noderuntime.node.chain import Chain, InnerInput
 from noderuntime.node.chain_member import Member
-from noderuntime.space.records import decode_message, encode_message
+from noderuntime.space.records import encode_message
 from noderuntime.space.staging import Input, Staged
+
+_MEMBER: Final[int] = MEMBER  # of this module: compiled, they are read without a lookup by name
+_CALLS: Final[int] = CALLS
 
 
 class MemberFailed(Exception):
@@ -50,9 +53,9 @@ class Calls:
 
     def begin(self, member: Member) -> None:
         """The handler of this operator is about to run."""
-        self._words[pulse.MEMBER] = member.place
+        self._words[_MEMBER] = member.place
         self._count += 1
-        self._words[pulse.CALLS] = self._count
+        self._words[_CALLS] = self._count
 
     def call(self, member: Member, event: Event, staged: Staged) -> None:
         """Run the handler of one operator. Raises MemberFailed."""
@@ -70,35 +73,31 @@ class Calls:
             raise MemberFailed(member, "on_event", error) from None
         ctx.staged = None
 
-    def work_off(self, staged: Staged, attempt: int) -> None:
+    def work_off(self, staged: Staged) -> None:
         """Handle the messages that an event made inside, in their order. Raises MemberFailed.
 
         What `call` does is here once more, without a call of ours: each hop inside a process pays for it.
         """
         queue = self._chain.queue
-        take, words, count, bytes_max = queue.popleft, self._words, self._count, self._bytes_max
-        inside = staged.inside = []
-        if point is not None:
-            point("handle inside")
+        take, words, count, bytes_max, hook = queue.popleft, self._words, self._count, self._bytes_max, point
+        inside: list[Input] = []
+        staged.inside = inside
+        if hook is not None:
+            hook("handle inside")
         while queue:
-            to, record, value, metadata, sent_ns, number = take()
-            member: Member = to.receiver
+            to, event = take()
+            member = to.receiver
             if member.ended:
-                self._discard(staged, to, record, value, metadata, sent_ns, number)
+                self._discard(staged, to, event)
                 continue
-            if record:
-                _, value, carried, _, sent_ns = decode_message(record)
-            else:
-                carried = {} if metadata is None else metadata.copy()
-            if to.input.counter >= 0:
+            if to.is_timed:
                 self._arrived(member, to.input, staged)
-            event = input_event(to.name, value, carried, to.source, sent_ns, number, attempt)
             inside.append(to.input)
-            if point is not None:
-                point("pass on")
-            words[pulse.MEMBER] = member.place
+            if hook is not None:
+                hook("pass on")
+            words[_MEMBER] = member.place
             count += 1
-            words[pulse.CALLS] = count
+            words[_CALLS] = count
             member.calls += 1
             ctx = member.ctx
             if staged.size:  # the limit of an event is for what one handler sends, not for what came before it
@@ -115,27 +114,16 @@ class Calls:
             ctx.staged = None
             if staged.size:
                 member.session.event_bytes_max = bytes_max
-            if point is not None:
-                point("passed on")
+            if hook is not None:
+                hook("passed on")
         self._count = count
-        if point is not None:
-            point("handled inside")
+        if hook is not None:
+            hook("handled inside")
 
-    def _discard(
-        self,
-        staged: Staged,
-        to: InnerInput[Member],
-        record: bytes,
-        value: Any,
-        metadata: dict[str, Any] | None,
-        sent_ns: int,
-        number: int,
-    ) -> None:
+    def _discard(self, staged: Staged, to: InnerInput[Member], event: Event) -> None:
         """A message for an operator that has ended meanwhile: its mailbox, which the commit closes, counts it."""
-        if not record:
-            record, _ = encode_message(value, metadata, number, sent_ns)
-        # the number beside the record is that of the last message of the output, which is what the commit counts
-        staged.outputs = [*(staged.outputs or ()), (to.alone, record, to.output.sent, None)]
+        record, _ = encode_message(event._value, event._metadata, event._number, event._sent_ns)
+        staged.outputs = [*(staged.outputs or ()), (to.alone, record, event._number, None)]
 
     def _arrived(self, member: Member, input: Input, staged: Staged) -> None:
         """A message for an input with a timeout: INPUT_RECOVERED before it, when it had timed out."""

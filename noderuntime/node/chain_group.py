@@ -101,21 +101,21 @@ class ChainGroup:
     def let_go(self) -> None:
         self._holder.session.page.release(0)
 
-    def open(self, member: Member, fused: bool = True) -> None:
+    def open(self, member: Member, fused: bool = True, attempt: int = 1) -> None:
         """An event enters at `member`."""
-        self._chain.enter(fused and not self.unfused)
+        self._chain.enter(fused and not self.unfused, attempt)
         if member.is_fresh and not self._fresh_since:
             self._fresh_since = time.monotonic()
 
     def enter(self, member: Member, event: Event, staged: Staged, attempt: int = 1, fused: bool = True) -> None:
         """Handle an event, and what it makes inside. Its changes are staged in `staged`, which joins the group."""
-        self.open(member, fused)
+        self.open(member, fused, attempt)
         if point is not None:
             point("handle")
         try:
             self.calls.call(member, event, staged)
             if self._chain.queue:
-                self.calls.work_off(staged, attempt)
+                self.calls.work_off(staged)
         except MemberFailed as failed:
             self.fail(failed)
         self.events.append(staged)

@@ -31,6 +31,7 @@ from noderuntime.node.remote_log import LogHandler
 from noderuntime.node.session import ROOM_CHECK_S, SLOW_CHECK_S, NodeSession
 from noderuntime.node.timers import Counters
 from noderuntime.node.user_code import refuse_namesakes
+from noderuntime.space.ahead import Ahead
 from noderuntime.space.environment import scan
 from noderuntime.space.keys import MAILBOX_PREFIX_BYTES, private_prefix
 from noderuntime.space.mailbox import Message, next_messages
@@ -60,6 +61,8 @@ class ChainHost:
         self._line = HostLine(session, dealer, log, [own.wiring.code for own in sessions], self._quieten)
         self._group = ChainGroup(session, self._members, self._inputs, links, self._chain, self._line, self._tell_ended)
         self._ahead: deque[Message] = deque()  # read, not yet handled
+        self._from: list[InnerInput[Member]] = []  # the inputs inside that these are of; empty: they are of all inputs
+        self._reader = self._new_reader()
         self._reads_ahead = not any(item.wiring.drop_oldest for own in sessions for item in own.inputs.values())
         log.whose = self._whose
         self._watch = forks.Watch(self.forked)
@@ -73,7 +76,8 @@ class ChainHost:
                 self._inputs[item.mailbox] = member, item
                 if item.wiring.sender in numbers:
                     drops = item.wiring.drop_oldest or member.ended
-                    links[item.mailbox] = InnerInput(member, item.name, item.source, drops, item)
+                    link = links[item.mailbox] = InnerInput(member, item.name, item.source, drops, item)
+                    link.is_timed = item.counter >= 0
         for member in self._members:
             member.connect(links)
         by_number = {member.session.wiring.number: member for member in self._members}
@@ -173,28 +177,42 @@ class ChainHost:
 
     # --- messages ---------------------------------------------------------------------------------------------------
 
+    def _new_reader(self) -> Ahead:
+        mailboxes = [mailbox for member in self._live for mailbox in member.session.mailboxes]
+        return Ahead(self._session.space, mailboxes)
+
+    def _forget_read(self) -> None:
+        """Read again what was read, and is not handled."""
+        self._ahead.clear()
+        self._reader = self._new_reader()
+
+    def _read(self) -> list[Message]:
+        """The next messages: of the mailboxes inside that come first now, or else of all."""
+        if self._from:
+            return next_messages(self._session.space, [link.input.mailbox for link in self._from], GROUP_MAX)
+        return self._reader.read(GROUP_MAX)
+
     def _take(self) -> bool:
         """Handle the next group of messages. Returns whether there was one."""
         ahead, chain, group = self._ahead, self._chain, self._group
-        inside = len(chain.waiting)
+        first = chain.first() if chain.waiting else []
+        if first != self._from or not self._reads_ahead:  # others come first now, or some may have been dropped
+            self._from = first
+            self._forget_read()
         if not ahead:
-            if inside:
-                mailboxes = [link.input.mailbox for link in chain.first()]
-            else:
-                mailboxes = [mailbox for member in self._live for mailbox in member.session.mailboxes]
             if point is not None:
                 point("take")
-            if mailboxes:
-                ahead.extend(next_messages(self._session.space, mailboxes, GROUP_MAX))
+            ahead.extend(self._read())
             if point is not None:
                 point("taken")
             if not ahead:
                 return False
+        inside = len(chain.waiting)
         deadline = group.begin() + GROUP_NS
         if len(ahead) > 1:
             group.begin_helped()
         message, clock, take, calls = self._message, time.monotonic_ns, ahead.popleft, group.calls
-        while ahead:
+        for _ in range(min(len(ahead), GROUP_MAX)):
             message(take())
             if group.over or group.unfused or calls.just_ended or len(chain.waiting) != inside:
                 break
@@ -202,8 +220,6 @@ class ChainHost:
                 break
         group.let_go()
         group.flush()
-        if not self._reads_ahead or len(chain.waiting) != inside:  # others come first now, or may have been dropped
-            ahead.clear()
         return True
 
     def _message(self, message: Message) -> None:
@@ -317,10 +333,10 @@ class ChainHost:
                     staged.private[member.position_key] = position
             if chain.queue:
                 try:
-                    calls.work_off(staged, 1)
+                    calls.work_off(staged)
                 except MemberFailed as failed:
                     group.fail(failed)
-            if staged.private is not None or staged.outputs is not None or staged.rare is not None:
+            if staged.private is not None or staged.numbers is not None or staged.rare is not None:
                 group.add(member, key, staged)
                 member.calls += 1
             size += staged.size
@@ -342,6 +358,7 @@ class ChainHost:
         for member in ended:
             self._dealer.send(MemberEnded(member.name))
         self._live = [member for member in self._members if not member.ended]
+        self._forget_read()
 
     def _end_those_asked(self) -> bool:
         """End the operators that the runtime has asked to end. Returns whether there was one."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from time import CLOCK_BOOTTIME, clock_gettime_ns
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from noderuntime.api.events import Event, input_event
 from noderuntime.errors import NodeRuntimeError, StoreFull, StoreUnreachable, UnknownOutput, ValueTooLarge
 from noderuntime.ipc import forks
 from noderuntime.ipc.fault_points import point
@@ -23,6 +25,7 @@ from noderuntime.space.environment import scan
 from noderuntime.space.keys import VALUE_BYTES_MAX
 from noderuntime.space.kvs import Merge, SharedWrite, check_value, ttl_to_ns
 from noderuntime.space.outbox import check_merge
+from noderuntime.space.records import decode_message
 from noderuntime.space.segments import THRESHOLD_BYTES
 from noderuntime.space.staging import Output, Staged
 from noderuntime.state import State
@@ -35,7 +38,12 @@ ENCODED_KEYS_MAX: Final = 1000
 
 _MISSING: Final = object()
 _INT_MAX: Final = 1 << 63  # of the integers that MessagePack carries with a sign
+_INT_MIN: Final = -_INT_MAX
 _INNER_BYTES: Final = 24  # about what the head of a message takes
+
+# Compiled, names of this module that are Final are read without a lookup.
+_INLINE_BYTES: Final = THRESHOLD_BYTES
+_clock_ns: Final = partial(clock_gettime_ns, CLOCK_BOOTTIME)
 
 
 def _no_room(full: StoreFull) -> None:
@@ -58,6 +66,7 @@ class OperatorContext:
         self.kvs: State = session.kvs
         self.staged: Staged | None = None  # None: no event in hand
         self.wait_for_room: Callable[[StoreFull], None] = _no_room
+        self._point: Callable[[str], None] | None = point
         self._session = session
         self._space = session.space
         self._outputs: dict[str, Output] = session.outputs
@@ -93,8 +102,9 @@ class OperatorContext:
 
     def send_output(self, output: Any, value: Any, metadata: Any = None) -> None:
         """Send `value` to the receivers of `output`. Raises UnknownOutput, TypeError, ValueTooLarge."""
-        if point is not None:
-            point("stage")
+        hook = self._point
+        if hook is not None:
+            hook("stage")
         staged = self.staged
         if staged is None:
             raise self._too_early("send_output")
@@ -102,8 +112,8 @@ class OperatorContext:
         if known is None:
             raise UnknownOutput(self.node_id, output, sorted(self._outputs))
         self._stage_output(known, staged, value, metadata)
-        if point is not None:
-            point("staged")
+        if hook is not None:
+            hook("staged")
 
     def _stage_output(
         self, output: Output, staged: Staged, value: Any, metadata: Mapping[str, Any] | None
@@ -129,8 +139,9 @@ class OperatorContext:
 
     def save_state(self, key: Any, value: Any) -> None:
         """Store `value` under `key` in the private state."""
-        if point is not None:
-            point("stage")
+        hook = self._point
+        if hook is not None:
+            hook("stage")
         staged = self.staged
         if staged is None:
             raise self._too_early("save_state")
@@ -142,8 +153,8 @@ class OperatorContext:
         else:
             staged.private[encoded] = value
         self._private[encoded] = value
-        if point is not None:
-            point("staged")
+        if hook is not None:
+            hook("staged")
 
     def _encode(self, key: Any) -> bytes:
         """The key in the space of a user's key. Cached: most operators save under the same few keys again and again."""
@@ -241,8 +252,9 @@ class OperatorContext:
         self._stage("kvs_merge", SharedWrite(encoded, merge=merge), merged)
 
     def _stage(self, call: str, write: SharedWrite, result: Any = _MISSING) -> None:
-        if point is not None:
-            point("stage")
+        hook = self._point
+        if hook is not None:
+            hook("stage")
         staged = self.staged
         if staged is None:
             raise self._too_early(call)
@@ -253,8 +265,8 @@ class OperatorContext:
         if result is not _MISSING:
             self._shared[write.key] = result
             self._merges.pop(write.key, None)
-        if point is not None:
-            point("staged")
+        if hook is not None:
+            hook("staged")
 
     def _too_early(self, call: str) -> NodeRuntimeError:
         if self._is_fork:
@@ -272,7 +284,7 @@ def _is_flat(metadata: dict[Any, Any]) -> bool:
         if type(key) is not str or not key.isascii():
             return False
         if kind is int:
-            if not -_INT_MAX <= value < _INT_MAX:
+            if not _INT_MIN <= value < _INT_MAX:
                 return False
         elif kind is str:
             if not value.isascii():
@@ -283,12 +295,16 @@ def _is_flat(metadata: dict[Any, Any]) -> bool:
 
 
 class Route:
-    """Where the messages of one output go: `inner` are its inputs in this process, in the order of the file."""
+    """Where the messages of one output go: `inner` are its inputs in this process, in the order of the file.
 
-    __slots__ = ("inner", "is_inner", "mailboxes", "output", "variants")
+    `is_inner`: all of its inputs are, and none of them drops anything.
+    """
+
+    __slots__ = ("counter", "inner", "is_inner", "mailboxes", "output", "variants")
 
     def __init__(self, output: Output, inner: Sequence[tuple[int, InnerInput[Any]]]) -> None:
         self.output = output
+        self.counter = output.counter
         self.inner = [link for _, link in inner]
         self.mailboxes = [at for at, _ in inner]  # their places among the receivers of the output
         self.is_inner = len(inner) == output.copies and not any(link.drops for link in self.inner) and bool(inner)
@@ -341,53 +357,59 @@ class ChainContext(OperatorContext):
         """Where the messages of each output go."""
         self._routes = routes
 
-    def send_output(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
+    def send_output(self, output: Any, value: Any, metadata: Any = None) -> None:
         """Send `value` to the receivers of `output`. Raises UnknownOutput, TypeError, ValueTooLarge."""
-        if point is not None:
-            point("stage")
+        hook = self._point
+        if hook is not None:
+            hook("stage")
         staged = self.staged
         if staged is None:
             raise self._too_early("send_output")
         route = self._routes.get(output)
         if route is None:
             raise UnknownOutput(self.node_id, output, sorted(self._outputs))
-        chain = self._chain
-        if not (chain.open and route.is_inner):
+        if self._chain.open and route.is_inner:
+            self._send_inside(route, staged, value, metadata)
+        else:
             self._send(route, staged, value, metadata)
-            if point is not None:
-                point("staged")
-            return
-        # All receivers are here, which is what this process is for. The value is immutable, or it is copied by way of
-        # its bytes: the sender may still change it.
+        if hook is not None:
+            hook("staged")
+
+    def _send_inside(self, route: Route, staged: Staged, value: Any, metadata: Any) -> None:
+        """Send to receivers that are all here, which is what this process is for.
+
+        The value is immutable, or it is copied by way of its bytes: the sender may still change it.
+        """
+        sent = route.output
+        number = sent.sent + 1
         kind = type(value)
         if metadata and (type(metadata) is not dict or not _is_flat(metadata)):
-            record, size = self._record(output, value, metadata, route.output.sent + 1)
-        elif (kind is int and -_INT_MAX <= value < _INT_MAX) or kind is float or kind is bool or value is None:
-            record, size = b"", _INNER_BYTES
-        elif (kind is bytes or (kind is str and value.isascii())) and len(value) < THRESHOLD_BYTES:
-            record, size = b"", _INNER_BYTES + len(value)
+            size = -1
+        elif kind is bytes:
+            size = len(value)
+        elif kind is int:
+            size = 8 if _INT_MIN <= value < _INT_MAX else -1
+        elif kind is str:
+            size = len(value) if value.isascii() else -1
         else:
-            record, size = self._record(output, value, metadata, route.output.sent + 1)
-        sent = route.output
-        number = sent.sent = sent.sent + 1
-        now_ns = self._booted_ns + clock_gettime_ns(CLOCK_BOOTTIME)
-        told = dict(metadata) if metadata and not record else None
-        for link in route.inner:
-            self._put((link, record, value, told, now_ns, number))
-        count = len(route.inner)
-        chain.left -= count
-        chain.left_bytes -= size * count
-        if chain.left <= 0 or chain.left_bytes <= 0:
-            chain.fused = chain.open = False
-        counted = route.variants.get(-1)  # with no receiver: the number of the message is committed
-        if counted is None:
-            counted = route.variants[-1] = sent.to(())
-        if staged.outputs is None:
-            staged.outputs = [(counted, b"", number, None)]
+            size = 8 if kind is float or kind is bool or value is None else -1
+        now_ns: int = self._booted_ns + _clock_ns()
+        if 0 <= size < _INLINE_BYTES:
+            size += _INNER_BYTES
+            for link in route.inner:
+                own = dict(metadata) if metadata else {}
+                event = input_event(link.name, value, own, link.source, now_ns, number, self._chain.attempt)
+                self._put((link, event))
         else:
-            staged.outputs.append((counted, b"", number, None))
-        if point is not None:
-            point("staged")
+            record, size = self._record(sent.name, value, metadata, number, now_ns)
+            for link in route.inner:
+                self._put((link, self._decoded(link, record)))
+        sent.sent = number
+        self._chain.count(len(route.inner), size * len(route.inner))
+        if staged.numbers is None:
+            staged.numbers = {route.counter: number}
+        else:
+            staged.numbers[route.counter] = number
 
     def _send(self, route: Route, staged: Staged, value: Any, metadata: Mapping[str, Any] | None) -> None:
         """Send to some receivers inside, and to the mailboxes of the others."""
@@ -397,27 +419,31 @@ class ChainContext(OperatorContext):
             if chain.takes(link):
                 taken |= 1 << bit
         number = base.sent + 1
-        record, size = self._record(base.name, value, metadata, number) if taken else (b"", 0)
+        now_ns: int = self._booted_ns + _clock_ns()
+        record, size = self._record(base.name, value, metadata, number, now_ns) if taken else (b"", 0)
         output = route.without(taken) if taken else base
-        output.sent = base.sent
         if output.copies or not taken:
+            output.sent = base.sent
             self._stage_output(output, staged, value, metadata)
-        else:
-            output.sent = number
-            staged.outputs = [*(staged.outputs or ()), (output, b"", number, None)]
-        base.sent = output.sent
-        now_ns = self._booted_ns + clock_gettime_ns(CLOCK_BOOTTIME)
+        base.sent = number
+        if staged.numbers is None:
+            staged.numbers = {}
+        staged.numbers[route.counter] = number
         for bit, link in enumerate(route.inner):
             if taken >> bit & 1:
-                chain.put((link, record, None, None, now_ns, number), size)
+                chain.put(link, self._decoded(link, record), size)
             else:
                 chain.passed_on(link)
 
+    def _decoded(self, to: InnerInput[Any], record: bytes) -> Event:
+        """The event of a message inside, its value decoded once more for each receiver."""
+        _, value, metadata, number, sent_ns = decode_message(record)
+        return input_event(to.name, value, metadata, to.source, sent_ns, number, self._chain.attempt)
+
     def _record(
-        self, output: str, value: Any, metadata: Mapping[str, Any] | None, number: int
+        self, output: str, value: Any, metadata: Mapping[str, Any] | None, number: int, now_ns: int
     ) -> tuple[bytes, int]:
         """The bytes of a message inside, which no segment is needed for, and their number. Raises as `send_output`."""
-        now_ns = self._booted_ns + clock_gettime_ns(CLOCK_BOOTTIME)
         record, _ = records.encode_message(value, metadata, number, now_ns)
         size, limit = len(record), self._space.message_bytes_max
         if size > limit:

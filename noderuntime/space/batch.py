@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from noderuntime.space.mailbox import Message, Removal
@@ -47,7 +48,7 @@ class Batch:
         self.private: dict[bytes, bytes | None] = {}
         self.counters: dict[int, int] = {}
         self.rare: list[tuple[int, Staged]] = []  # events with rare changes, and their places
-        self.inside: list[Input] = []  # where messages were taken that were never in a mailbox
+        inside: list[Input] = []
         self.loops = False  # something of it goes to a node of this process
         index = 0
         sending = Sending()
@@ -56,8 +57,6 @@ class Batch:
             if staged.outputs is not None:
                 for to, record, number, segment in staged.outputs:
                     self.counters[to.counter] = number
-                    if not to.copies:  # only the number of the last message is kept
-                        continue
                     if to is not output:
                         output = to
                         sending = self.sends.get(to) or self.sends.setdefault(to, Sending())
@@ -75,12 +74,15 @@ class Batch:
                     input = taken
                     acks = taken_from.get(taken) or taken_from.setdefault(taken, [])
                 acks.append((key, record))
+            if staged.numbers is not None:
+                self.counters.update(staged.numbers)
             if staged.inside is not None:
-                self.inside += staged.inside
+                inside += staged.inside
             if staged.private is not None:
                 self.private.update(staged.private)
             if staged.rare is not None:
                 self.rare.append((at, staged))
+        self.inside = Counter(inside)  # how many messages each input took that were never in its mailbox
         self.indexes = index
         self.has_packs = False
         for sending in self.sends.values():

@@ -49,7 +49,10 @@ class Staged:
     private: dict[bytes, bytes | None] | None = None
     outputs: list[Sent] | None = None
     size: int = 0  # bytes of all copies of the outputs
-    inside: list[Input] | None = None  # of each message that was handled with it, inside its process, the input
+    # Of a shared process: the number of the last message that each output sent, by its counter, wherever those went;
+    # and of each message that was handled inside, the input
+    numbers: dict[int, int] | None = None
+    inside: list[Input] | None = None
     rare: Rare | None = None
 
     def also(self) -> Rare:

@@ -227,8 +227,12 @@ class Writer:
                             adjust(txn, reference_of(record), -1)
                         queue = _queue(txn, input, queues)
                         self._settle(input, queue, 1, 1, message_bytes(record))
+            if staged.numbers is not None:
+                for counter, number in staged.numbers.items():
+                    counters[counter] = number
             if staged.inside is not None:
-                self._count_inside(txn, staged.inside, queues)
+                for input in staged.inside:
+                    _queue(txn, input, queues)[TAKEN] += 1
             if staged.private is not None:
                 private.update(staged.private)
             if staged.rare is not None:
@@ -253,7 +257,8 @@ class Writer:
                 _drop_oldest(txn, output, queues)
         for input, acks in batch.acks.items():
             self._take(txn, input, acks, queues)
-        self._count_inside(txn, batch.inside, queues)
+        for input, count in batch.inside.items():
+            _queue(txn, input, queues)[TAKEN] += count
         for counter, number in batch.counters.items():
             self.counters[counter] = number
         for at, staged in batch.rare:
@@ -306,11 +311,6 @@ class Writer:
             queue[DROPPED] -= taken - freed  # dropped while in hand, but they have taken effect
         if not was_low and is_low(queue, *limits):
             self.rings.add(input.wiring.sender)
-
-    def _count_inside(self, txn: ReadTxn, inside: Sequence[Input], queues: Queues) -> None:
-        """Count messages that were taken without having been in a mailbox."""
-        for input in inside:
-            _queue(txn, input, queues)[TAKEN] += 1
 
     def _write_rare(
         self, txn: WriteTxn, at: int, staged: Staged, queues: Queues, sequence: int, index: int, now_ns: int

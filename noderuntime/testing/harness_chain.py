@@ -97,7 +97,7 @@ class ChainHarness:
         source = f"test/{input}"
         number = member.count(source)
         record, _ = encode_message(value, metadata, number, nanoseconds(self.kvs.now))
-        call = partial(self._message, member, input, source, record, number)
+        call = partial(self._message, member, input, source, record)
         self._enter(_Entering(member, call, is_message=True), crashes)
 
     def tick(self, to: str) -> None:
@@ -248,16 +248,16 @@ class ChainHarness:
         if not self._alive:
             self._start()
         self._look_at_mailboxes()
-        self._chain.enter(event.fused and not self._unfused)
+        self._chain.enter(event.fused and not self._unfused, event.attempt)
         self._begin()
         self._alive = False  # unless all handlers return
         try:
             returned = event.call(event.attempt)
             queue = self._chain.queue
             while queue:
-                to, record, _, _, _, number = queue.popleft()
+                to, message = queue.popleft()
                 if to.receiver.node_id not in self._ended and to.receiver not in self._ending:
-                    self._message(to.receiver, to.name, to.source, record, number, event.attempt)
+                    self._call(to.receiver, message)
         finally:
             for member in self._members.values():
                 member.give_up()
@@ -288,9 +288,8 @@ class ChainHarness:
 
     # -- handlers --
 
-    def _message(self, member: Lives, input: str, source: str, record: bytes, number: int, attempt: int) -> None:
-        _, value, metadata, _, sent_ns = decode_message(record)
-        self._call(member, input_event(input, value, metadata, source, sent_ns, number, attempt))
+    def _message(self, member: Lives, input: str, source: str, record: bytes, attempt: int) -> None:
+        self._call(member, _event_of(input, source, record, attempt))
 
     def _closed(self, link: _Inside, attempt: int) -> None:
         self._call(link.receiver, notice("INPUT_CLOSED", link.name))
@@ -328,9 +327,16 @@ class ChainHarness:
             stamped, _ = encode_message(value, metadata, number, now_ns)
             for link in self._fed.get(source, ()):
                 if self._chain.takes(link):
-                    self._chain.put((link, stamped, None, None, now_ns, number), len(stamped))
+                    event = _event_of(link.name, source, stamped, self._chain.attempt)
+                    self._chain.put(link, event, len(stamped))
                 else:
                     self._chain.passed_on(link)
-                    call = partial(self._message, link.receiver, link.name, source, stamped, number)
+                    call = partial(self._message, link.receiver, link.name, source, stamped)
                     self._passed.append((link, _Entering(link.receiver, call, is_message=True, link=link)))
         return returned
+
+
+def _event_of(input: str, source: str, record: bytes, attempt: int) -> Event:
+    """The event of a message. Decoded for each receiver: none sees what another one changes."""
+    _, value, metadata, number, sent_ns = decode_message(record)
+    return input_event(input, value, metadata, source, sent_ns, number, attempt)

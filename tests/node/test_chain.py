@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from noderuntime.node.chain import INNER_MESSAGES_MAX, Chain, Inner, InnerInput
+from noderuntime.api.events import Event, input_event
+from noderuntime.node.chain import INNER_MESSAGES_MAX, Chain, InnerInput
 
 BYTES_MAX = 10_000
 
 
-def inner(to: InnerInput[str], number: int) -> Inner:
-    return to, b"", number, None, 0, number
+def message(number: int) -> Event:
+    return input_event("in", number, {}, "a/out", 0, number)
 
 
 def chain_and_input(drops: bool = False) -> tuple[Chain[str], InnerInput[str]]:
@@ -20,8 +21,8 @@ def chain_and_input(drops: bool = False) -> tuple[Chain[str], InnerInput[str]]:
 def test_messages_inside_are_first_in_first_out() -> None:
     chain, to = chain_and_input()
     for number in (1, 2, 3):
-        chain.put(inner(to, number), 10)
-    assert [chain.queue.popleft()[-1] for _ in range(3)] == [1, 2, 3]
+        chain.put(to, message(number), 10)
+    assert [chain.queue.popleft()[1].value for _ in range(3)] == [1, 2, 3]
 
 
 def test_a_message_goes_behind_those_that_wait_in_the_mailbox() -> None:
@@ -56,7 +57,7 @@ def test_one_event_makes_so_many_messages_inside_and_no_more() -> None:
     chain, to = chain_and_input()
     for number in range(INNER_MESSAGES_MAX):
         assert chain.takes(to)
-        chain.put(inner(to, number), 1)
+        chain.put(to, message(number), 1)
     assert not chain.takes(to) and not chain.open
     chain.enter(fused=True)
     assert chain.takes(to)
@@ -64,15 +65,15 @@ def test_one_event_makes_so_many_messages_inside_and_no_more() -> None:
 
 def test_one_event_makes_so_many_bytes_inside_and_no_more() -> None:
     chain, to = chain_and_input()
-    chain.put(inner(to, 1), BYTES_MAX - 1)
+    chain.put(to, message(1), BYTES_MAX - 1)
     assert chain.takes(to)
-    chain.put(inner(to, 2), 1)
+    chain.put(to, message(2), 1)
     assert not chain.takes(to)
 
 
 def test_what_a_failed_event_has_left_is_forgotten() -> None:
     chain, to = chain_and_input()
-    chain.put(inner(to, 1), 1)
+    chain.put(to, message(1), 1)
     chain.enter(fused=True)
     assert not chain.queue
 

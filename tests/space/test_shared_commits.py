@@ -71,8 +71,7 @@ def test_one_commit_changes_all_nodes_of_the_process(net: Net) -> None:
     event = staged(p, ack=net.messages(p, 1)[0], private={"of": b"x"})
     event.inside = [y.inputs["in"]]
     event.private = {**(event.private or {}), keys.private_prefix(net.numbers["y"]["number"]) + b"of": b"y"}
-    counted = x.outputs["out"].to(())
-    event.outputs = [(counted, b"", 1, None)]
+    event.numbers = {x.outputs["out"].counter: 1}
     y.outputs["out"].stage(event, "result", None, net.space)  # type: ignore[arg-type]
     assert commit(p, event) == 1
     assert (net.private("x"), net.private("y")) == ({"of": b"x"}, {"of": b"y"})
@@ -90,7 +89,7 @@ def test_what_goes_outside_and_what_stays_inside_of_a_group_is_counted_apart(net
     for number in range(count):
         event = Staged()
         event.inside = [y.inputs["in"]]
-        event.outputs = [(x.outputs["out"].to(()), b"", number + 1, None)]
+        event.numbers = {x.outputs["out"].counter: number + 1}
         y.outputs["out"].stage(event, number, None, net.space)  # type: ignore[arg-type]
         group.append(event)
     assert commit(p, *group) == count
@@ -106,7 +105,7 @@ def test_of_a_group_that_does_not_fit_outside_what_fits_is_committed(make: Make)
     group = []
     for number in range(5):
         event = Staged()
-        event.outputs = [(x.outputs["out"].to(()), b"", number + 1, None)]
+        event.numbers = {x.outputs["out"].counter: number + 1}
         y.outputs["out"].stage(event, number, None, net.space)  # type: ignore[arg-type]
         group.append(event)
     assert commit(p, *group) == 3 and p.waits_for
