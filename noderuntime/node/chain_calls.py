@@ -8,6 +8,7 @@ from typing import Final
 from noderuntime.api.events import Event, notice
 from noderuntime.api.operator import Status, status_of
 from noderuntime.errors import Fenced
+from noderuntime.ipc import forks
 from noderuntime.ipc.fault_points import point
 from noderuntime.ipc.pulse import CALLS, MEMBER
 from noderuntime.node.chain import Chain, InnerInput
@@ -50,6 +51,11 @@ class Calls:
         self._words = words
         self._bytes_max = event_bytes_max
         self._count = 0
+
+    def forked(self) -> None:
+        """See noderuntime.ipc.forks. What was sent inside is handled by the parent; no handler begins in the child."""
+        self._chain.queue.clear()
+        self._words = forks.GONE
 
     def begin(self, member: Member) -> None:
         """The handler of this operator is about to run."""

@@ -35,12 +35,17 @@ from noderuntime.space.writer import Inapplicable
 _CRAMPED_S: Final = 2.0  # for how long an event that brings new work may keep the process from taking messages
 
 
+class GaveUp(Exception):
+    """An event found no room, and this life ends: the next one handles it again, and it has not failed."""
+
+
 class ChainGroup:
     """The events of a process that are not committed yet, and the one in hand. `inputs` are all inputs by mailbox,
     `links` those that operators of the process feed.
 
-    `over`: this life must not handle any more events; `gave_up`: because the group found no room. `unfused`: events are
-    handled unfused until the mailboxes inside are empty. `tell_ended(members)` is called when their end is committed.
+    `over`: this life must not handle any more events; `gave_up`: because the group found no room. `tight`: an event
+    that brings new work has found no room for a payload. `unfused`: events are handled unfused until the mailboxes
+    inside are empty. `tell_ended(members)` is called when their end is committed.
     """
 
     def __init__(
@@ -69,6 +74,8 @@ class ChainGroup:
         self.events = self._group.events
         self.begin_helped = self._group.begin_helped
         self._fresh_since = 0.0  # set while an event in the group brings new work only
+        is_again = session.incarnation > 1 and any(member.is_fresh for member in members)
+        self.tight = is_again and not session.pool.has_room()  # an earlier life may have ended because of that
         self._is_fork = False
         for member in members:
             member.ctx.wait_for_room = self._wait_for_payload_room
@@ -80,6 +87,7 @@ class ChainGroup:
         """See noderuntime.ipc.forks. A child that returns from the handler ends at the first use of what is closed."""
         self._is_fork = self.over = True
         self._group.forked()
+        self.calls.forked()
         self._words = self._session = forks.GONE
 
     # --- an event ---------------------------------------------------------------------------------------------------
@@ -140,12 +148,16 @@ class ChainGroup:
         return True
 
     def fail(self, failed: MemberFailed) -> NoReturn:
-        """A handler raised: commit the events before the one that entered, and end this process."""
+        """A handler raised: commit the events before the one that entered, and end this process. Raises OperatorError;
+        GaveUp, when the handler raised because there was no room.
+        """
         error = failed.cause
         if self._is_fork:
             print(user_trace(error), file=sys.stderr, flush=True)
             os._exit(1)
         self.calls.forget()
+        if self.gave_up:
+            raise GaveUp
         self.flush()
         raise OperatorError(failed.where, describe(error), user_trace(error), failed.member.name) from None
 
@@ -194,6 +206,11 @@ class ChainGroup:
         if not self._chain.waiting:
             self.unfused = False
 
+    def is_crowded(self) -> bool:
+        """Whether events that only bring new work have to wait, because the space is that full."""
+        session = self._session
+        return session.commits.crowded() or (self.tight and not session.pool.has_room())
+
     def _gives_up(self) -> bool:
         """Whether the group need not wait for room any more.
 
@@ -206,7 +223,9 @@ class ChainGroup:
         """A handler sends something large, and there is no room: commit the events before it, then wait."""
         self._group.commit()
         self._session.commits.waits_for = f"room in the space ({full.why})"
+        self.tight |= bool(self._fresh_since)
         if self._gives_up():
+            self.over = self.gave_up = True
             raise full
         self._group.wait_for_room()
         self._words[pulse.PHASE] = pulse.HANDLING

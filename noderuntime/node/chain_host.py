@@ -22,7 +22,7 @@ from noderuntime.ipc.fault_points import point
 from noderuntime.ipc.protocol import EXIT_FENCED, Bye, MemberEnded, StopAll
 from noderuntime.node.chain import Chain, InnerInput, measure
 from noderuntime.node.chain_calls import MemberFailed
-from noderuntime.node.chain_group import ChainGroup
+from noderuntime.node.chain_group import ChainGroup, GaveUp
 from noderuntime.node.chain_member import FELL_SILENT, PRODUCED, STOPPED, TICKED, UPDATED, Member
 from noderuntime.node.group import GROUP_NS
 from noderuntime.node.host_line import HostLine
@@ -139,6 +139,8 @@ class ChainHost:
                 if not worked:
                     self._end_those_without_inputs()
                 line.wait(0.0 if worked else self._pause_s())
+        except GaveUp:
+            pass
         finally:
             line.close()
         if group.calls.stop_all:
@@ -157,7 +159,7 @@ class ChainHost:
         """
         chain, group = self._chain, self._group
         worked = self._end_those_asked()
-        crowded = self._session.commits.crowded()
+        crowded = group.is_crowded()
         if not chain.waiting:
             for member in self._live[:]:
                 if member.timers and not (member.is_fresh and crowded):
@@ -340,7 +342,7 @@ class ChainHost:
                 group.add(member, key, staged)
                 member.calls += 1
             size += staged.size
-            if alone or idle_s or calls.just_ended or chain.waiting:
+            if alone or idle_s or calls.just_ended or chain.waiting or group.tight:
                 break
             if len(events) >= GROUP_MAX or size >= GROUP_BYTES_MAX:
                 break
@@ -397,7 +399,7 @@ class ChainHost:
     def _pause_s(self) -> float:
         """How long to sleep when there is nothing to do."""
         pause_s = SLOW_CHECK_S
-        crowded = self._session.commits.crowded()
+        crowded = self._group.is_crowded()
         now = time.monotonic()
         for member in self._live:
             if crowded and member.is_fresh:

@@ -250,6 +250,16 @@ class SegmentPool:
             segment.users = 1
         return segment
 
+    def has_room(self) -> bool:
+        """Whether another payload, as large as the largest one that this node has ever sent, finds room now."""
+        largest = max((*self._segments, *self._hollow), default=0)
+        try:
+            if largest:
+                self.done(self.take(largest))
+        except StoreFull:
+            return False
+        return True
+
     def _reuse(self, shelf: _Shelf) -> Segment | None:
         """A free segment of `shelf`, locked for filling.
 

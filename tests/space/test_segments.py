@@ -454,6 +454,26 @@ def test_no_room_is_store_full_and_leaves_nothing(net: Net, sender: Sender) -> N
     assert files(net) == count
 
 
+def test_who_waits_for_room_finds_out_whether_there_is_some_without_taking_it(net: Net, sender: Sender) -> None:
+    assert sender.pool.has_room(), "nothing was ever sent"
+    with pytest.raises(StoreFull, match="no room for a payload"):
+        for _ in range(100):
+            sender.send(frame(1))
+    count = files(net)
+    assert not sender.pool.has_room()
+    again = SegmentPool(net.space, net.folder / "segments", sender.commits.node)  # of the next life
+    assert not again.has_room()
+    receivers = [net.begin(node) for node in ("left", "right", "newest")]
+    for receiver in receivers:
+        while net.messages(receiver):
+            acknowledge(net, receiver)
+    for _ in range(50):
+        assert sender.pool.has_room() and again.has_room()
+    sender.send(frame(2))
+    assert files(net) == count
+    again.close()
+
+
 def taken(net: Net) -> int:
     """Bytes of memory that segments take."""
     return sum(path.stat().st_blocks * 512 for path in (net.folder / "segments").iterdir())
