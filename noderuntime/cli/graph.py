@@ -54,7 +54,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def json_nodes(dataflow: Dataflow) -> list[dict[str, Any]]:
-    """The nodes of a dataflow for JSON: id, kind, code, inputs with their sources, outputs."""
+    """The nodes of a dataflow for JSON: id, kind, code, inputs with their sources, outputs, and the process."""
     return [
         {
             "id": node.id,
@@ -62,6 +62,7 @@ def json_nodes(dataflow: Dataflow) -> list[dict[str, Any]]:
             "code": str(node.code),
             "inputs": {spec.name: spec.source for spec in node.inputs},
             "outputs": list(node.outputs),
+            "process": node.process or None,
         }
         for node in dataflow.nodes
     ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from html import escape
 from pathlib import PurePosixPath
 
 from noderuntime.dataflow.drawing_layout import Box, Line, layout
 from noderuntime.dataflow.model import Dataflow, InputSpec, NodeSpec
+from noderuntime.dataflow.processes import processes_of
 
 HEADER = 54.0
 ROW = 22.0
@@ -23,15 +25,22 @@ _MERMAID_SHAPES = {"operator": ("[", "]"), "node": ("([", "])"), "dynamic": ("{{
 def mermaid(dataflow: Dataflow) -> str:
     """Mermaid's flowchart: boxes are operators, round boxes custom nodes, hexagons dynamic nodes, circles timers.
 
-    A dotted arrow drops the oldest message when its queue is full.
+    A frame is around operators that share a process. A dotted arrow drops the oldest message when its queue is full.
     """
     names = {node.id: f"n{index}" for index, node in enumerate(dataflow.nodes)}
     lines = ["flowchart LR"]
     timers: dict[str, str] = {}
+    shared = _shared(dataflow)
+    drawn: set[str] = set()
     for node in dataflow.nodes:
-        left, right = _MERMAID_SHAPES[node.kind]
-        label = f"<b>{_mermaid_text(node.id)}</b><br/>{_mermaid_text(_code(node))}"
-        lines.append(f'  {names[node.id]}{left}"{label}"{right}:::{node.kind}')
+        if node.process not in shared:
+            lines.append(f"  {_mermaid_node(names[node.id], node)}")
+        elif node.process not in drawn:  # at the place of its first operator
+            drawn.add(node.process)
+            lines.append(f'  subgraph p{len(drawn)}["process {_mermaid_text(node.process)}"]')
+            lines += [f"    {_mermaid_node(names[other.id], other)}" for other in shared[node.process]]
+            lines.append("  end")
+            lines.append(f"  class p{len(drawn)} process")
     for node in dataflow.nodes:
         for spec in node.inputs:
             if spec.is_timer and spec.source not in timers:
@@ -48,7 +57,20 @@ def mermaid(dataflow: Dataflow) -> str:
         "  classDef dynamic fill:#fef0d2,stroke:#d97706,color:#3f2504,stroke-dasharray:5 3",
         "  classDef timer fill:#eef0f3,stroke:#8b95a5,color:#2b3340",
     ]
+    if drawn:
+        lines.append("  classDef process fill:none,stroke:#7c3aed,stroke-dasharray:2 3")
     return "\n".join(lines) + "\n"
+
+
+def _mermaid_node(name: str, node: NodeSpec) -> str:
+    left, right = _MERMAID_SHAPES[node.kind]
+    label = f"<b>{_mermaid_text(node.id)}</b><br/>{_mermaid_text(_code(node))}"
+    return f'{name}{left}"{label}"{right}:::{node.kind}'
+
+
+def _shared(dataflow: Dataflow) -> dict[str, list[NodeSpec]]:
+    """The processes that several operators share, with these."""
+    return {name: nodes for name, nodes in processes_of(dataflow.nodes).items() if len(nodes) > 1}
 
 
 def html(dataflow: Dataflow) -> str:
@@ -60,7 +82,8 @@ def html(dataflow: Dataflow) -> str:
         for kind, word in (("operator", "operator"), ("node", "custom node"), ("dynamic", "dynamic node"))
     ]
     connections = sum(not spec.is_timer for node in dataflow.nodes for spec in node.inputs)
-    summary = " · ".join(part for part in (*counted, _count(connections, "connection")) if part)
+    counted += [_count(connections, "connection"), _count(len(_shared(dataflow)), "shared process")]
+    summary = " · ".join(part for part in counted if part)
     parts = {
         "TITLE": escape(title),
         "SUMMARY": escape(summary),
@@ -99,18 +122,23 @@ def _svg(dataflow: Dataflow) -> str:
         f'<g transform="translate({left:.0f} {MARGIN:.0f})">',
     ]
     for line, (node, spec) in zip(lines, edges, strict=True):
-        drawn.append(_edge(line, node, spec, dataflow.nodes[line.start].kind))
-    drawn += [_node(node, box) for node, box in zip(dataflow.nodes, boxes, strict=True)]
+        drawn.append(_edge(line, node, spec, dataflow.nodes[line.start]))
+    shared = _shared(dataflow)
+    for node, box in zip(dataflow.nodes, boxes, strict=True):
+        place = list(shared).index(node.process) if node.process in shared else -1
+        drawn.append(_node(node, box, place, shared.get(node.process, [])))
     return "\n".join([*drawn, "</g></svg>"])
 
 
-def _edge(line: Line, node: NodeSpec, spec: InputSpec, kind: str) -> str:
+def _edge(line: Line, node: NodeSpec, spec: InputSpec, sender: NodeSpec) -> str:
     dashed = " drops" if spec.drop_oldest else ""
     policy = "drops the oldest when full" if spec.drop_oldest else "sender waits when full"
-    limits = f"{spec.queue_size} messages or {_size(spec.queue_bytes)}"
-    told = f"{spec.source} → {node.id}/{spec.name}: {policy}, at {limits}"
+    how = f"{policy}, at {spec.queue_size} messages or {_size(spec.queue_bytes)}"
+    if sender.process and sender.process == node.process and not spec.drop_oldest:
+        how = "handled in the transaction of the event that sends it"
+    told = f"{spec.source} → {node.id}/{spec.name}: {how}"
     return (
-        f'<path class="edge {kind}{dashed}" data-from="{escape(spec.node)}" data-to="{escape(node.id)}" '
+        f'<path class="edge {sender.kind}{dashed}" data-from="{escape(spec.node)}" data-to="{escape(node.id)}" '
         f'd="{_path(line)}"><title>{escape(told)}</title></path>'
     )
 
@@ -137,19 +165,27 @@ def _path(line: Line) -> str:
     return "".join(drawn)
 
 
-def _node(node: NodeSpec, box: Box) -> str:
+def _node(node: NodeSpec, box: Box, process: int, sharing: Sequence[NodeSpec]) -> str:
+    """A node. `process`: the number of the process that the nodes of `sharing` share, itself among them."""
     word = {"operator": "operator", "node": "custom node", "dynamic": "dynamic node"}[node.kind]
     restarts = "no limit" if not node.max_restarts else f"at most {node.max_restarts}"
     supervised = f"restarts: {node.restart_policy}, {restarts} in {node.restart_window_s:g} s"
     told = f"{node.id} ({word})\n{node.code}\n{supervised}"
+    look = place = ""
+    if sharing:
+        told += f"\nprocess {node.process}: {', '.join(other.id for other in sharing)}"
+        look, place = " shared", f' style="--p:hsl({(265 + 137 * process) % 360} 60% 55%)"'  # neighbours differ
     drawn = [
-        f'<g class="item {node.kind}" data-id="{escape(node.id)}" transform="translate({box.x:.1f} {box.y:.1f})">',
+        f'<g class="item {node.kind}{look}"{place} data-id="{escape(node.id)}" '
+        f'transform="translate({box.x:.1f} {box.y:.1f})">',
         f"<title>{escape(told)}</title>",
         f'<rect class="box" width="{box.width:.0f}" height="{box.height:.0f}" rx="10"/>',
         f'<path class="head" d="M0 46V10a10 10 0 0 1 10-10H{box.width - 10:.0f}a10 10 0 0 1 10 10V46Z"/>',
         f'<text class="id" x="14" y="20">{escape(_short(node.id))}</text>',
         f'<text class="code" x="14" y="37">{escape(_short(_code(node)))}</text>',
     ]
+    if sharing:
+        drawn.append(f'<text class="process" x="14" y="-7">process {escape(_short(node.process))}</text>')
     for row, spec in enumerate(node.inputs):
         y = _port_y(row)
         if spec.is_timer:
@@ -227,7 +263,8 @@ def _size(size_bytes: int) -> str:
 
 
 def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}" if number else ""
+    plural = "es" if word.endswith("s") else "s"
+    return f"{number} {word}{'' if number == 1 else plural}" if number else ""
 
 
 def _mermaid_text(text: str) -> str:
@@ -257,6 +294,8 @@ svg{margin:auto;max-width:100%;height:auto}
 .operator{--c:var(--operator)}.node{--c:var(--node)}.dynamic{--c:var(--dynamic)}
 .box{fill:var(--card);stroke:var(--line);filter:drop-shadow(0 3px 8px #1b223018)}
 .dynamic .box{stroke:var(--c);stroke-dasharray:5 3}
+.shared .box{stroke:var(--p);stroke-width:2;stroke-dasharray:2 3}
+.process{font-size:11px;fill:var(--p)}
 .head{fill:color-mix(in srgb,var(--c) 13%,var(--card))}
 .id{font-weight:650;font-size:14px;fill:var(--ink)}
 .code,.name,.timer text{font:12px ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}

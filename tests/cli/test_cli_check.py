@@ -107,6 +107,14 @@ def test_graph_as_json_has_edges(flow: Path, capsys: Capture) -> None:
     assert edge == {"from": "counter/n", "to": "sums/n", "policy": "backpressure"}
 
 
+def test_graph_shows_who_shares_a_process(flow: Path, capsys: Capture) -> None:
+    flow.write_text(flow.read_text().replace("operator:", "process: fast\n    operator:"))
+    assert main(["graph", "--json", str(flow)]) == 0
+    nodes = json.loads(capsys.readouterr().out)["nodes"]
+    assert [node["process"] for node in nodes] == ["fast" if node["kind"] == "operator" else None for node in nodes]
+    assert "fast" in [node["process"] for node in nodes]
+
+
 @pytest.mark.parametrize("command", ["validate", "graph", "ps"])
 def test_looking_does_not_load_what_running_needs(command: str, flow: Path) -> None:
     line = [command] if command == "ps" else [command, str(flow)]

@@ -124,3 +124,41 @@ def test_thousands_of_boxes_are_placed_at_once() -> None:
     lines = [Line(i, i + 1, 1.0, 1.0) for i in range(count - 1)] + [Line(0, i, 1.0, 1.0) for i in range(2, count)]
     layout(boxes, lines)
     assert boxes[-1].column == count - 1
+
+
+SHARED = parse(
+    """
+nodes:
+  - {id: feed, path: feed.py, outputs: [line]}
+  - {id: parse, process: fast, operator: {python: p.py, outputs: [n]}, inputs: {line: feed/line}}
+  - {id: keep, operator: {python: k.py}, inputs: {n: parse/n}}
+  - {id: sum, process: fast, operator: {python: s.py, outputs: [again]}, inputs: {n: parse/n}}
+  - {id: back, process: fast, operator: {python: b.py}, inputs: {n: {source: sum/again, queue_policy: drop_oldest}}}
+  - {id: alone, process: single, operator: {python: a.py}, inputs: {n: parse/n}}
+"""
+)
+
+
+def test_mermaid_frames_the_operators_of_a_process() -> None:
+    lines = mermaid(SHARED).splitlines()
+    start, end = lines.index('  subgraph p1["process fast"]'), lines.index("  end")
+    framed = [re.sub(r".*<b>(\w+)</b>.*", r"\1", line) for line in lines[start + 1 : end]]
+    assert framed == ["parse", "sum", "back"]
+    assert lines[end + 1] == "  class p1 process" and sum(line.lstrip().startswith("subgraph") for line in lines) == 1
+    assert any(line.startswith("  classDef process") for line in lines)
+    assert "subgraph" not in mermaid(FLOW) and "process" not in mermaid(FLOW)
+
+
+def test_the_page_names_the_process_of_each_operator_that_shares_one() -> None:
+    page = html(SHARED)
+    space = "{http://www.w3.org/2000/svg}"
+    items = {item.get("data-id"): item for item in svg(page).iter(f"{space}g") if item.get("data-id")}
+    shown = {id: [text.text for text in item.iter(f"{space}text")] for id, item in items.items()}
+    assert [id for id, texts in shown.items() if "process fast" in texts] == ["parse", "sum", "back"]
+    assert not any("process single" in texts for texts in shown.values()), "nobody shares it"
+    assert "process fast: parse, sum, back" in (items["sum"].findtext(f"{space}title") or "")
+    told = {edge.findtext(f"{space}title") for edge in svg(page).iter(f"{space}path") if edge.get("data-from")}
+    assert "parse/n → sum/n: handled in the transaction of the event that sends it" in told
+    assert any("sum/again → back/n: drops the oldest" in (title or "") for title in told)
+    assert any("parse/n → keep/n: sender waits" in (title or "") for title in told)
+    assert "1 shared process" in page and "shared process" not in html(FLOW)
