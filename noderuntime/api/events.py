@@ -129,7 +129,9 @@ def input_event(
     attempt: int = 1,
 ) -> Event:
     """A message of `input`. `number` counts the messages of its output from 1; 0 makes it a tick, without `uid`."""
-    event = _Input() if number else _Tick()
+    if not number:
+        return _tick(input, value, metadata, source, sent_ns, attempt)
+    event = _Input()  # of one class: compiled, its attributes are then set without a lookup
     event._id = input
     event._value = value
     event._metadata = metadata
@@ -142,7 +144,19 @@ def input_event(
 
 def tick_event(input: str, source: str, due_ns: int, attempt: int = 1) -> Event:
     """A tick of a timer input that was due at `due_ns` since the epoch."""
-    return input_event(input, None, {"due": utc(due_ns)}, source, due_ns, 0, attempt)
+    return _tick(input, None, {"due": utc(due_ns)}, source, due_ns, attempt)
+
+
+def _tick(input: str, value: Any, metadata: dict[str, Any], source: str, sent_ns: int, attempt: int) -> Event:
+    event = _Tick()
+    event._id = input
+    event._value = value
+    event._metadata = metadata
+    event._source = source
+    event._sent_ns = sent_ns
+    event._number = 0
+    event._attempt = attempt
+    return event
 
 
 def notice(kind: str, id: str, error: str | None = None) -> Event:

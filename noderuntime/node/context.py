@@ -43,6 +43,7 @@ _INNER_BYTES: Final = 24  # about what the head of a message takes
 
 # Compiled, names of this module that are Final are read without a lookup.
 _INLINE_BYTES: Final = THRESHOLD_BYTES
+_STATE_BYTES_MAX: Final = VALUE_BYTES_MAX
 _clock_ns: Final = partial(clock_gettime_ns, CLOCK_BOOTTIME)
 
 
@@ -146,7 +147,7 @@ class OperatorContext:
         if staged is None:
             raise self._too_early("save_state")
         encoded = self._encoded.get(key) or self._encode(key)
-        if type(value) is not bytes or len(value) > VALUE_BYTES_MAX:
+        if type(value) is not bytes or len(value) > _STATE_BYTES_MAX:
             value = check_value(f"the state {key!r}", value)
         if staged.private is None:
             staged.private = {encoded: value}
