@@ -142,6 +142,11 @@ def input_event(
     return event
 
 
+def message_of(event: Event) -> tuple[Any, dict[str, Any], int, int]:
+    """Value, metadata, number and time of sending (ns) of a message, as `input_event` got them."""
+    return event._value, event._metadata, event._number, event._sent_ns
+
+
 def tick_event(input: str, source: str, due_ns: int, attempt: int = 1) -> Event:
     """A tick of a timer input that was due at `due_ns` since the epoch."""
     return _tick(input, None, {"due": utc(due_ns)}, source, due_ns, attempt)

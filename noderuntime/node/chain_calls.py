@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from noderuntime.api.events import Event, notice
+from noderuntime.api.events import Event, message_of, notice
 from noderuntime.api.operator import Status, status_of
 from noderuntime.errors import Fenced
 from noderuntime.ipc import forks
@@ -128,8 +128,9 @@ class Calls:
 
     def _discard(self, staged: Staged, to: InnerInput[Member], event: Event) -> None:
         """A message for an operator that has ended meanwhile: its mailbox, which the commit closes, counts it."""
-        record, _ = encode_message(event._value, event._metadata, event._number, event._sent_ns)
-        staged.outputs = [*(staged.outputs or ()), (to.alone, record, event._number, None)]
+        value, metadata, number, sent_ns = message_of(event)
+        record, _ = encode_message(value, metadata, number, sent_ns)
+        staged.outputs = [*(staged.outputs or ()), (to.alone, record, number, None)]
 
     def _arrived(self, member: Member, input: Input, staged: Staged) -> None:
         """A message for an input with a timeout: INPUT_RECOVERED before it, when it had timed out."""

@@ -9,7 +9,7 @@ from typing import Any
 from noderuntime.api.operator import POSITION_KEY
 from noderuntime.ipc import pulse
 from noderuntime.node.chain import Chain, InnerInput
-from noderuntime.node.context import ChainContext, Route
+from noderuntime.node.chain_context import ChainContext, Route
 from noderuntime.node.making import make_operator
 from noderuntime.node.session import NodeSession
 from noderuntime.node.timers import Timers
