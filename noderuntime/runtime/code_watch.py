@@ -88,7 +88,10 @@ class CodeWatch:
         for path in self._changes.look():
             concerned = [node for node, files in self._files.items() if path in files]
             if concerned:
-                self._run_log.tell(f"{path.name} has changed: reloading {', '.join(concerned)}")
+                together = {member.id for node in concerned for member in self._dataflow.members(node)}
+                beside = [node for node in self._files if node in together.difference(concerned)]
+                with_them = f", and with them {', '.join(beside)}, in the same process" if beside else ""
+                self._run_log.tell(f"{path.name} has changed: reloading {', '.join(concerned)}{with_them}")
                 self._due.update(concerned)
             if path in self._others:
                 self._run_log.tell(

@@ -160,6 +160,42 @@ def test_writes_reach_a_file_once_while_everybody_is_killed(folder: Folder) -> N
         assert_all_counted(running, state)
 
 
+SEES = """
+class Operator:
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT":
+            number = event["value"]
+            assert ctx.kvs_read(f"w/{number}") == b"%d" % number, "the writer's, which is not committed yet"
+            ctx.kvs_write("read", b"%d" % number)
+"""
+
+
+@pytest.mark.parametrize("kind", ["redis", "sqlite"])
+def test_writes_of_operators_that_share_a_process_arrive_once_and_all_of_them_see_what_one_has_staged(
+    folder: Folder, server: RedisServer, kind: str
+) -> None:
+    reader = "  - {id: reader, operator: {python: reader.py, inputs: {n: writer/n}}, max_restarts: 0}\n"
+    where = f"{{kind: redis, url: '{server.url}', timeout: 20}}" if kind == "redis" else "{kind: sqlite, path: s.db}"
+    flow = FLOW.replace("{STATE}", where) + reader
+    for id in ("writer", "watcher"):
+        flow = flow.replace(f"- id: {id}\n", f"- id: {id}\n    process: p\n")
+    folder.write(writer_py=WRITER, watcher_py=WATCHER, reader_py=SEES)
+    running = folder.start(flow.replace("{id: reader, ", "{id: reader, process: p, "))
+    running.wait_running()
+    chance = random.Random(5)
+    for _ in range(6):
+        kill(running, chance.choice(["writer", "store", "watcher", "reader"]))
+    assert len({running.status()[id]["restarts"] for id in ("writer", "watcher", "reader")}) == 1
+    with (
+        RedisState.open({"url": server.url})
+        if kind == "redis"
+        else SqliteState.open({"path": str(folder.folder / "s.db")})
+    ) as state:
+        state.init()
+        wait_until(lambda: state.get_or("read", b"") == b"400", "the reader's last write")
+        assert_all_counted(running, state)
+
+
 FINISHING = """
 state: {kind: redis, url: 'URL', timeout: 0.3}
 snapshots: {to: none}

@@ -177,6 +177,80 @@ def test_a_reload_takes_over_the_code_of_the_whole_process(place: Folder) -> Non
     assert totals(running) == ["ALL_INPUTS_CLOSED 15 6"], "1 and 2 times 5"
 
 
+def test_changed_files_of_one_process_make_one_new_life(place: Folder) -> None:
+    other = CODE.replace("FACTOR = 2", "FACTOR = 3")
+    place.write(pause="", other_py=other)
+    dataflow = flow(3).replace("code.py:Doubles", "other.py:Doubles")
+    running = place.start(dataflow, watch=True)
+    running.wait_running()
+    wait_until(lambda: running.status()["sums"]["handled"] == 2, "the first number")
+    place.write(code_py=CODE.replace('print(event["id"]', 'print("new", event["id"]'),
+                other_py=other.replace("FACTOR = 3", "FACTOR = 5"))  # fmt: skip
+    wait_until(lambda: running.status()["sums"]["restarts"] == 1, "the new life")
+    running.wait_running()
+    (place.folder / "pause").unlink()
+    assert running.finish() == 0
+    assert {running.rows()[id]["restarts"] for id in TOGETHER} == {1}
+    assert [line for id in TOGETHER for line in running.lines(id)] == ["new ALL_INPUTS_CLOSED 15 6"], "1 and 2 times 5"
+    told = [text for text in running.statuses() if "has changed" in text]
+    assert sorted(told) == [
+        "code.py has changed: reloading numbers, thirds, sums, and with them doubles, in the same process",
+        "other.py has changed: reloading doubles, and with them numbers, thirds, sums, in the same process",
+    ]
+
+
+def test_changed_code_that_does_not_import_is_told_and_the_process_goes_on(place: Folder) -> None:
+    place.write(pause="", other_py=CODE)
+    running = place.start(flow(3).replace("code.py:Doubles", "other.py:Doubles"), watch=True)
+    running.wait_running()
+    wait_until(lambda: running.status()["sums"]["handled"] == 2, "the first number")
+    place.write(other_py="nonsense(", code_py=CODE.replace('print(event["id"]', 'print("new", event["id"]'))
+    wait_until(lambda: running.status()["doubles"]["reload_error"], "the answer")
+    assert {running.status()[id]["restarts"] for id in TOGETHER} == {0}
+    place.write(other_py=CODE)
+    wait_until(lambda: running.status()["sums"]["restarts"] == 1, "the new life")
+    (place.folder / "pause").unlink()
+    assert running.finish() == 0
+    assert [line for id in TOGETHER for line in running.lines(id)] == ["new ALL_INPUTS_CLOSED 6 6"]
+
+
+def test_a_process_that_fails_for_good_ends_a_run_that_is_to_be_aborted_then(place: Folder) -> None:
+    place.write(broken="")
+    clock = "  - {id: clock, operator: {python: ticks.py, inputs: {t: timer/secs/1}, outputs: [tick]}}\n"
+    dataflow = flow().replace("process: fast", "process: fast\n    max_restarts: 1\n    restart_delay: 1ms") + clock
+    running = place.start(dataflow, abort_on_failure=True)
+    assert running.finish() == 1
+    assert {running.rows()[id]["state"] for id in TOGETHER} == {"failed"}
+    assert "init of sums: RuntimeError: it is broken" in running.rows()["numbers"]["reason"]
+    assert running.rows()["clock"]["state"] == "stopped"
+
+
+@pytest.mark.parametrize("setting", ["restart_policy: always", "restart_policy: on-failure", "spawn: exec"])
+def test_a_process_lives_and_ends_by_the_settings_that_its_operators_agree_on(place: Folder, setting: str) -> None:
+    place.write(pause="")
+    running = place.start(flow(500).replace("process: fast", f"process: fast\n    {setting}"))
+    running.wait_running()
+    for life, victim in enumerate(("sums", "numbers"), 1):
+        kill(running, victim)
+        wait_until(lambda life=life: running.status()["sums"]["restarts"] >= life, "the next life")
+        running.wait_running()
+    (place.folder / "pause").unlink()
+    assert running.finish() == 0
+    assert {running.rows()[id]["state"] for id in TOGETHER} == {"finished"}
+    assert totals(running) == [f"ALL_INPUTS_CLOSED {sum(range(500)) * 2} 1000"]
+
+
+def test_a_process_that_is_not_restarted_fails_as_a_whole(place: Folder) -> None:
+    place.write(pause="")
+    running = place.start(flow(500).replace("process: fast", "process: fast\n    restart_policy: never"))
+    running.wait_running()
+    kill(running, "doubles")
+    wait_until(lambda: running.status()["sums"]["state"] == "failed", "it to fail for good")
+    running.ask("stop")
+    assert running.finish() == 1
+    assert {running.rows()[id]["state"] for id in TOGETHER} == {"failed"}
+
+
 def test_a_process_that_failed_for_good_comes_back_as_a_whole(place: Folder) -> None:
     outside = "  - {id: count, path: count.py, outputs: [n], env: {COUNT: '300'}}\n  - id: doubles"
     dataflow = flow().replace("  - id: doubles", outside).replace("{n: numbers/n}", "{n: count/n}")
