@@ -17,7 +17,9 @@ INJECTOR = Path(__file__).parent / "inject" / "sitecustomize.py"
 
 @cache
 def plain_points() -> frozenset[str]:
-    """The points that are named in full: by the injector, or by the modules that call their points themselves."""
+    """The points that are named in full: by the injector, or by the modules that call their points themselves: `hook`
+    is `point`, where it is passed often.
+    """
     places = [INJECTOR, *entrypoints.PACKAGE.rglob("*.py")]
     return frozenset(name for place in places for name in _named(ast.parse(place.read_text())) if name)
 
@@ -26,7 +28,7 @@ def _named(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
             continue
-        names = {"point": node.args, "around": node.args[2:]}.get(node.func.id, [])
+        names = {"point": node.args, "hook": node.args, "around": node.args[2:]}.get(node.func.id, [])
         yield from (str(name.value) for name in names if isinstance(name, ast.Constant))
 
 
