@@ -100,11 +100,7 @@ class Chain(Generic[_Receiver]):
     def put(self, to: InnerInput[_Receiver], event: Event, size: int) -> None:
         """A message is to be handled inside; `size` are its bytes."""
         self.queue.append((to, event))
-        self.count(1, size)
-
-    def count(self, messages: int, size: int) -> None:
-        """So many messages were put into the queue, with `size` bytes in all."""
-        self.left -= messages
+        self.left -= 1
         self.left_bytes -= size
         if self.left <= 0 or self.left_bytes <= 0:
             self.fused = self.open = False

@@ -118,20 +118,14 @@ class ChainContext(OperatorContext):
         route = self._routes.get(output)
         if route is None:
             raise UnknownOutput(self.node_id, output, sorted(self._outputs))
-        if self._chain.open and route.is_inner:
-            self._send_inside(route, staged, value, metadata)
-        else:
+        chain = self._chain
+        if not (chain.open and route.is_inner):
             self._send(route, staged, value, metadata)
-        if hook is not None:
-            hook("staged")
-
-    def _send_inside(self, route: Route, staged: Staged, value: Any, metadata: Any) -> None:
-        """Send to receivers that are all here, which is what this process is for.
-
-        The value is immutable, or it is copied by way of its bytes: the sender may still change it.
-        """
-        sent = route.output
-        number = sent.sent + 1
+            if hook is not None:
+                hook("staged")
+            return
+        # All receivers are here, which is what this process is for: no call of ours that can be avoided. The value is
+        # immutable, or it is copied by way of its bytes, because the sender may still change it.
         kind = type(value)
         if metadata and (type(metadata) is not dict or not _is_flat(metadata)):
             size = -1
@@ -143,23 +137,29 @@ class ChainContext(OperatorContext):
             size = len(value) if value.isascii() else -1
         else:
             size = 8 if kind is float or kind is bool or value is None else -1
+        sent = route.output
+        number = sent.sent + 1
         now_ns: int = self._booted_ns + _clock_ns()
         if 0 <= size < _INLINE_BYTES:
             size += _INNER_BYTES
             for link in route.inner:
                 own = dict(metadata) if metadata else {}
-                event = input_event(link.name, value, own, link.source, now_ns, number, self._chain.attempt)
-                self._put((link, event))
+                self._put((link, input_event(link.name, value, own, link.source, now_ns, number, chain.attempt)))
         else:
             record, size = self._record(sent.name, value, metadata, number, now_ns)
             for link in route.inner:
                 self._put((link, self._decoded(link, record)))
         sent.sent = number
-        self._chain.count(len(route.inner), size * len(route.inner))
+        chain.left -= len(route.inner)
+        chain.left_bytes -= size * len(route.inner)
+        if chain.left <= 0 or chain.left_bytes <= 0:
+            chain.fused = chain.open = False
         if staged.numbers is None:
             staged.numbers = {route.counter: number}
         else:
             staged.numbers[route.counter] = number
+        if hook is not None:
+            hook("staged")
 
     def _send(self, route: Route, staged: Staged, value: Any, metadata: Mapping[str, Any] | None) -> None:
         """Send to some receivers inside, and to the mailboxes of the others."""
