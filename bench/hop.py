@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 
 from bench.measure import (
@@ -26,7 +28,7 @@ from bench.measure import (
     times,
     us,
 )
-from bench.systems import BENCH, PEERS, RunFailed, dora, interleave, ours, result, scratch
+from bench.systems import BENCH, PEERS, Run, RunFailed, dora, interleave, ours, result, scratch
 
 PAUSE_S = 0.003
 COUNT = 300
@@ -59,9 +61,9 @@ def one_way(kind: str) -> list[float]:
                 left.unlink()
 
 
-def through_ours(file: str) -> list[float]:
+def through_ours(file: str, start: Callable[..., AbstractContextManager[Run]] = ours) -> list[float]:
     """Latencies in nanoseconds of one round."""
-    with scratch() as folder, ours(file, folder, BENCH_COUNT=COUNT + WARMUP, BENCH_PAUSE_S=PAUSE_S) as run:
+    with scratch() as folder, start(file, folder, BENCH_COUNT=COUNT + WARMUP, BENCH_PAUSE_S=PAUSE_S) as run:
         run.wait(RUN_S)
         found: list[float] = result(folder, "latency")
         return found[WARMUP:]

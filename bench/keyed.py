@@ -6,11 +6,13 @@ Records per second, from the first one sent to the last sum that a receiver has.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 from bench.measure import Row, Section, at_least, over_rounds, per_s, ratio_over_rounds, said, times
-from bench.systems import RunFailed, alone, interleave, ours, result, scratch
+from bench.systems import Run, RunFailed, alone, interleave, ours, result, scratch
 
 ROUNDS = 3
 BATCH = 100
@@ -20,9 +22,9 @@ RUN_S = 120.0
 TIMES_MIN = 1.0
 
 
-def of_ours(file: str, count: int, batch: int) -> float:
+def of_ours(file: str, count: int, batch: int, start: Callable[..., AbstractContextManager[Run]] = ours) -> float:
     """Records per second of one round."""
-    with scratch() as folder, ours(file, folder, BENCH_COUNT=count, BENCH_BATCH=batch) as run:
+    with scratch() as folder, start(file, folder, BENCH_COUNT=count, BENCH_BATCH=batch) as run:
         run.wait(RUN_S)
         found: dict[str, Any] = result(folder, "tally")
         if found["count"] != count or not found["right"]:

