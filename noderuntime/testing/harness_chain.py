@@ -185,6 +185,8 @@ class ChainHarness:
         for member in self._members.values():
             member.start()
         self._alive = True
+        self._look_at_mailboxes()
+        self._unfused |= bool(self._chain.waiting)  # as in a run: what waits may be what the last life has failed on
 
     def _skip(self) -> None:
         """The event in hand is not handled again: in a run it would be a dead letter."""
@@ -215,9 +217,10 @@ class ChainHarness:
     def _empty_mailboxes(self) -> None:
         while True:
             self._look_at_mailboxes()
+            if not self._chain.waiting:
+                self._unfused = False
             first = self._chain.first() or [link for link, mailbox in self._mailboxes.items() if mailbox]
             if not first:
-                self._unfused = False
                 return
             link = min(first, key=lambda link: self._mailboxes[link][0][0])
             _, event = self._mailboxes[link][0]
