@@ -19,6 +19,7 @@ from test_house import FIRST_TO_READ, ORDER
 
 from noderuntime.cli import parser
 from noderuntime.dataflow import reader
+from noderuntime.dataflow.reader_errors import NODE_FIELDS
 from noderuntime.dataflow.reader_state import SNAPSHOT_FIELDS, STATE_FIELDS
 from noderuntime.errors import StoreError
 from noderuntime.state import base, kinds
@@ -102,7 +103,7 @@ def test_every_field_of_a_dataflow_file_is_described_and_no_other() -> None:
     described = {
         field for fields in FIELD.findall(document("dataflow-file.md")) for field in re.findall(r"`(\w+)`", fields)
     }
-    parts = (reader._NODE, reader._INPUT, SNAPSHOT_FIELDS, STATE_FIELDS)
+    parts = (NODE_FIELDS, reader._INPUT, SNAPSHOT_FIELDS, STATE_FIELDS)
     assert described == {*(field for part in parts for field in part), *fields_of_kinds()}
 
 

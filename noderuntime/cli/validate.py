@@ -10,6 +10,7 @@ from noderuntime.cli.graph import json_nodes
 from noderuntime.cli.preflight import problems
 from noderuntime.dataflow.files import check_files, joined, load
 from noderuntime.dataflow.model import Dataflow
+from noderuntime.dataflow.processes import processes_of
 from noderuntime.errors import DataflowError
 
 
@@ -32,6 +33,8 @@ def validate(options: Namespace) -> int:
         output.result_json({**told, "nodes": json_nodes(dataflow)})
     else:
         output.result(f"{options.file} is valid: {_counted(dataflow)}")
+        for name, members in processes_of(dataflow.nodes).items():
+            output.result(f"  process {name}: {', '.join(node.id for node in members)}")
     return output.OK
 
 

@@ -29,7 +29,7 @@ from noderuntime.dataflow.model import (
 )
 from noderuntime.dataflow.notation import operator_code, source_of
 from noderuntime.dataflow.processes import Written, check_processes
-from noderuntime.dataflow.reader_errors import ErrorCollector, Misspelt
+from noderuntime.dataflow.reader_errors import NODE_FIELDS, ErrorCollector, Misspelt
 from noderuntime.dataflow.reader_state import read_snapshots, read_state
 from noderuntime.dataflow.yaml import fields as read
 from noderuntime.dataflow.yaml.nodes import Fields, Scalar, Tree, fail
@@ -37,11 +37,6 @@ from noderuntime.dataflow.yaml.tree import read as read_tree
 from noderuntime.errors import DataflowError
 
 _TOP = ("env", "nodes", "state", "snapshots")
-_NODE = (
-    "id", "path", "args", "operator", "env", "inputs", "outputs", "config", "restart_policy", "max_restarts",
-    "restart_window", "restart_delay", "max_restart_delay", "max_attempts", "start_timeout",
-    "health_check_timeout", "spawn", "process",
-)  # fmt: skip
 _OPERATOR = ("python", "module", "inputs", "outputs")
 _INPUT = ("source", "queue_size", "queue_bytes", "queue_policy", "input_timeout")
 _POLICIES: tuple[RestartPolicy, ...] = ("never", "on-failure", "always")
@@ -109,7 +104,7 @@ class _Reader(ErrorCollector):
 
     def dataflow(self, tree: Tree) -> Dataflow:
         top = read.mapping(tree, "a dataflow", "It begins with `nodes:` and a list of nodes below it.")
-        self.unknown(top, _TOP, "the dataflow")
+        self.unknown(top, _TOP, "the dataflow", "write it in each node that it is for")
         no_env: dict[str, str] = {}
         env = {**self.take(top, "env", "the dataflow", self.env, no_env), **self.overrides}
         state = self.take(top, "state", "the dataflow", partial(read_state, self), StateSpec())
@@ -152,13 +147,13 @@ class _Reader(ErrorCollector):
         fields = read.mapping(tree, f"node number {index}", "Write `- id: NAME` with its other fields below.")
         found = fields.get("id")
         if found is None:
-            if "id" in self.unknown(fields, _NODE, f"node number {index}"):
+            if "id" in self.unknown(fields, NODE_FIELDS, f"node number {index}"):
                 raise Misspelt("`id` is misspelt")
             raise fail(fields.place, f"node number {index} has no `id`", "Write `id: NAME`.")
         node_id = self.identifier(found, f"the id of node number {index}", reserved=True)
         where = f"node {node_id!r}"
         no_env: dict[str, str] = {}
-        meant = self.unknown(fields, _NODE, where)
+        meant = self.unknown(fields, NODE_FIELDS, where)
         kind, code, operator = self.code(fields, where, meant)
         spec = NodeSpec(
             id=node_id,
@@ -236,7 +231,8 @@ class _Reader(ErrorCollector):
                 hint = "An operator gets its settings from `config:`, as ctx.config."
                 self.errors.append(fail(args[0].place, f"`args` of {where}, which is an operator", hint))
             inner = read.mapping(operator, f"`operator` of {where}", "Write `python: FILE.py` below it.")
-            if self.unknown(inner, _OPERATOR, f"`operator` of {where}") & {"python", "module"}:
+            beside = "write it beside `operator`, not inside"
+            if self.unknown(inner, _OPERATOR, f"`operator` of {where}", beside) & {"python", "module"}:
                 return "operator", Code(), inner
             return "operator", self.keep(lambda: operator_code(inner, where), Code()), inner
         if path is None and meant & {"operator", "path"}:

@@ -10,6 +10,11 @@ from noderuntime.dataflow.yaml import fields as read
 from noderuntime.dataflow.yaml.nodes import Fields, Tree, fail
 from noderuntime.errors import DataflowError
 
+NODE_FIELDS = (
+    "id", "path", "args", "operator", "env", "inputs", "outputs", "config", "restart_policy", "max_restarts",
+    "restart_window", "restart_delay", "max_restart_delay", "max_attempts", "start_timeout",
+    "health_check_timeout", "spawn", "process",
+)  # fmt: skip
 _ELSEWHERE = {  # fields of other dataflow files and of docker compose, and what to write instead
     "build": "Nothing is built when a dataflow is loaded: build beforehand, and remove this field.",
     "operators": "One operator a node: write `operator:` with one mapping, in a node of its own.",
@@ -51,14 +56,19 @@ class ErrorCollector:
             return default
         return self.keep(lambda: reader(tree, f"`{name}` of {where}"), default)
 
-    def unknown(self, fields: Fields, known: tuple[str, ...], where: str) -> set[str]:
-        """Reports unknown fields. Returns the known fields that their author probably meant."""
+    def unknown(self, fields: Fields, known: tuple[str, ...], where: str, of_nodes: str = "") -> set[str]:
+        """Reports unknown fields. Returns the known fields that their author probably meant. `of_nodes`: where to write
+        what is a field of a node instead.
+        """
         meant = set()
         for name, (key, _) in fields.fields.items():
             if name in known or len(self.errors) > ERRORS_MAX:
                 continue
-            near = read.near(name, known)
-            hint = _ELSEWHERE.get(name) or (f"Did you mean `{near}`?" if near else f"Known are {_listed(known)}.")
+            near = "" if of_nodes and name in NODE_FIELDS else read.near(name, known)
+            if of_nodes and name in NODE_FIELDS:
+                hint = f"`{name}` is a field of a node: {of_nodes}."
+            else:
+                hint = _ELSEWHERE.get(name) or (f"Did you mean `{near}`?" if near else f"Known are {_listed(known)}.")
             self.errors.append(fail(key.place, f"unknown field `{name[:60]}` in {where}", hint))
             if near:
                 meant.add(near)

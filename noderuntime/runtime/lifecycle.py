@@ -105,7 +105,7 @@ DEAF_GRACE_S = 1.0
 class Lifecycle(Machine[LifecycleState, LifecycleEvent, Action]):
     """The life of one node: its state, and what it remembers."""
 
-    node: str
+    node: str  # what the user is told of
     policy: Policy
     state: LifecycleState = field(default=LifecycleState.WAITING, kw_only=True)
     life: int = 0  # spawns (dynamic: connections) so far

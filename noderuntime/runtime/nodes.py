@@ -33,7 +33,15 @@ from noderuntime.runtime.policy import policy_of
 from noderuntime.runtime.services import Services
 from noderuntime.runtime.store_link import StoreLink
 
+NAMED_MAX = 5  # operators of a process that are named when it is told of
 UNFINISHED = frozenset({LifecycleState.WAITING, LifecycleState.STARTING, LifecycleState.RESTORING})
+
+
+def named_process(process: str, operators: list[str]) -> str:
+    """What the user is told of when operators share a process."""
+    more = len(operators) - NAMED_MAX
+    named = operators if more <= 0 else [*operators[: NAMED_MAX - 1], f"{more + 1} more"]
+    return f"process {process} ({', '.join(named)})"
 
 
 class NodeSupervisor:
@@ -114,6 +122,7 @@ class NodeSupervisor:
         for child in self.processes:
             if child.others:
                 members = (child, *child.others)
+                child.machine.node = named_process(child.spec.process, [member.id for member in members])
                 ended = all(member.has_ended for member in members)
                 child.machine.state = LifecycleState.ENDED if ended else LifecycleState.WAITING
                 child.machine.left_in_hand = tuple(

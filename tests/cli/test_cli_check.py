@@ -38,6 +38,16 @@ def test_a_good_file_is_valid_and_nothing_of_it_was_executed(flow: Path, capsys:
     assert said.err == ""
 
 
+def test_who_shares_a_process_is_told_so_that_a_name_that_is_misspelt_is_seen(flow: Path, capsys: Capture) -> None:
+    more = ""
+    for id, name in (("a", "fast"), ("b", "fast"), ("c", "fsat")):
+        more += f"  - {{id: {id}, process: {name}, operator: {{python: sums.py, inputs: {{n: counter/n}}}}}}\n"
+    flow.write_text(FLOW + more)
+    assert main(["validate", str(flow)]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[1:] == ["  process fast: a, b", "  process fsat: c"]
+
+
 def test_json_names_the_nodes(flow: Path, capsys: Capture) -> None:
     assert main(["validate", str(flow), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

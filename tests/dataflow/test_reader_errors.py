@@ -91,6 +91,13 @@ BAD: dict[str, tuple[bytes | str, tuple[int, int], str, str]] = {
     "unknown field of an operator": (
         "nodes: [{id: a, operator: {pyton: a.py}}]", (1, 28), "`pyton` in `operator` of node 'a'", "`python`",
     ),
+    "a field of a node in its operator": (
+        "nodes: [{id: a, operator: {python: a.py, process: p}}]", (1, 42), "unknown field `process` in `operator`",
+        "`process` is a field of a node: write it beside `operator`",
+    ),
+    "a field of a node at the top": (
+        "process: p\nnodes: [{id: a, path: a}]", (1, 1), "unknown field `process` in the dataflow", "in each node",
+    ),
     "unknown field of state": ("nodes: [{id: a, path: a}]\nstate: {sise: 1}", (2, 9), "`sise` in `state`", "`size`"),
     "unknown field of snapshots": ("nodes: [{id: a, path: a}]\nsnapshots: {evry: 1}", (2, 13), "`evry`", "`every`"),
     "a field of dora": (node("build: make"), (5, 3), "unknown field `build`", "Nothing is built"),

@@ -152,7 +152,8 @@ def test_the_bad_message_that_entered_becomes_a_dead_letter_that_names_who_raise
 def test_a_hang_names_the_operator_whose_handler_it_was(place: Folder) -> None:
     dataflow = flow(20, hangs=14).replace("config: {", "health_check_timeout: 300ms\n    config: {")
     running = place.start(dataflow)
-    running.wait_for("status", "numbers died (hung: one handler call of sums took longer than 0.3 s)*")
+    why = "hung: one handler call of sums took longer than 0.3 s"
+    running.wait_for("status", f"process fast (numbers, doubles, thirds, sums) died ({why})*")
     assert running.finish() == 0
     assert totals(running) == [f"ALL_INPUTS_CLOSED {sum(range(20)) * 2 - 14} 39"]
 
@@ -259,7 +260,7 @@ def test_a_process_that_failed_for_good_comes_back_as_a_whole(place: Folder) -> 
     dataflow = dataflow.replace("process: fast", "process: fast\n    max_restarts: 1\n    restart_delay: 1ms")
     place.write(broken="")
     running = place.start(dataflow)
-    running.wait_for("status", "numbers died*")
+    running.wait_for("status", "process fast (numbers, doubles, thirds, sums) died*")
     wait_until(lambda: running.status()["sums"]["state"] == "failed", "it to fail for good", 30.0)
     assert {running.status()[id]["state"] for id in TOGETHER} == {"failed"}
     assert "init of sums: RuntimeError: it is broken" in running.status()["doubles"]["reason"]

@@ -24,7 +24,7 @@ from noderuntime.runtime.keepers import ForkServerKeeper
 from noderuntime.runtime.lifecycle import Lifecycle
 from noderuntime.runtime.lifecycle_events import LifecycleState
 from noderuntime.runtime.loop import Loop
-from noderuntime.runtime.nodes import NodeSupervisor
+from noderuntime.runtime.nodes import NodeSupervisor, named_process
 from noderuntime.runtime.policy import Policy
 from noderuntime.runtime.processes import Proc
 
@@ -387,3 +387,10 @@ def test_an_owner_hears_of_the_end_although_it_fails_at_the_last_lines(
     assert owner.ended == [3]
     assert proc.reaped
     proc.close()
+
+
+@pytest.mark.parametrize(
+    ("operators", "named"), [("ab", "a, b"), ("abcde", "a, b, c, d, e"), ("abcdefg", "a, b, c, d, 3 more")]
+)
+def test_a_process_of_several_operators_is_told_of_by_its_name_and_theirs(operators: str, named: str) -> None:
+    assert named_process("fast", list(operators)) == f"process fast ({named})"
