@@ -25,7 +25,8 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
 COMPILED = (
-    "api/events.py", "api/keyed/codecs.py", "api/keyed/deadlines.py", "api/keyed/states.py", "api/values.py",
+    "api/events.py", "api/keyed/codecs.py", "api/keyed/deadlines.py", "api/keyed/mapper.py", "api/keyed/states.py",
+    "api/values.py",
     "node/chain.py", "node/chain_calls.py", "node/chain_context.py", "node/chain_group.py", "node/chain_host.py",
     "node/chain_member.py", "node/context.py", "node/group.py", "node/inbox.py", "node/operator_host.py",
     "node/session.py", "node/timers.py",

@@ -142,6 +142,11 @@ def input_event(
     return event
 
 
+def is_message(event: Event) -> bool:
+    """Whether it is an INPUT event that is no tick."""
+    return isinstance(event, _Input)
+
+
 def message_of(event: Event) -> tuple[Any, dict[str, Any], int, int]:
     """Value, metadata, number and time of sending (ns) of a message, as `input_event` got them."""
     return event._value, event._metadata, event._number, event._sent_ns

@@ -219,7 +219,8 @@ def packed_position(returned: Any) -> bytes | None:
 
     None for Source.END and Source.IDLE, which leave it unchanged. Raises TypeError for a value that is not a position.
     """
-    if returned is Source.END or isinstance(returned, Idle):
+    kind = type(returned)
+    if kind is not int and kind is not str and (returned is Source.END or isinstance(returned, Idle)):
         return None
     if returned is None:
         raise TypeError("produce returned None; return the new position, Source.END or Source.IDLE")

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, overload
 
 from noderuntime.api.keyed.batches import RecordEvent
 from noderuntime.api.keyed.codecs import codec_of
+from noderuntime.api.keyed.mapper import Mapper
 from noderuntime.api.keyed.operator import KeyedOperator, wall_clock_s
 from noderuntime.api.operator import refuse_lazy
 
 if TYPE_CHECKING:
     from noderuntime.api.events import Event
-    from noderuntime.api.operator import Context
+    from noderuntime.api.operator import Context, Status
 
 Function = Callable[[Any, Any, Any], tuple[Any, Any]]
 
@@ -41,19 +42,17 @@ class StatefulMap(KeyedOperator):
         self._function = cls.function
         self._key = cls.key
         self._needs_clock = cls.ttl is not None and not self._by_event_time
+        self._is_plain = not self._needs_clock and not self._by_event_time and not cls.batch
+        self._mapper = Mapper(self._keyed, cls.function, cls.key, cls.output, self._new_state, self._no_pair)
+
+    def on_event(self, event: Event, ctx: Context) -> Status | None:
+        if self._is_plain and self._mapper.handle(event, ctx):
+            return None
+        return super().on_event(event, ctx)
 
     def _handle(self, event: Event, ctx: Context) -> None:
-        keyed = self._keyed
-        at = self._moment(event) if self._by_event_time else keyed.now
-        value = event.value
-        key = None if self._key is None else self._key(value)
-        slot = keyed.open(key, at, ctx)
-        returned = self._function(key, value, self._new_state() if slot.state is None else slot.state)
-        if type(returned) is not tuple or len(returned) != 2:
-            raise self._no_pair(returned)
-        message, slot.state = returned
-        if message is not None:
-            ctx.send_output(self.output, message, {"key": list(key) if isinstance(key, tuple) else key})
+        at = self._moment(event) if self._by_event_time else self._keyed.now
+        self._mapper.call(event.value, at, ctx)
 
     def _handle_batch(self, event: Event, records: Sequence[Any], ctx: Context) -> None:
         """The same for many records. All that they send is one message."""
