@@ -69,3 +69,43 @@ def test_messages_of_several_inputs_outside_are_read_once_and_in_the_order_of_ea
     assert of_a == [*range(600)]
     assert of_b == [value for number in range(0, 600, 30) for value in range(number, number + 10)]
     assert r.queue("x", "a")[2] == 600 and r.queue("y", "b")[2] == 200, "each was taken once"
+
+
+BURSTS = """
+class Bursts:
+    '''At each tick more messages than are handled inside: the last one goes through the mailbox.'''
+    def __init__(self):
+        self.ticks = 0
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT":
+            self.ticks += 1
+            for number in range(1001):
+                ctx.send_output("out", [self.ticks, number])
+
+class Takes:
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT" and event["id"] == "b":
+            ctx.send_output("out", ["b", event["value"]])
+        elif event["type"] == "INPUT" and event["value"][1] == 1000:
+            ctx.send_output("out", ["x", event["value"][0]])
+"""
+
+
+def test_what_was_read_ahead_is_handled_once_when_messages_inside_come_first(run: Make) -> None:
+    def of(name: str, inputs: dict[str, str]) -> dict[str, Any]:
+        return {"process": "p", "operator": {"python": f"op.py:{name}", "inputs": inputs, "outputs": ["out"]}}
+
+    nodes = {
+        "b": {"outputs": ["out"]},
+        "x": of("Bursts", {"tick": "timer/millis/5"}),
+        "y": of("Takes", {"x": "x/out", "b": "b/out"}),
+        "c": {"inputs": {"in": {"source": "y/out", "queue_size": 2000}}},
+    }
+    r = run(nodes, op=BURSTS)
+    r.send("b", *range(900))
+    r.begun("x")
+    found: list[Any] = []
+    while sum(id == "b" for id, _ in found) < 900 or sum(id == "x" for id, _ in found) < 5:
+        found += r.take("c")
+    assert [value for id, value in found if id == "b"] == [*range(900)]
+    assert [value for id, value in found if id == "x"] == [*range(1, 1 + sum(id == "x" for id, _ in found))]
