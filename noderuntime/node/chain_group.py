@@ -88,7 +88,7 @@ class ChainGroup:
         self._is_fork = self.over = True
         self._group.forked()
         self.calls.forked()
-        self._words = self._session = forks.GONE
+        self._words = forks.GONE  # not the session: compiled, an attribute takes nothing of another class
 
     # --- an event ---------------------------------------------------------------------------------------------------
 

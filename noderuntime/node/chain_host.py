@@ -87,7 +87,7 @@ class ChainHost:
     def forked(self) -> None:
         """See noderuntime.ipc.forks."""
         self._group.forked()
-        self._words = self._session = forks.GONE
+        self._words = forks.GONE  # the session is made that by its operator's ctx
 
     def _whose(self, logger: str) -> str:
         """Whose record a logger makes: an operator's own, or that of the operator whose handler runs."""
