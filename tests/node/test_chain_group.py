@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support.fake_runtime import Child, Run
-from support.kit import MB
+from support.kit import MB, send
 from support.procs import wait_until
 
 from noderuntime.ipc import pulse
@@ -19,7 +19,7 @@ Make = Callable[..., Run]
 
 OPERATORS = """
 import os
-from noderuntime import Operator, Source
+from noderuntime import Operator, Source, Status
 
 class Floods(Source):
     '''Sends as much as there is room for.'''
@@ -107,6 +107,25 @@ class LastWords(Operator):
             ctx.send_output("out", "last words")
             if not os.path.exists("mended"):
                 raise ValueError("not yet")
+
+class Stops(Operator):
+    '''Ends with the number 1.'''
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT":
+            ctx.send_output("out", event["value"])
+            return Status.STOP if event["value"] == 1 else None
+
+class Blows(Operator):
+    '''Makes something large of each number.'''
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT":
+            ctx.send_output("out", b"x" * 60_000)
+
+class HangsBeside(Operator):
+    def on_event(self, event, ctx):
+        import time
+        if event["type"] == "INPUT" and event["id"] == "also":
+            time.sleep(60)
 
 class Forks(Operator):
     def on_event(self, event, ctx):
@@ -277,6 +296,57 @@ def test_a_large_payload_from_outside_reaches_the_second_operator(run: Make, kil
     found = [value for value in r.take("c", 3 if killed else 2) if isinstance(value, list)]
     assert sorted(found) == [["also", 500_000, 5], ["in", 500_000, 5]]
     assert child.code is None
+
+
+def test_the_limit_of_what_an_event_sends_is_that_of_each_handler(run: Make) -> None:
+    nodes = line("Many", "Blows")
+    nodes["c"]["inputs"]["in"] = {"source": "y/out", "queue_bytes": "1GB"}
+    r = shared(run, nodes)
+    child = r.begun("x")
+    count = r.space.event_bytes_max // 60_000 + 10
+    r.send("a", count)
+    assert [len(value) for value in r.take("c", count)] == [60_000] * count
+    assert child.pulse.commits == 1 and not child.has_said(Failed)
+
+
+# --- ends, and what is in hand --------------------------------------------------------------------------------------
+
+
+def test_what_an_event_has_sent_to_an_operator_that_ends_with_it_is_discarded_and_counted(run: Make) -> None:
+    r = shared(run, line("Many", "Stops"))
+    child = r.begun("x")
+    r.send("a", 5)
+    assert r.take("c", 3) == [0, 1, ("INPUT_CLOSED", "", None)]
+    wait_until(lambda: r.figures("y")["status"] == "ended", str(child))
+    figures = r.figures("y")["inputs"]["in"]
+    assert (figures["taken"], figures["discarded"], figures["queued"]) == (2, 3, 0)
+    assert child.code is None
+
+
+def test_messages_that_were_read_for_an_operator_that_has_ended_are_not_handled(run: Make) -> None:
+    nodes = line("Stops", "Show")
+    nodes["b"] = {"outputs": ["out"]}
+    nodes["y"]["operator"]["inputs"]["also"] = "b/out"
+    r = shared(run, nodes)
+    assert send(r.play("a"), *[0] * 20, 1, 5, 7) == 23
+    r.send("b", 9)
+    child = r.begun("x")
+    assert sorted(r.take("c", 22)) == [["also", 9], *[["in", 0]] * 20, ["in", 1]]
+    figures = r.figures("x")["inputs"]["in"]
+    assert (figures["taken"], figures["discarded"]) == (21, 2)
+    r.send("b", 10)
+    assert r.take("c") == [["also", 10]]
+    assert child.code is None and len(r.children) == 1
+
+
+def test_only_the_message_that_is_handled_is_in_hand(run: Make) -> None:
+    nodes = line("Pass", "HangsBeside")
+    nodes["y"]["operator"]["inputs"]["also"] = "a/out"
+    r = shared(run, nodes)
+    r.send("a", 1)  # to both: x handles its own, then y hangs
+    child = r.begun("x")
+    wait_until(lambda: child.pulse_of("y").hands, str(child))
+    assert child.pulse_of("x").hands == ()
 
 
 # --- mailboxes inside -----------------------------------------------------------------------------------------------

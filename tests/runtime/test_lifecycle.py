@@ -574,6 +574,15 @@ def test_a_slow_store_is_not_the_fault_of_the_child() -> None:
     assert child.deadline_s == 1003.0
 
 
+def test_where_operators_share_a_process_a_handler_may_take_as_long_as_its_own_operator_says() -> None:
+    policy = Policy(health_check_timeout_s=2.0)  # of the first of them
+    assert running(policy).handle(Vitals(handling_s=2.5, member="sums", member_s_max=3.0), 0.0) == []
+    assert running(policy).handle(Vitals(handling_s=1e9, member="sums"), 0.0) == [], "it has no timeout"
+    told = running(Policy()).handle(Vitals(handling_s=3.5, member="sums", member_s_max=3.0), 0.0)
+    assert told[-1] == Signal(SIGKILL)
+    assert "one handler call of sums took longer than 3 s" in str(told[0])
+
+
 def test_a_handler_without_a_health_check_timeout_may_take_for_ever() -> None:
     assert running().handle(Vitals(0, 1e9), 0.0) == []
 
