@@ -48,7 +48,8 @@ def reload(options: Namespace) -> int:
             "failed": "; what waits for it is kept: mend it and reload it again",
         }.get(now["state"], "")
         raise CommandError(f"the changed code of {node} {was} {now['reason']} ({now['state']}{then})")
-    with_others = f", as do {', '.join(together)}, which share its process" if together else ""
+    do, share = ("does", "shares") if len(together) == 1 else ("do", "share")
+    with_others = f", as {do} {', '.join(together)}, which {share} its process" if together else ""
     output.tell(f"{node} runs its new code{with_others}, with its state restored (process {now['pid']})")
     return output.OK
 

@@ -224,11 +224,16 @@ def test_reload_ends_when_the_new_code_has_taken_over(names: list[str], world: W
     assert capsys.readouterr().err == "sums runs its new code, with its state restored (process 11)\n"
 
 
-def test_reload_says_who_shares_the_process_and_runs_its_new_code_too(world: World, capsys: Capture) -> None:
-    world.runtime(world.run("flow"), Reloading({"restarts": 1, "state": "running", "pid": 11}, together=["b", "c"]))
+@pytest.mark.parametrize(
+    ("together", "who"),
+    [(["b", "c"], "as do b, c, which share its process"), (["b"], "as does b, which shares its process")],
+)
+def test_reload_says_who_shares_the_process_and_runs_its_new_code_too(
+    together: list[str], who: str, world: World, capsys: Capture
+) -> None:
+    world.runtime(world.run("flow"), Reloading({"restarts": 1, "state": "running", "pid": 11}, together=together))
     assert main(["reload", "sums"]) == 0
-    said = "sums runs its new code, as do b, c, which share its process, with its state restored (process 11)\n"
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == f"sums runs its new code, {who}, with its state restored (process 11)\n"
 
 
 def test_reload_shows_why_the_new_code_does_not_import(world: World, capsys: Capture) -> None:

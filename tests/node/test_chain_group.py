@@ -11,7 +11,7 @@ from support.kit import MB, send
 from support.procs import wait_until
 
 from noderuntime.ipc import pulse
-from noderuntime.ipc.protocol import EXIT_FENCED, Failed, MemberEnded, Stop, StopMember
+from noderuntime.ipc.protocol import EXIT_FENCED, EXIT_RELOAD, Failed, MemberEnded, Reload, Stop, StopMember
 from noderuntime.space.dead_letters import letters
 from noderuntime.space.environment import MARK_NEW_WORK, MARK_SINGLE, scan
 
@@ -26,6 +26,11 @@ class Floods(Source):
     def produce(self, position, ctx):
         ctx.send_output("out", b"x" * SIZE)
         return (position or 0) + 1
+
+class Payloads(Operator):
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT":
+            ctx.send_output("large", b"x" * 1_000_000)
 
 class Pass(Operator):
     def on_event(self, event, ctx):
@@ -261,6 +266,26 @@ def test_a_source_that_finds_no_room_for_a_payload_has_not_failed(run: Make) -> 
     assert r.figures("x")["outputs"]["out"] == sent and second.code is None
     r.take("never", sent)
     wait_until(lambda: r.figures("x")["outputs"]["out"] > sent, str(second))
+
+
+@pytest.mark.parametrize("message", [Stop("MANUAL", 30.0), Reload()])
+def test_a_process_that_waits_for_room_for_a_payload_can_be_ended_and_has_not_failed(run: Make, message: Any) -> None:
+    """An operator that was sent something waits as long as it takes: only its receivers can make room."""
+    nodes = line("Payloads", "Pass")
+    nodes["c"]["inputs"]["in"] = {"source": "y/out", "queue_bytes": "1GB"}
+    nodes["x"]["operator"]["outputs"].append("large")
+    nodes["d"] = {"inputs": {"in": {"source": "x/large", "queue_bytes": "1GB"}}}
+    r = shared(run, nodes)
+    child = r.begun("x")
+    r.send("a", *range(30))
+    wait_until(lambda: child.pulse.phase == pulse.WAITING_FOR_ROOM, str(child))
+    child.send(message)
+    assert child.wait() == (0 if isinstance(message, Stop) else EXIT_RELOAD)
+    assert not child.has_said(Failed)
+    done = len(r.queued("d", "in"))
+    assert r.queued("x", "in") == [*range(done, 30)], "what found no room is handled by the next life"
+    r.begun("x", cause="reloaded")
+    assert len([value for value in r.take("d", 31) if type(value) is not tuple]) == 30
 
 
 # --- bytes ----------------------------------------------------------------------------------------------------------
