@@ -239,7 +239,7 @@ def test_guard_and_runtime_killed_together_leave_no_process(folder: Folder) -> N
     kill(running.process.pid, signal.SIGSTOP)  # so that it cannot act between the two
     kill(running.runtime_pid)
     kill(running.process.pid)
-    wait_until(lambda: not any(map(is_alive, pids)), "the end of all", 2.0)
+    wait_until(lambda: not any(map(is_alive, pids)), "the end of all", 15.0)
 
 
 # ---- custom nodes
