@@ -1,4 +1,4 @@
-"""The line between a process of several operators and its runtime, and how the loop of that process sleeps."""
+"""The line between a process of operators and its runtime, and how the loop of that process sleeps."""
 
 from __future__ import annotations
 

@@ -28,16 +28,16 @@ from noderuntime.api.operator import (
     status_of,
 )
 from noderuntime.errors import Fenced, OperatorError, StoreFull
-from noderuntime.ipc import doorbell, forks, pulse
-from noderuntime.ipc.boundary import ERROR_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, cut, describe
+from noderuntime.ipc import forks, pulse
+from noderuntime.ipc.boundary import describe
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.fault_points import point
-from noderuntime.ipc.protocol import EXIT_RELOAD, Bye, Quiet, Refused, Reload, ReloadFailed, Stop, StopAll
+from noderuntime.ipc.protocol import Bye, Stop, StopAll
 from noderuntime.node.context import OperatorContext
 from noderuntime.node.group import GROUP_NS, Group
+from noderuntime.node.host_line import HostLine
 from noderuntime.node.inbox import event_of, is_notice
 from noderuntime.node.making import make_operator
-from noderuntime.node.reload_check import Reloads
 from noderuntime.node.remote_log import LogHandler
 from noderuntime.node.session import SLOW_CHECK_S, NodeSession
 from noderuntime.node.timers import Counters, Timers
@@ -65,32 +65,26 @@ class OperatorHost:
     def __init__(self, session: NodeSession, dealer: Dealer, log: LogHandler) -> None:
         self._session = session
         self._dealer = dealer
-        self._log = log
         self._words = session.page.words
         self._take_in_hand = session.page.hand(0)
         self._inputs = {item.mailbox: item for item in session.inputs.values()}
         self.ctx = OperatorContext(session, session.wiring.config, logging.getLogger(session.wiring.node))
         self._operator: Any = None
         self._on_event: Callable[[Event, OperatorContext], Any]
-        self._group = Group(session, self.ctx.log, self._wait, self._is_leaving)
+        self._timers = Timers(session)
+        self._line = HostLine(session, dealer, log, [session.wiring.code], lambda node: self._timers.quieten())
+        self._group = Group(session, self.ctx.log, self._wait, lambda: self._line.is_leaving)
         self._add = self._group.events.append
-        self._stop: Stop | None = None
         self._ended = False  # the last commit closed the outputs
         self._stop_all = False
-        self._exit_code: int | None = None  # set: leave between two events
-        self._over = False  # for one of these reasons, this life must not handle any more events
+        self._over = False  # this life must not handle any more events
         self._position: Any = None
         self._position_key = keys.private_prefix(session.wiring.number) + keys.user_key(POSITION_KEY)
         self._produces = False
         self._idle_until = 0.0
-        self._timers = Timers(session)
         self._ahead: deque[Message] = deque()  # read, not yet handled
         self._reads_ahead = not any(item.wiring.drop_oldest for item in session.inputs.values())
-        self._poller = session.poller(dealer.fd)
-        self._reloads = Reloads([session.wiring.code], self._poller)
-        self._rung = False  # the bell has rung and is not drained yet
         self.ctx.wait_for_room = self._wait_for_payload_room
-        self._published = time.monotonic()
         self._is_fork = False
         self._watch = forks.Watch(self.forked)
 
@@ -119,14 +113,15 @@ class OperatorHost:
         try:
             return self._run()
         finally:
-            self._reloads.close()
+            self._line.close()
 
     def _run(self) -> int:
-        self._control()
+        line = self._line
+        line.look()
         while True:
-            if self._stop is not None:
-                self._exit_code = None
-                self._finish(self._stop)
+            if line.stop is not None:
+                line.exit_code = None
+                self._finish(line.stop)
                 break
             if self._over:
                 break
@@ -145,9 +140,9 @@ class OperatorHost:
             self._wait(0.0 if worked else self._pause_s())
         if self._stop_all:
             self._dealer.send(StopAll())
-        if self._exit_code is None:
+        if line.exit_code is None:
             self._dealer.send(Bye(self._ended, ""))
-        return self._exit_code or 0
+        return line.exit_code or 0
 
     def _take(self) -> bool:
         """Handle the next group of messages. Returns whether there was one."""
@@ -263,9 +258,6 @@ class OperatorHost:
             self._fail_staged(failed)
         self.ctx.committed()
 
-    def _is_leaving(self) -> bool:
-        return self._stop is not None or self._exit_code is not None
-
     def _fail_staged(self, failed: Inapplicable) -> None:
         """A handler has returned, but its changes cannot be committed: its event fails, those before it do not."""
         events = self._group.events
@@ -286,7 +278,7 @@ class OperatorHost:
         self._flush()
         self.ctx.staged = staged
         self._session.commits.waits_for = f"room in the space ({full.why})"
-        if self._stop is not None:
+        if self._line.stop is not None:
             raise full
         self._group.wait_for_room()
         self._words[pulse.PHASE] = pulse.HANDLING
@@ -358,61 +350,9 @@ class OperatorHost:
     # --- waiting and control ----------------------------------------------------------------------------------------
 
     def _wait(self, pause_s: float) -> None:
-        """Sleep until the bell rings, the runtime sends something, or `pause_s` is over. With 0 it only looks.
-
-        The bell that woke this process is drained at the next call, after the message was handled, so that draining
-        does not delay the message. That call then looks once more instead of sleeping, so no ring is lost.
-        """
-        self._log.pass_on()
-        if self._rung:
-            self._rung = False
-            doorbell.drain(self._session.bell)
-            return
-        if pause_s > 0:
-            if self._log.has_sent:  # sending may have consumed the edge of a message from the runtime
-                self._log.has_sent = False
-                self._control()
-                if self._stop is not None:
-                    return
-            if self._words[pulse.PHASE] != pulse.WAITING_FOR_ROOM:
-                self._words[pulse.PHASE] = pulse.WAITING
-        rung = self._poller.poll(pause_s * 1000)
-        for fd, _ in rung:
-            if fd == self._session.bell:
-                self._rung = True
-            elif fd == self._dealer.fd:
-                self._control()
-            else:
-                self._reload_checked()
-        if not rung and pause_s > 0:
-            self._control()
-            now = time.monotonic()
-            if now - self._published >= SLOW_CHECK_S:
-                self._published = now
-                self._session.publish()
-
-    def _control(self) -> None:
-        """Handle the messages from the runtime."""
-        while (message := self._dealer.receive_nowait()) is not None:
-            if isinstance(message, Stop):
-                self._stop = message
-            elif isinstance(message, Reload):
-                self._reloads.ask()
-            elif isinstance(message, Quiet):
-                self._timers.quieten()
-            elif isinstance(message, Refused):
-                raise Fenced(message.why)
-
-    def _reload_checked(self) -> None:
-        verdict = self._reloads.take_verdict()
-        if verdict is None:
-            return
-        if verdict.imports:
-            self._exit_code, self._over = EXIT_RELOAD, True
-        else:
-            error, trace = cut(verdict.error, ERROR_CHARACTERS_MAX), cut(verdict.trace, TRACE_CHARACTERS_MAX)
-            self._dealer.send(ReloadFailed(error, trace))
-            self._control()  # sending may consume the edge
+        """See HostLine.wait."""
+        self._line.wait(pause_s)
+        self._over |= self._line.exit_code is not None
 
     def _finish(self, stop: Stop) -> None:
         """Hand out the STOP event. If all inputs have ended, the node ends too: the same commit closes its outputs."""
