@@ -21,8 +21,8 @@ PACKAGE = Path(__file__).parent.parent / "noderuntime"
 
 # What stands further up knows nothing of what stands below it.
 ORDER = [
-    "errors", "merges", "api", "dataflow", "ipc", "space", "state", "snapshot", "node", "store", "runtime", "testing",
-    "cli", "__init__", "__main__",
+    "errors", "merges", "api", "dataflow", "ipc", "space", "state", "snapshot", "node", "dora", "store", "runtime",
+    "testing", "cli", "__init__", "__main__",
 ]  # fmt: skip
 
 NEVER = {
@@ -51,7 +51,7 @@ DECIDES = [  # pure modules of packages that otherwise touch the world
 FIRST_TO_READ = {
     "api": "operator.py", "dataflow": "model.py", "ipc": "protocol.py", "space": "commit.py", "state": "base.py",
     "snapshot": "format.py", "node": "session.py", "store": "operations.py", "runtime": "lifecycle.py",
-    "cli": "parser.py",
+    "cli": "parser.py", "dora": "node.py",
 }  # fmt: skip
 
 

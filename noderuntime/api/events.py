@@ -14,6 +14,7 @@ _TICK = ("type", "id", "value", "metadata", "source", "timestamp", "attempt")
 _CLOSED = ("type", "id")
 _NODE = ("type", "id", "error")
 _KVS = ("type", "id", "value", "revision")
+_EXTERNAL = ("type", "value")
 
 
 class Event:
@@ -189,4 +190,13 @@ def kvs_update(key: str, value: bytes | None, revision: int) -> Event:
     event._value = value
     event._revision = revision
     event._keys = _KVS
+    return event
+
+
+def external_event(value: Any) -> Event:
+    """Something that did not come through the dataflow, and is handed out in order with what did."""
+    event = Event()
+    event._type = "EXTERNAL"
+    event._value = value
+    event._keys = _EXTERNAL
     return event

@@ -149,6 +149,16 @@ class Node:
         event = self._hands.take(threading.current_thread())
         return None if event is NOTHING else event
 
+    def is_waiting(self) -> bool:
+        """Whether `try_next` would return an event now. Takes nothing."""
+        self._gate.check()
+        return self._hands.is_waiting()
+
+    def put_event(self, event: Event) -> None:
+        """Hand out `event` of another origin, to one of the threads or tasks that ask, before what waits."""
+        self._gate.check()
+        self._hands.put(event)
+
     async def next_async(self) -> Event | None:
         """The next event; None when the stream has ended. Acknowledges the event that this task took before."""
         holder = asyncio.current_task()

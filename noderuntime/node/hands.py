@@ -88,6 +88,7 @@ class Hands:
         self._fetch_max = 1 if drops else GROUP_MAX  # messages that were read may be dropped before they are taken
         self._fetched: deque[Message] = deque()
         self._recovered: deque[Message] = deque()  # a message that waits behind its INPUT_RECOVERED
+        self._put: deque[Event] = deque()  # handed out before what waits in the mailboxes
         self._timers = Timers(session)
         self._updates: deque[Update] = deque()  # of watched keys, read and not handed out
         self._handed: deque[_Handed] = deque()  # handed out, oldest first: the cursor never passes one not done
@@ -100,6 +101,23 @@ class Hands:
     def pause_s(self) -> float:
         """How long to sleep when there is nothing to take."""
         return self._timers.pause_s(SLOW_CHECK_S)
+
+    def put(self, event: Event) -> None:
+        """Hand out `event` before what waits in the mailboxes. From any thread."""
+        self._put.append(event)
+        self._waiters.ring()
+
+    def is_waiting(self) -> bool:
+        """Whether `take` would return an event now. Takes nothing, and acknowledges nothing."""
+        with self._gate.lock:
+            if self._gate.closing or self.ended:
+                return False
+            if self.stop is not None or self._put or self._recovered or self._fetched or self._updates:
+                return True
+            session, taken = self._session, self._sender.unacknowledged
+            if self._timers.is_due(taken) or session.next_messages(1, taken):
+                return True
+            return session.all_closed and not self._others_hold()
 
     # --- taking -----------------------------------------------------------------------------------------------------
 
@@ -144,6 +162,9 @@ class Hands:
             return None
         if self.stop is not None:
             return self._last(self.stop.id)
+        if self._put:
+            self._in_hand[holder] = Hand(Staged())
+            return self._put.popleft()
         event = self._due_locked(holder)
         if event is None and not self._update_last:
             event = self._update_locked(holder)

@@ -52,6 +52,16 @@ class Timers:
             if self._left_ns(item) <= 0 and not self._session.has_messages(item, in_hand):
                 yield notice("INPUT_CLOSED", item.name), self._note({item.counter + 1: 1})
 
+    def is_due(self, in_hand: Collection[bytes] = ()) -> bool:
+        """Whether `due` would give anything now."""
+        if self._ticking:
+            boot_ns = self._session.space.clock[1]
+            for item in self._ticking:
+                if (now_ns() - boot_ns) // item.wiring.period_ns != self._counters[item.counter]:
+                    return True
+        waits = self._session.has_messages
+        return any(self._left_ns(item) <= 0 and not waits(item, in_hand) for item in self._watched)
+
     def recovery(self, input: Input) -> Counters | None:
         """A message of `input` has come: the counters for INPUT_RECOVERED, if the input had timed out."""
         return self._note({input.counter + 1: 0}) if self._counters[input.counter + 1] else None

@@ -935,3 +935,29 @@ def test_a_node_without_lmdb_that_dies_with_a_large_message_in_hand_leaves_nothi
     (segment,) = r.dir.segments.iterdir()
     with segment.open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises when somebody still has it
+
+
+# --- events of another origin ---------------------------------------------------------------------------------------
+
+
+def test_an_event_of_another_origin_is_handed_out_before_what_waits(run: Make) -> None:
+    program = """
+import threading
+from noderuntime import Node
+from noderuntime.api.events import external_event
+node = Node()
+threading.Thread(target=lambda: node.put_event(external_event(5))).start()
+event = node.next()
+print(dict(event))
+node.send_output("out", 0)
+while not node.is_waiting(): pass
+node.put_event(external_event([6]))
+print([dict(node.try_next()) for _ in range(1)], node.is_waiting(), node.try_next().value, node.is_waiting())
+"""
+    r = run(between())
+    child = r.begun("n", program)
+    r.take("c")
+    r.send("a", 7)
+    assert child.wait() == 0, child
+    first = {"type": "EXTERNAL", "value": 5}
+    assert child.text == f"{first}\n[{{'type': 'EXTERNAL', 'value': [6]}}] True 7 False\n"

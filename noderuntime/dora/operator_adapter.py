@@ -1,0 +1,115 @@
+"""dora's operators in our operator host: `adapt` makes a class for the host out of a class for dora.
+
+A dora operator is made without arguments and has `on_event(dora_event, send_output)`, which returns a DoraStatus. It
+may also call `send_output.save_state(key, value)` and define `restore_state(state)`: then it is exactly-once, as any
+operator of ours.
+
+Importing this module makes `import dora` find ours, also in a process that was forked from a warm interpreter.
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from noderuntime.api.events import Event
+from noderuntime.api.operator import Context, Source, Status
+from noderuntime.dora import arrays, child, events, metadata
+from noderuntime.errors import UnknownOutput
+
+PATH = str(Path(__file__).parent / "path")
+"""The folder that holds the module `dora`."""
+
+if PATH not in sys.path:
+    sys.path.insert(0, PATH)
+
+
+class DoraStatus(enum.Enum):
+    """What `on_event` of a dora operator returns."""
+
+    CONTINUE = 0
+    STOP = 1
+    STOP_ALL = 2
+
+
+_STATUSES = {0: Status.CONTINUE, 1: Status.STOP, 2: Status.STOP_ALL}
+
+
+class SendOutput:
+    """The `send_output` that a dora operator is called with."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+
+    def __call__(self, output_id: str, data: Any, metadata: dict[str, Any] | None = None) -> None:
+        """Send bytes or an Arrow array, as part of the event's transaction. Raises as Node.send_output."""
+        if not isinstance(output_id, str):
+            raise TypeError(f"'{type(output_id).__name__}' object is not an instance of 'str'")
+        value = arrays.outgoing(data)
+        told = _outgoing(metadata, self._ctx.log.warning)
+        try:
+            self._ctx.send_output(output_id, value, told or None)
+        except UnknownOutput:
+            self._ctx.log.warning("Ignoring output `%s` not in node's output list.", output_id)
+
+    def save_state(self, key: str, value: bytes) -> None:
+        """Keep `value` under `key` in the private state, as part of the event's transaction; see restore_state."""
+        self._ctx.save_state(key, value)
+
+    def load_state(self, key: str, default: bytes | None = None) -> bytes | None:
+        """The private value of `key`, or `default`."""
+        return self._ctx.load_state(key, default)
+
+
+_outgoing = metadata.outgoing  # the parameter of that name hides the module
+
+
+class AdaptedOperator:
+    """A dora operator, as the host of operators calls it."""
+
+    def __init__(self, factory: Callable[[], Any], ctx: Context) -> None:
+        arrays.load()
+        self._facts = child.facts(ctx.node_id)
+        self._send = SendOutput(ctx)
+        self._operator = operator = factory()
+        if not hasattr(operator, "on_event"):
+            raise TypeError(f"{type(operator).__name__} has no on_event(self, dora_event, send_output)")
+        operator.dataflow_descriptor = self._facts.descriptor
+        if hasattr(operator, "restore_state"):
+            self.restore_state = operator.restore_state
+        if not self._facts.inputs:  # the host takes an operator without inputs for a Source
+            self.produce = _nothing
+
+    def on_event(self, event: Event, ctx: Context) -> Status:
+        """Hand an event to the operator. The end of all inputs ends it without a STOP event, as in dora."""
+        if event.type == "STOP" and event.id != "MANUAL":
+            return Status.CONTINUE
+        told = events.as_dora(event, self._facts.nodes, self._facts.inputs)
+        if told is None:
+            return Status.CONTINUE
+        return status_of(self._operator.on_event(told, self._send))
+
+
+def status_of(returned: Any) -> Status:
+    """Our Status for what an operator returned: a member of any Enum with the value 0, 1 or 2. Raises TypeError."""
+    value = getattr(returned, "value", None)
+    found = _STATUSES.get(value) if type(value) is int else None
+    if found is None:
+        raise TypeError(f"on_event must have enum return value: return DoraStatus.CONTINUE, not {returned!r:.80}")
+    return found
+
+
+def adapt(factory: Callable[[], Any]) -> Callable[[Context], AdaptedOperator]:
+    """A factory for the host. `factory`: the user's class."""
+
+    def make(ctx: Context) -> AdaptedOperator:
+        return AdaptedOperator(factory, ctx)
+
+    return make
+
+
+def _nothing(position: Any, ctx: Context) -> Any:
+    return Source.idle(3600.0)
