@@ -9,16 +9,15 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from noderuntime.cli import output
+from noderuntime.cli import loading, output
 from noderuntime.cli.output import CommandError
 from noderuntime.dataflow import drawing
-from noderuntime.dataflow.files import load
 from noderuntime.dataflow.model import Dataflow
 
 
 def graph(options: Namespace) -> int:
     """Draw the dataflow."""
-    dataflow = load(options.file, overrides=dict(options.env))
+    dataflow = loading.load(options).dataflow
     if options.json:
         output.result_json({"file": options.file, "nodes": json_nodes(dataflow), "edges": _edges(dataflow)})
     elif options.html is None:

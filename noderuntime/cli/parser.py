@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "snapshot": "take, list and check the snapshots of a run",
     "dead-letters": "look at messages that failed for good; replay or drop them",
     "doctor": "look at this machine and installation, and say what they mean for runs here",
+    "build": "run the build commands of a dora file",
     "demo": "see it survive: an operator that is killed every second",
 }
 
@@ -67,6 +68,13 @@ def seconds(text: str) -> float:
     if not 0 <= value < 1e9:
         raise argparse.ArgumentTypeError(f"{text!r} is not a duration; write for instance 500ms, 10s or 5m")
     return value
+
+
+def boolean(text: str) -> bool:
+    """An option that may be given a value."""
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text == "true"
 
 
 def count(text: str) -> int:
@@ -186,16 +194,29 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     about = "kill a random child every TIME or so, and report how the run took it"
     run.add_argument("--chaos", type=seconds, metavar="TIME", help=about)
     run.add_argument("--seed", type=int, metavar="N", help="with --chaos: repeat the kills of an earlier run")
+    _dora(run)
+    about = "of a dora file: end nodes whose other inputs have ended although they have timers (or =false: do not)"
+    run.add_argument(
+        "--exit-when-nodes-finish", type=boolean, nargs="?", const=True, metavar="BOOL", help=about,
+    )  # fmt: skip
     run.add_argument("--log-format", choices=("pretty", "json"), default="pretty", help="default: pretty")
     run.add_argument("--quiet", action="store_true", help="only what nodes print, warnings and errors")
 
     validate = parsers["validate"]
     validate.add_argument("file", metavar="FILE", help="the dataflow file")
+    _dora(validate)
     _env(validate, "a variable for $K in the file; may be repeated")
     _json(validate)
 
+    make = parsers["build"]
+    make.add_argument("file", metavar="FILE", help="the dora file")
+    make.add_argument("--uv", action="store_true", help="run `pip` commands as `uv pip`")
+    _dora(make)
+    _env(make, "a variable for all nodes; may be repeated")
+
     graph = parsers["graph"]
     graph.add_argument("file", metavar="FILE", help="the dataflow file")
+    _dora(graph)
     _env(graph, "a variable for $K in the file; may be repeated")
     form = graph.add_mutually_exclusive_group()
     form.add_argument("--mermaid", action="store_true", help="Mermaid text on stdout (the default)")
@@ -250,9 +271,7 @@ def build() -> tuple[Parser, dict[str, Parser]]:
 
 
 def _build_state(state: Parser) -> None:
-    operations = state.add_subparsers(
-        dest="operation", metavar="OPERATION", required=True, parser_class=Parser
-    )
+    operations = state.add_subparsers(dest="operation", metavar="OPERATION", required=True, parser_class=Parser)
     for name, about in (
         ("ls", "list keys"), ("get", "print a value"), ("set", "write a value"), ("rm", "remove a key"),
         ("watch", "print changes as they happen"), ("diff", "print what has changed since a version"),
@@ -293,9 +312,7 @@ def _build_state(state: Parser) -> None:
 
 
 def _build_snapshot(snapshot: Parser) -> None:
-    operations = snapshot.add_subparsers(
-        dest="operation", metavar="OPERATION", required=True, parser_class=Parser
-    )
+    operations = snapshot.add_subparsers(dest="operation", metavar="OPERATION", required=True, parser_class=Parser)
     for name, about in (
         ("take", "take one now, and wait until it is safe"), ("ls", "list them, the newest first"),
         ("verify", "read them, every byte, and say which are good"),
@@ -335,6 +352,12 @@ def _run_option(parser: Parser) -> None:
 
 def _env(parser: Parser, about: str) -> None:
     parser.add_argument("--env", type=assignment, action="append", default=[], metavar="K=V", help=about)
+
+
+def _dora(parser: Parser) -> None:
+    parser.add_argument("--dora", action="store_true", help="FILE is a dataflow of dora")
+    about = "of a dora file: allow nodes that are shell commands (`path: shell`)"
+    parser.add_argument("--allow-shell-nodes", action="store_true", help=about)
 
 
 def _json(parser: Parser, about: str = ONE_VALUE) -> None:

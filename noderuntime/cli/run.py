@@ -17,23 +17,26 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from noderuntime.cli import answered, output
+from noderuntime.cli import answered, loading, output
 from noderuntime.cli.console import Console, Detached, JsonConsole
+from noderuntime.cli.loading import Loaded
 from noderuntime.cli.output import UsageError
-from noderuntime.dataflow.files import check_files, joined, load
-from noderuntime.dataflow.model import Dataflow
+from noderuntime.dataflow.files import check_files, joined
 from noderuntime.runtime import guard
 from noderuntime.runtime.observer import Observer, RunOptions
 
 
 def run(options: Namespace) -> int:
     """Run a dataflow. Returns the exit code of the run; with -d, 0 as soon as it is up."""
-    dataflow = load(options.file, overrides=dict(options.env))
+    loaded = loading.load(options)
+    dataflow = loaded.dataflow
     name = run_name(options.name, options.file)
     if options.chaos == 0:
         raise UsageError("--chaos 0s would be one kill after the other; give a time such as 1s", "noderuntime run")
     if options.seed is not None and options.chaos is None:
         raise UsageError("--seed says which kills to repeat; it needs --chaos TIME", "noderuntime run")
+    if options.exit_when_nodes_finish is not None and not options.dora:
+        raise UsageError("--exit-when-nodes-finish is for dora files; it needs --dora", "noderuntime run")
     if options.fresh and (options.resume or options.from_snapshot is not None):
         other = "--resume" if options.resume else "--from"
         raise UsageError(f"--fresh forgets what {other} would continue from; give one of them", "noderuntime run")
@@ -41,11 +44,11 @@ def run(options: Namespace) -> int:
         raise UsageError("--drop and --rename say what --resume may do; give it, too", "noderuntime run")
     if len(dict(options.rename)) < len(options.rename):
         raise UsageError("--rename gives one node two ids", "noderuntime run")
-    for warning in check_files(dataflow):
+    for warning in (*loaded.notes, *check_files(dataflow)):
         output.warn(warning)
     if not options.detach:
-        return guard.run_guarded(lambda: _answered(lambda: _shown(dataflow, options, name)))
-    work = partial(_runtime, dataflow, Detached(), options, name)
+        return guard.run_guarded(lambda: _answered(lambda: _shown(loaded, options, name)))
+    work = partial(_runtime, loaded, Detached(), options, name)
     code = guard.run_guarded(lambda: _answered(work), detach=True)
     if code == output.OK:
         output.result(name)
@@ -64,7 +67,7 @@ def run_name(given: str | None, file: str) -> str:
     return name
 
 
-def _shown(dataflow: Dataflow, options: Namespace, name: str) -> int:
+def _shown(loaded: Loaded, options: Namespace, name: str) -> int:
     """The runtime, with a console that shows it."""
     over = threading.Event()
 
@@ -74,12 +77,12 @@ def _shown(dataflow: Dataflow, options: Namespace, name: str) -> int:
             os.kill(os.getpid(), signal.SIGTERM)
 
     kind = JsonConsole if options.log_format == "json" else Console
-    console = kind([node.id for node in dataflow.nodes], quiet=options.quiet, broken=broken)
+    console = kind([node.id for node in loaded.dataflow.nodes], quiet=options.quiet, broken=broken)
     # the runtime is no process group of the terminal's foreground; `stty tostop` must not stop it when it writes
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     console.start()
     try:
-        code = _runtime(dataflow, console, options, name, console.terminal)
+        code = _runtime(loaded, console, options, name, console.terminal)
     finally:
         over.set()
         for number in guard.FORWARDED:
@@ -92,20 +95,18 @@ def _end_by_signal(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _runtime(
-    dataflow: Dataflow, observer: Observer, options: Namespace, name: str, terminal: str = ""
-) -> int:
+def _runtime(loaded: Loaded, observer: Observer, options: Namespace, name: str, terminal: str = "") -> int:
     from noderuntime.cli.preflight import problems  # only after the guard has split off: it stays small
     from noderuntime.runtime import runtime  # with ZeroMQ, likewise
 
-    if wrong := problems(dataflow, dict(options.env)):
+    if wrong := problems(loaded.dataflow, loaded.overrides):
         raise joined(wrong)
     return runtime.run(
-        dataflow,
+        loaded.dataflow,
         RunOptions(
             name=name,
             environ=os.environ,
-            extra_env=dict(options.env),
+            extra_env=loaded.overrides,
             resume=options.resume or options.from_snapshot is not None,
             from_snapshot=options.from_snapshot,
             fresh=options.fresh,
@@ -117,6 +118,7 @@ def _runtime(
             chaos_s=options.chaos,
             seed=options.seed,
             watch=options.watch,
+            dora=loaded.dora,
         ),
         observer,
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-from noderuntime.cli import output
+from noderuntime.cli import loading, output
 from noderuntime.cli.graph import json_nodes
 from noderuntime.cli.preflight import problems
-from noderuntime.dataflow.files import check_files, joined, load
+from noderuntime.dataflow.files import check_files, joined
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.dataflow.processes import processes_of
 from noderuntime.errors import DataflowError
@@ -17,9 +17,10 @@ from noderuntime.errors import DataflowError
 def validate(options: Namespace) -> int:
     """Say whether the file can be run, and what looks wrong in it although it can."""
     try:
-        dataflow = load(options.file, overrides=dict(options.env))
-        warnings = check_files(dataflow)
-        if wrong := problems(dataflow, dict(options.env)):
+        loaded = loading.load(options)
+        dataflow = loaded.dataflow
+        warnings = [*loaded.notes, *check_files(dataflow)]
+        if wrong := problems(dataflow, loaded.overrides):
             raise joined(wrong)
     except DataflowError as error:
         if options.json:

@@ -31,7 +31,7 @@ def load(
     The folder of the result is absolute. Raises DataflowError only.
     """
     path = Path(file)
-    data = _read(path)
+    data = read_file(path)
     folder = str(path.absolute().parent)
     given = os.environ if env is None else env
     return reader.parse(data, file=str(file), folder=folder, env=given, overrides=overrides)
@@ -91,7 +91,8 @@ def command(dataflow: Dataflow, node: NodeSpec) -> list[str]:
     return [str(path), *node.code.args]
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The content of a dataflow file, at most one byte more than it may have. Raises DataflowError."""
     hint = "Name a dataflow file, such as dataflow.yml."
     try:
         # Not blocking: opening a FIFO without a writer must not hang.

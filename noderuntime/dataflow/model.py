@@ -38,13 +38,15 @@ class Code:
     """What a node runs.
 
     An operator has `path` (as written, relative to the file's folder) or `module` (dotted), and `name`, the
-    class or function in it. A custom node has `path` and `args`; a dynamic node has neither.
+    class or function in it. A custom node has `path` and `args`; a dynamic node has neither. `adapter`, a
+    "module:function", makes an operator of ours of what `name` is; "" where that is one already.
     """
 
     path: str = ""
     args: tuple[str, ...] = ()
     module: str = ""
     name: str = ""
+    adapter: str = ""
     place: Place = field(default=Place(), compare=False)
 
     def __str__(self) -> str:
@@ -57,7 +59,8 @@ class Code:
 class InputSpec:
     """One input of a node: fed by `output` of `node`, or by a timer when `period_ns` > 0 (then both are "").
 
-    `source` is "node/output" or "timer/UNIT/N". `input_timeout_s` is None for no timeout.
+    `source` is "node/output" or "timer/UNIT/N". `input_timeout_s` is None for no timeout. One that does not `count` is
+    like a timer: the node ends when all others have ended.
     """
 
     name: str
@@ -69,6 +72,7 @@ class InputSpec:
     queue_bytes: int = QUEUE_BYTES
     queue_policy: QueuePolicy = "backpressure"
     input_timeout_s: float | None = None
+    counts: bool = True
     place: Place = field(default=Place(), compare=False)
 
     @property
@@ -91,6 +95,12 @@ class NodeSpec:
     share a process and its transactions; "" is a process of its own.
 
     0 in `max_restarts` and `max_attempts` means no limit; a `health_check_timeout_s` of None means none.
+
+    For dataflows of dora (noderuntime.dora): an `endless` node does not end because its inputs have; none that starts
+    `together` with others is ready before all of them have said hello; one whose inputs end `with_failures` takes a
+    sender that failed for one that ended; with `plain_restarts` the first restart waits, too, and progress does not
+    renew the budget; `cpus` are the cores that it may run on, () all; lines and records below `log_level` (of
+    `logging`; a plain line has 0) are not kept.
     """
 
     id: str
@@ -110,6 +120,12 @@ class NodeSpec:
     health_check_timeout_s: float | None = None
     spawn: Spawn = "exec"
     process: str = ""
+    endless: bool = False
+    together: bool = False
+    with_failures: bool = False
+    plain_restarts: bool = False
+    cpus: tuple[int, ...] = ()
+    log_level: int = 0
     place: Place = field(default=Place(), compare=False)
     process_place: Place = field(default=Place(), compare=False)
     config_place: Place = field(default=Place(), compare=False)  # the place of the node if it has no config
@@ -184,10 +200,7 @@ class Dataflow:
     def receivers(self, node_id: str, output: str) -> list[tuple[NodeSpec, InputSpec]]:
         """Every input that receives from this output, in the order of the file."""
         return [
-            (node, spec)
-            for node in self.nodes
-            for spec in node.inputs
-            if (spec.node, spec.output) == (node_id, output)
+            (node, spec) for node in self.nodes for spec in node.inputs if (spec.node, spec.output) == (node_id, output)
         ]
 
     def members(self, node_id: str) -> tuple[NodeSpec, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 from noderuntime.dataflow.identifiers import RESERVED, id_problem
 from noderuntime.dataflow.links import ERRORS_MAX, Advice, check_links
@@ -29,7 +29,7 @@ from noderuntime.dataflow.model import (
 )
 from noderuntime.dataflow.notation import operator_code, source_of
 from noderuntime.dataflow.processes import Written, check_processes
-from noderuntime.dataflow.reader_errors import NODE_FIELDS, ErrorCollector, Misspelt
+from noderuntime.dataflow.reader_errors import NODE_FIELDS, ErrorCollector, Misspelt, raise_all
 from noderuntime.dataflow.reader_state import read_snapshots, read_state
 from noderuntime.dataflow.yaml import fields as read
 from noderuntime.dataflow.yaml.nodes import Fields, Scalar, Tree, fail
@@ -76,21 +76,7 @@ def parse(
         tree = read_tree(data, {**(env or {}), **overrides})
         return replace(_Reader(overrides).dataflow(tree), file=file, folder=folder)
     except DataflowError as error:
-        _raise([error, *error.more], file)
-
-
-def _raise(errors: list[DataflowError], file: str) -> NoReturn:
-    named = (DataflowError(e.what, file=file, line=e.line, column=e.column, hint=e.hint) for e in errors)
-    unique = list({str(error): error for error in named}.values())
-    unique.sort(key=lambda error: (error.line, error.column))
-    first = unique[0]
-    left = len(unique) - ERRORS_MAX
-    more = unique[1:ERRORS_MAX]
-    if left > 0:
-        more.append(DataflowError(f"and {left} more", file=file))
-    raise DataflowError(
-        first.what, file=file, line=first.line, column=first.column, hint=first.hint, more=more
-    ) from None
+        raise_all([error, *error.more], file)
 
 
 class _Reader(ErrorCollector):

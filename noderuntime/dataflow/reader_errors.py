@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from noderuntime.dataflow.links import ERRORS_MAX
 from noderuntime.dataflow.yaml import fields as read
@@ -77,3 +77,18 @@ class ErrorCollector:
 
 def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(f"`{name}`" for name in names)
+
+
+def raise_all(errors: list[DataflowError], file: str) -> NoReturn:
+    """Raise one error that tells all of them, in the order of their places. `file`: of those that name none."""
+    named = (DataflowError(e.what, file=e.file or file, line=e.line, column=e.column, hint=e.hint) for e in errors)
+    unique = list({str(error): error for error in named}.values())
+    unique.sort(key=lambda error: (error.file != file, error.file, error.line, error.column))
+    first = unique[0]
+    left = len(unique) - ERRORS_MAX
+    more = unique[1:ERRORS_MAX]
+    if left > 0:
+        more.append(DataflowError(f"and {left} more", file=file))
+    raise DataflowError(
+        first.what, file=first.file, line=first.line, column=first.column, hint=first.hint, more=more
+    ) from None

@@ -156,10 +156,11 @@ class Dealer(_Channel):
             self.rejected += 1
         return None
 
-    def receive(self, timeout_s: float) -> Message | None:
-        """The next message, waited for at most `timeout_s` seconds; None when none came."""
+    def receive(self, timeout_s: float | None) -> Message | None:
+        """The next message, waited for at most `timeout_s` seconds (None: as long as it takes); None when none came."""
         message = self.receive_nowait()
-        if message is None and timeout_s > 0 and self._socket.poll(max(1, int(timeout_s * 1000)), zmq.POLLIN):
+        pause = None if timeout_s is None else max(1, int(timeout_s * 1000))
+        if message is None and timeout_s != 0 and self._socket.poll(pause, zmq.POLLIN):
             message = self.receive_nowait()
         return message
 

@@ -3,6 +3,7 @@
     HOME/NAME/                      on shared memory, 0700; HOME = /dev/shm/noderuntime-UID, or $NODERUNTIME_HOME/runs
         run.json                    written once by the runtime (see `RunFile` in runs.py)
         snapshots.json              where snapshots go (see snapshot/settings.py)
+        dora.json                   of a dataflow of dora: what its nodes want to know (see dora/facts.py)
         lock                        locked by the runtime for as long as it lives (see runs.py)
         runtime.sock store.sock     ZeroMQ
         space/data.mdb lock.mdb     the space
@@ -33,7 +34,9 @@ ENV_HOME = "NODERUNTIME_HOME"
 ENV_RUN_DIR = "NODERUNTIME_RUN_DIR"
 ENV_NODE = "NODERUNTIME_NODE"
 ENV_LIFE = "NODERUNTIME_LIFE"  # counts the spawns of one node by this runtime, from 1
+ENV_DORA = "NODERUNTIME_DORA"  # the file of facts for the nodes of a dataflow of dora
 ENV_VALIDATE = "NODERUNTIME_VALIDATE"  # set by tests: the runtime checks its invariants after each step of a node
+ENV_PATIENT = "NODERUNTIME_PATIENT"  # set: other nodes may keep this one's welcome waiting for as long as they like
 ENV_TERMINAL = "NODERUNTIME_TERMINAL"  # "COLUMNSxLINES" when the run is shown on a terminal, else unset
 
 
@@ -94,6 +97,10 @@ class RunDir:
     @property
     def snapshots_file(self) -> Path:
         return self.root / "snapshots.json"
+
+    @property
+    def dora_file(self) -> Path:
+        return self.root / "dora.json"
 
     @property
     def lock(self) -> Path:

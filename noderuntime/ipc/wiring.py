@@ -27,6 +27,7 @@ class InputWiring:
     messages_min: int = 1  # admitted regardless of their size
     period_ns: int = 0
     timeout_ns: int = 0
+    counts: bool = True  # False: the node ends when all others have ended, as if this were a timer
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class PlainInput(TypedDict):
     messages_min: int
     period_ns: int
     timeout_ns: int
+    counts: bool
 
 
 class PlainReceiver(TypedDict):
@@ -95,6 +97,8 @@ class PlainNode(TypedDict):
     outputs: list[PlainOutput]
     config: dict[str, Any]
     code: dict[str, str]
+    endless: bool
+    with_failures: bool
 
 
 class PlainWiring(PlainNode):
@@ -107,7 +111,9 @@ class PlainWiring(PlainNode):
 class Wiring:
     """Everything about one node that its own process needs.
 
-    `kind` is "operator" or "node"; `code` is for operators: {"path": FILE or "", "module": NAME or "", "name": NAME}.
+    `kind` is "operator" or "node"; `code` is for operators: {"path": FILE or "", "module": NAME or "", "name": NAME,
+    and where there is one "adapter": "module:function"}. An `endless` node does not end when all its inputs have;
+    `with_failures`: an input ends when its sender fails, too.
     `others` are the operators that share the process of this one, which is then the first of them.
     """
 
@@ -119,6 +125,8 @@ class Wiring:
     outputs: tuple[OutputWiring, ...]
     config: dict[str, Any] = field(default_factory=dict)
     code: dict[str, str] = field(default_factory=dict)
+    endless: bool = False
+    with_failures: bool = False
     others: tuple[Wiring, ...] = ()
 
     def to_plain(self) -> PlainWiring:
@@ -147,5 +155,7 @@ class Wiring:
             ),
             config=plain["config"],
             code=plain["code"],
+            endless=plain["endless"],
+            with_failures=plain["with_failures"],
             others=tuple(cls.from_plain(other) for other in others),
         )

@@ -11,7 +11,7 @@ from noderuntime.errors import Fenced, NotRunning
 from noderuntime.ipc import runs
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import EXIT_FENCED, VERSION, WELCOME_S, Hello, Refused, Welcome
-from noderuntime.ipc.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
+from noderuntime.ipc.rundir import ENV_LIFE, ENV_NODE, ENV_PATIENT, ENV_RUN_DIR, RunDir
 
 
 def find_run(node_id: str | None, run: str | None) -> tuple[RunDir, str, bool]:
@@ -39,7 +39,7 @@ def greet(dealer: Dealer, name: str, dynamic: bool) -> Welcome:
     """Say hello, and wait for the answer. Raises NotRunning; a process whose life is over ends here."""
     life = 0 if dynamic else int(os.environ.get(ENV_LIFE, "0"))
     dealer.send(Hello(VERSION, name, "dynamic" if dynamic else "node", os.getpid(), life))
-    answer = dealer.receive(WELCOME_S)
+    answer = dealer.receive(None if ENV_PATIENT in os.environ else WELCOME_S)
     if isinstance(answer, Welcome):
         return answer
     dealer.close(0)

@@ -11,7 +11,7 @@ from noderuntime.errors import OperatorError
 from noderuntime.ipc.boundary import describe
 from noderuntime.node.context import OperatorContext
 from noderuntime.node.session import NodeSession
-from noderuntime.node.user_code import load, user_trace
+from noderuntime.node.user_code import load_code, user_trace
 
 
 class Made(NamedTuple):
@@ -26,7 +26,7 @@ class Made(NamedTuple):
 def make_operator(session: NodeSession, ctx: OperatorContext, state: dict[str, bytes]) -> Made:
     """Load, make and restore the operator of a node. Raises OperatorError."""
     code = session.wiring.code
-    factory = load(code["path"], code["module"], code["name"])
+    factory = load_code(code)
     where = "init"
     try:
         operator = make(factory, ctx)

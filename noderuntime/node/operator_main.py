@@ -29,7 +29,7 @@ from noderuntime.ipc.protocol import (
     RestoreState,
     Welcome,
 )
-from noderuntime.ipc.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, RunDir
+from noderuntime.ipc.rundir import ENV_LIFE, ENV_NODE, ENV_PATIENT, ENV_RUN_DIR, RunDir
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.node.chain_host import ChainHost
 from noderuntime.node.operator_host import OperatorHost
@@ -62,7 +62,7 @@ def main() -> int:
 
 def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
     dealer.send(Hello(VERSION, node, "operator", os.getpid(), int(os.environ.get(ENV_LIFE, "0"))))
-    welcome = dealer.receive(WELCOME_S)
+    welcome = dealer.receive(None if ENV_PATIENT in os.environ else WELCOME_S)
     if not isinstance(welcome, Welcome):
         return EXIT_FENCED
     state: dict[str, bytes] = {}

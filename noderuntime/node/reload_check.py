@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from noderuntime.errors import OperatorError
 from noderuntime.ipc import entrypoints
-from noderuntime.node.user_code import load
+from noderuntime.node.user_code import load_code
 
 CHECK_S_MAX: Final = 60
 TRACE_BYTES_MAX: Final = 100_000
@@ -109,7 +109,7 @@ def main() -> int:
     signal.alarm(CHECK_S_MAX)
     try:
         for code in json.loads(sys.argv[1]):
-            load(code["path"], code["module"], code["name"])
+            load_code(code)
     except OperatorError as error:
         print(error.trace or error.error, file=sys.stderr)
         return 1

@@ -92,6 +92,8 @@ class NodeSession:
             self.kvs = ExternalState(self.external, self.watch)
         self.inputs = {item.number: item for item in ports.inputs.values()}
         self.mailboxes = [item.mailbox for item in self.inputs.values() if not item.wiring.period_ns]
+        counting = [] if wiring.endless else self.inputs.values()
+        self._counting = {item.name for item in counting if not item.wiring.period_ns and item.wiring.counts}
         self._ahead = Ahead(self.space, self.mailboxes)
         self.closed: set[str] = set()  # inputs that have ended: their INPUT_CLOSED was taken
         self.cut_off: set[str] = set()  # inputs that a failure closed: their sender may come back
@@ -111,18 +113,18 @@ class NodeSession:
 
     def note_closed(self, input: str, by_failure: bool) -> None:
         """INPUT_CLOSED of an input was taken. An input that a failure closed does not count as ended."""
-        (self.cut_off if by_failure else self.closed).add(input)
+        (self.cut_off if by_failure and not self.wiring.with_failures else self.closed).add(input)
 
     def note_restarted(self, node: str) -> None:
         """NODE_RESTARTED was taken. A node that had ended, and has come back, feeds its inputs again."""
         if self.closed:
-            back = {item.name for item in self.inputs.values() if item.source.rpartition("/")[0] == node}
+            back = {item.name for item in self.inputs.values() if item.source.partition("/")[0] == node}
             self.closed -= back
 
     @property
     def all_closed(self) -> bool:
         """Whether this node has inputs other than timers, and all have ended. A failure does not end an input."""
-        return bool(self.mailboxes) and len(self.closed) == len(self.mailboxes)
+        return bool(self._counting) and self._counting <= self.closed
 
     def next_messages(self, limit: int, taken: Collection[bytes] = ()) -> list[Message]:
         """The oldest messages of all inputs, except those whose keys are in `taken`."""

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +20,13 @@ _OURS = str(PACKAGE) + os.sep  # with the separator: noderuntime_operators.py on
 _COMPILED = PACKAGE.name + os.sep  # code objects of compiled modules have relative names
 _loaded: dict[Path, ModuleType] = {}
 _USERS = tuple(_OURS + folder + os.sep for folder in ("operators", "dataflows"))
+
+
+def load_code(code: Mapping[str, str]) -> Any:
+    """What makes the operator that `code` of a Wiring names. Raises OperatorError."""
+    found = load(code["path"], code["module"], code["name"])
+    module, _, function = code.get("adapter", "").partition(":")
+    return getattr(importlib.import_module(module), function)(found) if module else found
 
 
 def load(path: str, module: str, name: str) -> Any:

@@ -28,7 +28,7 @@ from noderuntime.runtime import lifecycle_events as su
 from noderuntime.runtime.claims import burial, claim_of
 from noderuntime.runtime.hearing import hear
 from noderuntime.runtime.lifecycle import Lifecycle
-from noderuntime.runtime.lifecycle_events import ALIVE, Hands, LifecycleState
+from noderuntime.runtime.lifecycle_events import ALIVE, DONE, Hands, LifecycleState
 from noderuntime.runtime.machine import IllegalEvent, Tell, Tick
 from noderuntime.runtime.orders import order_of
 from noderuntime.runtime.processes import Proc, kill_strays
@@ -170,7 +170,9 @@ class Child:
             self.services.run_log.keep(f"{self.id} is {self.machine.state.value} ({type(event).__name__})")
         if isinstance(event, su.Exited):
             self.exit_status = None
-        all_of(partial(self._carry_out, action) for action in actions)
+        arrived = isinstance(event, su.SaidHello) or self.machine.state in DONE
+        due = self.services.barrier.arrived(self.id) if arrived else []
+        all_of((*(partial(self._carry_out, action) for action in actions), *due))
 
     def _carry_out(self, action: su.Action) -> None:
         try:
@@ -203,9 +205,7 @@ class Child:
             case su.Claim():
                 self._claim(action)
             case su.SendWelcome():
-                assert self.claim is not None  # a life is welcomed after its claim is answered
-                for message in welcome(self.spec.kind, self.claim, self.wiring):
-                    self._send(message)
+                self.services.barrier.hold(self.id, partial(self._welcome, self.machine.life))
             case su.Refuse(why):
                 self._send(Refused(why))
             case su.SendStop(grace_s, drain, id):
@@ -223,6 +223,14 @@ class Child:
                 self.services.ask("touch", {}, result(Done), lambda _: self.ring())
             case Tell(text, is_error):
                 self.services.run_log.tell(text, logging.ERROR if is_error else logging.INFO)
+
+    def _welcome(self, life: int) -> None:
+        """Welcome this life, unless it was over before the others that it starts together with had come."""
+        if life != self.machine.life or self.machine.state is not LifecycleState.RESTORING:
+            return
+        assert self.claim is not None  # a life is welcomed after its claim is answered
+        for message in welcome(self.spec.kind, self.claim, self.wiring):
+            self._send(message)
 
     def _named(self) -> dict[str, Any]:
         """The nodes of its process, for the store."""

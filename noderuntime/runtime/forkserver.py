@@ -63,6 +63,7 @@ class Order:
     entry: str = ""
     argv: Sequence[str] = ()
     arguments: Sequence[str] = ()  # sys.argv[1:] of an entry
+    cpus: Sequence[int] = ()  # cores that it may run on; (): all
 
 
 @dataclass(slots=True, eq=False)
@@ -157,6 +158,7 @@ class ForkServer:
             "entry": order.entry,
             "argv": list(order.argv),
             "arguments": list(order.arguments),
+            "cpus": list(order.cpus),
         }
         try:
             with open(request, "wb", closefd=False) as file:

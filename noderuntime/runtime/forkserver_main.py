@@ -126,6 +126,8 @@ def _wait_at_gate(gate: int, between: int, runtime: int, warm: Sequence[str]) ->
     order: dict[str, Any] = msgpack.unpackb(packed, unicode_errors="surrogateescape")
     os.close(request)
     os.chdir(order["cwd"])
+    if order["cpus"]:
+        os.sched_setaffinity(0, order["cpus"])
     if order["argv"]:
         _execute(gate, order)
     os.close(gate)

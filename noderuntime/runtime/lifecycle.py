@@ -13,7 +13,8 @@ Rules
     back, once. Each life begins with a claim. It is requested at the same time as the spawn.
 2.  A child is welcomed when it has said hello *and* its claim is answered, in whichever order.
 3.  From the answered claim to `BecameReady` it has `start_timeout`. (While the store is being respawned no claim is
-    answered; the child is not blamed for that.) A node without inputs and outputs need not say hello at all.
+    answered; the child is not blamed for that, nor for nodes that it starts together with.) A node without inputs and
+    outputs need not say hello at all.
 4.  One handler call may take `health_check_timeout`. A child is also killed when it is stopped (SIGSTOP) for
     STOPPED_S_MAX, when it holds the write lock while it is stopped, or for LOCK_S_MAX: it would block all others.
     So is one that keeps a read transaction open for PIN_S_MAX while others write: the space would grow without
@@ -129,8 +130,9 @@ class Lifecycle(Machine[LifecycleState, LifecycleEvent, Action]):
     def __post_init__(self) -> None:
         policy = self.policy
         self.budget = Budget(
-            policy.max_restarts, policy.restart_window_s, policy.restart_delay_s, policy.max_restart_delay_s
-        )
+            policy.max_restarts, policy.restart_window_s, policy.restart_delay_s, policy.max_restart_delay_s,
+            plain=policy.plain_restarts,
+        )  # fmt: skip
 
     @property
     def has_last_words(self) -> bool:
@@ -201,6 +203,8 @@ class Lifecycle(Machine[LifecycleState, LifecycleEvent, Action]):
         if self._greeted:
             raise IllegalEvent(self.state, event)
         self._greeted = True
+        if self.policy.together:
+            self.deadline_s = NEVER
         return self._welcome_if_due()
 
     def _on_claimed(self, event: LifecycleEvent, now_s: float) -> list[Action]:
@@ -208,7 +212,7 @@ class Lifecycle(Machine[LifecycleState, LifecycleEvent, Action]):
         if event.buried:
             self.budget.reset()
         self._claimed = True
-        if self.policy.kind != "dynamic":
+        if self.policy.kind != "dynamic" and not (self._greeted and self.policy.together):
             self.deadline_s = now_s + self.policy.start_timeout_s
         actions = self._welcome_if_due()
         if self.policy.kind == "node" and not self.policy.has_ports:

@@ -139,7 +139,9 @@ class NodeSupervisor:
 
     def start(self) -> None:
         """Start all that wait. One that cannot be started is told of, and keeps nothing else from its beginning."""
-        for child in self.processes:
+        waiting = [child for child in self.processes if child.machine.state is LifecycleState.WAITING]
+        self._services.barrier.expect(child.id for child in waiting if child.machine.policy.together)
+        for child in waiting:
             if child.machine.state is LifecycleState.WAITING:
                 self._boundary.call(f"the start of {child.id}", child.feed, su.Start())
 
@@ -290,9 +292,7 @@ class NodeSupervisor:
     def not_ready(self) -> list[str]:
         """Nodes that have not been ready yet, in this run."""
         return [
-            child.id
-            for child in self.children.values()
-            if child.state in UNFINISHED and not child.machine.was_ready
+            child.id for child in self.children.values() if child.state in UNFINISHED and not child.machine.was_ready
         ]
 
     def close(self) -> None:

@@ -18,6 +18,16 @@ INFO = 20  # of Python's logging
 
 
 @dataclass(frozen=True, slots=True)
+class DoraRun:
+    """What the children of a dataflow of dora find: the folder `path` first on PYTHONPATH, and `facts`, which they read
+    from a file of the run (see noderuntime.dora.facts).
+    """
+
+    path: str
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     """How to run a dataflow.
 
@@ -27,7 +37,7 @@ class RunOptions:
     of an earlier run. `watch`: operators are reloaded when their files change. `grace_s`: from the STOP event
     to SIGTERM at a stop. `from_snapshot`: resume from this one, and not from a space that is kept.
     `drop`, `rename` (old id -> new id): nodes that are no longer in the file, and may lose what they have, or have
-    another id now.
+    another id now. `dora`: the dataflow is one of dora.
     """
 
     name: str
@@ -45,6 +55,7 @@ class RunOptions:
     seed: int | None = None
     watch: bool = False
     grace_s: float = GRACE_S
+    dora: DoraRun | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from noderuntime.dataflow import files
 from noderuntime.dataflow.model import Dataflow, NodeSpec
 from noderuntime.ipc import entrypoints
-from noderuntime.ipc.rundir import ENV_LIFE, ENV_NODE, ENV_RUN_DIR, ENV_TERMINAL
+from noderuntime.ipc.rundir import ENV_DORA, ENV_LIFE, ENV_NODE, ENV_PATIENT, ENV_RUN_DIR, ENV_TERMINAL, RunDir
 from noderuntime.runtime.forkserver import Order
 from noderuntime.runtime.observer import RunOptions
 
@@ -26,14 +27,19 @@ def order_of(dataflow: Dataflow, spec: NodeSpec, options: RunOptions, run_dir: P
     env = {**options.environ, **spec.env, **options.extra_env, "PYTHONUNBUFFERED": "1"}
     env.pop(ENV_TERMINAL, None)
     env |= {ENV_RUN_DIR: str(run_dir), ENV_NODE: spec.id, ENV_LIFE: str(life)}
+    if spec.together:
+        env[ENV_PATIENT] = "1"
+    if options.dora is not None:
+        env[ENV_DORA] = str(RunDir(run_dir).dora_file)
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (options.dora.path, env.get("PYTHONPATH", ""))))
     if options.terminal:
         env[ENV_TERMINAL] = options.terminal
     if spec.kind == "node":
-        return Order(spec.id, env, dataflow.folder, argv=files.command(dataflow, spec))
+        return Order(spec.id, env, dataflow.folder, argv=files.command(dataflow, spec), cpus=spec.cpus)
     early = any(key.startswith(EARLY_ENV) for key in (*spec.env, *options.extra_env))
     if spec.spawn == "fork" and not early:
-        return Order(spec.id, env, dataflow.folder, entry=entrypoints.OPERATOR)
-    return Order(spec.id, env, dataflow.folder, argv=entrypoints.command(entrypoints.OPERATOR))
+        return Order(spec.id, env, dataflow.folder, entry=entrypoints.OPERATOR, cpus=spec.cpus)
+    return Order(spec.id, env, dataflow.folder, argv=entrypoints.command(entrypoints.OPERATOR), cpus=spec.cpus)
 
 
 def store_order(

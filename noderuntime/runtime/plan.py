@@ -81,6 +81,8 @@ def _wiring(
     if node.kind == "operator":
         path = str(PurePosixPath(dataflow.folder, node.code.path)) if node.code.path else ""
         code = {"path": path, "module": node.code.module, "name": node.code.name}
+        if node.code.adapter:
+            code["adapter"] = node.code.adapter
     return Wiring(
         run=run,
         node=node.id,
@@ -98,10 +100,13 @@ def _wiring(
                 messages_min=spec.queue_messages_min,
                 period_ns=spec.period_ns,
                 timeout_ns=round((spec.input_timeout_s or 0.0) * NANOSECONDS),
+                counts=spec.counts,
             )
             for spec in node.inputs
         ),
         outputs=tuple(outputs),
         config=dict(node.config),
         code=code,
+        endless=node.endless,
+        with_failures=node.with_failures,
     )

@@ -21,6 +21,8 @@ class Policy:
     health_check_timeout_s: float | None = None
     has_inputs: bool = True
     has_ports: bool = True  # any input or output
+    together: bool = False  # its welcome may wait for the hello of other nodes: then it is not late
+    plain_restarts: bool = False  # as in NodeSpec
 
 
 def policy_of(spec: NodeSpec) -> Policy:
@@ -36,4 +38,6 @@ def policy_of(spec: NodeSpec) -> Policy:
         health_check_timeout_s=spec.health_check_timeout_s,
         has_inputs=bool(spec.inputs),
         has_ports=bool(spec.inputs or spec.outputs),
+        together=spec.together,
+        plain_restarts=spec.plain_restarts,
     )

@@ -40,6 +40,7 @@ from noderuntime.runtime import control, descriptors, guard
 from noderuntime.runtime.chaos import Chaos
 from noderuntime.runtime.code_watch import CodeWatch
 from noderuntime.runtime.descriptors import Reserve
+from noderuntime.runtime.dora_facts import write_facts
 from noderuntime.runtime.ending import RunEnd, note_with_logs
 from noderuntime.runtime.flight_recorder import FlightRecorder
 from noderuntime.runtime.keepers import ForkServerKeeper, GaveUp, StoreKeeper
@@ -161,6 +162,8 @@ class Runtime:
             epoch=held.epoch,
         )
         self._file.write(self._run_dir)
+        if options.dora is not None:
+            write_facts(self._run_dir.dora_file, options.dora.facts, options.resume)
         note_with_logs(self._file, "")
         guard.announce(self._run_dir.root, farewell(options.name, file))
         self._snapshots = RunSnapshots(

@@ -15,6 +15,7 @@ from noderuntime.runtime.logs import RunLog
 from noderuntime.runtime.loop import Loop
 from noderuntime.runtime.observer import RunOptions
 from noderuntime.runtime.processes import Proc
+from noderuntime.runtime.start_barrier import StartBarrier
 from noderuntime.runtime.store_link import StoreLink
 
 R = TypeVar("R")
@@ -40,6 +41,7 @@ class Services:
     stop_all: Callable[[str], None]
     drain: Callable[[], bool]
     stopped: set[int] = field(default_factory=set)  # pids of children of ours that are stopped now
+    barrier: StartBarrier = field(default_factory=StartBarrier)
     procs: set[Proc] = field(default_factory=set)  # nodes' processes that have not been reaped
 
     def ask(self, operation: str, arguments: Mapping[str, object], read: Read[R], then: Callable[[R], None]) -> None:

@@ -56,10 +56,12 @@ def test_what_is_wrong_is_a_usage_error(line: str) -> None:
         parse(line.split())
 
 
-def test_options_that_come_with_later_versions_are_refused_rather_than_ignored() -> None:
-    for option in ("--dora",):
-        with pytest.raises(UsageError):
-            parse(["run", "a.yml", option])
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [("run a", None), ("run a --exit-when-nodes-finish", True), ("run a --exit-when-nodes-finish=false", False)],
+)
+def test_whether_timers_keep_a_node_may_be_left_to_the_file(line: str, meant: bool | None) -> None:
+    assert parse(line.split()).exit_when_nodes_finish is meant
 
 
 def test_the_options_of_surviving_are_understood() -> None:

@@ -77,10 +77,11 @@ def place_of(mark: Any) -> Place:
     return Place(mark.line + 1, mark.column + 1)
 
 
-def read(data: bytes | str, env: Mapping[str, str]) -> Tree:
+def read(data: bytes | str, env: Mapping[str, str] | None) -> Tree:
     """The tree of the one document in `data`.
 
-    `env` is used for the expansion of variables. Raises DataflowError without a file, with line and column.
+    `env` is used for the expansion of variables; None: nothing is expanded. Raises DataflowError without a
+    file, with line and column.
     """
     text = _decode(data)
     try:
@@ -102,7 +103,7 @@ def read(data: bytes | str, env: Mapping[str, str]) -> Tree:
 class _Builder:
     """Builds the tree from parser events, with a stack of its own instead of recursion."""
 
-    def __init__(self, text: str, env: Mapping[str, str]) -> None:
+    def __init__(self, text: str, env: Mapping[str, str] | None) -> None:
         self.events = parser_events(text, DEPTH_MAX)
         self.env = env
         self.anchors: dict[str, Tree | None] = {}  # None while the anchored thing is still open
@@ -190,7 +191,7 @@ class _Builder:
         style = event.style or ""
         made = Scalar(event.value, not style and event.tag != "!", self._tag(event, place, ""), place)
         self._count(1, 1 + len(made.text), place)
-        if not is_key and "$" in made.text:
+        if not is_key and self.env is not None and "$" in made.text:
             made.expanded = True
             # A scalar on one line is its own text (after the quote): the column of the `$` can be told.
             simple = event.start_mark.line == event.end_mark.line and not event.anchor and not event.tag
@@ -199,6 +200,8 @@ class _Builder:
         return made
 
     def _expand(self, text: str, place: Place, shift: int | None) -> str:
+        env = self.env or {}
+
         def value(match: re.Match[str]) -> str:
             dollar, bare, braced, default = match.groups()
             at = place if shift is None else Place(place.line, place.column + shift + match.start())
@@ -211,7 +214,7 @@ class _Builder:
                     f"a `$` that begins no variable, in {text[:60]!r}",
                     "Write `$$` for a dollar sign, or $VAR, ${VAR}, ${VAR:-default}.",
                 )
-            found = self.env.get(name)
+            found = env.get(name)
             if default is not None and not found:
                 found = self._expand(default, at, None)
             if found is None:
