@@ -45,7 +45,7 @@ DECIDES = [  # pure modules of packages that otherwise touch the world
     "runtime/deaths.py", "runtime/stuck.py", "runtime/plan.py", "runtime/chaos_schedule.py", "runtime/observer.py",
     "runtime/welcome.py", "runtime/flight_recorder.py",
     "runtime/summary.py", "runtime/outcome.py",
-    "space/keys.py", "space/kvs_cells.py", "runtime/start_barrier.py",
+    "space/keys.py", "space/kvs_cells.py", "runtime/start_barrier.py", "runtime/printed.py",
     "dora/reader.py", "dora/nodes.py", "dora/fields.py", "dora/links.py", "dora/modules.py", "dora/env.py",
     "dora/sources.py", "dora/refusals.py", "dora/descriptor.py", "dora/facts.py",
 ]  # fmt: skip

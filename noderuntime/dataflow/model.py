@@ -100,7 +100,7 @@ class NodeSpec:
     `together` with others is ready before all of them have said hello; one whose inputs end `with_failures` takes a
     sender that failed for one that ended; with `plain_restarts` the first restart waits, too, and progress does not
     renew the budget; `cpus` are the cores that it may run on, () all; lines and records below `log_level` (of
-    `logging`; a plain line has 0) are not kept.
+    `logging`; a plain line has 0) are not shown, nor kept unless a helper `forwards_lines`.
     """
 
     id: str
@@ -126,6 +126,7 @@ class NodeSpec:
     plain_restarts: bool = False
     cpus: tuple[int, ...] = ()
     log_level: int = 0
+    forwards_lines: bool = False
     place: Place = field(default=Place(), compare=False)
     process_place: Place = field(default=Place(), compare=False)
     config_place: Place = field(default=Place(), compare=False)  # the place of the node if it has no config

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from noderuntime.dataflow.files import read_file
+from noderuntime.dataflow.model import Dataflow
 from noderuntime.dora.reader import DoraFile, parse
-from noderuntime.errors import NodeRuntimeError
+from noderuntime.errors import DataflowError, NodeRuntimeError
 
 PATH: Final = Path(__file__).parent / "path"
 """What comes first on the PYTHONPATH of the children: the folder with their module `dora`."""
@@ -36,7 +37,7 @@ def load(
         raise ArrowMissing
     path = Path(file)
     folder = path.absolute().parent
-    return parse(
+    found = parse(
         read_file(path),
         file=str(file),
         folder=str(folder),
@@ -46,3 +47,14 @@ def load(
         finishes=finishes,
         allow_shell=allow_shell or os.environ.get(ENV_SHELL, "").lower() in ("1", "true"),
     )
+    _check_cores(found.dataflow, os.sched_getaffinity(0))
+    return found
+
+
+def _check_cores(dataflow: Dataflow, cores: set[int]) -> None:
+    """As the system does, be content with one of the cores that a node names."""
+    for spec in dataflow.nodes:
+        if spec.cpus and not cores & set(spec.cpus):
+            what = f"`cpu_affinity` of node {spec.id!r} names no core that there is: {', '.join(map(str, spec.cpus))}"
+            hint = f"Name some of: {', '.join(map(str, sorted(cores)))}."
+            raise DataflowError(what, file=dataflow.file, line=spec.place.line, column=spec.place.column, hint=hint)

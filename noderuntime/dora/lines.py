@@ -71,10 +71,15 @@ class _Helper:
         if line["stream"] == "log":
             name = next((name for least, name in _NAMES if line["level"] >= least), "TRACE")
         told = {
+            "build_id": None,
             "dataflow_id": self._dataflow_id,
             "node_id": self._nodes[node]["node"],
+            "daemon_id": None,
             "level": name,
             "target": line["fields"].get("target"),
+            "module_path": None,
+            "file": None,
+            "line": None,
             "message": line["text"],
             "timestamp": dt.datetime.fromtimestamp(line["time"], dt.UTC).isoformat().replace("+00:00", "Z"),
             "fields": fields or None,
@@ -91,8 +96,9 @@ class NodeLines(_Helper):
         self._records: str = ctx.config["logs"]
 
     def _send(self, node: str, line: Mapping[str, Any], ctx: Context) -> None:
-        if self._stdout and line["stream"] != "log":
-            ctx.send_output(self._stdout, text_array(f"{line['text']}\n"))
+        printed = line["text"] if line["stream"] != "log" else line.get("line")
+        if self._stdout and printed is not None:
+            ctx.send_output(self._stdout, text_array(f"{printed}\n"))
         if self._records and self._level(line) >= self._nodes[node]["level"]:
             ctx.send_output(self._records, self._record(node, line))
 

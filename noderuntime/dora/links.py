@@ -50,6 +50,8 @@ class Linker:
             helpers.append(self._logs_helper())
         watched = {*self._lines, *self._log_readers}
         made = [replace(spec, outputs=(*spec.outputs, END)) if spec.id in watched else spec for spec in made]
+        forwarded = {id for id, outputs in self._lines.items() if "stdout" in outputs}
+        made = [replace(spec, forwards_lines=spec.id in forwarded) for spec in made]
         self._unique([*made, *helpers])
         if not self.errors:
             self.errors = list(islice(check_links([*made, *helpers], self.advice), ERRORS_MAX))

@@ -24,9 +24,11 @@ _USERS = tuple(_OURS + folder + os.sep for folder in ("operators", "dataflows"))
 
 def load_code(code: Mapping[str, str]) -> Any:
     """What makes the operator that `code` of a Wiring names. Raises OperatorError."""
-    found = load(code["path"], code["module"], code["name"])
     module, _, function = code.get("adapter", "").partition(":")
-    return getattr(importlib.import_module(module), function)(found) if module else found
+    if not module:
+        return load(code["path"], code["module"], code["name"])
+    adapter = importlib.import_module(module)  # first: it may provide what the code imports
+    return getattr(adapter, function)(load(code["path"], code["module"], code["name"]))
 
 
 def load(path: str, module: str, name: str) -> Any:

@@ -26,7 +26,7 @@ from noderuntime.ipc.store_records import Claimed, Done, Over, claim_result, res
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.runtime import lifecycle_events as su
 from noderuntime.runtime.claims import burial, claim_of
-from noderuntime.runtime.hearing import hear
+from noderuntime.runtime.hearing import hear, hear_line
 from noderuntime.runtime.lifecycle import Lifecycle
 from noderuntime.runtime.lifecycle_events import ALIVE, DONE, Hands, LifecycleState
 from noderuntime.runtime.machine import IllegalEvent, Tell, Tick
@@ -324,7 +324,7 @@ class Child:
 
     def said(self, stream: str, line: str) -> None:
         """Its process printed a line."""
-        self.services.run_log.line(self.id, stream, line)
+        hear_line(self, stream, line)
 
     def exited(self, proc: Proc, status: int) -> None:
         """A process was reaped. What it said before may still be under way, when it should have said something."""

@@ -8,14 +8,30 @@ from noderuntime.ipc.boundary import ERROR_CHARACTERS_MAX, NAME_CHARACTERS_MAX, 
 from noderuntime.ipc.protocol import Bye, Failed, Log, LogOf, MemberEnded, Message, Ready, ReloadFailed, StopAll
 from noderuntime.runtime import lifecycle_events as su
 from noderuntime.runtime.logs import record_of
+from noderuntime.runtime.printed import record_in
 
 if TYPE_CHECKING:
     from noderuntime.runtime.children import Child
 
 
+def hear_line(child: Child, stream: str, line: str) -> None:
+    """A line that its process has printed, which in a dataflow of dora may be a log record."""
+    log, spec = child.services.run_log, child.spec
+    record = record_in(child.id, line) if child.services.options.dora is not None else None
+    if (0 if record is None else record.level) < spec.log_level:
+        if spec.forwards_lines:
+            log.keep_line(child.id, stream, line)
+    elif record is not None:
+        log.record(record, line)
+    else:
+        log.line(child.id, stream, line)
+
+
 def hear(child: Child, identity: bytes, message: Message) -> None:
     """A message over a connection of this node's, its present one or one of an earlier life."""
     match message:
+        case Log() if message.level < child.spec.log_level:
+            pass
         case Log():
             child.services.run_log.record(record_of(child.id, message))
         case LogOf():

@@ -59,8 +59,11 @@ class RunLogs:
         at_s: float | None = None,
         level: int = 20,
         fields: Mapping[str, Any] | None = None,
+        line: str | None = None,
     ) -> None:
-        """Keep one line, until `flush`. `at_s`: seconds since the epoch, default now."""
+        """Keep one line, until `flush`. `at_s`: seconds since the epoch, default now. `line`: how it was printed, if it
+        is a record of the log all the same.
+        """
         record = {
             "time": round(time.time() if at_s is None else at_s, 6),
             "node": node,
@@ -69,8 +72,10 @@ class RunLogs:
             "level": level,
             "fields": plain(fields) if fields else {},
         }
-        line = json.dumps(record, ensure_ascii=False).encode(errors="replace") + b"\n"
-        self._waiting.setdefault(node, []).append(line)
+        if line is not None:
+            record["line"] = line
+        data = json.dumps(record, ensure_ascii=False).encode(errors="replace") + b"\n"
+        self._waiting.setdefault(node, []).append(data)
 
     def flush(self) -> None:
         """Write what waits. Never raises; while the disk is full it tries again only now and then."""
@@ -163,10 +168,14 @@ class RunLog:
         """The store or the fork server printed, which they only do when something is wrong."""
         self.tell(f"{helper}: {text}")
 
-    def record(self, record: LogRecord) -> None:
-        """A node logged."""
+    def record(self, record: LogRecord, line: str | None = None) -> None:
+        """A node logged; `line`: by printing that."""
         self._show(self.observer.log, record)
-        self._keep(record.text, record.node, at_s=record.time, level=record.level, fields=record.fields)
+        self._keep(record.text, record.node, at_s=record.time, level=record.level, fields=record.fields, line=line)
+
+    def keep_line(self, node: str, stream: str, text: str) -> None:
+        """A node printed what is not to be shown."""
+        self._keep(text, node, stream)
 
     def tell(self, text: str, level: int = logging.INFO) -> None:
         """The runtime has something to say. `level` as in `logging`."""

@@ -59,6 +59,10 @@ def store_order(
 
 def preload_of(dataflow: Dataflow) -> list[str]:
     """Modules that the fork server imports in advance for this dataflow's operators."""
+    codes = [spec.code for spec in dataflow.nodes if spec.kind == "operator"]
+    ours = {code.adapter.partition(":")[0] or code.module for code in codes}
+    if dora := sorted(name for name in ours if name.startswith("noderuntime.dora.")):
+        return [*entrypoints.PRELOAD, *dora]
     for spec in dataflow.nodes:
         if spec.kind == "operator" and spec.code.path:
             with contextlib.suppress(OSError):
