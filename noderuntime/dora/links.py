@@ -88,7 +88,7 @@ class Linker:
         part = self._part_of(source, node, spec)
         if part is None:
             return None
-        output = source.output.removeprefix(f"{part.operator}/") if part.operator else source.output
+        output = source.output.removeprefix(part.prefix)
         for kind, carries in (("stdout", part.stdout_as), ("logs", part.logs_as)):
             if carries == output:
                 self._lines.setdefault(part.spec.id, {})[kind] = output
@@ -109,10 +109,9 @@ class Linker:
             return None
         known: list[str] = []
         for part in sender.parts:
-            prefix = f"{part.operator}/" if part.operator else ""
-            if source.output in [f"{prefix}{output}" for output in part.outputs]:
+            if source.output in [f"{part.prefix}{output}" for output in part.outputs]:
                 return part
-            known += [f"{prefix}{output}" for output in part.outputs]
+            known += [f"{part.prefix}{output}" for output in part.outputs]
         meant = near(source.output, known)
         hint = (
             f"Its outputs are: {', '.join(known[:20])}." if known else "It declares no outputs: add `outputs: [...]`."

@@ -152,7 +152,7 @@ class _Expansion:
                 known = ", ".join((*needed, *optional)) or "none"
                 self._errors.errors.append(fail(key.place, what, f"Its inputs are: {known}."))
         listed = inside.keep(lambda: read.items(nodes_tree, "`nodes`", "Write one `- id: NAME` for each node."), [])
-        ids = {id for item in listed if (id := _id_of(item))}
+        ids = {_id_of(item) for item in listed} - {""}
         change = _Change(id, ids, wired, (*needed, *optional), params, outer, top.get("build"))
         before = len(self._errors.errors)
         for index, item in enumerate(listed, 1):

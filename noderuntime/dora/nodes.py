@@ -63,6 +63,7 @@ class Part:
 
     spec: NodeSpec
     operator: str = ""
+    prefix: str = ""  # of its outputs, as others name them: "OPERATOR/" in a node with `operators`
     inputs: dict[str, Input] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     stdout_as: str = ""
@@ -223,6 +224,7 @@ class NodeReader:
             seen.add(id)
             label = f"operator {id!r} of {where}" if kind == "operators" else f"`operator` of {where}"
             part = Part(replace(spec, kind="operator", spawn="fork"), operator=id if several else "")
+            part.prefix = f"{id}/" if kind == "operators" else ""
             if several:
                 if spec.process:
                     hint = "Remove it: the operators of one node share a process already."
