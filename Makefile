@@ -13,7 +13,7 @@ N ?= 200
 SEED ?= $(shell date +%s)000
 MINUTES ?= 10
 
-.PHONY: faults stress run demo test test-quick test-long test-all test-compiled test-pythons test-newest test-lowest wheels constraints check bench clean
+.PHONY: faults stress run demo test test-quick test-long test-all test-compiled test-dora test-pythons test-newest test-lowest wheels constraints check bench clean
 .DEFAULT_GOAL := run
 
 $(ENV)/.package: pyproject.toml constraints/run.txt
@@ -96,6 +96,14 @@ test-compiled: $(COMPILED)/.ready  ## the tests of an event's way, kills and fau
 		tests/test_build.py tests/api tests/space tests/node tests/faults tests/e2e/test_kills.py \
 		tests/e2e/test_shared_processes.py \
 		--deselect tests/test_build.py::test_without_compiling_the_wheel_is_one_for_every_python
+
+# with the real dora in an environment of its own; where it cannot be installed, the tests say so and are skipped
+DORA := dora-rs==1.1.0 dora-rs-cli==1.1.0 pyarrow==26.0.1 numpy
+test-dora: $(ENV)/.test  ## dataflows of dora on dora 1.1.0 and on ours, what their nodes saw compared
+	@test -x .envs/dora/bin/python || $(PYTHON) -m venv .envs/dora
+	@test -x .envs/dora/bin/dora || .envs/dora/bin/python -m pip --disable-pip-version-check --quiet install \
+		--only-binary :all: $(DORA) || echo "the real dora cannot be installed here" >&2
+	@NODERUNTIME_REAL_DORA=.envs/dora $(PYTEST) -n 2 tests/dora/differential
 
 PYTHONS ?= 3.11 3.12 3.13 3.14
 UV := .envs/uv/bin/uv

@@ -15,11 +15,9 @@ from typing import Any
 
 from noderuntime.errors import NotRunning
 from noderuntime.ipc import runs
-from noderuntime.ipc.rundir import ENV_NODE
+from noderuntime.ipc.rundir import ENV_DORA, ENV_NODE
 
-ENV_FACTS = "NODERUNTIME_DORA"  # the path of the facts, in the environment of each child
 ENV_RUN = "NODERUNTIME_RUN"  # for dynamic nodes: the run to join, if several have a node of that id
-FACTS_FILE = "dora.json"  # in the folder of a run
 
 OUTSIDE = "Could not initiate node from environment variable."
 
@@ -43,12 +41,12 @@ def _read(path: str) -> Any:
 
 def is_child() -> bool:
     """Whether `run --dora` started this process."""
-    return bool(os.environ.get(ENV_FACTS) and os.environ.get(ENV_NODE))
+    return bool(os.environ.get(ENV_DORA) and os.environ.get(ENV_NODE))
 
 
 def facts(node: str | None = None) -> Facts:
     """Those of a node of this process (of its first one by default). RuntimeError unless `run --dora` started it."""
-    path, node = os.environ.get(ENV_FACTS), node or os.environ.get(ENV_NODE)
+    path, node = os.environ.get(ENV_DORA), node or os.environ.get(ENV_NODE)
     if not path or not node:
         raise RuntimeError(
             f"{OUTSIDE} This program is a node of a dataflow: start that with `noderuntime run --dora FILE`, or, for a "
@@ -62,7 +60,7 @@ def find_dynamic(node: str) -> tuple[str, Facts]:
     wanted = os.environ.get(ENV_RUN)
     found = {}
     for run in runs.list_runs(os.environ):
-        file = run.run_dir.root / FACTS_FILE
+        file = run.run_dir.dora_file
         if run.state != "running" or (wanted and run.name != wanted) or not file.is_file():
             continue
         told = json.loads(file.read_text())

@@ -17,6 +17,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any, Final, NoReturn
 
 from noderuntime.api.events import Event, external_event
@@ -318,7 +319,8 @@ def _seconds(timeout: Any) -> float:
     seconds = float(timeout)
     if seconds < 0 or not seconds < TIMEOUT_MAX_S:
         why = "value is negative" if seconds < 0 else "value is either too big or NaN"
-        shown = "NaN" if math.isnan(seconds) else f"{seconds:g}"
+        shown = f"{Decimal(repr(seconds)):f}".removesuffix(".0") if math.isfinite(seconds) else f"{seconds}"
+        shown = "NaN" if math.isnan(seconds) else shown
         raise ValueError(f"invalid timeout of {shown} seconds: cannot convert float seconds to Duration: {why}")
     return seconds
 

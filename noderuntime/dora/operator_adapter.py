@@ -38,7 +38,7 @@ class DoraStatus(enum.Enum):
 _STATUSES = {0: Status.CONTINUE, 1: Status.STOP, 2: Status.STOP_ALL}
 
 
-class SendOutput:
+class SendOutputCallback:
     """The `send_output` that a dora operator is called with."""
 
     def __init__(self, ctx: Context) -> None:
@@ -73,7 +73,7 @@ class AdaptedOperator:
     def __init__(self, factory: Callable[[], Any], ctx: Context) -> None:
         arrays.load()
         self._facts = child.facts(ctx.node_id)
-        self._send = SendOutput(ctx)
+        self._send = SendOutputCallback(ctx)
         self._operator = operator = factory()
         if not hasattr(operator, "on_event"):
             raise TypeError(f"{type(operator).__name__} has no on_event(self, dora_event, send_output)")

@@ -17,9 +17,9 @@ from support.dora_nodes import FACTS
 from noderuntime import Source, Status
 from noderuntime.api.events import input_event as input_event_of
 from noderuntime.api.events import kvs_update, notice, tick_event
-from noderuntime.dora import child
 from noderuntime.dora.operator_adapter import DoraStatus, adapt
 from noderuntime.errors import UnknownOutput
+from noderuntime.ipc.rundir import ENV_DORA
 
 NS = 1_700_000_000_000_000_000
 
@@ -50,7 +50,7 @@ class Ctx:
 def facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     file = tmp_path / "dora.json"
     file.write_text(json.dumps(FACTS))
-    monkeypatch.setenv(child.ENV_FACTS, str(file))
+    monkeypatch.setenv(ENV_DORA, str(file))
     yield
 
 

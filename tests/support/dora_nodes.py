@@ -7,8 +7,8 @@ from typing import Any
 
 from support.fake_runtime import Child, Run
 
-from noderuntime.dora.child import ENV_FACTS
 from noderuntime.dora.operator_adapter import PATH
+from noderuntime.ipc.rundir import ENV_DORA
 
 BEGINNING = f"""
 import json, sys, time
@@ -44,7 +44,7 @@ def environment(run: Run) -> dict[str, str]:
     """What `run --dora` gives its children."""
     file = run.folder / "dora.json"
     file.write_text(json.dumps(FACTS))
-    return {ENV_FACTS: str(file)}
+    return {ENV_DORA: str(file)}
 
 
 def begin(run: Run, program: str, node: str = "n", **claim: Any) -> Child:
