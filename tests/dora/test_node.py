@@ -14,6 +14,7 @@ from support.fake_runtime import Run
 from support.procs import wait_until
 
 from noderuntime.dora.node import uuid7
+from noderuntime.ipc import pulse
 from noderuntime.ipc.protocol import Bye, Stop
 
 Make = Callable[..., Run]
@@ -204,6 +205,7 @@ except KeyboardInterrupt: say("interrupted")
     r = run(between())
     child = begin(r, program)
     r.take("c")
+    wait_until(lambda: child.pulse.phase == pulse.WAITING)
     child.signal(signal.SIGINT)
     assert child.wait() == 0, child
     assert said(child) == [["interrupted"]]
