@@ -104,7 +104,9 @@ class NodeLines(_Helper):
 
 
 class AllLogs(_Helper):
-    """`dora/logs[/LEVEL[/NODE]]`: `config["outputs"]` has for each output its level and node; "" are all."""
+    """`dora/logs[/LEVEL[/NODE]]`: `config["outputs"]` has for each output its level and node, "" are all, and who reads
+    it: what a node prints about its logs does not come back to it.
+    """
 
     def __init__(self, ctx: Context) -> None:
         super().__init__(ctx)
@@ -116,7 +118,7 @@ class AllLogs(_Helper):
             return
         for output, wanted in self._outputs.items():
             least = LEVELS[wanted["level"]] if wanted["level"] else 0
-            if level >= least and wanted["node"] in ("", facts["node"]):
+            if level >= least and wanted["node"] in ("", facts["node"]) and facts["node"] != wanted["reader"]:
                 ctx.send_output(output, self._record(node, line))
 
 

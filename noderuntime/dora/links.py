@@ -36,6 +36,7 @@ class Linker:
         self._nodes = {node.id: node for node in nodes}
         self._exposed = exposed
         self._finishes = finishes
+        self._owner = {part.spec.id: node.id for node in nodes for part in node.parts}
         self._lines: dict[str, dict[str, str]] = {}  # our node -> {"stdout" or "logs": output} that somebody receives
         self._log_outputs: dict[str, dict[str, str]] = {}  # an output of the helper of logs -> what it carries
         self._log_readers: list[str] = []
@@ -133,8 +134,9 @@ class Linker:
             )
             self.errors.append(fail(item.spec.place, what, hint))
             return None
-        output = "-".join(filter(None, ("logs", source.level, source.node)))
-        self._log_outputs[output] = {"level": source.level, "node": source.node}
+        reader = self._owner[node.id]
+        output = "-".join(filter(None, ("logs", source.level, source.node))) + f"-to-{reader}"
+        self._log_outputs[output] = {"level": source.level, "node": source.node, "reader": reader}
         if node.id not in self._log_readers:
             self._log_readers.append(node.id)
         return replace(item.spec, node=LOGS, output=output, source=f"{LOGS}/{output}", counts=False)

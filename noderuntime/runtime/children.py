@@ -37,6 +37,7 @@ from noderuntime.runtime.services import Services
 from noderuntime.runtime.welcome import welcome
 
 LAST_WORDS_S = 0.1
+WELCOMED = frozenset({LifecycleState.RESTORING, LifecycleState.RUNNING})  # running: it has no ports
 
 
 @dataclass(slots=True, eq=False)
@@ -226,7 +227,7 @@ class Child:
 
     def _welcome(self, life: int) -> None:
         """Welcome this life, unless it was over before the others that it starts together with had come."""
-        if life != self.machine.life or self.machine.state is not LifecycleState.RESTORING:
+        if life != self.machine.life or self.machine.state not in WELCOMED:
             return
         assert self.claim is not None  # a life is welcomed after its claim is answered
         for message in welcome(self.spec.kind, self.claim, self.wiring):

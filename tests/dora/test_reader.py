@@ -328,7 +328,11 @@ def test_logs_come_from_one_helper_that_ends_with_those_who_read_them() -> None:
     found = flow("- {id: a, path: a.py}\n- {id: r, path: r.py, inputs: {x: dora/logs, y: dora/logs/warn/a}}\n"
                  "- {id: q, path: r.py, inputs: {x: dora/logs}}")  # fmt: skip
     helper = found.node(LOGS)
-    assert helper.config["outputs"] == {"logs": {"level": "", "node": ""}, "logs-warn-a": {"level": "warn", "node": "a"}}
+    assert helper.config["outputs"] == {
+        "logs-to-r": {"level": "", "node": "", "reader": "r"},
+        "logs-warn-a-to-r": {"level": "warn", "node": "a", "reader": "r"},
+        "logs-to-q": {"level": "", "node": "", "reader": "q"},
+    }
     assert {*helper.config["nodes"]} == {"a", "r", "q"}
     assert [spec.node for spec in helper.inputs if not spec.is_timer] == ["r", "q"]
     assert not any(spec.counts for spec in found.node("r").inputs)

@@ -1,0 +1,434 @@
+"""Dataflows of dora as real processes, through the real command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.harness import MARK, processes_of, wait_until
+
+WITHIN_S = 60.0
+
+SEND = """
+import os, time
+import pyarrow as pa
+from dora import Node
+node = Node()
+for number in range(int(os.environ.get("COUNT", "5"))):
+    node.send_output("v", pa.array([number]))
+    time.sleep(float(os.environ.get("PAUSE", "0")))
+"""
+# what comes in, one JSON line for each event
+RECORD = """
+import json, os
+from dora import Node
+node = Node()
+with open(os.environ["OUT"], "a", buffering=1) as out:
+    print(json.dumps({"up": True}), file=out)
+    for event in node:
+        told = {"type": event["type"], "id": event.get("id")}
+        if "value" in event and event["type"] == "INPUT":
+            told["value"] = event["value"].to_pylist()
+        print(json.dumps(told), file=out)
+    print(json.dumps({"over": True}), file=out)
+"""
+STOPPED = [("STOP", "ALL_INPUTS_CLOSED")]
+
+
+class Flow:
+    """A folder with a dataflow of dora, and a NODERUNTIME_HOME of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.started: list[subprocess.Popen[str]] = []
+        self.write("send.py", SEND)
+        self.write("record.py", RECORD)
+
+    def write(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+
+    def environ(self, **env: str) -> dict[str, str]:
+        return {**os.environ, "NODERUNTIME_HOME": str(self.home), MARK: str(self.home), "OUT": "out", **env}
+
+    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
+        line = [sys.executable, "-m", "noderuntime", *arguments]
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(line, cwd=self.folder, env=self.environ(**env), **pipes)
+        self.started.append(process)
+        return process
+
+    def run(self, dataflow: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run `dataflow` to its end."""
+        self.write("d.yml", dataflow)
+        process = self.start("run", "--dora", "d.yml", *arguments, **env)
+        out, err = process.communicate(timeout=WITHIN_S)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def kill(self, node: str) -> None:
+        """Kill a node of the run `d`, once it has a process."""
+
+        def pid() -> int:
+            line = [sys.executable, "-m", "noderuntime", "ps", "d", "--json"]
+            shown = subprocess.run(line, env=self.environ(), capture_output=True, text=True, check=False)
+            nodes = json.loads(shown.stdout)["nodes"] if shown.returncode == 0 else []
+            return next((item["pid"] or 0 for item in nodes if item["id"] == node), 0)
+
+        os.kill(wait_until(pid, f"a process of {node}"), signal.SIGKILL)
+
+    def records(self, name: str = "out") -> list[dict[str, Any]]:
+        path = self.folder / name
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def values(self, name: str = "out") -> list[Any]:
+        return [value for record in self.records(name) if record.get("type") == "INPUT" for value in record["value"]]
+
+    def events(self, name: str = "out") -> list[tuple[str, str]]:
+        """All that is no INPUT: type and id."""
+        return [(told["type"], told["id"]) for told in self.records(name) if told.get("type", "INPUT") != "INPUT"]
+
+    def close(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+        left = wait_until(lambda: None if processes_of(self.home) else ["none"], "the processes to end", 10.0)
+        assert left == ["none"]
+
+
+@pytest.fixture
+def flow(tmp_path: Path) -> Iterator[Flow]:
+    made = Flow(tmp_path)
+    yield made
+    made.close()
+
+
+def test_nodes_and_operators_run_as_they_are(flow: Flow) -> None:
+    flow.write("twice.py", """
+        import pyarrow.compute as pc
+        from dora import DoraStatus
+        class Operator:
+            def on_event(self, dora_event, send_output):
+                if dora_event["type"] == "INPUT":
+                    send_output("w", pc.multiply(dora_event["value"], 2), dora_event["metadata"])
+                return DoraStatus.CONTINUE
+        """)  # fmt: skip
+    done = flow.run("""
+        nodes:
+        - {id: s, path: send.py, outputs: [v]}
+        - {id: o, operator: {python: twice.py, inputs: {x: {source: s/v, queue_size: 100}}, outputs: [w]}}
+        - id: m
+          operators:
+          - {id: a, python: twice.py, inputs: {x: {source: o/w, queue_size: 100}}, outputs: [w]}
+          - {id: b, python: twice.py, inputs: {x: {source: m/a/w, queue_size: 100}}, outputs: [w]}
+        - {id: r, path: record.py, inputs: {x: {source: m/b/w, queue_size: 100}}}
+        """, COUNT="50")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert flow.values() == [8 * number for number in range(50)]
+    assert flow.events() == [("INPUT_CLOSED", "x"), *STOPPED]
+    assert flow.records()[-1] == {"over": True}
+
+
+def test_no_node_returns_before_all_have_called_it(flow: Flow) -> None:
+    flow.write("late.py", """
+        import json, os, time
+        from dora import Node
+        time.sleep(1.5)
+        with open("before", "w") as out:
+            out.write(str(os.path.exists("out")))
+        Node()
+        """)  # fmt: skip
+    done = flow.run("nodes:\n- {id: r, path: record.py, inputs: {x: l/v}}\n- {id: l, path: late.py, outputs: [v]}")
+    assert done.returncode == 0, done.stderr
+    assert (flow.folder / "before").read_text() == "False"
+    assert flow.events() == [("INPUT_CLOSED", "x"), *STOPPED]
+
+
+@pytest.mark.parametrize(("script", "code"), [("print('no node')", 0), ("raise SystemExit(3)", 1)])
+def test_a_script_that_ends_without_a_node_holds_nobody_up(flow: Flow, script: str, code: int) -> None:
+    flow.write("script.py", script)
+    done = flow.run("""
+        nodes:
+        - {id: x, path: script.py}
+        - {id: s, path: send.py, outputs: [v]}
+        - {id: r, path: record.py, inputs: {x: s/v}}
+        """)  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert flow.values() == [0, 1, 2, 3, 4]
+
+
+def test_a_node_that_fails_closes_its_outputs_and_the_code_is_1(flow: Flow) -> None:
+    flow.write("fail.py", SEND + "\nraise SystemExit(3)\n")
+    done = flow.run("""
+        nodes:
+        - {id: s, path: fail.py, outputs: [v]}
+        - {id: r, path: record.py, inputs: {x: s/v}}
+        - {id: q, path: record.py, inputs: {x: s/v}, env: {OUT: other}}
+        """)  # fmt: skip
+    assert done.returncode == 1
+    assert flow.values() == [0, 1, 2, 3, 4] == flow.values("other")
+    assert flow.events()[-2:] == [("INPUT_CLOSED", "x"), *STOPPED]
+    assert flow.records()[-1] == {"over": True}
+
+
+def test_a_node_is_restarted_as_the_file_says(flow: Flow) -> None:
+    flow.write("fail.py", """
+        import pyarrow as pa
+        from dora import Node
+        node = Node()
+        node.send_output("v", pa.array([node.restart_count()]))
+        raise SystemExit(3)
+        """)  # fmt: skip
+    done = flow.run("""
+        nodes:
+        - {id: s, path: fail.py, outputs: [v], restart_policy: on-failure, max_restarts: 2, restart_delay: 0.05}
+        - {id: r, path: record.py, inputs: {x: s/v}}
+        """)  # fmt: skip
+    assert done.returncode == 1
+    assert flow.values() == [0, 1, 2]
+    assert "restarting it in 0.05 s" in done.stderr and "restarting it in 0.1 s" in done.stderr
+
+
+def test_a_timer_keeps_a_node_until_the_run_is_stopped(flow: Flow) -> None:
+    dataflow = """
+        nodes:
+        - {id: s, path: send.py, outputs: [v]}
+        - {id: r, path: record.py, inputs: {x: s/v, t: dora/timer/millis/20}}
+        """
+    assert flow.run(dataflow, "--stop-after", "1s").returncode == 0
+    assert flow.events() == [("INPUT_CLOSED", "x"), ("STOP", "MANUAL")]
+    (flow.folder / "out").unlink()
+    assert flow.run(dataflow, "--exit-when-nodes-finish", "--fresh").returncode == 0
+    assert flow.events() == [("INPUT_CLOSED", "x"), *STOPPED]
+
+
+def test_what_a_node_prints_comes_as_messages_each_line_once_whatever_is_killed(flow: Flow) -> None:
+    flow.write("talk.py", """
+        import sys, time
+        from dora import Node
+        Node()
+        for number in range(60):
+            print("line", number, flush=True)
+            time.sleep(0.02)
+        """)  # fmt: skip
+    flow.write("d.yml", """
+        nodes:
+        - {id: t, path: talk.py, outputs: [o], send_stdout_as: o}
+        - {id: r, path: record.py, inputs: {x: {source: t/o, queue_policy: backpressure}}}
+        """)  # fmt: skip
+    process = flow.start("run", "--dora", "d.yml", "--log-format", "json")
+    wait_until(lambda: len(flow.values()) > 10, "some lines")
+    flow.kill("t.lines")
+    process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 0
+    assert flow.values() == [f"line {number}\n" for number in range(60)]
+
+
+def test_records_and_lines_go_to_those_who_subscribe_to_their_level(flow: Flow) -> None:
+    flow.write("talk.py", """
+        import logging
+        from dora import Node
+        node = Node()
+        print("plain")
+        node.log("warn", "careful", "here", {"k": "v"})
+        node.log_info("fine")
+        """)  # fmt: skip
+    dataflow = """
+        nodes:
+        - {id: t, path: talk.py, outputs: [l], send_logs_as: l}
+        - {id: q, path: talk.py, min_log_level: warn}
+        - {id: r, path: record.py, inputs: {x: t/l}}
+        - {id: w, path: record.py, inputs: {x: dora/logs/warn/t}, env: {OUT: warn}}
+        - {id: a, path: record.py, inputs: {x: {source: dora/logs, queue_size: 100}}, env: {OUT: all}}
+        """
+    done = flow.run(dataflow, "--stop-after", "3s")
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(text) for text in flow.values()]
+    assert [(item["level"], item["message"], item["node_id"]) for item in told] == [
+        ("stdout", "plain", "t"), ("WARN", "careful", "t"), ("INFO", "fine", "t"),
+    ]  # fmt: skip
+    assert (told[1]["target"], told[1]["fields"]) == ("here", {"k": "v"})
+    assert len({item["dataflow_id"] for item in told}) == 1
+    assert [json.loads(text)["message"] for text in flow.values("warn")] == ["careful"]
+    everything = [json.loads(text) for text in flow.values("all")]
+    assert sorted(item["message"] for item in everything if item["node_id"] == "t") == ["careful", "fine", "plain"]
+    assert [item["message"] for item in everything if item["node_id"] == "q"] == ["careful"]
+    assert "q" not in [line.split(" ")[0] for line in done.stdout.splitlines()]
+
+
+def test_a_node_has_its_environment_arguments_folder_and_cores(flow: Flow) -> None:
+    (flow.folder / "sub").mkdir()
+    flow.write("sub/look.py", """
+        import json, os, sys
+        import dora
+        told = {
+            "args": sys.argv[1:], "cwd": os.getcwd(), "cores": sorted(os.sched_getaffinity(0)), "path": sys.path[0],
+            "env": {name: os.environ.get(name) for name in ("A", "B", "C", "PYTHONUNBUFFERED")}, "dora": dora.__file__,
+        }
+        open("told", "w").write(json.dumps(told))
+        """)  # fmt: skip
+    core = min(os.sched_getaffinity(0))
+    done = flow.run(f"""
+        env: {{A: 1.0, B: $OF_THE_CALLER}}
+        nodes:
+        - {{id: a, path: sub/look.py, args: "-v 'a b' $X", env: {{B: own}}, cpu_affinity: [{core}]}}
+        """, "--env", "C=c", OF_THE_CALLER="x")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads((flow.folder / "told").read_text())
+    assert told["args"] == ["-v", "a b", "$X"]
+    assert told["env"] == {"A": "1", "B": "own", "C": "c", "PYTHONUNBUFFERED": "1"}
+    assert (told["cwd"], told["path"]) == (str(flow.folder), str(flow.folder / "sub"))
+    assert told["cores"] == [core]
+    assert "noderuntime/dora/path" in told["dora"]
+
+
+def test_programs_and_shell_commands_run_too(flow: Flow) -> None:
+    dataflow = """
+        nodes:
+        - {id: e, path: echo, args: hello $X}
+        - {id: s, path: shell, args: "echo $X; echo more > file"}
+        """
+    refused = flow.run(dataflow, X="x")
+    assert refused.returncode == 2 and "--allow-shell-nodes" in refused.stderr
+    done = flow.run(dataflow, "--allow-shell-nodes", X="x")
+    assert done.returncode == 0, done.stderr
+    assert sorted(line.split("│ ")[1] for line in done.stdout.splitlines()) == ["hello $X", "x"]
+    assert (flow.folder / "file").read_text() == "more\n"
+    assert flow.run(dataflow, "--fresh", X="x", DORA_ALLOW_SHELL_NODES="true").returncode == 0
+
+
+def test_modules_run(flow: Flow) -> None:
+    flow.write("m/mod.yml", """
+        module: {name: m, inputs: [x], outputs: [v]}
+        nodes:
+        - {id: s, path: pass.py, args: --by $PARAM_BY, inputs: {x: _mod/x}, outputs: [v]}
+        """)  # fmt: skip
+    flow.write("m/pass.py", """
+        import os, sys
+        import pyarrow.compute as pc
+        from dora import Node
+        assert sys.argv[1:] == ["--by", os.environ["PARAM_BY"]]
+        node = Node()
+        for event in node:
+            if event["type"] == "INPUT":
+                node.send_output("v", pc.multiply(event["value"], int(sys.argv[2])))
+        """)  # fmt: skip
+    done = flow.run("""
+        nodes:
+        - {id: s, path: send.py, outputs: [v]}
+        - {id: m, module: m/mod.yml, inputs: {x: s/v}, params: {by: 3}}
+        - {id: r, path: record.py, inputs: {x: m/v}}
+        """)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert flow.values() == [0, 3, 6, 9, 12]
+
+
+def test_a_dynamic_node_joins_by_its_id(flow: Flow) -> None:
+    flow.write("d.yml", """
+        nodes:
+        - {id: s, path: send.py, outputs: [v], env: {COUNT: 400, PAUSE: 0.02}}
+        - {id: y, path: dynamic, inputs: {x: s/v}}
+        """)  # fmt: skip
+    flow.write("join.py", RECORD.replace("Node()", 'Node("y")'))
+    process = flow.start("run", "--dora", "d.yml")
+    wait_until(lambda: (flow.home / "runs" / "d" / "dora.json").exists(), "the run")
+
+    def joins() -> bool:
+        line = [sys.executable, "join.py"]
+        with subprocess.Popen(line, cwd=flow.folder, env=dynamic, stderr=subprocess.PIPE) as joined:
+            wait_until(lambda: joined.poll() is not None or len(flow.values()) > 3, "messages, or a refusal")
+            if joined.poll() is None:
+                joined.terminate()
+                return True
+        return False
+
+    path = subprocess.run(
+        [sys.executable, "-c", "from noderuntime.dora.files import PATH; print(PATH)"], capture_output=True, text=True,
+        check=True,
+    ).stdout.strip()  # fmt: skip
+    dynamic = flow.environ(PYTHONPATH=path)
+    wait_until(joins, "the dynamic node to join")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 143
+    values = flow.values()
+    assert values == [*range(values[0], values[0] + len(values))]
+
+
+def test_state_and_exactly_once_are_there_for_those_who_switch_them_on(flow: Flow) -> None:
+    flow.write("sums.py", """
+        import pyarrow as pa
+        from dora import DoraStatus
+        class Operator:
+            def __init__(self):
+                self.total = self.count = 0
+            def restore_state(self, state):
+                self.total, self.count = map(int, state["sum"].split())
+            def on_event(self, dora_event, send_output):
+                if dora_event["type"] == "INPUT":
+                    self.total += dora_event["value"][0].as_py()
+                    self.count += 1
+                    send_output.save_state("sum", b"%d %d" % (self.total, self.count))
+                    send_output("sum", pa.array([self.total]))
+                return DoraStatus.CONTINUE
+        """)  # fmt: skip
+    dataflow = """
+        nodes:
+        - {id: s, path: send.py, outputs: [v]}
+        - id: o
+          restart_policy: on-failure
+          operator:
+            python: sums.py
+            inputs: {x: {source: s/v, queue_policy: backpressure}}
+            outputs: [sum]
+        - {id: r, path: record.py, inputs: {x: {source: o/sum, queue_policy: backpressure}}}
+        """
+    flow.write("d.yml", dataflow)
+    process = flow.start("run", "--dora", "d.yml", COUNT="300", PAUSE="0.03")
+    for wanted in (50, 150):
+        wait_until(lambda: len(flow.values()) > wanted, "messages")  # noqa: B023
+        flow.kill("o")
+    process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 0
+    assert flow.values() == [number * (number + 1) // 2 for number in range(300)]
+
+
+def test_a_run_that_was_killed_is_resumed_with_its_id(flow: Flow) -> None:
+    flow.write("d.yml", "nodes:\n- {id: r, path: record.py, inputs: {t: dora/timer/millis/50}}")
+    facts = flow.home / "runs" / "d" / "dora.json"
+    process = flow.start("run", "--dora", "d.yml")
+    wait_until(lambda: len(flow.values()) or len(flow.records()) > 2, "ticks")
+    first = json.loads(facts.read_text())["dataflow_id"]
+    run = json.loads((facts.parent / "run.json").read_text())
+    os.kill(run["pid"], signal.SIGKILL)
+    process.communicate(timeout=WITHIN_S)
+    before = len(flow.records())
+    process = flow.start("run", "--dora", "d.yml", "--resume")
+    wait_until(lambda: len(flow.records()) > before + 2, "more ticks")
+    assert json.loads(facts.read_text())["dataflow_id"] == first
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 130
+
+
+def test_a_node_that_does_not_heed_stop_is_ended(flow: Flow) -> None:
+    flow.write("deaf.py", """
+        import time
+        from dora import Node
+        node = Node()
+        open("up", "w").close()
+        time.sleep(600)
+        """)  # fmt: skip
+    done = flow.run("nodes:\n- {id: a, path: deaf.py, inputs: {t: dora/timer/secs/60}}", "--stop-after", "500ms")
+    assert done.returncode == 0
+    assert (flow.folder / "up").exists()
