@@ -200,7 +200,7 @@ class Node:
 
     def _send(self, output: str, value: Any, told: dict[str, Any]) -> None:
         try:
-            self._node.send_output(output, value, told or None)
+            self._node.send_output(output, value, told or None, told.get(metadata.FLUSH) is True)
         except UnknownOutput:
             self._warn(_not_declared(output, "Ignoring output"))
 

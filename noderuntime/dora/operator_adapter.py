@@ -13,7 +13,7 @@ import enum
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from noderuntime.api.events import Event
 from noderuntime.api.operator import Context, Source, Status
@@ -38,10 +38,17 @@ class DoraStatus(enum.Enum):
 _STATUSES = {0: Status.CONTINUE, 1: Status.STOP, 2: Status.STOP_ALL}
 
 
+class Host(Context, Protocol):
+    """What a dora operator needs of the runtime beyond a Context."""
+
+    def drop_earlier(self, output: str) -> None:
+        """What waits of `output` from before its last message is dropped with the event's commit."""
+
+
 class SendOutputCallback:
     """The `send_output` that a dora operator is called with."""
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: Host) -> None:
         self._ctx = ctx
 
     def __call__(self, output_id: str, data: Any, metadata: dict[str, Any] | None = None) -> None:
@@ -52,6 +59,8 @@ class SendOutputCallback:
         told = _outgoing(metadata, self._ctx.log.warning)
         try:
             self._ctx.send_output(output_id, value, told or None)
+            if told.get(_FLUSH) is True:
+                self._ctx.drop_earlier(output_id)
         except UnknownOutput:
             self._ctx.log.warning("Ignoring output `%s` not in node's output list.", output_id)
 
@@ -64,13 +73,13 @@ class SendOutputCallback:
         return self._ctx.load_state(key, default)
 
 
-_outgoing = metadata.outgoing  # the parameter of that name hides the module
+_outgoing, _FLUSH = metadata.outgoing, metadata.FLUSH  # the parameter of that name hides the module
 
 
 class AdaptedOperator:
     """A dora operator, as the host of operators calls it."""
 
-    def __init__(self, factory: Callable[[], Any], ctx: Context) -> None:
+    def __init__(self, factory: Callable[[], Any], ctx: Host) -> None:
         arrays.load()
         self._facts = child.facts(ctx.node_id)
         self._send = SendOutputCallback(ctx)
@@ -102,10 +111,10 @@ def status_of(returned: Any) -> Status:
     return found
 
 
-def adapt(factory: Callable[[], Any]) -> Callable[[Context], AdaptedOperator]:
+def adapt(factory: Callable[[], Any]) -> Callable[[Host], AdaptedOperator]:
     """A factory for the host. `factory`: the user's class."""
 
-    def make(ctx: Context) -> AdaptedOperator:
+    def make(ctx: Host) -> AdaptedOperator:
         return AdaptedOperator(factory, ctx)
 
     return make

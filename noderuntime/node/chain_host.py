@@ -63,7 +63,7 @@ class ChainHost:
         self._ahead: deque[Message] = deque()  # read, not yet handled
         self._from: list[InnerInput[Member]] = []  # the inputs inside that these are of; empty: they are of all inputs
         self._reader = self._new_reader()
-        self._reads_ahead = not any(item.wiring.drop_oldest for own in sessions for item in own.inputs.values())
+        self._reads_ahead = not any(session.may_drop for session in sessions)
         log.whose = self._whose
         self._watch = forks.Watch(self.forked)
 

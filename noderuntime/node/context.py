@@ -103,6 +103,14 @@ class OperatorContext:
         if hook is not None:
             hook("staged")
 
+    def drop_earlier(self, output: str) -> None:
+        """What waits of `output` from before its last message is dropped with the commit of this event, and counted."""
+        staged, known = self.staged, self._outputs.get(output)
+        if staged is not None and staged.outputs is not None and known is not None:
+            rare = staged.also()
+            rare.flush = [*rare.flush, (known, len(staged.outputs) - 1)]
+            self._session.commits.flushes = True
+
     def _stage_output(
         self, output: Output, staged: Staged, value: Any, metadata: Mapping[str, Any] | None
     ) -> None:

@@ -173,13 +173,16 @@ class Node:
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
-    def send_output(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
+    def send_output(
+        self, output: str, value: Any, metadata: Mapping[str, Any] | None = None, flush: bool = False
+    ) -> None:
         """Send `value` to the receivers of `output`; waits while a receiver's queue, or the space, is full.
 
+        With `flush`, what waits of this output from before is dropped, and counted, whatever its queue_policy.
         Raises UnknownOutput, ValueTooLarge, and TypeError for a value that cannot be sent. While the run is being
         stopped, messages that find no room are given up.
         """
-        self._sender.send(output, value, metadata)
+        self._sender.send(output, value, metadata, flush)
 
     def allocate(self, shape: int | tuple[int, ...], dtype: Any = "uint8") -> NDArray[Any]:
         """A writable array in a payload segment: fill it and hand it to `send_output`, which then copies nothing."""

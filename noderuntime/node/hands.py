@@ -84,8 +84,8 @@ class Hands:
         self._waiters = waiters
         self._in_hand = in_hand
         self._free_slots = list(range(pulse.HANDS_MAX - 1, -1, -1))
-        drops = any(item.wiring.drop_oldest for item in session.inputs.values())
-        self._fetch_max = 1 if drops else GROUP_MAX  # messages that were read may be dropped before they are taken
+        self._fetch_max = 1 if session.drops_oldest else GROUP_MAX  # what was read may be dropped before it is taken
+        self._checks_fetched = session.may_drop and not session.drops_oldest
         self._fetched: deque[Message] = deque()
         self._recovered: deque[Message] = deque()  # a message that waits behind its INPUT_RECOVERED
         self._put: deque[Event] = deque()  # handed out before what waits in the mailboxes
@@ -197,6 +197,8 @@ class Hands:
     def _fetch_locked(self) -> Message | None:
         if self._recovered:
             return self._recovered.popleft()
+        if self._fetched and self._checks_fetched and self._session.was_flushed():
+            self._fetched.clear()
         if not self._fetched:
             self._fetched.extend(self._session.next_messages(self._fetch_max, self._sender.unacknowledged))
         return self._fetched.popleft() if self._fetched else None

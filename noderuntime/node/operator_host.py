@@ -83,7 +83,7 @@ class OperatorHost:
         self._produces = False
         self._idle_until = 0.0
         self._ahead: deque[Message] = deque()  # read, not yet handled
-        self._reads_ahead = not any(item.wiring.drop_oldest for item in session.inputs.values())
+        self._reads_ahead = not session.may_drop
         self.ctx.wait_for_room = self._wait_for_payload_room
         self._is_fork = False
         self._watch = forks.Watch(self.forked)

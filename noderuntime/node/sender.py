@@ -52,7 +52,7 @@ class Sender:
 
     # --- staging ----------------------------------------------------------------------------------------------------
 
-    def send(self, output: str, value: Any, metadata: Mapping[str, Any] | None) -> None:
+    def send(self, output: str, value: Any, metadata: Mapping[str, Any] | None, flush: bool = False) -> None:
         """See Node.send_output."""
         waited = False
         while True:
@@ -69,6 +69,9 @@ class Sender:
                         raise
                     self._make_room_locked()
                 else:
+                    if flush:
+                        staged.also().flush = [(known, 0)]
+                        self._session.commits.flushes = True
                     self.staged.append(staged)
                     due = self.is_due()
                     if not due and len(self.staged) == 1:

@@ -94,6 +94,10 @@ class NodeSession:
         self.mailboxes = [item.mailbox for item in self.inputs.values() if not item.wiring.period_ns]
         counting = [] if wiring.endless else self.inputs.values()
         self._counting = {item.name for item in counting if not item.wiring.period_ns and item.wiring.counts}
+        # whether messages may be gone when they have been read: only senders in dataflows of dora flush
+        self.drops_oldest = any(item.wiring.drop_oldest for item in self.inputs.values())
+        self.may_drop = self.drops_oldest or wiring.with_failures
+        self._dropped = 0  # see was_flushed
         self._ahead = Ahead(self.space, self.mailboxes)
         self.closed: set[str] = set()  # inputs that have ended: their INPUT_CLOSED was taken
         self.cut_off: set[str] = set()  # inputs that a failure closed: their sender may come back
@@ -143,6 +147,13 @@ class NodeSession:
         if point is not None:
             point("taken")
         return found
+
+    def was_flushed(self) -> bool:
+        """Whether messages of this node have been dropped since the last call."""
+        with self.space.read() as txn:
+            dropped = sum(queue_of(txn, item.queue_key)[records.DROPPED] for item in self.inputs.values())
+        changed, self._dropped = dropped != self._dropped, dropped
+        return changed
 
     def has_messages(self, item: Input, taken: Collection[bytes] = ()) -> bool:
         """Whether a message of one input waits."""

@@ -82,6 +82,7 @@ class Commits:
         self.outbox_last: bytes | None = None  # this node's newest writes on their way to an external State
         self._fullness = Fullness(space)
         self._group_max = GROUP_MAX
+        self.flushes = False  # whether an event of this process has had a `flush`
         self._tried = b""  # the node record of the last commit that was tried, and its events
         self._tried_events: Sequence[Staged] = ()
         self._incarnation = incarnation
@@ -138,6 +139,8 @@ class Commits:
         if not group:  # another thread has committed it
             return 0
         group = _front(group, self._group_max)  # a copy: while we wait for the lock, the handler's thread may add to it
+        if self.flushes:
+            group = _up_to_flush(group)
         batch = sum_up(group)
         space, writer = self.space, self._writer
         txn = space.begin()
@@ -260,6 +263,14 @@ class Commits:
         for write in (staged.rare and staged.rare.shared) or ():
             growth += kvs.growth(txn, write, now_ns)
         return growth > 0
+
+
+def _up_to_flush(group: Sequence[Staged]) -> Sequence[Staged]:
+    """The events from the front of a group up to one that drops what waits: those after it must not be dropped."""
+    for at, staged in enumerate(group):
+        if staged.rare is not None and staged.rare.flush:
+            return group[: at + 1]
+    return group
 
 
 def _front(group: Sequence[Staged], events_max: int) -> Sequence[Staged]:

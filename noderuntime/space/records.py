@@ -159,6 +159,8 @@ SOURCE_FAILED = 4  # the sender failed: this input is closed, but not ended, for
 EAGER = 8  # several threads wait for messages: ring for each commit, not only when the queue was empty
 CUT_OFF = 16  # the sender ended while an input of its own was SOURCE_FAILED or CUT_OFF: `--resume` makes it live again
 
+FLUSHED = 32  # a sender has dropped what waited here: messages may be gone while in hand, as with drop_oldest
+
 # --- nodes ----------------------------------------------------------------------------------------------------------
 
 NODE_HEAD = struct.Struct("<IBxxxQ")  # incarnation, status, commit number; counters of 64 bits follow

@@ -36,6 +36,7 @@ class Rare:
     ends: bool = False  # the last event of this node: close its outputs and its mailbox
     ending: tuple[int, ...] = (0,)  # with `ends`: which operators of the process end
     stops_all: bool = False  # and the last one of the run
+    flush: Sequence[tuple[Output, int]] = ()  # what waits of an output from before the message at this place is dropped
 
 
 class Staged:

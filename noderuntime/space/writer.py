@@ -23,6 +23,7 @@ from noderuntime.space.records import (
     DROPPED,
     EAGER,
     FLAGS,
+    FLUSHED,
     NOTICE_MIN,
     QUEUED,
     TAKEN,
@@ -33,6 +34,8 @@ from noderuntime.space.segments import adjust, register
 from noderuntime.space.staging import Input, Output, Staged
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 from noderuntime.space.watches import STORE, Cursor, Watchers
+
+_ANY_SIZE = 1 << 62
 
 
 class Inapplicable(Exception):
@@ -306,7 +309,7 @@ class Writer:
         queue[QUEUED] -= freed
         queue[BYTES] -= freed_bytes
         if taken != freed:
-            if not input.wiring.drop_oldest:
+            if not input.wiring.drop_oldest and not queue[FLAGS] & FLUSHED:
                 raise MessageGone(input.name)
             queue[DROPPED] -= taken - freed  # dropped while in hand, but they have taken effect
         if not was_low and is_low(queue, *limits):
@@ -318,6 +321,9 @@ class Writer:
         """Write the rare changes of event `at` of the transaction, which has `index` copies of messages before it."""
         rare = staged.rare
         assert rare is not None
+        for output, place in rare.flush:
+            kept = sum(sent[0].counter == output.counter for sent in (staged.outputs or [])[place:])
+            _drop_earlier(txn, output, kept, queues)
         if rare.attempts and staged.ack is not None:
             txn.delete(keys.attempts(staged.ack[0]))
         if rare.shared and self._space.external is not None:
@@ -355,6 +361,15 @@ def _queue(txn: ReadTxn, input: Input, queues: Queues) -> list[int]:
     if queue is None:
         queue = queues[input.queue_key] = queue_of(txn, input.queue_key)
     return queue
+
+
+def _drop_earlier(txn: WriteTxn, output: Output, kept: int, queues: Queues) -> None:
+    """Drop what waits of an output, but for the last `kept` messages. They are the last ones of this transaction."""
+    for receiver in output.receivers:
+        queue = queues.get(receiver.queue_key)
+        if queue is not None and queue[QUEUED] > kept and not queue[FLAGS] & CLOSED:
+            queue[FLAGS] |= FLUSHED
+            drop_oldest(txn, receiver.mailbox, queue, kept, _ANY_SIZE, kept)
 
 
 def _drop_oldest(txn: WriteTxn, output: Output, queues: Queues) -> None:

@@ -502,3 +502,56 @@ logging.warning("w")
 def test_a_level_may_be_configured_later(run: Make) -> None:
     program = "import logging\nNode()\nlogging.basicConfig(level=logging.DEBUG)\nlogging.debug('d')\nlogging.error('e')"
     assert [(r["level"], r["message"]) for r in fed(run, program)] == [("DEBUG", "d"), ("ERROR", "e")]
+
+
+# --- flush ----------------------------------------------------------------------------------------------------------
+
+
+def test_flush_drops_what_waits(run: Make) -> None:
+    program = """
+node = Node()
+for n in range(20): node.send_output("out", pa.array([n]), {"flush": True} if n == 15 else {"flush": 1})
+node.next()
+"""
+    r = run(between())
+    child = begin(r, program)
+    r.send("a", b"")
+    assert child.wait() == 0, child
+    assert [list(value) for value in r.take("c", 5)] == [[n] for n in range(15, 20)]
+
+
+def test_flush_drops_what_a_node_has_read_and_not_taken(run: Make) -> None:
+    """A node reads many messages at a time from a backpressure input, and hands out one."""
+    sender = """
+node = Node()
+for n in range(10): node.send_output("out", pa.array([n]))
+node.next()
+node.send_output("out", pa.array([99]), {"flush": True})
+"""
+    receiver = """
+from pathlib import Path
+node = Node()
+say(node.next()["value"][0].as_py())
+node.send_output("out", b"one")
+while not Path("flushed").exists(): time.sleep(0.001)
+say([event["value"][0].as_py() for event in node if event["type"] == "INPUT"])
+"""
+    r = run(
+        {
+            "n": {"inputs": {"in": "a/out"}, "outputs": ["out"]},
+            "a": {"inputs": {"go": "c/out"}, "outputs": ["out"]},
+            "c": {"outputs": ["out"]},
+            "d": {"inputs": {"in": "n/out"}},
+        }
+    )
+    for wiring in r.wirings.values():
+        object.__setattr__(wiring, "with_failures", True)  # as in every dataflow of dora
+    sends, takes = begin(r, sender, "a"), begin(r, receiver, "n")
+    r.take("d")
+    r.send("c", b"", ends=True)
+    assert sends.wait() == 0, sends
+    r.end("a")
+    r.ring("n")
+    (r.folder / "flushed").touch()
+    assert takes.wait() == 0, takes
+    assert said(takes) == [[0], [[99]]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import Outcome, run_both
@@ -138,3 +139,34 @@ nodes:
     real, ours = run_both(tmp_path, files, dataflow)
     assert (ours.code, real.code) == (0, 0), ours
     assert ours.records == real.records == {"receiver": [[5, True]]}
+
+FLUSHES = """
+import time
+from dora import Node
+node = Node()
+for n in range(20):
+    metadata: dict = {"n": n}
+    if n == 15: metadata["flush"] = True
+    node.send_output("o", bytes([n]), metadata)
+    time.sleep(0.002)
+time.sleep(1.0)
+"""
+
+LATE = """
+import time
+import pyarrow
+from dora import Node
+from record import say
+node = Node()
+time.sleep(0.6)
+for event in node:
+    if event["type"] == "INPUT": say(event["metadata"]["n"], event["metadata"].get("flush"))
+"""
+
+
+def test_flush_drops_what_waits(tmp_path: Path) -> None:
+    real, ours = run_both(tmp_path, {"sender.py": FLUSHES, "receiver.py": LATE}, DATAFLOW)
+    assert (ours.code, real.code) == (0, 0), ours
+    expected: list[Any] = [[15, True], *([n, None] for n in range(16, 20))]
+    assert ours.records["receiver"] == expected
+    assert real.records["receiver"][-5:] == expected
