@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -47,11 +46,8 @@ def _build(item: Build, folder: str, uv: bool) -> None:
 
 
 def command(written: str, uv: bool, env: Mapping[str, str]) -> list[str]:
-    """One line as a command: split as a shell would, but not run by one. `pip` is that of this interpreter."""
-    try:
-        line = shlex.split(written)
-    except ValueError:
-        raise CommandError(f"{written!r} has a quote that is never closed") from None
+    """One line as a command: words with spaces between them, as in dora. `pip` is that of this interpreter."""
+    line = written.split()
     if line[0] in _PIP:
         return ["uv", "pip", *line[1:]] if uv else [sys.executable, "-m", "pip", *line[1:]]
     if line[0] in ("python", "python3") and shutil.which(line[0], path=env.get("PATH")) is None:

@@ -32,6 +32,7 @@ class Facts:
         own = self.nodes.get(node, {})
         self.inputs: dict[str, Any] = own.get("inputs") or {}
         self.outputs: list[str] = own.get("outputs") or []
+        self.options: dict[str, Any] = own.get("options") or {}
 
 
 @cache

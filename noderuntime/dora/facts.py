@@ -2,10 +2,10 @@
 
     {"dataflow_id": UUID, "descriptor": {...},
      "nodes": {ID: {"node": ID in the dora file, "operator": its id in a node of several, else "",
-                    "inputs": {...}, "outputs": [...]}}}
+                    "inputs": {...}, "outputs": [...], "options": {...}}}}
 
-`descriptor` is what `dataflow_descriptor()` returns; `inputs` and `outputs` are what `node_config()` returns, as they
-are written. ID is the one of our model.
+`descriptor` is what `dataflow_descriptor()` returns; `inputs`, `outputs` and what is in `options` are what
+`node_config()` returns, as they are written. ID is the one of our model.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final, TypedDict
 
 ADAPTER: Final = "noderuntime.dora.operator_adapter:adapt"
+OPTIONS: Final = ("output_types", "output_framing", "input_types", "shared_memory_pool_size")
 LINES: Final = "noderuntime.dora.lines"
 END: Final = "dora.end"  # an output that is never sent over: that it closes tells a helper that the node has ended
 
@@ -25,6 +26,7 @@ class NodeFacts(TypedDict):
     operator: str
     inputs: dict[str, Any]
     outputs: list[str]
+    options: dict[str, Any]
 
 
 class Facts(TypedDict):

@@ -216,7 +216,8 @@ class Node:
 
     def node_config(self) -> dict[str, Any]:
         """The inputs and outputs of this node, as the dataflow file has them."""
-        return {"inputs": copy.deepcopy(self._facts.inputs), "outputs": list(self._facts.outputs)}
+        facts = self._facts
+        return copy.deepcopy({"inputs": facts.inputs, "outputs": facts.outputs, **facts.options})
 
     def is_restart(self) -> bool:
         """Whether there was a life of this node before this one."""

@@ -25,7 +25,7 @@ from noderuntime.dataflow.yaml.tree import read as read_tree
 from noderuntime.dora import refusals
 from noderuntime.dora.descriptor import descriptor_of
 from noderuntime.dora.env import Value, read_env, spelled
-from noderuntime.dora.facts import NodeFacts
+from noderuntime.dora.facts import OPTIONS, NodeFacts
 from noderuntime.dora.links import Linker
 from noderuntime.dora.modules import expand, named
 from noderuntime.dora.nodes import DoraNode, NodeReader
@@ -210,4 +210,7 @@ def _builds(nodes: list[DoraNode]) -> tuple[Build, ...]:
 def _facts(node: DoraNode, operator: str, id: str) -> NodeFacts:
     part = next(part for part in node.parts if part.spec.id == id)
     inputs = {name: part.inputs[name].written for name in sorted(part.inputs)}
-    return {"node": node.id, "operator": operator, "inputs": inputs, "outputs": sorted(part.outputs)}
+    shown = part.shown if part.spec.kind == "operator" else node.shown
+    options: dict[str, Any] = {name: shown[name] for name in OPTIONS if name in shown}
+    outputs = sorted(part.outputs)
+    return {"node": node.id, "operator": operator, "inputs": inputs, "outputs": outputs, "options": options}

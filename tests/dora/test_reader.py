@@ -481,6 +481,7 @@ nodes:
     }  # fmt: skip
     assert found.nodes["a"] == {
         "node": "a", "operator": "", "outputs": ["o", "x", "z"], "inputs": found.descriptor["nodes"][0]["inputs"],
+        "options": {"output_framing": {"x": "arrow-ipc"}, "shared_memory_pool_size": 134217728},
     }  # fmt: skip
 
 
