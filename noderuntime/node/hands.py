@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import enum
 import threading
+import time
 from collections import deque
 from typing import Any, Final, Literal
 
@@ -30,6 +31,9 @@ from noderuntime.space.staging import GROUP_MAX, Staged
 from noderuntime.space.watches import Cursor, Update
 
 Holder = threading.Thread | asyncio.Task[Any] | None  # the thread or task that took an event
+
+
+CHECK_NS: Final = 200_000  # how old the knowledge may be that what was read still waits
 
 
 class Look(enum.Enum):
@@ -86,6 +90,7 @@ class Hands:
         self._free_slots = list(range(pulse.HANDS_MAX - 1, -1, -1))
         self._fetch_max = 1 if session.drops_oldest else GROUP_MAX  # what was read may be dropped before it is taken
         self._checks_fetched = session.may_drop and not session.drops_oldest
+        self._checked_ns = 0
         self._fetched: deque[Message] = deque()
         self._recovered: deque[Message] = deque()  # a message that waits behind its INPUT_RECOVERED
         self._put: deque[Event] = deque()  # handed out before what waits in the mailboxes
@@ -197,8 +202,10 @@ class Hands:
     def _fetch_locked(self) -> Message | None:
         if self._recovered:
             return self._recovered.popleft()
-        if self._fetched and self._checks_fetched and self._session.was_flushed():
-            self._fetched.clear()
+        if self._fetched and self._checks_fetched and time.monotonic_ns() - self._checked_ns > CHECK_NS:
+            self._checked_ns = time.monotonic_ns()
+            if self._session.was_flushed():
+                self._fetched.clear()
         if not self._fetched:
             self._fetched.extend(self._session.next_messages(self._fetch_max, self._sender.unacknowledged))
         return self._fetched.popleft() if self._fetched else None
