@@ -192,3 +192,12 @@ def test_every_target_of_make_is_described_and_no_other() -> None:
     told |= {word for cell in cells for word in re.findall(r"`([a-z-]+)", cell)}
     assert set(phony[1].split()) - {"test-quick"} == told & {*phony[1].split()}
     assert not [word for word in told if word not in phony[1].split()]
+
+
+def test_the_dataflow_of_dora_on_its_page_runs(tmp_path: Path) -> None:
+    write_files("coming-from-dora.md", tmp_path)
+    (text,) = blocks("coming-from-dora.md", "yml")
+    (tmp_path / "totals.yml").write_text(text)
+    done = run(tmp_path, "-m", "noderuntime", "run", "--dora", "totals.yml")
+    assert done.returncode == 0, done.stderr
+    assert "shown   │ the total is 4950" in done.stdout

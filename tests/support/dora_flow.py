@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -81,7 +82,9 @@ class Flow:
             nodes = json.loads(shown.stdout)["nodes"] if shown.returncode == 0 else []
             return next((item["pid"] or 0 for item in nodes if item["id"] == node), 0)
 
-        os.kill(wait_until(pid, f"a process of {node}"), signal.SIGKILL)
+        while True:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                return os.kill(wait_until(pid, f"a process of {node}"), signal.SIGKILL)
 
     def records(self, name: str = "out") -> list[dict[str, Any]]:
         path = self.folder / name
