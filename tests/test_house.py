@@ -47,7 +47,7 @@ DECIDES = [  # pure modules of packages that otherwise touch the world
     "runtime/summary.py", "runtime/outcome.py",
     "space/keys.py", "space/kvs_cells.py", "runtime/start_barrier.py", "runtime/printed.py",
     "dora/reader.py", "dora/nodes.py", "dora/fields.py", "dora/links.py", "dora/modules.py", "dora/env.py",
-    "dora/sources.py", "dora/refusals.py", "dora/descriptor.py", "dora/facts.py",
+    "dora/sources.py", "dora/drawn.py", "dora/refusals.py", "dora/descriptor.py", "dora/facts.py",
 ]  # fmt: skip
 
 FIRST_TO_READ = {

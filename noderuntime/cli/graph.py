@@ -17,7 +17,7 @@ from noderuntime.dataflow.model import Dataflow
 
 def graph(options: Namespace) -> int:
     """Draw the dataflow."""
-    dataflow = loading.load(options).dataflow
+    dataflow = loading.load(options).shown
     if options.json:
         output.result_json({"file": options.file, "nodes": json_nodes(dataflow), "edges": _edges(dataflow)})
     elif options.html is None:

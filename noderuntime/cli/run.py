@@ -28,6 +28,8 @@ from noderuntime.runtime.observer import Observer, RunOptions
 
 def run(options: Namespace) -> int:
     """Run a dataflow. Returns the exit code of the run; with -d, 0 as soon as it is up."""
+    if options.exit_when_nodes_finish is not None and not options.dora:
+        raise UsageError("--exit-when-nodes-finish is for dora files; it needs --dora", "noderuntime run")
     loaded = loading.load(options)
     dataflow = loaded.dataflow
     name = run_name(options.name, options.file)
@@ -35,8 +37,6 @@ def run(options: Namespace) -> int:
         raise UsageError("--chaos 0s would be one kill after the other; give a time such as 1s", "noderuntime run")
     if options.seed is not None and options.chaos is None:
         raise UsageError("--seed says which kills to repeat; it needs --chaos TIME", "noderuntime run")
-    if options.exit_when_nodes_finish is not None and not options.dora:
-        raise UsageError("--exit-when-nodes-finish is for dora files; it needs --dora", "noderuntime run")
     if options.fresh and (options.resume or options.from_snapshot is not None):
         other = "--resume" if options.resume else "--from"
         raise UsageError(f"--fresh forgets what {other} would continue from; give one of them", "noderuntime run")

@@ -31,10 +31,10 @@ def validate(options: Namespace) -> int:
         output.warn(warning)
     if options.json:
         told = {"file": options.file, "valid": True, "errors": [], "warnings": warnings}
-        output.result_json({**told, "nodes": json_nodes(dataflow)})
+        output.result_json({**told, "nodes": json_nodes(loaded.shown)})
     else:
-        output.result(f"{options.file} is valid: {_counted(dataflow)}")
-        for name, members in processes_of(dataflow.nodes).items():
+        output.result(f"{options.file} is valid: {_counted(loaded.shown)}")
+        for name, members in processes_of(loaded.shown.nodes).items():
             output.result(f"  process {name}: {', '.join(node.id for node in members)}")
     return output.OK
 
@@ -43,7 +43,7 @@ def _counted(dataflow: Dataflow) -> str:
     words = {"operator": "operator", "node": "custom node", "dynamic": "dynamic node"}
     parts = []
     for kind, word in words.items():
-        number = sum(node.kind == kind for node in dataflow.nodes)
+        number = sum(node.kind == kind and not node.helper for node in dataflow.nodes)
         if number:
             parts.append(f"{number} {word}{'' if number == 1 else 's'}")
     return ", ".join(parts)

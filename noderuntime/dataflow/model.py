@@ -101,6 +101,7 @@ class NodeSpec:
     sender that failed for one that ended; with `plain_restarts` the first restart waits, too, and progress does not
     renew the budget; `cpus` are the cores that it may run on, () all; lines and records below `log_level` (of
     `logging`; a plain line has 0) are not shown, nor kept unless a helper `forwards_lines`.
+    A `helper` is not in the file.
     """
 
     id: str
@@ -127,6 +128,7 @@ class NodeSpec:
     cpus: tuple[int, ...] = ()
     log_level: int = 0
     forwards_lines: bool = False
+    helper: bool = False
     place: Place = field(default=Place(), compare=False)
     process_place: Place = field(default=Place(), compare=False)
     config_place: Place = field(default=Place(), compare=False)  # the place of the node if it has no config

@@ -173,6 +173,7 @@ class Linker:
             outputs=tuple(dict.fromkeys(outputs)),
             config=config,
             restart_policy="on-failure",
+            helper=True,
             with_failures=True,
             spawn="fork",
             place=like.place,

@@ -16,10 +16,12 @@ FiguresByNode = Mapping[str, NodeFigures]  # the store's; {}: it could not be as
 
 
 def rows(children: Iterable[Child], figures: FiguresByNode) -> list[SummaryRow]:
-    """What became of each node. Without figures, the counts are those that were seen from here."""
+    """What became of each node, and of helpers that failed. Without figures, the counts are those seen from here."""
     found = []
     for child in children:
         machine = child.machine
+        if child.spec.helper and child.state is not LifecycleState.FAILED:
+            continue
         own = figures.get(child.id)
         dead, lost = (0, 0) if own is None else (own["dead_letters"], dropped(own))
         found.append(
@@ -47,7 +49,7 @@ def lines(found: Sequence[SummaryRow]) -> list[str]:
 
 def rows_of_none(dataflow: Dataflow, state: str) -> list[SummaryRow]:
     """The rows of a run that ended before it had any children."""
-    return [SummaryRow(spec.id, state, 0, 0, "") for spec in dataflow.nodes]
+    return [SummaryRow(spec.id, state, 0, 0, "") for spec in dataflow.nodes if not spec.helper]
 
 
 def messages(figures: NodeFigures) -> int:
