@@ -21,6 +21,8 @@ from noderuntime.cli import parser
 from noderuntime.dataflow import reader
 from noderuntime.dataflow.reader_errors import NODE_FIELDS
 from noderuntime.dataflow.reader_state import SNAPSHOT_FIELDS, STATE_FIELDS
+from noderuntime.dora import nodes, refusals
+from noderuntime.dora import reader as dora_reader
 from noderuntime.errors import StoreError
 from noderuntime.state import base, kinds
 
@@ -192,6 +194,16 @@ def test_every_target_of_make_is_described_and_no_other() -> None:
     told |= {word for cell in cells for word in re.findall(r"`([a-z-]+)", cell)}
     assert set(phony[1].split()) - {"test-quick"} == told & {*phony[1].split()}
     assert not [word for word in told if word not in phony[1].split()]
+
+
+def test_every_field_of_a_dora_file_is_told_on_its_page() -> None:
+    page = document("coming-from-dora.md")
+    rows = page.partition("| of the file | |")[2].partition("\n\n## ")[0]
+    described = {field for fields in FIELD.findall(rows) for field in re.findall(r"`(\w+)`", fields)}
+    ours = {*nodes.OURS, "state", "snapshots"}
+    assert described == {*nodes.FIELDS, *refusals.NODE, *refusals.ROOT, *dora_reader.TOP} - ours
+    for field in (*ours, "queue_bytes"):
+        assert f"`{field}`" in page
 
 
 def test_the_dataflow_of_dora_on_its_page_runs(tmp_path: Path) -> None:

@@ -232,4 +232,5 @@ def _config_problem(dataflow: Dataflow, node: NodeSpec) -> tuple[str, str] | Non
 
 
 def _error(dataflow: Dataflow, place: Place, what: str, hint: str) -> DataflowError:
-    return DataflowError(what, file=dataflow.file, line=place.line, column=place.column, hint=hint)
+    file = place.file or dataflow.file
+    return DataflowError(what, file=file, line=place.line, column=place.column, hint=hint)

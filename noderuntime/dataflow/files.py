@@ -206,8 +206,9 @@ def _on_path(node: NodeSpec) -> str | None:
 
 
 def _where(dataflow: Dataflow, place: Place) -> str:
-    return ":".join(str(part) for part in (dataflow.file, place.line, place.column) if part)
+    return ":".join(str(part) for part in (place.file or dataflow.file, place.line, place.column) if part)
 
 
 def _error(dataflow: Dataflow, place: Place, what: str, hint: str) -> DataflowError:
-    return DataflowError(what, file=dataflow.file, line=place.line, column=place.column, hint=hint)
+    file = place.file or dataflow.file
+    return DataflowError(what, file=file, line=place.line, column=place.column, hint=hint)

@@ -27,10 +27,11 @@ Spawn = Literal["fork", "exec"]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place in the file, counted from 1; 0 means nowhere."""
+    """A place in the file, counted from 1; 0 means nowhere. `file`: where it is not the dataflow file itself."""
 
     line: int = 0
     column: int = 0
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)

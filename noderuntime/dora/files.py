@@ -57,4 +57,5 @@ def _check_cores(dataflow: Dataflow, cores: set[int]) -> None:
         if spec.cpus and not cores & set(spec.cpus):
             what = f"`cpu_affinity` of node {spec.id!r} names no core that there is: {', '.join(map(str, spec.cpus))}"
             hint = f"Name some of: {', '.join(map(str, sorted(cores)))}."
-            raise DataflowError(what, file=dataflow.file, line=spec.place.line, column=spec.place.column, hint=hint)
+            file = spec.place.file or dataflow.file
+            raise DataflowError(what, file=file, line=spec.place.line, column=spec.place.column, hint=hint)

@@ -13,7 +13,8 @@ import posixpath
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeVar
+from functools import partial
+from typing import Final
 
 from noderuntime.dataflow.model import Place
 from noderuntime.dataflow.reader_errors import ErrorCollector
@@ -30,9 +31,6 @@ _HEAD: Final = ("name", "inputs", "inputs_optional", "outputs")
 _PORT: Final = "_mod/"
 _PARAMETER: Final = re.compile(r"\$(PARAM_[A-Z0-9_]+)(?![A-Za-z0-9_])")
 
-T = TypeVar("T")
-D = TypeVar("D")
-
 ReadTree = Callable[[str], Tree]
 """Path, relative to the folder of the dataflow -> its tree. Raises DataflowError."""
 
@@ -47,22 +45,23 @@ class Expanded:
     outputs: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
 
 
-def expand(errors: ErrorCollector, listed: list[Tree], read_tree: ReadTree) -> Expanded:
-    """The nodes in `listed`, those of modules included."""
+def expand(errors: ErrorCollector, listed: list[Tree], read_tree: ReadTree, beside: str) -> Expanded:
+    """The nodes in `listed`, those of modules included. `beside`: the folder of the dataflow, as the user named it."""
     made = Expanded()
-    expansion = _Expansion(errors, read_tree, made)
+    expansion = _Expansion(errors, read_tree, made, beside)
     for index, item in enumerate(listed, 1):
-        errors.keep(lambda: expansion.add(item, index, "", "", ()), None)  # noqa: B023
+        errors.keep(partial(expansion.add, item, index, "", ()), None)
     return made
 
 
 class _Expansion:
-    def __init__(self, errors: ErrorCollector, read_tree: ReadTree, made: Expanded) -> None:
+    def __init__(self, errors: ErrorCollector, read_tree: ReadTree, made: Expanded, beside: str) -> None:
         self._errors = errors
         self._read = read_tree
         self._made = made
+        self._beside = beside
 
-    def add(self, tree: Tree, index: int, file: str, prefix: str, around: tuple[str, ...]) -> None:
+    def add(self, tree: Tree, index: int, file: str, around: tuple[str, ...]) -> None:
         """Add a node of `file`, or the nodes of the module that it names."""
         fields = read.mapping(tree, f"node number {index}", "Write `- id: NAME` with its other fields below.")
         if fields.get("module") is None:
@@ -91,9 +90,12 @@ class _Expansion:
         wired = self._wired(fields, where)
         no_params: dict[str, Scalar] = {}
         params = self._errors.take(fields, "params", where, _params, no_params)
+        shown = posixpath.join(self._beside, inner_file)
         try:
-            inner = self._read(inner_file)
+            inner = in_file(self._read(inner_file), shown)
         except DataflowError as error:
+            if error.line:
+                raise fail(Place(error.line, error.column, shown), error.what, error.hint) from None
             hint = error.hint or "Paths of modules are relative to the file that names them."
             raise fail(module_tree.place, f"`module` of {where}: {inner_file!r}: {error.what}", hint) from None
         self._module(inner, inner_file, id, fields, wired, params, around)
@@ -117,53 +119,45 @@ class _Expansion:
         self, tree: Tree, file: str, id: str, outer: Fields, wired: dict[str, tuple[Scalar, Tree]],
         params: Mapping[str, Scalar], around: tuple[str, ...],
     ) -> None:  # fmt: skip
-        inside = self._inside(file)
-        top = inside.keep(lambda: read.mapping(tree, "a module", "It begins with `module:` and `nodes:`."), None)
-        head_tree = None if top is None else top.get("module")
-        if top is None or head_tree is None:
-            if top is not None:
-                inside.add(
-                    fail(top.place, "a module has no `module`", "Begin with `module: {name: NAME, inputs: [...]}`.")
-                )
-            return
-        for name, (key, _) in top.fields.items():
-            if name not in _TOP:
-                inside.add(fail(key.place, f"unknown field `{name[:60]}` in a module", f"Known are {', '.join(_TOP)}."))
-        head = inside.keep(lambda: read.mapping(head_tree, "`module`"), None)
-        nodes_tree = top.get("nodes")
-        if head is None or nodes_tree is None:
-            inside.add(fail(top.place, "a module has no `nodes`", "Write `nodes:` and a list of nodes below it."))
-            return
-        for name, (key, _) in head.fields.items():
-            if name not in _HEAD:
-                inside.add(
-                    fail(key.place, f"unknown field `{name[:60]}` in `module`", f"Known are {', '.join(_HEAD)}.")
-                )
+        errors = self._errors
+        top = read.mapping(tree, "a module", "It begins with `module:` and `nodes:`.")
+        head_tree, nodes_tree = top.get("module"), top.get("nodes")
+        if head_tree is None:
+            hint = "Begin with `module: {name: NAME, inputs: [...]}`."
+            raise fail(top.place, "a module has no `module`", hint)
+        if nodes_tree is None:
+            raise fail(top.place, "a module has no `nodes`", "Write `nodes:` and a list of nodes below it.")
+        head = read.mapping(head_tree, "`module`")
+        for fields, known, where in ((top, _TOP, "a module"), (head, _HEAD, "`module`")):
+            for name, (key, _) in fields.fields.items():
+                if name not in known:
+                    hint = f"Known are {', '.join(known)}."
+                    errors.errors.append(fail(key.place, f"unknown field `{name[:60]}` in {where}", hint))
         if head.get("name") is None:
-            inside.add(fail(head.place, "`module` has no `name`", "Write `name: NAME`."))
-        needed, optional, outputs = (inside.names(head, name) for name in ("inputs", "inputs_optional", "outputs"))
+            errors.errors.append(fail(head.place, "`module` has no `name`", "Write `name: NAME`."))
+        no_names: tuple[str, ...] = ()
+        ports = [errors.take(head, name, "`module`", _names, no_names) for name in _HEAD[1:]]
+        needed, optional, outputs = ports
         for port in needed:
             if port not in wired:
                 what = f"node {id!r} wires no input {port!r}, which the module needs"
-                self._errors.errors.append(fail(outer.place, what, f"Write `{port}: node/output` into its `inputs`."))
+                errors.errors.append(fail(outer.place, what, f"Write `{port}: node/output` into its `inputs`."))
         for port, (key, _) in wired.items():
             if port not in (*needed, *optional):
                 what = f"the module of node {id!r} has no input {port[:60]!r}"
-                known = ", ".join((*needed, *optional)) or "none"
-                self._errors.errors.append(fail(key.place, what, f"Its inputs are: {known}."))
-        listed = inside.keep(lambda: read.items(nodes_tree, "`nodes`", "Write one `- id: NAME` for each node."), [])
+                hint = f"Its inputs are: {', '.join((*needed, *optional)) or 'none'}."
+                errors.errors.append(fail(key.place, what, hint))
+        listed = read.items(nodes_tree, "`nodes`", "Write one `- id: NAME` for each node.")
         ids = {_id_of(item) for item in listed} - {""}
         change = _Change(id, ids, wired, (*needed, *optional), params, outer, top.get("build"))
-        before = len(self._errors.errors)
         for index, item in enumerate(listed, 1):
-            changed = inside.keep(lambda: change.node(item, index), None)  # noqa: B023
+            changed = errors.keep(partial(change.node, item, index), None)
             if changed is not None:
-                self._errors.keep(lambda: self.add(changed, index, file, id, (*around, file)), None)  # noqa: B023
-        self._name(before, file)
+                errors.keep(partial(self.add, changed, index, file, (*around, file)), None)
         for output in outputs:
-            self._expose(id, output, listed, inside, head)
+            self._expose(id, output, listed, head)
 
-    def _expose(self, id: str, output: str, listed: list[Tree], inside: _Inside, head: Fields) -> None:
+    def _expose(self, id: str, output: str, listed: list[Tree], head: Fields) -> None:
         for item in listed:
             if not _id_of(item):
                 continue
@@ -174,56 +168,21 @@ class _Expansion:
                 self._made.outputs[id, output] = found
                 return
         hint = "Declare it in `outputs` of one of its nodes."
-        inside.add(fail(head.place, f"no node of the module has its output {output!r}", hint))
-
-    def _inside(self, file: str) -> _Inside:
-        return _Inside(self._errors, file)
-
-    def _name(self, start: int, file: str) -> None:
-        for index in range(start, len(self._errors.errors)):
-            self._errors.errors[index] = named(self._errors.errors[index], file)
+        self._errors.errors.append(fail(head.place, f"no node of the module has its output {output!r}", hint))
 
 
-class _Inside:
-    """Collects errors of a module's file."""
-
-    def __init__(self, errors: ErrorCollector, file: str) -> None:
-        self._errors = errors
-        self._file = file
-
-    def add(self, error: DataflowError) -> None:
-        self._errors.errors.append(named(error, self._file))
-
-    def keep(self, call: Callable[[], T], default: D) -> T | D:
-        try:
-            return call()
-        except DataflowError as error:
-            self.add(error)
-            return default
-
-    def names(self, fields: Fields, name: str) -> tuple[str, ...]:
-        tree = fields.get(name)
-        if tree is None:
-            return ()
-
-        def read_names() -> tuple[str, ...]:
-            made = []
-            for item in read.items(tree, f"`{name}` in `module`"):
-                text = read.as_written(item, f"an item of `{name}` in `module`")
-                problem = data_id_problem(text)
-                if problem:
-                    raise fail(item.place, f"`{name}` in `module`: {problem}")
-                made.append(text)
-            return tuple(made)
-
-        return self.keep(read_names, ())
-
-
-def named(error: DataflowError, file: str) -> DataflowError:
-    """The same error, with the name of its file if it has none."""
-    return DataflowError(
-        error.what, file=error.file or file, line=error.line, column=error.column, hint=error.hint, more=error.more
-    )
+def in_file(tree: Tree, file: str) -> Tree:
+    """The tree, whose places say from now on that they are in that file."""
+    todo = [tree]
+    while todo:
+        part = todo.pop()
+        part.place = replace(part.place, file=file)
+        if isinstance(part, Items):
+            todo += part.items
+        elif isinstance(part, Fields):
+            for pair in part.fields.values():
+                todo += pair
+    return tree
 
 
 @dataclass(slots=True)
@@ -326,6 +285,18 @@ class _Change:
             if "build" in made and isinstance(made["build"][1], Scalar):
                 lines.append(made["build"][1].text)
             made["build"] = key, replace(key, text="\n".join(lines), plain=False)
+
+
+def _names(tree: Tree, label: str) -> tuple[str, ...]:
+    """Names of inputs or outputs."""
+    made = []
+    for item in read.items(tree, label, "Write a list of names: [a, b]."):
+        name = read.as_written(item, f"an item of {label}")
+        problem = data_id_problem(name)
+        if problem:
+            raise fail(item.place, f"{label}: {problem}")
+        made.append(name)
+    return tuple(made)
 
 
 def _params(tree: Tree, label: str) -> dict[str, Scalar]:

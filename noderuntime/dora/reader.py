@@ -10,6 +10,7 @@ and the restart fields also for operators; in an input `queue_bytes`.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from typing import Any, Final
 
 from noderuntime.dataflow.links import ERRORS_MAX
 from noderuntime.dataflow.model import Dataflow, SnapshotSpec, StateSpec
+from noderuntime.dataflow.processes import check_processes
 from noderuntime.dataflow.reader_errors import ErrorCollector, raise_all
 from noderuntime.dataflow.reader_state import read_snapshots, read_state
 from noderuntime.dataflow.yaml import fields as read
@@ -27,11 +29,11 @@ from noderuntime.dora.descriptor import descriptor_of
 from noderuntime.dora.env import Value, read_env, spelled
 from noderuntime.dora.facts import OPTIONS, NodeFacts
 from noderuntime.dora.links import Linker
-from noderuntime.dora.modules import expand, named
+from noderuntime.dora.modules import expand
 from noderuntime.dora.nodes import DoraNode, NodeReader
 from noderuntime.errors import DataflowError
 
-_TOP: Final = (
+TOP: Final = (
     "nodes", "env", "debug", "health_check_interval", "strict_types", "exit_when_nodes_finish", "type_rules", "state",
     "snapshots",
 )  # fmt: skip
@@ -114,34 +116,39 @@ class _Reader(ErrorCollector):
         listed = read.items(found, "`nodes`", hint)
         if not listed:
             raise fail(found.place, "`nodes` is empty", hint)
-        expanded = expand(self, listed, lambda path: read_tree(self._read_module(path), None))
+        expanded = expand(
+            self, listed, lambda path: read_tree(self._read_module(path), None), posixpath.dirname(file)
+        )
         reader = NodeReader(self, self._environ, root_env, self._overrides, self._allow_shell)
         nodes: list[DoraNode] = []
         for index, (fields, of_file) in enumerate(expanded.nodes, 1):
-            before = len(self.errors)
-            if before > ERRORS_MAX:
+            if len(self.errors) > ERRORS_MAX:
                 break
             node = self.keep(partial(reader.node, fields, index, of_file.rpartition("/")[0]), None)
-            self.errors[before:] = [named(error, of_file) for error in self.errors[before:]]
             if node is None:
                 continue
             first = next((other for other in nodes if other.id == node.id), None)
             if first is not None:
                 what = f"a second node with the id {node.id!r}; the first is in line {first.place.line}"
-                self.errors.append(named(fail(node.place, what, "Give each node an id of its own."), of_file))
+                self.errors.append(fail(node.place, what, "Give each node an id of its own."))
                 continue
             nodes.append(node)
         self._raise()
         linker = Linker(nodes, expanded.outputs, written if finishes is None else finishes)
         specs = linker.specs()
         self.errors += linker.errors
+        if not self.errors:
+            self.errors += check_processes(specs, {})
         self._raise()
         for node in nodes:
             notes.update(dict.fromkeys(sorted(node.notes)))
+        builds = _builds(nodes)
+        if builds:
+            notes[f"`build` of {len(builds)} nodes is run by `noderuntime build {file}`, not by `run`"] = None
         env = {name: spelled(value) for name, value in {**root_env, **self._overrides}.items()}
         return DoraFile(
             Dataflow(tuple(specs), env, state, snapshots, file, folder),
-            _builds(nodes),
+            builds,
             tuple(notes),
             descriptor_of(nodes, root_env, self._shown(top, written)),
             {part.spec.id: _facts(node, part.operator, part.spec.id) for node in nodes for part in node.parts},
@@ -153,7 +160,7 @@ class _Reader(ErrorCollector):
             if top.get(name) is not None:
                 self.errors.append(fail(top.fields[name][0].place, f"`{name}` of {where}", hint))
         known = {name: pair for name, pair in top.fields.items() if name not in refusals.ROOT}
-        self.unknown(Fields(known, top.flow, top.place), _TOP, where)
+        self.unknown(Fields(known, top.flow, top.place), TOP, where)
         if self.take(top, "strict_types", where, _boolean, False):
             self.errors.append(fail(top.fields["strict_types"][0].place, "`strict_types: true`", refusals.STRICT_TYPES))
         if top.get("type_rules") is not None:

@@ -78,8 +78,8 @@ Tree: TypeAlias = Scalar | Items | Fields
 
 
 def fail(place: Place, what: str, hint: str = "") -> DataflowError:
-    """An error without its file, which `parse` of reader.py adds."""
-    return DataflowError(what, line=place.line, column=place.column, hint=hint)
+    """An error without its file, unless the place has one: `parse` of reader.py adds that of the dataflow."""
+    return DataflowError(what, file=place.file, line=place.line, column=place.column, hint=hint)
 
 
 def is_null(tree: Tree) -> bool:

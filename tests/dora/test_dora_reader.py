@@ -590,6 +590,12 @@ def test_operators_in_modules_are_reached_with_their_segment() -> None:
          "unknown field `argz` in node 'p.a'"),
         ("{id: p, module: mod.yml}", "module: {name: n}\nnodes: [{id: a, module: mod.yml}]", "mod.yml",
          "the module 'mod.yml' contains itself"),
+        ("{id: p, module: mod.yml}", "module: {name: n\nnodes: 5", "mod.yml", "`,` or `}` is missing"),
+        ("{id: p, module: mod.yml}", "module: {name: n}\nnodes: [{id: a, path: a.py, inputs: {x: b/y}}]", "mod.yml",
+         "input 'x' of node 'p.a' comes from the node 'b', which does not exist"),
+        ("{id: p, module: mod.yml}",
+         "module: {name: n}\nnodes: [{id: a, path: a.py, inputs: {x: {source: a/o, queue_policy: backpressure}}, outputs: [o]}]",
+         "mod.yml", "a cycle in which every input waits for room"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_a_module_is_told_with_its_file(outer: str, module: str, file: str, what: str) -> None:

@@ -80,11 +80,17 @@ def test_what_has_no_effect_is_a_warning(folder: Path, capsys: pytest.CaptureFix
     assert "type annotations are not checked here" in told.err and "two files of 64 MB" in told.err
 
 
-def test_a_module_of_another_file_is_told_with_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_module_of_another_file_is_told_with_it(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "m.yml").write_text("module: {name: m}\nnodes:\n- {id: n, path: s.py, argz: 1}\n")
     (folder / "d.yml").write_text("nodes:\n- {id: a, module: m.yml}\n")
     assert main(["validate", "--dora", "d.yml"]) == 2
     assert "m.yml:3:23: unknown field `argz` in node 'a.n'" in capsys.readouterr().err
+    (folder / "m.yml").write_text("module: {name: m}\nnodes:\n- {id: n, path: nothing.py}\n")
+    monkeypatch.chdir(folder.parent)
+    assert main(["validate", "--dora", f"{folder.name}/d.yml"]) == 2
+    assert f"{folder.name}/m.yml:3:17: node 'a.n': 'nothing.py' does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", ["", "--mermaid", "--html=-", "--json"])
