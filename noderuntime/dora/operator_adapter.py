@@ -35,6 +35,7 @@ class DoraStatus(enum.Enum):
     STOP_ALL = 2
 
 
+_FLUSH = metadata.FLUSH  # a parameter is called metadata
 _STATUSES = {0: Status.CONTINUE, 1: Status.STOP, 2: Status.STOP_ALL}
 
 
@@ -51,18 +52,26 @@ class SendOutputCallback:
     def __init__(self, ctx: Host) -> None:
         self._ctx = ctx
 
-    def __call__(self, output_id: str, data: Any, metadata: dict[str, Any] | None = None) -> None:
+    def __call__(self, output: str, data: Any, metadata: dict[str, Any] | None = None) -> None:
         """Send bytes or an Arrow array, as part of the event's transaction. Raises as Node.send_output."""
-        if not isinstance(output_id, str):
-            raise TypeError(f"'{type(output_id).__name__}' object is not an instance of 'str'")
+        if not isinstance(output, str):
+            raise TypeError(f"'{type(output).__name__}' object is not an instance of 'str'")
         value = arrays.outgoing(data)
-        told = _outgoing(metadata, self._ctx.log.warning)
+        told = self._outgoing(metadata)
         try:
-            self._ctx.send_output(output_id, value, told or None)
+            self._ctx.send_output(output, value, told or None)
             if told.get(_FLUSH) is True:
-                self._ctx.drop_earlier(output_id)
+                self._ctx.drop_earlier(output)
         except UnknownOutput:
-            self._ctx.log.warning("Ignoring output `%s` not in node's output list.", output_id)
+            self._ctx.log.warning("Ignoring output `%s` not in node's output list.", output)
+
+    def _outgoing(self, given: Any) -> dict[str, Any]:
+        if given is not None and not isinstance(given, dict):
+            raise TypeError(f"'{type(given).__name__}' object is not an instance of 'dict'")
+        try:
+            return metadata.outgoing(given, self._ctx.log.warning)
+        except Exception as error:  # as dora has it, for operators only
+            raise RuntimeError(f"failed to parse metadata\n\nCaused by:\n    {type(error).__name__}: {error}") from None
 
     def save_state(self, key: str, value: bytes) -> None:
         """Keep `value` under `key` in the private state, as part of the event's transaction; see restore_state."""
@@ -71,9 +80,6 @@ class SendOutputCallback:
     def load_state(self, key: str, default: bytes | None = None) -> bytes | None:
         """The private value of `key`, or `default`."""
         return self._ctx.load_state(key, default)
-
-
-_outgoing, _FLUSH = metadata.outgoing, metadata.FLUSH  # the parameter of that name hides the module
 
 
 class AdaptedOperator:

@@ -169,19 +169,26 @@ def test_wrong_sends_of_an_operator(caplog: pytest.LogCaptureFixture) -> None:
 
     def on_event(self: Any, event: Any, send: Any) -> DoraStatus:
         send("nope", b"")
-        for call in (lambda: send("out", [1]), lambda: send(5, b""), lambda: send("out")):
+        wrong = {"k": 2**64}
+        for call in (
+            lambda: send("out", [1]), lambda: send(5, b""), lambda: send("out"), lambda: send("out", b"", wrong),
+            lambda: send("out", b"", 5),
+        ):  # fmt: skip
             try:
                 call()
             except Exception as error:
                 raised.append((type(error), str(error)))
-        send("out", b"", {"k": None})
+        send(output="out", data=b"", metadata={"k": None})
         return DoraStatus.CONTINUE
 
     operator, ctx = made(on_event)
     operator.on_event(message(b""), ctx)
     assert raised[0] == (RuntimeError, "invalid `data` type, must be `PyBytes` or arrow array")
     assert raised[1] == (TypeError, "'int' object is not an instance of 'str'")
-    assert raised[2][0] is TypeError
+    assert raised[2] == (TypeError, "SendOutputCallback.__call__() missing 1 required positional argument: 'data'")
+    assert raised[3][0] is RuntimeError
+    assert raised[3][1].startswith("failed to parse metadata\n")
+    assert raised[4] == (TypeError, "'int' object is not an instance of 'dict'")
     assert ctx.sent[0][2] == {"k": "None"}
     ignored, coerced = [record.getMessage() for record in caplog.records]
     assert ignored == "Ignoring output `nope` not in node's output list."

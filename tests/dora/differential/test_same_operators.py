@@ -54,7 +54,9 @@ class Operator:
         if n == 0:
             say([node["id"] for node in self.dataflow_descriptor["nodes"]], name="op")
             say(refused(send, "nope", b""), refused(send, "o", [1]), refused(send, 5, b""), refused(send, "o"),
-                refused(send, "o", b"k", {1: 2}), refused(send, "o", b"k", 5), name="op")
+                refused(send, "o", b"k", {1: 2}), refused(send, "o", b"k", 5), refused(send, "o", b"k", {"a": 2**64}),
+                refused(send), refused(send, output="nope", data=b""), refused(send, "o", b"", {"a": [1, 2.5]}),
+                name="op")
         send("o", bytes([self.total]), any_name["metadata"])
         return DoraStatus.CONTINUE
 """
