@@ -32,7 +32,9 @@ class InputWiring:
 
 @dataclass(frozen=True, slots=True)
 class ReceiverWiring:
-    """One receiver of an output: the mailbox (node, input) and its limits."""
+    """One receiver of an output: the mailbox (node, input) and its limits. `spares`: requests, responses and goals are
+    dropped only when no other message waits (in dataflows of dora).
+    """
 
     node: int
     input: int
@@ -40,6 +42,7 @@ class ReceiverWiring:
     queue_bytes: int
     drop_oldest: bool
     messages_min: int = 1
+    spares: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class PlainReceiver(TypedDict):
     queue_bytes: int
     drop_oldest: bool
     messages_min: int
+    spares: bool
 
 
 class PlainOutput(TypedDict):

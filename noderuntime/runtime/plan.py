@@ -72,6 +72,7 @@ def _wiring(
                         queue_bytes=spec.queue_bytes,
                         drop_oldest=spec.drop_oldest,
                         messages_min=spec.queue_messages_min,
+                        spares=spec.drop_oldest and receiver.with_failures,
                     )
                     for receiver, spec in fed
                 ),

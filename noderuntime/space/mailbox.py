@@ -365,6 +365,22 @@ def drop_oldest(txn: WriteTxn, mailbox: bytes, queue: list[int], size: int, size
         alive = cursor.delete()
 
 
+def drop_ordinary(txn: WriteTxn, mailbox: bytes, queue: list[int], size: int, size_bytes: int, keep: int) -> None:
+    """As `drop_oldest`, but only messages that are not spared (see records.py). It may remain above its limits."""
+    after = list(queue)
+    found: list[Message] = []
+    for key, record in messages(txn, mailbox):
+        if not _exceeds(after, size, size_bytes, keep):
+            break
+        if record[0] < NOTICE_MIN and not records.is_spared(record):
+            found.append((key, record))
+            _count_dropped(after, records.message_bytes(record))
+    freed, freed_bytes = remove(txn, mailbox, queue, Removal(found))
+    queue[QUEUED] -= freed
+    queue[BYTES] -= freed_bytes
+    queue[DROPPED] += freed
+
+
 def _exceeds(queue: Sequence[int], size: int, size_bytes: int, keep: int) -> bool:
     return queue[QUEUED] > size or (queue[BYTES] > size_bytes and queue[QUEUED] > keep)
 

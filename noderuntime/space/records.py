@@ -123,6 +123,17 @@ def message_bytes(record: bytes) -> int:
     return len(record) + referenced_bytes(record[-REFERENCE_BYTES:]) if record[1] else len(record)
 
 
+_SPARED = (b"request_id", b"goal_id", b"goal_status")
+_SPARED_KEYS = frozenset(key.decode() for key in _SPARED)
+
+
+def is_spared(record: bytes) -> bool:
+    """Whether the metadata of a message make it a request, a response or a goal, in dora's sense."""
+    _, _, _, metadata_bytes, _, _ = _unpack_message(record)
+    metadata = record[MESSAGE_BYTES : MESSAGE_BYTES + metadata_bytes]
+    return any(key in metadata for key in _SPARED) and not _SPARED_KEYS.isdisjoint(_unpack(metadata))
+
+
 def encode_notice(kind: int, id: str, error: str | None, sent_ns: int) -> bytes:
     body: bytes = msgpack.packb([id, error])
     return pack_message(kind, INLINE, 0, 0, 0, sent_ns) + body

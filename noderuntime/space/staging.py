@@ -66,7 +66,7 @@ class Staged:
 class Receiver:
     """One mailbox that an output goes to."""
 
-    __slots__ = ("drop_oldest", "mailbox", "messages_min", "node", "queue_key", "size", "size_bytes")
+    __slots__ = ("drop_oldest", "mailbox", "messages_min", "node", "queue_key", "size", "size_bytes", "spares")
 
     def __init__(self, wiring: ReceiverWiring) -> None:
         self.node = wiring.node
@@ -76,6 +76,7 @@ class Receiver:
         self.size_bytes = wiring.queue_bytes
         self.messages_min = wiring.messages_min
         self.drop_oldest = wiring.drop_oldest
+        self.spares = wiring.spares
 
 
 class Output:

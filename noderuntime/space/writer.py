@@ -15,7 +15,7 @@ from noderuntime.space.admission import Queues, admits, admitted, fits
 from noderuntime.space.batch import Batch, Sending
 from noderuntime.space.ending import Links, close, forget_events
 from noderuntime.space.environment import Space
-from noderuntime.space.mailbox import Removal, drop_oldest, is_low, queue_of, remove
+from noderuntime.space.mailbox import Removal, drop_oldest, drop_ordinary, is_low, queue_of, remove
 from noderuntime.space.records import (
     BYTES,
     CLOSED,
@@ -377,4 +377,8 @@ def _drop_oldest(txn: WriteTxn, output: Output, queues: Queues) -> None:
     for receiver in output.receivers:
         queue = queues[receiver.queue_key]
         if receiver.drop_oldest and not queue[FLAGS] & CLOSED:
+            if receiver.spares and queue[QUEUED] > receiver.size:
+                drop_ordinary(
+                    txn, receiver.mailbox, queue, receiver.size, receiver.size_bytes, receiver.messages_min
+                )
             drop_oldest(txn, receiver.mailbox, queue, receiver.size, receiver.size_bytes, receiver.messages_min)

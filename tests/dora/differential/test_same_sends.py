@@ -152,3 +152,39 @@ def test_threads_send_while_another_waits(tmp_path: Path) -> None:
         for mark in range(4):
             assert [n for other, n in taken if other == mark] == list(range(50))
         assert {event["value"][0] for (event,) in outcome.records["receiver"]} == {"int64"}
+
+
+MIXED = """
+import time
+from dora import Node
+node = Node()
+for n in range(24):
+    metadata = {"request_id": str(n)} if 4 <= n < 12 else {}
+    node.send_output("o", bytes([n]), metadata)
+    time.sleep(0.002)
+time.sleep(1.5)
+"""
+
+LATE = """
+import time
+import pyarrow
+from dora import Node
+from record import say
+node = Node()
+time.sleep(1.0)
+for event in node:
+    if event["type"] == "INPUT": say(event["value"][0].as_py(), "request_id" in event["metadata"])
+"""
+
+
+def test_requests_are_not_dropped_while_other_messages_wait(tmp_path: Path) -> None:
+    dataflow = """
+nodes:
+  - {id: sender, path: sender.py, outputs: [o]}
+  - {id: receiver, path: receiver.py, inputs: {i: sender/o}}
+"""
+    real, ours = run_both(tmp_path, {"sender.py": MIXED, "receiver.py": LATE}, dataflow)
+    assert (ours.code, real.code) == (0, 0), ours
+    for outcome in (real, ours):
+        assert [n for n, spared in outcome.records["receiver"] if spared] == list(range(4, 12))
+    assert [n for n, spared in ours.records["receiver"] if not spared] == [22, 23]  # exactly the queue_size of 10
