@@ -103,6 +103,7 @@ class PlainNode(TypedDict):
     code: dict[str, str]
     endless: bool
     with_failures: bool
+    ticks_from_ns: int
 
 
 class PlainWiring(PlainNode):
@@ -117,7 +118,8 @@ class Wiring:
 
     `kind` is "operator" or "node"; `code` is for operators: {"path": FILE or "", "module": NAME or "", "name": NAME,
     and where there is one "adapter": "module:function"}. An `endless` node does not end when all its inputs have;
-    `with_failures`: an input ends when its sender fails, too.
+    `with_failures`: an input ends when its sender fails, too. Its first ticks are due at `ticks_from_ns` of
+    CLOCK_BOOTTIME; 0: a period after the beginning of the space's clock.
     `others` are the operators that share the process of this one, which is then the first of them.
     """
 
@@ -131,7 +133,13 @@ class Wiring:
     code: dict[str, str] = field(default_factory=dict)
     endless: bool = False
     with_failures: bool = False
+    ticks_from_ns: int = 0
     others: tuple[Wiring, ...] = ()
+
+    def ticking_from(self, moment_ns: int) -> Wiring:
+        """The same, of the other operators too, with ticks from that moment of CLOCK_BOOTTIME on."""
+        others = tuple(replace(other, ticks_from_ns=moment_ns) for other in self.others)
+        return replace(self, ticks_from_ns=moment_ns, others=others)
 
     def to_plain(self) -> PlainWiring:
         """The form that MessagePack can carry."""
@@ -161,5 +169,6 @@ class Wiring:
             code=plain["code"],
             endless=plain["endless"],
             with_failures=plain["with_failures"],
+            ticks_from_ns=plain["ticks_from_ns"],
             others=tuple(cls.from_plain(other) for other in others),
         )

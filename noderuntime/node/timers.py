@@ -44,9 +44,10 @@ class Timers:
             wall_ns, boot_ns = self._session.space.clock
             for item in self._ticking:
                 period_ns = item.wiring.period_ns
-                number = (now_ns() - boot_ns) // period_ns
+                since_ns = self._first_ns(period_ns)
+                number = (now_ns() - since_ns) // period_ns
                 if number != self._counters[item.counter]:  # less: the period was changed before a resume
-                    tick = tick_event(item.name, item.source, wall_ns + number * period_ns)
+                    tick = tick_event(item.name, item.source, wall_ns + since_ns - boot_ns + number * period_ns)
                     yield tick, self._note({item.counter: number})
         for item in self._watched:
             if self._left_ns(item) <= 0 and not self._session.has_messages(item, in_hand):
@@ -55,12 +56,19 @@ class Timers:
     def is_due(self, in_hand: Collection[bytes] = ()) -> bool:
         """Whether `due` would give anything now."""
         if self._ticking:
-            boot_ns = self._session.space.clock[1]
             for item in self._ticking:
-                if (now_ns() - boot_ns) // item.wiring.period_ns != self._counters[item.counter]:
+                period_ns = item.wiring.period_ns
+                if (now_ns() - self._first_ns(period_ns)) // period_ns != self._counters[item.counter]:
                     return True
         waits = self._session.has_messages
         return any(self._left_ns(item) <= 0 and not waits(item, in_hand) for item in self._watched)
+
+    def _first_ns(self, period_ns: int) -> int:
+        """When ticks of this period are counted from: the first one comes a period later. Of a node whose wiring says
+        when its ticks begin, that is the moment; else it is the beginning of the space's clock.
+        """
+        from_ns = self._session.wiring.ticks_from_ns
+        return from_ns - period_ns if from_ns else self._session.space.clock[1]
 
     def recovery(self, input: Input) -> Counters | None:
         """A message of `input` has come: the counters for INPUT_RECOVERED, if the input had timed out."""
@@ -75,8 +83,8 @@ class Timers:
         """How long until the next one is due, at most `longest_s`."""
         pause_ns = int(longest_s * 1e9)
         if self._ticking:
-            since_ns = now_ns() - self._session.space.clock[1]
-            pause_ns = min(pause_ns, *(-since_ns % item.wiring.period_ns for item in self._ticking))
+            periods = [item.wiring.period_ns for item in self._ticking]
+            pause_ns = min(pause_ns, *((self._first_ns(each) - now_ns()) % each for each in periods))
         for item in self._watched:
             pause_ns = min(pause_ns, max(0, self._left_ns(item)))
         return pause_ns / 1e9

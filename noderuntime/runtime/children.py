@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -230,11 +231,12 @@ class Child:
         if life != self.machine.life or self.machine.state not in WELCOMED:
             return
         assert self.claim is not None  # a life is welcomed after its claim is answered
-        for message in welcome(self.spec.kind, self.claim, self.wiring):
+        opened_ns = self.services.barrier.opened_ns(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        wiring = self.wiring.ticking_from(opened_ns) if self.spec.together else self.wiring
+        for message in welcome(self.spec.kind, self.claim, wiring):
             self._send(message)
 
-    def _named(self) -> dict[str, Any]:
-        """The nodes of its process, for the store."""
+    def _named(self) -> dict[str, Any]:  # the nodes of its process, for the store
         return {"node": self.id, "others": [other.id for other in self.others]}
 
     def _spawn(self, life: int) -> None:

@@ -15,6 +15,12 @@ class StartBarrier:
     def __init__(self) -> None:
         self.missing: set[str] = set()
         self._held: dict[str, Callable[[], None]] = {}
+        self._opened_ns = 0
+
+    def opened_ns(self, now_ns: int) -> int:
+        """When the first node was welcomed: now, if this is the first. By any clock."""
+        self._opened_ns = self._opened_ns or now_ns
+        return self._opened_ns
 
     def expect(self, nodes: Iterable[str]) -> None:
         """These start together."""

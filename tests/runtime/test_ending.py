@@ -48,7 +48,7 @@ def failing(folder: Path, called: list[str], outcome: Any) -> RunEnd:
     parts: dict[str, Any] = {name: Fails(name, called) for name in names.split()}
     observer: Any = Fails("observer", called)
     file: Any = SimpleNamespace(log_dir=str(folder / "gone"), name="run", file="flow.yml")
-    dataflow: Any = SimpleNamespace(nodes=[SimpleNamespace(id="a")])
+    dataflow: Any = SimpleNamespace(nodes=[SimpleNamespace(id="a", helper=False)])
     return RunEnd(
         **parts,
         dataflow=dataflow,
