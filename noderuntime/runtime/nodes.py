@@ -290,7 +290,10 @@ class NodeSupervisor:
         )
 
     def not_ready(self) -> list[str]:
-        """Nodes that have not been ready yet, in this run."""
+        """Nodes that have not been ready yet, in this run; while others wait for some of them, only these."""
+        missing = self._services.barrier.missing
+        if missing:
+            return [child.id for child in self.children.values() if child.id in missing]
         return [
             child.id for child in self.children.values() if child.state in UNFINISHED and not child.machine.was_ready
         ]

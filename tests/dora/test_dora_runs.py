@@ -334,3 +334,59 @@ def test_a_node_that_does_not_heed_stop_is_ended(flow: Flow) -> None:
     done = flow.run("nodes:\n- {id: a, path: deaf.py, inputs: {t: dora/timer/secs/60}}", "--stop-after", "500ms")
     assert done.returncode == 0
     assert (flow.folder / "up").exists()
+
+
+def test_a_health_check_ends_a_node_that_is_stuck_and_leaves_one_that_waits(flow: Flow) -> None:
+    flow.write("stuck.py", """
+        import time
+        import pyarrow as pa
+        from dora import Node
+        node = Node()
+        for event in node:
+            if event["type"] == "INPUT" and node.restart_count() == 0:
+                time.sleep(600)
+            node.send_output("w", pa.array([node.restart_count()]))
+        """)  # fmt: skip
+    done = flow.run("""
+        nodes:
+        - {id: s, path: send.py, outputs: [v], env: {COUNT: 2, PAUSE: 3}}
+        - id: k
+          path: stuck.py
+          inputs: {x: {source: s/v, queue_policy: backpressure}}
+          outputs: [w]
+          restart_policy: on-failure
+          health_check_timeout: 1
+        - {id: r, path: record.py, inputs: {x: k/w, y: s/v}, health_check_timeout: 1}
+        """)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "killing it" in done.stderr
+    assert [record["value"] for record in flow.records() if record.get("id") == "x" and "value" in record][:1] == [[1]]
+    assert flow.events()[-1:] == STOPPED
+    assert "r died" not in done.stderr
+
+
+def test_a_node_that_is_late_is_started_again(flow: Flow) -> None:
+    flow.write("late.py", """
+        import os, time
+        from dora import Node
+        if not os.path.exists("tried"):
+            open("tried", "w").close()
+            time.sleep(600)
+        Node()
+        """)  # fmt: skip
+    done = flow.run("""
+        nodes:
+        - {id: l, path: late.py, outputs: [v], startup_timeout: 6, restart_policy: on-failure}
+        - {id: r, path: record.py, inputs: {x: l/v}, startup_timeout: 5}
+        """)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "start timeout" in done.stderr and "r died" not in done.stderr
+    assert flow.events() == [("NODE_RESTARTED", "l"), ("INPUT_CLOSED", "x"), *STOPPED]
+
+
+def test_one_core_that_there_is_is_enough(flow: Flow) -> None:
+    core = min(os.sched_getaffinity(0))
+    done = flow.run(f"nodes:\n- {{id: r, path: record.py, cpu_affinity: [{core}, 4000], inputs: {{x: s/v}}}}\n"
+                    "- {id: s, path: send.py, outputs: [v]}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert flow.values() == [0, 1, 2, 3, 4]
