@@ -44,6 +44,8 @@ _EXACT: dict[type, Callable[[Any], Any]] = {
     float: float.__float__,
 }
 _ADDRESSES = frozenset("OPzZX&")  # codes of buffer formats
+_FORMS_MAX = 256
+_forms: dict[bytes, tuple[Any, tuple[int, ...]]] = {}  # dtype and shape of arrays, by the head: most nodes send a few
 _FIELD_NAME = re.compile(r":[^:]*:")
 _USER_DTYPES = "ml_dtypes"  # the only package besides numpy whose dtypes can be sent, by name
 
@@ -79,8 +81,14 @@ def decode(kind: int, head: bytes, body: Any) -> Any:
     if kind == NDARRAY:
         import numpy
 
-        described, shape = msgpack.unpackb(head, raw=False)
-        array = numpy.ndarray(shape, _dtype(described), body)
+        form = _forms.get(head)
+        if form is None:
+            described, shape = msgpack.unpackb(head, raw=False)
+            form = _dtype(described), tuple(shape)
+            if len(_forms) >= _FORMS_MAX:
+                _forms.clear()
+            _forms[bytes(head)] = form
+        array = numpy.ndarray(form[1], form[0], body)
         array.flags.writeable = False
         return array
     if kind == ARROW:

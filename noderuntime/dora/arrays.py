@@ -39,11 +39,11 @@ def _bare() -> frozenset[type]:
 
 
 @cache
-def _arrow_types() -> dict[str, Any]:
-    """The Arrow types of numpy's, by the latter's text."""
+def _arrow_types() -> dict[Any, Any]:
+    """The Arrow types of numpy's."""
     import numpy
 
-    return {numpy.dtype(name).str: _arrow().array([], name).type for name in _NUMBERS}
+    return {numpy.dtype(name): _arrow().array([], name).type for name in _NUMBERS}
 
 
 def load() -> None:
@@ -91,21 +91,17 @@ def _array_of(arrow: Any, data: Any) -> Any:
 def incoming(value: Any) -> Any:
     """The Arrow array of a value that was received. Large ones are views of the shared memory."""
     arrow = _arrow()
+    if isinstance(value, memoryview | bytes):
+        return arrow.Array.from_buffers(arrow.uint8(), len(value), [None, arrow.py_buffer(value)])
     if isinstance(value, arrow.Array):
         return value
     if value is None:  # a tick
         return arrow.nulls(0)
-    if isinstance(value, memoryview):
-        return _from_memory(arrow, arrow.uint8(), len(value), value)
-    kind = _arrow_types().get(getattr(getattr(value, "dtype", None), "str", ""))
-    if kind is not None and value.ndim == 1:
-        return _from_memory(arrow, kind, len(value), value)
-    if isinstance(value, bytes):
-        return _from_memory(arrow, arrow.uint8(), len(value), value)
+    dtype = getattr(value, "dtype", None)
+    if dtype is not None and value.ndim == 1:
+        kind = _arrow_types().get(dtype)
+        if kind is not None:
+            return arrow.Array.from_buffers(kind, len(value), [None, arrow.py_buffer(value)])
     if isinstance(value, arrow.RecordBatch):
         return value.to_struct_array()
-    return arrow.array(value if isinstance(value, list) else [value])  # of a node in another language
-
-
-def _from_memory(arrow: Any, kind: Any, length: int, memory: Any) -> Any:
-    return arrow.Array.from_buffers(kind, length, [None, arrow.py_buffer(memory)])
+    return arrow.array(value if isinstance(value, list) or dtype is not None else [value])  # of other nodes
