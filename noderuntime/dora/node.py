@@ -107,10 +107,8 @@ class Node:
 
     def drain(self) -> list[dict[str, Any]]:
         """All events that are there now."""
-        taken = []
-        while (event := self.try_recv()) is not None:
-            taken.append(event)
-        return taken
+        told = (self._told(event) for event in self._node.take_all())
+        return [event for event in told if event is not None]
 
     def is_empty(self) -> bool:
         """Whether there is no event now."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import select
 import sys
@@ -149,10 +150,18 @@ class Node:
         event = self._hands.take(threading.current_thread())
         return None if event is NOTHING else event
 
+    def take_all(self) -> list[Event]:
+        """All events that are there now. Acknowledges the event that this thread took before, not these."""
+        self._gate.check()
+        return self._hands.take_all(threading.current_thread())
+
     def is_waiting(self) -> bool:
         """Whether `try_next` would return an event now. Takes nothing."""
         self._gate.check()
-        return self._hands.is_waiting()
+        own: list[Holder] = [threading.current_thread()]
+        with contextlib.suppress(RuntimeError):  # no loop runs in this thread
+            own.append(asyncio.current_task())
+        return self._hands.is_waiting(own)
 
     def put_event(self, event: Event) -> None:
         """Hand out `event` of another origin, to one of the threads or tasks that ask, before what waits."""

@@ -12,6 +12,7 @@ import enum
 import threading
 import time
 from collections import deque
+from collections.abc import Collection
 from typing import Any, Final, Literal
 
 from noderuntime.api.events import Event, kvs_update, notice
@@ -60,12 +61,16 @@ class _Handed:
 
 
 class Hand:
-    """An event that was taken but not acknowledged: what its acknowledgement stages, and its slot in the pulse."""
+    """An event that was taken but not acknowledged: what its acknowledgement stages, and its slot in the pulse.
 
-    __slots__ = ("key", "slot", "staged", "update")
+    `before`: the event that was taken before it and is acknowledged with it (see `take_all`).
+    """
+
+    __slots__ = ("before", "key", "slot", "staged", "update")
 
     def __init__(self, staged: Staged, key: bytes | None = None, slot: int = -1, update: _Handed | None = None) -> None:
         self.staged = staged
+        self.before: Hand | None = None
         self.key = key  # the message's; None for ticks, updates and timeouts
         self.slot = slot
         self.update = update
@@ -112,8 +117,8 @@ class Hands:
         self._put.append(event)
         self._waiters.ring()
 
-    def is_waiting(self) -> bool:
-        """Whether `take` would return an event now. Takes nothing, and acknowledges nothing."""
+    def is_waiting(self, own: Collection[Holder]) -> bool:
+        """Whether `take` would return an event to `own` now. Takes nothing, and acknowledges nothing."""
         with self._gate.lock:
             if self._gate.closing or self.ended:
                 return False
@@ -122,7 +127,7 @@ class Hands:
             session, taken = self._session, self._sender.unacknowledged
             if self._timers.is_due(taken) or session.next_messages(1, taken):
                 return True
-            return session.all_closed and not self._others_hold()
+            return session.all_closed and not self._others_hold(own)
 
     # --- taking -----------------------------------------------------------------------------------------------------
 
@@ -147,6 +152,25 @@ class Hands:
                     self._become_eager()
                     found = self._look_locked(holder)
         return found
+
+    def take_all(self, holder: Holder) -> list[Event]:
+        """Acknowledge what `holder` has in hand, and take all events that are there now. They stay in hand together."""
+        taken: list[Event] = []
+        found = self.take(holder)
+        while isinstance(found, Event):
+            taken.append(found)
+            with self._gate.lock:
+                if self._gate.closing:
+                    break
+                before = self._in_hand.get(holder)
+                found = self._look_locked(holder)
+                if before is not None and isinstance(found, Event):
+                    last = self._in_hand.get(holder)
+                    if last is before or last is None:  # STOP has no hand of its own
+                        self._in_hand[holder] = before
+                    else:
+                        last.before = before
+        return taken
 
     def _look_locked(self, holder: Holder) -> Found:
         while (found := self._look_once_locked(holder)) is DROPPED:
@@ -182,16 +206,16 @@ class Hands:
         event = self._update_locked(holder)
         if event is not None:
             return event
-        if self._session.all_closed and not self._others_hold():
+        if self._session.all_closed and not self._others_hold((holder,)):
             return self._last("ALL_INPUTS_CLOSED")
         return NOTHING
 
-    def _others_hold(self) -> bool:
-        """Whether other threads or tasks have messages in hand: then the stream has not ended for them."""
+    def _others_hold(self, own: Collection[Holder]) -> bool:
+        """Whether threads or tasks other than `own` have messages in hand: then the stream has not ended for them."""
         return any(
             hand.key is not None and (holder.is_alive() if isinstance(holder, threading.Thread) else not holder.done())
             for holder, hand in self._in_hand.items()
-            if holder is not None
+            if holder is not None and holder not in own
         )
 
     def _last(self, id: str) -> Event:
@@ -273,6 +297,13 @@ class Hands:
         hand = self._in_hand.pop(holder, None)
         if hand is None:
             return
+        hands = [hand]
+        while hands[-1].before is not None:
+            hands.append(hands[-1].before)
+        for each in reversed(hands):
+            self._put_back_locked(each)
+
+    def _put_back_locked(self, hand: Hand) -> None:
         if hand.slot >= 0:
             self._session.page.release(hand.slot)
             self._free_slots.append(hand.slot)

@@ -149,6 +149,27 @@ say([node.is_empty() for _ in range(5)], plain(node.next()))
     assert fed(run, program, b"1") == [[[False] * 5, given([49])]]
 
 
+def test_the_end_is_seen_by_a_node_that_asks_whether_there_is_anything(run: Make) -> None:
+    program = """
+node, seen = Node(), []
+while "STOP" not in seen:
+    if node.is_empty(): time.sleep(0.001)
+    else: seen.append(node.next()["type"])
+say(seen)
+"""
+    assert fed(run, program, b"1") == [[["INPUT", "INPUT_CLOSED", "STOP"]]]
+
+
+def test_drain_takes_the_end_too(run: Make) -> None:
+    program = """
+node, seen = Node(), []
+while "STOP" not in seen:
+    seen += [event["type"] for event in node.drain()]
+say(seen, node.drain(), node.next())
+"""
+    assert fed(run, program, b"1", b"2") == [[["INPUT", "INPUT", "INPUT_CLOSED", "STOP"], [], None]]
+
+
 def test_a_tick_is_an_input_without_values(run: Make) -> None:
     nodes = {"n": {"inputs": {"tick": "timer/millis/5"}, "outputs": ["out"]}, "c": {"inputs": {"in": "n/out"}}}
     program = """

@@ -937,6 +937,34 @@ def test_a_node_without_lmdb_that_dies_with_a_large_message_in_hand_leaves_nothi
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises when somebody still has it
 
 
+# --- several events at once ---
+
+
+def test_events_that_were_taken_together_come_again_together(run: Make) -> None:
+    program = """
+import os, signal
+from noderuntime import Node
+node = Node()
+while not node.is_waiting(): pass
+taken = []
+while len(taken) < 4: taken = node.take_all() or taken
+print([(event.type, event.get("value"), event.get("attempt")) for event in taken], flush=True)
+if node.incarnation == 1: os.kill(os.getpid(), signal.SIGKILL)
+print(node.next(), node.take_all(), flush=True)
+"""
+    r = run(between())
+    r.send("a", 1, 2, ends=True)
+    told = [("INPUT", 1), ("INPUT", 2), ("INPUT_CLOSED", None), ("STOP", None)]
+    child = r.begun("n", program)
+    assert child.wait() == -signal.SIGKILL
+    assert child.text.startswith(str([(kind, value, 1 if value else None) for kind, value in told])[:-1])
+    assert r.queued("n", "in")[:2] == [1, 2]
+    again = r.begun("n", program)
+    assert again.wait() == 0, again
+    assert again.text.startswith(str([(kind, value, 1 if value else None) for kind, value in told])[:-1])
+    assert again.text.endswith("]\nNone []\n")
+
+
 # --- events of another origin ---------------------------------------------------------------------------------------
 
 
