@@ -25,6 +25,7 @@ from noderuntime.errors import DataflowError
 
 DEPTH_MAX: Final = 8
 NODES_MAX: Final = 5_000
+MODULES_MAX: Final = 1_000
 _OUTER: Final = ("id", "name", "description", "module", "inputs", "params", "env", "build")
 _TOP: Final = ("module", "nodes", "build")
 _HEAD: Final = ("name", "inputs", "inputs_optional", "outputs")
@@ -60,6 +61,7 @@ class _Expansion:
         self._read = read_tree
         self._made = made
         self._beside = beside
+        self._modules = 0
 
     def add(self, tree: Tree, index: int, file: str, around: tuple[str, ...]) -> None:
         """Add a node of `file`, or the nodes of the module that it names."""
@@ -87,6 +89,9 @@ class _Expansion:
         if inner_file in around or len(around) >= DEPTH_MAX:
             why = "contains itself" if inner_file in around else f"is more than {DEPTH_MAX} levels deep"
             raise fail(module_tree.place, f"the module {inner_file!r} {why}", "Take one level out.")
+        self._modules += 1
+        if self._modules > MODULES_MAX:
+            raise fail(module_tree.place, f"the dataflow has more than {MODULES_MAX} modules", "Split the dataflow.")
         wired = self._wired(fields, where)
         no_params: dict[str, Scalar] = {}
         params = self._errors.take(fields, "params", where, _params, no_params)
@@ -268,7 +273,9 @@ class _Change:
 
     def _surround(self, made: dict[str, tuple[Scalar, Tree]], key: Scalar) -> None:
         """Parameters, env and build of the outer node and of the file."""
-        env: dict[str, tuple[Scalar, Tree]] = {name: (value, value) for name, value in self.params.items()}
+        env: dict[str, tuple[Scalar, Tree]] = {  # `$$`: what is in a parameter does not expand
+            name: (value, replace(value, text=value.text.replace("$", "$$"))) for name, value in self.params.items()
+        }
         outer_env = self.outer.get("env")
         if isinstance(outer_env, Fields):
             env.update(outer_env.fields)

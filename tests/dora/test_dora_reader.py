@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from noderuntime.dataflow.model import Dataflow, InputSpec, NodeSpec
 from noderuntime.dora import refusals
@@ -605,6 +607,29 @@ def test_what_is_wrong_in_a_module_is_told_with_its_file(outer: str, module: str
     assert all(item.line for item in (error, *error.more))
 
 
+def test_what_is_in_a_parameter_is_taken_as_it_is() -> None:
+    outer = 'nodes:\n- {id: m, module: m.yml, params: {p: "a$NOPE $HOME", q: "007", r: 1.50}}'
+    module = "module: {name: m}\nnodes: [{id: n, path: n.py, args: \"$PARAM_P $PARAM_Q\"}]"
+    spec = modules(outer, m=module).dataflow.node("m.n")
+    assert spec.env == {"PARAM_P": "a$NOPE $HOME", "PARAM_Q": "007", "PARAM_R": "1.50"}
+    assert spec.code.args == ("a$NOPE", "$HOME", "007")
+
+
+def test_options_of_the_inner_input_win_over_those_that_it_is_wired_with() -> None:
+    outer = ("nodes:\n- {id: s, path: s.py, outputs: [v]}\n"
+             "- {id: m, module: m.yml, inputs: {x: {source: s/v, queue_size: 5, input_timeout: 3}}}")  # fmt: skip
+    module = ("module: {name: m, inputs: [x]}\nnodes:\n"
+              "- {id: n, path: n.py, inputs: {x: {source: _mod/x, queue_size: 2}, y: _mod/x}}")  # fmt: skip
+    x, y = modules(outer, m=module).dataflow.node("m.n").inputs
+    assert (x.queue_size, x.input_timeout_s, y.queue_size, y.input_timeout_s) == (2, 3.0, 5, 3.0)
+
+
+def test_the_number_of_modules_is_bounded() -> None:
+    many = "module: {name: n}\nnodes: [" + ", ".join(f"{{id: a{n}, module: %s.yml}}" for n in range(50)) + "]"
+    error = refused_module("nodes:\n- {id: p, module: m0.yml}", m0=many % (("m1",) * 50), m1=many % (("m2",) * 50), m2=many % (("m3",) * 50), m3=MODULE)
+    assert "more than 1000 modules" in str(error)
+
+
 def test_the_depth_of_modules_is_bounded() -> None:
     files = {
         f"m{level}": f"module: {{name: n}}\nnodes: [{{id: a, module: m{level + 1}.yml}}]" for level in range(12)
@@ -629,3 +654,23 @@ def test_each_field_with_a_value_of_each_kind_is_read_or_refused_and_nothing_els
                     parse(yaml.safe_dump({"nodes": [made]}), env={})
                 except DataflowError as error:
                     assert str(error)
+
+
+WORDS = st.sampled_from([*NODE_FIELDS, *ROOT_FIELDS, "source", "queue_size", "queue_policy", "python", "a", "b", "a/o", "a/b/o", "_mod/i",
+                         "dora/timer/millis/5", "dora/logs/info/a", "a.py", "$HOME", "mod.yml", "backpressure", "shell", "dynamic"])  # fmt: skip
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 2000) | st.floats(allow_nan=False) | WORDS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=5),
+    max_leaves=20,
+)
+NODES = st.lists(st.dictionaries(WORDS, VALUES, max_size=6).map(lambda fields: {"id": "a", "path": "a.py", **fields}), min_size=1, max_size=3)
+
+
+@settings(max_examples=400, deadline=None)
+@given(NODES, st.dictionaries(st.sampled_from([*ROOT_FIELDS, "state", "snapshots"]), VALUES, max_size=3), NODES)
+def test_whatever_a_file_says_it_is_read_or_refused(nodes: Any, rest: dict[str, Any], inner: Any) -> None:
+    module = {"module": {"name": "m", "inputs": ["i"], "outputs": ["o"]}, "nodes": inner}
+    try:
+        parse(yaml.safe_dump({**rest, "nodes": nodes}), env=ENVIRON, read_module=lambda path: yaml.safe_dump(module).encode())
+    except DataflowError as error:
+        assert str(error)
