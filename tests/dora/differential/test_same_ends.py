@@ -211,6 +211,30 @@ nodes:
     assert (len(ours.records["send"]), len(real.records["send"])) == (3, 1)
 
 
+def test_a_node_that_is_always_restarted_ends_with_its_inputs(tmp_path: Path) -> None:
+    dataflow = """
+nodes:
+  - {id: s, path: send.py, outputs: [o], env: {COUNT: 3}}
+  - {id: t, path: take.py, inputs: {i: s/o}, restart_policy: always, restart_delay: 0.1}
+"""
+    real, ours = run_both(tmp_path, FILES, dataflow)
+    assert (ours.code, real.code) == (0, 0)
+    assert ends(ours) == ends(real) == [["INPUT_CLOSED", "i"], ["STOP", "ALL_INPUTS_CLOSED"], "over"]
+
+
+def test_a_node_that_a_signal_ends_has_failed(tmp_path: Path) -> None:
+    program = SEND + "\nimport signal; os.kill(os.getpid(), signal.SIGKILL)\n"
+    program = program.replace("raise SystemExit", "int")
+    dataflow = """
+nodes:
+  - {id: s, path: kill.py, outputs: [o]}
+  - {id: t, path: take.py, inputs: {i: {source: s/o, queue_size: 100}}}
+"""
+    real, ours = run_both(tmp_path, {**FILES, "kill.py": program}, dataflow)
+    assert (ours.code, real.code) == (1, 1)
+    assert ends(ours)[-2:] == ends(real)[-2:] == [["STOP", "ALL_INPUTS_CLOSED"], "over"]
+
+
 def test_a_run_that_is_stopped(tmp_path: Path) -> None:
     dataflow = """
 nodes:
