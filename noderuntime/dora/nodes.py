@@ -5,6 +5,7 @@ links.py joins the nodes of a file. A node with operators has one Part for each 
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -172,8 +173,7 @@ class NodeReader:
         elif "://" in path:
             errors.errors.append(fail(path_tree.place, f"`path` of {where} is a URL", refusals.URL))
         else:
-            if node.folder and not path.startswith("/"):
-                path = f"{node.folder}/{path}"
+            path = _from(node.folder, path)
             no_args: tuple[str, ...] = ()
             args = errors.take(tree, "args", where, read.words, no_args) if args_text else no_args
             code = Code(path, args, place=path_tree.place)
@@ -269,7 +269,7 @@ class NodeReader:
                 return
             source = found
         written = errors.keep(lambda: read.text(source, f"`python` of {where}"), "-")
-        path = f"{node.folder}/{written}" if node.folder and not written.startswith("/") else written
+        path = _from(node.folder, written)
         part.spec = replace(part.spec, code=Code(path, name="Operator", adapter=ADAPTER, place=source.place))
         self._ports(fields, where, part, node)
         part.shown["python"] = path
@@ -410,3 +410,8 @@ class NodeReader:
             start_timeout_s=startup_s or read.DURATION_S_MAX,
             health_check_timeout_s=health_s or None,
         )
+
+
+def _from(folder: str, path: str) -> str:
+    """A path in a file of that folder, as it is from the folder of the dataflow."""
+    return posixpath.normpath(posixpath.join(folder, path)) if folder else path

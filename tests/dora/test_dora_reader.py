@@ -624,6 +624,16 @@ def test_options_of_the_inner_input_win_over_those_that_it_is_wired_with() -> No
     assert (x.queue_size, x.input_timeout_s, y.queue_size, y.input_timeout_s) == (2, 3.0, 5, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("written", "path"), [("e.py", "sub/e.py"), ("./e.py", "sub/e.py"), ("../e.py", "e.py"), ("/bin/echo", "/bin/echo")]
+)
+def test_paths_in_a_module_begin_in_its_folder(written: str, path: str) -> None:
+    module = f"module: {{name: m}}\nnodes:\n- {{id: n, path: {written}}}\n- {{id: o, operator: {{python: {written}}}}}"
+    found = modules("nodes:\n- {id: m, module: sub/m.yml}", sub__m=module)
+    assert [spec.code.path for spec in found.dataflow.nodes] == [path, path]
+    assert [found.descriptor["nodes"][0]["path"], found.descriptor["nodes"][1]["operator"]["python"]] == [path, path]
+
+
 def test_the_number_of_modules_is_bounded() -> None:
     many = "module: {name: n}\nnodes: [" + ", ".join(f"{{id: a{n}, module: %s.yml}}" for n in range(50)) + "]"
     error = refused_module("nodes:\n- {id: p, module: m0.yml}", m0=many % (("m1",) * 50), m1=many % (("m2",) * 50), m2=many % (("m3",) * 50), m3=MODULE)
