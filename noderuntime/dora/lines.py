@@ -137,10 +137,12 @@ class _LogFile:
 
     def new_lines(self) -> Iterator[Mapping[str, Any]]:
         """The lines that were not returned yet, at most about BATCH_BYTES of them."""
-        now = _inode(self._path)
+        now, size = _inode_and_size(self._path)
+        if now == self.inode and size <= self.offset:
+            return
         if self.inode and now != self.inode:
             older = older_log(self._path)
-            if _inode(older) == self.inode:
+            if _inode_and_size(older)[0] == self.inode:
                 found = self._read(older)
                 if found:
                     yield from found
@@ -165,8 +167,10 @@ class _LogFile:
         return [json.loads(line) for line in data[:end].splitlines()]
 
 
-def _inode(path: Path) -> int:
+def _inode_and_size(path: Path) -> tuple[int, int]:
+    """(0, 0) when there is no such file."""
     try:
-        return path.stat().st_ino
+        status = path.stat()
     except OSError:
-        return 0
+        return 0, 0
+    return status.st_ino, status.st_size
