@@ -88,10 +88,14 @@ class _Helper:
 
 
 class NodeLines(_Helper):
-    """`send_stdout_as` and `send_logs_as` of one node: `config["stdout"]` and `config["logs"]` are outputs, or ""."""
+    """`send_stdout_as` and `send_logs_as` of one node: `config["stdout"]` and `config["logs"]` are outputs, or "".
+
+    `config["node"]` is the node. An operator that shares a process may have another file, with what that prints.
+    """
 
     def __init__(self, ctx: Context) -> None:
         super().__init__(ctx)
+        self._own: str = ctx.config["node"]
         self._stdout: str = ctx.config["stdout"]
         self._records: str = ctx.config["logs"]
 
@@ -99,7 +103,7 @@ class NodeLines(_Helper):
         printed = line["text"] if line["stream"] != "log" else line.get("line")
         if self._stdout and printed is not None:
             ctx.send_output(self._stdout, text_array(f"{printed}\n"))
-        if self._records and self._level(line) >= self._nodes[node]["level"]:
+        if self._records and node == self._own and self._level(line) >= self._nodes[node]["level"]:
             ctx.send_output(self._records, self._record(node, line))
 
 

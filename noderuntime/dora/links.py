@@ -36,6 +36,7 @@ class Linker:
         self._nodes = {node.id: node for node in nodes}
         self._exposed = exposed
         self._finishes = finishes
+        self._leader = {part.spec.id: node.parts[0].spec.id for node in nodes for part in node.parts}
         self._owner = {part.spec.id: node.id for node in nodes for part in node.parts}
         self._lines: dict[str, dict[str, str]] = {}  # our node -> {"stdout" or "logs": output} that somebody receives
         self._log_outputs: dict[str, dict[str, str]] = {}  # an output of the helper of logs -> what it carries
@@ -51,7 +52,7 @@ class Linker:
             helpers.append(self._logs_helper())
         watched = {*self._lines, *self._log_readers}
         made = [replace(spec, outputs=(*spec.outputs, END)) if spec.id in watched else spec for spec in made]
-        forwarded = {id for id, outputs in self._lines.items() if "stdout" in outputs}
+        forwarded = {self._leader[id] for id, outputs in self._lines.items() if "stdout" in outputs}
         made = [replace(spec, forwards_lines=spec.id in forwarded) for spec in made]
         self._unique([*made, *helpers])
         if not self.errors:
@@ -142,7 +143,10 @@ class Linker:
         return replace(item.spec, node=LOGS, output=output, source=f"{LOGS}/{output}", counts=False)
 
     def _lines_helper(self, node: NodeSpec, outputs: Mapping[str, str]) -> NodeSpec:
-        config = {"nodes": self._names([node.id]), "stdout": outputs.get("stdout", ""), "logs": outputs.get("logs", "")}
+        stdout, logs = outputs.get("stdout", ""), outputs.get("logs", "")
+        # what operators of one process print is kept with the first of them
+        files = dict.fromkeys((node.id, self._leader[node.id]) if stdout else (node.id,))
+        config = {"node": node.id, "nodes": self._names([*files]), "stdout": stdout, "logs": logs}
         return self._helper(lines_id(node.id), node, "NodeLines", [node.id], [*outputs.values()], config)
 
     def _logs_helper(self) -> NodeSpec:

@@ -69,7 +69,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def world(run: Path) -> World:
-    return World(run, NodeLines, {"nodes": {"a": {"node": "A", "level": 0}}, "stdout": "o", "logs": ""})
+    return World(run, NodeLines, {"node": "a", "nodes": {"a": {"node": "A", "level": 0}}, "stdout": "o", "logs": ""})
 
 
 def test_each_line_goes_out_once_with_its_newline(world: World) -> None:
@@ -138,7 +138,7 @@ def test_a_record_that_was_printed_goes_out_as_it_was_printed(world: World) -> N
 
 
 def test_records_are_json_as_dora_has_it(run: Path) -> None:
-    world = World(run, NodeLines, {"nodes": {"a": {"node": "A", "level": 0}}, "stdout": "", "logs": "l"})
+    world = World(run, NodeLines, {"node": "a", "nodes": {"a": {"node": "A", "level": 0}}, "stdout": "", "logs": "l"})
     world.write("plain")
     world.write("careful", stream="log", level=30, fields={"target": "t", "k": "v", "logger": "x"})
     plain, careful = (json.loads(text) for _, text in world.tick())
@@ -155,13 +155,13 @@ def test_records_are_json_as_dora_has_it(run: Path) -> None:
     [(5, "TRACE"), (10, "DEBUG"), (20, "INFO"), (25, "INFO"), (30, "WARN"), (40, "ERROR"), (50, "ERROR")],
 )
 def test_names_of_levels(run: Path, level: int, name: str) -> None:
-    world = World(run, NodeLines, {"nodes": {"a": {"node": "A", "level": 0}}, "stdout": "", "logs": "l"})
+    world = World(run, NodeLines, {"node": "a", "nodes": {"a": {"node": "A", "level": 0}}, "stdout": "", "logs": "l"})
     world.write("m", stream="log", level=level)
     assert [json.loads(text)["level"] for _, text in world.tick()] == [name]
 
 
 def test_what_is_below_the_level_of_its_node_is_no_record(run: Path) -> None:
-    world = World(run, NodeLines, {"nodes": {"a": {"node": "A", "level": 30}}, "stdout": "o", "logs": "l"})
+    world = World(run, NodeLines, {"node": "a", "nodes": {"a": {"node": "A", "level": 30}}, "stdout": "o", "logs": "l"})
     world.write("plain")
     world.write("fine", stream="log", level=20)
     world.write("careful", stream="log", level=30)
@@ -190,3 +190,14 @@ def test_logs_go_to_those_who_want_their_level_and_node_and_are_another_node(run
         "all-to-C": ["plain", "careful", "bad"], "warn-to-C": ["careful", "bad"], "b-to-C": ["bad"],
         "all-to-B": ["plain", "careful"],
     }  # fmt: skip
+
+
+def test_what_a_shared_process_prints_is_in_the_file_of_its_first_operator(run: Path) -> None:
+    nodes = {"b": {"node": "M", "level": 0}, "a": {"node": "M", "level": 0}}
+    world = World(run, NodeLines, {"node": "b", "nodes": nodes, "stdout": "o", "logs": "l"})
+    world.write("printed", node="a")
+    world.write("of another", node="a", stream="log")
+    world.write("of its own", node="b", stream="log")
+    sent = world.tick()
+    assert [text for output, text in sent if output == "o"] == ["printed\n"]
+    assert [json.loads(text)["message"] for output, text in sent if output == "l"] == ["of its own"]

@@ -390,3 +390,30 @@ def test_one_core_that_there_is_is_enough(flow: Flow) -> None:
                     "- {id: s, path: send.py, outputs: [v]}")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert flow.values() == [0, 1, 2, 3, 4]
+
+
+def test_what_operators_print_comes_as_messages_too(flow: Flow) -> None:
+    flow.write("talk.py", """
+        from dora import DoraStatus
+        class Operator:
+            def on_event(self, dora_event, send_output):
+                if dora_event["type"] == "INPUT":
+                    print("got", dora_event["value"][0].as_py())
+                    send_output("w", dora_event["value"], {})
+                return DoraStatus.CONTINUE
+        """)  # fmt: skip
+    operator = "python: talk.py, outputs: [w, o], send_stdout_as: o, inputs"
+    done = flow.run(f"""
+        nodes:
+        - {{id: s, path: send.py, outputs: [v]}}
+        - {{id: a, operator: {{{operator}: {{x: {{source: s/v, queue_size: 50}}}}}}}}
+        - id: m
+          operators:
+          - {{id: b, python: talk.py, outputs: [w], inputs: {{x: {{source: a/w, queue_size: 50}}}}}}
+          - {{id: c, {operator}: {{x: {{source: m/b/w, queue_size: 50}}}}}}
+        - {{id: r, path: record.py, inputs: {{x: {{source: a/o, queue_size: 50}}}}}}
+        - {{id: q, path: record.py, inputs: {{x: {{source: m/c/o, queue_size: 50}}}}, env: {{OUT: other}}}}
+        """)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert flow.values() == [f"got {number}\n" for number in range(5)]
+    assert sorted(flow.values("other")) == sorted(2 * flow.values())
