@@ -27,6 +27,8 @@ from typing import Any
 
 import msgpack
 
+from noderuntime.api import arrow_streams
+
 KINDS = 5
 MSGPACK, BYTES, NDARRAY, ARROW, VIEW = range(KINDS)
 """VIEW: sent as any other bytes-like object (see `buffer_of`), received as a read-only memoryview; bytes stay bytes."""
@@ -362,6 +364,8 @@ def _encode_arrow(value: Any) -> tuple[int, bytes, bytes | memoryview]:
     import pyarrow
 
     try:
+        if isinstance(value, pyarrow.Array) and (stream := arrow_streams.joined(value)):
+            return ARROW, b"array", stream
         if isinstance(value, pyarrow.Table):
             head, schema, parts = b"table", value.schema, [value]
         elif isinstance(value, pyarrow.RecordBatch):
@@ -385,12 +389,15 @@ def _encode_arrow(value: Any) -> tuple[int, bytes, bytes | memoryview]:
 def _decode_arrow(head: bytes, body: bytes | memoryview) -> Any:
     import pyarrow
 
+    if head == b"array" and (array := arrow_streams.taken_apart(body)) is not None:
+        return array
     reader = pyarrow.ipc.open_stream(pyarrow.py_buffer(body))
     if head == b"table":
         return reader.read_all()
     batches = list(reader)
     if head == b"batch":
         return batches[0] if batches else pyarrow.RecordBatch.from_pylist([], schema=reader.schema)
+    arrow_streams.note(reader.schema, body)
     if len(batches) == 1:
         return batches[0].column(0)
     return pyarrow.chunked_array([batch.column(0) for batch in batches], reader.schema.field(0).type).combine_chunks()

@@ -22,7 +22,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from noderuntime.api import values
+from noderuntime.api import arrow_streams, values
 
 
 def travel(value: Any) -> Any:
@@ -565,3 +565,51 @@ def test_a_small_value_is_read_as_the_library_reads_it_and_refused_where_it_refu
             found = values.unpack_small(packed)
             assert type(found) is type(expected)
             assert found == expected or found != found  # nan
+
+
+# --- streams without a reader ---------------------------------------------------------------------------------------
+
+
+ROWS: list[list[Any]] = [["a", None, "b"], [[1], None, []], [{"x": 1}], [None], [], [True, None], [b"x"]]
+
+
+@pytest.mark.parametrize("rows", ROWS, ids=str)
+def test_a_stream_that_is_put_together_is_what_a_writer_writes(rows: list[Any]) -> None:
+    array = pa.array(rows)
+    stream = arrow_streams.joined(array)
+    assert stream
+    (batch,) = pa.ipc.open_stream(stream)
+    assert batch.column(0).equals(array)
+    (batch,) = pa.ipc.open_stream(arrow_streams.joined(array.slice(1)))
+    assert batch.column(0).to_pylist() == rows[1:]
+    for _ in range(2):  # read by a reader, then taken apart
+        kind, head, body = values.encode(array)
+        got = values.decode(kind, head, memoryview(bytes(body)))
+        assert got.equals(array)
+        assert got.type == array.type
+    assert arrow_streams.taken_apart(stream).equals(array)
+
+
+def test_a_stream_of_several_batches_takes_a_reader() -> None:
+    column = pa.chunked_array([["a"], ["b", "c"], []], pa.string())
+    for sent in (pa.array(["x"]), column, pa.array(["x"]), column):
+        kind, head, body = values.encode(sent)
+        assert values.decode(kind, head, memoryview(bytes(body))).to_pylist() == sent.to_pylist()
+    values.decode(*values.encode(pa.array(["x"])))
+    _, _, body = values.encode(column)
+    assert arrow_streams.taken_apart(bytes(body)) is None
+
+
+def test_dictionaries_and_large_arrays_take_a_writer() -> None:
+    words = pa.array(["a", "b"]).dictionary_encode()
+    assert not arrow_streams.joined(words)
+    assert not arrow_streams.joined(pa.StructArray.from_arrays([words], ["w"]))
+    assert not arrow_streams.joined(pa.array(["x" * 100_000]))
+
+
+def test_bytes_that_are_no_stream_are_refused() -> None:
+    values.decode(*values.encode(pa.array(["x"])))
+    good = bytes(values.encode(pa.array(["abc"]))[2])
+    for body in (b"", b"abc", good[:100], good[: len(good) // 2]):
+        with pytest.raises((ValueError, OSError)):
+            values.decode(values.ARROW, b"array", body)
