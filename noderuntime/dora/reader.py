@@ -144,7 +144,7 @@ class _Reader(ErrorCollector):
             notes.update(dict.fromkeys(sorted(node.notes)))
         builds = _builds(nodes)
         if builds:
-            notes[f"`build` of {len(builds)} nodes is run by `noderuntime build {file}`, not by `run`"] = None
+            notes[f"`build` is run by `noderuntime build {file}`, not by `run`"] = None
         env = {name: spelled(value) for name, value in {**root_env, **self._overrides}.items()}
         return DoraFile(
             Dataflow(tuple(specs), env, state, snapshots, file, folder),
