@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 
 RESERVED = frozenset({"shared", "timer", "dora"})
+HELPER = "~"  # in the ids of nodes that are in no file: what they have is their own affair, and may be dropped
 ID_CHARACTERS_MAX = 200
 DIRECTORY_NAME_BYTES_MAX = 60
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, Final
 
+from noderuntime.dataflow.identifiers import HELPER
 from noderuntime.dataflow.links import ERRORS_MAX, Advice, check_links
 from noderuntime.dataflow.model import Code, InputSpec, NodeSpec
 from noderuntime.dataflow.yaml.fields import near
@@ -16,13 +17,13 @@ from noderuntime.dora.nodes import DoraNode, Input, Part
 from noderuntime.dora.sources import LogSource, OutputSource, TimerSource
 from noderuntime.errors import DataflowError
 
-LOGS: Final = "dora.logs"  # the helper that sends log records to those who subscribe to them
+LOGS: Final = f"dora{HELPER}logs"  # the helper that sends log records to those who subscribe to them
 TICK_NS: Final = 25_000_000  # how often a helper looks for new lines
 
 
 def lines_id(node: str) -> str:
     """The id of the helper that sends what a node prints and logs."""
-    return f"{node}.lines"
+    return f"{node}{HELPER}lines"
 
 
 class Linker:
@@ -64,7 +65,7 @@ class Linker:
         for spec in specs:
             if spec.id in seen:
                 what = f"a second node with the id {spec.id!r}; the first is in line {seen[spec.id].place.line}"
-                hint = "Give each node an id of its own (operators count as NODE.OPERATOR, helpers as NODE.lines)."
+                hint = "Give each node an id of its own (operators count as NODE.OPERATOR)."
                 self.errors.append(fail(spec.place, what, hint))
             seen[spec.id] = spec
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgpack
 
+from noderuntime.dataflow.identifiers import HELPER
 from noderuntime.errors import ResumeRefused
 from noderuntime.space import keys, lives, records
 from noderuntime.space.environment import scan
@@ -115,7 +116,7 @@ def refuse_losses(txn: ReadTxn, wanted: list[dict[str, Any]], drop: Collection[s
     lost = {
         id: what
         for id, node_entry in known.items()
-        if id not in ids and id not in drop and (what := _belongings(txn, node_entry))
+        if id not in ids and id not in drop and HELPER not in id and (what := _belongings(txn, node_entry))
     }
     if not lost:
         return

@@ -314,8 +314,8 @@ def test_lines_come_from_a_helper_that_ends_with_their_node() -> None:
     found = flow("- {id: a, path: a.py, outputs: [o, l, v], send_stdout_as: o, send_logs_as: l, min_log_level: warn}\n"
                  "- {id: r, path: r.py, inputs: {x: a/o, y: a/l, z: a/v}}")  # fmt: skip
     x, y, z = found.node("r").inputs
-    assert (x.node, x.output, y.node, y.output, z.node) == ("a.lines", "o", "a.lines", "l", "a")
-    helper = found.node("a.lines")
+    assert (x.node, x.output, y.node, y.output, z.node) == ("a~lines", "o", "a~lines", "l", "a")
+    helper = found.node("a~lines")
     assert helper.config == {"node": "a", "nodes": {"a": {"node": "a", "level": 30}}, "stdout": "o", "logs": "l"}
     assert [spec.node for spec in helper.inputs if not spec.is_timer] == ["a"]
     assert helper.inputs[0].output in found.node("a").outputs

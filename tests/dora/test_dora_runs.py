@@ -130,7 +130,7 @@ def test_what_a_node_prints_comes_as_messages_each_line_once_whatever_is_killed(
         """)  # fmt: skip
     process = flow.start("run", "--dora", "d.yml", "--log-format", "json")
     wait_until(lambda: len(flow.values()) > 10, "some lines")
-    flow.kill("t.lines")
+    flow.kill("t~lines")
     process.communicate(timeout=WITHIN_S)
     assert process.returncode == 0
     assert flow.values() == [f"line {number}\n" for number in range(60)]
@@ -417,3 +417,22 @@ def test_what_operators_print_comes_as_messages_too(flow: Flow) -> None:
     assert done.returncode == 0, done.stderr
     assert flow.values() == [f"got {number}\n" for number in range(5)]
     assert sorted(flow.values("other")) == sorted(2 * flow.values())
+
+
+def test_a_run_is_resumed_without_the_helpers_that_its_file_needs_no_longer(flow: Flow) -> None:
+    flow.write("talk.py", """
+        from dora import Node
+        for event in Node():
+            if event["type"] == "INPUT":
+                print("tick")
+        """)  # fmt: skip
+    talks = "nodes:\n- {id: t, path: talk.py, inputs: {t: dora/timer/millis/50}}\n"
+    flow.write("d.yml", talks + "- {id: r, path: record.py, inputs: {x: dora/logs}}\n")
+    process = flow.start("run", "--dora", "d.yml")
+    wait_until(lambda: len(flow.values()) > 3, "lines")
+    os.kill(json.loads((flow.home / "runs" / "d" / "run.json").read_text())["pid"], signal.SIGKILL)
+    process.communicate(timeout=WITHIN_S)
+    less = talks + "- {id: r, path: record.py, inputs: {t: dora/timer/millis/50}}"
+    done = flow.run(less, "--resume", "--stop-after", "1s")
+    assert done.returncode == 0, done.stderr
+    assert flow.events()[-1:] == [("STOP", "MANUAL")]
