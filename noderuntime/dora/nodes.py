@@ -34,7 +34,7 @@ _RESTARTS: Final = (
     "startup_timeout",
 )  # fmt: skip
 _CUSTOM: Final = ("args", "build", "finish_grace_secs", "shared_memory_pool_size")
-OURS: Final = ("config", "max_attempts", "process")
+OURS: Final = ("max_attempts", "process")
 """Fields of noderuntime that a node of a dora file may have, too."""
 FIELDS: Final = (*_ANY, *_KINDS, *_PORTS, *_LOGS, *_RESTARTS, *_CUSTOM, *OURS, "params")
 _OF_OPERATOR: Final = ("id", "name", "description", "python", "build", *_PORTS, *_LOGS)
@@ -75,7 +75,7 @@ class Part:
 
 @dataclass(slots=True)
 class DoraNode:
-    """A node of the file. `shown`: the same for the node; `level`: its min_log_level."""
+    """A node of the file. `shown`: its fields, as dora shows them again; `notes`: what has no effect, to be told."""
 
     id: str
     place: Place
@@ -87,7 +87,9 @@ class DoraNode:
 
 
 class NodeReader:
-    """Reads nodes. `environ`: for variables in `env`; `root_env` are the values of the file's own `env`."""
+    """Reads nodes. `environ`: for variables in `env`; `root_env` are the values of the file's own `env`, which
+    `overrides` (--env) join; the `env` of a node wins over both.
+    """
 
     def __init__(
         self, errors: ErrorCollector, environ: Mapping[str, str], root_env: Mapping[str, Value],
@@ -114,6 +116,9 @@ class NodeReader:
                 errors.errors.append(fail(tree.fields[name][0].place, f"`{name}` of {where}", hint))
         known = {name: pair for name, pair in tree.fields.items() if name not in refusals.NODE}
         errors.unknown(Fields(known, tree.flow, tree.place), FIELDS, where)
+        if tree.get("params") is not None:
+            hint = "Remove it: parameters belong to a node with `module`."
+            errors.errors.append(fail(tree.fields["params"][0].place, f"`params` of {where}, which is no module", hint))
         no_env: dict[str, Value] = {}
         env = errors.take(tree, "env", where, lambda value, label: read_env(value, label, self._environ), no_env)
         node = DoraNode(id, found.place, [], env, {"id": id}, folder)
@@ -127,15 +132,12 @@ class NodeReader:
         spec = NodeSpec(
             id=id,
             kind="node",
-            env={
-                **{name: spelled(value) for name, value in {**self._root_env, **self._written_over(), **env}.items()},
-            },
+            env={name: spelled(value) for name, value in {**self._root_env, **self._overrides, **env}.items()},
             cpus=errors.take(tree, "cpu_affinity", where, fields_of.cores, ()),
             max_attempts=errors.take(tree, "max_attempts", where, lambda t, label: read.whole(t, label, 0), 3),
-            config=errors.take(tree, "config", where, read.plain_mapping, {}),
             process=errors.take(tree, "process", where, fields_of.identifier, ""),
             place=found.place,
-            config_place=tree.fields["config"][0].place if "config" in tree.fields else found.place,
+            config_place=found.place,
             process_place=tree.fields["process"][0].place if "process" in tree.fields else Place(),
             with_failures=True,
             plain_restarts=True,
@@ -149,10 +151,6 @@ class NodeReader:
         if spec.cpus:
             node.shown["cpu_affinity"] = list(spec.cpus)
         return node
-
-    def _written_over(self) -> Mapping[str, str]:
-        """--env joins the file's `env`; the `env` of a node wins over both."""
-        return self._overrides
 
     # ---- what runs
 

@@ -4,7 +4,7 @@
 
 Defaults are dora's: queue_size 10 with drop_oldest, and no restarts. Each documented field is honoured, refused with a
 sentence that says what to do instead, or an annotation (refusals.py). Fields of noderuntime that a dora file may have
-too, so that its nodes gain what dora has not: `state`, `snapshots`; in a node `config`, `max_attempts` and `process`,
+too, so that its nodes gain what dora has not: `state`, `snapshots`; in a node `max_attempts` and `process`,
 and the restart fields also for operators; in an input `queue_bytes`.
 """
 

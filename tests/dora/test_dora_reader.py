@@ -128,6 +128,8 @@ def test_no_field_of_the_file_is_called_unknown(field: str) -> None:
         ("nodes:\n- {id: a, path: a.py, inputs: {x: b/y}}", (2, 35), "input 'x' of node 'a' comes from the node 'b'"),
         ("nodes:\n- {id: a, path: a.py, inputs: {x: a/y}}", (2, 35), "input 'x' of node 'a' comes from 'a/y', but"),
         ("nodes:\n- {id: a, path: a.py, inputs: {x: dora/logs/info/b}}", (2, 35), "input 'x' of node 'a' wants the logs"),
+        ("nodes:\n- {id: a, path: a.py, params: {p: 1}}", (2, 23), "`params` of node 'a', which is no module"),
+        ("nodes:\n- {id: a, path: a.py, config: {p: 1}}", (2, 23), "unknown field `config` in node 'a'"),
         ("nodes:\n- {id: a, path: a.py, process: p}", (2, 23), "`process` of node 'a', which is no operator"),
         ("nodes:\n- {id: a, path: a.py, send_stdout_as: o}\n- {id: b, path: b.py, inputs: {x: a/o}}", (3, 35), "input 'x'"),
     ],
@@ -203,13 +205,12 @@ nodes:
   operator: {python: a.py, inputs: {x: {source: s/v, queue_policy: backpressure, queue_bytes: 1MB}}}
   restart_policy: on-failure
   max_attempts: 5
-  config: {k: 1}
   process: p
 """
     found = parse(text).dataflow
     spec = found.node("a")
     assert (found.state.size_bytes, found.snapshots.to, found.snapshots.every_s) == (1 << 30, "none", 5.0)
-    assert (spec.restart_policy, spec.max_attempts, spec.config, spec.process) == ("on-failure", 5, {"k": 1}, "p")
+    assert (spec.restart_policy, spec.max_attempts, spec.process) == ("on-failure", 5, "p")
     assert spec.input("x").queue_bytes == 1 << 20
 
 
@@ -656,7 +657,7 @@ def test_whatever_the_data_are_only_one_kind_of_error_is_raised(data: bytes) -> 
 
 def test_each_field_with_a_value_of_each_kind_is_read_or_refused_and_nothing_else() -> None:
     values = [None, True, 5, -1, 1.5, "", "x", "x/y", [], [1], ["x"], {}, {"x": "y"}, {"x": {"source": "a/o"}}, [[]]]
-    for field in (*NODE_FIELDS, "config", "process", "max_attempts"):
+    for field in (*NODE_FIELDS, "process", "max_attempts"):
         for value in values:
             for extra in ({"path": "a.py"}, {"operator": {"python": "a.py", field: value}}, {}):
                 made = {"id": "a", "outputs": ["o"], **extra, field: value}

@@ -67,6 +67,7 @@ VALID = [
 INVALID = [
     "path: a.py, zzz: 1",
     "args: x",
+    "path: a.py, params: {p: '1'}",
     "path: a.py, operator: {python: op.py}",
     "path: a.py, args: [a, b]",
     "path: a.py, inputs: {x: nobody/v}",
