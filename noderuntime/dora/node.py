@@ -41,6 +41,8 @@ def _join(node_id: str | None) -> tuple[CustomNode, child.Facts]:
         found = _joined.get(os.getpid())
         if found is not None:
             return found
+        if _joined:
+            raise RuntimeError(f"{child.OUTSIDE} This process is a fork of the node's, which remains the node.")
         arrays.load()  # before the others are told that this node is ready: its first event must not wait for it
         run = None
         if node_id is None or child.is_child():  # as in dora, the environment goes before `node_id`

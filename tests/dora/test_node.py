@@ -444,6 +444,22 @@ say(first is not second, plain(second.next()), first.next()["type"])
     assert fed(run, program, b"1") == [[True, given([49]), "INPUT_CLOSED"]]
 
 
+def test_a_fork_of_a_node_is_not_the_node(run: Make) -> None:
+    program = """
+import os
+node = Node()
+if not os.fork():
+    say(refused(Node))
+    os._exit(0)
+os.wait()
+say(node.next()["type"])
+"""
+    ((error, text),), kind = fed(run, program)
+    assert error == "RuntimeError"
+    assert text.endswith("This process is a fork of the node's, which remains the node.")
+    assert kind == ["INPUT_CLOSED"]
+
+
 def test_outside_a_dataflow_there_is_no_node() -> None:
     from noderuntime.dora.node import Node
 
