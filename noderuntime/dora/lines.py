@@ -2,8 +2,9 @@
 
 The runtime keeps each line and record in the log file of its node (runtime/logs.py). A helper looks at these files
 some dozen times a second and sends what is new; how far it has come is its private state, committed with what it sent,
-so a helper that is killed neither loses nor repeats a line. It ends when the nodes that it serves have ended: it has an
-input from each, over which nothing is ever sent, and which closes with the node.
+so a helper that is killed neither loses nor repeats a line. It has an input from each node that it serves, over which
+nothing is ever sent, and which closes with the node. That ends the helper of logs; one that sends the lines of a node
+goes on to the mark that the runtime puts behind the last of them.
 
 A line printed is a text with its newline. A record, and a line where logs are asked for, is JSON as dora has it: level,
 message, timestamp, node_id, target, fields, dataflow_id.
@@ -21,7 +22,7 @@ from typing import Any, Final
 import pyarrow
 
 from noderuntime.api.events import Event
-from noderuntime.api.operator import Context
+from noderuntime.api.operator import Context, Status
 from noderuntime.dora.sources import LEVELS
 from noderuntime.ipc.rundir import ENV_DORA, ENV_RUN_DIR, RunDir, older_log
 
@@ -47,7 +48,7 @@ class _Helper:
             for node, log in self._logs.items():
                 log.inode, log.offset = place["logs"].get(node, (0, 0))
 
-    def on_event(self, event: Event, ctx: Context) -> None:
+    def on_event(self, event: Event, ctx: Context) -> Status:
         """A tick, or the end of a node: send what is new."""
         sent = False
         for node, log in self._logs.items():
@@ -57,6 +58,10 @@ class _Helper:
         if sent:
             logs = {node: (log.inode, log.offset) for node, log in self._logs.items()}
             ctx.save_state(_PLACE, json.dumps({"folder": str(self._folder), "logs": logs}).encode())
+        return Status.STOP if self._is_over() else Status.CONTINUE
+
+    def _is_over(self) -> bool:
+        return False
 
     def _send(self, node: str, line: Mapping[str, Any], ctx: Context) -> None:
         raise NotImplementedError
@@ -96,8 +101,15 @@ class NodeLines(_Helper):
     def __init__(self, ctx: Context) -> None:
         super().__init__(ctx)
         self._own: str = ctx.config["node"]
+        self._process: str = ctx.config["process"]
+        self._at_end = False
         self._stdout: str = ctx.config["stdout"]
         self._records: str = ctx.config["logs"]
+
+    def _is_over(self) -> bool:
+        """Whether the end was read twice: what had come until the first time has been read from all files then."""
+        before, self._at_end = self._at_end, self._logs[self._process].ended
+        return before and self._at_end
 
     def _send(self, node: str, line: Mapping[str, Any], ctx: Context) -> None:
         printed = line["text"] if line["stream"] != "log" else line.get("line")
@@ -138,6 +150,7 @@ class _LogFile:
         self._path = path
         self.inode = 0  # of the file in which `offset` is; 0: none was seen
         self.offset = 0
+        self.ended = False  # its end was read
 
     def new_lines(self) -> Iterator[Mapping[str, Any]]:
         """The lines that were not returned yet, at most about BATCH_BYTES of them."""
@@ -167,8 +180,15 @@ class _LogFile:
                     end = data.rfind(b"\n") + 1
         except OSError:
             return []
-        self.offset += end
-        return [json.loads(line) for line in data[:end].splitlines()]
+        found = []
+        for line in data[:end].splitlines(keepends=True):
+            told = json.loads(line)
+            if "end" in told:  # not passed: the next life has to read it, too
+                self.ended = True
+                break
+            self.offset += len(line)
+            found.append(told)
+        return found
 
 
 def _inode_and_size(path: Path) -> tuple[int, int]:

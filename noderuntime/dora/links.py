@@ -145,10 +145,12 @@ class Linker:
 
     def _lines_helper(self, node: NodeSpec, outputs: Mapping[str, str]) -> NodeSpec:
         stdout, logs = outputs.get("stdout", ""), outputs.get("logs", "")
-        # what operators of one process print is kept with the first of them
-        files = dict.fromkeys((node.id, self._leader[node.id]) if stdout else (node.id,))
-        config = {"node": node.id, "nodes": self._names([*files]), "stdout": stdout, "logs": logs}
-        return self._helper(lines_id(node.id), node, "NodeLines", [node.id], [*outputs.values()], config)
+        # what operators of one process print is kept with the first of them, and so is the mark of its end
+        files = dict.fromkeys((node.id, self._leader[node.id]))
+        config = {"node": node.id, "process": self._leader[node.id], "nodes": self._names([*files]), "stdout": stdout}
+        config["logs"] = logs
+        made = self._helper(lines_id(node.id), node, "NodeLines", [node.id], [*outputs.values()], config)
+        return replace(made, endless=True)  # it ends when it has read the last line, which may come after the end
 
     def _logs_helper(self) -> NodeSpec:
         everybody = [part.spec.id for node in self._nodes.values() for part in node.parts]

@@ -27,7 +27,7 @@ from noderuntime.ipc.store_records import Claimed, Done, Over, claim_result, res
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.runtime import lifecycle_events as su
 from noderuntime.runtime.claims import burial, claim_of
-from noderuntime.runtime.hearing import hear, hear_line
+from noderuntime.runtime.hearing import hear, hear_line, note_state
 from noderuntime.runtime.lifecycle import Lifecycle
 from noderuntime.runtime.lifecycle_events import ALIVE, DONE, Hands, LifecycleState
 from noderuntime.runtime.machine import IllegalEvent, Tell, Tick
@@ -169,7 +169,7 @@ class Child:
                 raise
             return
         if self.machine.state is not before:
-            self.services.run_log.keep(f"{self.id} is {self.machine.state.value} ({type(event).__name__})")
+            note_state(self, before, event)
         if isinstance(event, su.Exited):
             self.exit_status = None
         arrived = isinstance(event, su.SaidHello) or self.machine.state in DONE

@@ -27,6 +27,14 @@ def hear_line(child: Child, stream: str, line: str) -> None:
         log.line(child.id, stream, line)
 
 
+def note_state(child: Child, before: su.LifecycleState, event: su.LifecycleEvent) -> None:
+    """Keep, for `logs --runtime`, that its state has changed; for helpers of dora, that it prints no more."""
+    state, log = child.machine.state, child.services.run_log
+    log.keep(f"{child.id} is {state.value} ({type(event).__name__})")
+    if child.services.options.dora is not None and state in su.DONE and before not in su.DONE:
+        log.ended(child.id)
+
+
 def hear(child: Child, identity: bytes, message: Message) -> None:
     """A message over a connection of this node's, its present one or one of an earlier life."""
     match message:

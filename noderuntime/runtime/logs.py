@@ -29,6 +29,7 @@ RETRY_S = 1.0
 FILE_BYTES_MAX = 64_000_000  # of one node there are at most two files
 TIME_S_MAX = 253_402_300_800.0  # the year 10000, which no calendar here can show
 LEVEL_MAX = 1_000
+END_MARK = b'{"end": true}\n'
 FRAME = "\x1b[2J"  # a line that begins so paints a picture on a terminal: nothing to keep
 
 
@@ -76,6 +77,10 @@ class RunLogs:
             record["line"] = line
         data = json.dumps(record, ensure_ascii=False).encode(errors="replace") + b"\n"
         self._waiting.setdefault(node, []).append(data)
+
+    def mark_end(self, node: str) -> None:
+        """Say, to whoever reads the file of this node as it grows, that no more comes. It is not a record."""
+        self._waiting.setdefault(node, []).append(END_MARK)
 
     def flush(self) -> None:
         """Write what waits. Never raises; while the disk is full it tries again only now and then."""
@@ -172,6 +177,10 @@ class RunLog:
         """A node logged; `line`: by printing that."""
         self._show(self.observer.log, record)
         self._keep(record.text, record.node, at_s=record.time, level=record.level, fields=record.fields, line=line)
+
+    def ended(self, node: str) -> None:
+        """Nothing more will come from a node."""
+        self.logs.mark_end(node)
 
     def keep_line(self, node: str, stream: str, text: str) -> None:
         """A node printed what is not to be shown."""

@@ -140,6 +140,9 @@ class NodeSupervisor:
     def start(self) -> None:
         """Start all that wait. One that cannot be started is told of, and keeps nothing else from its beginning."""
         waiting = [child for child in self.processes if child.machine.state is LifecycleState.WAITING]
+        for child in self.processes:
+            if self._services.options.dora is not None and child not in waiting:  # it has ended in an earlier run
+                self._services.run_log.ended(child.id)
         self._services.barrier.expect(child.id for child in waiting if child.machine.policy.together)
         for child in waiting:
             if child.machine.state is LifecycleState.WAITING:

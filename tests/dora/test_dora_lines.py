@@ -8,12 +8,20 @@ from typing import Any
 
 import pytest
 
-from noderuntime.api.events import tick_event
+from noderuntime.api.events import notice, tick_event
+from noderuntime.api.operator import Status
 from noderuntime.dora import lines
 from noderuntime.dora.lines import AllLogs, NodeLines
 from noderuntime.ipc.rundir import ENV_DORA, ENV_RUN_DIR, older_log
+from noderuntime.runtime.logs import END_MARK
 
 TICK = tick_event("tick", "timer/millis/25", 0)
+
+
+def config_of(stdout: str, logs: str, level: int = 0) -> dict[str, Any]:
+    """What a helper of the node `a` is told."""
+    nodes = {"a": {"node": "A", "level": level}}
+    return {"node": "a", "process": "a", "nodes": nodes, "stdout": stdout, "logs": logs}
 
 
 class Ctx:
@@ -53,8 +61,13 @@ class World:
     def tick(self) -> list[tuple[str, str]]:
         """What the next tick sends."""
         before = len(self.ctx.sent)
-        self.helper.on_event(TICK, self.ctx)
+        self.status = self.helper.on_event(TICK, self.ctx)
         return self.ctx.sent[before:]
+
+    def end(self, node: str = "a") -> None:
+        """As the runtime does, when the process of a node is over."""
+        with (self.folder / "logs" / f"{node}.jsonl").open("ab") as file:
+            file.write(END_MARK)
 
 
 @pytest.fixture
@@ -69,7 +82,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def world(run: Path) -> World:
-    return World(run, NodeLines, {"node": "a", "nodes": {"a": {"node": "A", "level": 0}}, "stdout": "o", "logs": ""})
+    return World(run, NodeLines, config_of("o", ""))
 
 
 def test_each_line_goes_out_once_with_its_newline(world: World) -> None:
@@ -138,7 +151,7 @@ def test_a_record_that_was_printed_goes_out_as_it_was_printed(world: World) -> N
 
 
 def test_records_are_json_as_dora_has_it(run: Path) -> None:
-    world = World(run, NodeLines, {"node": "a", "nodes": {"a": {"node": "A", "level": 0}}, "stdout": "", "logs": "l"})
+    world = World(run, NodeLines, config_of("", "l"))
     world.write("plain")
     world.write("careful", stream="log", level=30, fields={"target": "t", "k": "v", "logger": "x"})
     plain, careful = (json.loads(text) for _, text in world.tick())
@@ -155,13 +168,13 @@ def test_records_are_json_as_dora_has_it(run: Path) -> None:
     [(5, "TRACE"), (10, "DEBUG"), (20, "INFO"), (25, "INFO"), (30, "WARN"), (40, "ERROR"), (50, "ERROR")],
 )
 def test_names_of_levels(run: Path, level: int, name: str) -> None:
-    world = World(run, NodeLines, {"node": "a", "nodes": {"a": {"node": "A", "level": 0}}, "stdout": "", "logs": "l"})
+    world = World(run, NodeLines, config_of("", "l"))
     world.write("m", stream="log", level=level)
     assert [json.loads(text)["level"] for _, text in world.tick()] == [name]
 
 
 def test_what_is_below_the_level_of_its_node_is_no_record(run: Path) -> None:
-    world = World(run, NodeLines, {"node": "a", "nodes": {"a": {"node": "A", "level": 30}}, "stdout": "o", "logs": "l"})
+    world = World(run, NodeLines, config_of("o", "l", 30))
     world.write("plain")
     world.write("fine", stream="log", level=20)
     world.write("careful", stream="log", level=30)
@@ -194,10 +207,43 @@ def test_logs_go_to_those_who_want_their_level_and_node_and_are_another_node(run
 
 def test_what_a_shared_process_prints_is_in_the_file_of_its_first_operator(run: Path) -> None:
     nodes = {"b": {"node": "M", "level": 0}, "a": {"node": "M", "level": 0}}
-    world = World(run, NodeLines, {"node": "b", "nodes": nodes, "stdout": "o", "logs": "l"})
+    world = World(run, NodeLines, {"node": "b", "process": "a", "nodes": nodes, "stdout": "o", "logs": "l"})
     world.write("printed", node="a")
     world.write("of another", node="a", stream="log")
     world.write("of its own", node="b", stream="log")
     sent = world.tick()
     assert [text for output, text in sent if output == "o"] == ["printed\n"]
     assert [json.loads(text)["message"] for output, text in sent if output == "l"] == ["of its own"]
+
+
+def test_a_helper_ends_behind_the_last_line_of_its_node(world: World) -> None:
+    world.write("one")
+    world.helper.on_event(notice("INPUT_CLOSED", "end-0"), world.ctx)
+    assert world.tick() == [] and world.status is Status.CONTINUE
+    world.write("two")
+    world.end()
+    found = world.tick()
+    while world.status is Status.CONTINUE:
+        found += world.tick()
+    assert found == [("o", "two\n")]
+
+
+def test_a_life_that_begins_behind_the_last_line_ends_too(world: World) -> None:
+    world.write("one")
+    world.end()
+    world.tick()
+    world.begin({**world.ctx.saved})
+    for _ in range(2):
+        assert world.tick() == []
+    assert world.status is Status.STOP
+
+
+def test_an_operator_of_a_shared_process_waits_for_the_end_of_that(run: Path) -> None:
+    nodes = {"b": {"node": "M", "level": 0}, "a": {"node": "M", "level": 0}}
+    world = World(run, NodeLines, {"node": "b", "process": "a", "nodes": nodes, "stdout": "o", "logs": ""})
+    for _ in range(3):
+        assert world.tick() == [] and world.status is Status.CONTINUE
+    world.end("a")
+    world.tick()
+    world.tick()
+    assert world.status is Status.STOP

@@ -317,7 +317,10 @@ def test_lines_come_from_a_helper_that_ends_with_their_node() -> None:
     x, y, z = found.node("r").inputs
     assert (x.node, x.output, y.node, y.output, z.node) == ("a~lines", "o", "a~lines", "l", "a")
     helper = found.node("a~lines")
-    assert helper.config == {"node": "a", "nodes": {"a": {"node": "a", "level": 30}}, "stdout": "o", "logs": "l"}
+    assert helper.config == {
+        "node": "a", "process": "a", "nodes": {"a": {"node": "a", "level": 30}}, "stdout": "o", "logs": "l",
+    }  # fmt: skip
+    assert helper.endless
     assert [spec.node for spec in helper.inputs if not spec.is_timer] == ["a"]
     assert helper.inputs[0].output in found.node("a").outputs
     assert found.node("a").forwards_lines and found.node("a").log_level == 30

@@ -119,9 +119,9 @@ def test_what_a_node_prints_comes_as_messages_each_line_once_whatever_is_killed(
         import sys, time
         from dora import Node
         Node()
-        for number in range(60):
+        for number in range(100):
             print("line", number, flush=True)
-            time.sleep(0.02)
+            time.sleep(0.05)
         """)  # fmt: skip
     flow.write("d.yml", """
         nodes:
@@ -133,7 +133,7 @@ def test_what_a_node_prints_comes_as_messages_each_line_once_whatever_is_killed(
     flow.kill("t~lines")
     process.communicate(timeout=WITHIN_S)
     assert process.returncode == 0
-    assert flow.values() == [f"line {number}\n" for number in range(60)]
+    assert flow.values() == [f"line {number}\n" for number in range(100)]
 
 
 def test_records_and_lines_go_to_those_who_subscribe_to_their_level(flow: Flow) -> None:

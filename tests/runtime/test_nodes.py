@@ -106,7 +106,7 @@ class World:
             send=lambda identity, message: self.sent.append(type(message).__name__),
         )
         loop = SimpleNamespace(close_fd=os.close)
-        given: Any = (loop, router, self.link, self.server, self.run_log, None, SimpleNamespace(name="run"))
+        given: Any = (loop, router, self.link, self.server, self.run_log, None, SimpleNamespace(name="run", dora=None))
         more: Any = (RunDir(folder), lambda: self.now_s, lambda node: None, lambda *asked: self.asks.append(asked))
         self.supervisor = NodeSupervisor(*given, *more)
         spec: Any = SimpleNamespace(id="a", kind=kind, max_attempts=3, code=SimpleNamespace(path="a.py"))
