@@ -7,7 +7,7 @@ from its pulse before and after it, and the verdict has to stay the same for STU
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from noderuntime.dataflow.model import Dataflow, InputSpec, NodeSpec
 from noderuntime.ipc.pulse import COMMITTING, HANDLED, WAITING, WAITING_FOR_ROOM
@@ -166,6 +166,9 @@ class StuckWatch:
                 child = self._supervisor.children[id]
                 if any(spec.is_timer for spec in child.spec.inputs):
                     child.quieten()
+            for child in self._supervisor.children.values():
+                if is_drained(child.spec, places) and child.leader.machine.state is LifecycleState.RUNNING:
+                    child.end(self._grace_s)
         left = {id for id, place in places.items() if place.doing is not Doing.ENDED}
         idle = reachable([verdict.opens], places, left) if verdict.opens else set()
         if self._idle_for.for_s(self._marks(idle, queues), now_s) >= self._patience_s(idle, places) and idle:
@@ -201,6 +204,13 @@ class StuckWatch:
         if not self._told_s or now_s - self._told_s >= TOLD_S:
             self._told_s = now_s
             self._run_log.tell(told(verdict, places), logging.WARNING)
+
+
+def is_drained(spec: NodeSpec, places: Mapping[str, Place]) -> bool:
+    """Whether a node that its inputs do not end has nothing left of them, when the run is drained."""
+    fed_by = [fed.node for fed in spec.inputs if not fed.is_timer and fed.counts]
+    ended = all(places[node].doing is Doing.ENDED for node in fed_by)
+    return spec.endless and not spec.helper and bool(fed_by) and ended and not places[spec.id].queued
 
 
 def senders_of(spec: NodeSpec) -> tuple[str, ...]:

@@ -436,3 +436,19 @@ def test_a_run_is_resumed_without_the_helpers_that_its_file_needs_no_longer(flow
     done = flow.run(less, "--resume", "--stop-after", "1s")
     assert done.returncode == 0, done.stderr
     assert flow.events()[-1:] == [("STOP", "MANUAL")]
+
+
+def test_a_drain_ends_nodes_that_have_timers_too(flow: Flow) -> None:
+    flow.write("d.yml", """
+        nodes:
+        - {id: s, path: send.py, outputs: [v], env: {COUNT: 100000, PAUSE: 0.02}}
+        - {id: r, path: record.py, inputs: {x: s/v, t: dora/timer/millis/100}}
+        """)  # fmt: skip
+    process = flow.start("run", "--dora", "d.yml")
+    wait_until(lambda: len(flow.values()) > 3, "messages")
+    line = [sys.executable, "-m", "noderuntime", "stop", "--drain", "d"]
+    subprocess.run(line, env=flow.environ(), check=True, capture_output=True, timeout=WITHIN_S)
+    process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 0
+    assert flow.events() == [("INPUT_CLOSED", "x"), *STOPPED]
+    assert flow.records()[-1] == {"over": True}
