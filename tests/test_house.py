@@ -68,9 +68,10 @@ LONGER = {
     "state/memory.py": "one kind, the same calls as the others",
 }  # fmt: skip
 
-# Private by their form only: os._exit and NamedTuple._replace are documented; SlateDB's binding offers nothing else;
+# Private by form only: os._exit and NamedTuple._replace are documented; SlateDB's binding offers nothing else, nor
+# does Python for what an interpreter does at its end (dora/script.py);
 # what a kind with tables implements (docs/state.md) is called by the three modules that make an operator's view of it.
-NOT_PRIVATE = {"_exit", "_replace", "_UniffiRustBufferBuilder"}
+NOT_PRIVATE = {"_exit", "_replace", "_UniffiRustBufferBuilder", "_shutdown", "_run_exitfuncs"}
 OF_KINDS = ("state/external.py", "store/external_watches.py", "store/startup.py")
 OF_TABLE_STATE = {"_after", "_await_change", "_wake", "_transact"}
 

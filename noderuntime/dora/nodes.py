@@ -184,7 +184,7 @@ class NodeReader:
         size = errors.take(tree, "shared_memory_pool_size", where, read.size_bytes, 0)
         if size:
             node.shown["shared_memory_pool_size"] = size
-        part = Part(replace(spec, kind=kind, code=code, process="", together=kind != "dynamic"))
+        part = Part(replace(spec, kind=kind, code=code, process="", spawn="fork", together=kind != "dynamic"))
         self._ports(tree, where, part, node)
         node.shown = {"path": "shell" if path == "shell" else path, **node.shown}
         if args_text:

@@ -19,7 +19,8 @@ OPERATOR: Final = "noderuntime.node.operator_main:main"
 STORE: Final = "noderuntime.store.__main__:main"
 RELOAD_CHECK: Final = "noderuntime.node.reload_check:main"
 CHAOS_PROBE: Final = "noderuntime.runtime.chaos:probe"
-ALL: Final = (FORK_SERVER, OPERATOR, STORE, RELOAD_CHECK, CHAOS_PROBE)
+DORA_SCRIPT: Final = "noderuntime.dora.script:main"
+ALL: Final = (FORK_SERVER, OPERATOR, STORE, RELOAD_CHECK, CHAOS_PROBE, DORA_SCRIPT)
 
 PRELOAD: Final = tuple(entry.partition(":")[0] for entry in (OPERATOR, STORE))  # the fork server imports them
 WARM: Final = ("noderuntime.ipc.channel",)  # modules whose warm_up() each spare calls while it waits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -34,10 +35,15 @@ def order_of(dataflow: Dataflow, spec: NodeSpec, options: RunOptions, run_dir: P
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (options.dora.path, env.get("PYTHONPATH", ""))))
     if options.terminal:
         env[ENV_TERMINAL] = options.terminal
+    given = {*spec.env, *options.extra_env} - {"PYTHONUNBUFFERED"}  # which every node has
+    is_forked = spec.spawn == "fork" and not any(key.startswith(EARLY_ENV) for key in given)
     if spec.kind == "node":
-        return Order(spec.id, env, dataflow.folder, argv=files.command(dataflow, spec), cpus=spec.cpus)
-    early = any(key.startswith(EARLY_ENV) for key in (*spec.env, *options.extra_env))
-    if spec.spawn == "fork" and not early:
+        argv = files.command(dataflow, spec)
+        if is_forked and argv[0] == sys.executable:
+            entry = entrypoints.DORA_SCRIPT
+            return Order(spec.id, env, dataflow.folder, entry=entry, arguments=argv[1:], cpus=spec.cpus)
+        return Order(spec.id, env, dataflow.folder, argv=argv, cpus=spec.cpus)
+    if is_forked:
         return Order(spec.id, env, dataflow.folder, entry=entrypoints.OPERATOR, cpus=spec.cpus)
     return Order(spec.id, env, dataflow.folder, argv=entrypoints.command(entrypoints.OPERATOR), cpus=spec.cpus)
 
@@ -61,6 +67,8 @@ def preload_of(dataflow: Dataflow) -> list[str]:
     """Modules that the fork server imports in advance for this dataflow's operators."""
     codes = [spec.code for spec in dataflow.nodes if spec.kind == "operator"]
     ours = {code.adapter.partition(":")[0] or code.module for code in codes}
+    if any(spec.kind == "node" and spec.spawn == "fork" for spec in dataflow.nodes):
+        ours.add(entrypoints.DORA_SCRIPT.partition(":")[0])
     if dora := sorted(name for name in ours if name.startswith("noderuntime.dora.")):
         return [*entrypoints.PRELOAD, *dora]
     for spec in dataflow.nodes:
