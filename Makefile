@@ -182,7 +182,7 @@ bench/.venv/.ready: bench/requirements.txt constraints/bench.txt $(ENV)/.package
 		done < bench/requirements.txt; }
 	@touch $@
 
-bench: $(ENV)/.package bench/.venv/.ready  ## ours and peers, side by side; writes bench/RESULTS.md, plots, the README's table
+bench: $(ENV)/.test bench/.venv/.ready  ## ours and peers, side by side; writes bench/RESULTS.md, plots, the README's table
 	@case " $(Q) " in "  "|*" shared "*) $(MAKE) --no-print-directory $(COMPILED)/.ready || \
 		echo "there is no compiled build, so it is not measured" >&2;; esac
 	@$(BIN)/python -m bench $(Q)

@@ -21,8 +21,8 @@ from bench.render import Answer, details, keep, render
 from bench.systems import RunFailed, tell, versions
 
 QUESTIONS = (
-    "hop", "throughput", "payload", "volume", "state", "keyed", "shared", "recovery", "fairness", "scale", "start",
-    "soak", "snapshot", "account",
+    "hop", "throughput", "payload", "volume", "state", "keyed", "shared", "unmodified", "recovery", "fairness", "scale",
+    "start", "soak", "snapshot", "account",
 )  # fmt: skip
 ROUNDS = 5
 

@@ -129,23 +129,41 @@ def environment(folder: Path, extra: Mapping[str, object]) -> dict[str, str]:
 def ours(file: str | Path, folder: Path, build: str = "", **extra: object) -> Iterator[Run]:
     """`noderuntime run FILE`, with a home of its own below `folder`. `build`: COMPILED, or the one that runs this."""
     env = environment(folder, extra) | {"NODERUNTIME_HOME": str(folder / "home")}
-    python = str(BUILT) if build == COMPILED else sys.executable
-    command = [python, "-m", "noderuntime", "run", str(BENCH / "ours" / file), "--name", "bench"]
+    command = [_python(build), "-m", "noderuntime", "run", str(BENCH / "ours" / file), "--name", "bench"]
     with running(command, folder, env, folder / "log") as run:
         yield run
 
 
 @contextlib.contextmanager
-def dora(file: str | Path, folder: Path, **extra: object) -> Iterator[Run]:
-    """`dora run FILE`: a daemon for this one dataflow, without a coordinator. It writes next to the file, so copy."""
+def unmodified(file: str | Path, folder: Path, build: str = "", **extra: object) -> Iterator[Run]:
+    """`noderuntime run --dora FILE`: the very files that `dora` below runs. `build` as in `ours`."""
+    env = environment(folder, extra) | {"NODERUNTIME_HOME": str(folder / "home")}
+    command = [_python(build), "-m", "noderuntime", "run", "--dora", str(_copied(file, folder)), "--name", "bench"]
+    with running(command, folder, env, folder / "log") as run:
+        yield run
+
+
+def _python(build: str) -> str:
+    return str(BUILT) if build == COMPILED else sys.executable
+
+
+def _copied(file: str | Path, folder: Path) -> Path:
+    """A dataflow of dora with all its nodes, in a folder where may be written."""
     here = folder / "dora"
     shutil.copytree(BENCH / "dora", here)
     if Path(file).is_absolute():
         shutil.copy(file, here)
+    return here / Path(file).name
+
+
+@contextlib.contextmanager
+def dora(file: str | Path, folder: Path, **extra: object) -> Iterator[Run]:
+    """`dora run FILE`: a daemon for this one dataflow, without a coordinator. It writes next to the file, so copy."""
+    copied = _copied(file, folder)
     env = environment(folder, extra)
     env["PATH"] = f"{PEERS}:{env['PATH']}"
     env["NO_COLOR"] = "1"
-    with running([str(PEERS / "dora"), "run", str(here / Path(file).name)], here, env, folder / "log") as run:
+    with running([str(PEERS / "dora"), "run", str(copied)], copied.parent, env, folder / "log") as run:
         yield run
 
 
