@@ -142,7 +142,7 @@ class Operator:
             send_output("o", b"x", {})
         return DoraStatus.CONTINUE
 """
-    real, ours = run_both(tmp_path, {**FILES, "op.py": operator}, dataflow, "--stop-after", "3s")
+    real, ours = run_both(tmp_path, {**FILES, "op.py": operator}, dataflow, "--stop-after", "10s")
     for who in ("take", "of_operator"):
         assert sorted(of(ours, "INPUT", who)) == sorted(of(real, "INPUT", who)), who
     assert sorted(of(ours, "INPUT")) == [("a",), ("b",)]
