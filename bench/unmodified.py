@@ -28,15 +28,15 @@ from bench.measure import (
 )
 from bench.payload import READ, of_block, took
 from bench.recovery import KILLS_DORA, kill_again_and_again
+from bench.shared import BUILDS
 from bench.start import OPERATORS, start_dora
-from bench.systems import COMPILED, dora, interleave, unmodified
+from bench.systems import dora, interleave, unmodified
 from bench.throughput import COUNT_DORA, rate
 
 ROUNDS = 3
 SHARE_MAX = 0.5  # of dora's time, for a hop of 64 B and of 4 MB
 RATE_MIN = 3.0
 START_MAX = 1 / 3
-BUILDS = {"": "", f", {COMPILED}": COMPILED}  # what a line says of the build -> the build
 
 
 def of(name: str) -> Callable[[dict[str, Any]], float]:

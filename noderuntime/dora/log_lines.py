@@ -37,3 +37,31 @@ def write(text: str) -> None:
     if out is not None and not out.closed:
         out.flush()
     os.write(1, f"{text}\n".encode())
+
+
+class LogCalls:
+    """One call for each level, on top of `log`."""
+
+    def log(self, level: str, message: str, target: str | None = None, fields: Mapping[str, str] | None = None) -> None:
+        """A log record of `level`."""
+        raise NotImplementedError
+
+    def log_error(self, message: str) -> None:
+        """A log record of level error."""
+        self.log("error", message)
+
+    def log_warn(self, message: str) -> None:
+        """A log record of level warn."""
+        self.log("warn", message)
+
+    def log_info(self, message: str) -> None:
+        """A log record of level info."""
+        self.log("info", message)
+
+    def log_debug(self, message: str) -> None:
+        """A log record of level debug."""
+        self.log("debug", message)
+
+    def log_trace(self, message: str) -> None:
+        """A log record of level trace."""
+        self.log("trace", message)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
+from noderuntime.dora.log_lines import LogCalls
 from noderuntime.dora.node import uuid7
 
 __all__ = ["MockNode"]
@@ -16,7 +17,7 @@ __all__ = ["MockNode"]
 _STOP = {"type": "STOP", "id": "ALL_INPUTS_CLOSED"}
 
 
-class MockNode:
+class MockNode(LogCalls):
     """Stands in for `dora.Node` in a test.
 
     `inputs`: (input, value) for INPUT events, whose metadata is `metadata`, or whole event dicts; a STOP follows unless
@@ -124,26 +125,6 @@ class MockNode:
     ) -> None:
         """Keep a log record in `logs`."""
         self.logs.append({"level": level, "message": message, "target": target, "fields": dict(fields or {})})
-
-    def log_error(self, message: str) -> None:
-        """Keep a log record of level error."""
-        self.log("error", message)
-
-    def log_warn(self, message: str) -> None:
-        """Keep a log record of level warn."""
-        self.log("warn", message)
-
-    def log_info(self, message: str) -> None:
-        """Keep a log record of level info."""
-        self.log("info", message)
-
-    def log_debug(self, message: str) -> None:
-        """Keep a log record of level debug."""
-        self.log("debug", message)
-
-    def log_trace(self, message: str) -> None:
-        """Keep a log record of level trace."""
-        self.log("trace", message)
 
     # --- facts ------------------------------------------------------------------------------------------------------
 

@@ -58,7 +58,7 @@ def _join(node_id: str | None) -> tuple[CustomNode, child.Facts]:
         return inner, facts
 
 
-class Node:
+class Node(log_lines.LogCalls):
     """This process as a node of a running dataflow; `Node("id")` for one with `path: dynamic`, started by hand.
 
     Iterate over it, or call `next`. It may be used from several threads. RuntimeError outside a dataflow.
@@ -243,26 +243,6 @@ class Node:
             for part in (part for item in _checked(fields, dict, "dict").items() for part in item):
                 _checked(part, str, "str")
         log_lines.write(log_lines.line(level, message, target, fields))
-
-    def log_error(self, message: str) -> None:
-        """A log record of level error."""
-        self.log("error", message)
-
-    def log_warn(self, message: str) -> None:
-        """A log record of level warn."""
-        self.log("warn", message)
-
-    def log_info(self, message: str) -> None:
-        """A log record of level info."""
-        self.log("info", message)
-
-    def log_debug(self, message: str) -> None:
-        """A log record of level debug."""
-        self.log("debug", message)
-
-    def log_trace(self, message: str) -> None:
-        """A log record of level trace."""
-        self.log("trace", message)
 
     def _warn(self, message: str) -> None:
         self.log("warn", message, _TARGET)
