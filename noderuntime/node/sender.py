@@ -1,7 +1,8 @@
 """The messages and acknowledgements of a custom node: staged, held for a moment, and committed.
 
 They are committed at once if nothing was committed within the last HOLD_NS, otherwise together with those that follow
-within HOLD_NS; in any case before the node waits, acknowledges, reads the shared KVS or ends.
+within HOLD_NS; in any case before the node waits, reads the shared KVS or ends. Acknowledgements alone are held up to
+HOLD_ACKNOWLEDGEMENTS_NS: nobody waits for them while the node has more to handle.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HOLD_NS: Final = 1_000_000
+HOLD_ACKNOWLEDGEMENTS_NS: Final = 5_000_000
 
 
 class Sender:
@@ -44,6 +46,7 @@ class Sender:
         self._in_hand = in_hand
         self._outputs = session.outputs
         self._committed_ns = 0
+        self._has_sent = False  # not only acknowledgements are staged
         self._stopping = False  # the run is being stopped, not drained: no receiver will make room any more
         self._gave_up = False  # a message could not be committed, so nothing after it may be
 
@@ -73,8 +76,9 @@ class Sender:
                         staged.also().flush = [(known, 0)]
                         self._session.commits.flushes = True
                     self.staged.append(staged)
+                    is_first, self._has_sent = not self._has_sent, True
                     due = self.is_due()
-                    if not due and len(self.staged) == 1:
+                    if not due and is_first:
                         self.hold_timer.set()
                     if waited:
                         self._has_room_locked()
@@ -107,7 +111,7 @@ class Sender:
         """Add the acknowledgement of a handled event to what is committed next."""
         self.staged.append(staged)
         if len(self.staged) == 1:
-            self.hold_timer.set()
+            self.hold_timer.set_in(HOLD_ACKNOWLEDGEMENTS_NS)
 
     def _make_room_locked(self) -> None:
         """There is no room for a payload: commit what is staged.
@@ -124,7 +128,8 @@ class Sender:
 
     def is_due(self) -> bool:
         """Whether to commit what is staged now instead of holding it."""
-        return len(self.staged) >= GROUP_MAX or time.monotonic_ns() - self._committed_ns > HOLD_NS
+        hold_ns = HOLD_NS if self._has_sent else HOLD_ACKNOWLEDGEMENTS_NS
+        return len(self.staged) >= GROUP_MAX or time.monotonic_ns() - self._committed_ns > hold_ns
 
     def drain(self) -> None:
         """Commit everything that is staged, waiting for room as long as it takes."""
@@ -175,6 +180,7 @@ class Sender:
             if not done:
                 return False
         self._committed_ns = time.monotonic_ns()
+        self._has_sent = False
         return True
 
     def commit_held(self) -> None:

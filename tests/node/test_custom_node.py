@@ -326,6 +326,32 @@ signal.pause()
     assert r.take("c", 10) == list(range(10))
 
 
+def test_acknowledgements_of_a_busy_node_are_committed_in_groups(run: Make) -> None:
+    r = run(between(size=1000))
+    r.send("a", *range(900), ends=True)
+    child = r.begun("n", "from noderuntime import Node\nfor event in Node(): pass")
+    assert child.wait() == 0
+    assert r.figures("n")["inputs"]["in"]["taken"] == 900
+    assert child.pulse.commits < 40
+
+
+def test_what_was_handled_is_acknowledged_soon_though_the_program_does_something_else(run: Make) -> None:
+    r = run(between())
+    r.send("a", *range(10))
+    r.begun(
+        "n",
+        """
+from noderuntime import Node
+import signal
+node = Node()
+for _ in range(5): node.next()
+signal.pause()
+""",
+    )
+    wait_until(lambda: r.figures("n")["inputs"]["in"]["taken"] == 4)
+    assert r.queued("n", "in") == [4, 5, 6, 7, 8, 9]
+
+
 def test_flush_returns_when_what_was_sent_is_committed(run: Make) -> None:
     r = run(between())
     r.begun(
