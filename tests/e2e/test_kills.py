@@ -158,7 +158,7 @@ from noderuntime import Source
 class Operator(Source):
     def produce(self, position, ctx):
         number = position or 0
-        if number > 600:
+        if number > 2000:
             return self.END
         ctx.send_output("n", number)
         time.sleep(0.002)
@@ -187,8 +187,8 @@ class Operator(Source):
     folder.write(parent_py="")
     resumed = folder.start(resume=True)
     assert resumed.finish() == 0
-    assert resumed.rows()["sums"]["messages"] == 601
-    assert resumed.lines("sink")[0].startswith("last 180300 of ")
+    assert resumed.rows()["sums"]["messages"] == 2001
+    assert resumed.lines("sink")[0].startswith("last 2001000 of ")
     assert not root.exists()
 
 
