@@ -165,7 +165,8 @@ def test_an_operator_ends_itself_or_the_run(flow: Flow, status: str, code: int) 
         """
     )
     assert done.returncode == code, done.stderr
-    assert flow.values() == [ord("x")]
+    # the end of the run ends the receiver's events, too: what waits then is kept for --resume
+    assert flow.values() in ([[ord("x")]] if status == "STOP" else [[], [ord("x")]])
 
 
 def test_an_exception_of_an_operator_follows_the_restart_policy(flow: Flow) -> None:
