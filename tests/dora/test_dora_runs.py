@@ -296,13 +296,13 @@ def test_state_and_exactly_once_are_there_for_those_who_switch_them_on(flow: Flo
         - {id: r, path: record.py, inputs: {x: {source: o/sum, queue_policy: backpressure}}}
         """
     flow.write("d.yml", dataflow)
-    process = flow.start("run", "--dora", "d.yml", COUNT="300", PAUSE="0.03")
+    process = flow.start("run", "--dora", "d.yml", COUNT="600", PAUSE="0.03")
     for wanted in (50, 150):
         wait_until(lambda: len(flow.values()) > wanted, "messages")  # noqa: B023
         flow.kill("o")
     process.communicate(timeout=WITHIN_S)
     assert process.returncode == 0
-    assert flow.values() == [number * (number + 1) // 2 for number in range(300)]
+    assert flow.values() == [number * (number + 1) // 2 for number in range(600)]
 
 
 def test_a_run_that_was_killed_is_resumed_with_its_id(flow: Flow) -> None:
