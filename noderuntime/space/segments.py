@@ -48,7 +48,7 @@ SEGMENT_BYTES_MIN = 64 * 1024
 THRESHOLD_BYTES = 64 * 1024  # smaller bodies travel in the message itself
 LAST_BYTES = 1 << 20  # copying so much takes about as long as waking up a receiver that has slept long
 PROBE_S = 0.0002  # between two tries to lock a segment that its owner holds
-LOOKS = 2  # at segments that turn out to be in use, before another one is taken
+LOOKS = 16  # at segments that turn out to be in use, before another one is made, which costs more than that
 CLEAR_EVERY = 8  # takes: then as many segments, if they are free, too, leave those that are looked at first
 LOOK_SHARE = 64  # a pool looks again how much is used when it has taken this fraction of the room that it saw
 
@@ -264,16 +264,18 @@ class SegmentPool:
         """A free segment of `shelf`, locked for filling.
 
         Messages are handled in about the order in which they are sent, so the segments that were sent first are looked
-        at: with many messages under way, looking at all would take far longer than making one more.
+        at, and not all of them: with many messages under way, that would take longer than making one more.
         """
         sent, free = shelf.sent, shelf.free
         found: Segment | None = None
         with self._space.read() as txn:
-            for _ in range(min(LOOKS, len(sent))):
-                if self._is_free(txn, sent[0]):
+            for passed in range(min(LOOKS, len(sent))):
+                if self._is_free(txn, sent[passed]):
+                    sent.rotate(-passed)  # receivers may keep those before it for long
                     found = sent.popleft()
                     break
-                sent.rotate(-1)  # a receiver may keep it for long
+            else:
+                sent.rotate(-1)
             shelf.takes += 1
             if found is not None and shelf.takes % CLEAR_EVERY == 0:
                 for _ in range(min(CLEAR_EVERY, len(sent))):

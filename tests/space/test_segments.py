@@ -192,10 +192,10 @@ def test_with_many_messages_under_way_a_sender_does_not_look_at_the_segments_of_
     monkeypatch.setattr(
         SegmentPool, "_is_free", lambda pool, txn, segment: looks.append(segment.number) or look(pool, txn, segment)
     )
-    for number in range(60):
+    for number in range(150):
         sender.send(np.full(SEGMENT_BYTES_MIN, number, dtype=np.uint8))
-    assert files(net) == 60
-    assert len(looks) <= 2 * 60
+    assert files(net) == 150
+    assert len(looks) <= 16 * 150  # all: 11,175
 
 
 def test_after_a_burst_the_segments_that_were_freed_last_are_used_again(net: Net, sender: Sender) -> None:
