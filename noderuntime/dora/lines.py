@@ -132,10 +132,12 @@ class AllLogs(_Helper):
         level, facts = self._level(line), self._nodes[node]
         if level < facts["level"]:
             return
+        record: Any = None  # the same for all
         for output, wanted in self._outputs.items():
             least = LEVELS[wanted["level"]] if wanted["level"] else 0
             if level >= least and wanted["node"] in ("", facts["node"]) and facts["node"] != wanted["reader"]:
-                ctx.send_output(output, self._record(node, line))
+                record = self._record(node, line) if record is None else record
+                ctx.send_output(output, record)
 
 
 def text_array(text: str) -> Any:
