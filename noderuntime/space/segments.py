@@ -49,7 +49,6 @@ THRESHOLD_BYTES = 64 * 1024  # smaller bodies travel in the message itself
 LAST_BYTES = 1 << 20  # copying so much takes about as long as waking up a receiver that has slept long
 PROBE_S = 0.0002  # between two tries to lock a segment that its owner holds
 LOOKS = 16  # at segments that turn out to be in use, before another one is made, which costs more than that
-CLEAR_EVERY = 8  # takes: then as many segments, if they are free, too, leave those that are looked at first
 LOOK_SHARE = 64  # a pool looks again how much is used when it has taken this fraction of the room that it saw
 
 REFERENCE = struct.Struct("<HIQQ")  # owner, number, generation, length
@@ -166,25 +165,6 @@ class Segment:
             fcntl.flock(self.fd, fcntl.LOCK_UN)
 
 
-class _Shelf:
-    """The segments of one size. `sent`: as they were sent, oldest first; `free`: more than are needed now, the one that
-    was freed last at the end. Few that are used in turn stay in the processors' caches."""
-
-    __slots__ = ("free", "sent", "takes")
-
-    def __init__(self) -> None:
-        self.sent: deque[Segment] = deque()
-        self.free: list[Segment] = []
-        self.takes = 0
-
-    def __iter__(self) -> Iterator[Segment]:
-        yield from self.sent
-        yield from self.free
-
-    def remove(self, segment: Segment) -> None:
-        (self.free if segment in self.free else self.sent).remove(segment)
-
-
 class _Allocated(NamedTuple):
     """An array that `allocate` returned. `references`: those of the root array while this array is its only view."""
 
@@ -207,8 +187,8 @@ class SegmentPool:
         self._folder = folder
         self._owner = owner
         self._lock = threading.RLock()
-        self._segments: dict[int, _Shelf] = {}  # by size
-        self._hollow: dict[int, _Shelf] = {}  # by size: files whose memory was given back
+        self._segments: dict[int, deque[Segment]] = {}  # by size, as they were sent, oldest first
+        self._hollow: dict[int, deque[Segment]] = {}  # by size: files whose memory was given back
         self._numbers = 0
         self._allowance = 0  # bytes that may be taken before the next look
         self._allocated: dict[int, _Allocated] = {}  # by address of the data: arrays of `allocate`
@@ -224,8 +204,8 @@ class SegmentPool:
                 path.unlink()
                 continue
             is_whole = os.fstat(fd).st_blocks * 512 >= size
-            shelves = self._segments if is_whole else self._hollow
-            shelves.setdefault(size, _Shelf()).sent.append(Segment(owner, number, fd, size, is_whole))
+            pools = self._segments if is_whole else self._hollow
+            pools.setdefault(size, deque()).append(Segment(owner, number, fd, size, is_whole))
 
     def take(self, length: int) -> Segment:
         """A segment for `length` bytes, locked for filling; nothing refers to it. Raises StoreFull.
@@ -235,18 +215,18 @@ class SegmentPool:
         self.work_off()
         size = size_class(length)
         with self._lock:
-            shelf = self._segments.setdefault(size, _Shelf())
-            segment = self._reuse(shelf)
+            pool = self._segments.setdefault(size, deque())
+            segment = self._reuse(pool, LOOKS)
             if segment is None:
                 try:
                     segment = self._create(size)
                 except StoreFull:
-                    fitting = (self._find(self._segments[other]) for other in sorted(self._segments) if other >= size)
-                    segment = next(filter(None, fitting), None)
+                    fitting = (self._segments[other] for other in sorted(self._segments) if other >= size)
+                    segment = next(filter(None, (self._reuse(other, len(other)) for other in fitting)), None)
                     if segment is None:
                         raise
                 else:
-                    shelf.sent.append(segment)
+                    pool.append(segment)
             segment.users = 1
         return segment
 
@@ -260,48 +240,19 @@ class SegmentPool:
             return False
         return True
 
-    def _reuse(self, shelf: _Shelf) -> Segment | None:
-        """A free segment of `shelf`, locked for filling.
+    def _reuse(self, pool: deque[Segment], looks: int) -> Segment | None:
+        """A free segment of `pool`, locked for filling; so many are looked at.
 
         Messages are handled in about the order in which they are sent, so the segments that were sent first are looked
         at, and not all of them: with many messages under way, that would take longer than making one more.
         """
-        sent, free = shelf.sent, shelf.free
-        found: Segment | None = None
         with self._space.read() as txn:
-            for passed in range(min(LOOKS, len(sent))):
-                if self._is_free(txn, sent[passed]):
-                    sent.rotate(-passed)  # receivers may keep those before it for long
-                    found = sent.popleft()
-                    break
-            else:
-                sent.rotate(-1)
-            shelf.takes += 1
-            if found is not None and shelf.takes % CLEAR_EVERY == 0:
-                for _ in range(min(CLEAR_EVERY, len(sent))):
-                    if not self._is_free(txn, sent[0]):
-                        break
-                    found.seal()
-                    free.append(found)
-                    found = sent.popleft()
-            while found is None and free:
-                segment = free.pop()
-                if self._is_free(txn, segment):
-                    found = segment
-                else:
-                    sent.append(segment)
-        if found is not None:
-            sent.append(found)
-        return found
-
-    def _find(self, shelf: _Shelf) -> Segment | None:
-        """A free segment of `shelf`, locked for filling, if there is one at all."""
-        with self._space.read() as txn:
-            found = next((segment for segment in shelf if self._is_free(txn, segment)), None)
-        if found is not None:
-            shelf.remove(found)
-            shelf.sent.append(found)
-        return found
+            for passed in range(min(looks, len(pool))):
+                if self._is_free(txn, pool[passed]):
+                    pool.rotate(-1 - passed)  # to the end, with those before it, which a receiver may keep for long
+                    return pool[-1]
+        pool.rotate(-1)
+        return None
 
     def _is_free(self, txn: ReadTxn, segment: Segment) -> bool:
         if segment.users:
@@ -322,8 +273,8 @@ class SegmentPool:
     def _create(self, size: int) -> Segment:
         """A new segment, or the file of an old one with new memory, locked for filling. Raises StoreFull."""
         self._need(size)
-        hollow = self._hollow.get(size, _Shelf())
-        segment = self._find(hollow)
+        hollow = self._hollow.get(size, deque())
+        segment = self._reuse(hollow, len(hollow))
         if segment is None:
             path = segment_path(self._folder, self._owner, self._numbers)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -373,7 +324,7 @@ class SegmentPool:
             return
         self._allowance = 0
         returned, under_way = self._give_back()
-        mine = sum(segment.size for shelf in self._segments.values() for segment in shelf)
+        mine = sum(segment.size for pool in self._segments.values() for segment in pool)
         if room + returned < size and (under_way or mine + size > 2 * space.event_bytes_max):
             raise StoreFull(space.size_bytes, used, f"no room for a payload of {size} bytes beside {used} in use")
 
@@ -386,15 +337,15 @@ class SegmentPool:
         """Give back the memory of free segments. Returns how many bytes, and whether messages of ours are under way."""
         returned, under_way = 0, False
         with self._space.read() as txn:
-            for shelf in self._segments.values():
-                for segment in [segment for segment in shelf if not segment.users]:
+            for pool in self._segments.values():
+                for segment in [segment for segment in pool if not segment.users]:
                     if not self._is_free(txn, segment):
                         under_way = True
                         continue
                     with contextlib.suppress(OSError):  # not every file system can
                         segment.give_back()
-                        shelf.remove(segment)
-                        self._hollow.setdefault(segment.size, _Shelf()).sent.append(segment)
+                        pool.remove(segment)
+                        self._hollow.setdefault(segment.size, deque()).append(segment)
                         returned += segment.size
                     segment.seal()
         return returned, under_way
@@ -470,8 +421,8 @@ class SegmentPool:
                 self.done(segment)
 
     def close(self) -> None:
-        for shelf in (*self._segments.values(), *self._hollow.values()):
-            for segment in shelf:
+        for pool in (*self._segments.values(), *self._hollow.values()):
+            for segment in pool:
                 os.close(segment.fd)
 
 

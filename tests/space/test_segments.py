@@ -198,23 +198,6 @@ def test_with_many_messages_under_way_a_sender_does_not_look_at_the_segments_of_
     assert len(looks) <= 16 * 150  # all: 11,175
 
 
-def test_after_a_burst_the_segments_that_were_freed_last_are_used_again(net: Net, sender: Sender) -> None:
-    left = net.begin("left")
-    for node in ("right", "newest"):
-        net.end(node)
-    for number in range(20):
-        sender.send(frame(number))
-    while net.messages(left):
-        acknowledge(net, left)
-    used = []
-    for number in range(60):
-        sender.send(frame(number))
-        used.append(segments.REFERENCE.unpack(records.reference_of(net.messages(left)[0][1]))[1])
-        acknowledge(net, left)
-    assert files(net) == 20
-    assert len(set(used[-20:])) <= 2
-
-
 def test_a_view_that_is_kept_for_long_does_not_hide_the_free_segments_behind_it(
     net: Net, sender: Sender, views: SegmentViews
 ) -> None:
