@@ -208,6 +208,7 @@ def test_what_an_event_makes_inside_is_handled_in_its_transaction(run: Make) -> 
     r.send("a", 1)
     assert r.take("c") == [[2, "x/out#1", 1, "x/out"]]
     assert r.private("x") == {"last": b"1"} and r.private("y") == {"total": b"2"}
+    wait_until(lambda: child.pulse.phase == pulse.WAITING, "what it did to be counted")
     assert child.pulse.commits == 1
     r.send("a", 5)
     assert r.take("c") == [[8, "x/out#2", 1, "x/out"]]
@@ -464,6 +465,7 @@ def test_an_operator_that_stops_closes_its_own_outputs_only(run: Make) -> None:
     assert r.take("c", 3) == [["in", 0, {}], ["in", 1, {}], ["INPUT_CLOSED", "in"]]
     r.send("b", 7)
     assert r.take("c") == [["also", 7, {}]]
+    child.expect(MemberEnded)
     assert [said.node for said in child.has_said(MemberEnded)] == ["x"]
     child.kill()
     second = r.begun("x", cause="SIGKILL")

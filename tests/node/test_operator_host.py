@@ -314,7 +314,7 @@ def test_a_message_that_is_taken_away_from_an_operators_hand_is_undone_and_the_r
     r.steal("op", "in", 0)
     (r.folder / "goes on").touch()
     assert child.wait() == EXIT_FENCED
-    assert child.logged("a message of input 'in' was taken away while it was in hand")
+    wait_until(lambda: child.logged("a message of input 'in' was taken away while it was in hand"), str(child))
     r.send("a", 2)
     r.begun("op")
     assert r.take("c") == [[2, 2]]
@@ -805,4 +805,5 @@ def test_many_messages_pass_in_groups_in_order(run: Make) -> None:
     r.send("a", *[1] * 1000)
     child = r.begun("op")
     assert r.take("c", 1000) == list(range(1, 1001))
+    wait_until(lambda: child.pulse.phase == pulse.WAITING, "what it did to be counted")
     assert child.pulse.handled == 1000 and child.pulse.commits < 500
