@@ -103,7 +103,7 @@ Mapping.register(Event)
 
 def utc(ns: int) -> dt.datetime:
     """The UTC datetime of `ns` nanoseconds since the epoch (to the microsecond)."""
-    return dt.datetime.fromtimestamp(ns // 1_000_000_000, _UTC).replace(microsecond=ns % 1_000_000_000 // 1000)
+    return dt.datetime.fromtimestamp(ns // 1000 / 1e6, _UTC)  # a float holds all microseconds until the year 2242
 
 
 class _Input(Event):

@@ -34,6 +34,9 @@ MSGPACK, BYTES, NDARRAY, ARROW, VIEW = range(KINDS)
 """VIEW: sent as any other bytes-like object (see `buffer_of`), received as a read-only memoryview; bytes stay bytes."""
 NESTING_MAX = 100
 
+Decode = Callable[[int, bytes, Any], Any]
+"""What makes a value of (kind, head, body): `decode`, or what a library of nodes has in its place for views."""
+
 _NAIVE_DATETIME = 1  # MessagePack extension: a datetime without a zone, as ISO text
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _TEXT = frozenset({str})
@@ -52,11 +55,24 @@ _FIELD_NAME = re.compile(r":[^:]*:")
 _USER_DTYPES = "ml_dtypes"  # the only package besides numpy whose dtypes can be sent, by name
 
 
+class Encoded:
+    """A value as `encode` returns it: for a sender that knows how its values travel, so that `encode` need not look."""
+
+    __slots__ = ("body", "head", "kind")
+
+    def __init__(self, kind: int, head: bytes, body: bytes | memoryview) -> None:
+        self.kind = kind
+        self.head = head
+        self.body = body
+
+
 def encode(value: Any) -> tuple[int, bytes, bytes | memoryview]:
     """(kind, head, body) of a value. Raises TypeError, which names the type, for a value that cannot be sent."""
     kind = type(value)
     if kind is bytes:
         return BYTES, b"", value
+    if kind is Encoded:
+        return value.kind, value.head, value.body
     if kind in _PLAIN or kind is dict or kind is list:
         return MSGPACK, b"", pack(value)
     if kind is bytearray or kind is memoryview:
@@ -301,6 +317,12 @@ def moment(value: dt.datetime) -> dt.datetime:
     return value
 
 
+def head_of_array(described: Any, shape: list[int]) -> bytes:
+    """The head of a numpy array: its dtype, in its own text where it is a plain one, and its shape."""
+    packed: bytes = _pack([described, shape])
+    return packed
+
+
 def _encode_array(array: Any) -> tuple[int, bytes, bytes | memoryview]:
     import numpy
 
@@ -311,7 +333,7 @@ def _encode_array(array: Any) -> tuple[int, bytes, bytes | memoryview]:
         raise TypeError(_refusal(type(array)) + ". Send its data and its mask")
     described = dtype.str if dtype.names is None and dtype.isbuiltin != 2 else _describe(dtype)
     bare = numpy.ascontiguousarray(array).reshape(-1).view(numpy.uint8)
-    return NDARRAY, _pack([described, list(array.shape)]), bare.data
+    return NDARRAY, head_of_array(described, list(array.shape)), bare.data
 
 
 def _describe(dtype: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from noderuntime.api.events import Event
+from noderuntime.api.events import Event, is_message, message_of, utc
 from noderuntime.dora import arrays, metadata
 
 TIMED_OUT = "Timeout event stream error: Receiver timed out"
@@ -16,15 +16,12 @@ NodeFacts = Mapping[str, Mapping[str, Any]]
 
 def as_dora(event: Event, nodes: NodeFacts, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
     """The dict of an event; None for one that dora does not know. `inputs`: of the receiver, as the file has them."""
+    if is_message(event):
+        value, given, _, sent_ns = message_of(event)
+        return _input(event.id, value, metadata.incoming(given, utc(sent_ns)))
     kind = event.type
-    if kind == "INPUT":
-        return {
-            "type": "INPUT",
-            "id": event.id,
-            "kind": "dora",
-            "value": arrays.incoming(event.value),
-            "metadata": metadata.incoming({} if is_tick(event) else event.metadata, event.timestamp),
-        }
+    if kind == "INPUT":  # a tick
+        return _input(event.id, None, metadata.incoming({}, event.timestamp))
     if kind in ("INPUT_CLOSED", "INPUT_RECOVERED", "STOP"):
         return {"type": kind, "id": event.id, "kind": "dora"}
     if kind == "EXTERNAL":
@@ -39,10 +36,8 @@ def as_dora(event: Event, nodes: NodeFacts, inputs: Mapping[str, Any]) -> dict[s
     return told
 
 
-def is_tick(event: Event) -> bool:
-    """Whether an INPUT is the tick of a timer."""
-    source: str = event.source
-    return source.startswith(("timer/", "dora/timer/"))
+def _input(id: str, value: Any, told: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "INPUT", "id": id, "kind": "dora", "value": arrays.incoming(value), "metadata": told}
 
 
 def source_of(input: Any) -> str:

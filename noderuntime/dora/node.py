@@ -53,6 +53,7 @@ def _join(node_id: str | None) -> tuple[CustomNode, child.Facts]:
             inner = CustomNode(node_id, run) if run else CustomNode()
         except NotRunning as error:
             raise child.as_runtime_error(error) from None
+        inner.decode_with(arrays.decode)
         logging_bridge.install()
         _joined[os.getpid()] = inner, facts
         return inner, facts
@@ -157,7 +158,7 @@ class Node(log_lines.LogCalls):
         """
         _checked(output_id, str, "str")
         value = arrays.outgoing(data)
-        self._send(output_id, value, self._outgoing(metadata))
+        self._send(output_id, value, {} if metadata is None else self._outgoing(metadata))
 
     def send_output_raw(
         self, output_id: str, data_length: int, metadata: dict[str, Any] | None = None

@@ -23,6 +23,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, cast
 
 from noderuntime.api.events import Event
+from noderuntime.api.values import Decode
 from noderuntime.errors import Fenced, NotRunning, StateNotAvailable
 from noderuntime.ipc import forks, process, pulse
 from noderuntime.ipc.channel import Dealer
@@ -162,6 +163,10 @@ class Node:
         with contextlib.suppress(RuntimeError):  # no loop runs in this thread
             own.append(asyncio.current_task())
         return self._hands.is_waiting(own)
+
+    def decode_with(self, decode: Decode) -> None:
+        """From now on `decode` makes the values that are views of a message's memory: arrays and bytes-like objects."""
+        self._hands.decode = decode
 
     def put_event(self, event: Event) -> None:
         """Hand out `event` of another origin, to one of the threads or tasks that ask, before what waits."""

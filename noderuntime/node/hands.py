@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Collection
 from typing import Any, Final, Literal
 
+from noderuntime.api import values
 from noderuntime.api.events import Event, kvs_update, notice
 from noderuntime.errors import Fenced, StoreFull
 from noderuntime.ipc import pulse
@@ -87,6 +88,7 @@ class Hands:
     ) -> None:
         self.stop: Stop | None = None  # the runtime asked for the end
         self.ended = False  # STOP was handed out
+        self.decode: values.Decode = values.decode  # makes the values of messages that are views
         self._session = session
         self._gate = gate
         self._sender = sender
@@ -248,7 +250,7 @@ class Hands:
         arrival = self._timers.arrival(input) if timed else None
         lives = session.attempts.get(key, 0)
         try:
-            event = inbox.event_of(session, input, message, lives)
+            event = inbox.event_of(session, input, message, lives, self.decode)
         except Dropped:
             return DROPPED
         except Exception:

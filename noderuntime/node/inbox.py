@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+from noderuntime.api import values
 from noderuntime.api.events import Event, input_event, notice
 from noderuntime.space.mailbox import Message
 from noderuntime.space.records import (
@@ -59,14 +60,17 @@ def _notice(input: Input, kind: int, value: Any) -> Notice:
     return Notice(NOTICE_TYPES[kind], id, error or "", False)
 
 
-def event_of(session: Receiver, input: Input, message: Message, lives: int) -> Event:
+def event_of(
+    session: Receiver, input: Input, message: Message, lives: int, decode: values.Decode = values.decode
+) -> Event:
     """The event to hand out for a message that `lives` earlier lives ended with. The session notes a notice.
 
-    Raises Dropped, and any exception of decoding for bytes that are not a value.
+    `decode` makes the values that are views. Raises Dropped, and any exception of decoding for bytes that are not a
+    value.
     """
     key, record = message
     body = session.body(key, record) if record[1] else None
-    kind, value, metadata, number, sent_ns = decode_message(record, body)
+    kind, value, metadata, number, sent_ns = decode_message(record, body, decode)
     if kind < NOTICE_MIN:
         return input_event(input.name, value, metadata, input.source, sent_ns, number, lives + 1)
     told = _notice(input, kind, value)

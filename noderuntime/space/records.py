@@ -78,7 +78,8 @@ def encode_message(
         if len(body) > place.message_bytes_max:
             raise ValueTooLarge("a message", len(body), place.message_bytes_max)
         pool = place.pool
-        segment = pool.segment_of(value, views=1) if kind == values.NDARRAY else None
+        is_array = kind == values.NDARRAY and type(value) is not values.Encoded
+        segment = pool.segment_of(value, views=1) if is_array else None
         if segment is None:
             segment = pool.fill(body, partial(place.announce, to))
         start = pack_message(kind, SEGMENT, len(head), len(packed), number, sent_ns)
@@ -89,10 +90,12 @@ def encode_message(
     return start + body, None
 
 
-def decode_message(record: bytes, outside: Any = None) -> tuple[int, Any, dict[str, Any], int, int]:
+def decode_message(
+    record: bytes, outside: Any = None, decode: values.Decode = values.decode
+) -> tuple[int, Any, dict[str, Any], int, int]:
     """(kind, value, metadata, number, sent_ns); for a notice the value is [id, error].
 
-    `outside` is the body, as a buffer, when it lies in a segment.
+    `outside` is the body, as a buffer, when it lies in a segment. `decode` makes the values that are views of it.
     """
     kind, _, head_bytes, metadata_bytes, number, sent_ns = _unpack_message(record)
     if kind == _BYTES and not metadata_bytes and outside is None:
@@ -108,7 +111,7 @@ def decode_message(record: bytes, outside: Any = None) -> tuple[int, Any, dict[s
     elif kind == _BYTES:
         value = record[start:] if outside is None else bytes(outside)
     else:  # a view of the record, valid as long as the record is
-        value = values.decode(kind, record[head:start], memoryview(record)[start:] if outside is None else outside)
+        value = decode(kind, record[head:start], memoryview(record)[start:] if outside is None else outside)
     metadata = _unpack(record[MESSAGE_BYTES:head]) if metadata_bytes else {}
     return kind, value, metadata, number, sent_ns
 

@@ -90,7 +90,7 @@ def test_an_event_shows_itself_in_one_short_line(pair: tuple[Event, dict[str, An
     assert len(repr(long)) < 500
 
 
-@given(st.integers(0, 250_000_000_000 * 10**9 // 1000))
+@given(st.integers(0, 8_500_000_000 * 10**9))
 def test_moments_are_exact_to_the_microsecond(ns: int) -> None:
     moment = utc(ns)
     assert (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1) == ns // 1000

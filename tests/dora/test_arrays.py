@@ -18,8 +18,11 @@ from noderuntime.dora import arrays
 def through(data: Any) -> Any:
     """As it arrives: encoded as our messages are, and decoded from memory that is not the sender's."""
     kind, head, body = values.encode(arrays.outgoing(data))
-    got = arrays.incoming(values.decode(kind, bytes(head), bytes(body)))
+    got = arrays.incoming(arrays.decode(kind, bytes(head), bytes(body)))
     got.validate(full=True)
+    in_an_operator = arrays.incoming(values.decode(kind, bytes(head), bytes(body)))
+    assert in_an_operator.type == got.type
+    assert in_an_operator.equals(got) or in_an_operator.to_pylist() == got.to_pylist()
     return got
 
 
@@ -191,8 +194,37 @@ def test_numbers_are_looked_at_where_they_lie() -> None:
     kind, head, body = values.encode(arrays.outgoing(data))
     assert np.frombuffer(body, np.int64).ctypes.data == data.buffers()[1].address
     kept = bytes(body)
-    got = arrays.incoming(values.decode(kind, head, kept))
+    got = arrays.incoming(arrays.decode(kind, head, kept))
     assert got.buffers()[1].address == np.frombuffer(kept, np.uint8).ctypes.data
+
+
+OTHERS = [np.array([1, 2], ">i4"), np.zeros((2, 2)), np.array([True, False]), np.array([]), np.array(["a"])]
+
+
+@pytest.mark.parametrize("data", OTHERS, ids=str)
+def test_numpy_arrays_of_other_nodes_arrive_as_arrow_has_them(data: np.ndarray) -> None:
+    kind, head, body = values.encode(data)
+    try:
+        wanted = arrays.incoming(values.decode(kind, head, bytes(body)))
+    except (pa.ArrowException, ValueError) as error:
+        with pytest.raises(type(error)):
+            arrays.incoming(arrays.decode(kind, head, bytes(body)))
+    else:
+        assert arrays.incoming(arrays.decode(kind, head, bytes(body))).equals(wanted)
+
+
+def test_a_message_that_is_shorter_than_it_says_is_refused() -> None:
+    kind, head, body = values.encode(arrays.outgoing(pa.array([1, 2])))
+    with pytest.raises(pa.ArrowInvalid):
+        arrays.decode(kind, head, bytes(body)[:8])
+
+
+def test_what_a_dora_node_sends_is_a_numpy_array_or_a_view_for_other_nodes() -> None:
+    for data, wanted in ((pa.array([1, 2])[1:], np.array([2])), (pa.array([], pa.float32()), np.array([], np.float32))):
+        got = values.decode(*values.encode(arrays.outgoing(data)))
+        assert got.dtype == wanted.dtype
+        assert got.tolist() == wanted.tolist()
+    assert values.decode(*values.encode(arrays.outgoing(pa.array([7, 8, 9], pa.uint8())[1:]))).tobytes() == b"\x08\x09"
 
 
 def test_other_arrays_are_views_of_the_message() -> None:

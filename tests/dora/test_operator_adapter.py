@@ -15,6 +15,7 @@ import pytest
 from support.dora_nodes import FACTS
 
 from noderuntime import Source, Status
+from noderuntime.api import values
 from noderuntime.api.events import input_event as input_event_of
 from noderuntime.api.events import kvs_update, notice, tick_event
 from noderuntime.dora.operator_adapter import DoraStatus, adapt
@@ -79,10 +80,10 @@ def test_an_operator_gets_doras_events_and_sends_by_call() -> None:
     assert sorted(seen[0]) == ["id", "kind", "metadata", "type", "value"]
     assert seen[0]["value"].to_pylist() == [5]
     (_, first, told), (_, second, nothing) = ctx.sent
-    assert list(first) == [1, 2]
+    assert list(values.decode(*values.encode(first))) == [1, 2]
     assert told["k"] == 1
     assert "timestamp" in told
-    assert bytes(second) == b"ab"
+    assert bytes(values.decode(*values.encode(second))) == b"ab"
     assert nothing is None
 
 
