@@ -47,17 +47,26 @@ class Patience:
 
     def __init__(self) -> None:
         self.killed_by_us = False  # because of what it did
+        self._in_vain = 0  # how often since it has done some work
         self._budget = Budget(max_restarts=6, window_s=3600.0, delay_s=0.05, max_delay_s=2.0)
+
+    def stretched_s(self, limit_s: float) -> float:
+        """How long it may take for what should take up to `limit_s`. On a starved machine the next one is as slow; to
+        kill it after the same time would be in vain again.
+        """
+        return limit_s * (1 << min(self._in_vain, 3))
 
     def wait_s(self, status: int | None, now_s: float) -> float | None:
         """`status`: its exit code, or minus the signal; None when it could not be started at all."""
         from_outside = status == -signal.SIGKILL and not self.killed_by_us
+        self._in_vain += self.killed_by_us
         self.killed_by_us = False
         return PAUSE_S if from_outside else self._budget.spend(now_s)
 
     def reset(self) -> None:
         """The process has done some work: forget its earlier deaths."""
         self._budget.reset()
+        self._in_vain = 0
 
 
 class ForkServerKeeper:
@@ -140,7 +149,8 @@ class ForkServerKeeper:
         self._stopped_since_s = min(self._stopped_since_s, now_s) if stopped else NEVER
         self._busy_since_s = min(self._busy_since_s, now_s) if self.busy else NEVER
         stopped_s, busy_s = now_s - self._stopped_since_s, now_s - self._busy_since_s
-        if stopped_s >= STOPPED_S_MAX or (busy_s > SPAWN_S_MAX and now_s - self._fork_server.started_s > SPAWN_S_MAX):
+        hangs_s = self._patience.stretched_s(SPAWN_S_MAX)
+        if stopped_s >= STOPPED_S_MAX or (busy_s > hangs_s and now_s - self._fork_server.started_s > hangs_s):
             self._run_log.tell(f"the fork server {'was stopped' if stopped else 'hangs'}: killing it")
             self._patience.killed_by_us = not stopped
             os.kill(self._fork_server.pid, signal.SIGKILL)
