@@ -466,7 +466,9 @@ class SegmentViews:
         self._folder = folder
         self._lock = threading.RLock()
         self._mapped: dict[tuple[int, int], _Mapped] = {}
-        self._released: deque[_Mapped] = deque()
+        # which segment each view is of, by the id of its reference: one to an array has no hash
+        self._leased: dict[int, tuple[weakref.ref[NDArray[np.uint8]], _Mapped]] = {}
+        self._released: deque[weakref.ref[NDArray[np.uint8]]] = deque()
 
     def lease(self, key: bytes, reference: bytes) -> NDArray[np.uint8]:
         """The bytes that the message under `key` refers to, as a read-only array. Raises Dropped."""
@@ -487,8 +489,9 @@ class SegmentViews:
             if not self._exists(key):
                 mapped.release()
                 raise Dropped
-        root: NDArray[np.uint8] = np.frombuffer(mapped.map, dtype=np.uint8, count=length)
-        weakref.finalize(root, self._released.append, mapped).atexit = False
+            root: NDArray[np.uint8] = np.frombuffer(mapped.map, dtype=np.uint8, count=length)
+            view = weakref.ref(root, self._released.append)
+            self._leased[id(view)] = view, mapped
         return root
 
     def _exists(self, key: bytes) -> bool:
@@ -496,10 +499,11 @@ class SegmentViews:
             return txn.get(key) is not None
 
     def work_off(self) -> None:
-        """Return the leases whose views are gone. Finalizers run at any moment, so they only append to a list."""
-        with self._lock:
-            while self._released:
-                self._released.popleft().release()
+        """Return the leases whose views are gone. Views go at any moment, so only a list hears of it."""
+        if self._released:
+            with self._lock:
+                while self._released:
+                    self._leased.pop(id(self._released.popleft()))[1].release()
 
     def close(self) -> None:
         """Release all segments but those that views still need: the last view of a segment releases it."""
