@@ -93,7 +93,7 @@ test-compiled: $(COMPILED)/.ready  ## the tests of an event's way, kills and fau
 	@rm -rf $(COMPILED)/tree && mkdir $(COMPILED)/tree
 	@cp -R tests operators dataflows constraints pyproject.toml setup.py $(COMPILED)/tree
 	@cd $(COMPILED)/tree && NODERUNTIME_TESTED=compiled ../bin/pytest -q --dist loadfile $(AGAIN) -n 3 -m "not long" \
-		tests/test_build.py tests/api tests/space tests/node tests/faults tests/e2e/test_kills.py \
+		tests/test_build.py tests/api tests/space tests/node tests/dora tests/faults tests/e2e/test_kills.py \
 		tests/e2e/test_shared_processes.py \
 		--deselect tests/test_build.py::test_without_compiling_the_wheel_is_one_for_every_python
 

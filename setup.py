@@ -27,9 +27,10 @@ from setuptools.command.build_ext import build_ext
 COMPILED = (
     "api/events.py", "api/keyed/codecs.py", "api/keyed/deadlines.py", "api/keyed/mapper.py", "api/keyed/states.py",
     "api/values.py",
+    "dora/arrays.py", "dora/events.py", "dora/metadata.py",
     "node/chain.py", "node/chain_calls.py", "node/chain_context.py", "node/chain_group.py", "node/chain_host.py",
-    "node/chain_member.py", "node/context.py", "node/group.py", "node/inbox.py", "node/operator_host.py",
-    "node/session.py", "node/timers.py",
+    "node/chain_member.py", "node/context.py", "node/group.py", "node/hands.py", "node/inbox.py",
+    "node/operator_host.py", "node/sender.py", "node/session.py", "node/timers.py",
     "space/admission.py", "space/ahead.py", "space/batch.py", "space/commit.py", "space/ending.py", "space/keys.py",
     "space/kvs.py", "space/kvs_cells.py", "space/mailbox.py", "space/outbox.py", "space/packs.py", "space/records.py",
     "space/staging.py", "space/writer.py",

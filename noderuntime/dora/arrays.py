@@ -51,7 +51,7 @@ class _Numbers(NamedTuple):
 def _bare() -> dict[type, _Numbers]:
     """By the classes of arrays. (Classes, because an extension type may have no hash.)"""
     return {
-        type(_arrow().array([], kind)): _Numbers(kind, "" if kind == _arrow().uint8() else dtype, kind.bit_width // 8)
+        type(_arrow().array([], kind)): _Numbers(kind, "" if kind == _uint8() else dtype, kind.bit_width // 8)
         for dtype, kind in _types().items()
     }
 
@@ -62,6 +62,11 @@ def _types() -> dict[str, Any]:
     import numpy
 
     return {numpy.dtype(name).str: _arrow().array([], name).type for name in _NUMBERS}
+
+
+@cache
+def _uint8() -> Any:
+    return _arrow().uint8()
 
 
 @lru_cache
@@ -131,7 +136,7 @@ def _array_of(arrow: Any, data: Any) -> Any:
 def decode(kind: int, head: bytes, body: Any) -> Any:
     """In place of values.decode: what has a form of Arrow's becomes an Arrow array at once."""
     if kind == values.VIEW:
-        return _array(_arrow().uint8(), len(body), body)
+        return _array(_uint8(), len(body), body)
     form = _form(head) if kind == values.NDARRAY else None
     return values.decode(kind, head, body) if form is None else _array(form[0], form[1], body)
 
@@ -142,7 +147,7 @@ def incoming(value: Any) -> Any:
     if isinstance(value, arrow.Array):
         return value
     if isinstance(value, memoryview | bytes):
-        return _array(arrow.uint8(), len(value), value)
+        return _array(_uint8(), len(value), value)
     if value is None:  # a tick
         return arrow.nulls(0)
     dtype = getattr(value, "dtype", None)

@@ -121,10 +121,11 @@ class Node(log_lines.LogCalls):
         return self
 
     def __next__(self) -> dict[str, Any]:
-        event = self.next()
-        if event is None:
-            raise StopIteration
-        return event
+        while (event := self._node.next()) is not None:
+            told = self._told(event)
+            if told is not None:
+                return told
+        raise StopIteration
 
     def merge_external_events(self, subscription: Iterable[Any]) -> None:
         """Hand out the items of an iterable as events too: {"kind": "external", "type": "EXTERNAL", "value": item}.

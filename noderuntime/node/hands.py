@@ -19,6 +19,7 @@ from noderuntime.api import values
 from noderuntime.api.events import Event, kvs_update, notice
 from noderuntime.errors import Fenced, StoreFull
 from noderuntime.ipc import pulse
+from noderuntime.ipc.fault_points import point
 from noderuntime.ipc.protocol import Stop
 from noderuntime.node import inbox
 from noderuntime.node.bell_wait import BellWait
@@ -102,6 +103,7 @@ class Hands:
         self._recovered: deque[Message] = deque()  # a message that waits behind its INPUT_RECOVERED
         self._put: deque[Event] = deque()  # handed out before what waits in the mailboxes
         self._timers = Timers(session)
+        self._has_timers = bool(self._timers)
         self._updates: deque[Update] = deque()  # of watched keys, read and not handed out
         self._handed: deque[_Handed] = deque()  # handed out, oldest first: the cursor never passes one not done
         self._update_last = False  # updates and messages take turns
@@ -135,13 +137,23 @@ class Hands:
 
     def take(self, holder: Holder) -> Found:
         """Acknowledge what `holder` has in hand, and take the next event."""
+        if point is not None:
+            point("take")
+        found = self._take(holder)
+        if point is not None:
+            point("taken")
+        return found
+
+    def _take(self, holder: Holder) -> Found:
         gate, sender = self._gate, self._sender
         with gate.lock:
             if gate.closing:
                 return None
-            self.acknowledge_locked(holder)
-            for other in [task for task in self._in_hand if isinstance(task, asyncio.Task) and _went_well(task)]:
-                self.acknowledge_locked(other)
+            if self._in_hand:
+                self.acknowledge_locked(holder)
+            if self._in_hand:
+                for other in [task for task in self._in_hand if isinstance(task, asyncio.Task) and _went_well(task)]:
+                    self.acknowledge_locked(other)
             found = self._look_locked(holder)
         if sender.staged and (found is NOTHING or found is None or sender.is_due()):
             sender.drain()
@@ -161,22 +173,28 @@ class Hands:
         found = self.take(holder)
         while isinstance(found, Event):
             taken.append(found)
-            with self._gate.lock:
-                if self._gate.closing:
-                    break
-                before = self._in_hand.get(holder)
-                found = self._look_locked(holder)
-                if before is not None and isinstance(found, Event):
-                    last = self._in_hand.get(holder)
-                    if last is before or last is None:  # STOP has no hand of its own
-                        self._in_hand[holder] = before
-                    else:
-                        last.before = before
+            found = self._take_beside(holder)
         return taken
 
+    def _take_beside(self, holder: Holder) -> Found:
+        """Take the next event, and keep what `holder` has in hand."""
+        with self._gate.lock:
+            if self._gate.closing:
+                return None
+            before = self._in_hand.get(holder)
+            found = self._look_locked(holder)
+            if before is not None and isinstance(found, Event):
+                last = self._in_hand.get(holder)
+                if last is before or last is None:  # STOP has no hand of its own
+                    self._in_hand[holder] = before
+                else:
+                    last.before = before
+            return found
+
     def _look_locked(self, holder: Holder) -> Found:
-        while (found := self._look_once_locked(holder)) is DROPPED:
-            pass
+        found = self._look_once_locked(holder)
+        while found is DROPPED:
+            found = self._look_once_locked(holder)
         if found is not NOTHING:
             self._waiters.pass_on()
         return found
@@ -272,7 +290,9 @@ class Hands:
 
     def _due_locked(self, holder: Holder) -> Event | None:
         """A tick or a timeout that is due."""
-        for event, counters in self._timers.due(self._sender.unacknowledged) if self._timers else ():
+        if not self._has_timers:
+            return None
+        for event, counters in self._timers.due(self._sender.unacknowledged):
             staged = Staged()
             staged.also().counters = counters
             self._in_hand[holder] = Hand(staged)
@@ -282,7 +302,9 @@ class Hands:
     def _update_locked(self, holder: Holder) -> Event | None:
         """The next change of a watched key."""
         if not self._updates:
-            self._updates.extend(self._session.watch.read(GROUP_MAX))
+            watch = self._session.watch
+            if watch:
+                self._updates.extend(watch.read(GROUP_MAX))
             if not self._updates:
                 return None
         item = self._updates.popleft()
@@ -298,6 +320,9 @@ class Hands:
         """Stage the acknowledgement of the event that `holder` has in hand, if any."""
         hand = self._in_hand.pop(holder, None)
         if hand is None:
+            return
+        if hand.before is None:
+            self._put_back_locked(hand)
             return
         hands = [hand]
         while hands[-1].before is not None:

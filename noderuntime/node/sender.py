@@ -58,35 +58,42 @@ class Sender:
     def send(self, output: str, value: Any, metadata: Mapping[str, Any] | None, flush: bool = False) -> None:
         """See Node.send_output."""
         waited = False
-        while True:
-            with self._gate.lock:
-                self._gate.check()
-                known = self._outputs.get(output)
-                if known is None:
-                    raise UnknownOutput(self._session.wiring.node, output, sorted(self._outputs))
-                staged = Staged()
-                try:
-                    known.stage(staged, value, metadata, self._session)
-                except StoreFull:
-                    if self._stopping:
-                        raise
-                    self._make_room_locked()
-                else:
-                    if flush:
-                        staged.also().flush = [(known, 0)]
-                        self._session.commits.flushes = True
-                    self.staged.append(staged)
-                    is_first, self._has_sent = not self._has_sent, True
-                    due = self.is_due()
-                    if not due and is_first:
-                        self.hold_timer.set()
-                    if waited:
-                        self._has_room_locked()
-                    break
+        due = self._stage(output, value, metadata, flush, waited)
+        while due is None:
             time.sleep(ROOM_CHECK_S)
             waited = True
+            due = self._stage(output, value, metadata, flush, waited)
         if due:
             self.drain()
+
+    def _stage(
+        self, output: str, value: Any, metadata: Mapping[str, Any] | None, flush: bool, waited: bool
+    ) -> bool | None:
+        """Stage a message. Returns whether to commit what is staged now; None when there was no room for it."""
+        with self._gate.lock:
+            self._gate.check()
+            known = self._outputs.get(output)
+            if known is None:
+                raise UnknownOutput(self._session.wiring.node, output, sorted(self._outputs))
+            staged = Staged()
+            try:
+                known.stage(staged, value, metadata, self._session)
+            except StoreFull:
+                if self._stopping:
+                    raise
+                self._make_room_locked()
+                return None
+            if flush:
+                staged.also().flush = [(known, 0)]
+                self._session.commits.flushes = True
+            self.staged.append(staged)
+            is_first, self._has_sent = not self._has_sent, True
+            due = self.is_due()
+            if not due and is_first:
+                self.hold_timer.set()
+            if waited:
+                self._has_room_locked()
+            return due
 
     def allocate(self, shape: int | tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """See Node.allocate."""

@@ -53,7 +53,7 @@ def test_a_module_that_does_not_exist_ends_every_process_at_its_start(tmp_path: 
 @pytest.mark.parametrize(
     ("old", "new", "module"),
     [
-        ('Hands, "take"', 'Hands, "takes"', "noderuntime.node.hands"),
+        ('Node, "send_output"', 'Node, "send_outputs"', "noderuntime.node.custom_node"),
         ("module.MemoryState", "module.MemoryStates", "noderuntime.state.memory"),
         ("module.run = run", "module.begin = run", "noderuntime.runtime.runtime"),
     ],
@@ -67,8 +67,8 @@ def test_an_attribute_that_does_not_exist_ends_the_process_that_imports_its_modu
 
 
 def test_without_a_plan_nothing_is_patched(tmp_path: Path) -> None:
-    folder = changed_injector(tmp_path, 'Hands, "take"', 'Hands, "takes"')
-    assert injected("import noderuntime.node.hands", folder, {"FAULTS": "[]"}).returncode == 0
+    folder = changed_injector(tmp_path, 'Node, "send_output"', 'Node, "send_outputs"')
+    assert injected("import noderuntime.node.custom_node", folder, {"FAULTS": "[]"}).returncode == 0
 
 
 def test_the_points_in_the_source_do_nothing_without_a_plan_and_call_the_injector_with_one() -> None:

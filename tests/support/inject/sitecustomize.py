@@ -256,10 +256,6 @@ def node(module: Any) -> None:
     around(module.Node, "send_output", "stage", "staged")
 
 
-def hands(module: Any) -> None:
-    around(module.Hands, "take", "take", "taken")
-
-
 def store(module: Any) -> None:
     real_main = module.main
 
@@ -419,10 +415,9 @@ def store_external(module: Any) -> None:
 POINTS = {
     "noderuntime.space.environment": space, "noderuntime.space.segments": segments, "noderuntime.ipc.doorbell": bells,
     "noderuntime.ipc.channel": channel, "noderuntime.node.operator_main": operator_main,
-    "noderuntime.node.custom_node": node, "noderuntime.node.hands": hands,
-    "noderuntime.store.__main__": store, "noderuntime.store.operations": store_operations,
-    "noderuntime.runtime.forkserver_main": fork_server, "noderuntime.runtime.runtime": runtime,
-    "noderuntime.runtime.children": children,
+    "noderuntime.node.custom_node": node, "noderuntime.store.__main__": store,
+    "noderuntime.store.operations": store_operations, "noderuntime.runtime.forkserver_main": fork_server,
+    "noderuntime.runtime.runtime": runtime, "noderuntime.runtime.children": children,
     "noderuntime.ipc.process": process,
     "noderuntime.state.memory": memory_state, "noderuntime.state.common": table_state,
     "noderuntime.state.redis": redis_state, "noderuntime.state.sqlite": sqlite_state,
