@@ -94,8 +94,10 @@ def outgoing(data: Any) -> Any:
     arrow = _arrow()
     array = data if isinstance(data, arrow.Array) else _array_of(arrow, data)
     numbers = _bare().get(type(array))
-    if numbers is not None and not array.null_count:
-        return _bare_memory(array, numbers)
+    if numbers is not None:
+        valid, memory = array.buffers()
+        if valid is None or not array.null_count:
+            return _bare_memory(array, memory, numbers)
     if isinstance(array, arrow.ExtensionArray):
         array = array.storage
     kind = array.type
@@ -108,9 +110,8 @@ def outgoing(data: Any) -> Any:
     return array
 
 
-def _bare_memory(array: Any, numbers: _Numbers) -> values.Encoded:
+def _bare_memory(array: Any, memory: Any, numbers: _Numbers) -> values.Encoded:
     count = len(array)
-    memory = array.buffers()[1]
     start = array.offset * numbers.item_bytes
     body = memoryview(memory)[start : start + count * numbers.item_bytes] if count else b""
     if not numbers.dtype:
