@@ -306,6 +306,7 @@ def test_less_than_the_bytes_of_one_event_is_one_commit(run: Make) -> None:
     count = r.space.event_bytes_max // 60_000 - 5
     r.send("a", count)
     assert r.take("c", count) == [*range(count)]
+    wait_until(lambda: child.pulse.phase == pulse.WAITING, "what it did to be counted")
     assert child.pulse.commits == 1
 
 
@@ -331,6 +332,7 @@ def test_the_limit_of_what_an_event_sends_is_that_of_each_handler(run: Make) -> 
     count = r.space.event_bytes_max // 60_000 + 10
     r.send("a", count)
     assert [len(value) for value in r.take("c", count)] == [60_000] * count
+    wait_until(lambda: child.pulse.phase == pulse.WAITING, "what it did to be counted")
     assert child.pulse.commits == 1 and not child.has_said(Failed)
 
 

@@ -73,13 +73,13 @@ def test_messages_of_several_inputs_outside_are_read_once_and_in_the_order_of_ea
 
 BURSTS = """
 class Bursts:
-    '''At each tick more messages than are handled inside: the last one goes through the mailbox.'''
+    '''At each of its first ticks more messages than are handled inside: the last one goes through the mailbox.'''
     def __init__(self):
         self.ticks = 0
     def on_event(self, event, ctx):
         if event["type"] == "INPUT":
             self.ticks += 1
-            for number in range(1001):
+            for number in range(1001 if self.ticks <= 20 else 0):  # where always a tick is due, the others come too
                 ctx.send_output("out", [self.ticks, number])
 
 class Takes:
