@@ -107,7 +107,7 @@ def test_a_timer_keeps_a_node_until_the_run_is_stopped(flow: Flow) -> None:
         - {id: s, path: send.py, outputs: [v]}
         - {id: r, path: record.py, inputs: {x: s/v, t: dora/timer/millis/20}}
         """
-    assert flow.run(dataflow, "--stop-after", "1s").returncode == 0
+    assert flow.run(dataflow, "--stop-after", "3s").returncode == 0
     assert flow.events() == [("INPUT_CLOSED", "x"), ("STOP", "MANUAL")]
     (flow.folder / "out").unlink()
     assert flow.run(dataflow, "--exit-when-nodes-finish", "--fresh").returncode == 0
@@ -239,7 +239,7 @@ def test_a_dynamic_node_joins_by_its_id(flow: Flow) -> None:
     flow.write("d.yml", """
         nodes:
         - {id: s, path: send.py, outputs: [v], env: {COUNT: 400, PAUSE: 0.02}}
-        - {id: y, path: dynamic, inputs: {x: s/v}}
+        - {id: y, path: dynamic, inputs: {x: {source: s/v, queue_size: 1000}}}
         """)  # fmt: skip
     flow.write("join.py", RECORD.replace("Node()", 'Node("y")'))
     process = flow.start("run", "--dora", "d.yml")

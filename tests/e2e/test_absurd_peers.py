@@ -15,7 +15,7 @@ import pyarrow
 import pytest
 import zmq
 from support import absurd
-from support.harness import SUMS, Folder, Running, wait_until
+from support.harness import COUNTING, SUMS, Folder, Running, wait_until
 
 from noderuntime.ipc.channel import Dealer, Router
 from noderuntime.ipc.protocol import (
@@ -122,7 +122,7 @@ def test_whatever_an_operator_logs_the_run_goes_on(folder: Folder) -> None:
 
 @pytest.mark.parametrize("pid", [0, -1, 2**31, 2**31 - 1, 2**63 - 1, -(2**63)])
 def test_the_hello_of_a_dynamic_node_with_an_impossible_process_is_refused(folder: Folder, pid: int) -> None:
-    running = folder.start(DYNAMIC, env={"COUNT": "20", "PAUSE": "0.1"})
+    running = folder.start(DYNAMIC, env=COUNTING)
     running.wait_running("count")
     peer = Peer(folder.run_dir().runtime_socket)
     peer.say(Hello(VERSION, "guest", "dynamic", pid, 0))
@@ -155,7 +155,7 @@ SAID = (Log, Log, Failed, Hello, Ready, Answer, Reply, Request, Welcome, Restore
 def test_children_may_say_anything(folder: Folder, part: int) -> None:
     seed = absurd.seed()
     chance = random.Random(f"{seed}/{part}")
-    running = folder.start(DYNAMIC, env={"COUNT": "300", "PAUSE": "0.005"})
+    running = folder.start(DYNAMIC, env=COUNTING)
     running.wait_running("count", "sums", "sink")
     socket = folder.run_dir().runtime_socket
     known = Peer(socket)
@@ -186,8 +186,10 @@ def test_children_may_say_anything(folder: Folder, part: int) -> None:
     known.say(Bye(True, "\x1b[2J"))
     known.close()
     stranger.close()
+    running.enough()
     assert running.finish(60.0) == 0, (seed, running.statuses())
-    assert running.lines("sink") == ["last 45150 of 301"], seed
+    sent, total = running.counted()
+    assert running.lines("sink") == [f"last {total} of {sent}"], seed
 
 
 # --- clients -> store -----------------------------------------------------------------------------------------------
@@ -219,7 +221,7 @@ def opened(running: Running) -> tuple[Peer, Welcome]:
 
 
 def test_a_request_that_is_absurd_is_refused_as_often_as_it_comes(folder: Folder) -> None:
-    running = folder.start(DYNAMIC, env={"COUNT": "50", "PAUSE": "0.005"})
+    running = folder.start(DYNAMIC, env=COUNTING)
     running.wait_running("count", "sums", "sink")
     store_pid = running.helper("nr-store")
     runtime, welcome = opened(running)
@@ -257,8 +259,10 @@ def test_a_request_that_is_absurd_is_refused_as_often_as_it_comes(folder: Folder
     runtime.say(Bye(True, ""))
     runtime.close()
     peer.close()
+    running.enough()
     assert running.finish() == 0, running.statuses()
-    assert running.lines("sink") == ["last 1275 of 51"]
+    sent, total = running.counted()
+    assert running.lines("sink") == [f"last {total} of {sent}"]
 
 
 OPERATIONS = (
@@ -279,7 +283,7 @@ SCOPES = ("shared", "guest", "nobody")
 def test_clients_may_ask_anything_with_a_node_open(folder: Folder, part: int) -> None:
     seed = absurd.seed()
     chance = random.Random(f"{seed}/{part}")
-    running = folder.start(DYNAMIC, env={"COUNT": "300", "PAUSE": "0.005"})
+    running = folder.start(DYNAMIC, env=COUNTING)
     running.wait_running("count", "sums", "sink")
     store_pid = running.helper("nr-store")
     runtime, welcome = opened(running)
@@ -307,8 +311,10 @@ def test_clients_may_ask_anything_with_a_node_open(folder: Folder, part: int) ->
     runtime.say(Bye(True, ""))
     runtime.close()
     peer.close()
+    running.enough()
     assert running.finish(60.0) == 0, (seed, running.statuses())
-    assert running.lines("sink") == ["last 45150 of 301"], seed
+    sent, total = running.counted()
+    assert running.lines("sink") == [f"last {total} of {sent}"], seed
 
 
 RECEIVERS = """

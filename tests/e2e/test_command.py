@@ -234,8 +234,8 @@ def test_a_detached_run_with_a_node_that_does_not_get_ready_is_code_1_and_goes_o
     assert all(what in done.stderr for what in said)
     assert "the run continues; `noderuntime stop slow` stops it" in done.stderr
     assert "fine" not in done.stderr
-    nodes = json.loads(call("ps", "slow", "--json", code=0).stdout)["nodes"]
-    assert {node["id"]: node["state"] for node in nodes}["fine"] == "running"
+    wait_for(lambda: {node["id"]: node["state"] for node in json.loads(ask("ps", "slow", "--json"))["nodes"]}["fine"]
+             == "running")  # fmt: skip
     call("stop", "slow", code=0)
 
 
@@ -353,6 +353,7 @@ def test_following_the_logs_ends_with_the_run(place: Path) -> None:
     with subprocess.Popen([*LINE, "logs", "-f"], stdout=subprocess.PIPE, text=True) as follower:
         assert follower.stdout
         assert any("sent 100" in line for line in follower.stdout)
+        wait_for(lambda: "5050" in ask("state", "get", "sums", "total"))
         call("stop", code=0)
         out, _ = follower.communicate(timeout=WITHIN_S)
     assert follower.returncode == 0
@@ -379,7 +380,7 @@ def test_fresh_forgets_an_interrupted_run(place: Path) -> None:
     (run,) = json.loads(ask("ps", "--json"))
     os.kill(run["pid"], signal.SIGKILL)
     wait_for(lambda: processes_of(place) == [])
-    call("run", "endless.yml", "--fresh", "--stop-after", "200ms", code=0)
+    call("run", "endless.yml", "--fresh", "--stop-after", "1s", code=0)
     assert [(run["state"], run["run_dir"]) for run in json.loads(ask("ps", "-a", "--json"))] == [("stopped", None)]
 
 

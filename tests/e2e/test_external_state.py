@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -15,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from support.harness import Folder, Running, wait_until
+from support.harness import Folder, Running, kill_node, wait_until
 from support.redis_server import RedisServer
 
 from noderuntime.cli.client import StoreClient
@@ -85,23 +84,6 @@ def server() -> Iterator[RedisServer]:
         server.kill()
 
 
-def kill(running: Running, victim: str) -> None:
-    if victim == "store":
-        os.kill(running.helper("nr-store"), signal.SIGKILL)
-        running.wait_for("status", "the store died*")
-        return
-    row = wait_until(lambda: (row := running.status()[victim])["state"] in ("running", "ended") and row, "it to run")
-    if row["state"] == "running" and row["pid"]:
-        with contextlib.suppress(ProcessLookupError):  # it has just ended
-            os.kill(row["pid"], signal.SIGKILL)
-
-        def is_over() -> bool:
-            now = running.status()[victim]  # killed behind its last commit, it has ended and lives no more
-            return now["state"] == "ended" or now["pid"] not in (0, row["pid"])
-
-        wait_until(is_over, "its end, or the next life")
-
-
 def ask(running: Running, operation: str, **arguments: object) -> dict[str, object]:
     with Dealer(running.folder.run_dir().store_socket, Edge.STORE_TO_CLIENT) as dealer:
         dealer.send(Request(VERSION, secrets.token_hex(8), 1, operation, arguments))
@@ -142,7 +124,7 @@ def test_writes_reach_a_redis_server_once_while_everybody_is_killed(folder: Fold
             server.kill()
             server.start()
         else:
-            kill(running, victim)
+            kill_node(running, victim)
     with RedisState.open({"url": server.url}) as state:
         state.init()
         assert_all_counted(running, state)
@@ -154,7 +136,7 @@ def test_writes_reach_a_file_once_while_everybody_is_killed(folder: Folder) -> N
     running.wait_running()
     chance = random.Random(4)
     for _ in range(6):
-        kill(running, chance.choice(["writer", "store", "watcher"]))
+        kill_node(running, chance.choice(["writer", "store", "watcher"]))
     with SqliteState.open({"path": str(folder.folder / "shared.db")}) as state:
         state.init()
         assert_all_counted(running, state)
@@ -184,7 +166,7 @@ def test_writes_of_operators_that_share_a_process_arrive_once_and_all_of_them_se
     running.wait_running()
     chance = random.Random(5)
     for _ in range(6):
-        kill(running, chance.choice(["writer", "store", "watcher", "reader"]))
+        kill_node(running, chance.choice(["writer", "store", "watcher", "reader"]))
     assert len({running.status()[id]["restarts"] for id in ("writer", "watcher", "reader")}) == 1
     with (
         RedisState.open({"url": server.url})

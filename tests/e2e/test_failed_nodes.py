@@ -186,7 +186,7 @@ def test_a_timer_an_idle_source_or_a_program_keeps_the_run_going_and_a_stop_exit
   - id: behind
     operator: {python: passes.py, inputs: {n: idles/n}, outputs: [n]}
 """
-    running = place.start(FLOW % ("none", "") + others, **({"stop_after_s": 4.0} if how != "stop" else {}))
+    running = place.start(FLOW % ("none", "") + others, **({"stop_after_s": 8.0} if how != "stop" else {}))
     running.wait_for("status", "numbers waits for room in the queue of sink (failed). The run continues for: *")
     assert running.said[-1][1].endswith(": idles, program, behind")
     if how == "stop":
@@ -254,8 +254,8 @@ def test_nodes_at_full_speed_elsewhere_hide_nobody_who_waits(place: Folder) -> N
 
 
 def test_changed_code_brings_a_failed_operator_back_where_files_are_watched(place: Folder) -> None:
-    running = place.start(BEHIND + BUSY.replace("endless.py", "slow.py"), watch=True)
     place.write(slow_py=ENDLESS.replace("ctx.send", "import time; time.sleep(0.01); ctx.send"))
+    running = place.start(BEHIND + BUSY.replace("endless.py", "slow.py"), watch=True)
     running.wait_for("status", "middle failed for good*")
     place.write(adds_py=ADDS.replace('os.path.exists("broken")', "False"))
     running.wait_for("line", "last", "stdout", f"ALL_INPUTS_CLOSED {ALL}")
@@ -298,6 +298,7 @@ def test_a_failed_node_does_not_begin_again_in_a_run_that_stops(place: Folder) -
                 "while not os.path.exists('enough'): time.sleep(0.01)\n")  # fmt: skip
     running = place.start(BEHIND + "  - {id: slow, path: slow.py, inputs: {n: first/n}}\n")
     running.wait_for("status", "middle failed for good*")
+    running.wait_running("slow")
     running.ask("stop")
     mended(place)
     assert "the run is stopping" in running.ask("reload", node="middle").error
@@ -452,7 +453,9 @@ def test_whatever_is_killed_around_a_failing_node_all_messages_count_once(place:
     if running.process.returncode != 0:
         running = place.start(resume=True)
         assert running.finish() == 0
-    assert running.lines("last")[-1] == f"ALL_INPUTS_CLOSED {ALL}"
+    # as often as a life of `last` was killed between its STOP and the end of the run, and each time the same
+    told = {line for each in place.runs for line in each.lines("last") if line.startswith("ALL_INPUTS_CLOSED")}
+    assert told == {f"ALL_INPUTS_CLOSED {ALL}"}
 
 
 def kill(*pids: int) -> None:

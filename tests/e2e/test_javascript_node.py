@@ -6,14 +6,13 @@ import hashlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from support.harness import MARK, Folder, Running, wait_until
+from support.harness import MARK, Folder, Running, kill_node
 
 ROOT = Path(__file__).parent.parent.parent
 CLIENT = ROOT / "clients" / "javascript"
@@ -67,6 +66,8 @@ with Node() as node:
     for number in range(1, int(os.environ["COUNT"]) + 1):
         node.send_output("n", number, {"unit": "m"})
         time.sleep(float(os.environ.get("PAUSE", "0")))
+    while "ENOUGH" in os.environ and not os.path.exists(os.environ["ENOUGH"]):
+        time.sleep(0.01)
 """
 
 SINK = """
@@ -111,17 +112,12 @@ def test_a_javascript_node_takes_part_in_a_dataflow(folder: Folder, node: str) -
 
 
 def test_it_loses_nothing_when_it_or_the_store_is_killed(folder: Folder, node: str) -> None:
-    running = folder.start(write(folder, node, 400))
+    running = folder.start(write(folder, node, 400), env={"ENOUGH": "enough"})
     running.wait_running()
     for victim in ("store", "double", "store", "double"):
-        if victim == "store":
-            os.kill(running.helper("nr-store"), signal.SIGKILL)
-            running.wait_for("status", "the store died*")
-        elif running.status()["double"]["pid"]:
-            pid = running.status()["double"]["pid"]
-            os.kill(pid, signal.SIGKILL)
-            wait_until(lambda pid=pid: running.status()["double"]["pid"] not in (0, pid), "the next life")
-        wait_until(lambda: running.status()["double"]["state"] in ("running", "ended"), "it to run")
+        kill_node(running, victim)
+        running.wait_running("double")
+    running.enough()
     assert running.finish() == 0, running.said
     assert running.lines("sink") == ["400 160400 400 True"]
 

@@ -38,7 +38,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "quiet.py").write_text(QUIET)
     yield tmp_path
     try:
-        wait_until(lambda: not processes_of(tmp_path / "home"), "the end of all processes", 10.0)
+        wait_until(lambda: not processes_of(tmp_path / "home"), "the end of all processes")
     finally:
         for pid in processes_of(tmp_path / "home"):
             with contextlib.suppress(ProcessLookupError):

@@ -109,7 +109,7 @@ def test_stop_after_counts_from_when_all_nodes_are_ready(folder: Folder) -> None
 import time
 class Operator:
     def __init__(self):
-        time.sleep(1.5)
+        time.sleep(2.0)
     def on_event(self, event, ctx):
         if event["type"] == "INPUT":
             ctx.send_output("n", 1)
@@ -120,7 +120,7 @@ nodes:
   - {id: lazy, operator: {python: lazy.py, inputs: {t: timer/millis/10}, outputs: [n]}}
   - {id: guest, path: dynamic, inputs: {n: {source: lazy/n, queue_policy: drop_oldest}}}
 """
-    running = folder.start(text, stop_after_s=0.5)
+    running = folder.start(text, stop_after_s=1.0)
     assert running.finish() == 0
     assert running.rows()["lazy"]["messages"] > 0
 
@@ -149,7 +149,7 @@ def test_the_second_signal_stops_at_once(folder: Folder) -> None:
     running.process.send_signal(signal.SIGINT)
     running.wait_for("status", "SIGINT*")
     running.process.send_signal(signal.SIGINT)
-    assert running.finish(5.0) == 130
+    assert running.finish() == 130
 
 
 def test_a_command_can_ask_for_status_and_stop(folder: Folder) -> None:

@@ -77,6 +77,13 @@ nodes:
   - {id: sink, path: sink.py, inputs: {sum: sums/n}}
 """
 TOGETHER = ("numbers", "doubles", "thirds", "sums")
+# takes its time, and does not come to its end, while there is a file `pause`
+ENDS_LATER = CODE.replace(
+    '        if number == 1 and os.path.exists("pause"):\n            return Source.IDLE\n',
+    '        if os.path.exists("pause"):\n            time.sleep(0.001)\n'
+    '            if number == 4999:\n                return Source.IDLE\n',
+)
+assert ENDS_LATER != CODE
 
 
 @pytest.fixture
@@ -102,8 +109,7 @@ def kill(running: Running, node: str) -> int:
 
 
 def test_a_process_killed_again_and_again_handles_each_message_once_at_each_operator(place: Folder) -> None:
-    slow = CODE.replace("if number == 1 and", "time.sleep(0.001)\n        if number == 4999 and")
-    place.write(code_py=slow, pause="")
+    place.write(code_py=ENDS_LATER, pause="")
     running = place.start(flow(5_000))
     running.wait_running(*TOGETHER)
     assert len({running.status()[id]["pid"] for id in TOGETHER}) == 1
@@ -185,8 +191,10 @@ def test_changed_files_of_one_process_make_one_new_life(place: Folder) -> None:
     running = place.start(dataflow, watch=True)
     running.wait_running()
     wait_until(lambda: running.status()["sums"]["handled"] == 2, "the first number")
+    os.kill(running.runtime_pid, signal.SIGSTOP)  # so that it does not look between the two changes
     place.write(code_py=CODE.replace('print(event["id"]', 'print("new", event["id"]'),
                 other_py=other.replace("FACTOR = 3", "FACTOR = 5"))  # fmt: skip
+    os.kill(running.runtime_pid, signal.SIGCONT)
     wait_until(lambda: running.status()["sums"]["restarts"] == 1, "the new life")
     running.wait_running()
     (place.folder / "pause").unlink()
@@ -306,6 +314,7 @@ def test_a_drain_ends_a_process_with_a_timer_when_its_messages_are_handled(place
 @pytest.mark.parametrize("then", ["fast", "apart", "other"])
 def test_a_run_is_resumed_whichever_operators_share_a_process_then(place: Folder, snapshots: str, then: str) -> None:
     """From the space, with `snapshots: none`, and from a snapshot."""
+    place.write(code_py=ENDS_LATER, pause="")
     running = place.start(flow(5_000, "none" if snapshots == "none" else "./kept"))
     running.wait_running()
     wait_until(lambda: running.status()["sums"]["handled"] > 500, "some messages")
@@ -315,6 +324,7 @@ def test_a_run_is_resumed_whichever_operators_share_a_process_then(place: Folder
     else:
         running.ask("stop")
         assert running.finish() == 0
+    (place.folder / "pause").unlink()
     dataflow = place.file.read_text()
     if then == "apart":
         dataflow = dataflow.replace("    process: fast\n", "")
@@ -328,11 +338,13 @@ def test_a_run_is_resumed_whichever_operators_share_a_process_then(place: Folder
 
 def test_operators_that_move_into_a_process_bring_their_state(place: Folder) -> None:
     together = flow(5_000)
+    place.write(code_py=ENDS_LATER, pause="")
     running = place.start(together.replace("    process: fast\n", ""))
     running.wait_running()
     wait_until(lambda: running.status()["sums"]["handled"] > 500, "some messages")
     os.kill(running.runtime_pid, signal.SIGKILL)
     running.finish()
+    (place.folder / "pause").unlink()
     again = place.start(together, resume=True)
     assert again.finish() == 0
     assert totals(again) == [f"ALL_INPUTS_CLOSED {sum(range(5_000)) * 2} 10000"]

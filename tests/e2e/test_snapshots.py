@@ -41,10 +41,10 @@ WANTED = {
     ("numbers", "Failing"): RUNNING_SUM,
     ("tens", "together"): TOGETHER,
 }
-SLOW = {"PAUSE": "0.02"}
+SLOW = {"PAUSE": "0.05"}  # so that a busy machine too is lost, or the run stopped, before the end
 HELD = {"PAUSE": "0.3"}  # so that the run is still there when a command has started
 # so that those of few messages take about as long
-SLOW_BY_SOURCE = {"numbers": SLOW, "tens": {"PAUSE": "0.2", "KILLED": "yes"}, "words": {"PAUSE": "0.4"}}
+SLOW_BY_SOURCE = {"numbers": SLOW, "tens": {"PAUSE": "0.5", "KILLED": "yes"}, "words": {"PAUSE": "1"}}
 STEPS = {"numbers": 12, "tens": 3, "words": 2}  # at most one less results between two losses
 
 
@@ -310,7 +310,7 @@ def test_a_damaged_snapshot_is_passed_over_loudly(programs: Folder) -> None:
 
 
 def test_when_no_snapshot_is_whole_the_run_is_refused_and_says_what_is_wrong(programs: Folder) -> None:
-    running = programs.start(flow("numbers", "running"), env=SLOW, stop_after_s=0.5)
+    running = programs.start(flow("numbers", "running"), env=SLOW, stop_after_s=1.0)
     assert running.finish() == 0
     for path in (programs.home / "state" / "flow" / "snapshots").glob("*.part"):
         path.unlink()
@@ -432,10 +432,12 @@ def test_without_snapshots_there_are_none_and_nothing_is_promised(programs: Fold
 
 def test_a_place_that_can_no_longer_be_written_keeps_the_state_of_a_stopped_run_in_memory(programs: Folder) -> None:
     dataflow = flow("numbers", "running", to="./file/below", every="60s")
-    running = programs.start(dataflow, env=SLOW, stop_after_s=2)
+    running = programs.start(dataflow, env=SLOW)
     running.wait_running()
     shutil.rmtree(programs.folder / "file")
     (programs.folder / "file").write_text("in the way")
+    wait_until(lambda: len(results(programs)) > 5, "some results")
+    running.ask("stop")
     assert running.finish() == 0
     assert any("there is no last snapshot" in text and "--resume" in text for text in running.statuses())
     assert programs.run_dir().space.exists()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.harness import Folder, processes_of, wait_until
+from support.harness import MARK, Folder, processes_of, wait_until
 
 from noderuntime.cli import main
 
@@ -357,7 +357,8 @@ def test_dead_letters_of_a_stopped_run_are_replayed_when_it_is_resumed(stopped: 
 
 def test_a_command_on_an_ended_run_that_is_killed_changes_nothing_and_leaves_no_process(stopped: Folder) -> None:
     line = [sys.executable, "-m", "noderuntime", "state", "set", "--run", "flow", "shared", "k", "-"]
-    with subprocess.Popen(line, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as command:
+    env = {**os.environ, MARK: str(stopped.home)}
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as command:
         assert command.stderr is not None
         assert "this is its snapshot 1" in command.stderr.readline()
         call("state", "get", "--run", "flow", "counts", "count", code=2)  # it is in use

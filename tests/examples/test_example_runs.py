@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,6 +49,19 @@ def lines_of(env: dict[str, str], name: str, node: str, *options: str) -> list[s
     return of_node(node, out)
 
 
+def lines_until(env: dict[str, str], name: str, node: str, count: int) -> list[str]:
+    """What `node` prints in a run that is stopped when these are `count` lines; those at its end included."""
+    with running(env, name) as process:
+        assert process.stdout is not None and process.stderr is not None
+        lines: list[str] = []
+        while len(lines) < count and (line := process.stdout.readline()):
+            lines += of_node(node, line)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.stdout.read(), process.stderr.read()
+        assert process.wait(SECONDS_MAX) == 128 + signal.SIGTERM, err
+    return lines + of_node(node, out)
+
+
 def of_node(node: str, out: str) -> list[str]:
     return [line.partition("│ ")[2] for line in out.splitlines() if line.partition("│")[0].strip() == node]
 
@@ -78,13 +92,12 @@ def test_the_words_of_a_given_text_are_counted(env: dict[str, str], tmp_path: Pa
 
 
 def test_the_ball_before_the_camera_is_followed(env: dict[str, str]) -> None:
-    lines = lines_of(env, "camera", "show", "--stop-after", "3s")
-    assert len(lines) >= 2
+    lines = lines_until(env, "camera", "show", 2)
     assert re.fullmatch(r"track: \{'x': \d+, 'y': \d+, 'speed': \d+, 'frames': 30\}", lines[0])
 
 
 def test_this_machine_is_shown_as_lines_and_at_the_end_as_a_table(env: dict[str, str]) -> None:
-    lines = lines_of(env, "host_metrics", "table", "--stop-after", "3s")
+    lines = lines_until(env, "host_metrics", "table", 2)
     assert re.match(r"cpu +\d+\.\d % \(mean \d+\.\d, max \d+\.\d\) \| memory \d+\.\d %", lines[0])
     assert any(line.startswith("memory ") for line in lines)
 

@@ -26,7 +26,7 @@ DATAFLOW = """
 nodes:
   - id: numbers
     operator: {{python: {dataflows}/numbers_source.py, outputs: [n]}}
-    config: {{last: {last}, pause_ms: 10}}
+    config: {{last: {last}, pause_ms: 30}}
   - id: sums
     operator: {{python: {operators}/running_sum.py, inputs: {{n: numbers/n}}, outputs: [sum]}}
   - id: file

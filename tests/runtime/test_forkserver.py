@@ -229,7 +229,7 @@ sys.stdin.read()
     runtime.wait()
     runtime.stdin.close()
     runtime.stdout.close()
-    deadline_s = time.monotonic() + 2.0
+    deadline_s = time.monotonic() + WAIT_S
     while any(is_alive(pid) for pid in pids):
         assert time.monotonic() < deadline_s
         time.sleep(0.005)

@@ -15,7 +15,7 @@ import pytest
 
 from noderuntime.ipc import process
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 # `main` is what the test puts in; the output of everything goes to the test
 PROGRAM = """

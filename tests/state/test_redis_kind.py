@@ -51,7 +51,7 @@ def opened(server: RedisServer, timeout: float = 20.0) -> RedisState:
 
 
 def test_14_a_lost_server_is_a_typed_error_and_works_again_when_it_is_back(own_server: RedisServer) -> None:
-    with opened(own_server, timeout=0.2) as state:
+    with opened(own_server, timeout=1.0) as state:
         state.set("k", b"v")
         own_server.kill()
         for call in (lambda: state.get("k"), lambda: state.set("k", b"w"), state.version, state.get_root):

@@ -174,15 +174,16 @@ def test_a_request_that_waits_is_answered_in_its_time_however_often_it_is_repeat
     assert (reply.number, reply.error, reply.result["updates"]) == (1, "", [])
 
 
-def test_what_expires_is_purged_and_seen_as_a_deletion(client: Client) -> None:
+def test_what_expires_is_purged_and_seen_as_a_deletion(client: Client, run_dir: RunDir) -> None:
     cursor = client.ask("kvs_watch", prefixes=["k"], cursor=None)["cursor"]
-    client.ask("kvs_set", key="k", value=b"v", ttl=1)
-    values = []
-    while None not in values:
-        found = client.ask("kvs_watch", prefixes=["k"], cursor=cursor, wait=30)
-        cursor = found["cursor"]
-        values += [value for _, value, _ in found["updates"]]
-    assert values == [b"v", None]
+    client.send("kvs_watch", prefixes=["k"], cursor=cursor, wait=30)  # first, so that it sees the value before the end
+    writer = Client(run_dir, "writer")
+    writer.ask("kvs_set", key="k", value=b"v", ttl=1)
+    found = client.reply().result
+    assert [value for _, value, _ in found["updates"]] == [b"v"]
+    found = client.ask("kvs_watch", prefixes=["k"], cursor=found["cursor"], wait=30)
+    assert [value for _, value, _ in found["updates"]] == [None]
+    writer.dealer.close(0)
 
 
 def test_200_clients_watch_10_000_keys(client: Client, run_dir: RunDir) -> None:

@@ -102,5 +102,5 @@ class Flow:
             if process.poll() is None:
                 process.kill()
             process.communicate()
-        left = wait_until(lambda: None if processes_of(self.home) else ["none"], "the processes to end", 10.0)
+        left = wait_until(lambda: None if processes_of(self.home) else ["none"], "the processes to end")
         assert left == ["none"]

@@ -105,7 +105,7 @@ class Child:
     def _has_last_words(self, code: int) -> bool:
         """Whether it is sure to say Bye or Failed before it ends with that code. A custom node that fails may not."""
         is_operator = self.hello is not None and self.hello.kind == "operator"
-        return code in (0, 1) and (is_operator or code == 0 and bool(self.has_said(Ready)))
+        return code in (0, 1) and (is_operator or (code == 0 and bool(self.has_said(Ready))))
 
     def signal(self, number: signal.Signals) -> None:
         """Nothing happens when it has ended."""

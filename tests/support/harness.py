@@ -31,11 +31,14 @@ NODES = {
 import os, time
 from noderuntime import Node
 pause_s = float(os.environ.get("PAUSE", "0"))
+enough = os.environ.get("ENOUGH", "")  # a file: when it is there, this was the last number
 with Node() as node:
     for number in range(int(os.environ.get("COUNT", "100")) + 1):
         node.send_output("n", number)
         if pause_s:
             time.sleep(pause_s)
+        if enough and os.path.exists(enough):
+            break
 """,
     "sums.py": """
 import os
@@ -77,6 +80,8 @@ nodes:
     operator: {python: sums.py, inputs: {n: count/n}, outputs: [sum]}
   - {id: sink, path: sink.py, inputs: {sum: sums/sum}}
 """
+# the environment of `count`: numbers until `enough` was called, however slow the machine is
+COUNTING = {"COUNT": "1000000", "PAUSE": "0.002", "ENOUGH": "enough"}
 # ticks for as long as the run is
 TICKING = """
 nodes:
@@ -135,7 +140,7 @@ class Folder:
         return RunDir(self.home / "runs" / name)
 
     def wait_gone(self) -> None:
-        wait_until(lambda: not processes_of(self.home), "the processes of the run to end", 5.0)
+        wait_until(lambda: not processes_of(self.home), "the processes of the run to end")
 
     def close(self) -> None:
         for running in self.runs:  # all of them first: the processes of one are looked for in the home that they share
@@ -232,6 +237,16 @@ class Running:
         (summary,) = [told[1] for told in self.said if told[0] == "summary"]
         return {row["node"]: row for row in summary}
 
+    def enough(self) -> None:
+        """Let `count` end, which has COUNTING in its environment."""
+        self.folder.write(enough="")
+
+    def counted(self) -> tuple[int, int]:
+        """How many numbers `count` has sent, and their sum; to be asked at the end."""
+        sent = self.rows()["count"]["messages"]
+        assert sent > 0
+        return sent, sum(range(sent))
+
     def ask(self, what: str, **arguments: Any) -> Answer:
         with Dealer(self.folder.run_dir().runtime_socket, Edge.RUNTIME_TO_COMMAND) as dealer:
             dealer.send(Ask(VERSION, what, arguments))
@@ -283,6 +298,24 @@ class Running:
         for stream in (self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
+
+
+def kill_node(running: Running, victim: str) -> None:
+    """Kill a node, or the store, and wait for its next life. A node that has ended stays ended."""
+    if victim == "store":
+        os.kill(running.helper("nr-store"), signal.SIGKILL)
+        running.wait_for("status", "the store died*")
+        return
+    row = wait_until(lambda: (row := running.status()[victim])["state"] in ("running", "ended") and row, "it to run")
+    if row["state"] == "running" and row["pid"]:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(row["pid"], signal.SIGKILL)
+
+        def is_over() -> bool:
+            now = running.status()[victim]  # killed behind its last commit, it has ended and lives no more
+            return now["state"] == "ended" or now["pid"] not in (0, row["pid"])
+
+        wait_until(is_over, "its end, or the next life")
 
 
 def matches(wanted: Any, found: Any) -> bool:

@@ -146,13 +146,13 @@ def to_the_end(
 ) -> int:
     """Run and resume until the run has finished. `hurt` is called while it runs, and says whether to go on with that.
 
-    Returns how often it was started.
+    The last run, which nothing happens to, makes no pauses. Returns how often it was started.
     """
     dice = random.Random(seed)
     starts = 0
     hurting = True
     while True:
-        running = folder.start(dataflow, env=env, resume=starts > 0)
+        running = folder.start(dataflow, env=env if hurting else {**env, "PAUSE": "0"}, resume=starts > 0)
         starts += 1
         if hurting:
             hurting = hurt(running, dice)

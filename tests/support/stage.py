@@ -120,7 +120,7 @@ class Stage:
         assert self.running is not None
         self.codes.append(code)
         self.resumes += 1
-        wait_until(lambda: not processes_of(self.folder.home), "the processes of the run to end", 10.0)
+        wait_until(lambda: not processes_of(self.folder.home), "the processes of the run to end")
         self.running.finish()
         assert self.resumes <= RESUMES_MAX, f"it ends again and again: {self.codes}; {self.told()}"
         found = [run.state for run in runs.list_runs(self.environ)]
@@ -218,7 +218,7 @@ class Stage:
         """The oracle's word on the run at rest."""
         # a node counts as ended from its reap on; that the store has closed its mailbox comes a little later
         with contextlib.suppress(AssertionError):
-            wait_until(self._is_empty, "the space to be empty of messages", 2.0)
+            wait_until(self._is_empty, "the space to be empty of messages", 10.0)
         return check(flow, self.found(flow))
 
     def _is_empty(self) -> bool:

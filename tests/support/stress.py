@@ -344,9 +344,9 @@ class Stress:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-            wait_until(lambda: not processes_of(self.home), "the processes of the run to end", 10.0)
+            wait_until(lambda: not processes_of(self.home), "the processes of the run to end")
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: not processes_of(self.home), "the processes of the run to end", 3.0)
+            wait_until(lambda: not processes_of(self.home), "the processes of the run to end")
         for pid in processes_of(self.home):
             self.fault(f"a process is left: {pid} {Path(f'/proc/{pid}/cmdline').read_bytes()!r}")
             os.kill(pid, signal.SIGKILL)
