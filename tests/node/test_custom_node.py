@@ -249,7 +249,7 @@ for e in (node := Node()):
 
 def test_an_input_that_falls_silent_closes_and_recovers(run: Make) -> None:
     nodes = between()
-    nodes["n"]["inputs"]["in"]["input_timeout"] = 0.03
+    nodes["n"]["inputs"]["in"]["input_timeout"] = 0.3
     r = run(nodes)
     child = r.begun("n", ECHO)
     r.send("a", 1)

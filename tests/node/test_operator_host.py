@@ -348,7 +348,7 @@ def test_a_drained_operator_makes_no_more_ticks(run: Make) -> None:
 def takes_a_tick(r: Run) -> bool:
     """Whether one more came, in the time of some ticks."""
     before = len(r.queued("c", "in"))
-    time.sleep(0.05)
+    time.sleep(0.2)
     found = len(r.queued("c", "in")) > before
     r.take("c", len(r.queued("c", "in")))
     return found
@@ -566,7 +566,7 @@ class Op:
 
 
 def test_an_input_that_falls_silent_closes_and_recovers_before_its_next_message(run: Make) -> None:
-    r = run(silent(0.03), op=KINDS)
+    r = run(silent(0.3), op=KINDS)
     child = r.begun("op")
     r.send("a", 1)
     assert r.take("c", 2) == [["INPUT", "in", 1], ["INPUT_CLOSED", "in", None]]
