@@ -306,7 +306,8 @@ def kill_node(running: Running, victim: str) -> None:
         os.kill(running.helper("nr-store"), signal.SIGKILL)
         running.wait_for("status", "the store died*")
         return
-    row = wait_until(lambda: (row := running.status()[victim])["state"] in ("running", "ended") and row, "it to run")
+    wait_until(lambda: running.status()[victim]["state"] in ("running", "ended"), f"{victim} to run")
+    row = running.status()[victim]
     if row["state"] == "running" and row["pid"]:
         with contextlib.suppress(ProcessLookupError):  # it has just ended
             os.kill(row["pid"], signal.SIGKILL)
