@@ -227,7 +227,7 @@ nodes:
 
 
 def test_stop_wait_and_resume_is_a_pause(programs: Folder) -> None:
-    running = programs.start(flow("numbers", "running", "60s"), env=SLOW)
+    running = programs.start(flow("numbers", "running", "1h"), env=SLOW)
     wait_until(lambda: len(results(programs)) > 10, "some results")
     running.process.send_signal(signal.SIGINT)
     assert running.finish() == 130
@@ -252,7 +252,7 @@ def test_a_stopped_run_that_is_run_plainly_starts_anew_without_a_word(programs: 
 
 
 def test_after_the_runtime_was_killed_the_space_goes_on_and_nothing_is_lost(programs: Folder) -> None:
-    running = programs.start(flow("numbers", "running", "60s"), env=SLOW)
+    running = programs.start(flow("numbers", "running", "1h"), env=SLOW)
     running.wait_for("started")
     wait_until(lambda: len(results(programs)) > 10, "some results")
     os.kill(running.runtime_pid, signal.SIGKILL)
@@ -431,7 +431,7 @@ def test_without_snapshots_there_are_none_and_nothing_is_promised(programs: Fold
 
 
 def test_a_place_that_can_no_longer_be_written_keeps_the_state_of_a_stopped_run_in_memory(programs: Folder) -> None:
-    dataflow = flow("numbers", "running", to="./file/below", every="60s")
+    dataflow = flow("numbers", "running", to="./file/below", every="1h")
     running = programs.start(dataflow, env=SLOW)
     running.wait_running()
     shutil.rmtree(programs.folder / "file")
@@ -450,7 +450,7 @@ def test_a_place_that_can_no_longer_be_written_keeps_the_state_of_a_stopped_run_
 def test_a_finished_run_whose_last_snapshot_cannot_be_saved_keeps_its_state_and_resume_saves_it(
     programs: Folder,
 ) -> None:
-    dataflow = flow("numbers", "running", to="./file/below", every="60s")
+    dataflow = flow("numbers", "running", to="./file/below", every="1h")
     running = programs.start(dataflow, env=SLOW)
     running.wait_running()
     shutil.rmtree(programs.folder / "file")
@@ -516,7 +516,7 @@ def command(folder: Folder, *arguments: str, env: Mapping[str, str] | None = Non
 
 
 def test_snapshots_are_taken_listed_and_verified_on_command(programs: Folder) -> None:
-    running = programs.start(flow("numbers", "running", "60s"), env=HELD)
+    running = programs.start(flow("numbers", "running", "1h"), env=HELD)
     wait_until(lambda: len(results(programs)) > 3, "some results")
     code, out, _ = command(programs, "take", "--json")
     assert code == 0
