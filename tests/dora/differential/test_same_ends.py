@@ -288,7 +288,8 @@ nodes:
     kinds = [[item if item == "over" else item[0] for item in items] for items in told]
     middle = ["INPUT"] * 3 + ["INPUT_CLOSED", "INPUT_RECOVERED"] + ["INPUT"] * 3
     assert kinds[1] == [*middle, "INPUT_CLOSED", "STOP", "over"]
-    assert kinds[0][:5] == middle[:5]
+    assert kinds[0][:4] == middle[:4]
+    assert "INPUT_RECOVERED" in kinds[0][4:6], "sometimes it comes behind the message that it is about"
     assert of(ours, "INPUT") == of(real, "INPUT")
 
 
