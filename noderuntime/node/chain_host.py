@@ -63,6 +63,7 @@ class ChainHost:
         self._ahead: deque[Message] = deque()  # read, not yet handled
         self._from: list[InnerInput[Member]] = []  # the inputs inside that these are of; empty: they are of all inputs
         self._reader = self._new_reader()
+        self._outside_next = False  # before the next ticks, messages from outside have a turn
         self._reads_ahead = not any(session.may_drop for session in sessions)
         log.whose = self._whose
         self._watch = forks.Watch(self.forked)
@@ -155,18 +156,22 @@ class ChainHost:
     def _work(self) -> bool:
         """One round: what is due of each operator, then messages, then Sources. Returns whether there was anything.
 
-        While a mailbox inside has messages, these come first: they belong to events that are committed already.
+        While a mailbox inside has messages, these come first: they belong to events that are committed already. When
+        they are those of a tick, messages from outside come next: the next tick may be due by then, each time.
         """
         chain, group = self._chain, self._group
         worked = self._end_those_asked()
         crowded = group.is_crowded()
-        if not chain.waiting:
+        if not chain.waiting and not self._outside_next:
             for member in self._live[:]:
                 if member.timers and not (member.is_fresh and crowded):
                     worked |= self._tick(member)
                 worked |= not group.over and self._update(member)
                 if group.over:
                     return True
+            self._outside_next = bool(chain.waiting)
+        elif not chain.waiting:
+            self._outside_next = False
         worked |= self._take()
         if group.over or chain.waiting or crowded:
             return worked
