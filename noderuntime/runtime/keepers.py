@@ -50,11 +50,12 @@ class Patience:
         self._in_vain = 0  # how often since it has done some work
         self._budget = Budget(max_restarts=6, window_s=3600.0, delay_s=0.05, max_delay_s=2.0)
 
-    def stretched_s(self, limit_s: float) -> float:
-        """How long it may take for what should take up to `limit_s`. On a starved machine the next one is as slow; to
-        kill it after the same time would be in vain again.
+    @property
+    def stretch(self) -> int:
+        """How many times as long its limits are now. On a starved machine the next one is as slow; to kill it after the
+        same time would be in vain again.
         """
-        return limit_s * (1 << min(self._in_vain, 3))
+        return 1 << min(self._in_vain, 3)
 
     def wait_s(self, status: int | None, now_s: float) -> float | None:
         """`status`: its exit code, or minus the signal; None when it could not be started at all."""
@@ -149,7 +150,7 @@ class ForkServerKeeper:
         self._stopped_since_s = min(self._stopped_since_s, now_s) if stopped else NEVER
         self._busy_since_s = min(self._busy_since_s, now_s) if self.busy else NEVER
         stopped_s, busy_s = now_s - self._stopped_since_s, now_s - self._busy_since_s
-        hangs_s = self._patience.stretched_s(SPAWN_S_MAX)
+        hangs_s = SPAWN_S_MAX * self._patience.stretch
         if stopped_s >= STOPPED_S_MAX or (busy_s > hangs_s and now_s - self._fork_server.started_s > hangs_s):
             self._run_log.tell(f"the fork server {'was stopped' if stopped else 'hangs'}: killing it")
             self._patience.killed_by_us = not stopped
@@ -222,7 +223,7 @@ class StoreKeeper:
             self.kill("was stopped", from_outside=True)
         elif lock_s > LOCK_S_MAX:
             why = f"held a lock of the space for more than {LOCK_S_MAX:g} s"
-        elif self._link.hangs(now_s):
+        elif self._link.hangs(now_s, self._patience.stretch):
             why = "does not answer"
         if why:
             self.kill(why)

@@ -142,12 +142,12 @@ class StoreLink:
                 pending.otherwise("ProtocolError", str(error))
         return self.receive()
 
-    def hangs(self, now_s: float) -> bool:
-        """Whether the store has not answered for too long."""
+    def hangs(self, now_s: float, stretch: int) -> bool:
+        """Whether the store has not answered for too long: for `stretch` times the limit of what it was asked."""
         if self._dealer is None or not self._pending:
             return False
         pending = self._pending[0]
-        return pending.asked_s > 0 and now_s - pending.asked_s > pending.timeout_s
+        return pending.asked_s > 0 and now_s - pending.asked_s > pending.timeout_s * stretch
 
     def close(self) -> None:
         self.disconnect()

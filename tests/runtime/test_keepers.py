@@ -29,15 +29,15 @@ def test_so_is_one_that_hangs_each_time() -> None:
 
 def test_each_one_that_hangs_gives_the_next_one_more_time_until_one_has_done_some_work() -> None:
     patience = Patience()
-    limits = []
+    stretches = []
     for _ in range(5):
-        limits.append(patience.stretched_s(10.0))
+        stretches.append(patience.stretch)
         patience.killed_by_us = True
         patience.wait_s(-signal.SIGKILL, 0.0)
-    assert limits == [10.0, 20.0, 40.0, 80.0, 80.0]
+    assert stretches == [1, 2, 4, 8, 8]
     patience.wait_s(-signal.SIGKILL, 0.0)
     patience.reset()
-    assert patience.stretched_s(10.0) == 10.0
+    assert patience.stretch == 1
 
 
 def test_what_it_has_done_resets_the_count() -> None:

@@ -183,11 +183,13 @@ def test_an_answer_that_is_not_the_record_is_none_and_the_store_is_asked_again(
 def test_a_store_that_does_not_answer_for_long_hangs_and_is_forgiven_when_it_was_killed(
     link: StoreLink, store: Store, said: list[Any]
 ) -> None:
-    assert not link.hangs(1e6)
+    assert not link.hangs(1e6, 1)
     ask(link, said)
-    assert not link.hangs(1e6), "not sent yet"
+    assert not link.hangs(1e6, 1), "not sent yet"
     link.advance(1.0)
-    assert not link.hangs(1.0 + ANSWER_S_MAX)
-    assert link.hangs(1.1 + ANSWER_S_MAX)
+    assert not link.hangs(1.0 + ANSWER_S_MAX, 1)
+    assert link.hangs(1.1 + ANSWER_S_MAX, 1)
+    assert not link.hangs(1.0 + 4 * ANSWER_S_MAX, 4)
+    assert link.hangs(1.1 + 4 * ANSWER_S_MAX, 4)
     link.forgive()
-    assert not link.hangs(1.1 + ANSWER_S_MAX)
+    assert not link.hangs(1.1 + ANSWER_S_MAX, 1)
