@@ -235,6 +235,19 @@ def test_modules_run(flow: Flow) -> None:
     assert flow.values() == [0, 3, 6, 9, 12]
 
 
+def test_an_input_that_was_silent_recovers_before_its_next_message(flow: Flow) -> None:
+    done = flow.run(
+        """
+        nodes:
+        - {id: s, path: send.py, outputs: [v], env: {COUNT: 2, PAUSE: 2}}
+        - {id: r, path: record.py, inputs: {x: {source: s/v, input_timeout: 0.3}}}
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    told = [record["type"] for record in flow.records() if "type" in record]
+    assert told[:4] == ["INPUT", "INPUT_CLOSED", "INPUT_RECOVERED", "INPUT"]
+
+
 def test_a_dynamic_node_joins_by_its_id(flow: Flow) -> None:
     flow.write("d.yml", """
         nodes:

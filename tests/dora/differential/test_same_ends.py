@@ -288,8 +288,8 @@ nodes:
     kinds = [[item if item == "over" else item[0] for item in items] for items in told]
     middle = ["INPUT"] * 3 + ["INPUT_CLOSED", "INPUT_RECOVERED"] + ["INPUT"] * 3
     assert kinds[1] == [*middle, "INPUT_CLOSED", "STOP", "over"]
-    assert kinds[0][:4] == middle[:4]
-    assert "INPUT_RECOVERED" in kinds[0][4:6], "sometimes it comes behind the message that it is about"
+    behind = [*middle[:4], "INPUT", "INPUT_RECOVERED", *middle[6:]]  # in four of nine runs
+    assert kinds[0][:8] in (middle, behind)
     assert of(ours, "INPUT") == of(real, "INPUT")
 
 
