@@ -12,7 +12,13 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from support.harness import MARK, processes_of, wait_until
+from support.harness import MARK, is_alive, processes_of, wait_until
+
+from noderuntime.errors import NodeRuntimeError
+from noderuntime.ipc.channel import Dealer
+from noderuntime.ipc.protocol import VERSION, Answer, Ask, Edge
+from noderuntime.ipc.rundir import RunDir
+from noderuntime.ipc.runs import RunFile
 
 WITHIN_S = 60.0
 
@@ -73,18 +79,34 @@ class Flow:
         out, err = process.communicate(timeout=WITHIN_S)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
+    def runtime(self) -> int:
+        """The pid of the runtime of the run `d`; 0 if it is none now."""
+        file = RunFile.read(self._run_dir)
+        return file.pid if file is not None and is_alive(file.pid) else 0  # that of before a kill is not
+
+    def node(self, id: str) -> int:
+        """The pid of a node of the run `d`, or of its operators; 0 if it has none now."""
+        try:
+            with Dealer(self._run_dir.runtime_socket, Edge.RUNTIME_TO_COMMAND) as dealer:
+                dealer.send(Ask(VERSION, "status", {}))
+                answer = dealer.receive(1.0)
+        except (OSError, NodeRuntimeError):
+            return 0
+        if not isinstance(answer, Answer):
+            return 0
+        result: Any = answer.result
+        of_node = (item["pid"] for item in result["nodes"] if id in (item["id"], item["id"].partition(".")[0]))
+        return next(of_node, 0) or 0
+
+    @property
+    def _run_dir(self) -> RunDir:
+        return RunDir(self.home / "runs" / "d")
+
     def kill(self, node: str) -> None:
         """Kill a node of the run `d`, once it has a process."""
-
-        def pid() -> int:
-            line = [sys.executable, "-m", "noderuntime", "ps", "d", "--json"]
-            shown = subprocess.run(line, env=self.environ(), capture_output=True, text=True, check=False)
-            nodes = json.loads(shown.stdout)["nodes"] if shown.returncode == 0 else []
-            return next((item["pid"] or 0 for item in nodes if item["id"] == node), 0)
-
         while True:
             with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
-                return os.kill(wait_until(pid, f"a process of {node}"), signal.SIGKILL)
+                return os.kill(wait_until(lambda: self.node(node), f"a process of {node}"), signal.SIGKILL)
 
     def records(self, name: str = "out") -> list[dict[str, Any]]:
         path = self.folder / name

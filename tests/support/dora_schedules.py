@@ -24,19 +24,11 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from support.dora_flow import WITHIN_S, Flow
-from support.harness import is_alive, wait_until
-
-from noderuntime.errors import NodeRuntimeError
-from noderuntime.ipc import process
-from noderuntime.ipc.channel import Dealer
-from noderuntime.ipc.protocol import VERSION, Answer, Ask, Edge
-from noderuntime.ipc.rundir import RunDir
-from noderuntime.ipc.runs import RunFile
+from support.harness import helper_of, wait_until
 
 SOURCE = """
 import os, time
@@ -154,32 +146,9 @@ def schedule(seed: int) -> DoraSchedule:
 
 def pid_of(flow: Flow, victim: str) -> int:
     """0 if there is none now."""
-    folder = RunDir(flow.home / "runs" / "d")
-    file = RunFile.read(folder)
-    if file is None or not is_alive(file.pid):  # of before the kill
-        return 0
-    runtime = file.pid
-    try:
-        if victim == RUNTIME:
-            return runtime
-        if victim in HELPERS:
-            names = {pid: comm(pid) for pid in process.children_of(runtime)}
-            return next((pid for pid, name in names.items() if name == HELPERS[victim]), 0)
-        with Dealer(folder.runtime_socket, Edge.RUNTIME_TO_COMMAND) as dealer:
-            dealer.send(Ask(VERSION, "status", {}))
-            answer = dealer.receive(1.0)
-    except (OSError, NodeRuntimeError):
-        return 0
-    if not isinstance(answer, Answer):
-        return 0
-    result: Any = answer.result
-    return next((node["pid"] or 0 for node in result["nodes"] if node["id"].partition(".")[0] == victim), 0)
-
-
-def comm(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    return ""
+    if victim == RUNTIME:
+        return flow.runtime()
+    return helper_of(flow.runtime(), HELPERS[victim]) if victim in HELPERS else flow.node(victim)
 
 
 def play(seed: int, flow: Flow) -> None:

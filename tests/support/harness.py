@@ -162,6 +162,15 @@ def heed_sigint() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def helper_of(runtime: int, name: str) -> int:
+    """The pid of the store (nr-store) or the fork server (nr-forkserver) of a runtime; 0 if there is none now."""
+    for pid in process.children_of(runtime):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text().strip() == name and is_alive(pid):
+                return pid
+    return 0
+
+
 def processes_of(home: Path) -> list[int]:
     """All processes whose environment says that they belong to a run below `home`."""
     found = []
@@ -276,14 +285,7 @@ class Running:
     def helper(self, name: str) -> int:
         """The pid of the store (nr-store) or the fork server (nr-forkserver)."""
 
-        def look() -> int:
-            for pid in process.children_of(self.runtime_pid):
-                with contextlib.suppress(OSError):
-                    if Path(f"/proc/{pid}/comm").read_text().strip() == name and is_alive(pid):
-                        return pid
-            return 0
-
-        return int(wait_until(look, name))
+        return wait_until(lambda: helper_of(self.runtime_pid, name), name)
 
     def kill(self) -> None:
         if self.process.poll() is None:
@@ -306,8 +308,13 @@ def kill_node(running: Running, victim: str) -> None:
         os.kill(running.helper("nr-store"), signal.SIGKILL)
         running.wait_for("status", "the store died*")
         return
-    wait_until(lambda: running.status()[victim]["state"] in ("running", "ended"), f"{victim} to run")
-    row = running.status()[victim]
+
+    def settled() -> dict[str, Any] | None:
+        row = running.status()[victim]
+        return row if row["state"] in ("running", "ended") else None
+
+    row = wait_until(settled, f"{victim} to run")
+    assert row is not None
     if row["state"] == "running" and row["pid"]:
         with contextlib.suppress(ProcessLookupError):  # it has just ended
             os.kill(row["pid"], signal.SIGKILL)
