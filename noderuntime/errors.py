@@ -153,6 +153,15 @@ class ResumeRefused(StoreError):
         super().__init__(f"{what}\n  {hint}")
 
 
+class ChangeRefused(StoreError):
+    """`apply` would lose state, dead letters or messages. Nothing was changed; the text says what gives them up."""
+
+    def __init__(self, what: str, hint: str) -> None:
+        self.what = what
+        self.hint = hint
+        super().__init__(f"{what}\n  {hint}")
+
+
 class StoreUnreachable(StoreError):
     """An external store does not answer. Later calls try again, and succeed once it is back."""
 

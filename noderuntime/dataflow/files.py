@@ -7,6 +7,7 @@ cannot find (the environment of the run decides).
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import stat
@@ -35,6 +36,14 @@ def load(
     folder = str(path.absolute().parent)
     given = os.environ if env is None else env
     return reader.parse(data, file=str(file), folder=folder, env=given, overrides=overrides)
+
+
+def digest_of(dataflow: Dataflow) -> str:
+    """A digest of the file that a dataflow came from, as it is now; "" when it cannot be read."""
+    try:
+        return hashlib.sha256(read_file(Path(dataflow.folder, Path(dataflow.file).name))).hexdigest()
+    except DataflowError:
+        return ""
 
 
 def check_files(dataflow: Dataflow) -> list[str]:

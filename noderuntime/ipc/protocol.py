@@ -2,7 +2,7 @@
 
     child   = hello (refused | welcome *restore_state (ready *traffic [bye] | failed))
     traffic = log | log_of | stop_all | member_ended | reload_failed | failed | stop | stop_member | quiet
-            | quiet_member | reload
+            | quiet_member | reload | rewired
     command = ask answer
     client  = request reply
 
@@ -23,6 +23,7 @@
                           stop            finish
                           stop_member     one operator of a shared process has to end
                           reload          try the new code (operators)
+                          rewired         your inputs and outputs have changed
     command -> runtime    ask             what a command of the command line wants
     runtime -> command    answer          what it gets
     client -> store       request         one operation on the space
@@ -53,7 +54,7 @@ import msgpack
 
 from noderuntime.errors import NodeRuntimeError, ProtocolError
 from noderuntime.ipc.boundary import ERROR_CHARACTERS_MAX, cut, describe
-from noderuntime.ipc.wiring import PlainWiring
+from noderuntime.ipc.wiring import PlainPorts, PlainWiring
 
 VERSION = 1
 FRAME_BYTES_MAX = 16 * 1024 * 1024
@@ -234,6 +235,17 @@ class Reload:
     """To operators: try the new code; if it imports, exit with EXIT_RELOAD, so that a new life takes over."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rewired:
+    """Your inputs or outputs have changed: this is what they are under the wiring number `version`.
+
+    For a node with LMDB it is a hint only: the record in the space says it, and its next commit finds it out as well.
+    """
+
+    version: int
+    ports: PlainPorts
+
+
 # command -> runtime
 
 
@@ -286,7 +298,7 @@ class Reply:
 
 Message = (
     Hello | Ready | Log | LogOf | Failed | StopAll | MemberEnded | ReloadFailed | Bye | Refused | Welcome | RestoreState
-    | Quiet | QuietMember | Stop | StopMember | Reload | Ask | Answer | Request | Reply
+    | Quiet | QuietMember | Stop | StopMember | Reload | Rewired | Ask | Answer | Request | Reply
 )  # fmt: skip
 
 MESSAGES: Final[dict[Edge, dict[str, type[Message]]]] = {
@@ -296,7 +308,7 @@ MESSAGES: Final[dict[Edge, dict[str, type[Message]]]] = {
     },
     Edge.RUNTIME_TO_CHILD: {
         "refused": Refused, "welcome": Welcome, "restore_state": RestoreState, "quiet": Quiet,
-        "quiet_member": QuietMember, "stop": Stop, "stop_member": StopMember, "reload": Reload,
+        "quiet_member": QuietMember, "stop": Stop, "stop_member": StopMember, "reload": Reload, "rewired": Rewired,
     },
     Edge.COMMAND_TO_RUNTIME: {"ask": Ask},
     Edge.RUNTIME_TO_COMMAND: {"answer": Answer},

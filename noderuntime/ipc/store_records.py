@@ -12,6 +12,12 @@ record of the request, so one that is repeated after a kill counts once.
     touch, quit         Nothing          Done            take the write lock once; end the process
     queues              Nothing          Queues          what waits in each queue
     figures             Nothing          Figures         what was queued, taken, dropped and sent
+    in_force            Nothing          InForce         the dataflow that the run has now
+    change_losses       ChangeLosses     Losses          what would be lost by a change of the dataflow
+    change_prepare      ChangePrepare    Prepared        numbers for what is new in it
+    change_undo         Nothing          Done            give up what was prepared
+    change_switch       ChangeSwitch     Switched        make it the one in force
+    change_settle       ChangeSettle     Settled         let go what has drained
     resumed             Nothing          Resumed         the snapshot that the space was made from
     outbox              Nothing          Waiting         what waits for an external State
     state_ls            Listing          Listed          the command line: shared or private state
@@ -51,7 +57,7 @@ from functools import partial
 from typing import Any, Final, Literal, NamedTuple, NotRequired, TypedDict, TypeVar, final
 
 from noderuntime.ipc.typed import decode
-from noderuntime.ipc.wiring import PlainWiring
+from noderuntime.ipc.wiring import PlainPorts, PlainWiring
 
 R = TypeVar("R")
 
@@ -78,13 +84,51 @@ class StoreNode(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """With `resume`, nodes in `drop` may lose what they had, and `rename` gives nodes their new ids (old -> new)."""
+    """With `resume`, nodes in `drop` may lose what they had, and `rename` gives nodes their new ids (old -> new).
+
+    `digest`, `dataflow`, `file`: see store/changes.py. `as_applied`: the dataflow in force goes on.
+    """
 
     nodes: list[StoreNode]
     fingerprint: str
     resume: bool
     drop: list[str] = field(default_factory=list)
     rename: dict[str, str] = field(default_factory=dict)
+    digest: str = ""
+    dataflow: str = ""
+    file: str = ""
+    as_applied: bool = False
+
+
+class InForce(TypedDict):
+    """See store/changes.py."""
+
+    dataflow: str
+    leaving: str
+    file: str
+    digest: str
+    changing: str
+    applied: bool
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeLosses:
+    nodes: list[StoreNode]
+    drop: list[str] = field(default_factory=list)
+    discard: bool = False
+
+
+class Losses(TypedDict):
+    """What each node that is not given up would lose, in words."""
+
+    losses: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePrepare:
+    nodes: list[StoreNode]
+    file: str = ""
 
 
 class Numbers(TypedDict):
@@ -93,6 +137,60 @@ class Numbers(TypedDict):
     number: int
     inputs: dict[str, int]
     outputs: dict[str, int]
+
+
+class Prepared(TypedDict):
+    """`version`: the number of the change, for its switch."""
+
+    version: int
+    numbers: dict[str, Numbers]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeSwitch:
+    """`ports`: by node, what it is wired to now; `renewed`: nodes of one process each, whose process is replaced;
+    `revived`: nodes that failed and begin anew; `dataflow`, `leaving`: see store/changes.py.
+    """
+
+    version: int
+    nodes: list[StoreNode]
+    ports: dict[str, PlainPorts]
+    renewed: list[list[str]]
+    revived: list[str]
+    discard: bool
+    drop: list[str]
+    dataflow: str
+    leaving: str
+    file: str
+    fingerprint: str
+
+
+class Switched(TypedDict):
+    """`leaving`: nodes that are removed and drain; `discarded`: messages that were dropped because of `discard`."""
+
+    leaving: list[str]
+    discarded: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeSettle:
+    """`nodes`: those that are leaving, and whose processes have ended. `shared`: those that share a process, whose
+    wiring stays as it is until their next life: they do not take up another one.
+    """
+
+    nodes: list[str] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
+
+
+class Settled(TypedDict):
+    """`gone`: nodes; `inputs`: numbers of those that a node has lost, under the wiring number `version`; `left`: nodes
+    that still drain, or have an input that does.
+    """
+
+    gone: list[str]
+    inputs: dict[str, list[int]]
+    left: list[str]
+    version: int
 
 
 class Resumed(TypedDict):
@@ -104,11 +202,18 @@ class Resumed(TypedDict):
 
 
 class Opened(TypedDict):
-    """`numbers` by node; the nodes that have `ended` or `failed`; a text for each state that was `dropped`."""
+    """`numbers` by node; the nodes that have `ended` or `failed`; a text for each state that was `dropped`.
+
+    Of a dataflow that was changed while it ran: nodes that are `leaving`, these and those with an input that `drains`,
+    and the `ports` of those that were touched, with their wiring numbers.
+    """
 
     numbers: dict[str, Numbers]
     ended: list[str]
     failed: list[str]
+    leaving: NotRequired[list[str]]
+    drains: NotRequired[list[str]]
+    ports: NotRequired[dict[str, tuple[int, PlainPorts]]]
     dropped: list[str]
     resumed: dict[str, Any]  # Resumed, or {}
 

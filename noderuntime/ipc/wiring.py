@@ -28,6 +28,7 @@ class InputWiring:
     period_ns: int = 0
     timeout_ns: int = 0
     counts: bool = True  # False: the node ends when all others have ended, as if this were a timer
+    leaving: bool = False  # no longer in the dataflow: what waits is handled, nothing new comes
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class PlainInput(TypedDict):
     period_ns: int
     timeout_ns: int
     counts: bool
+    leaving: NotRequired[bool]
 
 
 class PlainReceiver(TypedDict):
@@ -104,12 +106,20 @@ class PlainNode(TypedDict):
     endless: bool
     with_failures: bool
     ticks_from_ns: int
+    version: NotRequired[int]
 
 
 class PlainWiring(PlainNode):
     """Wiring in `welcome`."""
 
     others: NotRequired[list[PlainNode]]
+
+
+class PlainPorts(TypedDict):
+    """The inputs and outputs of a node whose wiring was changed, as its record in the space has them."""
+
+    inputs: list[PlainInput]
+    outputs: list[PlainOutput]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +130,8 @@ class Wiring:
     and where there is one "adapter": "module:function"}. An `endless` node does not end when all its inputs have;
     `with_failures`: an input ends when its sender fails, too. Its first ticks are due at `ticks_from_ns` of
     CLOCK_BOOTTIME; 0: a period after the beginning of the space's clock.
-    `others` are the operators that share the process of this one, which is then the first of them.
+    `others` are the operators that share the process of this one, which is then the first of them. `version` is the
+    wiring number: where that of the node's record in the space is another one, inputs and outputs are read there.
     """
 
     run: str
@@ -135,6 +146,7 @@ class Wiring:
     with_failures: bool = False
     ticks_from_ns: int = 0
     others: tuple[Wiring, ...] = ()
+    version: int = 0
 
     def ticking_from(self, moment_ns: int) -> Wiring:
         """The same, of the other operators too, with ticks from that moment of CLOCK_BOOTTIME on."""
@@ -158,17 +170,33 @@ class Wiring:
             node=plain["node"],
             number=plain["number"],
             kind=plain["kind"],
-            inputs=tuple(InputWiring(**item) for item in plain["inputs"]),
-            outputs=tuple(
-                OutputWiring(
-                    item["name"], item["number"], tuple(ReceiverWiring(**receiver) for receiver in item["receivers"])
-                )
-                for item in plain["outputs"]
-            ),
+            inputs=_inputs(plain["inputs"]),
+            outputs=_outputs(plain["outputs"]),
             config=plain["config"],
             code=plain["code"],
             endless=plain["endless"],
             with_failures=plain["with_failures"],
             ticks_from_ns=plain["ticks_from_ns"],
             others=tuple(cls.from_plain(other) for other in others),
+            version=plain.get("version", 0),
         )
+
+    def ports(self) -> PlainPorts:
+        """Inputs and outputs, in the form that MessagePack can carry."""
+        plain = self.to_plain()
+        return {"inputs": plain["inputs"], "outputs": plain["outputs"]}
+
+    def rewired(self, ports: PlainPorts, version: int) -> Wiring:
+        """The same node with these inputs and outputs."""
+        return replace(self, inputs=_inputs(ports["inputs"]), outputs=_outputs(ports["outputs"]), version=version)
+
+
+def _inputs(plain: list[PlainInput]) -> tuple[InputWiring, ...]:
+    return tuple(InputWiring(**item) for item in plain)
+
+
+def _outputs(plain: list[PlainOutput]) -> tuple[OutputWiring, ...]:
+    return tuple(
+        OutputWiring(item["name"], item["number"], tuple(ReceiverWiring(**to) for to in item["receivers"]))
+        for item in plain
+    )

@@ -206,6 +206,10 @@ class ChainGroup:
         if not self._chain.waiting:
             self.unfused = False
 
+    def look(self) -> None:
+        """The runtime says that the wiring has changed. Raises Fenced if so: operators here begin anew then."""
+        self._group.look()
+
     def is_crowded(self) -> bool:
         """Whether events that only bring new work have to wait, because the space is that full."""
         session = self._session

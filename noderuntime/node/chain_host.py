@@ -58,7 +58,8 @@ class ChainHost:
         links: dict[bytes, InnerInput[Member]] = {}
         self._connect(links)
         self._live = [member for member in self._members if not member.ended]
-        self._line = HostLine(session, dealer, log, [own.wiring.code for own in sessions], self._quieten)
+        codes = [own.wiring.code for own in sessions]
+        self._line = HostLine(session, dealer, log, codes, self._quieten, lambda: self._group.look())
         self._group = ChainGroup(session, self._members, self._inputs, links, self._chain, self._line, self._tell_ended)
         self._ahead: deque[Message] = deque()  # read, not yet handled
         self._from: list[InnerInput[Member]] = []  # the inputs inside that these are of; empty: they are of all inputs
@@ -256,6 +257,9 @@ class ChainHost:
             return
         except BaseException as error:
             group.fail(MemberFailed(member, "on_event", error))
+        if input.wiring.leaving and event.type == "INPUT_CLOSED":  # for the operator, there is no such input any more
+            group.events.append(staged)
+            return
         alone = lives > 0 and is_notice(record)  # it cannot become a dead letter, but what it makes inside can
         group.unfused |= alone
         group.enter(member, event, staged, lives + 1, fused=not alone)

@@ -27,7 +27,7 @@ from noderuntime.api.values import Decode
 from noderuntime.errors import Fenced, NotRunning, StateNotAvailable
 from noderuntime.ipc import forks, process, pulse
 from noderuntime.ipc.channel import Dealer
-from noderuntime.ipc.protocol import Bye, Edge, Quiet, Ready, Refused, Stop
+from noderuntime.ipc.protocol import Bye, Edge, Quiet, Ready, Refused, Rewired, Stop
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.node.bell_wait import BellWait
 from noderuntime.node.gate import Gate
@@ -284,6 +284,10 @@ class Node:
             elif isinstance(message, Quiet):
                 with self._gate.lock:
                     self._hands.quieten_locked()
+            elif isinstance(message, Rewired):
+                with self._gate.lock:
+                    self._session.commits.look()
+                self._waiters.ring()  # a thread that waits has to look into other mailboxes now
             elif isinstance(message, Refused):
                 end_fenced(Fenced(message.why))
 

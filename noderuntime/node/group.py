@@ -84,6 +84,11 @@ class Group:
         self._waiting_since = 0.0
         return True
 
+    def look(self) -> None:
+        """The runtime says that the wiring has changed: take it up before the next commit would."""
+        with self._committing:
+            self._session.commits.look()
+
     def _commit_once(self) -> None:
         with self._committing:
             if self.events:  # otherwise the other thread has committed them

@@ -29,6 +29,7 @@ from noderuntime.node.sender import Sender
 from noderuntime.node.session import SLOW_CHECK_S, NodeSession
 from noderuntime.node.timers import Timers
 from noderuntime.space.mailbox import Message
+from noderuntime.space.records import INPUT_CLOSED
 from noderuntime.space.segments import Dropped
 from noderuntime.space.staging import GROUP_MAX, Staged
 from noderuntime.space.watches import Cursor, Update
@@ -96,9 +97,8 @@ class Hands:
         self._waiters = waiters
         self._in_hand = in_hand
         self._free_slots = list(range(pulse.HANDS_MAX - 1, -1, -1))
-        self._fetch_max = 1 if session.drops_oldest else GROUP_MAX  # what was read may be dropped before it is taken
-        self._checks_fetched = session.may_drop and not session.drops_oldest
         self._checked_ns = 0
+        self._find_out_drops()
         self._fetched: deque[Message] = deque()
         self._recovered: deque[Message] = deque()  # a message that waits behind its INPUT_RECOVERED
         self._put: deque[Event] = deque()  # handed out before what waits in the mailboxes
@@ -111,6 +111,23 @@ class Hands:
 
     def quieten_locked(self) -> None:
         self._timers.quieten()
+
+    def _find_out_drops(self) -> None:
+        """Whether what was read may be dropped before it is taken."""
+        session = self._session
+        self._fetch_max = 1 if session.drops_oldest else GROUP_MAX
+        self._checks_fetched = session.may_drop and not session.drops_oldest
+
+    def _follow_locked(self) -> None:
+        """The wiring was changed: go on with the inputs of now."""
+        session = self._session
+        session.follow()
+        self._find_out_drops()
+        self._timers.follow()
+        for waiting in (self._fetched, self._recovered):
+            left = [message for message in waiting if session.knows(message[0])]
+            waiting.clear()
+            waiting.extend(left)
 
     def pause_s(self) -> float:
         """How long to sleep when there is nothing to take."""
@@ -128,6 +145,8 @@ class Hands:
                 return False
             if self.stop is not None or self._put or self._recovered or self._fetched or self._updates:
                 return True
+            if self._session.version != self._session.commits.wiring.version:
+                self._follow_locked()
             session, taken = self._session, self._sender.unacknowledged
             if self._timers.is_due(taken) or session.next_messages(1, taken):
                 return True
@@ -214,6 +233,8 @@ class Hands:
         if self._put:
             self._in_hand[holder] = Hand(Staged())
             return self._put.popleft()
+        if self._session.version != self._session.commits.wiring.version:
+            self._follow_locked()
         event = self._due_locked(holder)
         if event is None and not self._update_last:
             event = self._update_locked(holder)
@@ -265,6 +286,8 @@ class Hands:
             staged.also().counters = recovery
             self._in_hand[holder] = Hand(staged)
             return notice("INPUT_RECOVERED", input.name)
+        if record[0] == INPUT_CLOSED:  # by a change of the dataflow, perhaps, which this process has not heard of yet
+            session.commits.look()
         arrival = self._timers.arrival(input) if timed else None
         lives = session.attempts.get(key, 0)
         try:
@@ -278,6 +301,10 @@ class Hands:
                 session.page.take(self._free_slots[-1], key)
             raise
         staged = inbox.acknowledgement(input, message, lives)
+        if input.wiring.leaving and event.type == "INPUT_CLOSED":  # for the program, there is no such input any more
+            self._sender.unacknowledged.add(key)
+            self._sender.acknowledge_locked(staged)
+            return DROPPED
         if arrival is not None:
             staged.also().counters = arrival
         slot = self._free_slots.pop() if self._free_slots else -1

@@ -9,7 +9,17 @@ from noderuntime.errors import Fenced
 from noderuntime.ipc import doorbell, pulse
 from noderuntime.ipc.boundary import ERROR_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, cut
 from noderuntime.ipc.channel import Dealer
-from noderuntime.ipc.protocol import EXIT_RELOAD, Quiet, QuietMember, Refused, Reload, ReloadFailed, Stop, StopMember
+from noderuntime.ipc.protocol import (
+    EXIT_RELOAD,
+    Quiet,
+    QuietMember,
+    Refused,
+    Reload,
+    ReloadFailed,
+    Rewired,
+    Stop,
+    StopMember,
+)
 from noderuntime.node.reload_check import Reloads
 from noderuntime.node.remote_log import LogHandler
 from noderuntime.node.session import SLOW_CHECK_S, NodeSession
@@ -20,6 +30,7 @@ Code = dict[str, str]
 class HostLine:
     """`stop` is set when the run ends, `exit_code` when this life must end between two events. `ending` are operators
     that have to end, with the id of their STOP event. `quieten(node)` is told to make no more ticks; "": all.
+    `rewired()` is called when the inputs or outputs have changed.
     """
 
     def __init__(
@@ -29,6 +40,7 @@ class HostLine:
         log: LogHandler,
         codes: Sequence[Code],
         quieten: Callable[[str], None],
+        rewired: Callable[[], None],
     ) -> None:
         self.stop: Stop | None = None
         self.exit_code: int | None = None
@@ -38,6 +50,7 @@ class HostLine:
         self._dealer = dealer
         self._log = log
         self._quieten = quieten
+        self._rewired = rewired
         self._poller = session.poller(dealer.fd)
         self._reloads = Reloads(codes, self._poller)
         self._rung = False  # the bell has rung and is not drained yet
@@ -95,6 +108,8 @@ class HostLine:
                     self._quieten("")
                 case QuietMember():
                     self._quieten(message.node)
+                case Rewired():
+                    self._rewired()
                 case Refused():
                     raise Fenced(message.why)
 

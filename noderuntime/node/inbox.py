@@ -29,7 +29,7 @@ class Receiver(Protocol):
 
     def body(self, key: bytes, record: bytes) -> Any: ...
 
-    def note_closed(self, input: str, by_failure: bool) -> None: ...
+    def note_closed(self, input: Input, by_failure: bool) -> None: ...
 
     def note_restarted(self, node: str) -> None: ...
 
@@ -75,7 +75,7 @@ def event_of(
         return input_event(input.name, value, metadata, input.source, sent_ns, number, lives + 1)
     told = _notice(input, kind, value)
     if kind == INPUT_CLOSED:
-        session.note_closed(told.id, told.by_failure)
+        session.note_closed(input, told.by_failure)
         return notice(told.type, told.id)
     if kind == NODE_RESTARTED:
         session.note_restarted(told.id)

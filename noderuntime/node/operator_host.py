@@ -45,6 +45,7 @@ from noderuntime.node.user_code import user_trace
 from noderuntime.space import keys
 from noderuntime.space.keys import MAILBOX_PREFIX_BYTES
 from noderuntime.space.mailbox import Message
+from noderuntime.space.records import INPUT_CLOSED
 from noderuntime.space.segments import Dropped
 from noderuntime.space.staging import GROUP_BYTES_MAX, GROUP_MAX, Staged
 from noderuntime.space.writer import Inapplicable
@@ -65,6 +66,7 @@ class OperatorHost:
     def __init__(self, session: NodeSession, dealer: Dealer, log: LogHandler) -> None:
         self._session = session
         self._dealer = dealer
+        self._commits = session.commits
         self._words = session.page.words
         self._take_in_hand = session.page.hand(0)
         self._inputs = {item.mailbox: item for item in session.inputs.values()}
@@ -72,7 +74,10 @@ class OperatorHost:
         self._operator: Any = None
         self._on_event: Callable[[Event, OperatorContext], Any]
         self._timers = Timers(session)
-        self._line = HostLine(session, dealer, log, [session.wiring.code], lambda node: self._timers.quieten())
+        codes = [session.wiring.code]
+        self._line = HostLine(
+            session, dealer, log, codes, lambda node: self._timers.quieten(), lambda: self._group.look()
+        )
         self._group = Group(session, self.ctx.log, self._wait, lambda: self._line.is_leaving)
         self._add = self._group.events.append
         self._ended = False  # the last commit closed the outputs
@@ -125,6 +130,8 @@ class OperatorHost:
                 break
             if self._over:
                 break
+            if self._session.version != self._commits.wiring.version:
+                self._follow()
             worked = self._tick() if self._timers else False
             if self._over:
                 break
@@ -143,6 +150,17 @@ class OperatorHost:
         if line.exit_code is None:
             self._dealer.send(Bye(self._ended, ""))
         return line.exit_code or 0
+
+    def _follow(self) -> None:
+        """The wiring was changed: go on with the inputs of now. What was read of an input that is gone is dropped."""
+        session = self._session
+        session.follow()
+        self._inputs = {item.mailbox: item for item in session.inputs.values()}
+        self._reads_ahead = not session.may_drop
+        self._timers.follow()
+        left = [message for message in self._ahead if message[0][:MAILBOX_PREFIX_BYTES] in self._inputs]
+        self._ahead.clear()
+        self._ahead.extend(left)
 
     def _take(self) -> bool:
         """Handle the next group of messages. Returns whether there was one."""
@@ -203,12 +221,17 @@ class OperatorHost:
         if session.attempts:
             lives = session.attempts.pop(key, 0)
             staged.also().attempts = lives > 0
+        if record[0] == INPUT_CLOSED:  # by a change of the dataflow, perhaps, which this process has not heard of yet
+            self._group.look()
         try:
             event = event_of(session, input, message, lives)
         except Dropped:
             return
         except BaseException as error:
             self._fail("on_event", error)
+        if input.wiring.leaving and event.type == "INPUT_CLOSED":  # for the operator, there is no such input any more
+            self._add(staged)
+            return
         self._handle(event, staged)
 
     def _handle(self, event: Event, staged: Staged, ends: bool | None = None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from noderuntime.ipc import doorbell, forks, pulse
@@ -90,45 +90,72 @@ class NodeSession:
         else:
             self.watch = ExternalSubscription(self.space, wiring.number, self.external, self.bell)
             self.kvs = ExternalState(self.external, self.watch)
-        self.inputs = {item.number: item for item in ports.inputs.values()}
-        self.mailboxes = [item.mailbox for item in self.inputs.values() if not item.wiring.period_ns]
-        counting = [] if wiring.endless else self.inputs.values()
-        self._counting = {item.name for item in counting if not item.wiring.period_ns and item.wiring.counts}
+        self.closed: set[int] = set()  # inputs that have ended, by number: their INPUT_CLOSED was taken
+        self.cut_off: set[int] = set()  # inputs that a failure closed: their sender may come back
+        self._dropped = 0  # see was_flushed
+        self._ports = ports
+        self._connect()
+        self._ahead = Ahead(self.space, self.mailboxes)
+        self._find_closed(self.inputs.values())
+
+    def _connect(self) -> None:
+        self.version = self.commits.wiring.version  # of the wiring that the inputs below are of
+        self.inputs = {item.number: item for item in self._ports.all_inputs()}
+        fed = [item for item in self.inputs.values() if not item.wiring.period_ns]
+        self.mailboxes = [item.mailbox for item in fed]
+        counting = [] if self.wiring.endless else [item for item in fed if item.wiring.counts]
+        self._counting = {item.number for item in counting}
+        self._has_senders = any(not item.wiring.leaving for item in counting)
         # whether messages may be gone when they have been read: only senders in dataflows of dora flush
         self.drops_oldest = any(item.wiring.drop_oldest for item in self.inputs.values())
-        self.may_drop = self.drops_oldest or wiring.with_failures
-        self._dropped = 0  # see was_flushed
-        self._ahead = Ahead(self.space, self.mailboxes)
-        self.closed: set[str] = set()  # inputs that have ended: their INPUT_CLOSED was taken
-        self.cut_off: set[str] = set()  # inputs that a failure closed: their sender may come back
-        self._find_closed()
+        self.may_drop = self.drops_oldest or self.wiring.with_failures
+
+    def follow(self) -> bool:
+        """Take up the wiring that the commits have taken up, between two events. Returns whether it was another one."""
+        if self.version == self.commits.wiring.version:
+            return False
+        if point is not None:
+            point("follow")
+        before = set(self.inputs)
+        self._connect()
+        self._ahead = self._ahead.to(self.mailboxes)
+        self._dropped = -1  # those of other inputs: as if messages had been dropped
+        self.closed.intersection_update(self.inputs)
+        self.cut_off.intersection_update(self.inputs)
+        self._find_closed([item for number, item in self.inputs.items() if number not in before])
+        return True
 
     def forked(self) -> None:
         """For an operator, in a fork of its process: what the child would use belongs to the parent."""
         self.space = self.page = self.bells = self.watch = self.kvs = self._pool = self._views = forks.GONE
 
-    def _find_closed(self) -> None:
-        """Find the inputs whose INPUT_CLOSED an earlier life has taken."""
+    def _find_closed(self, inputs: Iterable[Input]) -> None:
+        """Find which of these inputs are closed without a message: an earlier life has taken INPUT_CLOSED, or the
+        sender had ended before the input was made.
+        """
         with self.space.read() as txn:
-            for item in self.inputs.values():
+            for item in inputs:
                 flags = queue_of(txn, item.queue_key)[records.FLAGS]
                 if flags & records.SOURCE_ENDED and not self.has_messages(item):
-                    self.note_closed(item.name, bool(flags & records.SOURCE_FAILED))
+                    self.note_closed(item, bool(flags & records.SOURCE_FAILED))
 
-    def note_closed(self, input: str, by_failure: bool) -> None:
+    def note_closed(self, input: Input, by_failure: bool) -> None:
         """INPUT_CLOSED of an input was taken. An input that a failure closed does not count as ended."""
-        (self.cut_off if by_failure and not self.wiring.with_failures else self.closed).add(input)
+        (self.cut_off if by_failure and not self.wiring.with_failures else self.closed).add(input.number)
 
     def note_restarted(self, node: str) -> None:
         """NODE_RESTARTED was taken. A node that had ended, and has come back, feeds its inputs again."""
         if self.closed:
-            back = {item.name for item in self.inputs.values() if item.source.partition("/")[0] == node}
+            back = {item.number for item in self.inputs.values() if item.source.partition("/")[0] == node}
             self.closed -= back
 
     @property
     def all_closed(self) -> bool:
-        """Whether this node has inputs other than timers, and all have ended. A failure does not end an input."""
-        return bool(self._counting) and self._counting <= self.closed
+        """Whether this node has inputs other than timers, and all have ended. A failure does not end an input.
+
+        Inputs that are leaving do not make a node end, but what waits in them comes first.
+        """
+        return self._has_senders and self._counting <= self.closed
 
     def next_messages(self, limit: int, taken: Collection[bytes] = ()) -> list[Message]:
         """The oldest messages of all inputs, except those whose keys are in `taken`."""
@@ -158,6 +185,10 @@ class NodeSession:
     def has_messages(self, item: Input, taken: Collection[bytes] = ()) -> bool:
         """Whether a message of one input waits."""
         return bool(next_messages(self.space, [item.mailbox], 1, taken))
+
+    def knows(self, key: bytes) -> bool:
+        """Whether a message key belongs to an input that this node has still."""
+        return (key[3] << 8 | key[4]) in self.inputs
 
     def input_of(self, key: bytes) -> Input:
         """The input that a message key belongs to."""

@@ -25,15 +25,31 @@ class Timers:
     def __init__(self, session: NodeSession) -> None:
         self._session = session
         self._counters = session.commits.counters.copy()  # including staged changes
-        self._ticking = [item for item in session.inputs.values() if item.wiring.period_ns]
-        self._watched = [item for item in session.inputs.values() if item.wiring.timeout_ns]
+        self._is_quiet = False
+        self._find()
+
+    def _find(self) -> None:
+        items = [] if self._is_quiet else self._session.inputs.values()
+        self._ticking = [item for item in items if item.wiring.period_ns]
+        self._watched = [item for item in self._session.inputs.values() if item.wiring.timeout_ns]
+
+    def follow(self) -> None:
+        """The session has taken up another wiring."""
+        counters = self._session.commits.counters
+        known = {item.number for item in (*self._ticking, *self._watched)}
+        self._counters += counters[len(self._counters) :]
+        self._find()
+        for item in (*self._ticking, *self._watched):
+            if item.number not in known:
+                self._counters[item.counter : item.counter + 2] = counters[item.counter : item.counter + 2]
 
     def __bool__(self) -> bool:
         return bool(self._ticking or self._watched)
 
     def quieten(self) -> None:
         """Make no more ticks: the run is drained. Timeouts of inputs continue."""
-        self._ticking = []
+        self._is_quiet = True
+        self._find()
 
     def due(self, in_hand: Collection[bytes] = ()) -> Iterator[tuple[Event, Counters]]:
         """Each tick and timeout that is due, once, and the counters to commit with it, which are noted here already.
@@ -76,7 +92,7 @@ class Timers:
 
     def arrival(self, input: Input) -> Counters:
         """The counters to commit with a message of `input`."""
-        self._session.cut_off.discard(input.name)
+        self._session.cut_off.discard(input.number)
         return self._note({input.counter: now_ns(), input.counter + 1: 0})
 
     def pause_s(self, longest_s: float) -> float:
@@ -93,7 +109,7 @@ class Timers:
         """The time until `item` times out; very long if no message has come yet, or it has timed out already."""
         last_ns, timed_out = self._counters[item.counter], self._counters[item.counter + 1]
         session = self._session
-        if not last_ns or timed_out or item.name in session.closed or item.name in session.cut_off:
+        if not last_ns or timed_out or item.number in session.closed or item.number in session.cut_off:
             return _NEVER_NS
         return last_ns + item.wiring.timeout_ns - now_ns()
 

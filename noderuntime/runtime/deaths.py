@@ -33,7 +33,7 @@ def death_of(event: Exited, kind: str, our_kill: Death | None, report: Reported 
     """
     hands, status = event.hands, event.status
     if our_kill is not None:
-        return Death(our_kill.cause, our_kill.counts, hands)
+        return Death(our_kill.cause, our_kill.counts, hands, free=our_kill.free)
     if report is not None:
         text = f"{report.where}: {report.error}"
         return Death(text, True, hands, report.trace, permanent=report.permanent)

@@ -36,6 +36,8 @@ Rules
     our children: they get the event, but no signal.
 10. After each death the store takes the write lock once: by the claim of the next life, by the end of the
     node, or by `Touch`. Otherwise a last commit may stay invisible.
+11. A restart that is asked for, or that a change of the dataflow brings, begins a new life with a new budget; its own
+    death costs nothing. It also brings back a node that has failed or that was stopped, but not one that has ended.
 
 States
 ------
@@ -59,7 +61,7 @@ table and decide nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from noderuntime.runtime.deaths import SIGKILL, SIGTERM, Death, death_of
 from noderuntime.runtime.health import reason_to_kill
@@ -80,6 +82,7 @@ from noderuntime.runtime.lifecycle_events import (
     Refuse,
     ReloadAsked,
     Reported,
+    RestartAsked,
     Revive,
     SaidBye,
     SaidHello,
@@ -122,6 +125,7 @@ class Lifecycle(Machine[LifecycleState, LifecycleEvent, Action]):
     _bye: SaidBye | None = field(init=False, default=None)
     _our_kill: Death | None = field(init=False, default=None)  # why we killed this life
     _leave: LifecycleState | None = field(init=False, default=None)  # STOPPED or ENDED: no life follows this one
+    _again: Death | None = field(init=False, default=None)  # a new life follows this one, which was asked to stop
     _death: Death | None = field(init=False, default=None)  # of the last life, for the next claim
     _commits: int = field(init=False, default=0)
     _stopped_since_s: float = field(init=False, default=NEVER)
@@ -133,6 +137,13 @@ class Lifecycle(Machine[LifecycleState, LifecycleEvent, Action]):
             policy.max_restarts, policy.restart_window_s, policy.restart_delay_s, policy.max_restart_delay_s,
             plain=policy.plain_restarts,
         )  # fmt: skip
+
+    def follow(self, policy: Policy) -> None:
+        """The dataflow file asks for another policy from now on."""
+        spent_s, streak = self.budget.spent_s, self.budget.streak
+        self.policy = policy
+        self.__post_init__()
+        self.budget.spent_s, self.budget.streak = spent_s[-policy.max_restarts :] if policy.max_restarts else [], streak
 
     @property
     def has_last_words(self) -> bool:
@@ -157,7 +168,9 @@ class Lifecycle(Machine[LifecycleState, LifecycleEvent, Action]):
             ),
             "only a claimed node runs": state is not s.RUNNING or self._claimed,
             "it is known why we killed it": state is not s.KILLED or self._our_kill is not None,
-            "it is known what a stopping node becomes": state is not s.STOPPING or self._leave in DONE,
+            "it is known what a stopping node becomes": (
+                state is not s.STOPPING or self._leave in DONE or self._again is not None
+            ),
             "a failure has a reason": state is not s.FAILED or bool(self.reason),
             "no more restarts than allowed": len(self.budget.spent_s) <= policy.max_restarts,
             "a death is followed by a claim, an end or a touch (rule 10)": (
@@ -178,7 +191,7 @@ class Lifecycle(Machine[LifecycleState, LifecycleEvent, Action]):
         self.state = LifecycleState.STARTING
         self.deadline_s = NEVER
         self._greeted = self._claimed = self._terminated = False
-        self._report = self._bye = self._our_kill = self._leave = None
+        self._report = self._bye = self._our_kill = self._leave = self._again = None
         self._commits = 0
         self._stopped_since_s = NEVER
         death, self._death = self._death, None
@@ -302,6 +315,40 @@ class Lifecycle(Machine[LifecycleState, LifecycleEvent, Action]):
             return [SendStop(grace_s, event.drain, event.id)]
         return self._terminate(now_s)
 
+    def _on_restart(self, event: LifecycleEvent, now_s: float) -> list[Action]:
+        """It lives: end this life, and begin another."""
+        assert isinstance(event, RestartAsked)
+        if self.policy.kind == "dynamic":
+            raise IllegalEvent(self.state, event)
+        self.budget.reset()
+        why = Death(event.why, False, free=True)
+        if event.at_once or self.state is not LifecycleState.RUNNING or not self._greeted:
+            return self._kill(why)
+        self._again = why
+        self.state = LifecycleState.STOPPING
+        self.deadline_s = now_s + event.grace_s
+        return [SendStop(event.grace_s, True)]
+
+    def _on_restart_without_process(self, event: LifecycleEvent, now_s: float) -> list[Action]:
+        """It waits for its next life, has failed, or was stopped."""
+        assert isinstance(event, RestartAsked)
+        if self.policy.kind == "dynamic":
+            raise IllegalEvent(self.state, event)
+        self.budget.reset()
+        had_failed = self.state is LifecycleState.FAILED
+        if had_failed:
+            self.was_ready = False
+            self._death = Death("it is started again, after it had failed", False)
+        return [*([Revive()] if had_failed else []), *self._begin(now_s)]
+
+    def _on_stop_again(self, event: LifecycleEvent, now_s: float) -> list[Action]:
+        """It stops already. If another life was to follow, none does now."""
+        if self._again is not None:
+            assert isinstance(event, StopAsked)
+            self._again = None
+            self._leave = LifecycleState.ENDED if event.drain else LifecycleState.STOPPED
+        return []
+
     def _on_stop_tick(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         if now_s < self.deadline_s:
             return []
@@ -319,6 +366,7 @@ class Lifecycle(Machine[LifecycleState, LifecycleEvent, Action]):
 
     def _on_abort(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         self._leave = self._leave or LifecycleState.STOPPED
+        self._again = None
         if self.policy.kind == "dynamic":
             return self._leave_now(self._leave)
         return self._kill(Death("was stopped at once", False))
@@ -348,6 +396,9 @@ class Lifecycle(Machine[LifecycleState, LifecycleEvent, Action]):
             if self._our_kill is not None and self._leave is LifecycleState.STOPPED and not said:
                 self.reason = self._our_kill.cause
             return self._leave_now(LifecycleState.ENDED if said else self._leave)
+        if self._again is not None and not (bye is not None and bye.ended and self._has_ended(event)):
+            self._death, again = replace(self._again, hands=event.hands), self._again
+            return [*self._begin(now_s), Tell(f"{self.node} {again.cause}")]
         if self._has_ended(event):
             self.reason = bye.reason if bye is not None else ""
             return self._leave_now(LifecycleState.ENDED)
@@ -481,13 +532,18 @@ def _table() -> Table[Lifecycle, LifecycleState, LifecycleEvent, Action]:
         row(state, StopAsked, m._on_stop, s.STOPPING, *early)
         row(state, Abort, m._on_abort, s.KILLED, s.STOPPED)
 
+    for state in (s.STARTING, s.RESTORING):
+        row(state, RestartAsked, m._on_restart, s.KILLED)
+    row(s.RUNNING, RestartAsked, m._on_restart, s.STOPPING, s.KILLED)
+    for state in (s.BACKOFF, s.FAILED, s.STOPPED):
+        row(state, RestartAsked, m._on_restart_without_process, s.STARTING)
     row(s.STOPPING, Tick, m._on_stop_tick, s.STOPPING, s.KILLED, s.STOPPED, s.ENDED)
     row(s.STOPPING, Vitals, m._on_vitals, s.STOPPING, s.KILLED)
     row(s.STOPPING, SaidHello, m._on_late_hello, s.STOPPING)
     row(s.STOPPING, Reported, m._on_report, s.STOPPING)
     row(s.STOPPING, SaidBye, m._on_bye, s.STOPPING)
     row(s.STOPPING, Abort, m._on_abort, s.KILLED, s.STOPPED, s.ENDED)
-    row(s.STOPPING, StopAsked, m._on_nothing, s.STOPPING)
+    row(s.STOPPING, StopAsked, m._on_stop_again, s.STOPPING)
     row(s.KILLED, SaidBye, m._on_bye, s.KILLED)
     row(s.KILLED, Reported, m._on_nothing, s.KILLED)
     row(s.KILLED, Vitals, m._on_nothing, s.KILLED)
@@ -499,8 +555,8 @@ def _table() -> Table[Lifecycle, LifecycleState, LifecycleEvent, Action]:
         row(state, BecameReady, m._on_nothing, state)
         row(state, Claimed, m._on_late_claim, state)
         row(state, ClaimRefused, m._on_late_refusal, state)
-    row(s.STOPPING, Exited, m._on_exit, s.STOPPED, s.ENDED)
-    row(s.STOPPING, SpawnFailed, m._on_spawn_failed, s.STOPPED, s.ENDED)
+    row(s.STOPPING, Exited, m._on_exit, s.STOPPED, s.ENDED, s.STARTING)
+    row(s.STOPPING, SpawnFailed, m._on_spawn_failed, s.STOPPED, s.ENDED, s.STARTING, s.FAILED)
     row(s.KILLED, Exited, m._on_exit, s.STOPPED, s.ENDED, *next_life)
     row(s.KILLED, SpawnFailed, m._on_spawn_failed, s.STOPPED, s.ENDED, *unspawned)
 

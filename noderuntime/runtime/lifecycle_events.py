@@ -156,9 +156,21 @@ class ReloadAsked:
     """Take over new code: between two events, at once where the node waits for its next life, or has failed."""
 
 
+@dataclass(frozen=True, slots=True)
+class RestartAsked:
+    """Begin a new life, with a new budget, also after a failure or a stop. `why`: for people and for the receivers.
+
+    A life that runs ends behind its STOP event, within `grace_s`; `at_once`: without it.
+    """
+
+    why: str
+    grace_s: float = 0.0
+    at_once: bool = False
+
+
 LifecycleEvent = (
     Start | SaidHello | Claimed | ClaimRefused | BecameReady | Reported | SaidBye | Exited | SpawnFailed | Vitals | Tick
-    | StopAsked | Abort | ReloadAsked
+    | StopAsked | Abort | ReloadAsked | RestartAsked
 )  # fmt: skip
 EVENTS: tuple[type, ...] = get_args(LifecycleEvent)
 

@@ -22,13 +22,22 @@ class Ahead:
         self._kept: list[list[Message]] = [[] for _ in mailboxes]
         self._last = [b""] * len(mailboxes)  # the key of the last message that was read of each input
 
+    def to(self, mailboxes: Sequence[bytes]) -> Ahead:
+        """The same for other inputs: where one of these was read already, it is not read again from its beginning."""
+        found = Ahead(self._space, mailboxes)
+        for number, mailbox in enumerate(self._mailboxes):
+            if mailbox in mailboxes:
+                at = mailboxes.index(mailbox)
+                found._kept[at], found._last[at] = self._kept[number], self._last[number]
+        return found
+
     def read(self, limit: int) -> list[Message]:
         """The next messages, as far as their order is known: about `limit`, or some more; none only if none wait.
 
         Of an input that may hold more than was read, the messages after its last one are unknown. So what the others
         have after that place has to wait. All that is committed later has later places.
         """
-        if len(self._mailboxes) == 1:
+        if len(self._mailboxes) == 1 and not self._kept[0]:
             with self._space.read() as txn:
                 found, _ = oldest(txn, self._mailboxes[0], limit, (), self._last[0])
             if found:

@@ -5,8 +5,13 @@ as one write transaction (writer.py). Values were encoded when they were staged,
 write lock is taken.
 
 An exception from outside (a signal handler's, for instance) can arrive after LMDB's commit, before this module or the
-caller notes the commit. So `Commits` remembers the events that it tried last, with the node record that they would
-leave behind. When the next call finds that record in the space, the events are committed, and are not committed twice.
+caller notes the commit. So `Commits` remembers the events that it tried last, and numbers its commits in the node
+record. When the next call finds the number of the last try there, the events are committed, and not committed again.
+
+While the run goes on, the store can change the inputs and outputs of a node (store/changes.py). It then raises the
+wiring number in the node record, so that the comparison that fences a replaced life finds this out as well: the next
+commit takes up the new wiring inside its transaction, and commits what was staged to the receivers of now. The handler
+does not run again.
 """
 
 from __future__ import annotations
@@ -15,8 +20,10 @@ import contextlib
 from collections.abc import Collection, Sequence
 
 import lmdb
+import msgpack
 
-from noderuntime.errors import Fenced
+from noderuntime.errors import Fenced, StoreError
+from noderuntime.ipc.fault_points import point
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.space import keys, kvs, outbox, records
 from noderuntime.space.batch import sum_up
@@ -37,26 +44,83 @@ class Ports:
     ) -> None:
         self.name = wiring.node
         self.status = kept.status
-        ends = [records.output_counter(item.number) + 1 for item in wiring.outputs]
-        ends += [records.input_counter(item.number) + 2 for item in wiring.inputs if item.period_ns or item.timeout_ns]
-        self.counters = kept.counters + [0] * (max(ends, default=0) - len(kept.counters))
+        self.counters = kept.counters + [0] * (_counters_of(wiring) - len(kept.counters))
         self.outputs: dict[str, Output] = {}
         self.inputs: dict[str, Input] = {}
+        self.leaving: dict[int, Input] = {}  # inputs that are no longer in the dataflow, by number
+        self._booted_ns = space.booted_ns
+        self._first = first
+        self._own = own
+        self._connect(wiring)
+        self.writes = Writes(wiring.number, self.links, first, first + len(self.counters), wiring.version)
+
+    def _connect(self, wiring: Wiring) -> None:
+        """Find or make the outputs and inputs of a wiring. Those that are known stay the same objects, since events
+        that are staged refer to them.
+        """
         for item in wiring.outputs:
             counter = records.output_counter(item.number)
             receivers = [Receiver(receiver) for receiver in item.receivers]
+            known = self.outputs.get(item.name)
+            if known is not None:
+                known.rewire(receivers)
+                continue
             sent = self.counters[counter]
-            self.outputs[item.name] = Output(item.name, first + counter, receivers, sent, space.booted_ns, own)
+            output = Output(item.name, self._first + counter, receivers, sent, self._booted_ns, self._own)
+            self.outputs[item.name] = output
+        there = {item.number: item for item in self.all_inputs()}
+        self.fresh: list[Input] = []  # those that were not there before
+        self.inputs.clear()
+        self.leaving.clear()
         for entry in wiring.inputs:
             watched = entry.period_ns or entry.timeout_ns
-            counter = first + records.input_counter(entry.number) if watched else -1
-            self.inputs[entry.name] = Input(wiring.number, entry, counter)
+            counter = self._first + records.input_counter(entry.number) if watched else -1
+            input = there.get(entry.number)
+            if input is None:
+                input = Input(wiring.number, entry, counter)
+                self.fresh.append(input)
+            else:
+                input.wiring, input.counter = entry, counter
+            if entry.leaving:
+                self.leaving[entry.number] = input
+            else:
+                self.inputs[entry.name] = input
         self.links = Links(
             self.name,
             [(to.node, to.mailbox, to.queue_key) for output in self.outputs.values() for to in output.receivers],
-            [(item.wiring.sender, item.mailbox, item.queue_key) for item in self.inputs.values()],
+            [(item.wiring.sender, item.mailbox, item.queue_key) for item in self.all_inputs()],
         )
-        self.writes = Writes(wiring.number, self.links, first, first + len(self.counters))
+
+    def all_inputs(self) -> list[Input]:
+        """The inputs, those that are leaving included."""
+        return [*self.inputs.values(), *self.leaving.values()]
+
+    def rewire(self, wiring: Wiring) -> int:
+        """Take up another wiring of the only node of a process. Returns how many counters that adds."""
+        for name in self.outputs.keys() - {item.name for item in wiring.outputs}:
+            self.outputs[name].rewire(())  # what it still sends there only counts
+        added = max(0, _counters_of(wiring) - len(self.counters))
+        self.counters += [0] * added
+        self._connect(wiring)
+        self.writes.rewire(self.links, self._first + len(self.counters), wiring.version)
+        return added
+
+
+def _counters_of(wiring: Wiring) -> int:
+    """How many counters the record of a node has at least."""
+    ends = [records.output_counter(item.number) + 1 for item in wiring.outputs]
+    ends += [records.input_counter(item.number) + 2 for item in wiring.inputs if item.period_ns or item.timeout_ns]
+    return max(ends, default=0)
+
+
+def _wiring_now(txn: ReadTxn, wiring: Wiring, version: int) -> Wiring:
+    """The wiring of a node under the number in its record; `wiring` is the one that is known so far."""
+    if version == wiring.version:
+        return wiring
+    packed = txn.get(keys.wiring(wiring.number))
+    if packed is None:
+        raise StoreError(f"the space has no wiring number {version} of {wiring.node}")
+    return wiring.rewired(msgpack.unpackb(packed), version)
 
 
 class Commits:
@@ -83,12 +147,16 @@ class Commits:
         self._fullness = Fullness(space)
         self._group_max = GROUP_MAX
         self.flushes = False  # whether an event of this process has had a `flush`
-        self._tried = b""  # the node record of the last commit that was tried, and its events
+        self._tried = 0  # the number of the last commit that was tried, and its events
         self._tried_events: Sequence[Staged] = ()
+        self._gone: set[int] = set()  # numbers of inputs that were removed in this life; events of them may be in hand
         self._incarnation = incarnation
-        wirings = (wiring, *wiring.others)
+        wirings = [wiring, *wiring.others]
         with space.read() as txn:
             kept = [txn.get(keys.node(item.number)) for item in wirings]
+            for at, known in enumerate(kept):
+                if known is not None:  # it may have been changed since the runtime sent it
+                    wirings[at] = _wiring_now(txn, wirings[at], records.NodeRecord.parse(known).wiring)
             if space.external is not None:
                 self.outbox_last = outbox.last_of(txn, wiring.number)
         record = kept[0]
@@ -96,6 +164,7 @@ class Commits:
             raise Fenced(f"incarnation {incarnation} of {wiring.node} has been replaced")
         self._record: bytes = record
         self._number = records.NodeRecord.parse(record).commit
+        self.wiring = wirings[0]  # of the first node
         own = {item.number for item in wirings}
         self.counters: list[int] = []
         self.nodes: list[Ports] = []
@@ -145,10 +214,14 @@ class Commits:
         space, writer = self.space, self._writer
         txn = space.begin()
         try:
+            version = self.wiring.version
             known = self._committed_before(txn, group)
             if known:
                 txn.abort()
                 return known
+            if version != self.wiring.version or self._gone:
+                self._forget_gone(group)
+                batch = sum_up(group)
             if self._fullness.look(txn) > MARK_NEW_WORK:
                 allowed = self._restrain(txn, group, now_ns)
                 if allowed < len(group):
@@ -160,7 +233,7 @@ class Commits:
             if not done:
                 txn.abort()
                 return 0
-            self._tried = writer.record
+            self._tried = self._number + 1
             self._tried_events = group[:done]
             space.commit(txn)
         except lmdb.Error as error:
@@ -175,7 +248,7 @@ class Commits:
         except BaseException:
             txn.abort()
             raise
-        self._record = self._tried
+        self._record = writer.record
         self._number += 1
         self.counters = writer.counters
         self.statuses = writer.statuses
@@ -194,13 +267,11 @@ class Commits:
         """
         found = txn.get(self._node_key)
         if found != self._record:
-            if found != self._tried:
-                raise Fenced(f"incarnation {self._incarnation} of {self.name} has been replaced")
-            self._take_up(txn, found)
+            self._follow(txn, found)
         tried = self._tried_events
         if not tried or tried[0] is not group[0]:
             return 0
-        if found == self._tried:
+        if self._number == self._tried:
             # by now it is unknown which nodes that commit should have rung
             around = (link for ports in self.nodes for link in (*ports.links.receivers, *ports.links.inputs))
             self.rings.update(node for node, _, _ in around if node >= 0)
@@ -209,6 +280,59 @@ class Commits:
         # that commit was not made, and a commit of fewer events may leave the very same node record behind
         self._tried_events = ()
         return 0
+
+    def _follow(self, txn: ReadTxn, record: bytes | None) -> None:
+        """The node record is not the one that the last commit has left: that commit was made although an exception hid
+        it, the store has changed the wiring, or both. Raises Fenced for anything else.
+        """
+        found = None if record is None else records.NodeRecord.parse(record)
+        made = found is not None and found.commit == self._number + 1 == self._tried
+        if (
+            record is None
+            or found is None
+            or found.incarnation != self._incarnation
+            or not (made or found.commit == self._number)
+        ):
+            raise Fenced(f"incarnation {self._incarnation} of {self.name} has been replaced")
+        if found.wiring != self.wiring.version:
+            self._rewire(_wiring_now(txn, self.wiring, found.wiring))
+        if made:
+            self._take_up(txn, record)
+        self._record = record
+
+    def look(self) -> None:
+        """Take up a wiring that was changed, before the next commit does. Not while a commit is under way."""
+        with self.space.read() as txn:
+            found = txn.get(self._node_key)
+            if found is not None and found != self._record:
+                record = records.NodeRecord.parse(found)
+                if record.incarnation == self._incarnation and record.commit == self._number:
+                    self._follow(txn, found)
+
+    def _rewire(self, wiring: Wiring) -> None:
+        """Take up another wiring. Operators that share a process get a new life instead (store/changes.py)."""
+        if self.wiring.others:
+            raise Fenced(f"the wiring of the process of {self.name} has changed")
+        if point is not None:
+            point("rewire")
+        (ports,) = self.nodes
+        before = {item.number for item in ports.all_inputs()}
+        self.counters += [0] * ports.rewire(wiring)
+        for item in ports.fresh:  # one of that number may have been here long ago
+            if item.counter >= 0:
+                self.counters[item.counter] = self.counters[item.counter + 1] = 0
+        self._gone = (self._gone | before) - {item.number for item in ports.all_inputs()}
+        self.fresh_work = all(item.period_ns for item in wiring.inputs)
+        self.wiring = wiring
+
+    def _forget_gone(self, group: Sequence[Staged]) -> None:
+        """Inputs that were removed with what waited in them have nothing to be acknowledged any more."""
+        gone = self._gone
+        for staged in group:
+            if staged.ack is not None and staged.ack[1].number in gone:
+                staged.ack = None
+                if staged.rare is not None:
+                    staged.rare.attempts = False
 
     def _take_up(self, txn: ReadTxn, record: bytes) -> None:
         """An exception hid that the last commit was made: continue from what it has written."""

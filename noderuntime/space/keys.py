@@ -2,6 +2,7 @@
 
     M name                             facts about the space: format, sequence base, numbers of nodes, clock
     n node                             node record
+    i node                             the inputs and outputs of a node whose wiring was changed while it ran
     q node input                       queue record
     m node input sequence index        a message in a mailbox
     m node input sequence index PACK   several messages: the key of the first of them, marked (see packs.py)
@@ -73,12 +74,17 @@ def fact(name: str) -> bytes:
     return b"M" + name.encode()
 
 
+IN_FORCE = fact("dataflow")  # the dataflow that the run has now, see store/changes.py
 STOP_ALL = fact("stop_all")  # written by the commit of an event whose operator asked for the end of the run
 EXTERNAL = fact("outside")  # the external State, if shared state is in one; kept spaces have it under this name
 
 
 def node(number: int) -> bytes:
     return _NODE.pack(b"n", number)
+
+
+def wiring(node: int) -> bytes:
+    return _NODE.pack(b"i", node)
 
 
 def queue(node: int, input: int) -> bytes:

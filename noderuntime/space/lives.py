@@ -7,7 +7,7 @@ request commit together.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
@@ -40,16 +40,20 @@ class NodeEntry:
     number: int
     inputs: dict[str, tuple[int, str]]
     outputs: dict[str, int]
+    # of a dataflow that was changed while it ran, see store/changes.py
+    leaving: dict[int, str] = field(default_factory=dict)  # inputs that are no longer in it: number -> source
+    leaves: bool = False  # the node itself
+
+    def all_inputs(self) -> list[tuple[int, str]]:
+        """Number and source of each input, those that are leaving included."""
+        return [*self.inputs.values(), *self.leaving.items()]
 
 
 Registry = dict[str, NodeEntry]
 
 
-def register(txn: WriteTxn, wanted: list[dict[str, Any]]) -> Registry:
-    """Give numbers to nodes, inputs and outputs, store them, and create the node records.
-
-    Nodes, inputs and outputs that have a number keep it, so that a changed dataflow finds what still matches.
-    """
+def give_numbers(txn: WriteTxn, wanted: list[dict[str, Any]]) -> Registry:
+    """Give numbers to nodes, inputs and outputs, which is all that is stored. Those that have one keep it."""
     # Every number ever given: an unused one must not be given to another node or input, which would then find the
     # state or messages of the former one. An input that is fed by another output is another input.
     packed = txn.get(keys.fact("numbers"))
@@ -65,16 +69,35 @@ def register(txn: WriteTxn, wanted: list[dict[str, Any]]) -> Registry:
             {name: (inputs.setdefault(f"{name} {source}", len(inputs)), source) for name, source in item["inputs"]},
             {name: outputs.setdefault(name, len(outputs)) for name in item["outputs"]},
         )
-        if txn.get(keys.node(number)) is None:
-            txn.put(keys.node(number), records.NodeRecord(0, records.LIVE, 0, []).pack())
-    put_registry(txn, registry.values())
     txn.put(keys.fact("numbers"), msgpack.packb(given))
     return registry
 
 
+def register(txn: WriteTxn, wanted: list[dict[str, Any]]) -> Registry:
+    """Give numbers to nodes, inputs and outputs, store them, and create the node records.
+
+    Nodes, inputs and outputs that have a number keep it, so that a changed dataflow finds what still matches.
+    """
+    registry = give_numbers(txn, wanted)
+    for node_entry in registry.values():
+        kept = txn.get(keys.node(node_entry.number))
+        record = records.NodeRecord(0, records.REMOVED, 0, []) if kept is None else records.NodeRecord.parse(kept)
+        if record.status == records.REMOVED:  # new, or it comes back, and goes on counting
+            record.status = records.LIVE
+            txn.put(keys.node(node_entry.number), record.pack())
+    put_registry(txn, registry.values())
+    return registry
+
+
 def put_registry(txn: WriteTxn, entries: Iterable[NodeEntry]) -> None:
-    """Store these nodes as the registry."""
-    plain = [[e.id, e.number, {name: list(item) for name, item in e.inputs.items()}, e.outputs] for e in entries]
+    """Store these nodes as the registry. Only what leaves needs the last two fields, which earlier versions lack."""
+    plain = [
+        [
+            e.id, e.number, {name: list(item) for name, item in e.inputs.items()}, e.outputs,
+            *([e.leaving, e.leaves] if e.leaving or e.leaves else []),
+        ]
+        for e in entries
+    ]  # fmt: skip
     txn.put(keys.fact("registry"), msgpack.packb(plain))
 
 
@@ -82,8 +105,8 @@ def load(txn: ReadTxn) -> Registry:
     """The registry that was stored last; empty in a new space."""
     packed = txn.get(keys.fact("registry"))
     return {
-        id: NodeEntry(id, number, {name: (item[0], item[1]) for name, item in inputs.items()}, outputs)
-        for id, number, inputs, outputs in (msgpack.unpackb(packed) if packed else [])
+        id: NodeEntry(id, number, {name: (item[0], item[1]) for name, item in inputs.items()}, outputs, *more)
+        for id, number, inputs, outputs, *more in (msgpack.unpackb(packed, strict_map_key=False) if packed else [])
     }
 
 
@@ -101,13 +124,16 @@ def status(txn: ReadTxn, node_entry: NodeEntry) -> int:
 
 
 def links(registry: Registry, node_entry: NodeEntry) -> Links:
-    """The mailboxes around a node."""
+    """The mailboxes around a node. Receivers that are leaving are not among them, unless the node is leaving itself:
+    they have got their INPUT_CLOSED, and nothing comes after it.
+    """
     numbers = {item.id: item.number for item in registry.values()}
     receivers = [
         (other.number, keys.mailbox(other.number, number), keys.queue(other.number, number))
         for other in registry.values()
-        for number, source in other.inputs.values()
+        for number, source in other.all_inputs()
         if source.rpartition("/")[0] == node_entry.id
+        and (node_entry.leaves or not (other.leaves or number in other.leaving))
     ]
     inputs = [
         (
@@ -115,7 +141,7 @@ def links(registry: Registry, node_entry: NodeEntry) -> Links:
             keys.mailbox(node_entry.number, number),
             keys.queue(node_entry.number, number),
         )
-        for number, source in node_entry.inputs.values()
+        for number, source in node_entry.all_inputs()
     ]
     return Links(node_entry.id, receivers, inputs)
 

@@ -18,9 +18,10 @@ import msgpack
 from noderuntime.dataflow.identifiers import HELPER
 from noderuntime.errors import ResumeRefused
 from noderuntime.space import keys, lives, records
+from noderuntime.space.changes import remove_node
 from noderuntime.space.environment import scan
 from noderuntime.space.lives import NodeEntry, Registry
-from noderuntime.space.mailbox import empty, messages, queue_of
+from noderuntime.space.mailbox import empty, messages, queue_of, remove_notices
 from noderuntime.space.records import FLAGS, SOURCE_ENDED
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 
@@ -45,9 +46,13 @@ def reconcile(txn: WriteTxn, wanted: list[dict[str, Any]]) -> list[str]:
                 inputs[name] = (number, source)
             else:
                 dropped += _drop_input(txn, node_entry, name, number)
+        for number, source in node_entry.leaving.items():
+            dropped += _drop_input(txn, node_entry, source, number)
         outputs = {name: number for name, number in node_entry.outputs.items() if name in item["outputs"]}
-        _forget_outputs(txn, node_entry, outputs)
-        kept[node_entry.id] = replace(node_entry, inputs=inputs, outputs=outputs)
+        _forget_wiring(txn, node_entry)
+        if node_entry.leaves:
+            _stay(txn, known, node_entry, inputs)
+        kept[node_entry.id] = replace(node_entry, inputs=inputs, outputs=outputs, leaving={}, leaves=False)
     lives.put_registry(txn, kept.values())
     return dropped
 
@@ -164,32 +169,30 @@ def adapt(txn: WriteTxn, old: Registry, registry: Registry) -> None:
                 txn.put(keys.queue(node_entry.number, number), records.pack_queue(queue))
 
 
-def _forget_outputs(txn: WriteTxn, node_entry: NodeEntry, kept: dict[str, int]) -> None:
+def _stay(txn: WriteTxn, known: Registry, node_entry: NodeEntry, inputs: Mapping[str, tuple[int, str]]) -> None:
+    """A node that a change of the run had removed, and that still drained, is in the file: its inputs are fed again."""
+    for number, source in inputs.values():
+        sender = known.get(source.rpartition("/")[0])
+        if sender is not None and lives.status(txn, sender) == records.LIVE:
+            key = keys.queue(node_entry.number, number)
+            queue = queue_of(txn, key)
+            queue[FLAGS] &= ~SOURCE_ENDED
+            txn.put(key, records.pack_queue(queue))
+            remove_notices(txn, keys.mailbox(node_entry.number, number), (records.INPUT_CLOSED,))
+
+
+def _forget_wiring(txn: WriteTxn, node_entry: NodeEntry) -> None:
+    """The runtime makes the wiring anew, from the file: what a change of the run has written no longer counts."""
     record = lives.node_record(txn, node_entry.number)
-    for name, number in node_entry.outputs.items():
-        counter = records.output_counter(number)
-        if name not in kept and counter < len(record.counters):
-            record.counters[counter] = 0
-    txn.put(keys.node(node_entry.number), record.pack())
+    if record.wiring:
+        record.wiring = 0
+        txn.put(keys.node(node_entry.number), record.pack())
+        txn.delete(keys.wiring(node_entry.number))
 
 
 def _drop_node(txn: WriteTxn, node_entry: NodeEntry) -> list[str]:
-    what = []
-    private = _delete(txn, keys.private_prefix(node_entry.number))
-    if private:
-        what.append(f"{private} keys of private state")
-    queued = 0
-    for number, _ in node_entry.inputs.values():
-        queued += _empty(txn, node_entry, number)
-        txn.delete(keys.queue(node_entry.number, number))
-    if queued:
-        what.append(f"{queued} queued messages")
-    letters = _delete(txn, keys.dead_prefix(node_entry.number))
-    if letters:
-        what.append(f"{letters} dead letters")
-    _delete(txn, keys.attempts_prefix(node_entry.number))
-    txn.delete(keys.node(node_entry.number))
-    return [f"node {node_entry.id!r} is no longer in the dataflow: dropped {', '.join(what) or 'its counters'}"]
+    what = ", ".join(f"{count} {what}" for what, count in remove_node(txn, node_entry).items() if count)
+    return [f"node {node_entry.id!r} is no longer in the dataflow: dropped {what or 'nothing'}"]
 
 
 def _drop_input(txn: WriteTxn, node_entry: NodeEntry, name: str, number: int) -> list[str]:

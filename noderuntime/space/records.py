@@ -177,9 +177,11 @@ FLUSHED = 32  # a sender has dropped what waited here: messages may be gone whil
 
 # --- nodes ----------------------------------------------------------------------------------------------------------
 
-NODE_HEAD = struct.Struct("<IBxxxQ")  # incarnation, status, commit number; counters of 64 bits follow
-LIVE, ENDED, FAILED = range(3)
-STATUSES = ("live", "ended", "failed")
+NODE_HEAD = struct.Struct("<IIQ")  # incarnation, status and wiring number, commit number; counters of 64 bits follow
+WIRING_SHIFT = 8  # where the wiring number stands, above the status; 0: the wiring that the node began with
+WIRING_MAX = (1 << 24) - 1
+LIVE, ENDED, FAILED, REMOVED = range(4)  # REMOVED: of a node that left the dataflow; its numbers continue if it returns
+STATUSES = ("live", "ended", "failed", "removed")
 
 
 def incarnation_of(record: bytes) -> int:
@@ -202,22 +204,23 @@ def input_counter(number: int) -> int:
 class NodeRecord:
     """`counters` are numbered by output_counter and input_counter."""
 
-    __slots__ = ("commit", "counters", "incarnation", "status")
+    __slots__ = ("commit", "counters", "incarnation", "status", "wiring")
 
-    def __init__(self, incarnation: int, status: int, commit: int, counters: list[int]) -> None:
+    def __init__(self, incarnation: int, status: int, commit: int, counters: list[int], wiring: int = 0) -> None:
         self.incarnation = incarnation
         self.status = status
         self.commit = commit
         self.counters = counters
+        self.wiring = wiring
 
     @classmethod
     def parse(cls, record: bytes) -> NodeRecord:
-        incarnation, status, commit = NODE_HEAD.unpack_from(record)
+        incarnation, state, commit = NODE_HEAD.unpack_from(record)
         counters = list(memoryview(record)[NODE_HEAD.size :].cast("Q"))
-        return cls(incarnation, status, commit, counters)
+        return cls(incarnation, state & 0xFF, commit, counters, state >> WIRING_SHIFT)
 
     def pack(self) -> bytes:
-        head = NODE_HEAD.pack(self.incarnation, self.status, self.commit)
+        head = NODE_HEAD.pack(self.incarnation, self.status | self.wiring << WIRING_SHIFT, self.commit)
         return head + struct.pack(f"<{len(self.counters)}Q", *self.counters)
 
 

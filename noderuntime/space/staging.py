@@ -104,8 +104,13 @@ class Output:
         self.name = name
         self.counter = counter
         self.sent = sent
-        self.receivers = list(receivers)
         self.own = own
+        self.rewire(receivers)
+
+    def rewire(self, receivers: Sequence[Receiver]) -> None:
+        """These are its receivers from now on, also of what is staged already."""
+        own = self.own
+        self.receivers = list(receivers)
         self.loops = any(receiver.node in own for receiver in receivers)
         # A process that waited for room in a mailbox of its own would wait for ever: it comes to that mailbox first.
         self.waiting_receivers = [to for to in self.receivers if not to.drop_oldest and to.node not in own]

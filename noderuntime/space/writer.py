@@ -63,18 +63,23 @@ class MessageGone(Fenced):
 
 class Writes:
     """What the commits of a process write for one of its nodes: the record of node number `node`, whose counters are
-    those of the process from `first` to before `last`.
+    those of the process from `first` to before `last`. `wiring`: its wiring number, as it stands in the record.
     """
 
-    __slots__ = ("first", "key", "last", "links", "node", "pack")
+    __slots__ = ("first", "key", "last", "links", "node", "pack", "wiring")
 
-    def __init__(self, node: int, links: Links, first: int, last: int) -> None:
+    def __init__(self, node: int, links: Links, first: int, last: int, wiring: int) -> None:
         self.node = node
-        self.links = links
         self.first = first
-        self.last = last
         self.key = keys.node(node)
-        self.pack = struct.Struct(f"<IBxxxQ{last - first}Q").pack
+        self.rewire(links, last, wiring)
+
+    def rewire(self, links: Links, last: int, wiring: int) -> None:
+        """The node has another wiring from now on, and perhaps more counters."""
+        self.links = links
+        self.last = last
+        self.wiring = wiring << records.WIRING_SHIFT
+        self.pack = struct.Struct(f"<IIQ{last - self.first}Q").pack
 
 
 class Writer:
@@ -166,7 +171,7 @@ class Writer:
         if self._others:
             own = counters[: first.last]
             self._write_others(txn, before, statuses, number)
-        self.record = first.pack(self._incarnation, self.statuses[0], number, *own)
+        self.record = first.pack(self._incarnation, self.statuses[0] | first.wiring, number, *own)
         txn.put(first.key, self.record)
         return done
 
@@ -175,7 +180,7 @@ class Writer:
         for at, node in enumerate(self._others, 1):
             own = self.counters[node.first : node.last]
             if own != before[node.first : node.last] or self.statuses[at] != statuses[at]:
-                txn.put(node.key, node.pack(self._incarnation, self.statuses[at], number, *own))
+                txn.put(node.key, node.pack(self._incarnation, self.statuses[at] | node.wiring, number, *own))
 
     # --- event by event ---------------------------------------------------------------------------------------------
 

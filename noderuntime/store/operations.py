@@ -20,7 +20,7 @@ from noderuntime.errors import ProtocolError, StoreError
 from noderuntime.ipc import store_records as wire
 from noderuntime.ipc.protocol import VERSION, Reply, Request, refusal
 from noderuntime.ipc.typed import decode
-from noderuntime.space import keys, lives, records, watches
+from noderuntime.space import changes, keys, lives, records, watches
 from noderuntime.space.dead_letters import counts
 from noderuntime.space.environment import BROKEN, MARK_NEW_WORK, Space, scan
 from noderuntime.space.kvs import PURGE_STEP
@@ -28,6 +28,7 @@ from noderuntime.space.lives import Hand, NodeEntry, Registry
 from noderuntime.space.reconcile import adapt, reconcile, refuse_losses, rename
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 from noderuntime.state.seeds import Seed
+from noderuntime.store.changes import ChangeOperations, in_force, numbers_of, put_in_force
 from noderuntime.store.dead_letters import LetterOperations
 from noderuntime.store.dispatch import ARGUMENTS, Given, Result, taking_txn
 from noderuntime.store.kvs import StateOperations, node_entry_of
@@ -42,6 +43,7 @@ LARGE_RESULT_BYTES = 4096
 LARGE_KEPT_S = 60
 SHORT_KEPT_S = 10  # some repetitions of a client that waits for its answer
 DEATHS = ("claim", "end", "touch")
+REGISTERING = ("open", "change_switch", "change_settle")  # what changes the registry
 
 
 class Store:
@@ -55,6 +57,7 @@ class Store:
         self._looked = 0
         self.seeds: dict[str, Seed] = {}
         self.state = StateOperations(space, lambda id: node_entry_of(self.registry, id))
+        changing = ChangeOperations(space)
         self.letters = LetterOperations(space, lambda: self.registry, self._node_entry)
         self.changes: dict[str, Callable[[WriteTxn, Given], Result]] = {
             "open": taking_txn(wire.Open, self.open),
@@ -63,6 +66,7 @@ class Store:
             "revive": taking_txn(wire.NodeOf, self.revive),
             **self.state.changes,
             **self.letters.changes,
+            **changing.changes,
         }
         self.queries: dict[str, Callable[[ReadTxn, Given], Result]] = {
             "figures": taking_txn(wire.Nothing, self.figures),
@@ -70,6 +74,7 @@ class Store:
             "resumed": taking_txn(wire.Nothing, self.resumed),
             **self.state.queries,
             **self.letters.queries,
+            **changing.queries,
         }
 
     def handle(self, request: Request) -> Reply:
@@ -114,7 +119,7 @@ class Store:
                     self._wake_watchers(txn)
                 txn.put(key, msgpack.packb([request.number, result, self.space.now_ns()]))
             result = self._complete(txn, request, result)
-        if request.operation == "open":  # not before it is committed
+        if request.operation in REGISTERING:  # not before it is committed
             with self.space.read() as txn:
                 self.registry = lives.load(txn)
         return result
@@ -137,13 +142,21 @@ class Store:
 
     def open(self, txn: WriteTxn, asked: wire.Open) -> wire.Opened:
         nodes = [dict(node) for node in asked.nodes]
-        if asked.resume:
-            rename(txn, nodes, asked.rename)
-            refuse_losses(txn, nodes, asked.drop)
-        old = lives.load(txn)
-        dropped = reconcile(txn, nodes)
-        registry = lives.register(txn, nodes)
-        adapt(txn, old, registry)
+        dropped: list[str] = []
+        if asked.as_applied:
+            registry = lives.load(txn)
+            put_in_force(txn, {**in_force(txn), "digest": asked.digest, "changing": ""})
+        else:
+            if asked.resume:
+                rename(txn, nodes, asked.rename)
+                refuse_losses(txn, nodes, asked.drop)
+            old = lives.load(txn)
+            dropped = reconcile(txn, nodes)
+            registry = lives.register(txn, nodes)
+            adapt(txn, old, registry)
+            record = {"dataflow": asked.dataflow, "leaving": "", "file": asked.file, "digest": asked.digest,
+                      "changing": ""}  # fmt: skip
+            put_in_force(txn, {"version": 0, **in_force(txn), **record, "applied": False})
         resumed = txn.get(keys.fact("resumed"))
         txn.put(keys.fact("fingerprint"), msgpack.packb(asked.fingerprint))
         txn.delete(keys.STOP_ALL)
@@ -152,16 +165,11 @@ class Store:
             self.space.advance_clock(txn)
         self.state.sow(txn, self.seeds)
         states = {node_entry.id: lives.status(txn, node_entry) for node_entry in registry.values()}
-        numbers: dict[str, wire.Numbers] = {
-            node_entry.id: {
-                "number": node_entry.number,
-                "inputs": {name: number for name, (number, _) in node_entry.inputs.items()},
-                "outputs": node_entry.outputs,
-            }
-            for node_entry in registry.values()
-        }
         return {
-            "numbers": numbers,
+            "numbers": numbers_of(registry),
+            "leaving": [id for id, node_entry in registry.items() if node_entry.leaves],
+            "drains": [id for id, node_entry in registry.items() if node_entry.leaves or node_entry.leaving],
+            "ports": changes.ports_of(txn, registry),
             "ended": [id for id, status in states.items() if status == records.ENDED],
             "failed": [id for id, status in states.items() if status == records.FAILED],
             "dropped": dropped,

@@ -77,6 +77,7 @@ class RemoteNode:
         self._asked: tuple[str, int] = "", 0  # the latest request that was answered with events
         self._given: list[bytes] = []  # their keys
         self._free = list(range(pulse.HANDS_MAX - 1, -1, -1))
+        self._inputs: set[int] = set()  # those of this life, with those that were removed meanwhile
         try:
             self.session.page.words[pulse.PID] = asked.pid
             for place in asked.in_hand:
@@ -87,9 +88,22 @@ class RemoteNode:
             self.session.close()
             raise
 
+    def follow(self) -> None:
+        """The store may have changed the inputs and outputs of this node: go on with those of now."""
+        session = self.session
+        session.commits.look()
+        if session.follow():
+            for key in [key for key in self.taken if not session.knows(key)]:
+                _, slot = self.taken.pop(key)
+                if slot >= 0:
+                    session.page.release(slot)
+                    self._free.append(slot)
+            session.commits.be_eager()
+
     def _key(self, place: Place) -> bytes:
         input, sequence, nth = place
-        if input not in self.session.inputs:
+        self._inputs |= self.session.inputs.keys()
+        if input not in self._inputs:
             raise ProtocolError(f"node {self.session.wiring.node!r} has no input of number {input!r}")
         return keys.message(self.session.wiring.number, input, sequence, nth)
 
@@ -170,6 +184,10 @@ class RemoteNode:
         found: list[Event] = []
         size = 0
         for key, record in self.session.next_messages(limit, self.taken):
+            if self.session.input_of(key).wiring.leaving and record[0] == records.INPUT_CLOSED:
+                self._take(key, record)
+                self.acknowledge([Place(*keys.parse_message(key)[1:])])
+                continue
             try:
                 event = self._event(key, record)
             except Dropped:
@@ -287,16 +305,28 @@ class Nodes:
         registry = self._registry()
         node_entry = node_entry_of(registry, wiring.node)
         nodes = {known.number for known in registry.values()}
-        inputs = {item.name: (item.number, "" if item.period_ns else item.source) for item in wiring.inputs}
+        inputs = {
+            item.name: (item.number, "" if item.period_ns else item.source)
+            for item in wiring.inputs
+            if not item.leaving
+        }
         outputs = {item.name: item.number for item in wiring.outputs}
         receivers = {receiver.node for item in wiring.outputs for receiver in item.receivers}
-        numbers = wiring.number == node_entry.number and inputs == node_entry.inputs and outputs == node_entry.outputs
-        if not numbers or not receivers <= nodes:
-            raise ProtocolError(f"wiring is what the welcome of node {wiring.node!r} has said")
         with self._space.read() as txn:
-            current = node_record(txn, node_entry.number).incarnation
+            record = node_record(txn, node_entry.number)
+            current = record.incarnation
+        numbers = wiring.number == node_entry.number and inputs == node_entry.inputs and outputs == node_entry.outputs
+        # that of a welcome before the dataflow was changed is not used: see Commits
+        is_right = numbers and receivers <= nodes
+        if wiring.number != node_entry.number or (record.wiring == wiring.version and not is_right):
+            raise ProtocolError(f"wiring is what the welcome of node {wiring.node!r} has said")
         if incarnation != current:
             raise Fenced(f"incarnation {incarnation} of {wiring.node} has been replaced")
+
+    def follow(self) -> None:
+        """The dataflow may have changed."""
+        for node in self._nodes.values():
+            node.follow()
 
     def node(self, id: str, incarnation: int) -> RemoteNode:
         """A node in that life. Raises NodeNotOpen, Fenced."""

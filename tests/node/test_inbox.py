@@ -27,8 +27,8 @@ class Session:
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
 
-    def note_closed(self, input: str, by_failure: bool) -> None:
-        self.told.append(("closed", input, by_failure))
+    def note_closed(self, input: Input, by_failure: bool) -> None:
+        self.told.append(("closed", input.name, by_failure))
 
     def note_restarted(self, node: str) -> None:
         self.told.append(("restarted", node))

@@ -1,0 +1,190 @@
+"""What has to be done to a run so that it becomes what a dataflow file says now. Pure.
+
+`compare(old, new)` gives a `Plan`: each node that is not the same in both, and how. A node matches by its id, an input
+by its name and source, an output by its name.
+
+    added      it is only in the new one
+    removed    it is only in the old one
+    changed    what its process is made of differs: code, config, env, process, how it is started. It gets a new life
+    rewired    only its inputs, outputs, queues or policies differ. It keeps its process; operators that share a process
+               begin a new life together, since their connections are inside
+
+Others keep their process and are not in the plan; but a node whose output gets another receiver is rewired as well,
+which `details` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from noderuntime.dataflow.model import Dataflow, InputSpec, NodeSpec
+
+Change = Literal["added", "removed", "changed", "rewired"]
+ADDED: Final = "added"
+REMOVED: Final = "removed"
+CHANGED: Final = "changed"
+REWIRED: Final = "rewired"
+
+_OF_THE_PROCESS = {  # a new life is needed when one of these changes: as they are called in the file
+    "kind": "kind", "code": "code", "env": "env", "config": "config", "spawn": "spawn", "process": "process",
+}  # fmt: skip
+_POLICIES = {
+    "restart_policy": "restart_policy", "max_restarts": "max_restarts", "restart_window": "restart_window_s",
+    "restart_delay": "restart_delay_s", "max_restart_delay": "max_restart_delay_s", "max_attempts": "max_attempts",
+    "start_timeout": "start_timeout_s", "health_check_timeout": "health_check_timeout_s",
+}  # fmt: skip
+_QUEUES = {
+    "queue_size": "queue_size", "queue_bytes": "queue_bytes", "queue_policy": "queue_policy",
+    "input_timeout": "input_timeout_s", "period": "period_ns",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class NodeChange:
+    """What becomes of one node. `details`: what of it differs, in words. `restarts`: it begins a new life."""
+
+    node: str
+    change: Change
+    details: tuple[str, ...] = ()
+    restarts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All changes, in the order of the new file, those that are removed last. `refusal`: why it cannot be done while
+    the run goes on; "" when it can.
+    """
+
+    changes: tuple[NodeChange, ...] = ()
+    refusal: str = ""
+
+    def of(self, *kinds: Change) -> list[str]:
+        """The nodes that are changed in one of these ways."""
+        return [item.node for item in self.changes if item.change in kinds]
+
+    @property
+    def restarting(self) -> list[str]:
+        """The nodes in both that begin a new life."""
+        return [item.node for item in self.changes if item.restarts]
+
+
+def compare(old: Dataflow, new: Dataflow) -> Plan:
+    """The plan that makes `new` of `old`."""
+    before = {node.id: node for node in old.nodes}
+    after = {node.id: node for node in new.nodes}
+    found: dict[str, NodeChange] = {}
+    for id, node in after.items():
+        if id not in before:
+            found[id] = NodeChange(id, ADDED, (_about(node),))
+            continue
+        was = before[id]
+        process = _differences(was, node, _OF_THE_PROCESS)
+        if old.folder != new.folder and node.kind != "dynamic":
+            process.append(f"folder {new.folder}")
+        wiring = [*_ports(was, node), *_receivers(old, new, id), *_differences(was, node, _POLICIES)]
+        if process:
+            found[id] = NodeChange(id, CHANGED, (*process, *wiring), node.kind != "dynamic")
+        elif wiring:
+            found[id] = NodeChange(id, REWIRED, tuple(wiring))
+    found = _together(new, found)
+    removed = [NodeChange(id, REMOVED) for id in before if id not in after]
+    return Plan((*found.values(), *removed), _refusal(old, new, [*found.values(), *removed]))
+
+
+def _about(node: NodeSpec) -> str:
+    kind = {"operator": "operator", "node": "custom node", "dynamic": "dynamic node"}[node.kind]
+    return kind if node.kind == "dynamic" else f"{kind} {node.code}"
+
+
+def _differences(was: object, now: object, names: Mapping[str, str]) -> list[str]:
+    return [name for name, attribute in names.items() if getattr(was, attribute) != getattr(now, attribute)]
+
+
+def _ports(was: NodeSpec, now: NodeSpec) -> list[str]:
+    """What differs in the inputs and outputs of a node, in words."""
+    found = []
+    before = {spec.name: spec for spec in was.inputs}
+    after = {spec.name: spec for spec in now.inputs}
+    for name, spec in after.items():
+        other = before.get(name)
+        if other is None:
+            found.append(f"+ input {name}: {spec.source}")
+        elif other.source != spec.source:
+            found.append(f"input {name}: {other.source} -> {spec.source}")
+        else:
+            found += _queue(name, other, spec)
+    found += [f"- input {name}" for name in before if name not in after]
+    found += [f"+ output {name}" for name in now.outputs if name not in was.outputs]
+    found += [f"- output {name}" for name in was.outputs if name not in now.outputs]
+    return found
+
+
+def _queue(name: str, was: InputSpec, now: InputSpec) -> list[str]:
+    differs = _differences(was, now, _QUEUES)
+    return [f"input {name}: {', '.join(differs)}"] if differs else []
+
+
+def _receivers(old: Dataflow, new: Dataflow, id: str) -> list[str]:
+    """Which receivers the outputs of a node win and lose, and whose queues change."""
+    found = []
+    was, now = _fed_by(old, id), _fed_by(new, id)
+    found += [f"{output} also to {to}" for output, to in now if (output, to) not in was]
+    found += [f"{output} no longer to {to}" for output, to in was if (output, to) not in now]
+    found += [
+        f"queue of {to}"
+        for (output, to), spec in now.items()
+        if (other := was.get((output, to))) is not None and _differences(other, spec, _QUEUES)
+    ]
+    return found
+
+
+def _fed_by(dataflow: Dataflow, id: str) -> dict[tuple[str, str], InputSpec]:
+    return {
+        (spec.output, f"{node.id}/{spec.name}"): spec
+        for node in dataflow.nodes
+        for spec in node.inputs
+        if spec.node == id
+    }
+
+
+def _together(new: Dataflow, found: dict[str, NodeChange]) -> dict[str, NodeChange]:
+    """Operators that share a process with one that is touched begin a new life with it."""
+    touched = {new.node(id).process for id, item in found.items() if item.change != ADDED} - {""}
+    made: dict[str, NodeChange] = {}
+    for node in new.nodes:
+        item = found.get(node.id)
+        if node.process in touched and (item is None or item.change != ADDED):
+            rest = item or NodeChange(node.id, REWIRED, (f"shares the process {node.process}",))
+            made[node.id] = NodeChange(node.id, rest.change, rest.details, restarts=True)
+        elif item is not None:
+            made[node.id] = item
+    return made
+
+
+def _refusal(old: Dataflow, new: Dataflow, changes: list[NodeChange]) -> str:
+    """Why the run has to be stopped for this; "" when it need not."""
+    again = "Stop the run, and continue it with `run FILE --resume`"
+    for name, was, now in (("state", old.state, new.state), ("snapshots", old.snapshots, new.snapshots)):
+        if was != now:
+            return f"the section `{name}:` of the file has changed, which a run takes up at its start only. {again}"
+    before = {node.id: node for node in old.nodes}
+    after = {node.id: node for node in new.nodes}
+    for id in before.keys() & after.keys():
+        was_kind, kind = before[id].kind, after[id].kind
+        if was_kind != kind:
+            names = {"operator": "an operator", "node": "a custom node", "dynamic": "a dynamic node"}
+            return (
+                f"node {id!r} was {names[was_kind]}, and is {names[kind]} in the file. Give it another id: then "
+                "it is another node"
+            )
+    for process in {node.process for node in (*old.nodes, *new.nodes)} - {""}:
+        members = [{node.id for node in dataflow.nodes if node.process == process} for dataflow in (old, new)]
+        if all(members) and members[0] != members[1]:
+            differing = ", ".join(sorted(members[0] ^ members[1]))
+            return f"the process {process!r} gets or loses operators ({differing}). {again}"
+    moved = [id for id in before.keys() & after.keys() if before[id].process != after[id].process]
+    if moved:
+        return f"{', '.join(sorted(moved))} would change the process that it runs in. {again}"
+    return ""

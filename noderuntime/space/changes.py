@@ -1,0 +1,314 @@
+"""A dataflow that changes while its nodes run, inside the store's transactions: the switch, and what drains after it.
+
+    prepare    numbers for nodes, inputs and outputs that are new. Numbers are never given twice, so nothing has to be
+               taken back if the change is given up
+    switch     one transaction: from it on the new dataflow is in force. All that comes before can be given up, all
+               that comes after is an ordinary failure of a node
+    settle     again and again, as long as anything is leaving: what has drained goes
+
+The switch writes a *wiring record* for each node whose inputs or outputs are others now, and raises the wiring number
+in its node record. A commit of that node finds the number and takes the record up (see commit.py); so no commit goes to
+mailboxes of before, whether or not its process has heard of the change, and whoever is killed meanwhile.
+
+The mailbox of a new receiver exists before any sender knows of it, since all of this is one transaction. A receiver
+that is removed gets INPUT_CLOSED behind its last message, as if its sender had ended: it handles what waits, and ends.
+An input that is removed from a node that stays is *leaving* in the same way. With `discard`, both are emptied at once,
+and what was in them is counted.
+
+What left keeps its numbers: a node leaves a record (REMOVED) with its incarnation and its counters, so that uids do not
+repeat when a node or an output of that name comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgpack
+
+from noderuntime.errors import ChangeRefused
+from noderuntime.space import keys, lives, records
+from noderuntime.space.ending import forget_events
+from noderuntime.space.environment import Space, scan
+from noderuntime.space.lives import NodeEntry, Registry
+from noderuntime.space.mailbox import empty, queue_of
+from noderuntime.space.records import CLOSED, FLAGS, QUEUED, SOURCE_ENDED, SOURCE_FAILED
+from noderuntime.space.transactions import ReadTxn, WriteTxn
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a switch makes of the run. `nodes`: the dataflow from now on, as `lives.register` takes it.
+
+    `ports`: by node, the wiring records of those that stay and are touched; `renewed`: groups of nodes that share a
+    process, whose present process must not commit any more; `revived`: nodes that failed and begin anew.
+    """
+
+    version: int
+    nodes: list[dict[str, Any]]
+    ports: Mapping[str, Any]
+    renewed: Sequence[Sequence[str]]
+    revived: Sequence[str]
+    discard: bool
+    drop: Collection[str]
+
+
+def losses(txn: ReadTxn, wanted: Collection[str], drop: Collection[str], discard: bool) -> dict[str, str]:
+    """What each node that is to be removed would lose, in words, and was not given up. Raises ChangeRefused for a name
+    in `drop` that is not removed.
+    """
+    known = lives.load(txn)
+    for id in drop:
+        if id in wanted:
+            raise ChangeRefused(f"--drop {id}: {id!r} is still in the dataflow file", "Leave --drop out.")
+        if id not in known or known[id].leaves:
+            there = ", ".join(entry.id for entry in known.values() if not entry.leaves)
+            raise ChangeRefused(f"--drop {id}: the run has no node {id!r}", f"It has: {there}.")
+    found = {}
+    for id, node_entry in known.items():
+        if id in wanted or node_entry.leaves:
+            continue
+        counts = {}
+        if id not in drop:
+            counts["keys of private state"] = sum(1 for _ in scan(txn, keys.private_prefix(node_entry.number)))
+            counts["dead letters"] = sum(1 for _ in scan(txn, keys.dead_prefix(node_entry.number)))
+        if lives.status(txn, node_entry) == records.FAILED and not discard:  # which will never handle them
+            counts["queued messages, which it cannot handle because it has failed,"] = _waiting(txn, node_entry)
+        if any(counts.values()):
+            found[id] = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return found
+
+
+def inputs(node_entry: NodeEntry) -> list[tuple[int, str]]:
+    """Number and source of the inputs of a node that other nodes feed, those that are leaving included."""
+    return [(number, source) for number, source in node_entry.all_inputs() if source]
+
+
+def refuse_losses(lost: Mapping[str, str]) -> None:
+    """Raise ChangeRefused, if there are any."""
+    if lost:
+        texts = [f"node {id!r} is not in the new dataflow: {what} would be lost" for id, what in lost.items()]
+        drops = " ".join(f"--drop {id}" for id in lost)
+        raise ChangeRefused("; ".join(texts), f"`{drops}` gives it up. Nothing was changed.")
+
+
+def refuse_returns(known: Registry, wanted: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ChangeRefused for what comes back before it has drained: its number is still in use."""
+    for item in wanted:
+        node_entry = known.get(item["id"])
+        if node_entry is None:
+            continue
+        again = node_entry.leaves
+        what = f"node {item['id']!r}"
+        sources = {f"{source}": name for name, source in item["inputs"]}
+        for source in node_entry.leaving.values():
+            if source in sources:
+                again, what = True, f"input {sources[source]!r} of node {item['id']!r}"
+        if again:
+            raise ChangeRefused(f"{what} is still handling what waited for it when it was removed", "Try again later.")
+
+
+def switch(txn: WriteTxn, space: Space, wanted: Wanted) -> dict[str, Any]:
+    """Make the new dataflow the one in force. Returns {"leaving": nodes, "discarded": messages, "rings": nodes}."""
+    known = lives.load(txn)
+    refuse_returns(known, wanted.nodes)
+    refuse_losses(losses(txn, {item["id"] for item in wanted.nodes}, wanted.drop, wanted.discard))
+    registry = lives.register(txn, wanted.nodes)
+    leaving = [replace(entry, leaves=True) for id, entry in known.items() if id not in registry]
+    closed = _Closed(txn, space, set(registry))
+    discarded = 0
+    for id, now in list(registry.items()):
+        before = known.get(id)
+        if before is None:
+            continue
+        kept = {number for number, _ in now.inputs.values()}
+        left = {} if wanted.discard else dict(before.leaving)
+        discarded += sum(_drop_input(txn, now.number, number) for number in before.leaving if number not in left)
+        for number, source in before.inputs.values():
+            if number in kept or not source:
+                continue
+            if wanted.discard or lives.status(txn, now) == records.ENDED:
+                discarded += _drop_input(txn, now.number, number)
+            else:
+                closed.close(now.number, number, source)
+                left[number] = source
+        registry[id] = replace(now, leaving=left)
+    for now in registry.values():
+        _adapt(txn, registry, now, known.get(now.id))
+    for entry in leaving:
+        if not known[entry.id].leaves:
+            for number, source in inputs(entry):
+                closed.close(entry.number, number, source)
+    everything = {**registry, **{entry.id: entry for entry in leaving}}
+    for entry in leaving:
+        record = lives.node_record(txn, entry.number)
+        is_new = not known[entry.id].leaves
+        if record.status == records.FAILED and (is_new or wanted.discard):  # nothing waits for it, or nobody wants it
+            record.status = records.ENDED
+            txn.put(keys.node(entry.number), record.pack())
+    if wanted.discard:
+        for entry in leaving:
+            before_end = _waiting(txn, entry)
+            lives.end(txn, space, everything, [entry], failed=None)
+            discarded += before_end
+    lives.put_registry(txn, everything.values())
+    _renew(txn, everything, wanted)
+    for id, ports in wanted.ports.items():
+        number = everything[id].number
+        record = lives.node_record(txn, number)
+        record.wiring = wanted.version
+        txn.put(keys.node(number), record.pack())
+        txn.put(keys.wiring(number), msgpack.packb(ports))
+    return {"leaving": [entry.id for entry in leaving], "discarded": discarded}
+
+
+class _Closed:
+    """Closes inputs that are leaving, whose senders stay: those of senders that leave are closed when they end."""
+
+    def __init__(self, txn: WriteTxn, space: Space, staying: Collection[str]) -> None:
+        self._txn = txn
+        self._place = space.base + txn.id()
+        self._now_ns = space.now_ns()
+        self._staying = staying
+        self._index = 0
+
+    def close(self, node: int, input: int, source: str) -> None:
+        """INPUT_CLOSED behind the last message, unless the input is closed already."""
+        key = keys.queue(node, input)
+        queue = queue_of(self._txn, key)
+        has_ended = queue[FLAGS] & (SOURCE_ENDED | SOURCE_FAILED) == SOURCE_ENDED
+        if source.rpartition("/")[0] not in self._staying or has_ended:
+            return  # what a failure has closed counts as ended from now on
+        queue[FLAGS] = (queue[FLAGS] & ~SOURCE_FAILED) | SOURCE_ENDED
+        self._txn.put(key, records.pack_queue(queue))
+        if not queue[FLAGS] & CLOSED:
+            notice = records.encode_notice(records.INPUT_CLOSED, "", None, self._now_ns)
+            self._txn.put(keys.mailbox(node, input) + keys.place(self._place, self._index), notice)
+            self._index += 1
+
+
+def _adapt(txn: WriteTxn, registry: Registry, now: NodeEntry, before: NodeEntry | None) -> None:
+    """New inputs of senders that have ended are closed from the beginning; a node that has ended takes nothing."""
+    had = {number for number, _ in before.inputs.values()} if before is not None else set()
+    ended = before is not None and lives.status(txn, now) == records.ENDED
+    for number, source in now.inputs.values():
+        if number in had or not source:
+            continue
+        flags = CLOSED if ended else 0
+        status = lives.status(txn, registry[source.rpartition("/")[0]])
+        if status == records.ENDED:
+            flags |= SOURCE_ENDED
+        elif status == records.FAILED:
+            flags |= SOURCE_ENDED | SOURCE_FAILED
+        queue = queue_of(txn, keys.queue(now.number, number))
+        queue[FLAGS] = flags
+        txn.put(keys.queue(now.number, number), records.pack_queue(queue))
+
+
+def _renew(txn: WriteTxn, registry: Registry, wanted: Wanted) -> None:
+    """Fence the processes of these nodes: the next claim raises the incarnation once more."""
+    for id in wanted.revived:
+        lives.revive(txn, registry, registry[id])
+    for group in wanted.renewed:
+        found = [lives.node_record(txn, registry[id].number) for id in group]
+        incarnation = max(record.incarnation for record in found) + 1
+        for id, record in zip(group, found, strict=True):
+            record.incarnation = incarnation
+            record.wiring = wanted.version
+            txn.put(keys.node(registry[id].number), record.pack())
+
+
+def _waiting(txn: ReadTxn, entry: NodeEntry) -> int:
+    return sum(queue_of(txn, keys.queue(entry.number, number))[QUEUED] for number, _ in inputs(entry))
+
+
+def _drop_input(txn: WriteTxn, node: int, input: int) -> int:
+    """An input goes at once. Returns how many messages were in it."""
+    key = keys.queue(node, input)
+    count = empty(txn, keys.mailbox(node, input), queue_of(txn, key))
+    txn.delete(key)
+    return count
+
+
+def settle(txn: WriteTxn, nodes: Collection[str], shared: Collection[str], version: int) -> dict[str, Any]:
+    """Let go what has drained. Returns {"gone": nodes, "inputs": {node: input numbers}, "left": nodes that drain on}.
+
+    `nodes`: those that may go, if they have ended; `version`: the wiring number of nodes that lose an input, but not of
+    those that are `shared` (see ChangeSettle).
+    """
+    registry = lives.load(txn)
+    gone, lost = [], {}
+    for id, entry in list(registry.items()):
+        if entry.leaves and id in nodes and lives.status(txn, entry) == records.ENDED:
+            remove_node(txn, entry)
+            del registry[id]
+            gone.append(id)
+            continue
+        done = [number for number in entry.leaving if _has_drained(txn, entry.number, number)]
+        if not done:
+            continue
+        for number in done:
+            _drop_input(txn, entry.number, number)
+        registry[id] = replace(entry, leaving={n: source for n, source in entry.leaving.items() if n not in done})
+        lost[id] = done
+        packed = txn.get(keys.wiring(entry.number))
+        if packed is not None:
+            ports = msgpack.unpackb(packed)
+            ports["inputs"] = [item for item in ports["inputs"] if item["number"] not in done]
+            txn.put(keys.wiring(entry.number), msgpack.packb(ports))
+            if id not in shared:
+                record = lives.node_record(txn, entry.number)
+                record.wiring = version
+                txn.put(keys.node(entry.number), record.pack())
+    if gone or lost:
+        lives.put_registry(txn, registry.values())
+    left = [id for id, entry in registry.items() if entry.leaves or entry.leaving]
+    return {"gone": gone, "inputs": lost, "left": left}
+
+
+def ports_of(txn: ReadTxn, registry: Registry) -> dict[str, tuple[int, Any]]:
+    """The wiring number and record of each node that a change has touched."""
+    found = {}
+    for id, entry in registry.items():
+        version = lives.node_record(txn, entry.number).wiring
+        packed = txn.get(keys.wiring(entry.number))
+        if version and packed is not None:
+            found[id] = version, msgpack.unpackb(packed)
+    return found
+
+
+def _has_drained(txn: ReadTxn, node: int, input: int) -> bool:
+    queue = queue_of(txn, keys.queue(node, input))
+    if queue[FLAGS] & CLOSED:
+        return True
+    mailbox = keys.mailbox(node, input)
+    return bool(queue[FLAGS] & SOURCE_ENDED) and next(iter(scan(txn, mailbox)), None) is None
+
+
+def remove_node(txn: WriteTxn, entry: NodeEntry) -> dict[str, int]:
+    """Delete what belongs to a node but its record, which goes on counting if the id comes back. Returns the counts."""
+    counts = {
+        "keys of private state": _delete(txn, keys.private_prefix(entry.number)),
+        "queued messages": sum(_drop_input(txn, entry.number, number) for number, _ in entry.all_inputs()),
+        "dead letters": _delete(txn, keys.dead_prefix(entry.number)),
+    }
+    forget_events(txn, entry.number)
+    _delete(txn, keys.attempts_prefix(entry.number))
+    txn.delete(keys.wiring(entry.number))
+    record = lives.node_record(txn, entry.number)
+    record.status = records.REMOVED
+    record.wiring = 0
+    for number, _ in entry.all_inputs():
+        counter = records.input_counter(number)
+        for at in range(counter, min(counter + 2, len(record.counters))):
+            record.counters[at] = 0
+    txn.put(keys.node(entry.number), record.pack())
+    return counts
+
+
+def _delete(txn: WriteTxn, prefix: bytes) -> int:
+    found = [key for key, _ in scan(txn, prefix)]
+    for key in found:
+        txn.delete(key)
+    return len(found)

@@ -1,0 +1,117 @@
+"""The store's part in changing the dataflow of a run, and its record of which dataflow is in force.
+
+The steps are in space/changes.py; each of these operations is a transaction, committed with the record of its request.
+The record of the dataflow in force (keys.IN_FORCE) has:
+
+    version     the number of the last change, which is the wiring number of the nodes that it touched
+    digest      of the file that the run was started with, as it was then
+    dataflow    the dataflow in force, as JSON (dataflow/plain.py)
+    leaving     nodes that still drain, in the same way
+    file        the file that it came from
+    applied     whether it was put in force by a change; else it is that of the file at the start
+    changing    the file of a change that has begun and is not in force; "" when there is none
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+
+from noderuntime.errors import ChangeRefused
+from noderuntime.ipc import store_records as wire
+from noderuntime.space import changes, keys, lives
+from noderuntime.space.environment import Space
+from noderuntime.space.lives import Registry
+from noderuntime.space.transactions import ReadTxn, WriteTxn
+from noderuntime.store.dispatch import Given, Result, taking_txn
+
+
+class ChangeOperations:
+    """See the head of this module."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self.changes: dict[str, Callable[[WriteTxn, Given], Result]] = {
+            "change_prepare": taking_txn(wire.ChangePrepare, self.prepare),
+            "change_undo": taking_txn(wire.Nothing, self.undo),
+            "change_switch": taking_txn(wire.ChangeSwitch, self.switch),
+            "change_settle": taking_txn(wire.ChangeSettle, self.settle),
+        }
+        self.queries: dict[str, Callable[[ReadTxn, Given], Result]] = {
+            "change_losses": taking_txn(wire.ChangeLosses, self.losses),
+            "in_force": taking_txn(wire.Nothing, self.in_force),
+        }
+
+    def losses(self, txn: ReadTxn, asked: wire.ChangeLosses) -> wire.Losses:
+        """What each node that is not in the new dataflow would lose. Raises ChangeRefused for what is not possible."""
+        changes.refuse_returns(lives.load(txn), [dict(node) for node in asked.nodes])
+        ids = {node["id"] for node in asked.nodes}
+        return {"losses": changes.losses(txn, ids, asked.drop, asked.discard)}
+
+    def prepare(self, txn: WriteTxn, asked: wire.ChangePrepare) -> wire.Prepared:
+        registry = lives.give_numbers(txn, [dict(node) for node in asked.nodes])
+        record = in_force(txn)
+        put_in_force(txn, {**record, "changing": asked.file})
+        return {"version": record.get("version", 0) + 1, "numbers": numbers_of(registry)}
+
+    def undo(self, txn: WriteTxn, asked: wire.Nothing) -> Result:
+        """The change that was prepared is given up. Its numbers stay unused."""
+        put_in_force(txn, {**in_force(txn), "changing": ""})
+        return {}
+
+    def switch(self, txn: WriteTxn, asked: wire.ChangeSwitch) -> Result:
+        record = in_force(txn)
+        if asked.version != record.get("version", 0) + 1:
+            raise ChangeRefused("the run was changed meanwhile", "Try again.")
+        wanted = changes.Wanted(
+            asked.version,
+            [dict(node) for node in asked.nodes],
+            asked.ports,
+            asked.renewed,
+            asked.revived,
+            asked.discard,
+            asked.drop,
+        )
+        found = changes.switch(txn, self._space, wanted)
+        now = {"version": asked.version, "dataflow": asked.dataflow, "leaving": asked.leaving, "file": asked.file,
+               "applied": True, "changing": ""}  # fmt: skip
+        put_in_force(txn, {**record, **now})
+        txn.put(keys.fact("fingerprint"), msgpack.packb(asked.fingerprint))
+        return found
+
+    def settle(self, txn: WriteTxn, asked: wire.ChangeSettle) -> Result:
+        record = in_force(txn)
+        version = record.get("version", 0) + 1
+        found = changes.settle(txn, asked.nodes, asked.shared, version)
+        if found["inputs"]:
+            put_in_force(txn, {**record, "version": version})
+        return {**found, "version": version}
+
+    def in_force(self, txn: ReadTxn, asked: wire.Nothing) -> Result:
+        record = in_force(txn)
+        texts = {name: record.get(name, "") for name in ("dataflow", "leaving", "file", "digest", "changing")}
+        return {**texts, "applied": record.get("applied", False), "version": record.get("version", 0)}
+
+
+def in_force(txn: ReadTxn) -> dict[str, Any]:
+    """The record of the dataflow in force; {} in a space of an earlier version."""
+    packed = txn.get(keys.IN_FORCE)
+    return msgpack.unpackb(packed) if packed else {}
+
+
+def put_in_force(txn: WriteTxn, record: dict[str, Any]) -> None:
+    txn.put(keys.IN_FORCE, msgpack.packb(record))
+
+
+def numbers_of(registry: Registry) -> dict[str, wire.Numbers]:
+    """The numbers of nodes, inputs and outputs."""
+    return {
+        node_entry.id: {
+            "number": node_entry.number,
+            "inputs": {name: number for name, (number, _) in node_entry.inputs.items()},
+            "outputs": node_entry.outputs,
+        }
+        for node_entry in registry.values()
+    }
