@@ -21,6 +21,8 @@ COMMANDS: dict[str, str] = {
     "stop": "stop a run, and wait until it has ended",
     "logs": "show what the nodes of a run printed and logged",
     "reload": "let an operator of a run take over its changed code",
+    "apply": "make a run what its dataflow file says now, while it goes on",
+    "node": "look at one node of a run; restart, stop or start it",
     "clean": "remove what interrupted and failed runs left behind",
     "state": "read and write the state of a run",
     "snapshot": "take, list and check the snapshots of a run",
@@ -31,6 +33,7 @@ COMMANDS: dict[str, str] = {
 }
 
 OPERATIONS = {
+    "node": ("ls", "info", "restart", "stop", "start"),
     "state": ("ls", "get", "set", "rm", "watch", "diff"),
     "snapshot": ("take", "ls", "verify"),
     "dead-letters": ("ls", "show", "replay", "drop"),
@@ -253,6 +256,9 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     about = "RUN may be left out when there is just one"
     reload.add_argument("names", metavar="[RUN] NODE", nargs="+", help=about)
 
+    _build_apply(parsers["apply"])
+    _build_node(parsers["node"])
+
     clean = parsers["clean"]
     clean.add_argument("run", metavar="RUN", nargs="?", help="only this one (default: all that are not running)")
     _run_option(clean)
@@ -268,6 +274,43 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     about = "how long it runs (default: 15s)"
     demo.add_argument("--stop-after", type=seconds, default=15.0, metavar="TIME", help=about)
     return top, parsers
+
+
+def _build_apply(apply: Parser) -> None:
+    apply.usage = (
+        "noderuntime apply [-h] [--run RUN] [--dry-run] [--timeout T] [--discard] [--drop NODE] [--json] [RUN] FILE"
+    )
+    about = "RUN may be left out when there is just one; FILE: the dataflow file"
+    apply.add_argument("names", metavar="[RUN] FILE", nargs="+", help=about)
+    _run_option(apply)
+    apply.add_argument("--dry-run", action="store_true", help="print the plan, and change nothing")
+    about = "give up if what is new or changed is not ready by then (default: 30s, or its start_timeout)"
+    apply.add_argument("--timeout", type=seconds, default=0.0, metavar="T", help=about)
+    about = "drop what waits for removed nodes and inputs, instead of handling it first"
+    apply.add_argument("--discard", action="store_true", help=about)
+    about = "give up the state and the dead letters of a node that is removed; may be repeated"
+    apply.add_argument("--drop", action="append", default=[], metavar="NODE", help=about)
+    about = "the node OLD has the id NEW now; may be repeated"
+    apply.add_argument("--rename", type=renaming, action="append", default=[], metavar="OLD=NEW", help=about)
+    _json(apply)
+
+
+def _build_node(node: Parser) -> None:
+    operations = node.add_subparsers(dest="operation", metavar="OPERATION", required=True, parser_class=Parser)
+    for name, about in (
+        ("ls", "list the nodes of a run"),
+        ("info", "tell all about one node"),
+        ("restart", "begin a new life of a node, with its state"),
+        ("stop", "stop a node, which keeps its queue and its state"),
+        ("start", "start a node that was stopped, or has failed"),
+    ):
+        operation = operations.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        words = "[RUN]" if name == "ls" else "[RUN] NODE"
+        operation.usage = f"noderuntime node {name} [-h] [--run RUN] [--json] {words}"
+        about = "RUN may be left out when there is just one"
+        operation.add_argument("names", metavar=words, nargs="*" if name == "ls" else "+", help=about)
+        _run_option(operation)
+        _json(operation)
 
 
 def _build_state(state: Parser) -> None:

@@ -15,6 +15,7 @@ from noderuntime.errors import NotRunning, ProtocolError
 from noderuntime.ipc.runs import Run
 
 if TYPE_CHECKING:
+    from noderuntime.ipc.control_records import RunStatus
     from noderuntime.runtime.summary import FiguresByNode
 
 STORE_ANSWERS_WITHIN_S = 1.0  # `ps` shows "-" rather than wait for a store that is busy or being restarted
@@ -24,7 +25,7 @@ def ps(options: Namespace) -> int:
     """List runs; with a RUN, its nodes."""
     name = one_name(options.run, options.given_run, "ps")
     if name is not None:
-        return _ps_nodes(choose(name), options.json)
+        return show_nodes(choose(name), options.json)
     runs = [run for run in known_runs() if options.all or run.state == RUNNING]
     found: list[Run | PastRun] = [*runs, *(past_runs(runs) if options.all else ())]
     now = time.time()
@@ -41,7 +42,8 @@ def ps(options: Namespace) -> int:
     return output.OK
 
 
-def _ps_nodes(run: Run, as_json: bool) -> int:
+def nodes_of(run: Run) -> tuple[RunStatus, list[dict[str, Any]]]:
+    """The status of a run, and its nodes with what the store counts of them."""
     from noderuntime.cli.client import ask_runtime  # ZeroMQ, which a list of runs does without
     from noderuntime.ipc.control_records import RunStatus
     from noderuntime.runtime import summary
@@ -57,6 +59,14 @@ def _ps_nodes(run: Run, as_json: bool) -> int:
             "dead_letters": None if own is None else own["dead_letters"],
         }
         nodes.append({**node_status, "pid": node_status["pid"] or None, **counts, "replicas": []})
+    return status, nodes
+
+
+def show_nodes(run: Run, as_json: bool) -> int:
+    """Print the nodes of a run."""
+    from noderuntime.runtime import summary
+
+    status, nodes = nodes_of(run)
     if as_json:
         output.result_json({**status, "nodes": nodes})
         return output.OK

@@ -6,11 +6,16 @@ As in store_records.py, arguments are dataclasses and results are the maps that 
     status   Nothing      RunStatus   the run and its nodes
     stop     StopRun      Done        end the run
     reload   ReloadNode   Reloading   have an operator take over its changed code
+    apply    ApplyRun     Applied     begin to make the run what a file says now
+    applied  AppliedOf    Applied     how far that has come
+    restart  OneNode      Together    begin a new life of a node
+    halt     OneNode      Together    stop a node; its queue is kept
+    start    OneNode      Together    begin a life of a node that was stopped or has failed
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, TypedDict
 
 RUNTIME_ANSWER: Final = "the runtime's answer"
@@ -26,6 +31,63 @@ class StopRun:
 @dataclass(frozen=True, slots=True)
 class ReloadNode:
     node: str
+
+
+@dataclass(frozen=True, slots=True)
+class OneNode:
+    node: str
+
+
+class Together(TypedDict):
+    """`together`: operators that share its process, with which the same is done; `life`: which one is, or was, its
+    last; `state`: a LifecycleState.
+    """
+
+    together: list[str]
+    life: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyRun:
+    """`file`: absolute. `timeout`: seconds, 0: as long as the longest start that is concerned, but at least 30 s."""
+
+    file: str
+    dry_run: bool = False
+    timeout: float = 0.0
+    discard: bool = False
+    drop: list[str] = field(default_factory=list)
+    rename: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedOf:
+    ticket: int
+
+
+class PlannedChange(TypedDict):
+    """`change`: added, removed, changed or rewired; `drops`: what would be lost, "" for nothing."""
+
+    node: str
+    change: str
+    details: list[str]
+    drops: str
+    restarts: bool
+
+
+class Applied(TypedDict):
+    """`over`: nothing more happens; `applied`: the new dataflow is in force; `code`: the exit code of the command;
+    `drains`: nodes that still handle what waited for an input or a node that is removed.
+    """
+
+    ticket: int
+    over: bool
+    applied: bool
+    plan: list[PlannedChange]
+    error: str
+    code: int
+    drains: list[str]
+    discarded: int
 
 
 class Reloading(TypedDict):

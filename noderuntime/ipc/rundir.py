@@ -35,6 +35,7 @@ ENV_RUN_DIR = "NODERUNTIME_RUN_DIR"
 ENV_NODE = "NODERUNTIME_NODE"
 ENV_LIFE = "NODERUNTIME_LIFE"  # counts the spawns of one node by this runtime, from 1
 ENV_DORA = "NODERUNTIME_DORA"  # the file of facts for the nodes of a dataflow of dora
+ENV_TRIAL = "NODERUNTIME_TRIAL"  # the file with what a process on trial has to try
 ENV_VALIDATE = "NODERUNTIME_VALIDATE"  # set by tests: the runtime checks its invariants after each step of a node
 ENV_PATIENT = "NODERUNTIME_PATIENT"  # set: other nodes may keep this one's welcome waiting for as long as they like
 ENV_TERMINAL = "NODERUNTIME_TERMINAL"  # "COLUMNSxLINES" when the run is shown on a terminal, else unset
@@ -124,6 +125,11 @@ class RunDir:
     @property
     def segments(self) -> Path:
         return self.root / "segments"
+
+    @property
+    def trials(self) -> Path:
+        """What processes on trial have to try, one file each."""
+        return self.root / "trials"
 
     def pulse(self, number: int) -> Path:
         return self.root / "pulse" / str(number)

@@ -103,8 +103,8 @@ class Chaos:
         for victim, (kill, life) in list(self._waiting.items()):
             if victim in (STORE, FORK_SERVER):
                 continue
-            child = self._supervisor.children[victim]
-            if child.machine.state in DONE:
+            child = self._supervisor.children.get(victim)
+            if child is None or child.machine.state in DONE:
                 del self._waiting[victim]
             elif child.machine.life > life and _works(child):
                 claim = child.claim if child.spec.kind == "node" else None
@@ -161,7 +161,8 @@ class Chaos:
         self.stop()
         if figures and self._before is not None:
             before = self._before
-            self.report.balances = {edge: balance(edge, before, figures) for edge in self._edges}
+            kept = [edge for edge in self._edges if edge.node in figures and edge.source.rpartition("/")[0] in figures]
+            self.report.balances = {edge: balance(edge, before, figures) for edge in kept}
         return self.report
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,7 @@ from noderuntime.ipc.store_records import Claimed, Done, Over, claim_result, res
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.runtime import lifecycle_events as su
 from noderuntime.runtime.claims import burial, claim_of
-from noderuntime.runtime.hearing import hear, hear_line, note_state
+from noderuntime.runtime.hearing import greet, hear, hear_line, note_state
 from noderuntime.runtime.lifecycle import Lifecycle
 from noderuntime.runtime.lifecycle_events import ALIVE, DONE, Hands, LifecycleState
 from noderuntime.runtime.machine import IllegalEvent, Tell, Tick
@@ -35,10 +34,9 @@ from noderuntime.runtime.orders import order_of
 from noderuntime.runtime.processes import Proc, kill_strays
 from noderuntime.runtime.pulse_reading import PulseReading
 from noderuntime.runtime.services import Services
-from noderuntime.runtime.welcome import welcome
+from noderuntime.runtime.trials import Waiting
 
 LAST_WORDS_S = 0.1
-WELCOMED = frozenset({LifecycleState.RESTORING, LifecycleState.RUNNING})  # running: it has no ports
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +56,11 @@ class Child:
     handled_before: int = 0  # events of earlier lives
     reloads_failed: int = 0  # changed code that did not import
     reload_error: str = ""  # of the last one, with its traceback
+    parked: bool = False  # stopped by `node stop`: the run waits for it
+    leaving: bool = False  # no longer in the dataflow: it handles what waits, and ends
+    waiting: Waiting | None = None  # a process that is to be that of its next life: `apply` has tried it
+    token: tuple[int, int] = (0, 0)  # the number by which such a process knows its life, and that life
+    told_wiring: int = 0  # the number of the wiring that its process knows of
     waits: str = ""  # whom it waits for, in words, when it is stuck (noderuntime.runtime.stuck)
     _quiet_life: int = 0  # the life that was told to make no more ticks
     _events: deque[tuple[su.LifecycleEvent, bool]] = field(default_factory=deque)
@@ -195,7 +198,7 @@ class Child:
         if not self.alive:
             return
         if self.spec.kind == "dynamic":
-            self._send(Refused("the runtime could not take it in; connect again"))
+            self.send(Refused("the runtime could not take it in; connect again"))
             self.peer_gone()
         elif self.proc is not None:
             self.proc.signal(signal.SIGKILL)
@@ -207,13 +210,13 @@ class Child:
             case su.Claim():
                 self._claim(action)
             case su.SendWelcome():
-                self.services.barrier.hold(self.id, partial(self._welcome, self.machine.life))
+                self.services.barrier.hold(self.id, partial(greet, self, self.machine.life))
             case su.Refuse(why):
-                self._send(Refused(why))
+                self.send(Refused(why))
             case su.SendStop(grace_s, drain, id):
-                self._send(Stop(id, grace_s, drain))
+                self.send(Stop(id, grace_s, drain))
             case su.SendReload():
-                self._send(Reload())
+                self.send(Reload())
             case su.Signal(number):
                 self._signal(number)
             case su.End(failed, error):
@@ -226,22 +229,15 @@ class Child:
             case Tell(text, is_error):
                 self.services.run_log.tell(text, logging.ERROR if is_error else logging.INFO)
 
-    def _welcome(self, life: int) -> None:
-        """Welcome this life, unless it was over before the others that it starts together with had come."""
-        if life != self.machine.life or self.machine.state not in WELCOMED:
-            return
-        assert self.claim is not None  # a life is welcomed after its claim is answered
-        opened_ns = self.services.barrier.opened_ns(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
-        wiring = self.wiring.ticking_from(opened_ns) if self.spec.together else self.wiring
-        for message in welcome(self.spec.kind, self.claim, wiring):
-            self._send(message)
-
     def _named(self) -> dict[str, Any]:  # the nodes of its process, for the store
         return {"node": self.id, "others": [other.id for other in self.others]}
 
     def _spawn(self, life: int) -> None:
         self.proc = None
         self.begin_life()
+        waiting, self.waiting = self.waiting, None
+        if waiting is not None and waiting.become(self, life):
+            return
         try:
             order = order_of(self.services.dataflow, self.spec, self.services.options, self.services.run_dir.root, life)
             self.proc = self.services.fork_server.spawn(order, self)
@@ -285,7 +281,7 @@ class Child:
                 self._cut_short()
             raise
 
-    def _send(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         if self.identity is not None:
             self.services.router.send(self.identity, message)
 
@@ -430,17 +426,17 @@ class Child:
 
     def tell_who_ends(self) -> None:
         for member, id in self.to_end.items():
-            self._send(StopMember(member, id))
+            self.send(StopMember(member, id))
 
     def quieten(self) -> None:
         """No more ticks for this life: the run is drained."""
         if self.machine.state is LifecycleState.RUNNING and self._quiet_life != self.machine.life:
             self._quiet_life = self.machine.life
-            self._send(QuietMember(self.id) if self.others else Quiet())
+            self.send(QuietMember(self.id) if self.others else Quiet())
 
     def quieten_member(self, member: str) -> None:
         """No more ticks of one operator of its process."""
-        self._send(QuietMember(member))
+        self.send(QuietMember(member))
 
     def close(self) -> None:
         if self.peer_fd >= 0:

@@ -1,4 +1,4 @@
-"""`--watch`: operators are reloaded when a file that they are made of changes.
+"""`--watch`: operators are reloaded when a file that they are made of changes, and a changed dataflow file is applied.
 
 Files are looked at some times a second (their time, size and inode); a change counts once it has been still for one
 look, since editors write in several steps. The rest is the way of `noderuntime reload`: the operator tries the import,
@@ -7,6 +7,7 @@ and a new life takes over between two events; what does not import is reported, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from noderuntime.dataflow.imports import files_of
@@ -61,30 +62,41 @@ def stamp(path: Path) -> Stamp:
 
 
 class CodeWatch:
-    """The files of one run's nodes."""
+    """The files of one run's nodes. `apply(file)` begins to make the run what its dataflow file says now; false while
+    another change is under way.
+    """
 
-    def __init__(self, supervisor: NodeSupervisor, run_log: RunLog, dataflow: Dataflow) -> None:
+    def __init__(self, supervisor: NodeSupervisor, run_log: RunLog, apply: Callable[[Path], bool]) -> None:
+        self._apply = apply
+        self._is_due = False  # the dataflow file has changed
         self._supervisor = supervisor
         self._run_log = run_log
-        self._dataflow = dataflow
-        self._files: dict[str, set[Path]] = {}  # of operators
-        self._others: dict[Path, str] = {Path(dataflow.folder, Path(dataflow.file).name): "the dataflow file"}
         self._changes = Changes()
         self._due: set[str] = set()
         self._next_s = 0.0
+        self._follow(supervisor.dataflow)
+
+    def _follow(self, dataflow: Dataflow) -> None:
+        """This dataflow is in force from now on."""
+        self._dataflow = dataflow
+        self._files: dict[str, set[Path]] = {}  # of operators
+        self._file = Path(dataflow.folder, Path(dataflow.file).name)
+        self._others: dict[Path, str] = {}  # of custom nodes
         for spec in dataflow.nodes:
             if spec.kind == "operator":
                 self._files[spec.id] = files_of(dataflow, spec)
                 self._changes.watch(self._files[spec.id])
             elif spec.kind == "node" and spec.code.path.endswith(".py"):
-                self._others[Path(dataflow.folder, spec.code.path)] = f"the custom node {spec.id}"
-        self._changes.watch(set(self._others))
+                self._others[Path(dataflow.folder, spec.code.path)] = spec.id
+        self._changes.watch({self._file, *self._others})
 
     def look(self, now_s: float) -> None:
         """See what has changed, and reload whom it concerns."""
         if now_s < self._next_s:
             return
         self._next_s = now_s + LOOK_S
+        if self._dataflow is not self._supervisor.dataflow:
+            self._follow(self._supervisor.dataflow)
         for path in self._changes.look():
             concerned = [node for node, files in self._files.items() if path in files]
             if concerned:
@@ -94,10 +106,13 @@ class CodeWatch:
                 self._run_log.tell(f"{path.name} has changed: reloading {', '.join(concerned)}{with_them}")
                 self._due.update(concerned)
             if path in self._others:
-                self._run_log.tell(
-                    f"{path.name} has changed, but {self._others[path]} is only read at the start: run it again"
-                )
+                node = self._others[path]
+                self._run_log.tell(f"{path.name} has changed; `noderuntime node restart {node}` takes it up")
+            self._is_due = self._is_due or path == self._file
+        if self._is_due and self._apply(self._file):
+            self._is_due = False
         asked: set[str] = set()  # operators that share a process are reloaded together, once
+        self._due &= self._supervisor.children.keys()
         for node in sorted(self._due):
             self._reload(self._supervisor.children[node], asked)
 

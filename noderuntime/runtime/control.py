@@ -1,4 +1,4 @@
-"""What commands may ask of a live run: status, stop, reload."""
+"""What commands may ask of a live run: status, stop, reload, apply; restart, halt and start of one node."""
 
 from __future__ import annotations
 
@@ -6,22 +6,30 @@ from collections.abc import Callable, Iterable
 
 from noderuntime.dataflow.identifiers import nearest
 from noderuntime.errors import ProtocolError
-from noderuntime.ipc.control_records import NodeStatus, ReloadNode, RunStatus, StopRun
+from noderuntime.ipc.control_records import AppliedOf, ApplyRun, NodeStatus, OneNode, ReloadNode, RunStatus, StopRun
 from noderuntime.ipc.protocol import VERSION, Answer, Ask
 from noderuntime.ipc.pulse import PHASES
 from noderuntime.ipc.runs import RunFile
 from noderuntime.ipc.typed import decode
 from noderuntime.runtime import lifecycle_events as su
+from noderuntime.runtime.applying import Applying
 from noderuntime.runtime.children import Child
 from noderuntime.runtime.lifecycle_events import DONE
 from noderuntime.runtime.machine import IllegalEvent
+from noderuntime.runtime.node_control import ONE_NODE, one_node
 from noderuntime.runtime.nodes import NodeSupervisor
 
 _AGAIN = "Stop the run, and continue it with `run FILE --resume`: that starts all nodes that have not ended."
 
 
 def answer(
-    ask: Ask, supervisor: NodeSupervisor, file: RunFile, stopping: bool, stop: Callable[[bool], None], now_s: float
+    ask: Ask,
+    supervisor: NodeSupervisor,
+    file: RunFile,
+    stopping: bool,
+    stop: Callable[[bool], None],
+    now_s: float,
+    applying: Applying | None = None,
 ) -> Answer:
     """Do what is asked. `stopping`: the run was asked to end; `stop(drain)` asks it to."""
     if ask.version != VERSION:
@@ -34,9 +42,16 @@ def answer(
             return Answer({}, "")
         if ask.what == "reload":
             return _reload(supervisor, decode(ReloadNode, ask.arguments, "reload").node)
+        if ask.what in ONE_NODE:
+            return one_node(ask.what, supervisor, decode(OneNode, ask.arguments, ask.what).node)
+        if ask.what == "apply" and applying is not None:
+            return Answer(applying.begin(decode(ApplyRun, ask.arguments, "apply")), "")
+        if ask.what == "applied" and applying is not None:
+            return Answer(applying.told(decode(AppliedOf, ask.arguments, "applied").ticket), "")
     except ProtocolError as error:
         return Answer({}, str(error))
-    return Answer({}, f"a runtime can be asked for status, stop and reload, not for {ask.what[:40]!r}")
+    known = "status, stop, reload, apply, restart, halt and start"
+    return Answer({}, f"a runtime can be asked for {known}, not for {ask.what[:40]!r}")
 
 
 def status(file: RunFile, stopping: bool, children: Iterable[Child], now_s: float) -> RunStatus:

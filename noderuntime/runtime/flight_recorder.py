@@ -71,7 +71,9 @@ class FlightRecorder:
         return sorted([*self._ring, *self._quiet.values()], key=lambda step: step.at_s)
 
     def follow(self, node: str, machine: Machine) -> None:
-        """Keep the steps of this machine from now on."""
+        """Keep the steps of this machine from now on, unless they are kept already."""
+        if machine.observe is not None:
+            return
         self.earlier[node] = copy.deepcopy(machine)
         machine.observe = partial(self._note, node, machine)
 

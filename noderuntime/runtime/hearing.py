@@ -1,17 +1,33 @@
-"""What a node's process says, turned into events of its lifecycle and lines of the log."""
+"""What a node's process says, turned into events of its lifecycle and lines of the log, and what it is told in turn."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final
 
 from noderuntime.ipc.boundary import ERROR_CHARACTERS_MAX, NAME_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, cut
-from noderuntime.ipc.protocol import Bye, Failed, Log, LogOf, MemberEnded, Message, Ready, ReloadFailed, StopAll
+from noderuntime.ipc.protocol import (
+    Bye,
+    Failed,
+    Log,
+    LogOf,
+    MemberEnded,
+    Message,
+    Ready,
+    ReloadFailed,
+    Rewired,
+    StopAll,
+)
 from noderuntime.runtime import lifecycle_events as su
+from noderuntime.runtime.lifecycle_events import LifecycleState
 from noderuntime.runtime.logs import record_of
 from noderuntime.runtime.printed import record_in
+from noderuntime.runtime.welcome import welcome
 
 if TYPE_CHECKING:
     from noderuntime.runtime.children import Child
+
+WELCOMED: Final = frozenset({LifecycleState.RESTORING, LifecycleState.RUNNING})  # running: it has no ports
 
 
 def hear_line(child: Child, stream: str, line: str) -> None:
@@ -33,6 +49,25 @@ def note_state(child: Child, before: su.LifecycleState, event: su.LifecycleEvent
     log.keep(f"{child.id} is {state.value} ({type(event).__name__})")
     if child.services.options.dora is not None and state in su.DONE and before not in su.DONE:
         log.ended(child.id)
+
+
+def greet(child: Child, life: int) -> None:
+    """Welcome a life, unless it was over before the others that it starts together with had come."""
+    if life != child.machine.life or child.machine.state not in WELCOMED:
+        return
+    assert child.claim is not None  # a life is welcomed after its claim is answered
+    opened_ns = child.services.barrier.opened_ns(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+    wiring = child.wiring.ticking_from(opened_ns) if child.spec.together else child.wiring
+    child.told_wiring = wiring.version
+    for message in welcome(child.spec.kind, child.claim, wiring):
+        child.send(message)
+
+
+def tell_wiring(child: Child) -> None:
+    """Tell a process that its inputs or outputs have changed, once it is ready."""
+    if child.machine.state is LifecycleState.RUNNING and child.told_wiring != child.wiring.version:
+        child.told_wiring = child.wiring.version
+        child.send(Rewired(child.wiring.version, child.wiring.ports()))
 
 
 def hear(child: Child, identity: bytes, message: Message) -> None:
@@ -71,6 +106,7 @@ def hear(child: Child, identity: bytes, message: Message) -> None:
         case Ready() if identity == child.identity and message.incarnation == child.incarnation:
             child.feed(su.BecameReady(), trusted=False)
             child.tell_who_ends()
+            tell_wiring(child)
         case StopAll() if identity == child.identity:
             child.services.stop_all(child.id)
         case _:

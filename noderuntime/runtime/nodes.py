@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from noderuntime.dataflow.model import Dataflow, NodeSpec
@@ -32,6 +33,7 @@ from noderuntime.runtime.observer import RunOptions
 from noderuntime.runtime.policy import policy_of
 from noderuntime.runtime.services import Services
 from noderuntime.runtime.store_link import StoreLink
+from noderuntime.runtime.trials import Trials, Waiting
 
 NAMED_MAX = 5  # operators of a process that are named when it is told of
 UNFINISHED = frozenset({LifecycleState.WAITING, LifecycleState.STARTING, LifecycleState.RESTORING})
@@ -69,6 +71,7 @@ class NodeSupervisor:
             loop, router, link, fork_server, run_log, dataflow, options, run_dir, clock, stop_all, self.drain
         )
         self._on_ask = on_ask
+        self.trials = Trials(self._services)
         self.children: dict[str, Child] = {}
         self.ending = False  # the run stops, or all nodes are done: no life may begin any more
         self._identities: dict[bytes, Child] = {}
@@ -128,14 +131,55 @@ class NodeSupervisor:
                 child.machine.left_in_hand = tuple(
                     (*hand, member.wiring.number) for member in members for hand in member.page.read().hands
                 )
+        self.meet()
+
+    def meet(self) -> None:
+        """Who is whose neighbour now? Nodes that are leaving stay neighbours of those that they fed."""
         for child in self.children.values():
             around = {spec.node for spec in child.spec.inputs if spec.node}
             around |= {
                 receiver.id
                 for output in child.spec.outputs
-                for receiver, _ in self._services.dataflow.receivers(child.id, output)
+                for receiver, _ in self.dataflow.receivers(child.id, output)
             }
-            child.neighbours = [self.children[id] for id in sorted(around - {child.id})]
+            around |= {other.id for other in child.neighbours}
+            child.neighbours = [self.children[id] for id in sorted(around - {child.id}) if id in self.children]
+
+    @property
+    def dataflow(self) -> Dataflow:
+        """The one in force. Nodes that are leaving are not in it."""
+        return self._services.dataflow
+
+    @dataflow.setter
+    def dataflow(self, dataflow: Dataflow) -> None:
+        self._services.dataflow = dataflow
+
+    @property
+    def services(self) -> Services:
+        return self._services
+
+    def adopt(self, child: Child, waiting: Waiting) -> None:
+        """A process on trial becomes the one of the node's next life."""
+        child.waiting = waiting
+        if waiting.identity is not None:
+            self._identities[waiting.identity] = child
+
+    def in_order(self) -> None:
+        """Order the nodes as in the file; those that are leaving come last."""
+        known = {spec.id: place for place, spec in enumerate(self.dataflow.nodes)}
+        self.children = dict(sorted(self.children.items(), key=lambda item: known.get(item[0], len(known))))
+
+    def remove(self, child: Child) -> None:
+        """A node is gone from the run: forget it, and all that its processes used."""
+        del self.children[child.id]
+        for other in self.children.values():
+            if child in other.neighbours:
+                other.neighbours.remove(child)
+        self._forget(child)
+        child.close()
+        run_dir, number = self._services.run_dir, child.wiring.number
+        for path in (run_dir.bell(number), run_dir.pulse(number)):
+            path.unlink(missing_ok=True)
 
     def start(self) -> None:
         """Start all that wait. One that cannot be started is told of, and keeps nothing else from its beginning."""
@@ -174,6 +218,16 @@ class NodeSupervisor:
             child.receive(identity, message)
 
     def _hello(self, identity: bytes, hello: Hello) -> None:
+        if hello.life < 0 and hello.version == VERSION:  # it was started as a trial of `apply`
+            if self.trials.said_hello(hello.node, hello.life, identity, hello.pid):
+                return
+            known = self.children.get(hello.node)
+            if known is not None and known.waiting is not None and known.waiting.token == hello.life:
+                known.waiting.identity, known.waiting.peer = identity, hello.pid
+                self._identities[identity] = known
+                return
+            if known is not None and known.token[0] == hello.life:
+                hello = replace(hello, life=known.token[1])
         why = self._objection(hello)
         if not why and hello.kind == "dynamic":
             why = self.children[hello.node].watch_peer(hello.pid)
@@ -276,7 +330,10 @@ class NodeSupervisor:
 
     @property
     def done(self) -> bool:
-        return all(child.machine.state in DONE for child in self.children.values())
+        return all(
+            child.machine.state in DONE and (self.ending or self._draining or not child.parked)
+            for child in self.children.values()
+        )
 
     @property
     def failed(self) -> list[Child]:

@@ -12,7 +12,16 @@ from pathlib import Path
 from noderuntime.dataflow import files
 from noderuntime.dataflow.model import Dataflow, NodeSpec
 from noderuntime.ipc import entrypoints
-from noderuntime.ipc.rundir import ENV_DORA, ENV_LIFE, ENV_NODE, ENV_PATIENT, ENV_RUN_DIR, ENV_TERMINAL, RunDir
+from noderuntime.ipc.rundir import (
+    ENV_DORA,
+    ENV_LIFE,
+    ENV_NODE,
+    ENV_PATIENT,
+    ENV_RUN_DIR,
+    ENV_TERMINAL,
+    ENV_TRIAL,
+    RunDir,
+)
 from noderuntime.runtime.forkserver import Order
 from noderuntime.runtime.observer import RunOptions
 
@@ -20,8 +29,11 @@ from noderuntime.runtime.observer import RunOptions
 EARLY_ENV = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_", "GLIBC_", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "NPY_")
 
 
-def order_of(dataflow: Dataflow, spec: NodeSpec, options: RunOptions, run_dir: Path, life: int) -> Order:
-    """How to make the process of one life of a node.
+def order_of(
+    dataflow: Dataflow, spec: NodeSpec, options: RunOptions, run_dir: Path, life: int, trial: str = ""
+) -> Order:
+    """How to make the process of one life of a node; with `trial`, a process that tries the operator which that file
+    describes (noderuntime/node/trial.py).
 
     Raises DataflowError when its file is missing or cannot be executed.
     """
@@ -33,6 +45,8 @@ def order_of(dataflow: Dataflow, spec: NodeSpec, options: RunOptions, run_dir: P
     if options.dora is not None:
         env[ENV_DORA] = str(RunDir(run_dir).dora_file)
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (options.dora.path, env.get("PYTHONPATH", ""))))
+    if trial:
+        env[ENV_TRIAL] = trial
     if options.terminal:
         env[ENV_TERMINAL] = options.terminal
     given = {*spec.env, *options.extra_env} - {"PYTHONUNBUFFERED"}  # which every node has
@@ -43,9 +57,10 @@ def order_of(dataflow: Dataflow, spec: NodeSpec, options: RunOptions, run_dir: P
             entry = entrypoints.DORA_SCRIPT
             return Order(spec.id, env, dataflow.folder, entry=entry, arguments=argv[1:], cpus=spec.cpus)
         return Order(spec.id, env, dataflow.folder, argv=argv, cpus=spec.cpus)
+    entry = entrypoints.TRIAL if trial else entrypoints.OPERATOR
     if is_forked:
-        return Order(spec.id, env, dataflow.folder, entry=entrypoints.OPERATOR, cpus=spec.cpus)
-    return Order(spec.id, env, dataflow.folder, argv=entrypoints.command(entrypoints.OPERATOR), cpus=spec.cpus)
+        return Order(spec.id, env, dataflow.folder, entry=entry, cpus=spec.cpus)
+    return Order(spec.id, env, dataflow.folder, argv=entrypoints.command(entry), cpus=spec.cpus)
 
 
 def store_order(

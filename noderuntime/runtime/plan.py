@@ -12,6 +12,7 @@ from noderuntime.ipc.store_records import Numbers, StoreNode
 from noderuntime.ipc.wiring import NANOSECONDS, InputWiring, OutputWiring, ReceiverWiring, Wiring
 
 TIMER_SENDER = -1
+NEW_NODE = 65535  # the number on trial of a node that is not in the space yet: no node has it
 
 
 def store_nodes(dataflow: Dataflow) -> list[StoreNode]:
@@ -47,6 +48,21 @@ def plan(dataflow: Dataflow, run: str, numbers: Mapping[str, Numbers]) -> dict[s
         first, *others = (node.id for node in members)
         made[first] = replace(made[first], others=tuple(made[id] for id in others))
     return made
+
+
+def trial_wiring(dataflow: Dataflow, run: str, node: NodeSpec, number: int) -> Wiring:
+    """The wiring of an operator on trial: nothing is sent, so its outputs have no receivers. `number`: that of the node
+    whose state it gets, or NEW_NODE.
+    """
+    numbers: Numbers = {
+        "number": number,
+        "inputs": {spec.name: at for at, spec in enumerate(node.inputs)},
+        "outputs": {output: at for at, output in enumerate(node.outputs)},
+    }
+    senders: dict[str, Numbers] = {
+        spec.node: {"number": TIMER_SENDER, "inputs": {}, "outputs": {}} for spec in node.inputs if spec.node
+    }
+    return _wiring(dataflow, run, node, {**senders, node.id: numbers}, {})
 
 
 def _wiring(

@@ -81,6 +81,10 @@ class Proc:
         for stream, (fd, _) in self._pipes.items():
             loop.watch(fd, partial(self._read, stream), pausable=True)
 
+    def give_to(self, owner: Owner) -> None:
+        """Another one is told about it from now on."""
+        self._owner = owner
+
     def progressed(self) -> None:
         """Take what the fork server has found out about the spawn."""
         spawning = self.spawning

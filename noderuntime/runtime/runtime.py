@@ -37,6 +37,7 @@ from noderuntime.ipc.runs import Held, RunFile
 from noderuntime.ipc.state_folders import StateFolder
 from noderuntime.ipc.store_records import Done, Opened, result
 from noderuntime.runtime import control, descriptors, guard
+from noderuntime.runtime.applying import Applying
 from noderuntime.runtime.chaos import Chaos
 from noderuntime.runtime.code_watch import CodeWatch
 from noderuntime.runtime.descriptors import Reserve
@@ -79,7 +80,7 @@ from noderuntime.runtime.phases import (
     StopWaiting,
     StoreEnded,
 )
-from noderuntime.runtime.plan import plan, store_nodes
+from noderuntime.runtime.resuming import Opening, Resumption, wirings_of
 from noderuntime.runtime.signals import Signals
 from noderuntime.runtime.snapshots import RunSnapshots
 from noderuntime.runtime.start_watch import StartWatch
@@ -87,7 +88,6 @@ from noderuntime.runtime.store_link import StoreLink
 from noderuntime.runtime.stuck_watch import StuckWatch
 
 LOOK_S = 0.1
-OPEN_S_MAX = 3600.0  # a large snapshot may have to be fetched
 KILL_S = 5.0
 
 
@@ -142,6 +142,7 @@ class Runtime:
         self._dataflow = dataflow
         self._options = options
         self._observer = observer
+        self._resumption = Resumption(dataflow)
         self._held = held
         self._state_folder = state_folder
         self._reserve = reserve
@@ -182,9 +183,8 @@ class Runtime:
             self._loop, self._router, self._link, self._fork_server, self._log, dataflow, options, self._run_dir,
             time.monotonic, self._stop_asked_by, self._on_ask,
         )  # fmt: skip
-        self._stuck = StuckWatch(
-            self._nodes, self._link, self._log, dataflow, options.grace_s, time.monotonic, self._stop_because_stuck
-        )
+        clock = time.monotonic
+        self._stuck = StuckWatch(self._nodes, self._link, self._log, options.grace_s, clock, self._stop_because_stuck)
         self._chaos: Chaos | None = None
         if options.chaos_s is not None:
             seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
@@ -192,11 +192,12 @@ class Runtime:
                 self._nodes, self._store, self._fork_server, self._link, self._log, dataflow, options.chaos_s, seed,
                 time.monotonic,
             )  # fmt: skip
-        self._code_watch = CodeWatch(self._nodes, self._log, dataflow) if options.watch else None
         self._lock_watch: LockWatch | None = None
         self._start_watch = StartWatch(self._nodes, self._log, options.name, time.monotonic())
         self._recorder = FlightRecorder(validating=bool(options.environ.get(ENV_VALIDATE)))
         self._phase = RunPhase(options.grace_s, found_space=not held.fresh, stop_after_s=options.stop_after_s)
+        self._applying = Applying(self._nodes, self._link, self._log, options, clock, self._phase, self._follow)
+        self._code_watch = CodeWatch(self._nodes, self._log, self._applying.follow) if options.watch else None
         self._driver = PhaseDriver(self._phase, self._recorder, self._log, self._do, time.monotonic)
         self._last = LastFigures(self._link, self._driver.boundary)
         self._next_look_s = 0.0
@@ -268,6 +269,7 @@ class Runtime:
             pass
         if self._phase.is_up:
             self._start_watch.answer_launcher(now_s)
+        self._applying.look(now_s)
         self._advance()
         self._log.flush()
 
@@ -323,15 +325,13 @@ class Runtime:
         self._signals.begin()
         for notice in filter(None, (self._state_folder.notice, self._held.notice)):
             self._log.tell(notice)
-        arguments = {
-            "nodes": store_nodes(self._dataflow),
-            "fingerprint": self._dataflow.fingerprint(),
-            "fresh": self._held.fresh,
-            "resume": self._options.resume,
-            "drop": list(self._options.drop),
-            "rename": dict(self._options.rename),
-        }
-        self._link.request("open", arguments, result(Opened), self._opened, self._not_opened, OPEN_S_MAX)
+        asked = Opening(self._link, self._log, self._options, self._file.file)
+        asked.begin(self._dataflow, self._decided, self._opened, self._not_opened)
+
+    def _decided(self, resumption: Resumption) -> None:
+        """It is known which dataflow goes on."""
+        self._resumption = resumption
+        self._dataflow = self._nodes.dataflow = resumption.dataflow
 
     def _opened(self, opened: Opened) -> None:
         """The space is there: bells, pulses, children."""
@@ -358,13 +358,11 @@ class Runtime:
 
     def _lay_out(self, opened: Opened) -> None:
         self._lock_watch = LockWatch(self._run_dir.space / "lock.mdb")
-        wirings = plan(self._dataflow, self._options.name, opened["numbers"])
-        ended = set(opened["ended"])
-        for spec in self._dataflow.nodes:
-            self._nodes.add(spec, wirings[spec.id], spec.id in ended)
+        for id, (spec, wiring) in wirings_of(self._resumption, self._options.name, opened).items():
+            self._nodes.add(spec, wiring, id in opened["ended"])
         self._nodes.connect()
-        for child in self._nodes.processes:
-            self._recorder.follow(child.id, child.machine)
+        self._applying.resumed(opened)
+        self._follow()
 
     def _not_opened(self, error: str, text: str) -> None:
         if error == ResumeRefused.__name__:
@@ -372,12 +370,17 @@ class Runtime:
             return
         raise GaveUp(text)
 
+    def _follow(self) -> None:
+        """Record the steps of nodes that are new."""
+        for child in self._nodes.processes:
+            self._recorder.follow(child.id, child.machine)
+
     # ---- what comes from outside
 
     def _on_ask(self, identity: bytes, ask: Ask) -> None:
         try:
             stopping, now_s = self._phase.stopping, time.monotonic()
-            answer = control.answer(ask, self._nodes, self._file, stopping, self._stop_asked, now_s)
+            answer = control.answer(ask, self._nodes, self._file, stopping, self._stop_asked, now_s, self._applying)
             self._router.send(identity, answer)
         except GaveUp:
             raise
@@ -408,8 +411,8 @@ class Runtime:
         self._driver.feed(StopRequested(f"{why}. Stopping the run", is_error=True))
 
     def _stop_asked(self, drain: bool) -> None:
-        draining = "draining: sources stop, the others end when they have nothing left"
-        self._driver.feed(StopRequested(draining if drain else "stopping", drain))
+        why = "draining: sources stop, the others end when they have nothing left" if drain else "stopping"
+        self._driver.feed(StopRequested(why, drain))
 
     def _show_stopping(self, grace_s: float) -> None:
         tell = getattr(self._observer, "stopping", None)

@@ -21,12 +21,12 @@ from noderuntime.runtime.store_link import StoreLink
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Services:
     """What all the nodes of a run share.
 
-    `clock` gives monotonic seconds; `stop_all(node)` is called when an operator returns STOP_ALL; `drain` takes all
-    messages that have come, of whatever node.
+    `dataflow` is the one in force, which `apply` replaces. `clock` gives monotonic seconds; `stop_all(node)` is called
+    when an operator returns STOP_ALL; `drain` takes all messages that have come, of whatever node.
     """
 
     loop: Loop

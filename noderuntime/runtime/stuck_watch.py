@@ -48,7 +48,6 @@ class StuckWatch:
         supervisor: NodeSupervisor,
         link: StoreLink,
         run_log: RunLog,
-        dataflow: Dataflow,
         grace_s: float,
         clock: Callable[[], float],
         stop: Callable[[str], None],
@@ -57,7 +56,6 @@ class StuckWatch:
         self._supervisor = supervisor
         self._link = link
         self._run_log = run_log
-        self._dataflow = dataflow
         self._grace_s = grace_s
         self._clock = clock
         self._stop = stop
@@ -69,8 +67,20 @@ class StuckWatch:
         self._idle_for = _Steady()
         self._stuck_for = _Steady()
         self._told_s = 0.0
-        nodes = {spec.id: Place(Doing.BUSY, senders=senders_of(spec)) for spec in dataflow.nodes}
-        self._has_cycles = any(on_cycle(id, nodes, nodes) for id in nodes)
+        self._judged: Dataflow | None = None  # the dataflow that `_has_cycles` is of
+        self._has_cycles = False
+
+    @property
+    def _dataflow(self) -> Dataflow:
+        return self._supervisor.dataflow
+
+    def _cyclic(self) -> bool:
+        """Whether the dataflow in force has cycles."""
+        if self._judged is not self._dataflow:
+            self._judged = self._dataflow
+            nodes = {spec.id: Place(Doing.BUSY, senders=senders_of(spec)) for spec in self._dataflow.nodes}
+            self._has_cycles = any(on_cycle(id, nodes, nodes) for id in nodes)
+        return self._has_cycles
 
     def look(self, now_s: float) -> None:
         """Some times a second, while the run continues."""
@@ -85,8 +95,13 @@ class StuckWatch:
         def answered(found: Queues) -> None:
             self._asked = False
             after = self._look_at_pulses()
-            self._seen = {id: seen if seen == before[id] else (Doing.BUSY, *seen[1:]) for id, seen in after.items()}
-            self._judge(found["nodes"])
+            self._seen = {
+                id: seen if seen == before.get(id) else (Doing.BUSY, *seen[1:]) for id, seen in after.items()
+            }
+            queues = found["nodes"]
+            feeds = ((spec.id, fed.name) for spec in self._dataflow.nodes for fed in spec.inputs if fed.node)
+            if all(input in queues.get(id, {}) for id, input in feeds):  # it has not been changed meanwhile
+                self._judge(queues)
 
         def refused(error: str, text: str) -> None:
             self._asked = False
@@ -100,7 +115,7 @@ class StuckWatch:
         for child in self._supervisor.children.values():
             child.waits = ""
         states = (child.state for child in self._supervisor.children.values())
-        return self._has_cycles and any(state is LifecycleState.ENDED for state in states)
+        return self._cyclic() and any(state is LifecycleState.ENDED for state in states)
 
     # ---- what the judge is told
 

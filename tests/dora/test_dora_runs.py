@@ -465,3 +465,22 @@ def test_a_drain_ends_nodes_that_have_timers_too(flow: Flow) -> None:
     assert process.returncode == 0
     assert flow.events() == [("INPUT_CLOSED", "x"), *STOPPED]
     assert flow.records()[-1] == {"over": True}
+
+
+def test_a_dataflow_of_dora_is_not_changed_while_it_runs(flow: Flow) -> None:
+    flow.write("d.yml", """
+        nodes:
+        - {id: s, path: send.py, outputs: [v], env: {COUNT: 100000, PAUSE: 0.02}}
+        - {id: r, path: record.py, inputs: {x: s/v}}
+        """)  # fmt: skip
+    process = flow.start("run", "--dora", "d.yml")
+    wait_until(lambda: len(flow.values()) > 3, "messages")
+    line = [sys.executable, "-m", "noderuntime", "apply", "d", "d.yml"]
+    done = subprocess.run(
+        line, cwd=flow.folder, env=flow.environ(), capture_output=True, text=True, timeout=WITHIN_S, check=False
+    )
+    assert done.returncode == 2
+    assert "a dataflow of dora cannot be changed while it runs" in done.stderr
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 130

@@ -496,7 +496,7 @@ def test_watch_reloads_what_changed_and_keeps_the_old_when_it_does_not_import(pl
     running.wait_for("line", "counts", "stdout", "word the second")
     running.wait_running("counts")
     place.file.write_text(WATCHED + "\n# changed\n")
-    running.wait_for("status", "flow.yml has changed, but the dataflow file is only read at the start*")
+    running.wait_for("status", "flow.yml has changed")
     running.ask("stop")
     assert running.finish() == 0
     rows = running.rows()

@@ -65,11 +65,11 @@ class World:
         self.stopped: list[str] = []
         self.told: list[str] = []
         self.while_asked: Any = lambda: None
-        supervisor: Any = SimpleNamespace(children=self.children)
+        supervisor: Any = SimpleNamespace(children=self.children, dataflow=self.dataflow)
         self.supervisor = supervisor
         link: Any = SimpleNamespace(request=self.request)
         run_log: Any = SimpleNamespace(tell=lambda text, level=0: self.told.append(text))
-        self.watch = StuckWatch(supervisor, link, run_log, self.dataflow, 5.0, lambda: self.now_s, self.stopped.append)
+        self.watch = StuckWatch(supervisor, link, run_log, 5.0, lambda: self.now_s, self.stopped.append)
 
     def request(self, operation: str, arguments: Any, read: Any, then: Any, otherwise: Any) -> None:
         assert operation == "queues"

@@ -1,0 +1,84 @@
+"""`apply`: make a running dataflow what its file says now, and wait until that holds or is given up."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from pathlib import Path
+
+from noderuntime.cli import output
+from noderuntime.cli.choose import choose, one_name
+from noderuntime.cli.client import ask_runtime
+from noderuntime.cli.output import CommandError, UsageError
+from noderuntime.errors import NotRunning
+from noderuntime.ipc.control_records import Applied
+from noderuntime.ipc.runs import Run
+
+POLL_S = 0.02
+NO_CHANGE = "nothing has changed: the run is what the file says"
+
+
+def apply(options: Namespace) -> int:
+    """Carry out one change. Returns the exit code."""
+    if len(options.names) > 2:
+        raise UsageError(f"at most RUN and FILE, not {len(options.names)} names", "noderuntime apply")
+    *run_name, file = options.names
+    if len(dict(options.rename)) < len(options.rename):
+        raise UsageError("--rename gives one node two ids", "noderuntime apply")
+    run = choose(one_name(run_name[0] if run_name else None, options.given_run, "apply"))
+    arguments = {
+        "file": str(Path(file).absolute()),
+        "dry_run": options.dry_run,
+        "timeout": options.timeout,
+        "discard": options.discard,
+        "drop": options.drop,
+        "rename": dict(options.rename),
+    }
+    done = ask_runtime(run, "apply", arguments, Applied)
+    while not done["over"]:
+        time.sleep(POLL_S)
+        done = _look(run, done)
+    if options.json:
+        plan = [{name: item[name] for name in ("node", "change", "details", "drops")} for item in done["plan"]]
+        output.result_json(
+            {"run": run.name, "applied": done["applied"], "plan": plan, "error": done["error"] or None}
+        )
+    else:
+        _show(done, options.dry_run)
+    if done["error"] and not options.json:
+        raise CommandError(done["error"], done["code"])
+    return done["code"]
+
+
+def _look(run: Run, before: Applied) -> Applied:
+    try:
+        return ask_runtime(run, "applied", {"ticket": before["ticket"]}, Applied)
+    except NotRunning:
+        raise CommandError(
+            f"the runtime of {run.name!r} is gone; `noderuntime run FILE --resume` goes on with the dataflow of before "
+            "or with the new one, and says with which"
+        ) from None
+
+
+def _show(done: Applied, dry_run: bool) -> None:
+    if done["plan"]:
+        rows = [
+            (item["node"], item["change"], _details(item["details"], item["restarts"], item["drops"]))
+            for item in done["plan"]
+        ]
+        output.result_table(("NODE", "CHANGE", "DETAILS"), rows)
+    if done["error"]:
+        return
+    if not done["plan"] and not done["discarded"]:
+        output.tell(NO_CHANGE)
+    elif dry_run:
+        output.tell("nothing was changed (--dry-run)")
+    else:
+        drains = f"; still draining: {', '.join(done['drains'])}" if done["drains"] else ""
+        discarded = f"; {done['discarded']} waiting messages were discarded" if done["discarded"] else ""
+        output.tell(f"applied{drains}{discarded}")
+
+
+def _details(details: list[str], restarts: bool, drops: str) -> str:
+    texts = [*details, *(["begins a new life"] if restarts else []), *([f"would lose {drops}"] if drops else [])]
+    return "; ".join(texts)

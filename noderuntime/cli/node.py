@@ -1,0 +1,90 @@
+"""`node`: the nodes of a run, one of them, and what can be done with one while the others go on."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+
+from noderuntime.cli import output
+from noderuntime.cli.choose import choose, one_name
+from noderuntime.cli.client import ask_runtime
+from noderuntime.cli.output import USAGE, CommandError, UsageError
+from noderuntime.cli.ps import nodes_of, show_nodes
+from noderuntime.dataflow.identifiers import nearest
+from noderuntime.ipc.control_records import RunStatus, Together
+from noderuntime.ipc.runs import Run
+
+POLL_S = 0.02
+OVER_S = 10.0  # beyond the time that a node has to stop and to start
+SETTLED = frozenset({"running", "failed", "ended", "stopped", "backoff"})
+ASKS = {"restart": "restart", "stop": "halt", "start": "start"}
+
+
+def node(options: Namespace) -> int:
+    """Carry out one operation on the nodes of a run."""
+    program = f"noderuntime node {options.operation}"
+    if options.operation == "ls":
+        if len(options.names) > 1:
+            raise UsageError(f"at most RUN, not {len(options.names)} names", program)
+        run = choose(one_name(options.names[0] if options.names else None, options.given_run, "node ls"))
+        return show_nodes(run, options.json)
+    if len(options.names) > 2:
+        raise UsageError(f"at most RUN and NODE, not {len(options.names)} names", program)
+    *run_name, name = options.names
+    run = choose(one_name(run_name[0] if run_name else None, options.given_run, f"node {options.operation}"))
+    if options.operation == "info":
+        return _info(run, name, options.json)
+    return _act(run, options.operation, name, options.json)
+
+
+def _info(run: Run, name: str, as_json: bool) -> int:
+    status, nodes = nodes_of(run)
+    found = next((item for item in nodes if item["id"] == name), None)
+    if found is None:
+        raise _unknown(run, name, [item["id"] for item in nodes])
+    if as_json:
+        output.result_json({"run": status["run"], **found})
+    else:
+        rows = [(key, "-" if value in (None, "", []) else value) for key, value in found.items()]
+        output.result_table(("FIELD", "VALUE"), rows)
+    return output.OK
+
+
+def _unknown(run: Run, name: str, known: list[str]) -> CommandError:
+    near = nearest(name, known)
+    hint = f"did you mean {near!r}?" if near else f"its nodes are: {', '.join(known)}"
+    return CommandError(f"the run {run.name!r} has no node {name!r}; {hint}", USAGE)
+
+
+def _act(run: Run, operation: str, name: str, as_json: bool) -> int:
+    before = ask_runtime(run, "status", {}, RunStatus)
+    node_before = next((item for item in before["nodes"] if item["id"] == name), None)
+    if node_before is None:
+        raise _unknown(run, name, [item["id"] for item in before["nodes"]])
+    asked = ask_runtime(run, ASKS[operation], {"node": name}, Together)
+    within_s = node_before["start_timeout_s"] + OVER_S
+    until_s = time.monotonic() + within_s
+    while time.monotonic() < until_s:
+        status = ask_runtime(run, "status", {}, RunStatus)
+        now = next((item for item in status["nodes"] if item["id"] == name), node_before)
+        begun = now["restarts"] >= asked["life"]  # lives so far, without the first
+        if now["state"] in (("stopped", "ended", "failed") if operation == "stop" else SETTLED) and (
+            begun or operation == "stop"
+        ):
+            break
+        time.sleep(POLL_S)
+    else:
+        raise CommandError(f"{name} has not got there within {within_s:g} s; see `noderuntime node ls {run.name}`")
+    together = asked["together"]
+    if as_json:
+        output.result_json({"run": run.name, "node": name, "state": now["state"], "pid": now["pid"] or None,
+                            "together": together})  # fmt: skip
+    good = now["state"] == ("stopped" if operation == "stop" else "running")
+    if not good:
+        why = f": {now['reason']}" if now["reason"] else ""
+        raise CommandError(f"{name} is {now['state']}{why}")
+    if not as_json:
+        with_others = f", as are {', '.join(together)}, which share its process" if together else ""
+        what = f"is running, as process {now['pid']}" if operation != "stop" else "is stopped; its queue is kept"
+        output.tell(f"{name} {what}{with_others}")
+    return output.OK

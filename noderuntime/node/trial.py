@@ -1,0 +1,101 @@
+"""The entry point of a trial: whether an operator that `apply` would add or change can be imported, made and restored.
+
+The process has no incarnation and takes no part in the run. The operator gets a copy of the committed state. Sending
+raises, as it always does outside of an event; `ctx.kvs` reads, and what it writes goes nowhere. The process exits
+with 0 when the operator is ready; otherwise with 1, and its last line on stderr says why. What the operator has printed
+before is shown as that of its node.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgpack
+
+from noderuntime.errors import NodeRuntimeError, OperatorError
+from noderuntime.ipc.boundary import ERROR_CHARACTERS_MAX, cut, describe
+from noderuntime.ipc.rundir import ENV_RUN_DIR, ENV_TRIAL, RunDir
+from noderuntime.ipc.wiring import Wiring
+from noderuntime.node.context import OperatorContext
+from noderuntime.node.making import make_operator
+from noderuntime.node.trial_session import TrialSession
+from noderuntime.space import keys, kvs, records
+from noderuntime.space.environment import open_space, scan
+from noderuntime.space.keys import VALUE_BYTES_MAX
+from noderuntime.space.transactions import WriteTxn
+from noderuntime.state.base import Update, Watch
+from noderuntime.state.memory import MemoryState
+
+SAYS: Final = "noderuntime trial: "  # how the last line of a trial begins that has failed
+
+
+def main() -> int:
+    """Carry out one trial; the environment names it. Returns the exit code."""
+    run_dir = RunDir(Path(os.environ[ENV_RUN_DIR]))
+    wiring = Wiring.from_plain(msgpack.unpackb(Path(os.environ[ENV_TRIAL]).read_bytes()))
+    logging.basicConfig(level=logging.WARNING)
+    try:
+        space = open_space(run_dir.space)
+        session = TrialSession(space, wiring, TrialState(space, wiring.number))
+        prefix = keys.private_prefix(wiring.number)
+        with space.read() as txn:
+            found = [(key[len(prefix) :].decode(), value) for key, value in scan(txn, prefix)]
+        state = {key: bytes(value[records.PRIVATE_BYTES :]) for key, value in found}
+        make_operator(session, OperatorContext(session, wiring.config, logging.getLogger(wiring.node)), state)
+    except OperatorError as error:
+        print(error.trace, file=sys.stderr)
+        return _failed(f"{error.where}: {error.error}")
+    except NodeRuntimeError as error:
+        return _failed(describe(error))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # whatever threads the operator has begun
+
+
+def _failed(why: str) -> int:
+    sys.stdout.flush()
+    print(f"{SAYS}{cut(' '.join(why.split()), ERROR_CHARACTERS_MAX)}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+class TrialState(MemoryState):
+    """The shared KVS of the run, whose writes go nowhere: each is made in a transaction that is given up."""
+
+    def _change(
+        self,
+        make: Callable[[WriteTxn, kvs.Changes, int], None],
+        size_bytes: int = VALUE_BYTES_MAX,
+        drains: bool = False,
+    ) -> int:
+        space = self._space
+        txn = space.begin()
+        try:
+            revision: int = space.base + txn.id()
+            now_ns = space.now_ns()
+            make(txn, kvs.Changes(txn, revision, now_ns, self._origin), now_ns)
+            return revision
+        finally:
+            txn.abort()
+
+    def watch(self, prefix: str = "") -> Watch:
+        return _Silent()
+
+
+class _Silent(Watch):
+    """A watch of an operator that will get no events."""
+
+    def __init__(self) -> None:
+        self._closed = threading.Event()
+
+    def next(self, timeout: float | None = None) -> Update | None:
+        self._closed.wait(timeout)
+        return None
+
+    def close(self) -> None:
+        self._closed.set()

@@ -1,0 +1,410 @@
+"""Makes a running dataflow what its file says now: the runtime's part of `apply`.
+
+    IDLE       nothing is being changed. What an earlier change has removed may still drain
+    CHECKING   the plan is made (dataflow/changes.py); the store looks what would be lost
+    TRYING     operators that are new or changed are tried beside the run (trials.py); the store gives numbers
+    SWITCHING  the store makes the new dataflow the one in force, in one transaction
+
+Up to TRYING the run is as before, and whatever goes wrong, the runtime's own death included, leaves it so: nothing of
+the change is in the space but numbers that are never used. In SWITCHING it can no longer be taken back, only waited
+for: the request is repeated until the store has answered, and one that is repeated takes effect once. If the runtime
+dies there, the space has the old or the new dataflow in force, and `--resume` goes on with that one.
+
+After the switch the runtime carries out what follows from it, which is the same that a resume would do: it starts what
+is new, replaces processes of what has changed, tells the rewired ones, and lets what is removed drain. What fails then
+is an ordinary failure of a node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from noderuntime.dataflow import files
+from noderuntime.dataflow.changes import ADDED, Plan, compare
+from noderuntime.dataflow.model import Dataflow, NodeSpec
+from noderuntime.errors import ChangeRefused, DataflowError
+from noderuntime.ipc import doorbell
+from noderuntime.ipc.boundary import all_of
+from noderuntime.ipc.control_records import Applied, ApplyRun, PlannedChange
+from noderuntime.ipc.store_records import Done, Losses, Opened, Prepared, Settled, Switched, result
+from noderuntime.ipc.wiring import Wiring
+from noderuntime.runtime import lifecycle_events as su
+from noderuntime.runtime.children import Child
+from noderuntime.runtime.hearing import tell_wiring
+from noderuntime.runtime.lifecycle_events import DONE, LifecycleState
+from noderuntime.runtime.logs import RunLog
+from noderuntime.runtime.machine import NEVER
+from noderuntime.runtime.nodes import NodeSupervisor
+from noderuntime.runtime.observer import RunOptions
+from noderuntime.runtime.phases import RunPhase
+from noderuntime.runtime.plan import NEW_NODE, store_nodes
+from noderuntime.runtime.policy import policy_of
+from noderuntime.runtime.store_link import StoreLink
+from noderuntime.runtime.switching import switching
+
+SETTLE_S: Final = 0.1
+TIMEOUT_S: Final = 30.0
+FAILED, REFUSED = 1, 2  # exit codes of the command
+
+
+class Step(Enum):
+    """See the head of this module."""
+
+    IDLE = "idle"
+    CHECKING = "checking"
+    TRYING = "trying"
+    SWITCHING = "switching"
+
+
+@dataclass(slots=True)
+class _Work:
+    """One change: what was asked, and how far it has come."""
+
+    ticket: int
+    asked: ApplyRun
+    new: Dataflow
+    plan: Plan
+    timeout_s: float
+    losses: dict[str, str] = field(default_factory=dict)
+    prepared: Prepared | None = None
+    is_over: bool = False
+    applied: bool = False
+    error: str = ""
+    code: int = 0
+    discarded: int = 0
+
+
+class Applying:
+    """The changes of one run, one at a time. `phase`: of the run; `changed()` is called when another dataflow is in
+    force.
+    """
+
+    def __init__(
+        self,
+        nodes: NodeSupervisor,
+        link: StoreLink,
+        log: RunLog,
+        options: RunOptions,
+        clock: Callable[[], float],
+        phase: RunPhase,
+        changed: Callable[[], None],
+    ) -> None:
+        self._nodes = nodes
+        self._link = link
+        self._log = log
+        self._options = options
+        self._clock = clock
+        self._phase = phase
+        self._changed = changed
+        self._trials = nodes.trials
+        self._step = Step.IDLE
+        self._work: _Work | None = None
+        self._tickets = 0
+        self._deadline_s = NEVER
+        self._next_settle_s = 0.0
+        self._settling = False
+        self.drains: list[str] = []  # nodes that are leaving, or have an input that is
+
+    @property
+    def is_idle(self) -> bool:
+        return self._step is Step.IDLE
+
+    # ---- what is asked
+
+    def begin(self, asked: ApplyRun) -> Applied:
+        """Begin a change; what is known of it at once."""
+        if not self.is_idle:
+            return self._refused("another change of this run is under way; try again when it is done", FAILED)
+        if not self._phase.is_up:
+            return self._refused("the run is stopping, or has not begun yet", FAILED)
+        if self._options.dora is not None:
+            return self._refused(
+                "a dataflow of dora cannot be changed while it runs. Stop the run, and start it again with "
+                "`run --dora FILE`",
+                REFUSED,
+            )
+        if asked.rename:
+            return self._refused(
+                "a node gets another id only at a resume: stop the run, and use `run FILE --resume --rename OLD=NEW`. "
+                "Without --rename, a node with another id is another node",
+                REFUSED,
+            )
+        try:
+            new = files.load(asked.file, self._options.environ, dict(self._options.extra_env))
+            warnings = files.check_files(new)
+        except DataflowError as error:
+            return self._refused(str(error), REFUSED)
+        made = compare(self._nodes.dataflow, new)
+        self._tickets += 1
+        concerned = [spec.start_timeout_s for spec in new.nodes if spec.id in {*made.of(ADDED), *made.restarting}]
+        timeout_s = asked.timeout or max([TIMEOUT_S, *concerned])
+        work = self._work = _Work(self._tickets, asked, new, made, timeout_s)
+        if made.refusal:
+            return self._over(made.refusal, REFUSED)
+        for warning in warnings:
+            self._log.warn(warning)
+        self._step = Step.CHECKING
+        self._deadline_s = self._clock() + timeout_s
+        arguments = {"nodes": store_nodes(new), "drop": list(asked.drop), "discard": asked.discard}
+        self._link.request("change_losses", arguments, result(Losses), self._checked, self._not_possible)
+        return self.told(work.ticket)
+
+    def follow(self, file: Path) -> bool:
+        """The dataflow file has changed, and `--watch` makes the run what it says. False while another change is under
+        way. Nothing is dropped for its sake: then it says what to type.
+        """
+        if not self.is_idle:
+            return False
+        self._log.tell(f"{file.name} has changed")
+        found = self.begin(ApplyRun(str(file)))
+        if found["over"] and found["error"] and not found["ticket"]:
+            self._log.tell(f"the dataflow stays as it is: {found['error']}")
+        return True
+
+    def told(self, ticket: int) -> Applied:
+        """How far the change with that ticket has come."""
+        work = self._work
+        if work is None or work.ticket != ticket:
+            return {**self._refused("another change has followed", FAILED), "ticket": ticket}
+        changes: list[PlannedChange] = [
+            {
+                "node": item.node,
+                "change": item.change,
+                "details": list(item.details),
+                "drops": work.losses.get(item.node, ""),
+                "restarts": item.restarts,
+            }
+            for item in work.plan.changes
+        ]
+        return {"ticket": ticket, "over": work.is_over, "applied": work.applied, "plan": changes, "error": work.error,
+                "code": work.code, "drains": self.drains, "discarded": work.discarded}  # fmt: skip
+
+    def _refused(self, why: str, code: int) -> Applied:
+        return {"ticket": 0, "over": True, "applied": False, "plan": [], "error": why, "code": code,
+                "drains": self.drains, "discarded": 0}  # fmt: skip
+
+    def _over(self, error: str = "", code: int = 0) -> Applied:
+        """The change has come to its end."""
+        work = self._work
+        assert work is not None
+        if self._step is Step.TRYING:
+            self._link.request("change_undo", {}, result(Done), lambda _: None, lambda error, text: None)
+        self._step = Step.IDLE
+        self._deadline_s = NEVER
+        self._trials.close()
+        work.is_over, work.error, work.code = True, error, code
+        if error and not work.asked.dry_run:
+            self._log.tell(f"the dataflow stays as it is: {error}")
+        return self.told(work.ticket)
+
+    def _not_possible(self, error: str, text: str) -> None:
+        if self._step in (Step.CHECKING, Step.TRYING, Step.SWITCHING):
+            self._over(text, REFUSED if error == ChangeRefused.__name__ else FAILED)
+
+    # ---- before the switch
+
+    def _checked(self, found: Losses) -> None:
+        work = self._work
+        if work is None or self._step is not Step.CHECKING:
+            return  # given up meanwhile
+        work.losses = found["losses"]
+        discards = work.asked.discard and bool(self.drains)
+        if work.asked.dry_run or not (work.plan.changes or discards):
+            self._over()
+            return
+        if work.losses:
+            self._over(_lost(work, self._options.name), REFUSED)
+            return
+        if not self._phase.is_up:
+            self._over("the run was asked to stop meanwhile", FAILED)
+            return
+        self._step = Step.TRYING
+        tried = {*work.plan.of(ADDED), *work.plan.restarting}
+        for spec in work.new.nodes:
+            child = self._nodes.children.get(spec.id)
+            if spec.id not in tried or (child is not None and child.state is LifecycleState.ENDED):
+                continue
+            if spec.kind == "operator":
+                self._trials.begin(work.new, spec, NEW_NODE if child is None else child.wiring.number)
+            elif spec.kind == "node" and (spec.inputs or spec.outputs) and not (child is not None and child.parked):
+                self._trials.begin_program(work.new, spec)  # one without ports need not say hello
+        arguments = {"nodes": store_nodes(work.new), "file": work.asked.file}
+        self._link.request("change_prepare", arguments, result(Prepared), self._got_numbers, self._not_possible)
+
+    def _got_numbers(self, found: Prepared) -> None:
+        if self._work is not None and self._step is Step.TRYING:
+            self._work.prepared = found
+
+    def look(self, now_s: float) -> None:
+        """Some times a second, and when a trial is over."""
+        work = self._work
+        if work is not None and self._step in (Step.CHECKING, Step.TRYING):
+            failed = self._trials.failure
+            if not self._phase.is_up:
+                self._over("the run was asked to stop meanwhile", FAILED)
+            elif failed:
+                self._over(failed, FAILED)
+            elif now_s >= self._deadline_s:
+                waits = ", ".join(self._trials.waiting(now_s)) or "the store"
+                self._over(f"not ready within {work.timeout_s:g} s: {waits}. Everything is as before", FAILED)
+            elif self._step is Step.TRYING and work.prepared is not None and not self._trials.waiting(now_s):
+                self._switch(work, work.prepared)
+        if self.drains and now_s >= self._next_settle_s and not self._settling and self._step is not Step.SWITCHING:
+            self._settle(now_s)
+
+    # ---- the switch
+
+    def _switch(self, work: _Work, prepared: Prepared) -> None:
+        self._step = Step.SWITCHING
+        self._deadline_s = NEVER
+        made = switching(self._nodes, work.new, work.plan, work.asked, prepared, self._options.name)
+
+        def done(found: Switched) -> None:
+            self._switched(work, made.wirings, prepared["version"], found)
+
+        self._link.request("change_switch", made.arguments, result(Switched), done, self._not_possible)
+
+    def _switched(self, work: _Work, wirings: dict[str, Wiring], version: int, found: Switched) -> None:
+        """The new dataflow is in force: the processes follow."""
+        work.discarded = found["discarded"]
+        new = work.new
+        self._nodes.dataflow = new
+        leaving = [child for id, child in self._nodes.children.items() if id not in wirings]
+        steps: list[Callable[[], None]] = []
+        for child in leaving:
+            if child.wiring.version != version:
+                child.wiring = replace(child.wiring, version=version)
+        for spec in new.nodes:
+            there = self._nodes.children.get(spec.id)
+            if there is None:
+                self._nodes.add(spec, wirings[spec.id], False)
+            else:
+                _become(there, spec, wirings[spec.id])
+            waiting = self._trials.take(spec.id)
+            if waiting is not None:
+                self._nodes.adopt(self._nodes.children[spec.id], waiting)
+        self._nodes.meet()
+        self._nodes.in_order()
+        for child in self._nodes.processes:
+            members = {child.id, *(other.id for other in child.others)}
+            if child in leaving:
+                steps.append(partial(self._let_go, child, work.asked.discard))
+            elif members & set(work.plan.of(ADDED)):
+                steps.append(partial(child.feed, su.Start()))
+            elif members & set(work.plan.restarting):
+                steps.append(partial(self._renew, child))
+            else:
+                steps.append(partial(tell_wiring, child))
+            steps.append(partial(doorbell.ring, child.bell))
+        self.drains = sorted({*self.drains, *found["leaving"], *_with_leaving(self._nodes.children.values())})
+        work.applied = True
+        self._over()
+        self._changed()
+        counts = [f"{len(ids)} {kind}" for kind, ids in _by_kind(work.plan).items()]
+        self._log.tell(f"the dataflow is that of {work.asked.file} now: {', '.join(counts) or 'nothing drains'}")
+        if not self._phase.is_up:  # it was asked to stop meanwhile: what is new never begins
+            idle = [child for child in self._nodes.processes if child.machine.state is LifecycleState.WAITING]
+            steps = [partial(child.feed, su.StopAsked(0.0)) for child in idle]
+        all_of(steps)
+
+    def _renew(self, child: Child) -> None:
+        """It has changed: its process makes room for one that is made of what the file says now."""
+        state = child.machine.state
+        if child.parked or state in (LifecycleState.ENDED, LifecycleState.WAITING, LifecycleState.STOPPING):
+            return
+        if state is not LifecycleState.KILLED:
+            at_once = child.spec.kind == "operator"  # the switch has fenced it
+            child.feed(su.RestartAsked("has changed: a new life begins", self._options.grace_s, at_once))
+
+    def _let_go(self, child: Child, discard: bool) -> None:
+        """It is no longer in the dataflow."""
+        if child.leaving and not discard:
+            return  # since an earlier change
+        for member in (child, *child.others):
+            member.leaving = True
+        if discard:
+            for member in (child, *child.others):
+                member.has_ended = True
+            child.feed(su.Abort())
+            return
+        if child.parked:
+            child.parked = False
+            child.feed(su.RestartAsked("is removed, and handles first what waits for it"))
+        elif child.others and child.machine.state not in DONE:
+            child.feed(su.RestartAsked("is removed, and handles first what waits for it", at_once=True))
+        for member in (child, *child.others):
+            absent = member.spec.kind == "dynamic" and not member.alive
+            if absent or all(spec.is_timer for spec in member.spec.inputs):
+                member.end(self._options.grace_s, "MANUAL")
+
+    # ---- what drains
+
+    def resumed(self, opened: Opened) -> None:
+        """The run goes on with a dataflow of which parts were leaving. Call it before nodes are started."""
+        self.drains = list(opened.get("drains", ()))
+        for id in opened.get("leaving", ()):
+            child = self._nodes.children[id]
+            child.leaving = True
+            if all(spec.is_timer for spec in child.spec.inputs) and not child.others and child.leader is child:
+                child.feed(su.StopAsked(0.0, drain=True))
+
+    def _settle(self, now_s: float) -> None:
+        self._next_settle_s = now_s + SETTLE_S
+        self._settling = True
+        gone = [
+            child.id for child in self._nodes.children.values() if child.leaving and child.machine.state in DONE
+        ]  # not before: the end of a process is still told to the store
+        shared = [child.id for child in self._nodes.children.values() if child.spec.process]
+        arguments = {"nodes": gone, "shared": shared}
+        self._link.request("change_settle", arguments, result(Settled), self._settled, self._not_settled)
+
+    def _not_settled(self, error: str, text: str) -> None:
+        self._settling = False
+
+    def _settled(self, found: Settled) -> None:
+        self._settling = False
+        for id in found["gone"]:
+            child = self._nodes.children.get(id)
+            if child is not None and child.leaving:
+                self._nodes.remove(child)
+                self._log.tell(f"{id} has left the dataflow")
+        for id, numbers in found["inputs"].items():
+            child = self._nodes.children.get(id)
+            if child is not None:
+                kept = tuple(item for item in child.wiring.inputs if item.number not in numbers)
+                version = child.wiring.version if child.spec.process else found["version"]
+                child.wiring = replace(child.wiring, inputs=kept, version=version)
+                tell_wiring(child)
+        self.drains = found["left"]
+
+
+def _become(child: Child, spec: NodeSpec, wiring: Wiring) -> None:
+    """What the dataflow says about a node from now on. Its next life is made of that."""
+    child.spec, child.wiring = spec, wiring
+    if child.leader is child:
+        child.machine.follow(policy_of(spec))
+
+
+def _lost(work: _Work, run: str) -> str:
+    """Why a change is refused that would lose something, and what gives it up."""
+    texts = [f"node {id!r} is not in the new dataflow: {what} would be lost" for id, what in work.losses.items()]
+    failed = any("queued messages" in what for what in work.losses.values())
+    gives_up = " ".join([*(f"--drop {id}" for id in work.losses), *(["--discard"] if failed else [])])
+    command = f"noderuntime apply {run} {work.asked.file} {gives_up}"
+    return f"{'; '.join(texts)}\n  `{command}` gives it up. Nothing was changed."
+
+
+def _with_leaving(children: Iterable[Child]) -> list[str]:
+    return [child.id for child in children if any(item.leaving for item in child.wiring.inputs)]
+
+
+def _by_kind(made: Plan) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for item in made.changes:
+        found.setdefault(item.change, []).append(item.node)
+    return found

@@ -1,0 +1,88 @@
+"""What the store is asked at the switch of a change: the wiring of each node from then on, and whose process goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from noderuntime.dataflow import plain
+from noderuntime.dataflow.changes import Plan
+from noderuntime.dataflow.model import Dataflow
+from noderuntime.ipc.control_records import ApplyRun
+from noderuntime.ipc.store_records import Prepared
+from noderuntime.ipc.wiring import Wiring
+from noderuntime.runtime.children import Child
+from noderuntime.runtime.lifecycle_events import LifecycleState
+from noderuntime.runtime.nodes import NodeSupervisor
+from noderuntime.runtime.plan import plan, store_nodes
+
+
+@dataclass(frozen=True, slots=True)
+class Switching:
+    """`wirings` of all nodes of the new dataflow; the `arguments` of the store's `change_switch`."""
+
+    wirings: dict[str, Wiring]
+    arguments: dict[str, Any]
+
+
+def switching(
+    nodes: NodeSupervisor, new: Dataflow, changes: Plan, asked: ApplyRun, prepared: Prepared, run: str
+) -> Switching:
+    """The switch to `new`. Nodes that are touched get the number of the change as their wiring number."""
+    version = prepared["version"]
+    made = plan(new, run, prepared["numbers"])
+    wirings = {spec.id: _wiring(nodes.children.get(spec.id), made[spec.id], asked.discard) for spec in new.nodes}
+    leaving = [child for id, child in nodes.children.items() if id not in wirings]
+    restarting = set(changes.restarting)
+    touched: set[str] = set()
+    renewed: list[list[str]] = []
+    revived: list[str] = []
+    for child in nodes.processes:
+        group = [child, *child.others]
+        ids = [member.id for member in group]
+        if child in leaving:  # operators that share a process do not take up another wiring while they run
+            renewed += [ids] if child.others else []
+            continue
+        if not any(member.id in restarting or _differs(member, wirings[member.id]) for member in group):
+            continue
+        touched.update(ids)
+        if restarting.intersection(ids):
+            revived += ids if child.machine.state is LifecycleState.FAILED else []
+            renewed += [ids] if child.spec.kind == "operator" else []
+    for id in touched:
+        wirings[id] = replace(wirings[id], version=version)
+    for id in touched:
+        wirings[id] = replace(wirings[id], others=tuple(wirings[other.node] for other in wirings[id].others))
+    before = [*nodes.dataflow.nodes, *(child.spec for child in leaving)]
+    left = {spec.id: spec for spec in before if spec.id not in wirings}
+    arguments = {
+        "version": version,
+        "nodes": store_nodes(new),
+        "ports": {id: wirings[id].ports() for id in touched} | {child.id: child.wiring.ports() for child in leaving},
+        "renewed": renewed,
+        "revived": revived,
+        "discard": asked.discard,
+        "drop": list(asked.drop),
+        "dataflow": plain.to_text(new),
+        "leaving": plain.to_text(replace(new, folder=nodes.dataflow.folder, nodes=tuple(left.values()))),
+        "file": asked.file,
+        "fingerprint": new.fingerprint(),
+    }
+    return Switching(wirings, arguments)
+
+
+def _wiring(child: Child | None, made: Wiring, discard: bool) -> Wiring:
+    """The wiring of a node in the new dataflow, with the inputs of before that drain."""
+    if child is None or discard or child.state is LifecycleState.ENDED:
+        return made if child is None else replace(made, version=child.wiring.version)
+    kept = {item.number for item in made.inputs}
+    drain = [
+        replace(item, leaving=True)
+        for item in child.wiring.inputs
+        if item.number not in kept and not item.period_ns
+    ]
+    return replace(made, inputs=(*made.inputs, *drain), version=child.wiring.version)
+
+
+def _differs(child: Child, wiring: Wiring) -> bool:
+    return (child.wiring.inputs, child.wiring.outputs) != (wiring.inputs, wiring.outputs)

@@ -1,0 +1,80 @@
+"""Which dataflow a resumed run goes on with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from noderuntime.dataflow import plain
+from noderuntime.dataflow.model import Dataflow
+from noderuntime.dataflow.reader import parse
+from noderuntime.ipc.store_records import InForce
+from noderuntime.runtime.resuming import decide
+
+
+def dataflow(*ids: str, file: str = "flow.yml", **more: Any) -> Dataflow:
+    nodes = [{"id": id, "path": f"{id}.py", "outputs": ["n"]} for id in ids]
+    return parse(json.dumps({"nodes": nodes, **more}), file=file, folder="/flow", env={})
+
+
+FILE = dataflow("a")
+APPLIED = dataflow("a", "b", file="other.yml")
+
+
+def in_force(**more: Any) -> InForce:
+    found: InForce = {
+        "dataflow": plain.to_text(APPLIED), "leaving": "", "file": "other.yml", "digest": "of the start",
+        "changing": "", "applied": True, "version": 3,
+    }  # fmt: skip
+    return {**found, **more}  # type: ignore[typeddict-item]
+
+
+def test_where_nothing_was_applied_the_file_goes_on() -> None:
+    found = decide(in_force(applied=False, dataflow=""), FILE, "of the start")
+    assert (found.dataflow, found.as_applied, found.told) == (FILE, False, ())
+
+
+def test_a_file_as_at_the_last_start_gives_way_to_what_was_applied_since_and_that_is_said() -> None:
+    found = decide(in_force(), FILE, "of the start")
+    assert found.as_applied and found.dataflow == APPLIED
+    assert found.told == (
+        "going on with the dataflow of other.yml, which was applied; flow.yml is as at the last start",
+    )
+
+
+def test_a_file_that_has_changed_since_goes_on_and_that_is_said() -> None:
+    found = decide(in_force(), dataflow("a", "c"), "another")
+    assert not found.as_applied and found.dataflow == dataflow("a", "c")
+    assert "flow.yml, which has changed since the last start, and not with the dataflow of other.yml" in found.told[0]
+
+
+def test_a_file_that_says_what_was_applied_goes_on_without_a_word() -> None:
+    found = decide(in_force(), replace(APPLIED, file="flow.yml"), "another")
+    assert found.as_applied and found.told == ()
+
+
+def test_who_says_what_may_be_dropped_means_the_file() -> None:
+    found = decide(in_force(), FILE, "of the start", insists=True)
+    assert not found.as_applied and found.dataflow == FILE
+
+
+def test_the_sections_about_state_are_those_of_the_file() -> None:
+    found = decide(in_force(), dataflow("a", snapshots={"every": "9s"}), "of the start")
+    assert found.as_applied and found.dataflow.snapshots.every_s == 9.0
+
+
+def test_a_change_that_was_interrupted_is_named_as_undone() -> None:
+    found = decide(in_force(applied=False, dataflow="", changing="new.yml"), FILE, "of the start")
+    assert found.told == ("a change to new.yml was interrupted before it was in force, and is undone",)
+
+
+def test_nodes_that_still_drained_drain_on() -> None:
+    found = decide(in_force(leaving=plain.to_text(dataflow("gone"))), FILE, "of the start")
+    assert found.leaving == dataflow("gone")
+
+
+def test_all_of_a_dataflow_is_read_as_it_was_written() -> None:
+    node = replace(FILE.nodes[0], cpus=(0, 1), endless=True)
+    kept = replace(FILE, nodes=(node,))
+    assert plain.from_text(plain.to_text(kept)) == kept
