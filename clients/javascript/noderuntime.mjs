@@ -334,13 +334,10 @@ export class Node {
     node.inHand = [];
     node.stopId = null;
     node.closed = false;
-    const timers = node.wiring.inputs.filter((input) => input.period_ns);
-    node.timers = timers.map((input) => ({ ...input, period: Number(input.period_ns) / 1e6, last: Date.now() }));
-    const timed = node.wiring.inputs.filter((input) => input.timeout_ns);
-    // by input: `last`, when a message came (null until the first one, and while it is closed), and whether it timed out
-    node.timed = new Map(timed.map(({ name, timeout_ns }) => [name, { limit: Number(timeout_ns) / 1e6, last: null, out: false }]));
-    node.hasInputs = timers.length < node.wiring.inputs.length;
-    node.openInputs = new Set(node.wiring.inputs.filter((input) => !input.period_ns).map((input) => input.name));
+    node.timers = [];
+    node.timed = new Map();
+    node.openInputs = new Set();
+    node.#wire(node.wiring, []);
     await node.#begin();
     await node.runtime.send("ready", node.incarnation);
     node.#control();
@@ -354,11 +351,36 @@ export class Node {
     this.sent = (await this.store.request("node_open", args)).sent;
   }
 
+  /** Take up inputs and outputs: at first, and when the dataflow was changed while it runs. `before`: the inputs until now. */
+  #wire(wiring, before) {
+    this.wiring = wiring;
+    const inputs = wiring.inputs.filter((input) => !input.leaving); // of one that leaves, the store hands out what waits
+    const known = new Set(before.filter((input) => !input.leaving).map(({ name }) => name));
+    const names = new Set(inputs.map(({ name }) => name));
+    const timers = inputs.filter((input) => input.period_ns);
+    const ticked = new Map(this.timers.map(({ name, last }) => [name, last]));
+    this.timers = timers.map((input) => ({
+      ...input, period: Number(input.period_ns) / 1e6, last: ticked.get(input.name) ?? Date.now(),
+    }));
+    // by input: `last`, when a message came (null until the first one, and while it is closed), and whether it timed out
+    const timed = inputs.filter((input) => input.timeout_ns);
+    const waited = this.timed;
+    this.timed = new Map(timed.map(({ name, timeout_ns }) => [
+      name, { last: null, out: false, ...waited.get(name), limit: Number(timeout_ns) / 1e6 },
+    ]));
+    this.hasInputs = timers.length < inputs.length;
+    for (const { name, period_ns } of inputs) if (!period_ns && !known.has(name)) this.openInputs.add(name);
+    for (const name of this.openInputs) if (!names.has(name)) this.openInputs.delete(name);
+  }
+
   async #control() {
     try {
       for (;;) {
         const [kind, ...fields] = await this.runtime.receive();
         if (kind === "stop") this.stopId = fields[0];
+        if (kind === "rewired") {
+          this.#wire({ ...this.wiring, ...fields[1], version: fields[0] }, this.wiring.inputs);
+        }
         if (kind === "refused") process.exit(FENCED);
       }
     } catch {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -10,9 +11,11 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.harness import MARK, Folder, Running, kill_node
+from support.live_cast import apply, counts, enough, flow, keeps, prepare, takes, wait_handled
 
 ROOT = Path(__file__).parent.parent.parent
 CLIENT = ROOT / "clients" / "javascript"
@@ -374,3 +377,52 @@ nodes:
         f"source/n#{number} {len(body)} {hashlib.sha256(body).hexdigest()[:16]} {5_000_000 if number == 3 else 0}"
         for number, body in enumerate(sent, 1)
     ]
+
+
+WATCHES = """
+import { Node } from "noderuntime";
+const node = await Node.open();
+const seen = {};
+for await (const event of node) {
+  if (event.type === "INPUT") {
+    const found = (seen[event.source] ??= { first: event.value, last: event.value - 1, good: true });
+    found.good &&= event.value <= found.last + 1;
+    found.last = event.value;
+    await node.send("n", event.value);
+  } else {
+    console.log(event.type, event.id);
+  }
+}
+console.log("seen", JSON.stringify(seen));
+await node.close();
+"""
+
+
+def test_it_is_rewired_while_it_runs(folder: Folder, node: str) -> None:
+    prepare(folder)
+    folder.write(**{"watches.mjs": WATCHES})
+    (folder.folder / "node_modules").symlink_to(PACKAGES / "node_modules")
+
+    def watches(**inputs: str) -> dict[str, Any]:
+        return {"id": "js", "path": node, "args": "watches.mjs", "inputs": inputs, "outputs": ["n"],
+                "restart_policy": "on-failure"}  # fmt: skip
+
+    both = (counts(), counts("other"))
+    running = folder.start(flow(*both, keeps("a"), watches(x="counts/n")))
+    running.wait_running()
+    wait_handled(running, "js", 20)
+    pid = running.status()["js"]["pid"]
+    code, _, err = apply(folder, flow(*both, keeps("a"), watches(x="counts/n", y="other/n"), takes("b", "js/n")))
+    assert code == 0, err
+    wait_handled(running, "b", 20)
+    code, _, err = apply(folder, flow(*both, keeps("a"), watches(y="other/n"), takes("b", "js/n")))
+    assert code == 0, err
+    wait_handled(running, "js", 200)
+    os.kill(running.helper("nr-store"), signal.SIGKILL)
+    wait_handled(running, "js", 20)
+    assert running.status()["js"]["pid"] == pid
+    enough(folder)
+    assert running.finish() == 0
+    assert running.lines("js")[:-1] == ["INPUT_CLOSED y", "STOP ALL_INPUTS_CLOSED"]
+    seen = json.loads(running.lines("js")[-1].partition(" ")[2])
+    assert seen["counts/n"]["first"] == 0 and all(found["good"] for found in seen.values())
