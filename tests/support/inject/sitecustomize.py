@@ -324,6 +324,15 @@ def runtime(module: Any) -> None:
     around(module.Runtime, "_end", "end")
 
 
+def applying(module: Any) -> None:
+    around(module.Applying, "begin", "apply asked", "apply begun")
+    around(module.Applying, "_checked", "apply checked", "apply tries")
+    around(module.Applying, "_got_numbers", "apply numbers")
+    around(module.Applying, "_switch", "apply switch", "apply switching")
+    around(module.Applying, "_switched", "apply switched", "apply done")
+    around(module.Applying, "_settled", "apply settled", "apply settled it")
+
+
 def children(module: Any) -> None:
     real_do, real_feed = module.Child._do, module.Child.feed
 
@@ -418,6 +427,7 @@ POINTS = {
     "noderuntime.node.custom_node": node, "noderuntime.store.__main__": store,
     "noderuntime.store.operations": store_operations, "noderuntime.runtime.forkserver_main": fork_server,
     "noderuntime.runtime.runtime": runtime, "noderuntime.runtime.children": children,
+    "noderuntime.runtime.applying": applying,
     "noderuntime.ipc.process": process,
     "noderuntime.state.memory": memory_state, "noderuntime.state.common": table_state,
     "noderuntime.state.redis": redis_state, "noderuntime.state.sqlite": sqlite_state,

@@ -1,0 +1,98 @@
+"""A change of a running dataflow, killed at each of its points: nothing is lost or doubled, and it is made or not.
+
+What is changed: a custom node and an operator are added, a node gets a new life, one gets another source, one is
+removed behind what waits for it. Whoever is killed, all connections that stay are exact, and so is what left up to its
+end. The runtime, if it was the victim, is started again: it says which dataflow goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from support.harness import Running, wait_until
+from support.live_cast import command, counts, enough, flow, keeps, prepare, seen, takes, wait_handled
+from support.stage import Stage
+
+OLD = flow(counts(), counts("other"), keeps("a"), keeps("b", "a/n"), keeps("gone", "a/n"), takes("end", "gone/n"))
+NEW = flow(
+    counts(), counts("other"), keeps("a", config={"name": "new"}), keeps("b", "other/n"), keeps("c", "a/n"), takes("d")
+)
+OLD_NODES = {"counts", "other", "a", "b", "gone", "end"}
+NEW_NODES = {"counts", "other", "a", "b", "c", "d"}
+
+RUNTIME = (
+    "apply asked", "apply begun", "apply checked", "apply tries", "apply numbers", "apply switch", "apply switching",
+    "apply switched", "apply done", "apply settled", "apply settled it",
+)  # fmt: skip
+OPERATIONS = ("change_losses", "change_prepare", "change_switch", "change_settle")
+STORE = tuple(f"{when} {operation}" for operation in OPERATIONS for when in ("request", "answer"))
+AFTER = {"apply switched", "apply done", "apply settled", "apply settled it"}  # the switch is made
+
+
+def check(running: Running, applied: bool) -> None:
+    """Everything that was sent has arrived once, in order, as far as its way was there."""
+    found = seen(running, "a")["counts/n"]
+    first, last, count, good = found
+    assert (first, count, good) == (0, last + 1, True), found
+    of_b = seen(running, "b")
+    assert of_b["a/n"][0] == 0 and of_b["a/n"][3] and of_b["a/n"][2] == of_b["a/n"][1] + 1
+    if not applied:
+        assert of_b["a/n"][1] == last
+        assert seen(running, "gone")["a/n"] == [0, last, last + 1, True]
+        return
+    assert of_b["other/n"][3]
+    joined, end, taken, whole = seen(running, "c")["a/n"]
+    assert (end, taken, whole) == (last, last + 1 - joined, True)
+    joined, end, _, whole = seen(running, "d")["counts/n"]
+    assert end == last and whole
+
+
+def changed_under(fault: dict[str, Any]) -> None:
+    with Stage([fault]) as stage:
+        prepare(stage.folder)
+        running = stage.start(OLD)
+        running.wait_running()
+        for node in ("b", "end"):
+            wait_handled(running, node)
+        new = stage.folder.folder / "new.yml"
+        new.write_text(NEW)
+        code, out, err = command(stage.folder, "apply", "--drop", "gone", "--json", "new.yml")
+        died = fault["who"] == "runtime"
+        applied = code == 0
+        if died:
+            running.finish()
+            stage.folder.wait_gone()
+            running = stage.start(resume=True)
+            running.wait_running("counts", "other", "a", "b")
+            applied = any("new.yml, which was applied" in text for text in running.statuses())
+            assert applied or fault["point"] not in AFTER
+            undone = any("is undone" in text for text in running.statuses())
+            assert not (applied and undone)
+        else:
+            assert code == 0, (out, err)
+            assert json.loads(out)["applied"]
+        wait_until(lambda: set(running.status()) == (NEW_NODES if applied else OLD_NODES), "what leaves to be gone")
+        for node in ("c", "d", "b") if applied else ("gone", "end", "b"):
+            wait_handled(running, node)
+        enough(stage.folder)
+        assert running.finish() == 0
+        check(running, applied)
+        assert stage.fired() == {0}
+
+
+@pytest.mark.parametrize("point", RUNTIME)
+def test_the_runtime_killed(point: str) -> None:
+    changed_under({"who": "runtime", "point": point, "hit": 1, "action": "kill"})
+
+
+@pytest.mark.parametrize("point", STORE)
+def test_the_store_killed(point: str) -> None:
+    changed_under({"who": "store", "point": point, "hit": 1, "action": "kill"})
+
+
+@pytest.mark.parametrize("point", ["rewire", "follow"])
+@pytest.mark.parametrize("who", ["counts", "b"])
+def test_a_rewired_node_killed_while_it_takes_the_wiring_up(who: str, point: str) -> None:
+    changed_under({"who": who, "point": point, "hit": 1, "action": "kill"})
