@@ -7,11 +7,13 @@ Python block runs in one namespace with those before it in the document.
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,40 @@ def test_the_custom_nodes_of_their_page_run_in_its_dataflow(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr
     assert [line.split("│ ")[1] for line in done.stdout.splitlines()] == ["0", "2", "4", "6", "8"]
+
+
+def test_the_run_of_its_page_grows_from_two_nodes_to_six_and_counts_every_reading_once(tmp_path: Path) -> None:
+    write_files("changing-a-run.md", tmp_path)
+
+    def ask(*arguments: str) -> str:
+        done = run(tmp_path, "-m", "noderuntime", *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def totals() -> int:
+        return int(json.loads(ask("state", "get", "--run", "house", "totals", "totals", "--json"))["value"].split()[1])
+
+    assert ask("run", "-d", "two.yml", "--name", "house") == "house\n"
+    try:
+        plan = ask("apply", "house", "four.yml")
+        assert plan.splitlines() == blocks("changing-a-run.md", "text")[0].splitlines()
+        before = {row["id"]: row["pid"] for row in json.loads(ask("node", "ls", "house", "--json"))["nodes"]}
+        counted = totals()
+        ask("apply", "house", "six.yml")
+        now = {row["id"]: row["pid"] for row in json.loads(ask("node", "ls", "house", "--json"))["nodes"]}
+        assert len(now) == 6
+        assert {id: pid for id, pid in now.items() if id in ("readings", "totals", "show")} == {
+            id: before[id] for id in ("readings", "totals", "show")
+        }
+        assert now["alarm"] != before["alarm"]  # its config has changed
+        deadline_s = time.monotonic() + 30
+        while totals() <= counted:
+            assert time.monotonic() < deadline_s
+    finally:
+        ask("stop", "house", "--drain")
+    lines = [line for line in ask("logs", "house", "totals").splitlines() if "readings" in line]
+    count, total = (int(number) for number in re.findall(r"(\d+) readings, (\d+) in all", lines[-1])[0])
+    assert total == count * (count - 1) // 2
 
 
 def test_every_field_of_a_dataflow_file_is_described_and_no_other() -> None:
