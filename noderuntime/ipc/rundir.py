@@ -6,6 +6,7 @@
         dora.json                   of a dataflow of dora: what its nodes want to know (see dora/facts.py)
         lock                        locked by the runtime for as long as it lives (see runs.py)
         runtime.sock store.sock     ZeroMQ
+        taps.sock                   a stream socket, while there are taps (see watching/frames.py)
         space/data.mdb lock.mdb     the space
         bell/NUMBER                 doorbells, one FIFO per node
         pulse/NUMBER                pulses, one page per node
@@ -118,6 +119,10 @@ class RunDir:
     @property
     def store_socket(self) -> Path:
         return self.root / "store.sock"
+
+    @property
+    def taps_socket(self) -> Path:
+        return self.root / "taps.sock"
 
     def bell(self, number: int) -> Path:
         return self.root / "bell" / str(number)

@@ -10,6 +10,7 @@ record of the request, so one that is repeated after a kill counts once.
     end                 End              Done            close a node's outputs; its mailbox too, unless it failed
     revive              NodeOf           Done            of a failed or ended node, before its next claim
     touch, quit         Nothing          Done            take the write lock once; end the process
+    taps_clear          Nothing          Done            the tap server has ended: remove its mailboxes
     queues              Nothing          Queues          what waits in each queue
     figures             Nothing          Figures         what was queued, taken, dropped and sent
     in_force            Nothing          InForce         the dataflow that the run has now

@@ -157,7 +157,7 @@ class Calls:
                     self._chain.emptied(link)
         for other in self._members:
             for route in other.routes.values():
-                route.is_inner &= all(link.receiver is not member for link in route.inner)
+                route.look()
 
     def forget(self) -> None:
         """The event in hand has failed, or is given up."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from time import CLOCK_BOOTTIME, clock_gettime_ns
 from typing import Any, Final
@@ -12,11 +12,12 @@ from noderuntime.api.events import Event, input_event
 from noderuntime.errors import UnknownOutput, ValueTooLarge
 from noderuntime.node.chain import Chain, InnerInput
 from noderuntime.node.context import MISSING, OperatorContext
+from noderuntime.node.route import Route
 from noderuntime.node.session import NodeSession
 from noderuntime.space.kvs import SharedWrite
 from noderuntime.space.records import decode_message, encode_message
 from noderuntime.space.segments import THRESHOLD_BYTES
-from noderuntime.space.staging import Output, Staged
+from noderuntime.space.staging import Staged
 
 _INT_MAX: Final = 1 << 63  # of the integers that MessagePack carries with a sign
 _INT_MIN: Final = -_INT_MAX
@@ -42,36 +43,6 @@ def _is_flat(metadata: dict[Any, Any]) -> bool:
         elif kind is not float and kind is not bool and kind is not bytes and value is not None:
             return False
     return True
-
-
-class Route:
-    """Where the messages of one output go: `inner` are its inputs in this process, in the order of the file.
-
-    `is_inner`: all of its inputs are, and none of them drops anything.
-    """
-
-    __slots__ = ("counter", "inner", "is_inner", "mailboxes", "output", "variants")
-
-    def __init__(self, output: Output, inner: Sequence[tuple[int, InnerInput[Any]]]) -> None:
-        self.output = output
-        self.counter = output.counter
-        self.inner = [link for _, link in inner]
-        self.mailboxes = [at for at, _ in inner]  # their places among the receivers of the output
-        self.is_inner = len(inner) == output.copies and not any(link.drops for link in self.inner) and bool(inner)
-        self.variants: dict[int, Output] = {}  # the output without the inputs that are taken inside, which are bits
-
-    def without(self, taken: int) -> Output:
-        """The output, to be committed to all receivers but the `taken` ones (a bit for each of `inner`).
-
-        One of these goes to no receiver inside. So when a transaction has several for one receiver outside, it has a
-        message for a mailbox inside, and is written message by message: packs of two of them would overlap.
-        """
-        found = self.variants.get(taken)
-        if found is None:
-            gone = {at for bit, at in enumerate(self.mailboxes) if taken >> bit & 1}
-            kept = [receiver for at, receiver in enumerate(self.output.receivers) if at not in gone]
-            found = self.variants[taken] = self.output.to(kept)
-        return found
 
 
 class ChainContext(OperatorContext):

@@ -77,6 +77,7 @@ class ChainGroup:
         is_again = session.incarnation > 1 and any(member.is_fresh for member in members)
         self.tight = is_again and not session.pool.has_room()  # an earlier life may have ended because of that
         self._is_fork = False
+        self._version = session.commits.wiring.version
         for member in members:
             member.ctx.wait_for_room = self._wait_for_payload_room
         self._look_at_mailboxes()
@@ -180,6 +181,15 @@ class ChainGroup:
             self._tell_ended(ended)
         if (self._chain.waiting or self.unfused) and not self.gave_up:
             self._look_at_mailboxes()
+        if self._version != self._session.commits.wiring.version:
+            self._look_at_taps()
+
+    def _look_at_taps(self) -> None:
+        """Taps have come or gone: what goes to one as well does not stay inside."""
+        self._version = self._session.commits.wiring.version
+        for member in self._members:
+            for route in member.routes.values():
+                route.look()
 
     def _fail_staged(self, inapplicable: Inapplicable) -> None:
         """Handlers have returned, but their changes cannot be committed: that event fails, those before it do not."""
@@ -207,8 +217,10 @@ class ChainGroup:
             self.unfused = False
 
     def look(self) -> None:
-        """The runtime says that the wiring has changed. Raises Fenced if so: operators here begin anew then."""
+        """The runtime says that the wiring has changed. Raises Fenced if more than taps has: a new life begins then."""
         self._group.look()
+        if self._version != self._session.commits.wiring.version:
+            self._look_at_taps()
 
     def is_crowded(self) -> bool:
         """Whether events that only bring new work have to wait, because the space is that full."""

@@ -9,8 +9,9 @@ from typing import Any
 from noderuntime.api.operator import POSITION_KEY
 from noderuntime.ipc import pulse
 from noderuntime.node.chain import Chain, InnerInput
-from noderuntime.node.chain_context import ChainContext, Route
+from noderuntime.node.chain_context import ChainContext
 from noderuntime.node.making import make_operator
+from noderuntime.node.route import Route
 from noderuntime.node.session import NodeSession
 from noderuntime.node.timers import Timers
 from noderuntime.space import keys

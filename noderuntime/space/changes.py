@@ -28,7 +28,7 @@ from typing import Any
 import msgpack
 
 from noderuntime.errors import ChangeRefused
-from noderuntime.space import keys, lives, records
+from noderuntime.space import keys, lives, records, taps
 from noderuntime.space.ending import forget_events
 from noderuntime.space.environment import Space, scan
 from noderuntime.space.lives import NodeEntry, Registry
@@ -111,6 +111,7 @@ def refuse_returns(known: Registry, wanted: Sequence[Mapping[str, Any]]) -> None
 
 def switch(txn: WriteTxn, space: Space, wanted: Wanted) -> dict[str, Any]:
     """Make the new dataflow the one in force. Returns {"leaving": nodes, "discarded": messages, "rings": nodes}."""
+    wanted = replace(wanted, version=wanted.version + taps.changes(txn))
     known = lives.load(txn)
     refuse_returns(known, wanted.nodes)
     refuse_losses(losses(txn, {item["id"] for item in wanted.nodes}, wanted.drop, wanted.discard))
@@ -237,6 +238,7 @@ def settle(txn: WriteTxn, nodes: Collection[str], shared: Collection[str], versi
     `nodes`: those that may go, if they have ended; `version`: the wiring number of nodes that lose an input, but not of
     those that are `shared` (see ChangeSettle).
     """
+    version += taps.changes(txn)
     registry = lives.load(txn)
     gone, lost = [], {}
     for id, entry in list(registry.items()):

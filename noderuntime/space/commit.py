@@ -11,18 +11,19 @@ record. When the next call finds the number of the last try there, the events ar
 While the run goes on, the store can change the inputs and outputs of a node (store/changes.py). It then raises the
 wiring number in the node record, so that the comparison that fences a replaced life finds this out as well: the next
 commit takes up the new wiring inside its transaction, and commits what was staged to the receivers of now. The handler
-does not run again.
+does not run again. Taps that come and go (taps.py) raise the same number.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import lmdb
 import msgpack
 
-from noderuntime.errors import Fenced, StoreError
+from noderuntime.errors import Fenced
 from noderuntime.ipc.fault_points import point
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.space import keys, kvs, outbox, records
@@ -32,6 +33,7 @@ from noderuntime.space.environment import MARK_DRAIN, MARK_NEW_WORK, MARK_SINGLE
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.records import CLOSED, EAGER, FLAGS, QUEUED
 from noderuntime.space.staging import GROUP_BYTES_MAX, GROUP_MAX, Input, Output, Receiver, Staged
+from noderuntime.space.taps import tapped
 from noderuntime.space.transactions import ReadTxn
 from noderuntime.space.writer import Writer, Writes
 
@@ -87,7 +89,12 @@ class Ports:
                 self.inputs[entry.name] = input
         self.links = Links(
             self.name,
-            [(to.node, to.mailbox, to.queue_key) for output in self.outputs.values() for to in output.receivers],
+            [
+                (to.node, to.mailbox, to.queue_key)
+                for output in self.outputs.values()
+                for to in output.receivers
+                if to.node != keys.TAPS  # which is told nothing of the lives of nodes
+            ],
             [(item.wiring.sender, item.mailbox, item.queue_key) for item in self.all_inputs()],
         )
 
@@ -106,6 +113,13 @@ class Ports:
         return added
 
 
+    def tap(self, wiring: Wiring) -> None:
+        """Take up the taps of this wiring, where operators share a process: their inputs stay as they are."""
+        for item in wiring.outputs:
+            self.outputs[item.name].tap([Receiver(to) for to in item.receivers if to.node == keys.TAPS])
+        self.writes.rewire(self.links, self.writes.last, wiring.version)
+
+
 def _counters_of(wiring: Wiring) -> int:
     """How many counters the record of a node has at least."""
     ends = [records.output_counter(item.number) + 1 for item in wiring.outputs]
@@ -114,13 +128,11 @@ def _counters_of(wiring: Wiring) -> int:
 
 
 def _wiring_now(txn: ReadTxn, wiring: Wiring, version: int) -> Wiring:
-    """The wiring of a node under the number in its record; `wiring` is the one that is known so far."""
-    if version == wiring.version:
-        return wiring
-    packed = txn.get(keys.wiring(wiring.number))
-    if packed is None:
-        raise StoreError(f"the space has no wiring number {version} of {wiring.node}")
-    return wiring.rewired(msgpack.unpackb(packed), version)
+    """The wiring of a node under the number in its record, and its taps; `wiring` is the one that is known so far."""
+    packed = None if version == wiring.version else txn.get(keys.wiring(wiring.number))
+    if packed is not None:
+        wiring = wiring.rewired(msgpack.unpackb(packed), version)
+    return tapped(txn, replace(wiring, version=version))
 
 
 class Commits:
@@ -154,6 +166,7 @@ class Commits:
         wirings = [wiring, *wiring.others]
         with space.read() as txn:
             kept = [txn.get(keys.node(item.number)) for item in wirings]
+            self._ports_records = [txn.get(keys.wiring(item.number)) for item in wirings]
             for at, known in enumerate(kept):
                 if known is not None:  # it may have been changed since the runtime sent it
                     wirings[at] = _wiring_now(txn, wirings[at], records.NodeRecord.parse(known).wiring)
@@ -164,7 +177,7 @@ class Commits:
             raise Fenced(f"incarnation {incarnation} of {wiring.node} has been replaced")
         self._record: bytes = record
         self._number = records.NodeRecord.parse(record).commit
-        self.wiring = wirings[0]  # of the first node
+        self.wiring = replace(wirings[0], others=tuple(wirings[1:]))  # of the first node
         own = {item.number for item in wirings}
         self.counters: list[int] = []
         self.nodes: list[Ports] = []
@@ -295,7 +308,10 @@ class Commits:
         ):
             raise Fenced(f"incarnation {self._incarnation} of {self.name} has been replaced")
         if found.wiring != self.wiring.version:
-            self._rewire(_wiring_now(txn, self.wiring, found.wiring))
+            if self.wiring.others:
+                self._tap(txn, found.wiring)
+            else:
+                self._rewire(_wiring_now(txn, self.wiring, found.wiring))
         if made:
             self._take_up(txn, record)
         self._record = record
@@ -310,9 +326,7 @@ class Commits:
                     self._follow(txn, found)
 
     def _rewire(self, wiring: Wiring) -> None:
-        """Take up another wiring. Operators that share a process get a new life instead (store/changes.py)."""
-        if self.wiring.others:
-            raise Fenced(f"the wiring of the process of {self.name} has changed")
+        """Take up another wiring."""
         if point is not None:
             point("rewire")
         (ports,) = self.nodes
@@ -324,6 +338,18 @@ class Commits:
         self._gone = (self._gone | before) - {item.number for item in ports.all_inputs()}
         self.fresh_work = all(item.period_ns for item in wiring.inputs)
         self.wiring = wiring
+
+    def _tap(self, txn: ReadTxn, version: int) -> None:
+        """The same, of operators that share a process: taps come and go, for anything else they get a new life."""
+        wirings = [self.wiring, *self.wiring.others]
+        if [txn.get(keys.wiring(item.number)) for item in wirings] != self._ports_records:
+            raise Fenced(f"the wiring of the process of {self.name} has changed")
+        if point is not None:
+            point("rewire")
+        now = [tapped(txn, replace(item, version=version)) for item in wirings]
+        for ports, wiring in zip(self.nodes, now, strict=True):
+            ports.tap(wiring)
+        self.wiring = replace(now[0], others=tuple(now[1:]))
 
     def _forget_gone(self, group: Sequence[Staged]) -> None:
         """Inputs that were removed with what waited in them have nothing to be acknowledged any more."""

@@ -3,6 +3,7 @@
     M name                             facts about the space: format, sequence base, numbers of nodes, clock
     n node                             node record
     i node                             the inputs and outputs of a node whose wiring was changed while it ran
+    t node                             which outputs of a node are tapped, see taps.py
     q node input                       queue record
     m node input sequence index        a message in a mailbox
     m node input sequence index PACK   several messages: the key of the first of them, marked (see packs.py)
@@ -33,6 +34,7 @@ LMDB_KEY_BYTES_MAX = 511
 USER_KEY_BYTES_MAX = 508  # one limit for private and shared keys
 VALUE_BYTES_MAX = 1_000_000  # of one private or shared value
 NODES_MAX = 65535
+TAPS = 65534  # the number under which tapped messages have their mailboxes; no node has it
 NO_INPUT = 65535  # in the attempts of an event that is no message and belongs to no input
 
 _NODE = struct.Struct(">cH")
@@ -75,6 +77,8 @@ def fact(name: str) -> bytes:
 
 
 IN_FORCE = fact("dataflow")  # the dataflow that the run has now, see store/changes.py
+TAP_CHANGES = fact("tap_changes")  # how often taps have come and gone, see taps.py
+TAPPED_PREFIX = b"t"
 STOP_ALL = fact("stop_all")  # written by the commit of an event whose operator asked for the end of the run
 EXTERNAL = fact("outside")  # the external State, if shared state is in one; kept spaces have it under this name
 
@@ -85,6 +89,16 @@ def node(number: int) -> bytes:
 
 def wiring(node: int) -> bytes:
     return _NODE.pack(b"i", node)
+
+
+def tapped(node: int) -> bytes:
+    return _NODE.pack(TAPPED_PREFIX, node)
+
+
+def parse_tapped(key: bytes) -> int:
+    """The node of a tapped key."""
+    number: int = _NODE.unpack(key)[1]
+    return number
 
 
 def queue(node: int, input: int) -> bytes:

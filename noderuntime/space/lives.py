@@ -61,8 +61,8 @@ def give_numbers(txn: WriteTxn, wanted: list[dict[str, Any]]) -> Registry:
     registry: Registry = {}
     for item in wanted:
         number, inputs, outputs = given.setdefault(item["id"], (len(given), {}, {}))
-        if number >= keys.NODES_MAX:
-            raise StoreError(f"a space holds at most {keys.NODES_MAX} nodes")
+        if number >= keys.TAPS:
+            raise StoreError(f"a space holds at most {keys.TAPS} nodes")
         registry[item["id"]] = NodeEntry(
             item["id"],
             number,

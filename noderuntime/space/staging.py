@@ -81,13 +81,13 @@ class Receiver:
 
 class Output:
     """One output. `counter`: where the node's counters have its messages; `sent` includes those that are only staged.
-    `loops`: one of its receivers is among `own`, the nodes of this process.
+    `loops`: one of its receivers is among `own`, the nodes of this process. `parts`: it, without some of its receivers.
 
     Messages are stamped by the space's clock (`booted_ns`, see Space), as ticks are: the wall clock may step.
     """
 
     __slots__ = (
-        "booted_ns", "copies", "counter", "drops_oldest", "loops", "name", "nodes", "own", "receivers",
+        "booted_ns", "copies", "counter", "drops_oldest", "loops", "name", "nodes", "own", "parts", "receivers",
         "sent", "waiting_receivers",
     )  # fmt: skip
 
@@ -105,6 +105,7 @@ class Output:
         self.counter = counter
         self.sent = sent
         self.own = own
+        self.parts: list[Output] = []
         self.rewire(receivers)
 
     def rewire(self, receivers: Sequence[Receiver]) -> None:
@@ -116,7 +117,22 @@ class Output:
         self.waiting_receivers = [to for to in self.receivers if not to.drop_oldest and to.node not in own]
         self.drops_oldest = any(receiver.drop_oldest for receiver in self.receivers)
         self.copies = len(self.receivers)
-        self.nodes = {receiver.node for receiver in self.receivers}
+        self.nodes = {receiver.node for receiver in self.receivers} - {keys.TAPS}  # to announce messages to
+
+    def tap(self, taps: Sequence[Receiver]) -> None:
+        """These are the taps that it goes to from now on, behind its other receivers, whose places stay the same."""
+        for output in (self, *self.parts):
+            output.rewire([*(to for to in output.receivers if to.node != keys.TAPS), *taps])
+
+    def without(self, places: Collection[int]) -> Output:
+        """The same output, without the receivers at these places. Who uses both keeps `sent` of one."""
+        part = self.to(())
+        self.parts.append(part)
+        while True:  # a helper thread that commits may call `tap` meanwhile
+            known = self.receivers
+            part.rewire([receiver for at, receiver in enumerate(known) if at not in places])
+            if known is self.receivers:
+                return part
 
     def to(self, receivers: Sequence[Receiver]) -> Output:
         """The same output to some of its receivers. Who uses both keeps `sent` of one."""

@@ -371,7 +371,7 @@ def _queue(txn: ReadTxn, input: Input, queues: Queues) -> list[int]:
 def _drop_earlier(txn: WriteTxn, output: Output, kept: int, queues: Queues) -> None:
     """Drop what waits of an output, but for the last `kept` messages. They are the last ones of this transaction."""
     for receiver in output.receivers:
-        queue = queues.get(receiver.queue_key)
+        queue = queues.get(receiver.queue_key) if receiver.node != keys.TAPS else None  # who looks sees them all
         if queue is not None and queue[QUEUED] > kept and not queue[FLAGS] & CLOSED:
             queue[FLAGS] |= FLUSHED
             drop_oldest(txn, receiver.mailbox, queue, kept, _ANY_SIZE, kept)

@@ -20,7 +20,7 @@ from noderuntime.errors import ProtocolError, StoreError
 from noderuntime.ipc import store_records as wire
 from noderuntime.ipc.protocol import VERSION, Reply, Request, refusal
 from noderuntime.ipc.typed import decode
-from noderuntime.space import changes, keys, lives, records, watches
+from noderuntime.space import changes, keys, lives, records, taps, watches
 from noderuntime.space.dead_letters import counts
 from noderuntime.space.environment import BROKEN, MARK_NEW_WORK, Space, scan
 from noderuntime.space.kvs import PURGE_STEP
@@ -42,7 +42,7 @@ SHORT_EVERY = 5  # while the space is short of room
 LARGE_RESULT_BYTES = 4096
 LARGE_KEPT_S = 60
 SHORT_KEPT_S = 10  # some repetitions of a client that waits for its answer
-DEATHS = ("claim", "end", "touch")
+DEATHS = ("claim", "end", "touch", "taps_clear")
 REGISTERING = ("open", "change_switch", "change_settle")  # what changes the registry
 
 
@@ -64,6 +64,7 @@ class Store:
             "claim": taking_txn(wire.Claim, self.claim),
             "end": taking_txn(wire.End, self.end),
             "revive": taking_txn(wire.NodeOf, self.revive),
+            "taps_clear": taking_txn(wire.Nothing, self.taps_clear),
             **self.state.changes,
             **self.letters.changes,
             **changing.changes,
@@ -143,6 +144,7 @@ class Store:
     def open(self, txn: WriteTxn, asked: wire.Open) -> wire.Opened:
         nodes = [dict(node) for node in asked.nodes]
         dropped: list[str] = []
+        taps.clear(txn)  # of a run that was interrupted
         if asked.as_applied:
             registry = lives.load(txn)
             put_in_force(txn, {**in_force(txn), "digest": asked.digest, "changing": ""})
@@ -206,6 +208,12 @@ class Store:
         for node_entry in [self._node_entry(id) for id in (asked.node, *asked.others)]:
             if not asked.others or lives.status(txn, node_entry) == records.FAILED:  # one that has ended stays so
                 lives.revive(txn, self.registry, node_entry)
+        return {}
+
+    def taps_clear(self, txn: WriteTxn, asked: wire.Nothing) -> Result:
+        """The tap server has ended, perhaps in the middle of something."""
+        self.space.reader_check()
+        taps.clear(txn)
         return {}
 
     def queues(self, txn: ReadTxn, asked: wire.Nothing) -> wire.Queues:

@@ -1,0 +1,197 @@
+"""Taps: copies of what outputs send, for those who look at a run (noderuntime/watching).
+
+An output that is tapped has one more receiver: a mailbox of node number keys.TAPS, which no node has. It is one mailbox
+however many look, it drops its oldest messages, and it holds at most TAP_BYTES and one message. It belongs to the tap
+server (watching/server.py), which is the only process that reads it. There are no notices in it.
+
+    t node      [[output, input], ...]: which outputs of a node are tapped, and the mailbox of each
+
+Taps come and go in one transaction, which makes or empties the mailboxes and raises the wiring number in the records of
+their senders. The next commit of a sender finds that number, as it finds a dataflow that was changed (commit.py), and
+takes up the taps of now. So no message goes to a mailbox that is gone, and no sender knows of one before it is there;
+without taps there is nothing to be read, compared or put.
+
+A wiring number is the number of the change of the dataflow that gave it (store/changes.py) plus how often taps have
+changed. Each change of either kind raises the sum by one, so it never repeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import msgpack
+
+from noderuntime.errors import StoreError
+from noderuntime.ipc.wiring import OutputWiring, ReceiverWiring, Wiring
+from noderuntime.space import keys, lives, records
+from noderuntime.space.environment import scan
+from noderuntime.space.mailbox import Message, Removal, empty, oldest, queue_of, remove
+from noderuntime.space.records import BYTES, DROPPED, QUEUED, SEGMENT, TAKEN
+from noderuntime.space.transactions import ReadTxn, WriteTxn
+
+TAP_BYTES: Final = 8_000_000  # of what waits in one mailbox
+TAP_MESSAGES: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """An output of a registered node, by the numbers that the space has for them."""
+
+    name: str  # "node/output"
+    node: int
+    output: int
+
+
+def topics(txn: ReadTxn) -> dict[str, Topic]:
+    """All outputs of the run by name, in the order of the dataflow."""
+    return {
+        name: Topic(name, entry.number, number)
+        for entry in lives.load(txn).values()
+        for output, number in entry.outputs.items()
+        for name in [f"{entry.id}/{output}"]
+    }
+
+
+def tapped(txn: ReadTxn, wiring: Wiring) -> Wiring:
+    """The wiring of a node, its outputs with the taps that there are now and no others."""
+    packed = txn.get(keys.tapped(wiring.number))
+    known: dict[int, int] = dict(msgpack.unpackb(packed)) if packed else {}
+    outputs = tuple(_tapped_output(item, known.get(item.number)) for item in wiring.outputs)
+    return wiring if outputs == wiring.outputs else replace(wiring, outputs=outputs)
+
+
+def _tapped_output(output: OutputWiring, input: int | None) -> OutputWiring:
+    kept = tuple(to for to in output.receivers if to.node != keys.TAPS)
+    if input is not None:
+        kept += (ReceiverWiring(keys.TAPS, input, TAP_MESSAGES, TAP_BYTES, drop_oldest=True),)
+    return output if kept == output.receivers else replace(output, receivers=kept)
+
+
+def changes(txn: ReadTxn) -> int:
+    """How often taps have changed."""
+    packed = txn.get(keys.TAP_CHANGES)
+    return int(msgpack.unpackb(packed)) if packed else 0
+
+
+def present(txn: ReadTxn) -> dict[tuple[int, int], int]:
+    """The input number of the mailbox of each tapped (node, output)."""
+    return {
+        (keys.parse_tapped(key), output): input
+        for key, packed in scan(txn, keys.TAPPED_PREFIX)
+        for output, input in msgpack.unpackb(packed)
+    }
+
+
+def change(
+    txn: WriteTxn,
+    come: Collection[Topic],
+    go: Collection[tuple[int, int]],
+    process_of: Mapping[int, Iterable[int]],
+) -> dict[str, tuple[int, int]]:
+    """Tap the topics in `come`, and stop tapping the (node, output) in `go`. Returns by name the input number of each
+    new mailbox, and how many messages that output has sent before.
+
+    `process_of`: the nodes that share a process, by each of them; any one may have the record that its commits compare.
+    Raises StoreError when taps have come and gone some millions of times.
+    """
+    there = present(txn)
+    made: dict[str, tuple[int, int]] = {}
+    nodes: set[int] = set()
+    for place in go:
+        input = there.pop(place, None)
+        if input is not None:
+            _remove(txn, input)
+            nodes.add(place[0])
+    used = set(there.values())
+    for topic in come:
+        input = there.get((topic.node, topic.output))
+        if input is None:
+            input = next(number for number in range(len(used) + 1) if number not in used)
+            used.add(input)
+            there[topic.node, topic.output] = input
+            nodes.add(topic.node)
+        made[topic.name] = input, sent(txn, topic)
+    if nodes:
+        _put(txn, there, nodes)
+        _raise(txn, {other for node in nodes for other in (node, *process_of.get(node, ()))})
+    return made
+
+
+def clear(txn: WriteTxn) -> int:
+    """Nobody taps anything: remove all of it. Returns how many outputs were tapped."""
+    nodes = [keys.parse_tapped(key) for key, _ in scan(txn, keys.TAPPED_PREFIX)]
+    there = present(txn)
+    for input in there.values():
+        _remove(txn, input)
+    _put(txn, {}, set(nodes))
+    if nodes:
+        _raise(txn, {entry.number for entry in lives.load(txn).values()})
+    return len(there)
+
+
+def sent(txn: ReadTxn, topic: Topic) -> int:
+    """How many messages an output has sent, those of earlier lives included."""
+    counters = lives.node_record(txn, topic.node).counters
+    at = records.output_counter(topic.output)
+    return counters[at] if at < len(counters) else 0
+
+
+def _put(txn: WriteTxn, there: Mapping[tuple[int, int], int], nodes: Collection[int]) -> None:
+    for node in nodes:
+        known = [[output, input] for (sender, output), input in there.items() if sender == node]
+        if known:
+            txn.put(keys.tapped(node), msgpack.packb(known))
+        else:
+            txn.delete(keys.tapped(node))
+
+
+def _raise(txn: WriteTxn, nodes: Iterable[int]) -> None:
+    """Have the next commit of each of these nodes look which of its outputs are tapped."""
+    count = changes(txn) + 1
+    txn.put(keys.TAP_CHANGES, msgpack.packb(count))
+    in_force = txn.get(keys.IN_FORCE)
+    number = count + (msgpack.unpackb(in_force).get("version", 0) if in_force else 0)
+    if number > records.WIRING_MAX:
+        raise StoreError("taps have come and gone too often in this run: stop it, and resume it")
+    for node in nodes:
+        packed = txn.get(keys.node(node))
+        if packed is not None:
+            record = records.NodeRecord.parse(packed)
+            record.wiring = number
+            txn.put(keys.node(node), record.pack())
+
+
+def _remove(txn: WriteTxn, input: int) -> None:
+    key = keys.queue(keys.TAPS, input)
+    empty(txn, keys.mailbox(keys.TAPS, input), queue_of(txn, key))
+    txn.delete(key)
+
+
+# --- the mailboxes --------------------------------------------------------------------------------------------------
+
+
+def waiting(txn: ReadTxn, input: int, limit: int) -> list[Message]:
+    """Up to about `limit` of the oldest messages of a tap."""
+    return oldest(txn, keys.mailbox(keys.TAPS, input), limit, (), of_pack=limit)[0]
+
+
+def take(txn: WriteTxn, input: int, messages: list[Message]) -> list[bool]:
+    """Remove messages that `waiting` has returned. Returns for each whether what it refers to is what was sent.
+
+    A body in a segment is copied between the two calls, without a lock: the segment stays as it is for as long as a
+    message refers to it. If the message is still here, it has been so all the time.
+    """
+    key = keys.queue(keys.TAPS, input)
+    queue = queue_of(txn, key)
+    good = [record[1] != SEGMENT or txn.get(at) is not None for at, record in messages]
+    removal = Removal(messages)
+    freed, freed_bytes = remove(txn, keys.mailbox(keys.TAPS, input), queue, removal)
+    queue[TAKEN] += removal.count
+    queue[QUEUED] -= freed
+    queue[BYTES] -= freed_bytes
+    queue[DROPPED] -= removal.count - freed
+    txn.put(key, records.pack_queue(queue))
+    return good
+
