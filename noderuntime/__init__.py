@@ -63,9 +63,14 @@ if TYPE_CHECKING:
         UnknownOutput as UnknownOutput,
     )
     from noderuntime.errors import (
+        UnknownTopic as UnknownTopic,
+    )
+    from noderuntime.errors import (
         ValueTooLarge as ValueTooLarge,
     )
     from noderuntime.node.custom_node import Node as Node
+    from noderuntime.watching.tap import Omitted as Omitted
+    from noderuntime.watching.tap import Tap as Tap
 
 _HOMES = {
     "api.events": ["Event"],
@@ -73,11 +78,12 @@ _HOMES = {
     "api.keyed.operator": ["KeyedOperator"],
     "api.sources": ["iterable_source"],
     "node.custom_node": ["Node"],
+    "watching.tap": ["Omitted", "Tap"],
     "api.operator": ["Context", "Operator", "Source", "Status"],
     "errors": [
         "DataflowError", "HistoryLost", "KeyTooLong", "NodeRuntimeError", "NotRunning", "OperatorError",
         "ProtocolError", "RevisionConflict", "SnapshotCorrupt", "StateNotAvailable", "StoreError",
-        "StoreFull", "StoreUnreachable", "UnknownOutput", "ValueTooLarge",
+        "StoreFull", "StoreUnreachable", "UnknownOutput", "UnknownTopic", "ValueTooLarge",
     ],
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -55,6 +55,15 @@ class UnknownOutput(NodeRuntimeError):
         )
 
 
+class UnknownTopic(NodeRuntimeError):
+    """A tap asked for a topic that no node of the run sends."""
+
+    def __init__(self, run: str, what: str) -> None:
+        self.run = run
+        self.what = what
+        super().__init__(f"run {run!r}: {what}")
+
+
 class StateNotAvailable(NodeRuntimeError):
     """A custom node asked for private state, which only operators have."""
 

@@ -21,13 +21,14 @@ PACKAGE = Path(__file__).parent.parent / "noderuntime"
 
 # What stands further up knows nothing of what stands below it.
 ORDER = [
-    "errors", "merges", "api", "dataflow", "ipc", "space", "state", "snapshot", "node", "dora", "store", "runtime",
-    "testing", "cli", "__init__", "__main__",
+    "errors", "merges", "api", "dataflow", "ipc", "space", "state", "snapshot", "node", "dora", "store", "watching",
+    "runtime", "testing", "cli", "__init__", "__main__",
 ]  # fmt: skip
 
 NEVER = {
-    "runtime": {"space", "state", "node", "dora", "store"},  # it must never open the space: see docs/architecture.md
-    "node": {"runtime", "snapshot"},
+    # it must never open the space: see docs/architecture.md
+    "runtime": {"space", "state", "node", "dora", "store", "watching"},
+    "node": {"runtime", "snapshot", "watching"},
     "state": {"snapshot"},
     "snapshot": {"state"},
 }
@@ -48,12 +49,13 @@ DECIDES = [  # pure modules of packages that otherwise touch the world
     "space/keys.py", "space/kvs_cells.py", "runtime/start_barrier.py", "runtime/printed.py",
     "dora/reader.py", "dora/nodes.py", "dora/fields.py", "dora/links.py", "dora/modules.py", "dora/env.py",
     "dora/sources.py", "dora/drawn.py", "dora/refusals.py", "dora/descriptor.py", "dora/facts.py",
+    "watching/backlog.py", "watching/choice.py", "watching/frames.py",
 ]  # fmt: skip
 
 FIRST_TO_READ = {
     "api": "operator.py", "dataflow": "model.py", "ipc": "protocol.py", "space": "commit.py", "state": "base.py",
     "snapshot": "format.py", "node": "session.py", "dora": "reader.py", "store": "operations.py",
-    "runtime": "lifecycle.py", "cli": "parser.py",
+    "runtime": "lifecycle.py", "cli": "parser.py", "watching": "tap.py",
 }  # fmt: skip
 
 

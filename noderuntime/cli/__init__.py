@@ -1,6 +1,6 @@
 """The `noderuntime` command: one module per subcommand, named like it.
 
-May import errors, merges, api, dataflow, ipc, space, state, snapshot, node, dora, store, runtime and testing.
+May import errors, merges, api, dataflow, ipc, space, state, snapshot, node, dora, store, watching, runtime and testing.
 Start reading in parser.py (all commands and options), then run.py and client.py (requests to a live run).
 """
 

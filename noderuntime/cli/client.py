@@ -11,9 +11,10 @@ from typing import Self, TypeVar
 
 from noderuntime.cli.output import CommandError
 from noderuntime.errors import NotRunning
+from noderuntime.ipc.asking import ask
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.control_records import RUNTIME_ANSWER
-from noderuntime.ipc.protocol import VERSION, Answer, Ask, Edge, Reply, Request
+from noderuntime.ipc.protocol import VERSION, Edge, Reply, Request
 from noderuntime.ipc.runs import Run
 from noderuntime.ipc.store_records import ANSWER, Progress, Read, SnapshotFacts, Ticket, result
 from noderuntime.ipc.typed import decode
@@ -31,20 +32,11 @@ def ask_runtime(
 ) -> R:
     """The answer of the runtime of `run`, as a `kind`. CommandError with the runtime's words when it refuses, or when
     it does not answer in time; NotRunning when it is gone; ProtocolError when the answer is no such record."""
-    try:
-        dealer = Dealer(run.run_dir.runtime_socket, Edge.RUNTIME_TO_COMMAND)
-    except OSError:
-        raise NotRunning(f"the run {run.name!r} is not running") from None
-    with dealer:
-        dealer.send(Ask(VERSION, what, arguments))
-        until_s = time.monotonic() + within_s
-        while (left_s := until_s - time.monotonic()) > 0:
-            answer = dealer.receive(left_s)
-            if isinstance(answer, Answer):
-                if answer.error:
-                    raise CommandError(answer.error)
-                return decode(kind, answer.result, RUNTIME_ANSWER)
-        dealer.close(0)
+    answer = ask(run, what, arguments, within_s)
+    if answer is not None:
+        if answer.error:
+            raise CommandError(answer.error)
+        return decode(kind, answer.result, RUNTIME_ANSWER)
     raise CommandError(
         f"the runtime of {run.name!r} has not answered for {within_s:g} seconds; `noderuntime ps` shows its pid"
     )

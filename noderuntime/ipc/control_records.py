@@ -11,6 +11,7 @@ As in store_records.py, arguments are dataclasses and results are the maps that 
     restart  OneNode      Together    begin a new life of a node
     halt     OneNode      Together    stop a node; its queue is kept
     start    OneNode      Together    begin a life of a node that was stopped or has failed
+    taps     Nothing      TapsState   have a tap server, see watching/tap.py
 """
 
 from __future__ import annotations
@@ -88,6 +89,16 @@ class Applied(TypedDict):
     code: int
     drains: list[str]
     discarded: int
+
+
+class TapsState(TypedDict):
+    """`why`: why there will be no tap server; "" when there is one, or is about to be, or the run is `ending`. `pid`:
+    its process, or 0.
+    """
+
+    why: str
+    ending: bool
+    pid: int
 
 
 class Reloading(TypedDict):

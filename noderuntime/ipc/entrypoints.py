@@ -19,9 +19,10 @@ OPERATOR: Final = "noderuntime.node.operator_main:main"
 STORE: Final = "noderuntime.store.__main__:main"
 RELOAD_CHECK: Final = "noderuntime.node.reload_check:main"
 TRIAL: Final = "noderuntime.node.trial:main"
+TAPS: Final = "noderuntime.watching.server:main"
 CHAOS_PROBE: Final = "noderuntime.runtime.chaos:probe"
 DORA_SCRIPT: Final = "noderuntime.dora.script:main"
-ALL: Final = (FORK_SERVER, OPERATOR, STORE, RELOAD_CHECK, TRIAL, CHAOS_PROBE, DORA_SCRIPT)
+ALL: Final = (FORK_SERVER, OPERATOR, STORE, RELOAD_CHECK, TRIAL, TAPS, CHAOS_PROBE, DORA_SCRIPT)
 
 PRELOAD: Final = tuple(entry.partition(":")[0] for entry in (OPERATOR, STORE, TRIAL))  # the fork server imports them
 WARM: Final = ("noderuntime.ipc.channel",)  # modules whose warm_up() each spare calls while it waits

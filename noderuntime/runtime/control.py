@@ -1,4 +1,4 @@
-"""What commands may ask of a live run: status, stop, reload, apply; restart, halt and start of one node."""
+"""What may be asked of a live run: status, stop, reload, apply; restart, halt and start of one node; a tap server."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from noderuntime.runtime.lifecycle_events import DONE
 from noderuntime.runtime.machine import IllegalEvent
 from noderuntime.runtime.node_control import ONE_NODE, one_node
 from noderuntime.runtime.nodes import NodeSupervisor
+from noderuntime.runtime.taps import TapKeeper
 
 _AGAIN = "Stop the run, and continue it with `run FILE --resume`: that starts all nodes that have not ended."
 
@@ -30,6 +31,7 @@ def answer(
     stop: Callable[[bool], None],
     now_s: float,
     applying: Applying | None = None,
+    taps: TapKeeper | None = None,
 ) -> Answer:
     """Do what is asked. `stopping`: the run was asked to end; `stop(drain)` asks it to."""
     if ask.version != VERSION:
@@ -48,9 +50,11 @@ def answer(
             return Answer(applying.begin(decode(ApplyRun, ask.arguments, "apply")), "")
         if ask.what == "applied" and applying is not None:
             return Answer(applying.told(decode(AppliedOf, ask.arguments, "applied").ticket), "")
+        if ask.what == "taps" and taps is not None:
+            return Answer(taps.wanted(may_start=bool(supervisor.children)), "")
     except ProtocolError as error:
         return Answer({}, str(error))
-    known = "status, stop, reload, apply, restart, halt and start"
+    known = "status, stop, reload, apply, restart, halt, start and taps"
     return Answer({}, f"a runtime can be asked for {known}, not for {ask.what[:40]!r}")
 
 

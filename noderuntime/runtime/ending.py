@@ -32,6 +32,7 @@ from noderuntime.runtime.observer import SummaryRow
 from noderuntime.runtime.outcome import Outcome
 from noderuntime.runtime.signals import Signals
 from noderuntime.runtime.store_link import StoreLink
+from noderuntime.runtime.taps import TapKeeper
 
 KILL_S: Final = 5.0
 
@@ -55,6 +56,7 @@ class RunEnd:
     router: Router
     link: StoreLink
     nodes: NodeSupervisor
+    taps: TapKeeper
     store: StoreKeeper
     fork_server: ForkServerKeeper
     lock_watch: LockWatch | None
@@ -75,6 +77,7 @@ class RunEnd:
             ("the rows of the summary", self._sum_up),
             ("the rows of a run without nodes", self._sum_up_none),
             ("closing the nodes", self.nodes.close),
+            ("closing the tap server", self.taps.close),
             ("closing the store", self.store.close),
             ("closing the store's socket", self.link.close),
             ("closing the fork server", self.fork_server.close),
@@ -82,6 +85,7 @@ class RunEnd:
             ("closing the runtime's socket", lambda: self.router.close(0)),
             ("closing the lock file", lambda: None if self.lock_watch is None else self.lock_watch.close()),
             ("removing the runtime's socket", lambda: self.run_dir.runtime_socket.unlink(missing_ok=True)),
+            ("removing the tap server's socket", lambda: self.run_dir.taps_socket.unlink(missing_ok=True)),
             ("removing the store's socket", lambda: self.run_dir.store_socket.unlink(missing_ok=True)),
             ("closing the loop", self.loop.close),
             ("closing the pipe of signals", self.signals.close),

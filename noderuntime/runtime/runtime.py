@@ -86,6 +86,7 @@ from noderuntime.runtime.snapshots import RunSnapshots
 from noderuntime.runtime.start_watch import StartWatch
 from noderuntime.runtime.store_link import StoreLink
 from noderuntime.runtime.stuck_watch import StuckWatch
+from noderuntime.runtime.taps import TapKeeper
 
 LOOK_S = 0.1
 KILL_S = 5.0
@@ -184,14 +185,13 @@ class Runtime:
             time.monotonic, self._stop_asked_by, self._on_ask,
         )  # fmt: skip
         clock = time.monotonic
+        self._taps = TapKeeper(self._fork_server, self._link, self._log, env, self._run_dir.root, clock)
         self._stuck = StuckWatch(self._nodes, self._link, self._log, options.grace_s, clock, self._stop_because_stuck)
         self._chaos: Chaos | None = None
         if options.chaos_s is not None:
             seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
-            self._chaos = Chaos(
-                self._nodes, self._store, self._fork_server, self._link, self._log, dataflow, options.chaos_s, seed,
-                time.monotonic,
-            )  # fmt: skip
+            parts = self._nodes, self._store, self._fork_server, self._link, self._log
+            self._chaos = Chaos(*parts, dataflow, options.chaos_s, seed, clock)
         self._lock_watch: LockWatch | None = None
         self._start_watch = StartWatch(self._nodes, self._log, options.name, time.monotonic())
         self._recorder = FlightRecorder(validating=bool(options.environ.get(ENV_VALIDATE)))
@@ -286,6 +286,7 @@ class Runtime:
         lock_s = max((held.held_s for pid, held in holdings if pid == store_pid), default=0.0)
         self._fork_server.look(now_s, stopped)
         self._store.look(now_s, store_pid in stopped, lock_s)
+        self._taps.look(now_s, self._taps.pid in stopped, holdings, pinnings)
         self._nodes.look(now_s, holdings, pinnings)
         if not self._fork_server.busy:
             self._nodes.reap_orphans()
@@ -308,7 +309,7 @@ class Runtime:
             self._driver.feed(Delivered())
         elif phase is Phase.SAVING and self._snapshots.over:
             self._driver.feed(Saved())
-        elif phase is Phase.QUITTING and self._store.has_ended:
+        elif phase is Phase.QUITTING and self._store.has_ended and self._taps.has_ended:
             self._driver.feed(StoreEnded())
         else:
             return
@@ -379,8 +380,8 @@ class Runtime:
 
     def _on_ask(self, identity: bytes, ask: Ask) -> None:
         try:
-            stopping, now_s = self._phase.stopping, time.monotonic()
-            answer = control.answer(ask, self._nodes, self._file, stopping, self._stop_asked, now_s, self._applying)
+            now_s, taps, stopping, stop = time.monotonic(), self._taps, self._phase.stopping, self._stop_asked
+            answer = control.answer(ask, self._nodes, self._file, stopping, stop, now_s, self._applying, taps)
             self._router.send(identity, answer)
         except GaveUp:
             raise
@@ -415,15 +416,14 @@ class Runtime:
         self._driver.feed(StopRequested(why, drain))
 
     def _show_stopping(self, grace_s: float) -> None:
-        tell = getattr(self._observer, "stopping", None)
-        if tell is not None:
-            tell(grace_s)
+        getattr(self._observer, "stopping", lambda grace_s: None)(grace_s)
 
     # ---- the end
 
     def _finish(self, hurried: bool) -> None:
         """Every node is done: shared writes that are under way have to arrive."""
         self._nodes.ending = True
+        self._taps.end(time.monotonic())
         self._outbox.begin(time.monotonic(), hurried)
         if self._chaos is not None:
             self._chaos.stop()
@@ -444,7 +444,7 @@ class Runtime:
         RunEnd(
             dataflow=self._dataflow, file=self._file, run_dir=self._run_dir, held=self._held, reserve=self._reserve,
             log=self._log, signals=self._signals, loop=self._loop, router=self._router, link=self._link,
-            nodes=self._nodes, store=self._store, fork_server=self._fork_server, lock_watch=self._lock_watch,
-            chaos=self._chaos, last=self._last, outcome=self._outcome, keep_steps=self._driver.keep_steps,
-            notice=lambda: self._show_stopping(0.0),
+            nodes=self._nodes, taps=self._taps, store=self._store, fork_server=self._fork_server,
+            lock_watch=self._lock_watch, chaos=self._chaos, last=self._last, outcome=self._outcome,
+            keep_steps=self._driver.keep_steps, notice=lambda: self._show_stopping(0.0),
         ).carry_out()  # fmt: skip

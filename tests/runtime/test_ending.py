@@ -44,7 +44,7 @@ def over() -> RunPhase:
 
 def failing(folder: Path, called: list[str], outcome: Any) -> RunEnd:
     """The end of a run whose parts all raise when they are closed."""
-    names = "held loop router link nodes store fork_server lock_watch chaos"
+    names = "held loop router link nodes taps store fork_server lock_watch chaos"
     parts: dict[str, Any] = {name: Fails(name, called) for name in names.split()}
     observer: Any = Fails("observer", called)
     file: Any = SimpleNamespace(log_dir=str(folder / "gone"), name="run", file="flow.yml")
@@ -64,8 +64,8 @@ def failing(folder: Path, called: list[str], outcome: Any) -> RunEnd:
     )
 
 
-CLOSED = ["nodes.close", "store.close", "link.close", "fork_server.close", "kill", "router.close", "lock_watch.close",
-          "loop.close", "steps.keep", "chaos.finish"]  # fmt: skip
+CLOSED = ["nodes.close", "taps.close", "store.close", "link.close", "fork_server.close", "kill", "router.close",
+          "lock_watch.close", "loop.close", "steps.keep", "chaos.finish"]  # fmt: skip
 
 
 @pytest.mark.parametrize("is_known", [True, False])
