@@ -287,6 +287,10 @@ class Running:
 
         return wait_until(lambda: helper_of(self.runtime_pid, name), name)
 
+    def found(self, name: str) -> list[int]:
+        """The pid of a helper if there is one now."""
+        return [pid for pid in [helper_of(self.runtime_pid, name)] if pid]
+
     def kill(self) -> None:
         if self.process.poll() is None:
             self.process.kill()

@@ -333,6 +333,27 @@ def applying(module: Any) -> None:
     around(module.Applying, "_settled", "apply settled", "apply settled it")
 
 
+def tap_server(module: Any) -> None:
+    real_main = module.main
+
+    def main(*arguments: Any) -> Any:
+        global role
+        role = "taps"
+        hits.clear()
+        point("begin")
+        return real_main(*arguments)
+
+    module.main = main
+    around(module.Server, "_hear", "tap heard")
+    around(module.Server, "_send", "tap send", "tap sent")
+    around(module.Server, "_end", "tap end", "tap ended")
+
+
+def mailboxes(module: Any) -> None:
+    around(module.Mailboxes, "follow", "tap", "tapped")
+    around(module.Mailboxes, "take", "tap take", "tap taken")
+
+
 def children(module: Any) -> None:
     real_do, real_feed = module.Child._do, module.Child.feed
 
@@ -429,6 +450,7 @@ POINTS = {
     "noderuntime.runtime.runtime": runtime, "noderuntime.runtime.children": children,
     "noderuntime.runtime.applying": applying,
     "noderuntime.ipc.process": process,
+    "noderuntime.watching.server": tap_server, "noderuntime.watching.mailboxes": mailboxes,
     "noderuntime.state.memory": memory_state, "noderuntime.state.common": table_state,
     "noderuntime.state.redis": redis_state, "noderuntime.state.sqlite": sqlite_state,
     "noderuntime.state.external": external_subscription, "noderuntime.space.watches": subscription,
