@@ -137,6 +137,20 @@ def test_the_run_of_its_page_grows_from_two_nodes_to_six_and_counts_every_readin
     assert total == count * (count - 1) // 2
 
 
+def test_the_program_that_looks_at_a_run_sees_what_flows(tmp_path: Path) -> None:
+    write_files("looking-at-a-run.md", tmp_path)
+    assert run(tmp_path, "-m", "noderuntime", "run", "-d", "rooms.yml").returncode == 0
+    try:
+        looked = run(tmp_path, "look.py")
+        assert looked.returncode == 0, looked.stderr
+        *lines, last, missed = looked.stdout.splitlines()
+        assert missed == "missed 0"
+        assert re.fullmatch(r"warmest/celsius warmest/celsius#\d+ 2[56] \{\}", last), last
+        assert all(re.fullmatch(r"(\S+) \1#\d+ 2\d \{'room': '(attic|cellar)'\}", line) for line in lines), lines
+    finally:
+        assert run(tmp_path, "-m", "noderuntime", "stop", "rooms").returncode == 0
+
+
 def test_every_field_of_a_dataflow_file_is_described_and_no_other() -> None:
     described = {
         field for fields in FIELD.findall(document("dataflow-file.md")) for field in re.findall(r"`(\w+)`", fields)
