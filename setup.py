@@ -25,11 +25,11 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
 COMPILED = (
-    "api/events.py", "api/keyed/codecs.py", "api/keyed/deadlines.py", "api/keyed/mapper.py", "api/keyed/states.py",
-    "api/values.py",
+    "api/events.py", "api/keyed/codecs.py", "api/keyed/deadlines.py", "api/keyed/mapper.py", "api/keyed/slots.py",
+    "api/keyed/states.py", "api/values.py",
     "dora/arrays.py", "dora/events.py", "dora/metadata.py",
     "node/chain.py", "node/chain_calls.py", "node/chain_context.py", "node/chain_group.py", "node/chain_host.py",
-    "node/chain_member.py", "node/context.py", "node/group.py", "node/hands.py", "node/inbox.py",
+    "node/chain_member.py", "node/context.py", "node/group.py", "node/hands.py", "node/inbox.py", "node/keyed_state.py",
     "node/operator_host.py", "node/route.py", "node/sender.py", "node/session.py", "node/timers.py",
     "node/trial_session.py",
     "space/admission.py", "space/ahead.py", "space/batch.py", "space/commit.py", "space/ending.py", "space/keys.py",

@@ -121,6 +121,10 @@ class Context(Protocol):
     def kvs(self) -> Any:
         """The shared KVS outside the transaction: what is called on it takes effect at once."""
 
+    @property
+    def keyed(self) -> Any:
+        """The states of keys, for keyed operators: see KeyedStore in noderuntime.api.keyed.states."""
+
     def __call__(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
         """The same as `send_output`."""
 

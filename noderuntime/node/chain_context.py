@@ -85,7 +85,7 @@ class ChainContext(OperatorContext):
             hook("stage")
         staged = self.staged
         if staged is None:
-            raise self._too_early("send_output")
+            raise self.too_early("send_output")
         route = self._routes.get(output)
         if route is None:
             raise UnknownOutput(self.node_id, output, sorted(self._outputs))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from noderuntime.errors import NodeRuntimeError, StoreFull, StoreUnreachable, UnknownOutput
 from noderuntime.ipc import forks
 from noderuntime.ipc.fault_points import point
+from noderuntime.node.keyed_state import KeyedState
 from noderuntime.node.session import NodeSession
 from noderuntime.space import keys, kvs, records
 from noderuntime.space.environment import scan
@@ -58,6 +59,7 @@ class OperatorContext:
         self._session = session
         self._space = session.space
         self._outputs: dict[str, Output] = session.outputs
+        self.keyed = KeyedState(self, session.space, session.wiring.number)
         self._encoded: dict[str, bytes] = {}
         self._private_prefix = keys.private_prefix(session.wiring.number)
         # staged by the events of this group that are not committed yet
@@ -78,6 +80,7 @@ class OperatorContext:
             self._shared.clear()
         if self._merges:
             self._merges.clear()
+        self.keyed.committed()
 
     def forked(self) -> None:
         """See noderuntime.ipc.forks: in the child there is no event in hand."""
@@ -95,7 +98,7 @@ class OperatorContext:
             hook("stage")
         staged = self.staged
         if staged is None:
-            raise self._too_early("send_output")
+            raise self.too_early("send_output")
         known = self._outputs.get(output)
         if known is None:
             raise UnknownOutput(self.node_id, output, sorted(self._outputs))
@@ -140,7 +143,7 @@ class OperatorContext:
             hook("stage")
         staged = self.staged
         if staged is None:
-            raise self._too_early("save_state")
+            raise self.too_early("save_state")
         encoded = self._encoded.get(key) or self._encode(key)
         if type(value) is not bytes or len(value) > _STATE_BYTES_MAX:
             value = check_value(f"the state {key!r}", value)
@@ -164,7 +167,7 @@ class OperatorContext:
         """Delete `key` from the private state. A missing key is not an error."""
         staged = self.staged
         if staged is None:
-            raise self._too_early("delete_state")
+            raise self.too_early("delete_state")
         encoded = self._private_prefix + keys.user_key(key)
         if staged.private is None:
             staged.private = {}
@@ -181,7 +184,13 @@ class OperatorContext:
         return default if found is None else found
 
     def state(self) -> dict[str, bytes]:
-        """All of the private state, as a copy."""
+        """All of the private state, that of keys included, as a copy."""
+        found = self.own_state()
+        found.update((tag, value) for _, tag, value in self.keyed.all())
+        return dict(sorted(found.items()))
+
+    def own_state(self) -> dict[str, bytes]:
+        """The private state without that of keys, as a copy: what `restore_state` gets."""
         prefix = self._private_prefix
         with self._space.read() as txn:
             found = {key: value[records.PRIVATE_BYTES :] for key, value in scan(txn, prefix)}
@@ -253,7 +262,7 @@ class OperatorContext:
             hook("stage")
         staged = self.staged
         if staged is None:
-            raise self._too_early(call)
+            raise self.too_early(call)
         rare = staged.also()
         if rare.shared is None:
             rare.shared = []
@@ -264,7 +273,8 @@ class OperatorContext:
         if hook is not None:
             hook("staged")
 
-    def _too_early(self, call: str) -> NodeRuntimeError:
+    def too_early(self, call: str) -> NodeRuntimeError:
+        """What to raise for a call that needs an event in hand."""
         if self._is_fork:
             return forks.Forked()
         return NodeRuntimeError(

@@ -87,7 +87,7 @@ def _live(run_dir: RunDir, node: str, dealer: Dealer) -> int:
             host.prepare()
         else:
             host = OperatorHost(session, dealer, log)
-            host.prepare(host.ctx.state() if by_reference else state)
+            host.prepare(host.ctx.own_state() if by_reference else state)
         dealer.send(Ready(welcome.incarnation))
         code = host.run()
     except OperatorError as error:

@@ -49,7 +49,7 @@ _LEASE_PAUSE_S = 0.0001
 
 _REQUEST = b"r"[0]
 _REFERRING = frozenset(b"md")  # messages and dead letters
-_STAMPED = frozenset(b"ps")
+_STAMPED = frozenset(b"ktps")
 # Messages, the change log, chunks of payloads: written once, so an equal CRC means equal content. A record that is
 # written again and again is part of each snapshot: one of so many changes could leave the CRC as it was.
 _SELDOM_CHANGED = frozenset(b"mc\xff")

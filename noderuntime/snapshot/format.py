@@ -11,8 +11,8 @@ been applied, keys and values must be those that the last manifest describes (se
 that are missing, or were left out although they had changed.
 
 Format 2 added `content`, and sizes and digests in the keys of payloads; format 3 added `run_id`. Older ones are read.
-Format 4 is format 3 of a space with packs (see noderuntime.space.packs): earlier versions would not find the messages
-in them, and refuse it.
+Formats 4 and 5 are format 3 of spaces of format 2 (with packs, see noderuntime.space.packs) and 3 (with keyed states by
+slot, see noderuntime.space.private): earlier versions would not find what is in them, and refuse it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ import msgpack
 
 from noderuntime.errors import SnapshotCorrupt
 
-FORMAT = 3
-FORMAT_PACKS = 4
-FORMATS = (1, 2, FORMAT, FORMAT_PACKS)  # the formats that this version reads
+FORMAT = 5
+FORMAT_OF_SPACE = {1: 3, 2: 4, 3: FORMAT}  # by the format of the space
+FORMATS = (1, 2, 3, 4, FORMAT)  # the formats that this version reads
 FRAME_BYTES = 1 << 20  # a frame is closed when it has reached this
 FRAME_BYTES_MAX = 1 << 30
 PART_BYTES = 64 << 20  # a part is closed when it has reached this

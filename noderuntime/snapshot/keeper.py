@@ -17,9 +17,9 @@ import msgpack
 from noderuntime.errors import SnapshotCorrupt, StoreError
 from noderuntime.snapshot.backend import Backend, SnapshotConflict
 from noderuntime.snapshot.cut import Cut, SpaceTooFull, Walked, open_cut, remove_copies
-from noderuntime.snapshot.format import FORMAT, FORMAT_PACKS, KeyIndex, Manifest
+from noderuntime.snapshot.format import FORMAT_OF_SPACE, KeyIndex, Manifest
 from noderuntime.space import keys
-from noderuntime.space.environment import Space, has_packs
+from noderuntime.space.environment import Space, format_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,5 +141,5 @@ class Keeper:
             growth_bytes=walked.growth_bytes,
             content=walked.index.content,
             run_id=self.space.outbox_id,
-            format=FORMAT_PACKS if has_packs(cut.txn) else FORMAT,
+            format=FORMAT_OF_SPACE[format_of(cut.txn)],
         )

@@ -21,7 +21,7 @@ from noderuntime.snapshot.backend import Backend, Listed
 from noderuntime.snapshot.format import Manifest
 from noderuntime.snapshot.proof import SEGMENT_PREFIX, Proof, parse_chunk
 from noderuntime.space import keys, lives, records
-from noderuntime.space.environment import FORMAT, Space, create
+from noderuntime.space.environment import FORMATS, Space, create
 from noderuntime.space.segments import segment_path, sizes
 from noderuntime.space.transactions import WriteTxn
 
@@ -189,7 +189,7 @@ def _translate(space: Space, manifest: Manifest, own_facts: dict[bytes, bytes], 
     # the clock must not go back to before the cut, even if this machine's wall clock does
     elapsed_ns = max(time.time_ns(), manifest.clock_ns) - manifest.wall_ns
     with space.write() as txn:
-        txn.put(_FORMAT, own_facts.get(_FORMAT, msgpack.packb(FORMAT)))  # it says what the records are like
+        txn.put(_FORMAT, own_facts.get(_FORMAT, msgpack.packb(FORMATS[0])))  # it says what the records are like
         txn.put(keys.fact("base"), msgpack.packb(manifest.cut))
         txn.put(keys.fact("wall_ns"), msgpack.packb(manifest.wall_ns))
         txn.put(keys.fact("boot_ns"), msgpack.packb(boot_now_ns - elapsed_ns))

@@ -84,10 +84,8 @@ class Batch:
                 self.rare.append((at, staged))
         self.inside = Counter(inside)  # how many messages each input took that were never in its mailbox
         self.indexes = index
-        self.has_packs = False
         for sending in self.sends.values():
             sending.finish()
-            self.has_packs = self.has_packs or any(is_pack for _, _, is_pack in sending.records)
         self.acks = {taken: Removal(acks) for taken, acks in taken_from.items()}
 
 

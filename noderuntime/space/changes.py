@@ -28,7 +28,7 @@ from typing import Any
 import msgpack
 
 from noderuntime.errors import ChangeRefused
-from noderuntime.space import keys, lives, records, taps
+from noderuntime.space import keys, lives, private, records, taps
 from noderuntime.space.ending import forget_events
 from noderuntime.space.environment import Space, scan
 from noderuntime.space.lives import NodeEntry, Registry
@@ -291,7 +291,7 @@ def _has_drained(txn: ReadTxn, node: int, input: int) -> bool:
 def remove_node(txn: WriteTxn, entry: NodeEntry) -> dict[str, int]:
     """Delete what belongs to a node but its record, which goes on counting if the id comes back. Returns the counts."""
     counts = {
-        "keys of private state": _delete(txn, keys.private_prefix(entry.number)),
+        "keys of private state": private.drop(txn, entry.number),
         "queued messages": sum(_drop_input(txn, entry.number, number) for number, _ in entry.all_inputs()),
         "dead letters": _delete(txn, keys.dead_prefix(entry.number)),
     }

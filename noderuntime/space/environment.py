@@ -25,9 +25,10 @@ from noderuntime.space import keys
 from noderuntime.space.kvs_cells import ORIGIN_BITS, STORE_BITS
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 
-FORMAT = 1  # of a new space
-FORMAT_PACKS = 2  # of one that holds packs, or has held some: earlier versions would not find the messages in them
-FORMATS = (FORMAT, FORMAT_PACKS)
+# Format 2 is that of an earlier version's space with packs. In format 3 keyed states lie by slot (see private.py), and
+# there may be packs; earlier ones are brought up to date when the run is resumed.
+FORMAT = 3
+FORMATS = (1, 2, FORMAT)
 READERS_MAX = 4000
 SIZE_BYTES_MIN = 1 << 20
 MESSAGE_SHARE = 8  # one message may take an eighth of the space
@@ -80,9 +81,8 @@ class Space:
         self.message_bytes_max = self.size_bytes // MESSAGE_SHARE
         self.event_bytes_max = self.size_bytes // EVENT_SHARE
         facts = self.facts()
-        self._has_packs = facts.get("format") == FORMAT_PACKS
         if facts.get("format") not in FORMATS:
-            known = " and ".join(map(str, FORMATS))
+            known = ", ".join(map(str, FORMATS))
             raise StoreError(
                 f"{folder} has format {facts.get('format')!r}; this noderuntime reads {known}. "
                 "Run it with the version that made it, or remove it with `noderuntime clean`."
@@ -129,17 +129,6 @@ class Space:
         now_ns, boot_ns = max(self.now_ns(), time.time_ns()), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self.clock = now_ns - boot_ns + self.clock[1], self.clock[1]
         txn.put(keys.fact("wall_ns"), msgpack.packb(self.clock[0]))
-
-    def note_packs(self, txn: WriteTxn) -> None:
-        """Once for each transaction that puts packs: the first one raises the format of the space.
-
-        Only once, because what this transaction raises may yet be aborted: only a later one may rely on it.
-        """
-        if self._has_packs:
-            return
-        self._has_packs = has_packs(txn)
-        if not self._has_packs:
-            txn.put(keys.fact("format"), msgpack.packb(FORMAT_PACKS))
 
     def begin(self) -> WriteTxn:
         """A write transaction: waits for the write lock. The caller commits or aborts it.
@@ -232,10 +221,11 @@ class Space:
         self._lock_word.release()
 
 
-def has_packs(txn: ReadTxn) -> bool:
-    """Whether the space has the format of one with packs."""
-    raised: bytes = msgpack.packb(FORMAT_PACKS)
-    return txn.get(keys.fact("format")) == raised
+def format_of(txn: ReadTxn) -> int:
+    """The format of the space; 1 where a snapshot of the first version does not say it."""
+    packed = txn.get(keys.fact("format"))
+    number: int = FORMATS[0] if packed is None else msgpack.unpackb(packed)
+    return number
 
 
 def scan(txn: ReadTxn, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:

@@ -10,6 +10,8 @@
     a node input sequence index        attempts: how many lives ended with that message in hand
     d node sequence index input        a dead letter; without the input if an older version buried it
     p node key                         private state
+    k node slot tag                    the state of a key of a keyed operator, by slot (see api/keyed/slots.py)
+    t node slot queue due tag          what is due for such a key, and when: a timer, the end of its time to live
     s key                              shared KVS: the cell under a key, also of deletions in force
     c sequence index                   change log: which shared key changed, and the digest of all of them after it
     e expiry sequence index            shared keys that expire, by time; sequence and index of the change that made them
@@ -20,8 +22,9 @@
     g node number                      a payload segment of that node: generation, size, references
     r client                           last request of a client, and its result
 
-Numbers are big-endian, so that keys sort as numbers do: node and input 16 bits, sequence 64, index 32. User keys are
-UTF-8. LMDB's keys hold 511 bytes.
+Numbers are big-endian, so that keys sort as numbers do: node and input 16 bits, sequence 64, index 32, slot and queue
+8. `due` is a float of 64 bits, encoded so that it sorts as its value does. User keys and tags are UTF-8. LMDB's keys
+hold 511 bytes.
 """
 
 from __future__ import annotations
@@ -158,6 +161,49 @@ def dead_prefix(node: int) -> bytes:
 
 def private_prefix(node: int) -> bytes:
     return _NODE.pack(b"p", node)
+
+
+KEYED_PREFIX = b"k"
+DUE_PREFIX = b"t"
+_SLOT = struct.Struct(">cHB")
+_DUE = struct.Struct(">cHBB")
+_TIME = struct.Struct(">d")
+_BITS = struct.Struct(">Q")
+_SIGN = 1 << 63
+KEYED_PREFIX_BYTES = _SLOT.size  # of one slot
+DUE_PREFIX_BYTES = _DUE.size  # of one queue of one slot
+
+
+def keyed_prefix(node: int) -> bytes:
+    """The prefix of all keyed states of a node."""
+    return _NODE.pack(KEYED_PREFIX, node)
+
+
+def keyed(node: int, slot: int, tag: bytes) -> bytes:
+    return _SLOT.pack(KEYED_PREFIX, node, slot) + tag
+
+
+def due_prefix(node: int) -> bytes:
+    """The prefix of all that is due for keys of a node."""
+    return _NODE.pack(DUE_PREFIX, node)
+
+
+def due_queue(node: int, slot: int, queue: int) -> bytes:
+    """The prefix of one queue of a slot."""
+    return _DUE.pack(DUE_PREFIX, node, slot, queue)
+
+
+def due_entry(due: float, tag: bytes) -> bytes:
+    """What follows the prefix of a queue. 0.0 and -0.0 are one time."""
+    (bits,) = _BITS.unpack(_TIME.pack(due + 0.0))
+    return _BITS.pack(bits ^ (2 * _SIGN - 1 if bits & _SIGN else _SIGN)) + tag
+
+
+def parse_due(entry: bytes) -> tuple[float, bytes]:
+    """(due, tag) of what follows the prefix of a queue."""
+    (bits,) = _BITS.unpack_from(entry)
+    (due,) = _TIME.unpack(_BITS.pack(bits ^ (_SIGN if bits & _SIGN else 2 * _SIGN - 1)))
+    return due, entry[_BITS.size :]
 
 
 def user_key(key: object) -> bytes:

@@ -371,10 +371,19 @@ def _clear_flags(txn: WriteTxn, queue_key: bytes, flags: int) -> None:
         txn.put(queue_key, records.pack_queue(queue))
 
 
-def private_state(txn: ReadTxn, node_entry: NodeEntry) -> dict[str, bytes]:
-    """The committed private state of a node."""
+def private_state(txn: ReadTxn, node_entry: NodeEntry, bytes_max: int) -> dict[str, bytes] | None:
+    """The committed private state of a node, without the states of keys; None if it is larger than `bytes_max`.
+
+    No more than that is read, because a claim holds the write lock meanwhile.
+    """
     prefix = keys.private_prefix(node_entry.number)
-    return {key[len(prefix) :].decode(): value[records.PRIVATE_BYTES :] for key, value in scan(txn, prefix)}
+    found: dict[str, bytes] = {}
+    for key, record in scan(txn, prefix):
+        bytes_max -= len(key) - len(prefix) + len(record) - records.PRIVATE_BYTES
+        if bytes_max < 0:
+            return None
+        found[key[len(prefix) :].decode()] = record[records.PRIVATE_BYTES :]
+    return found
 
 
 def queues(txn: ReadTxn, registry: Registry) -> dict[str, dict[str, list[int]]]:

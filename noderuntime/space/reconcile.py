@@ -139,7 +139,7 @@ def refuse_losses(txn: ReadTxn, wanted: list[dict[str, Any]], drop: Collection[s
 def _belongings(txn: ReadTxn, node_entry: NodeEntry) -> str:
     """What a node has to lose, in words; "" for nothing."""
     counts = {
-        "keys of private state": _count(txn, keys.private_prefix(node_entry.number)),
+        "keys of private state": private.size(txn, node_entry.number),
         "queued messages": sum(
             record[0] < records.NOTICE_MIN
             for number, _ in node_entry.inputs.values()

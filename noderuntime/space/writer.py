@@ -254,8 +254,6 @@ class Writer:
         self, txn: WriteTxn, batch: Batch, queues: Queues, sequence: int, now_ns: int
     ) -> dict[bytes, bytes | None]:
         """Write a batch that fits. Returns what it keeps."""
-        if batch.has_packs:
-            self._space.note_packs(txn)
         for output, sends in batch.sends.items():
             self._send(txn, output, sends, queues, sequence)
         for output, segment in batch.segments:

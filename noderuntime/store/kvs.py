@@ -11,8 +11,8 @@ from typing import Any, Final
 from noderuntime.errors import HistoryLost, NotRunning, ProtocolError, RevisionConflict, StoreFull
 from noderuntime.ipc import store_records as wire
 from noderuntime.merges import Add, Max, Merge, Min, Union
-from noderuntime.space import keys, kvs, kvs_cells, records, watches
-from noderuntime.space.environment import MARK_NEW_WORK, Space, scan
+from noderuntime.space import keys, kvs, kvs_cells, private, records, watches
+from noderuntime.space.environment import MARK_NEW_WORK, Space
 from noderuntime.space.kvs import SharedValue, SharedWrite, check_value, ttl_to_ns
 from noderuntime.space.lives import NodeEntry
 from noderuntime.space.transactions import ReadTxn, WriteTxn
@@ -75,10 +75,9 @@ class StateOperations:
             entries = kvs.entries(txn, prefix, self.space.now_ns(), after)
             listed = ((key, len(entry.value), entry.revision) for key, entry in entries)
         else:
-            own = keys.private_prefix(self._node_entry(asked.scope).number)
             listed = (
-                (key[len(own) :], len(value) - records.PRIVATE_BYTES, *records.PRIVATE.unpack_from(value))
-                for key, value in scan(txn, own + prefix, own + after if after else b"")
+                (key, len(record) - records.PRIVATE_BYTES, *records.PRIVATE.unpack_from(record))
+                for key, record in private.listed(txn, self._node_entry(asked.scope).number, prefix, after)
             )
         found: list[wire.ListedKey] = []
         room = LISTING_BYTES_MAX
@@ -94,11 +93,12 @@ class StateOperations:
         if asked.scope == "shared":
             entry = kvs.read(txn, key, self.space.now_ns())
             return _shown(entry)
-        value = txn.get(keys.private_prefix(self._node_entry(asked.scope).number) + key)
-        if value is None:
+        found = private.find(txn, self._node_entry(asked.scope).number, key)
+        if found is None:
             return _shown(None)
-        (sequence,) = records.PRIVATE.unpack_from(value)
-        return {"value": value[records.PRIVATE_BYTES :], "revision": sequence, "packed": False}
+        _, record = found
+        (sequence,) = records.PRIVATE.unpack_from(record)
+        return {"value": record[records.PRIVATE_BYTES :], "revision": sequence, "packed": False}
 
     def state_set(self, txn: WriteTxn, asked: wire.StateSet) -> wire.Revision:
         if asked.scope == "shared":
@@ -107,15 +107,14 @@ class StateOperations:
         value = check_value(f"the value of {asked.key!r}", asked.value)
         self._refuse_when_full(txn)
         sequence = self.space.base + txn.id()
-        own = keys.private_prefix(self._node_entry(asked.scope).number)
-        txn.put(own + key, records.PRIVATE.pack(sequence) + value)
+        private.put(txn, self._node_entry(asked.scope).number, key, value, sequence)
         return {"revision": sequence}
 
     def state_rm(self, txn: WriteTxn, asked: wire.StateKey) -> wire.Removed:
         if asked.scope == "shared":
             return {"removed": self.delete(txn, wire.Key(asked.key))["deleted"]}
         key = keys.user_key(asked.key)
-        return {"removed": txn.delete(keys.private_prefix(self._node_entry(asked.scope).number) + key)}
+        return {"removed": private.remove(txn, self._node_entry(asked.scope).number, key)}
 
     # --- the contract: writing --------------------------------------------------------------------------------------
 

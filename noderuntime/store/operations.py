@@ -20,7 +20,7 @@ from noderuntime.errors import ProtocolError, StoreError
 from noderuntime.ipc import store_records as wire
 from noderuntime.ipc.protocol import VERSION, Reply, Request, refusal
 from noderuntime.ipc.typed import decode
-from noderuntime.space import changes, keys, lives, records, taps, watches
+from noderuntime.space import changes, keys, lives, private, records, taps, watches
 from noderuntime.space.dead_letters import counts
 from noderuntime.space.environment import BROKEN, MARK_NEW_WORK, Space, scan
 from noderuntime.space.kvs import PURGE_STEP
@@ -132,9 +132,8 @@ class Store:
         asked = decode(wire.Claim, request.arguments, ARGUMENTS)
         if asked.others:  # their process reads all states in one transaction
             return {**result, "state": {}, "by_reference": True}
-        state = lives.private_state(txn, self._node_entry(asked.node))
-        by_reference = sum(len(key) + len(value) for key, value in state.items()) > INLINE_BYTES_MAX
-        return {**result, "state": {} if by_reference else state, "by_reference": by_reference}
+        state = lives.private_state(txn, self._node_entry(asked.node), INLINE_BYTES_MAX)
+        return {**result, "state": state or {}, "by_reference": state is None}
 
     def _node_entry(self, id: str) -> NodeEntry:
         return node_entry_of(self.registry, id)
@@ -156,6 +155,7 @@ class Store:
             dropped = reconcile(txn, nodes)
             registry = lives.register(txn, nodes)
             adapt(txn, old, registry)
+            private.convert(txn, (node_entry.number for node_entry in registry.values()))
             record = {"dataflow": asked.dataflow, "leaving": "", "file": asked.file, "digest": asked.digest,
                       "changing": ""}  # fmt: skip
             put_in_force(txn, {"version": 0, **in_force(txn), **record, "applied": False})

@@ -16,6 +16,7 @@ from noderuntime.space.keys import user_key
 from noderuntime.space.kvs import check_value, ttl_to_ns
 from noderuntime.space.records import encode_message
 from noderuntime.state import Entry
+from noderuntime.testing.harness_keyed import KeyedDict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -169,6 +170,7 @@ class HarnessContext:
         self.kvs = HarnessState(harness.kvs, harness.watched)
         self._harness = harness
         self._staged: Staged | None = None  # None: no event in hand, nothing may be staged
+        self.keyed = KeyedDict(harness.state, lambda call: self._staging(call).private, self._staged_private)
 
     def begin(self) -> Staged:
         """Begin an event: calls from now on belong to it."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from noderuntime.api.events import Event
+from noderuntime.api.keyed.codecs import TAG_KINDS
+from noderuntime.api.keyed.operator import KeyedOperator
 from noderuntime.api.operator import (
     POSITION_KEY,
     Status,
@@ -65,6 +67,8 @@ class Lives:
         self.ctx = HarnessContext(self, self.incarnation)
         self._operator = make(self._factory, self.ctx)
         state = own_state(self.state)
+        if isinstance(self._operator, KeyedOperator):  # which reads the states of its keys one by one
+            state = {key: value for key, value in state.items() if key.partition(":")[0] not in TAG_KINDS}
         if state and hasattr(self._operator, "restore_state"):
             self._operator.restore_state(state)
 

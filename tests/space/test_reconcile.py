@@ -92,7 +92,7 @@ def test_a_node_that_comes_later_does_not_find_the_state_of_one_that_is_gone(spa
     other = {"id": "c", "kind": "operator", "inputs": [["in", "a/x"]], "outputs": []}
     _, registry = change(space, A, other)
     with space.read() as txn:
-        assert lives.private_state(txn, registry["c"]) == {}
+        assert lives.private_state(txn, registry["c"], 99) == {}
 
 
 def test_an_input_with_another_source_starts_empty_and_its_messages_are_named(space: Space) -> None:
@@ -103,7 +103,7 @@ def test_an_input_with_another_source_starts_empty_and_its_messages_are_named(sp
     number, _ = registry["b"].inputs["in"]
     with space.read() as txn:
         assert queue_of(txn, keys.queue(1, number)) == [0] * 8
-        assert lives.private_state(txn, registry["b"]) == {"total": b"5"}
+        assert lives.private_state(txn, registry["b"], 99) == {"total": b"5"}
 
 
 def test_timers_and_timeouts_keep_their_counters_when_outputs_are_added(space: Space) -> None:

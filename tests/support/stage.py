@@ -25,7 +25,8 @@ from noderuntime import merges
 from noderuntime.ipc import process, runs
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import VERSION, Answer, Ask, Edge
-from noderuntime.space import kvs, lives, segments
+from noderuntime.space import kvs, lives, private, segments
+from noderuntime.space.records import PRIVATE_BYTES
 
 HERE = Path(__file__).parent
 RUN_S_MAX = 90.0
@@ -183,7 +184,10 @@ class Stage:
                 graph = lives.load(txn)
                 figures = lives.figures(txn, graph)
                 found = Found(
-                    states={id: lives.private_state(txn, vertex) for id, vertex in graph.items()},
+                    states={
+                        id: {key.decode(): record[PRIVATE_BYTES:] for key, record in private.listed(txn, vertex.number)}
+                        for id, vertex in graph.items()
+                    },
                     taken={}, dropped={}, queued={}, discarded={}, sent={}, counts={},
                 )  # fmt: skip
                 for id, node in figures.items():

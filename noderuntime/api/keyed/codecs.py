@@ -13,7 +13,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgpack
 
@@ -21,6 +21,7 @@ from noderuntime.api.values import BYTES, KINDS, MSGPACK, VIEW, decode, encode, 
 
 TAG_BYTES_MAX: Final = 200  # longer tags are hashed; a private key may have 508
 NESTING_MAX: Final = 100  # of a state or key that contains anything but exact plain types
+TAG_KINDS: Final = frozenset({"str", "int", "bool", "float", "msgpack", "sha256"})  # what a tag begins with
 TAGGED: Final = frozenset({bool, int, float, str})  # keys whose tag shows their text
 _VALUE: Final = 64  # a value of values.py is the MessagePack extension 64 + its kind
 
@@ -163,6 +164,69 @@ def _unextension(code: int, data: bytes) -> Any:
 
 def unpack_stored(packed: bytes) -> Any:
     return msgpack.unpackb(packed, raw=False, timestamp=3, strict_map_key=False, ext_hook=_unextension)
+
+
+def packable(value: Any) -> Any:
+    """`value` converted to exact types, arrays and the like to MessagePack extensions. Raises TypeError."""
+    return _packable(value, 0)
+
+
+def packed_exactly(value: Any) -> bytes:
+    """MessagePack of what `packable` returned. Raises TypeError."""
+    return _pack_exact(value)
+
+
+# --- the saved value of a key -----------------------------------------------------------------------------------------
+
+
+UNPACK_ERRORS: Final = (msgpack.UnpackException, ValueError)
+
+
+class Saved(NamedTuple):
+    """The saved value of a key, taken apart: [state, time of its latest event, timer, key, due].
+
+    `state`: its bytes. `due`: the time of the key's entry in the index of what is due, or None if it has none.
+    """
+
+    state: bytes
+    last: float
+    timer: float | None
+    key: Any
+    due: float | None
+
+
+def take_apart(stored: bytes) -> Saved:
+    """Without decoding the state. Raises ValueError when `stored` is not the saved value of a key."""
+    unpacker = msgpack.Unpacker(
+        raw=False, timestamp=3, strict_map_key=False, ext_hook=_unextension, max_buffer_size=len(stored)
+    )
+    unpacker.feed(stored)
+    try:
+        count = unpacker.read_array_header()
+        start = unpacker.tell()
+        unpacker.skip()
+        end = unpacker.tell()
+        last, timer, key, *rest = (unpacker.unpack() for _ in range(count - 1))
+    except (TypeError, *UNPACK_ERRORS) as error:
+        raise ValueError(f"not the saved value of a key: {error}") from None
+    due = rest[0] if rest else None
+    if unpacker.tell() != len(stored) or len(rest) > 1 or not _is_time(last):
+        raise ValueError("not the saved value of a key")
+    if not (timer is None or _is_time(timer)) or not (due is None or _is_time(due)):
+        raise ValueError("not the saved value of a key")
+    return Saved(stored[start:end], last, timer, key, due)
+
+
+def _is_time(value: Any) -> bool:
+    return type(value) is float or type(value) is int
+
+
+def with_due(saved: Saved, due: float | None) -> bytes:
+    """The value as it is saved, with another `due`."""
+    rest = [saved.last, saved.timer, saved.key]
+    if due is None:
+        return b"\x94" + saved.state + pack(rest)[1:]
+    return b"\x95" + saved.state + pack([*rest, due])[1:]
 
 
 class Codec(Protocol):

@@ -181,8 +181,8 @@ class KeyedOperator(Operator):
         keyed.begin(ctx)
         keyed.now = self.clock() if self._needs_clock else keyed.time
         self._fire(ctx)
-        for tag, key in keyed.live_tags(ctx):
-            slot = keyed.by_tag(tag, ctx)
+        for tag, number, key in keyed.live_tags(ctx):
+            slot = keyed.by_tag(tag, number, ctx.keyed)
             if slot is not None:
                 self.on_end(key, slot.state, KeyContext(ctx, keyed.now, slot.timer))
         keyed.save(ctx)
@@ -207,7 +207,7 @@ class KeyedOperator(Operator):
         slot = keyed.find(key, ctx)
         state = self._new_state() if slot.state is None else slot.state
         own = KeyContext(ctx, keyed.now, slot.timer)
-        self._change(slot, self.on_key_event(key, event, state, own), at, own)
+        self._change(slot, self.on_key_event(key, event, state, own), at, own, ctx)
 
     def _moment(self, event: Event) -> float:
         """The time of an event; event time advances to it if it is later."""
@@ -224,26 +224,20 @@ class KeyedOperator(Operator):
         default = type(self).default
         return default() if callable(default) else copy.deepcopy(default)
 
-    def _change(self, slot: Slot, state: Any, at: float, own: KeyContext) -> None:
+    def _change(self, slot: Slot, state: Any, at: float, own: KeyContext, ctx: Context) -> None:
         keyed = self._keyed
         slot.state = state
         slot.timer = None if state is None else own.timer
-        if slot.timer is None:
-            keyed.timers.discard(slot.tag)
-        else:
-            keyed.timers.set(slot.tag, slot.timer)
         keyed.note(slot, at)
+        keyed.schedule(slot, ctx.keyed)
 
     def _fire(self, ctx: Context) -> None:
         """Call on_timer for every timer that is due, in order of time."""
         keyed = self._keyed
         calls: dict[str, int] = {}
-        while keyed.timers and (first := keyed.timers.take(keyed.now)) is not None:
-            due, tag = first
-            slot = keyed.by_tag(tag, ctx)
-            if slot is None:
-                continue
-            called = calls[tag] = calls.get(tag, 0) + 1
+        while (first := keyed.take_timer(ctx.keyed)) is not None:
+            due, slot = first
+            called = calls[slot.tag] = calls.get(slot.tag, 0) + 1
             if called > (CALLS_MAX if self._by_event_time else CALLS_MAX_WALL_CLOCK):
                 if self._by_event_time:
                     raise ValueError(
@@ -251,7 +245,7 @@ class KeyedOperator(Operator):
                         f"one event, which moves time to {keyed.now!r}; the timer is at {due!r} now. Is the time of "
                         "this event in another unit than that of others, as milliseconds among seconds?"
                     )
-                keyed.timers.set(tag, due)
+                keyed.schedule(slot, ctx.keyed)
                 return
             own = KeyContext(ctx, due, None, due)
-            self._change(slot, self.on_timer(slot.key, due, slot.state, own), NEVER, own)
+            self._change(slot, self.on_timer(slot.key, due, slot.state, own), NEVER, own, ctx)
