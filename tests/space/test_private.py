@@ -1,4 +1,4 @@
-"""The private state of a node: its own keys and those of a keyed operator, by slot; and how earlier spaces become so."""
+"""The private state of a node: its own keys, those of a keyed operator by slot, and how earlier spaces become so."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_value_that_no_keyed_operator_could_read_is_refused_for_the_state_of_a
     set_(space, "int:7", pack([5, 100.0, None, 7]))
     before = content(space)
     for value in (b"5", b"", pack(5), pack([5, 1.0, None, 8]), pack([5, "x", None, 7])):
-        with pytest.raises(StoreError, match="'int:7' is the state of a key .*state get --raw"):
+        with pytest.raises(StoreError, match=r"'int:7' is the state of a key .*state get --raw"):
             set_(space, "int:7", value)
     assert content(space) == before
     set_(space, "int:9", b"5")  # an operator without keys may name its own so

@@ -44,7 +44,7 @@ class Deadlines:
         """Hold nothing: all entries are read again."""
         self._at: dict[str, float] = {}
         self._heap: list[tuple[float, str, int]] = []
-        self._read_to: dict[int, Place] = {slot: START for slot in range(SLOTS)}  # without those read to their end
+        self._read_to: dict[int, Place] = dict.fromkeys(range(SLOTS), START)  # without those read to their end
         self._unread: list[tuple[float, int]] = [(START[0], slot) for slot in range(SLOTS)]
 
     def set(self, tag: str, due: float, slot: int) -> None:

@@ -17,7 +17,7 @@ event concerns, so a new life costs the same with any number of keys. The rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
 
 from noderuntime.api.keyed.codecs import (
@@ -31,7 +31,7 @@ from noderuntime.api.keyed.codecs import (
     unpack_stored,
     with_due,
 )
-from noderuntime.api.keyed.deadlines import Deadlines, Place
+from noderuntime.api.keyed.deadlines import Deadlines, Index
 from noderuntime.api.keyed.slots import slot_of
 
 TIME_KEY: Final = "keyed.time"  # in the private state, outside the keyed one
@@ -50,7 +50,7 @@ _FOUR: Final = b"\x94"  # MessagePack: four items follow
 _UNREAD: Final[Any] = object()  # in place of a state that has not been decoded from `stored`
 
 
-class KeyedStore(Protocol):
+class KeyedStore(Index, Protocol):
     """Where keyed states are: `ctx.keyed`. What is staged in it is seen at once."""
 
     def place(self, slot: int, tag: str) -> Any:
@@ -65,10 +65,6 @@ class KeyedStore(Protocol):
 
     def mark(self, queue: int, slot: int, due: float, tag: str, wanted: bool) -> None:
         """Put an entry into the index, or (not `wanted`) remove it."""
-        ...
-
-    def due(self, queue: int, after: Sequence[tuple[int, Place]], limit: int) -> list[list[Place]]:
-        """See Index in deadlines.py."""
         ...
 
     def all(self) -> Iterable[tuple[int, str, bytes]]:
@@ -360,8 +356,8 @@ class KeyedStates:
         elif self._ttl is not None and slot.last is not None and slot.last != NEVER:
             wanted = slot.last + self._ttl
         if slot.due is not None:
-            if wanted is not None and queue == slot.queue and slot.due <= wanted:
-                return
+            if wanted is not None and queue == slot.queue and self.now < slot.due <= wanted:
+                return  # not too late, and not about to be corrected
             keyed.mark(slot.queue, slot.number, slot.due, slot.tag, False)
             self._queue(slot.queue).discard(slot.tag)
         slot.due, slot.queue = wanted, queue
