@@ -1,4 +1,4 @@
-"""Makes NAME.tar.gz: python make.py PATH/TO/noderuntime NAME, the command of the build whose run is to be kept.
+"""Makes NAME.tar.gz: python make.py PATH/TO/noderuntime NAME [FLOW], the command of the build whose run is to be kept.
 
 The run is in /tmp/flow, so that no path of a machine is kept; sockets, doorbells, locks and logs are left out,
 and the space's identifier of the machine's boot is replaced by zeros.
@@ -31,8 +31,8 @@ def keep(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return info
 
 
-def main(command: str, name: str) -> None:
-    shutil.copytree(HERE / "flow", FLOW, ignore=shutil.ignore_patterns("__pycache__"))
+def main(command: str, name: str, flow: str = "flow") -> None:
+    shutil.copytree(HERE / flow, FLOW, ignore=shutil.ignore_patterns("__pycache__"))
     environ = {**os.environ, "NODERUNTIME_HOME": str(HOME)}
     run_file = HOME / "runs" / "flow" / "run.json"
     with subprocess.Popen([command, "run", "flow.yml"], cwd=FLOW, env=environ) as process:
