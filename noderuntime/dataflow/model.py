@@ -93,7 +93,8 @@ class InputSpec:
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
     """One node. `env` includes the file's `env`; the node's own entries override it. Operators with the same `process`
-    share a process and its transactions; "" is a process of its own.
+    share a process and its transactions; "" is a process of its own. `partition_by` says which of its `replicas` gets a
+    message ("": any); `replica` is the number of one of them (see replicas.py).
 
     0 in `max_restarts` and `max_attempts` means no limit; a `health_check_timeout_s` of None means none.
 
@@ -122,6 +123,9 @@ class NodeSpec:
     health_check_timeout_s: float | None = None
     spawn: Spawn = "exec"
     process: str = ""
+    replicas: int = 1
+    partition_by: str = ""
+    replica: int = 0
     endless: bool = False
     together: bool = False
     with_failures: bool = False

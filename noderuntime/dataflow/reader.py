@@ -28,9 +28,11 @@ from noderuntime.dataflow.model import (
     StateSpec,
 )
 from noderuntime.dataflow.notation import operator_code, source_of
+from noderuntime.dataflow.partition import PartitionProblem, parse_partition
 from noderuntime.dataflow.processes import Written, check_processes
 from noderuntime.dataflow.reader_errors import NODE_FIELDS, ErrorCollector, Misspelt, raise_all
 from noderuntime.dataflow.reader_state import read_snapshots, read_state
+from noderuntime.dataflow.replicas import REPLICAS_MAX, check_replicas
 from noderuntime.dataflow.yaml import fields as read
 from noderuntime.dataflow.yaml.nodes import Fields, Scalar, Tree, fail
 from noderuntime.dataflow.yaml.tree import read as read_tree
@@ -103,7 +105,10 @@ class _Reader(ErrorCollector):
         else:
             self.keep(lambda: nodes.extend(self.nodes(found, env)), None)
         if not self.errors:
-            self.errors.extend(check_links(nodes, self.advice) or check_processes(nodes, self.written))
+            self.errors.extend(
+                check_links(nodes, self.advice)
+                or check_processes(nodes, self.written) + check_replicas(nodes, self.written)
+            )
         if self.errors:
             first, *others = self.errors
             first.more = tuple(others)
@@ -153,7 +158,21 @@ class _Reader(ErrorCollector):
             config_place=fields.fields["config"][0].place if "config" in fields.fields else found.place,
         )
         self.written[node_id] = {name: key.place for name, (key, _) in fields.fields.items()}
+        spec = self.partitioned(fields, where, spec)
         return self.process(fields, where, self.supervision(fields, where, spec))
+
+    def partitioned(self, fields: Fields, where: str, spec: NodeSpec) -> NodeSpec:
+        def partition(tree: Tree, label: str) -> str:
+            try:
+                return str(parse_partition(read.text(tree, label)))
+            except PartitionProblem as problem:
+                raise fail(tree.place, f"{label}: {problem}", problem.hint) from None
+
+        return replace(
+            spec,
+            replicas=self.take(fields, "replicas", where, _replicas, 1),
+            partition_by=self.take(fields, "partition_by", where, partition, ""),
+        )
 
     def process(self, fields: Fields, where: str, spec: NodeSpec) -> NodeSpec:
         found = fields.get("process")
@@ -339,6 +358,14 @@ class _Reader(ErrorCollector):
                 raise fail(key.place, f"{name[:60]!r} in {label} cannot be the name of a variable")
             made[name] = read.as_written(value, f"`{name[:60]}` in {label}")
         return made
+
+
+def _replicas(tree: Tree, label: str) -> int:
+    count = read.whole(tree, label, 1)
+    if count > REPLICAS_MAX:
+        hint = f"Keys fall into {REPLICAS_MAX} parts, and a replica owns at least one: write {REPLICAS_MAX} or less."
+        raise fail(tree.place, f"{label} is {count}", hint)
+    return count
 
 
 def _order(place: Place) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from noderuntime.errors import DataflowError
 NODE_FIELDS = (
     "id", "path", "args", "operator", "env", "inputs", "outputs", "config", "restart_policy", "max_restarts",
     "restart_window", "restart_delay", "max_restart_delay", "max_attempts", "start_timeout",
-    "health_check_timeout", "spawn", "process",
+    "health_check_timeout", "spawn", "process", "replicas", "partition_by",
 )  # fmt: skip
 _ELSEWHERE = {  # fields of other dataflow files and of docker compose, and what to write instead
     "build": "Nothing is built when a dataflow is loaded: build beforehand, and remove this field.",

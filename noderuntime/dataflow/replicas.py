@@ -1,0 +1,93 @@
+"""Replicas: one node of the file as several processes, each with mailboxes of its own. Pure.
+
+The runtime and the store know each replica as a node: number 0 has the id of the node, the others are called ID[1],
+ID[2], ... ("[" is in no id of a file). What is shown to users takes them as one node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from noderuntime.api.keyed.slots import SLOTS
+from noderuntime.dataflow.model import Dataflow, NodeSpec, Place
+from noderuntime.dataflow.yaml.nodes import fail
+from noderuntime.errors import DataflowError
+
+REPLICAS_MAX: Final = SLOTS
+
+
+def replica_id(node: str, replica: int) -> str:
+    return f"{node}[{replica}]" if replica else node
+
+
+def node_of(id: str) -> str:
+    """The id in the file of a replica."""
+    return id.partition("[")[0]
+
+
+def shown_id(id: str, replicas: int) -> str:
+    """What a log line calls a replica: sums[0], sums[1]; a node that has no replicas by its id."""
+    return f"{id}[0]" if replicas > 1 and "[" not in id else id
+
+
+def owners(replicas: int) -> tuple[int, ...]:
+    """Which replica owns each slot at the start: equal parts."""
+    return tuple(slot * replicas // SLOTS for slot in range(SLOTS))
+
+
+def rescaled(before: Sequence[int], replicas: int) -> tuple[int, ...]:
+    """Owners with another number of replicas: as few slots move as equal parts allow."""
+    share, more = divmod(SLOTS, replicas)
+    held: dict[int, list[int]] = {replica: [] for replica in range(replicas)}
+    free: list[int] = []
+    for slot, owner in enumerate(before):
+        (held[owner] if owner < replicas else free).append(slot)
+    # those that hold most may keep one more than the share
+    order = sorted(held, key=lambda replica: (-len(held[replica]), replica))
+    wanted = {replica: share + (place < more) for place, replica in enumerate(order)}
+    for replica, slots in held.items():
+        free += slots[wanted[replica] :]
+        del slots[wanted[replica] :]
+    free.sort(reverse=True)
+    for replica, slots in held.items():
+        while len(slots) < wanted[replica]:
+            slots.append(free.pop())
+    made = {slot: replica for replica, slots in held.items() for slot in slots}
+    return tuple(made[slot] for slot in range(SLOTS))
+
+
+def check_replicas(nodes: Sequence[NodeSpec], places: Mapping[str, Mapping[str, Place]]) -> list[DataflowError]:
+    """What of `replicas` and `partition_by` can be refused without the code of the operator."""
+    errors = []
+    for node in nodes:
+        written = places.get(node.id, {})
+        at = written.get("replicas", node.place)
+        where = f"node {node.id!r}"
+        if node.partition_by and node.kind != "operator":
+            what = f"`partition_by` of {where}, which is no operator"
+            errors.append(fail(written.get("partition_by", node.place), what, "Remove it."))
+        if node.replicas == 1:
+            continue
+        if node.kind != "operator":
+            what = f"`replicas` of {where}, which is no operator"
+            hint = "Remove it: only operators can have replicas, because their messages and state are in the space."
+            errors.append(fail(at, what, hint))
+        elif node.process:
+            what = f"`replicas` of {where}, which shares the process {node.process!r}"
+            hint = "Remove `replicas`, or take it out of the process: operators of one process are one each."
+            errors.append(fail(at, what, hint))
+        elif not any(not spec.is_timer for spec in node.inputs):
+            what = f"`replicas` of {where}, which takes no messages"
+            hint = "Remove it: a Source, or an operator with timers alone, would do everything several times."
+            errors.append(fail(at, what, hint))
+    return errors
+
+
+def expanded(dataflow: Dataflow) -> Dataflow:
+    """The dataflow with a node for each replica, those of a node one after the other."""
+    nodes: list[NodeSpec] = []
+    for node in dataflow.nodes:
+        nodes += (replace(node, id=replica_id(node.id, replica), replica=replica) for replica in range(node.replicas))
+    return replace(dataflow, nodes=tuple(nodes))
