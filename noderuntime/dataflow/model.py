@@ -61,7 +61,7 @@ class InputSpec:
     """One input of a node: fed by `output` of `node`, or by a timer when `period_ns` > 0 (then both are "").
 
     `source` is "node/output" or "timer/UNIT/N". `input_timeout_s` is None for no timeout. One that does not `count` is
-    like a timer: the node ends when all others have ended.
+    like a timer: the node ends when all others have ended. `senders` is the id of `node`, or those of its replicas.
     """
 
     name: str
@@ -74,7 +74,14 @@ class InputSpec:
     queue_policy: QueuePolicy = "backpressure"
     input_timeout_s: float | None = None
     counts: bool = True
+    replicas: int = 1  # of `node`
     place: Place = field(default=Place(), compare=False)
+
+    @property
+    def senders(self) -> tuple[str, ...]:
+        if self.is_timer:
+            return ()
+        return (self.node, *(f"{self.node}[{replica}]" for replica in range(1, self.replicas)))
 
     @property
     def is_timer(self) -> bool:
@@ -206,9 +213,10 @@ class Dataflow:
         raise KeyError(node_id)
 
     def receivers(self, node_id: str, output: str) -> list[tuple[NodeSpec, InputSpec]]:
-        """Every input that receives from this output, in the order of the file."""
+        """Every input that receives from this output, in the order of the file; of replicas, each one's."""
+        of_file = node_id.partition("[")[0]
         return [
-            (node, spec) for node in self.nodes for spec in node.inputs if (spec.node, spec.output) == (node_id, output)
+            (node, spec) for node in self.nodes for spec in node.inputs if (spec.node, spec.output) == (of_file, output)
         ]
 
     def members(self, node_id: str) -> tuple[NodeSpec, ...]:
@@ -231,5 +239,6 @@ class Dataflow:
                 sorted(node.outputs),
             ]
             for node in self.nodes
+            if not node.replica
         )
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -87,7 +87,10 @@ def check_replicas(nodes: Sequence[NodeSpec], places: Mapping[str, Mapping[str, 
 
 def expanded(dataflow: Dataflow) -> Dataflow:
     """The dataflow with a node for each replica, those of a node one after the other."""
+    counts = {node.id: node.replicas for node in dataflow.nodes}
     nodes: list[NodeSpec] = []
-    for node in dataflow.nodes:
+    for written in dataflow.nodes:
+        inputs = tuple(replace(spec, replicas=counts.get(spec.node, 1)) for spec in written.inputs)
+        node = replace(written, inputs=inputs)
         nodes += (replace(node, id=replica_id(node.id, replica), replica=replica) for replica in range(node.replicas))
     return replace(dataflow, nodes=tuple(nodes))

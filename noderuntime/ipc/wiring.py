@@ -29,12 +29,17 @@ class InputWiring:
     timeout_ns: int = 0
     counts: bool = True  # False: the node ends when all others have ended, as if this were a timer
     leaving: bool = False  # no longer in the dataflow: what waits is handled, nothing new comes
+    replicas: tuple[int, ...] = ()  # of the sender: the numbers of all of them, if it has several
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiverWiring:
     """One receiver of an output: the mailbox (node, input) and its limits. `spares`: requests, responses and goals are
     dropped only when no other message waits (in dataflows of dora).
+
+    Those of the replicas of one node, for one of its inputs, have the same `group` ("NUMBER/input", with the number of
+    the first replica) and are in order: a message goes to one of them, which `partition` (as in the file; "": any)
+    decides.
     """
 
     node: int
@@ -44,6 +49,8 @@ class ReceiverWiring:
     drop_oldest: bool
     messages_min: int = 1
     spares: bool = False
+    group: str = ""
+    partition: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,7 @@ class PlainInput(TypedDict):
     period_ns: int
     timeout_ns: int
     counts: bool
+    replicas: list[int]
     leaving: NotRequired[bool]
 
 
@@ -82,6 +90,8 @@ class PlainReceiver(TypedDict):
     drop_oldest: bool
     messages_min: int
     spares: bool
+    group: str
+    partition: str
 
 
 class PlainOutput(TypedDict):
@@ -106,6 +116,9 @@ class PlainNode(TypedDict):
     endless: bool
     with_failures: bool
     ticks_from_ns: int
+    replica: int
+    replicas: list[int]
+    partition: str
     version: NotRequired[int]
 
 
@@ -132,6 +145,8 @@ class Wiring:
     CLOCK_BOOTTIME; 0: a period after the beginning of the space's clock.
     `others` are the operators that share the process of this one, which is then the first of them. `version` is the
     wiring number: where that of the node's record in the space is another one, inputs and outputs are read there.
+    `replicas` are the numbers of all replicas of the node, if it has several; `replica` is the place of this one among
+    them. What keys have as state is kept under the number of the first.
     """
 
     run: str
@@ -146,7 +161,15 @@ class Wiring:
     with_failures: bool = False
     ticks_from_ns: int = 0
     others: tuple[Wiring, ...] = ()
+    replica: int = 0
+    replicas: tuple[int, ...] = ()
+    partition: str = ""
     version: int = 0
+
+    @property
+    def state_number(self) -> int:
+        """The number under which the states of keys are kept."""
+        return self.replicas[0] if self.replicas else self.number
 
     def ticking_from(self, moment_ns: int) -> Wiring:
         """The same, of the other operators too, with ticks from that moment of CLOCK_BOOTTIME on."""
@@ -156,7 +179,8 @@ class Wiring:
     def to_plain(self) -> PlainWiring:
         """The form that MessagePack can carry."""
         plain = asdict(replace(self, others=()))
-        plain["inputs"] = list(plain["inputs"])
+        plain["inputs"] = [item | {"replicas": list(item["replicas"])} for item in plain["inputs"]]
+        plain["replicas"] = list(plain["replicas"])
         plain["outputs"] = [output | {"receivers": list(output["receivers"])} for output in plain["outputs"]]
         plain["others"] = [other.to_plain() for other in self.others]
         return cast(PlainWiring, plain)
@@ -177,6 +201,9 @@ class Wiring:
             endless=plain["endless"],
             with_failures=plain["with_failures"],
             ticks_from_ns=plain["ticks_from_ns"],
+            replica=plain["replica"],
+            replicas=tuple(plain["replicas"]),
+            partition=plain["partition"],
             others=tuple(cls.from_plain(other) for other in others),
             version=plain.get("version", 0),
         )
@@ -192,7 +219,10 @@ class Wiring:
 
 
 def _inputs(plain: list[PlainInput]) -> tuple[InputWiring, ...]:
-    return tuple(InputWiring(**item) for item in plain)
+    return tuple(
+        replace(InputWiring(**item), replicas=tuple(item["replicas"]))  # type: ignore[arg-type]
+        for item in plain
+    )
 
 
 def _outputs(plain: list[PlainOutput]) -> tuple[OutputWiring, ...]:

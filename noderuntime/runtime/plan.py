@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from noderuntime.dataflow.model import Dataflow, InputSpec, NodeSpec
 from noderuntime.dataflow.processes import processes_of
+from noderuntime.dataflow.replicas import node_of, replica_id
 from noderuntime.ipc.store_records import Numbers, StoreNode
 from noderuntime.ipc.wiring import NANOSECONDS, InputWiring, OutputWiring, ReceiverWiring, Wiring
 
@@ -73,9 +74,10 @@ def _wiring(
     receivers: Mapping[tuple[str, str], list[tuple[NodeSpec, InputSpec]]],
 ) -> Wiring:
     mine = numbers[node.id]
+    replicas = _numbers_of(node, numbers)
     outputs = []
     for output in node.outputs:
-        fed = receivers.get((node.id, output), [])
+        fed = receivers.get((node_of(node.id), output), [])
         outputs.append(
             OutputWiring(
                 output,
@@ -89,6 +91,8 @@ def _wiring(
                         drop_oldest=spec.drop_oldest,
                         messages_min=spec.queue_messages_min,
                         spares=spec.drop_oldest and receiver.with_failures,
+                        group=f"{numbers[node_of(receiver.id)]['number']}/{spec.name}" if receiver.replicas > 1 else "",
+                        partition=receiver.partition_by,
                     )
                     for receiver, spec in fed
                 ),
@@ -111,6 +115,7 @@ def _wiring(
                 number=mine["inputs"][spec.name],
                 source=spec.source,
                 sender=TIMER_SENDER if spec.is_timer else numbers[spec.node]["number"],
+                replicas=tuple(numbers[id]["number"] for id in spec.senders) if spec.replicas > 1 else (),
                 queue_size=spec.queue_size,
                 queue_bytes=spec.queue_bytes,
                 drop_oldest=spec.drop_oldest,
@@ -126,4 +131,15 @@ def _wiring(
         code=code,
         endless=node.endless,
         with_failures=node.with_failures,
+        replica=node.replica,
+        replicas=replicas,
+        partition=node.partition_by,
     )
+
+
+def _numbers_of(node: NodeSpec, numbers: Mapping[str, Numbers]) -> tuple[int, ...]:
+    """The numbers of all replicas of a node; none if it is the only one."""
+    if node.replicas == 1:
+        return ()
+    of_file = node_of(node.id)
+    return tuple(numbers[replica_id(of_file, replica)]["number"] for replica in range(node.replicas))

@@ -32,6 +32,7 @@ from noderuntime.space.ending import Links
 from noderuntime.space.environment import MARK_DRAIN, MARK_NEW_WORK, MARK_SINGLE, Fullness, Space, is_no_room
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.records import CLOSED, EAGER, FLAGS, QUEUED
+from noderuntime.space.routing import groups_of
 from noderuntime.space.staging import GROUP_BYTES_MAX, GROUP_MAX, Input, Output, Receiver, Staged
 from noderuntime.space.taps import tapped
 from noderuntime.space.transactions import ReadTxn
@@ -50,7 +51,7 @@ class Ports:
         self.outputs: dict[str, Output] = {}
         self.inputs: dict[str, Input] = {}
         self.leaving: dict[int, Input] = {}  # inputs that are no longer in the dataflow, by number
-        self._booted_ns = space.booted_ns
+        self._space = space
         self._first = first
         self._own = own
         self._connect(wiring)
@@ -63,12 +64,13 @@ class Ports:
         for item in wiring.outputs:
             counter = records.output_counter(item.number)
             receivers = [Receiver(receiver) for receiver in item.receivers]
+            groups = groups_of(self._space, item.receivers)
             known = self.outputs.get(item.name)
             if known is not None:
-                known.rewire(receivers)
+                known.rewire(receivers, groups)
                 continue
-            sent = self.counters[counter]
-            output = Output(item.name, self._first + counter, receivers, sent, self._booted_ns, self._own)
+            sent = self.counters[counter] or wiring.replica << records.REPLICA_SHIFT
+            output = Output(item.name, self._first + counter, receivers, sent, self._space.booted_ns, self._own, groups)
             self.outputs[item.name] = output
         there = {item.number: item for item in self.all_inputs()}
         self.fresh: list[Input] = []  # those that were not there before
@@ -96,6 +98,8 @@ class Ports:
                 if to.node != keys.TAPS  # which is told nothing of the lives of nodes
             ],
             [(item.wiring.sender, item.mailbox, item.queue_key) for item in self.all_inputs()],
+            [number for number in wiring.replicas if number != wiring.number],
+            [number for item in wiring.inputs for number in item.replicas],
         )
 
     def all_inputs(self) -> list[Input]:
@@ -288,6 +292,7 @@ class Commits:
             # by now it is unknown which nodes that commit should have rung
             around = (link for ports in self.nodes for link in (*ports.links.receivers, *ports.links.inputs))
             self.rings.update(node for node, _, _ in around if node >= 0)
+            self.rings.update(number for ports in self.nodes for number in ports.links.senders)
             self.rings |= self._writer.watchers.all()
             return len(tried)
         # that commit was not made, and a commit of fewer events may leave the very same node record behind

@@ -86,6 +86,11 @@ STOP_ALL = fact("stop_all")  # written by the commit of an event whose operator 
 EXTERNAL = fact("outside")  # the external State, if shared state is in one; kept spaces have it under this name
 
 
+def owners(node: int) -> bytes:
+    """Which replica owns each slot: a byte for each. `node`: the number of the first replica."""
+    return fact(f"owners {node}")
+
+
 def node(number: int) -> bytes:
     return _NODE.pack(b"n", number)
 

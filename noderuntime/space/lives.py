@@ -12,6 +12,7 @@ from typing import Any
 
 import msgpack
 
+from noderuntime.dataflow.replicas import node_of
 from noderuntime.errors import StoreError
 from noderuntime.space import keys, records
 from noderuntime.space.ending import Links, close, forget_events, tell
@@ -127,12 +128,17 @@ def links(registry: Registry, node_entry: NodeEntry) -> Links:
     """The mailboxes around a node. Receivers that are leaving are not among them, unless the node is leaving itself:
     they have got their INPUT_CLOSED, and nothing comes after it.
     """
+    of_file = node_of(node_entry.id)
     numbers = {item.id: item.number for item in registry.values()}
+    replicas: dict[str, list[int]] = {}
+    for item in registry.values():
+        replicas.setdefault(node_of(item.id), []).append(item.number)
+    senders = {node_of(source.rpartition("/")[0]) for _, source in node_entry.all_inputs()}
     receivers = [
         (other.number, keys.mailbox(other.number, number), keys.queue(other.number, number))
         for other in registry.values()
         for number, source in other.all_inputs()
-        if source.rpartition("/")[0] == node_entry.id
+        if source.rpartition("/")[0] == of_file
         and (node_entry.leaves or not (other.leaves or number in other.leaving))
     ]
     inputs = [
@@ -143,7 +149,9 @@ def links(registry: Registry, node_entry: NodeEntry) -> Links:
         )
         for number, source in node_entry.all_inputs()
     ]
-    return Links(node_entry.id, receivers, inputs)
+    others = [number for number in replicas[of_file] if number != node_entry.number]
+    of_senders = [number for sender in sorted(senders & replicas.keys()) for number in replicas[sender][1:]]
+    return Links(node_entry.id, receivers, inputs, others, of_senders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,7 +428,7 @@ def figures(txn: ReadTxn, registry: Registry) -> dict[str, Any]:
         outputs = {}
         for name, number in node_entry.outputs.items():
             counter = records.output_counter(number)
-            outputs[name] = counters[counter] if counter < len(counters) else 0
+            outputs[name] = counters[counter] & records.COUNT_MASK if counter < len(counters) else 0
         found[node_entry.id] = {
             "status": records.STATUSES[record.status],
             "incarnation": record.incarnation,

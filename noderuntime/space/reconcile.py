@@ -16,8 +16,9 @@ from typing import Any
 import msgpack
 
 from noderuntime.dataflow.identifiers import HELPER
+from noderuntime.dataflow.replicas import node_of
 from noderuntime.errors import ResumeRefused
-from noderuntime.space import keys, lives, records
+from noderuntime.space import keys, lives, private, records
 from noderuntime.space.changes import remove_node
 from noderuntime.space.environment import scan
 from noderuntime.space.lives import NodeEntry, Registry
@@ -159,11 +160,12 @@ def adapt(txn: WriteTxn, old: Registry, registry: Registry) -> None:
     for node_entry in registry.values():
         before = old.get(node_entry.id)
         for name, (number, source) in node_entry.inputs.items():
-            sender = registry.get(source.rpartition("/")[0]) if source else None
+            of_file = source.rpartition("/")[0] if source else ""
+            senders = [entry for entry in registry.values() if of_file and node_of(entry.id) == of_file]
             is_new = before is None or before.inputs.get(name) != (number, source)
-            if sender is None or not is_new:
+            if not senders or not is_new:
                 continue
-            if lives.status(txn, sender) != records.LIVE:  # it will never send again
+            if all(lives.status(txn, sender) != records.LIVE for sender in senders):  # they will never send again
                 queue = queue_of(txn, keys.queue(node_entry.number, number))
                 queue[FLAGS] |= SOURCE_ENDED
                 txn.put(keys.queue(node_entry.number, number), records.pack_queue(queue))

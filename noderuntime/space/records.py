@@ -201,6 +201,15 @@ def input_counter(number: int) -> int:
     return 3 * number + 1
 
 
+def status_of(record: bytes | None) -> int:
+    """The status in a node record, without the rest of it; ENDED of a node that is not there."""
+    return ENDED if record is None else record[4]
+
+
+REPLICA_SHIFT = 45  # the number of a message has its sender's replica above these bits; all of it fits into a float
+COUNT_MASK = (1 << REPLICA_SHIFT) - 1
+
+
 class NodeRecord:
     """`counters` are numbered by output_counter and input_counter."""
 

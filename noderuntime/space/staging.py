@@ -6,11 +6,13 @@ compares and puts.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from time import CLOCK_BOOTTIME, clock_gettime_ns
+from types import MappingProxyType
 from typing import Any, Final
 
 from noderuntime.api.values import BYTES
+from noderuntime.dataflow.partition import Partition
 from noderuntime.errors import ValueTooLarge
 from noderuntime.ipc.wiring import InputWiring, ReceiverWiring
 from noderuntime.space import keys, kvs, records
@@ -19,6 +21,8 @@ from noderuntime.space.watches import Cursor
 
 GROUP_MAX: Final = 128  # events of one commit
 GROUP_BYTES_MAX: Final = 1 << 20  # of what they send: a larger transaction no longer fits into the caches of a core
+
+LOADS_NS: Final = 500_000
 
 Sent = tuple["Output", bytes, int, Segment | None]  # an output, and a message's record, number and segment
 
@@ -63,10 +67,44 @@ class Staged:
         return self.rare
 
 
-class Receiver:
-    """One mailbox that an output goes to."""
+class Group:
+    """How one of the replicas of a receiver is chosen: by slot, or, without a `partition`, the one with least waiting.
 
-    __slots__ = ("drop_oldest", "mailbox", "messages_min", "node", "queue_key", "size", "size_bytes", "spares")
+    `loads()` reads how much waits for each; it is read again after LOADS_NS, and what is sent meanwhile is added.
+    """
+
+    __slots__ = ("_counts", "_loads", "_read_ns", "owners", "partition")
+
+    def __init__(
+        self, partition: Partition | None, owners: Sequence[int], loads: Callable[[], list[int]] | None = None
+    ) -> None:
+        self.partition = partition
+        self.owners = owners
+        self._loads = loads
+        self._counts: list[int] = []
+        self._read_ns = 0
+
+    def choose(self, value: Any, metadata: Mapping[str, Any] | None) -> int:
+        """The number of the replica that gets this message."""
+        if self.partition is not None:
+            return self.owners[self.partition.slot(value, metadata)]
+        assert self._loads is not None
+        now_ns = clock_gettime_ns(CLOCK_BOOTTIME)
+        if not self._counts or now_ns > self._read_ns + LOADS_NS:
+            self._counts = self._loads()
+            self._read_ns = now_ns
+        counts = self._counts
+        chosen = counts.index(min(counts))
+        counts[chosen] += 1
+        return chosen
+
+
+class Receiver:
+    """One mailbox that an output goes to. `group`: see ReceiverWiring."""
+
+    __slots__ = (
+        "drop_oldest", "group", "mailbox", "messages_min", "node", "queue_key", "size", "size_bytes", "spares",
+    )  # fmt: skip
 
     def __init__(self, wiring: ReceiverWiring) -> None:
         self.node = wiring.node
@@ -77,18 +115,21 @@ class Receiver:
         self.messages_min = wiring.messages_min
         self.drop_oldest = wiring.drop_oldest
         self.spares = wiring.spares
+        self.group = wiring.group
 
 
 class Output:
     """One output. `counter`: where the node's counters have its messages; `sent` includes those that are only staged.
-    `loops`: one of its receivers is among `own`, the nodes of this process. `parts`: it, without some of its receivers.
+    `loops`: one of its receivers is among `own`, the nodes of this process, or it is written message by message for
+    another reason. `groups`: how the replicas of receivers are chosen; what is staged is then a part of the output, to
+    those chosen. `parts`: it, without some of its receivers.
 
     Messages are stamped by the space's clock (`booted_ns`, see Space), as ticks are: the wall clock may step.
     """
 
     __slots__ = (
-        "booted_ns", "copies", "counter", "drops_oldest", "loops", "name", "nodes", "own", "parts", "receivers",
-        "sent", "waiting_receivers",
+        "booted_ns", "chosen", "copies", "counter", "drops_oldest", "groups", "loops", "name", "nodes", "own", "parts",
+        "receivers", "sent", "waiting_receivers",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +140,7 @@ class Output:
         sent: int,
         booted_ns: int,
         own: Collection[int] = (),
+        groups: Mapping[str, Group] = MappingProxyType({}),
     ) -> None:
         self.booted_ns = booted_ns
         self.name = name
@@ -106,11 +148,13 @@ class Output:
         self.sent = sent
         self.own = own
         self.parts: list[Output] = []
-        self.rewire(receivers)
+        self.chosen: dict[tuple[int, ...], Output] = {}  # the parts by the replica of each group
+        self.rewire(receivers, groups)
 
-    def rewire(self, receivers: Sequence[Receiver]) -> None:
+    def rewire(self, receivers: Sequence[Receiver], groups: Mapping[str, Group] = MappingProxyType({})) -> None:
         """These are its receivers from now on, also of what is staged already."""
         own = self.own
+        self.groups = groups
         self.receivers = list(receivers)
         self.loops = any(receiver.node in own for receiver in receivers)
         # A process that waited for room in a mailbox of its own would wait for ever: it comes to that mailbox first.
@@ -118,11 +162,14 @@ class Output:
         self.drops_oldest = any(receiver.drop_oldest for receiver in self.receivers)
         self.copies = len(self.receivers)
         self.nodes = {receiver.node for receiver in self.receivers} - {keys.TAPS}  # to announce messages to
+        for chosen, part in self.chosen.items():
+            part.rewire(self._chosen_receivers(chosen))
+            part.loops |= part.copies > 1
 
     def tap(self, taps: Sequence[Receiver]) -> None:
         """These are the taps that it goes to from now on, behind its other receivers, whose places stay the same."""
         for output in (self, *self.parts):
-            output.rewire([*(to for to in output.receivers if to.node != keys.TAPS), *taps])
+            output.rewire([*(to for to in output.receivers if to.node != keys.TAPS), *taps], output.groups)
 
     def without(self, places: Collection[int]) -> Output:
         """The same output, without the receivers at these places. Who uses both keeps `sent` of one."""
@@ -130,13 +177,32 @@ class Output:
         self.parts.append(part)
         while True:  # a helper thread that commits may call `tap` meanwhile
             known = self.receivers
-            part.rewire([receiver for at, receiver in enumerate(known) if at not in places])
+            part.rewire([receiver for at, receiver in enumerate(known) if at not in places], self.groups)
             if known is self.receivers:
                 return part
 
     def to(self, receivers: Sequence[Receiver]) -> Output:
         """The same output to some of its receivers. Who uses both keeps `sent` of one."""
-        return Output(self.name, self.counter, receivers, self.sent, self.booted_ns, self.own)
+        kept = {to.group for to in receivers}
+        groups = {name: group for name, group in self.groups.items() if name in kept}
+        return Output(self.name, self.counter, receivers, self.sent, self.booted_ns, self.own, groups)
+
+    def _part(self, chosen: tuple[int, ...]) -> Output:
+        """The output to the receivers without replicas, and to one of each group.
+
+        If these are several, parts share receivers, whose messages must stay in order, and packs of two parts overlap.
+        """
+        part = Output(self.name, self.counter, self._chosen_receivers(chosen), self.sent, self.booted_ns, self.own)
+        part.loops |= part.copies > 1
+        self.chosen[chosen] = part
+        return part
+
+    def _chosen_receivers(self, chosen: tuple[int, ...]) -> list[Receiver]:
+        """Those without replicas, and the chosen one of each group. A group that is gone has none."""
+        receivers = [to for to in self.receivers if not to.group]
+        for name, replica in zip(self.groups, chosen, strict=False):
+            receivers += [to for to in self.receivers if to.group == name][replica : replica + 1]
+        return receivers
 
     def stage(
         self, staged: Staged, value: Any, metadata: Mapping[str, Any] | None, payloads: records.Payloads
@@ -144,6 +210,13 @@ class Output:
         """Add a message to what `staged` sends. Raises TypeError, ValueTooLarge, and StoreFull when there is no room
         for a large payload; nothing is staged then.
         """
+        if self.groups:
+            chosen = tuple([group.choose(value, metadata) for group in self.groups.values()])
+            part = self.chosen.get(chosen) or self._part(chosen)
+            part.sent = self.sent
+            part.stage(staged, value, metadata, payloads)
+            self.sent = part.sent
+            return
         number = self.sent + 1
         segment = None
         now_ns = self.booted_ns + clock_gettime_ns(CLOCK_BOOTTIME)

@@ -317,6 +317,7 @@ class Writer:
             queue[DROPPED] -= taken - freed  # dropped while in hand, but they have taken effect
         if not was_low and is_low(queue, *limits):
             self.rings.add(input.wiring.sender)
+            self.rings.update(input.wiring.replicas)
 
     def _write_rare(
         self, txn: WriteTxn, at: int, staged: Staged, queues: Queues, sequence: int, index: int, now_ns: int

@@ -132,6 +132,10 @@ def test_the_file_says_how_many_and_by_what() -> None:
     made = expanded(dataflow)
     assert [(node.id, node.replica) for node in made.nodes] == [("a", 0), ("sums", 0), ("sums[1]", 1), ("sums[2]", 2)]
     assert made.node("sums[2]").inputs == spec.inputs
+    assert [(node.id, spec.name) for node, spec in made.receivers("a", "out")] == [
+        ("sums", "n"), ("sums[1]", "n"), ("sums[2]", "n"),
+    ]  # fmt: skip
+    assert made.fingerprint() == dataflow.fingerprint()
     assert dataflow.fingerprint() == parse(flow("replicas: 1")).fingerprint()
 
 

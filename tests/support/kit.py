@@ -9,6 +9,7 @@ from typing import Any
 
 from noderuntime import errors
 from noderuntime.dataflow.reader import parse
+from noderuntime.dataflow.replicas import expanded
 from noderuntime.ipc.protocol import VERSION, Request
 from noderuntime.ipc.store_records import InputFigures, NodeFigures
 from noderuntime.runtime.plan import plan, store_nodes
@@ -35,7 +36,7 @@ def dataflow_of(nodes: Nodes, folder: Path) -> Any:
     """The dataflow of {id: fields}; where nothing else is said, a node is a custom node."""
     listed = [{"id": id, **({} if "operator" in spec else {"path": "dynamic"}), **spec} for id, spec in nodes.items()]
     text = json.dumps({"nodes": listed}).encode()
-    return parse(text, file="dataflow.yml", folder=str(folder), env={})
+    return expanded(parse(text, file="dataflow.yml", folder=str(folder), env={}))
 
 
 def node_figures(
