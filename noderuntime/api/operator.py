@@ -110,6 +110,14 @@ class Context(Protocol):
         """Which life of this node this is, from 1."""
 
     @property
+    def replica(self) -> int:
+        """Which of the replicas of this node this is, from 0."""
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas this node has."""
+
+    @property
     def is_restart(self) -> bool:
         """Whether there was a life before this one."""
 

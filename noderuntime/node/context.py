@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from noderuntime.dataflow.replicas import node_of
 from noderuntime.errors import NodeRuntimeError, StoreFull, StoreUnreachable, UnknownOutput
 from noderuntime.ipc import forks
 from noderuntime.ipc.fault_points import point
@@ -46,7 +47,9 @@ class OperatorContext:
     """
 
     def __init__(self, session: NodeSession, config: Mapping[str, Any], log: logging.Logger) -> None:
-        self.node_id = session.wiring.node
+        self.node_id = node_of(session.wiring.node)
+        self.replica = session.wiring.replica
+        self.replicas = len(session.wiring.replicas) or 1
         self.run_id = session.space.outbox_id
         self.config = MappingProxyType(dict(config))
         self.incarnation = session.incarnation
@@ -59,7 +62,7 @@ class OperatorContext:
         self._session = session
         self._space = session.space
         self._outputs: dict[str, Output] = session.outputs
-        self.keyed = KeyedState(self, session.space, session.wiring.number)
+        self.keyed = KeyedState(self, session.space, session.wiring)
         self._encoded: dict[str, bytes] = {}
         self._private_prefix = keys.private_prefix(session.wiring.number)
         # staged by the events of this group that are not committed yet
@@ -158,6 +161,11 @@ class OperatorContext:
     def _encode(self, key: Any) -> bytes:
         """The key in the space of a user's key. Cached: most operators save under the same few keys again and again."""
         encoded = self._private_prefix + keys.user_key(key)
+        if self.replicas > 1:
+            raise NodeRuntimeError(
+                f"save_state({key!r}) of {self.node_id!r}, which has replicas: none of them owns this key. Keep a state "
+                "for each key of the messages, with a KeyedOperator or stateful_map, or remove `replicas`."
+            )
         if len(self._encoded) >= ENCODED_KEYS_MAX:
             self._encoded.clear()
         self._encoded[key] = encoded

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from noderuntime.api.keyed.deadlines import Place
 from noderuntime.ipc.fault_points import point
+from noderuntime.ipc.wiring import Wiring
 from noderuntime.space import keys
 from noderuntime.space.environment import Space, scan
 from noderuntime.space.keys import VALUE_BYTES_MAX
 from noderuntime.space.kvs import check_value
 from noderuntime.space.records import PRIVATE_BYTES
+from noderuntime.space.routing import owners_of
 from noderuntime.space.staging import Staged
 
 if TYPE_CHECKING:
@@ -26,12 +28,21 @@ _STATE_BYTES_MAX: Final = VALUE_BYTES_MAX  # compiled, a Final of this module is
 
 
 class KeyedState:
-    """See KeyedStore in api/keyed/states.py. A place is a key of the space."""
+    """See KeyedStore in api/keyed/states.py. A place is a key of the space.
 
-    def __init__(self, ctx: OperatorContext, space: Space, node: int) -> None:
+    Of replicas, each sees what is in the slots that it owns, and nothing else.
+    """
+
+    def __init__(self, ctx: OperatorContext, space: Space, wiring: Wiring) -> None:
         self._ctx = ctx
         self._space = space
-        self._node = node
+        self._node = node = wiring.state_number
+        self._partition = wiring.partition
+        self._owned: frozenset[int] | None = None  # None: all
+        if wiring.replicas:
+            with space.read() as txn:
+                owned = owners_of(txn, node, len(wiring.replicas))
+            self._owned = frozenset(slot for slot, owner in enumerate(owned) if owner == wiring.replica)
         self._point: Callable[[str], None] | None = point
         # staged by the events of this group that are not committed yet
         self._values: dict[bytes, bytes | None] = {}
@@ -45,6 +56,13 @@ class KeyedState:
             self._marks.clear()
 
     def place(self, slot: int, tag: str) -> bytes:
+        """Raises ValueError for a key that another replica owns: its message should not have come here."""
+        if self._owned is not None and slot not in self._owned:
+            raise ValueError(
+                f"this message came to a replica that does not own its key ({tag:.60}): `partition_by: "
+                f"{self._partition}` of node {self._ctx.node_id!r} and the key of its operator disagree. Let both be "
+                "the same part of the message."
+            )
         return keys.keyed(self._node, slot, keys.user_key(tag))
 
     def load(self, place: Any) -> bytes | None:
@@ -100,6 +118,9 @@ class KeyedState:
         with self._space.read() as txn:
             cursor = txn.cursor()
             for slot, (due, tag) in after:
+                if self._owned is not None and slot not in self._owned:
+                    found.append([])
+                    continue
                 prefix = keys.due_queue(self._node, slot, queue)
                 start = keys.due_entry(due, tag.encode())
                 marks = self._marks.get(prefix, {})
@@ -133,4 +154,7 @@ class KeyedState:
             else:
                 stored[place] = value
         for place, value in stored.items():
-            yield place[keys.KEYED_PREFIX_BYTES - 1], place[keys.KEYED_PREFIX_BYTES :].decode(), value
+            slot = place[keys.KEYED_PREFIX_BYTES - 1]
+            if self._owned is not None and slot not in self._owned:
+                continue
+            yield slot, place[keys.KEYED_PREFIX_BYTES :].decode(), value

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from noderuntime.api.events import Event
+from noderuntime.api.keyed.operator import KeyedOperator
 from noderuntime.api.operator import make, own_state, position_of
 from noderuntime.errors import OperatorError
 from noderuntime.ipc.boundary import describe
@@ -41,6 +42,8 @@ def make_operator(session: NodeSession, ctx: OperatorContext, state: dict[str, b
         if produces and session.mailboxes:
             names = ", ".join(item.name for item in session.inputs.values())
             raise OperatorError("init", f"{code['name']} is a Source, which takes no inputs; remove: {names}")
+        if session.wiring.replicas and (problem := replica_problem(operator, session.wiring.partition)):
+            raise OperatorError("init", f"{code['name']} cannot have replicas: {problem}")
         where = "restore_state"
         own = own_state(state)
         if own and hasattr(operator, "restore_state"):
@@ -50,6 +53,17 @@ def make_operator(session: NodeSession, ctx: OperatorContext, state: dict[str, b
         raise
     except BaseException as error:
         raise OperatorError(where, describe(error), user_trace(error)) from None
+
+
+def replica_problem(operator: Any, partition: str) -> str:
+    """Why an operator cannot have replicas; "" if it can, as far as its class tells."""
+    if hasattr(operator, "produce"):
+        return "it is a Source, and each of them would produce everything"
+    if not isinstance(operator, KeyedOperator):
+        return ""
+    return operator.replica_problem() or (
+        "" if partition else "it keeps a state for each key, so `partition_by` has to say which replica gets a message"
+    )
 
 
 def _ignore(event: Event, ctx: OperatorContext) -> None:

@@ -136,7 +136,7 @@ class NodeSupervisor:
     def meet(self) -> None:
         """Who is whose neighbour now? Nodes that are leaving stay neighbours of those that they fed."""
         for child in self.children.values():
-            around = {spec.node for spec in child.spec.inputs if spec.node}
+            around = {sender for spec in child.spec.inputs for sender in spec.senders}
             around |= {
                 receiver.id
                 for output in child.spec.outputs

@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 
 from noderuntime.dataflow.model import Dataflow
+from noderuntime.dataflow.replicas import expanded
 from noderuntime.errors import NodeRuntimeError, ResumeRefused
 from noderuntime.ipc import process, runs, state_folders
 from noderuntime.ipc.boundary import describe
@@ -98,6 +99,7 @@ def run(dataflow: Dataflow, options: RunOptions, observer: Observer) -> int:
     Best below a guard (`guard.run_guarded`). Raises RunRefused when the name is taken by a run that is running or was
     interrupted, and other NodeRuntimeErrors when nothing could be started.
     """
+    dataflow = expanded(dataflow)
     file = Path(dataflow.folder, Path(dataflow.file).name)
     there = runs.find_run(options.name, options.environ) if options.resume else None
     kept_file = there.file.file if there is not None and there.trusted else ""

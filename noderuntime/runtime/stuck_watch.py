@@ -230,7 +230,7 @@ def is_drained(spec: NodeSpec, places: Mapping[str, Place]) -> bool:
 
 def senders_of(spec: NodeSpec) -> tuple[str, ...]:
     """The nodes that feed a node."""
-    return tuple(fed.node for fed in spec.inputs if not fed.is_timer)
+    return tuple(sender for fed in spec.inputs for sender in fed.senders)
 
 
 def is_full(fed: InputSpec, queue: list[int]) -> bool:

@@ -164,6 +164,7 @@ class HarnessContext:
         self.node_id = harness.node_id
         self.run_id = harness.run_id
         self.config = MappingProxyType(dict(harness.config))
+        self.replica, self.replicas = 0, 1
         self.incarnation = incarnation
         self.is_restart = incarnation > 1
         self.log = logging.getLogger(harness.node_id)

@@ -138,6 +138,17 @@ class KeyedOperator(Operator):
         """The keys that have a state now, the key with the oldest last event first. Reads the states of all keys."""
         return self._keyed.live(ctx)
 
+    def replica_problem(self) -> str:
+        """Why this operator cannot have replicas; "" if it can."""
+        if self.batch:
+            return "with `batch=True` one message holds records of many keys"
+        if self._by_event_time:
+            return "event time advances with all messages, and each replica sees a part of them"
+        return "" if self._has_keys() else "it has one state for all messages (no key)"
+
+    def _has_keys(self) -> bool:
+        return type(self).key_of is not KeyedOperator.key_of
+
     # --- what the host calls ----------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:

@@ -45,6 +45,9 @@ class StatefulMap(KeyedOperator):
         self._is_plain = not self._needs_clock and not self._by_event_time and not cls.batch
         self._mapper = Mapper(self._keyed, cls.function, cls.key, cls.output, self._new_state, self._no_pair)
 
+    def _has_keys(self) -> bool:
+        return self._key is not None
+
     def on_event(self, event: Event, ctx: Context) -> Status | None:
         if self._is_plain and self._mapper.handle(event, ctx):
             return None

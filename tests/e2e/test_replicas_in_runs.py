@@ -1,0 +1,223 @@
+"""Replicas of operators in real runs: killed, resumed, with timers and ends, refused where they cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+from collections import defaultdict
+from typing import Any
+
+import pytest
+from support.harness import Folder, Running, wait_until
+
+CODE = """
+import json, os, time
+from noderuntime import KeyedOperator, Operator, Source, stateful_map
+
+KEYS = 23
+
+class Numbers(Source):
+    def produce(self, position, ctx):
+        number = position or 0
+        if number == ctx.config["count"]:
+            return Source.END
+        if number == ctx.config.get("pause") and os.path.exists("pause"):
+            return Source.IDLE
+        ctx.send_output("n", {"user": f"u{number % KEYS}", "n": number})
+        return number + 1
+
+@stateful_map(output="sum", key=lambda value: value["user"], default=int)
+def sums(key, value, state):
+    if value["n"] == 77 and os.path.exists("poison"):
+        raise ValueError("77 is poison")
+    return [key, value["n"], state + value["n"]], state + value["n"]
+
+class Whose(KeyedOperator):
+    default = int
+    ttl = 3600.0
+    def key_of(self, event):
+        return event["value"]["user"]
+    def on_key_event(self, key, event, state, ctx):
+        ctx.send_output("sum", [key, event["value"]["n"], state + event["value"]["n"], ctx.replica, ctx.replicas])
+        return state + event["value"]["n"]
+    def on_end(self, key, state, ctx):
+        ctx.send_output("sum", ["end", key, state, ctx.replica])
+
+@stateful_map(output="sum", key=lambda value: value["n"] % 5, default=int)
+def other_key(key, value, state):
+    return state, state + 1
+
+class Keeps(Operator):
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT" and event["id"] == "n":
+            ctx.save_state("total", b"1")
+
+class Plain(Operator):
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT" and event["id"] == "n":
+            ctx.send_output("sum", [ctx.replica, event["value"]["n"]])
+
+class Sink(Operator):
+    def __init__(self):
+        self.seen = []
+    def restore_state(self, state):
+        self.seen = json.loads(state["seen"])
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT":
+            self.seen.append([event["uid"], event["value"]])
+            ctx.save_state("seen", json.dumps(self.seen[-20000:]).encode())
+        elif event["type"] == "STOP" and event["id"] == "ALL_INPUTS_CLOSED":
+            with open("result.json", "w") as file:
+                json.dump(self.seen, file)
+
+batch = stateful_map(lambda k, v, s: (None, 1), output="sum", key=lambda v: v, batch=True)
+keyless = stateful_map(lambda k, v, s: (None, 1), output="sum")
+timed = stateful_map(lambda k, v, s: (None, 1), output="sum", key=lambda v: v, time=lambda event: 1.0)
+"""
+FLOW = """
+snapshots: {to: %(snapshots)s}
+nodes:
+  - id: numbers
+    operator: {python: code.py:Numbers, outputs: [n]}
+    config: {count: %(count)s, pause: %(pause)s}
+  - id: sums
+    replicas: %(replicas)s
+    %(partition)s
+    operator: {python: "code.py:%(name)s", inputs: {n: numbers/n, tick: timer/millis/200}, outputs: [sum]}
+    restart_delay: 1ms
+    max_restarts: 0
+    max_attempts: 2
+  - id: sink
+    operator: {python: code.py:Sink, inputs: {sum: sums/sum}}
+"""
+
+
+def flow(
+    name: str = "sums", count: int = 2000, pause: int = -1, replicas: int = 3, partition: str = "value.user",
+    snapshots: str = "none",
+) -> str:  # fmt: skip
+    return FLOW % {
+        "name": name, "count": count, "pause": pause, "replicas": replicas, "snapshots": snapshots,
+        "partition": f"partition_by: {partition}" if partition else "",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def place(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    monkeypatch.setenv("NODERUNTIME_HOME", str(folder.home))
+    folder.write(code_py=CODE)
+    return folder
+
+
+def result(folder: Folder) -> list[Any]:
+    seen: list[Any] = json.loads((folder.folder / "result.json").read_text())
+    assert len({uid for uid, _ in seen}) == len(seen)
+    return [value for _, value in seen]
+
+
+def check_sums(values: list[Any], count: int, without: tuple[int, ...] = ()) -> None:
+    """Each key's numbers came in order, each once, with the right sum."""
+    by_key = defaultdict(list)
+    for key, number, total, *_ in values:
+        by_key[key].append((number, total))
+    expected: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for number in range(count):
+        if number not in without:
+            mine = expected[f"u{number % 23}"]
+            mine.append((number, number + (mine[-1][1] if mine else 0)))
+    assert by_key == expected
+
+
+def kill(running: Running, node: str) -> None:
+    pid = int(wait_until(lambda: running.status()[node]["pid"], f"{node} to run"))
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_keys_are_summed_exactly_by_replicas_that_are_killed_again_and_again(place: Folder) -> None:
+    dice = random.Random(7)
+    place.write(pause="")
+    running = place.start(flow(count=3000, pause=2999))
+    running.wait_running("sums", "sums[1]", "sums[2]", "sink")
+    for _ in range(12):
+        kill(running, dice.choice(["sums", "sums[1]", "sums[2]", "numbers", "sink"]))
+        wait_until(lambda: all(node["state"] == "running" for node in running.status().values()), "all to run")
+    (place.folder / "pause").unlink()
+    assert running.finish() == 0
+    check_sums(result(place), 3000)
+
+
+def test_each_key_has_one_replica_and_each_replica_ends_its_keys(place: Folder) -> None:
+    assert place.start(flow("Whose", count=500)).finish() == 0
+    values = result(place)
+    ends = {key: (state, replica) for what, key, state, replica in (v for v in values if v[0] == "end")}
+    events = [value for value in values if value[0] != "end"]
+    check_sums(events, 500)
+    homes = {key: replica for key, _, _, replica, _ in events}
+    assert len({(key, replica) for key, _, _, replica, _ in events}) == len(homes) == 23
+    assert set(homes.values()) == {0, 1, 2} and {count for *_, count in events} == {3}
+    assert {key: replica for key, (_, replica) in ends.items()} == homes
+    assert {key: state for key, (state, _) in ends.items()} == {
+        f"u{key}": sum(range(key, 500, 23)) for key in range(23)
+    }
+
+
+def test_without_a_partition_whoever_is_free_takes_a_message_and_each_comes_once(place: Folder) -> None:
+    assert place.start(flow("Plain", partition="")).finish() == 0
+    values = result(place)
+    assert sorted(number for _, number in values) == list(range(2000))
+    assert {replica for replica, _ in values} == {0, 1, 2}
+
+
+def test_a_message_that_fails_becomes_a_dead_letter_of_its_replica_and_the_others_go_on(place: Folder) -> None:
+    place.write(poison="")
+    running = place.start(flow(count=300))
+    assert running.finish() == 0
+    check_sums(result(place), 300, without=(77,))
+
+
+@pytest.mark.parametrize("kept", ["none", "./snapshots"], ids=["from its space", "from a snapshot"])
+def test_a_run_goes_on_where_it_was(place: Folder, kept: str) -> None:
+    place.write(pause="")
+    running = place.start(flow(count=2000, pause=1000, snapshots=kept))
+    running.wait_running("sums", "sums[1]", "sums[2]", "sink")
+    wait_until(lambda: running.status()["sink"]["handled"] > 300, "some sums")
+    if kept == "none":
+        running.kill()
+    else:
+        running.ask("stop", drain=False)
+        running.finish()
+    (place.folder / "pause").unlink()
+    assert place.start(flow(count=2000, snapshots=kept), resume=True).finish() == 0
+    check_sums(result(place), 2000)
+
+
+@pytest.mark.parametrize(
+    ("name", "partition", "why"),
+    [
+        ("sums", "", "`partition_by` has to say"),
+        ("Numbers", "value", "Source"),
+        ("batch", "value", "batch=True"),
+        ("keyless", "value", "no key"),
+        ("timed", "value", "event time"),
+    ],
+)
+def test_an_operator_that_cannot_have_replicas_says_why(place: Folder, name: str, partition: str, why: str) -> None:
+    running = place.start(flow(name, partition=partition, count=5))
+    assert running.finish() == 1
+    assert why in running.rows()["sums"]["reason"]
+
+
+def test_state_under_keys_of_its_own_is_refused_with_a_sentence(place: Folder) -> None:
+    running = place.start(flow("Keeps", partition="", count=1))
+    running.finish()
+    said = json.dumps([str(item) for item in running.said])
+    assert "none of them owns this key" in said
+
+
+def test_where_partition_and_key_disagree_the_message_says_so(place: Folder) -> None:
+    running = place.start(flow("other_key", count=200))
+    running.finish()
+    said = json.dumps([str(item) for item in running.said])
+    assert "partition_by: value.user" in said and "disagree" in said
