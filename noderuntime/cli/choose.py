@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noderuntime.cli.output import USAGE, CommandError, UsageError
-from noderuntime.dataflow.identifiers import nearest
+from noderuntime.dataflow.identifiers import nearest, node_of
 from noderuntime.errors import NotRunning
 from noderuntime.ipc import runs, state_folders
 from noderuntime.ipc.rundir import RunDir, state_home
@@ -108,7 +108,8 @@ class LoggedRun:
 
     def nodes(self) -> list[str]:
         """The nodes that have left logs, by name."""
-        return sorted(path.name.removesuffix(".jsonl") for path in self.log_dir.glob("*.jsonl"))
+        names = [path.name.removesuffix(".jsonl") for path in self.log_dir.glob("*.jsonl")]
+        return sorted({*names, *map(node_of, names)})
 
 
 def choose_logs(words: Sequence[str], given: str | None) -> tuple[LoggedRun, str]:

@@ -22,6 +22,7 @@ from noderuntime.cli.choose import LoggedRun, choose_logs
 from noderuntime.cli.console import Prefixes, log_text
 from noderuntime.cli.output import UsageError
 from noderuntime.cli.text import harmless, is_frame
+from noderuntime.dataflow.identifiers import node_of
 from noderuntime.ipc.rundir import older_log
 from noderuntime.runtime.observer import LogRecord
 
@@ -85,7 +86,11 @@ class Tail:
             if path not in self._files:
                 self._files[path] = LogFile(path)
         found = heapq.merge(*(file.records() for file in self._files.values()), key=_time)
-        return (record for record in found if not self._node or record.get("node") == self._node)
+        return (record for record in found if not self._node or self._is_of(str(record.get("node", ""))))
+
+    def _is_of(self, node: str) -> bool:
+        """A node is all its replicas; one of them can be named, too."""
+        return self._node in (node, node_of(node))
 
 
 class LogFile:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from noderuntime.cli import output
 from noderuntime.cli.choose import RUNNING, PastRun, choose, known_runs, one_name, past_runs
 from noderuntime.cli.output import CommandError
 from noderuntime.cli.text import duration
+from noderuntime.dataflow.identifiers import node_of, shown_id
 from noderuntime.errors import NotRunning, ProtocolError
 from noderuntime.ipc.runs import Run
 
@@ -59,7 +61,7 @@ def nodes_of(run: Run) -> tuple[RunStatus, list[dict[str, Any]]]:
             "dead_letters": None if own is None else own["dead_letters"],
         }
         nodes.append({**node_status, "pid": node_status["pid"] or None, **counts, "replicas": []})
-    return status, nodes
+    return status, folded(nodes)
 
 
 def show_nodes(run: Run, as_json: bool) -> int:
@@ -70,6 +72,7 @@ def show_nodes(run: Run, as_json: bool) -> int:
     if as_json:
         output.result_json({**status, "nodes": nodes})
         return output.OK
+    shown = [line for node in nodes for line in (node, *({**node, **own, "id": own["id"]} for own in node["replicas"]))]
     rows = [
         (
             node["id"],
@@ -82,10 +85,48 @@ def show_nodes(run: Run, as_json: bool) -> int:
             node["phase"] or "-",
             summary.with_counts(node["reason"], node["dead_letters"] or 0),
         )
-        for node in nodes
+        for node in shown
     ]
     output.result_table(("NODE", "KIND", "STATE", "PID", "RESTARTS", "MESSAGES", "DROPPED", "PHASE", "REASON"), rows)
     return output.OK
+
+
+def folded(nodes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One node for all its replicas, which it has as `replicas`; its own pid is then None."""
+    from noderuntime.runtime import summary
+
+    by_node: dict[str, list[dict[str, Any]]] = {}
+    for node in nodes:
+        by_node.setdefault(node_of(node["id"]), []).append(node)
+    found = []
+    for own in by_node.values():
+        if len(own) == 1:
+            found.append(own[0])
+            continue
+        reasons = [f"{shown_id(node['id'], len(own))}: {node['reason']}" for node in own if node["reason"]]
+        replicas = [
+            {**node, "id": shown_id(node["id"], len(own)), "replica": replica} for replica, node in enumerate(own)
+        ]
+        for node in replicas:
+            del node["replicas"]
+        found.append({
+            **own[0],
+            "pid": None,
+            "state": summary.state_of([node["state"] for node in own]),
+            "restarts": sum(node["restarts"] for node in own),
+            "incarnation": max(node["incarnation"] for node in own),
+            "handled": sum(node["handled"] for node in own),
+            "reason": "; ".join(reasons),
+            "phase": "",
+            **{name: _sum(node[name] for node in own) for name in ("messages", "dropped", "dead_letters")},
+            "replicas": replicas,
+        })
+    return found
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    known = list(counts)
+    return None if None in known else sum(count or 0 for count in known)
 
 
 def _figures(run: Run) -> FiguresByNode:

@@ -42,3 +42,17 @@ def directory_name(run: str) -> str:
         return run
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", run).lstrip(".")[:40]
     return f"{plain}-{hashlib.sha256(run.encode()).hexdigest()[:12]}"
+
+
+def replica_id(node: str, replica: int) -> str:
+    return f"{node}[{replica}]" if replica else node
+
+
+def node_of(id: str) -> str:
+    """The id in the file of a replica."""
+    return id.partition("[")[0]
+
+
+def shown_id(id: str, replicas: int) -> str:
+    """What a log line calls a replica: sums[0], sums[1]; a node that has no replicas by its id."""
+    return f"{id}[0]" if replicas > 1 and "[" not in id else id

@@ -11,25 +11,12 @@ from dataclasses import replace
 from typing import Final
 
 from noderuntime.api.keyed.slots import SLOTS
+from noderuntime.dataflow.identifiers import replica_id
 from noderuntime.dataflow.model import Dataflow, NodeSpec, Place
 from noderuntime.dataflow.yaml.nodes import fail
 from noderuntime.errors import DataflowError
 
 REPLICAS_MAX: Final = SLOTS
-
-
-def replica_id(node: str, replica: int) -> str:
-    return f"{node}[{replica}]" if replica else node
-
-
-def node_of(id: str) -> str:
-    """The id in the file of a replica."""
-    return id.partition("[")[0]
-
-
-def shown_id(id: str, replicas: int) -> str:
-    """What a log line calls a replica: sums[0], sums[1]; a node that has no replicas by its id."""
-    return f"{id}[0]" if replicas > 1 and "[" not in id else id
 
 
 def owners(replicas: int) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from noderuntime.dataflow.replicas import node_of
+from noderuntime.dataflow.identifiers import node_of
 from noderuntime.errors import NodeRuntimeError, StoreFull, StoreUnreachable, UnknownOutput
 from noderuntime.ipc import forks
 from noderuntime.ipc.fault_points import point
@@ -163,8 +163,8 @@ class OperatorContext:
         encoded = self._private_prefix + keys.user_key(key)
         if self.replicas > 1:
             raise NodeRuntimeError(
-                f"save_state({key!r}) of {self.node_id!r}, which has replicas: none of them owns this key. Keep a state "
-                "for each key of the messages, with a KeyedOperator or stateful_map, or remove `replicas`."
+                f"save_state({key!r}) of {self.node_id!r}, which has replicas: none of them owns this key. Keep a "
+                "state for each key of the messages, with a KeyedOperator or stateful_map, or remove `replicas`."
             )
         if len(self._encoded) >= ENCODED_KEYS_MAX:
             self._encoded.clear()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from shlex import quote
 from typing import Any
 
+from noderuntime.dataflow.identifiers import node_of, shown_id
 from noderuntime.dataflow.model import NodeSpec
 from noderuntime.runtime.lifecycle_events import Claim
 
@@ -36,6 +37,6 @@ def burial(buried: str, entry: NodeSpec, run: str) -> str:
     attempts = entry.max_attempts
     times = "once" if attempts == 1 else f"{attempts} times"
     return (
-        f"{entry.id} failed {times} on {buried}: a dead letter now, the flow continues; "
-        f"see `noderuntime dead-letters show --run {quote(run)} {entry.id}`"
+        f"{shown_id(entry.id, entry.replicas)} failed {times} on {buried}: a dead letter now, the flow continues; "
+        f"see `noderuntime dead-letters show --run {quote(run)} {node_of(entry.id)}`"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from noderuntime.dataflow.identifiers import nearest
+from noderuntime.dataflow.identifiers import nearest, node_of
 from noderuntime.errors import ProtocolError
 from noderuntime.ipc.control_records import AppliedOf, ApplyRun, NodeStatus, OneNode, ReloadNode, RunStatus, StopRun
 from noderuntime.ipc.protocol import VERSION, Answer, Ask
@@ -103,7 +103,8 @@ def _reload(supervisor: NodeSupervisor, node: str) -> Answer:
     if supervisor.ending:
         return Answer({}, f"the run is stopping, so {node!r} is not reloaded; `run FILE --resume` takes its new code")
     try:
-        child.feed(su.ReloadAsked())
+        for replica in [other for other in supervisor.children.values() if node_of(other.id) == node] or [child]:
+            replica.feed(su.ReloadAsked())
     except IllegalEvent:
         state = child.machine.state
         way_out = f" {_AGAIN}" if state in DONE else ""

@@ -16,8 +16,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from noderuntime.ipc.boundary import TRACE_CHARACTERS_MAX, Boundary, cut, plain
@@ -155,9 +156,13 @@ class RunLogs:
 
 
 class RunLog:
-    """Tells the observer, and keeps it in the logs. Neither may end the run: what one of them raises is counted."""
+    """Tells the observer, and keeps it in the logs. Neither may end the run: what one of them raises is counted.
 
-    def __init__(self, observer: Observer, logs: RunLogs) -> None:
+    `names`: what lines of a node are marked with, where it is not the id.
+    """
+
+    def __init__(self, observer: Observer, logs: RunLogs, names: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._names = names
         self.observer = observer
         self.logs = logs
         self._lost = 0
@@ -165,6 +170,7 @@ class RunLog:
 
     def line(self, node: str, stream: str, text: str) -> None:
         """A node printed."""
+        node = self._names.get(node, node)
         self._show(self.observer.line, node, stream, text)
         if not text.startswith(FRAME):
             self._keep(text, node, stream)
@@ -175,6 +181,7 @@ class RunLog:
 
     def record(self, record: LogRecord, line: str | None = None) -> None:
         """A node logged; `line`: by printing that."""
+        record = replace(record, node=self._names.get(record.node, record.node))
         self._show(self.observer.log, record)
         self._keep(record.text, record.node, at_s=record.time, level=record.level, fields=record.fields, line=line)
 
@@ -212,6 +219,7 @@ class RunLog:
 
     def crash(self, node: str, where: str, error: str, trace: str) -> None:
         """User code of a node failed."""
+        node = self._names.get(node, node)
         self._show(self.observer.crash, node, where, error, trace)
         self._keep(f"{where}: {error}\n{trace}".rstrip(), node, level=40, fields={"where": where})
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from noderuntime.dataflow.identifiers import shown_id
 from noderuntime.dataflow.model import Dataflow, NodeSpec
 from noderuntime.ipc import doorbell, process
 from noderuntime.ipc.boundary import NAME_CHARACTERS_MAX, Boundary, all_of, cut
@@ -105,7 +106,7 @@ class NodeSupervisor:
             first.others.append(member)
             return
         machine = Lifecycle(
-            spec.id,
+            shown_id(spec.id, spec.replicas),
             policy_of(spec),
             state=LifecycleState.ENDED if ended else LifecycleState.WAITING,
             # under a runtime that was killed; what was handled since is gone, and counts nothing

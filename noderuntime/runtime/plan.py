@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 
+from noderuntime.dataflow.identifiers import node_of, replica_id
 from noderuntime.dataflow.model import Dataflow, InputSpec, NodeSpec
 from noderuntime.dataflow.processes import processes_of
-from noderuntime.dataflow.replicas import node_of, replica_id
 from noderuntime.ipc.store_records import Numbers, StoreNode
 from noderuntime.ipc.wiring import NANOSECONDS, InputWiring, OutputWiring, ReceiverWiring, Wiring
 

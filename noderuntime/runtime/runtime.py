@@ -24,6 +24,7 @@ import signal
 import time
 from pathlib import Path
 
+from noderuntime.dataflow.identifiers import shown_id
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.dataflow.replicas import expanded
 from noderuntime.errors import NodeRuntimeError, ResumeRefused
@@ -154,7 +155,8 @@ class Runtime:
         descriptors.raise_limit(len(dataflow.nodes))
         file = str(Path(dataflow.folder, Path(dataflow.file).name))
         log_dir = runs.new_log_folder(state_folder.folder, options.environ)
-        self._log = RunLog(observer, RunLogs(log_dir, [spec.id for spec in dataflow.nodes]))
+        names = {spec.id: shown_id(spec.id, spec.replicas) for spec in dataflow.nodes}
+        self._log = RunLog(observer, RunLogs(log_dir, list(names.values())), names)
         self._file = RunFile(
             name=options.name,
             pid=os.getpid(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from noderuntime.dataflow.identifiers import node_of, shown_id
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.ipc.store_records import NodeFigures
 from noderuntime.runtime.children import Child
@@ -35,7 +36,36 @@ def rows(children: Iterable[Child], figures: FiguresByNode) -> list[SummaryRow]:
                 dead_letters=dead,
             )
         )
-    return found
+    return folded(found)
+
+
+def folded(found: Sequence[SummaryRow]) -> list[SummaryRow]:
+    """One row for all replicas of a node; the reasons say of which replica they are."""
+    by_node: dict[str, list[SummaryRow]] = {}
+    for row in found:
+        by_node.setdefault(node_of(row.node), []).append(row)
+    return [own[0] if len(own) == 1 else _one_of(node, own) for node, own in by_node.items()]
+
+
+def _one_of(node: str, own: Sequence[SummaryRow]) -> SummaryRow:
+    reasons = {row.node: row.reason for row in own if row.reason}
+    same = len(set(reasons.values())) == 1 and len(reasons) == len(own)
+    told = [f"{shown_id(id, len(own))}: {reason}" for id, reason in reasons.items()]
+    return SummaryRow(
+        node=node,
+        state=state_of([row.state for row in own]),
+        restarts=sum(row.restarts for row in own),
+        messages=sum(row.messages for row in own),
+        reason=own[0].reason if same else "; ".join(told),
+        dropped=sum(row.dropped for row in own),
+        dead_letters=sum(row.dead_letters for row in own),
+    )
+
+
+def state_of(states: Sequence[str]) -> str:
+    """The state of a node by those of its replicas: failed if one has, finished only if all have."""
+    last = ("running", "stopping", "stopped", "finished", "ended")
+    return min(states, key=lambda state: (state != "failed", last.index(state) if state in last else -1))
 
 
 def lines(found: Sequence[SummaryRow]) -> list[str]:
@@ -49,7 +79,7 @@ def lines(found: Sequence[SummaryRow]) -> list[str]:
 
 def rows_of_none(dataflow: Dataflow, state: str) -> list[SummaryRow]:
     """The rows of a run that ended before it had any children."""
-    return [SummaryRow(spec.id, state, 0, 0, "") for spec in dataflow.nodes if not spec.helper]
+    return folded([SummaryRow(spec.id, state, 0, 0, "") for spec in dataflow.nodes if not spec.helper])
 
 
 def messages(figures: NodeFigures) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from noderuntime.dataflow.replicas import node_of
+from noderuntime.dataflow.identifiers import node_of
 from noderuntime.space import keys, records
 from noderuntime.space.environment import scan
 from noderuntime.space.mailbox import empty, queue_of

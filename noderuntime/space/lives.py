@@ -12,7 +12,7 @@ from typing import Any
 
 import msgpack
 
-from noderuntime.dataflow.replicas import node_of
+from noderuntime.dataflow.identifiers import node_of
 from noderuntime.errors import StoreError
 from noderuntime.space import keys, records
 from noderuntime.space.ending import Links, close, forget_events, tell

@@ -15,8 +15,7 @@ from typing import Any
 
 import msgpack
 
-from noderuntime.dataflow.identifiers import HELPER
-from noderuntime.dataflow.replicas import node_of
+from noderuntime.dataflow.identifiers import HELPER, node_of
 from noderuntime.errors import ResumeRefused
 from noderuntime.space import keys, lives, private, records
 from noderuntime.space.changes import remove_node

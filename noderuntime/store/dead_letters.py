@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgpack
 
+from noderuntime.dataflow.identifiers import node_of
 from noderuntime.ipc.store_records import (
     Dropped,
     Letters,
@@ -61,16 +62,19 @@ class LetterOperations:
         }
 
     def ls(self, txn: ReadTxn, asked: LettersOf) -> Letters:
-        entries = [self._node_entry(asked.node)] if asked.node else list(self._registry().values())
+        entries = self._entries(asked.node) if asked.node else list(self._registry().values())
         found = [head(entry, letter) for entry in entries for letter in dead_letters.letters(txn, entry.number)]
         return {"letters": found[:LISTED_MAX], "left_out": max(0, len(found) - LISTED_MAX)}
 
     def show(self, txn: ReadTxn, asked: LettersNamed) -> ShownLetters:
-        node_entry = self._node_entry(asked.node)
         found: list[ShownLetter] = []
-        chosen = dead_letters.chosen(txn, node_entry, asked.uids)
+        chosen = [
+            (node_entry, letter)
+            for node_entry, uids in self._chosen(txn, asked)
+            for letter in dead_letters.chosen(txn, node_entry, uids)
+        ]
         size = 0
-        for letter in chosen:
+        for node_entry, letter in chosen:
             told: ShownLetter = {
                 **head(node_entry, letter), "trace": letter.trace, **shown(letter.message, self.space),
             }  # fmt: skip
@@ -81,20 +85,40 @@ class LetterOperations:
         return {"letters": found, "left_out": len(chosen) - len(found)}
 
     def replay(self, txn: WriteTxn, asked: LettersNamed) -> Replayed:
-        node_entry = self._node_entry(asked.node)
         ended_run = self._registry() if self.run_has_ended else None
-        replayed = dead_letters.replay(txn, self.space, node_entry, asked.uids, ended_run)
-        self.rings.add(node_entry.number)
+        replayed = 0
+        for node_entry, uids in self._chosen(txn, asked):
+            replayed += dead_letters.replay(txn, self.space, node_entry, uids, ended_run)
+            self.rings.add(node_entry.number)
         return {"replayed": replayed}
 
     def drop(self, txn: WriteTxn, asked: LettersNamed) -> Dropped:
-        return {"dropped": dead_letters.drop(txn, self._node_entry(asked.node), asked.uids)}
+        return {
+            "dropped": sum(dead_letters.drop(txn, node_entry, uids) for node_entry, uids in self._chosen(txn, asked))
+        }
+
+    def _entries(self, node: str) -> list[NodeEntry]:
+        """A node, or all its replicas."""
+        first = self._node_entry(node)
+        return [entry for entry in self._registry().values() if entry.id == node or node_of(entry.id) == first.id]
+
+    def _chosen(self, txn: ReadTxn, asked: LettersNamed) -> list[tuple[NodeEntry, list[str]]]:
+        """Which of its replicas has which of the letters that are asked for; no uids: all of them."""
+        entries = self._entries(asked.node)
+        if not asked.uids or len(entries) == 1:
+            return [(entry, list(asked.uids)) for entry in entries]
+        known = {letter.uid: entry for entry in entries for letter in dead_letters.letters(txn, entry.number)}
+        found: dict[str, tuple[NodeEntry, list[str]]] = {}
+        for uid in asked.uids:
+            entry = known.get(uid, entries[0])  # which says that it has no such letter
+            found.setdefault(entry.id, (entry, []))[1].append(uid)
+        return list(found.values())
 
 
 def head(node_entry: NodeEntry, letter: Letter) -> PlainLetter:
     """What a list says of a letter."""
     return {
-        "node": node_entry.id,
+        "node": node_of(node_entry.id),
         "input": letter.input,
         "uid": letter.uid,
         "error": letter.error,

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noderuntime.api.keyed.slots import SLOTS, slot_of
+from noderuntime.dataflow.identifiers import node_of, replica_id, shown_id
 from noderuntime.dataflow.partition import Partition, PartitionProblem, parse_partition
 from noderuntime.dataflow.reader import parse
-from noderuntime.dataflow.replicas import expanded, node_of, owners, replica_id, rescaled, shown_id
+from noderuntime.dataflow.replicas import expanded, owners, rescaled
 from noderuntime.errors import DataflowError
 
 # --- partition_by

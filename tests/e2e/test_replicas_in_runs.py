@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.harness import Folder, Running, wait_until
+from test_survive import call, call_json
 
 CODE = """
 import json, os, time
@@ -221,3 +222,40 @@ def test_where_partition_and_key_disagree_the_message_says_so(place: Folder) -> 
     running.finish()
     said = json.dumps([str(item) for item in running.said])
     assert "partition_by: value.user" in said and "disagree" in said
+
+
+def test_commands_take_the_replicas_as_one_node(place: Folder) -> None:
+    place.write(pause="", poison="")
+    head = "def sums(key, value, state):"
+    slow = CODE.replace(head, f"{head}\n    print('saw', key, flush=True)")
+    place.write(code_py=slow)
+    running = place.start(flow(count=300, pause=250))
+    running.wait_running("sums", "sums[1]", "sums[2]", "sink")
+    wait_until(lambda: len(call_json("dead-letters", "ls", "--run", "flow", "sums")) == 1, "a dead letter")
+    wait_until(lambda: running.status()["sink"]["handled"] >= 249, "all sums")
+    nodes = {node["id"]: node for node in json.loads(call("ps", "flow", "--json"))["nodes"]}
+    assert list(nodes) == ["numbers", "sums", "sink"]
+    sums = nodes["sums"]
+    assert sums["pid"] is None and sums["state"] == "running" and sums["messages"] == 249
+    assert [own["replica"] for own in sums["replicas"]] == [0, 1, 2]
+    assert sum(own["messages"] for own in sums["replicas"]) == 249
+    assert len({own["pid"] for own in sums["replicas"]} - {None, 0}) == 3
+    assert nodes["sink"]["replicas"] == [] and nodes["sink"]["pid"]
+    table = call("ps", "flow")
+    assert all(f"sums[{number}]" in table for number in range(3))
+    listed = [item["key"] for item in call_json("state", "ls", "--run", "flow", "sums")]
+    assert listed == sorted(f"str:u{number}" for number in range(23))
+    said = call("logs", "flow", "sums")
+    assert all(f"sums[{number}] " in said for number in range(3))
+    assert said.count("saw u") == 250 + 1  # 77 twice
+    one = call("logs", "flow", "sums[1]")
+    assert 0 < one.count("saw u") < 250
+    letter = call_json("dead-letters", "ls", "--run", "flow", "sums")[0]
+    assert letter["node"] == "sums" and letter["uid"] == "numbers/n#78"
+    (place.folder / "poison").unlink()
+    call("dead-letters", "replay", "--run", "flow", "sums", letter["uid"])
+    wait_until(lambda: running.status()["sink"]["handled"] >= 250, "the letter to be handled")
+    (place.folder / "pause").unlink()
+    assert running.finish() == 0
+    assert running.rows()["sums"]["messages"] == 300
+    assert [row for row in running.rows() if row.startswith("sums")] == ["sums"]

@@ -10,7 +10,8 @@ import pytest
 from support.kit import Net, commit, send, staged, take
 
 from noderuntime.api.keyed.slots import slot_of
-from noderuntime.dataflow.replicas import owners, replica_id
+from noderuntime.dataflow.identifiers import replica_id
+from noderuntime.dataflow.replicas import owners
 from noderuntime.space import keys, records
 from noderuntime.space.mailbox import messages
 
