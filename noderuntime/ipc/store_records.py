@@ -76,11 +76,14 @@ class Done(TypedDict):
 
 
 class StoreNode(TypedDict):
-    """A node of the dataflow. An input is its name and its source ("node/output"; "" for a timer)."""
+    """A node of the dataflow. An input is its name and its source ("node/output"; "" for a timer). `partition`: see
+    `partition_by`; only of nodes that have one.
+    """
 
     id: str
     inputs: list[tuple[str, str]]
     outputs: list[str]
+    partition: NotRequired[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,14 +18,13 @@ NEW_NODE = 65535  # the number on trial of a node that is not in the space yet: 
 
 def store_nodes(dataflow: Dataflow) -> list[StoreNode]:
     """The nodes in the form that the store's `open` takes. A timer's source node is ""."""
-    return [
-        {
-            "id": node.id,
-            "inputs": [(spec.name, "" if spec.is_timer else spec.source) for spec in node.inputs],
-            "outputs": list(node.outputs),
-        }
-        for node in dataflow.nodes
-    ]
+    found: list[StoreNode] = []
+    for node in dataflow.nodes:
+        inputs = [(spec.name, "" if spec.is_timer else spec.source) for spec in node.inputs]
+        found.append({"id": node.id, "inputs": inputs, "outputs": list(node.outputs)})
+        if node.partition_by:
+            found[-1]["partition"] = node.partition_by
+    return found
 
 
 def wiring_kind(node: NodeSpec) -> str:

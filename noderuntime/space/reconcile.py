@@ -37,7 +37,8 @@ def reconcile(txn: WriteTxn, wanted: list[dict[str, Any]]) -> list[str]:
     for node_entry in known.values():
         item = new.get(node_entry.id)
         if item is None:
-            dropped += _drop_node(txn, node_entry)
+            if node_of(node_entry.id) not in new:  # a replica of a node that stays: see rescale.py
+                dropped += _drop_node(txn, node_entry)
             continue
         sources = dict(item["inputs"])
         inputs = {}
@@ -73,6 +74,10 @@ def rename(txn: WriteTxn, wanted: list[dict[str, Any]], names: Mapping[str, str]
             raise ResumeRefused(f"--rename {old}={new}: there is a node {new!r} already", "Choose another id.")
     if not names:
         return
+    of_replicas = {
+        id: id.replace(node_of(id), names[node_of(id)], 1) for id in known if id not in names and node_of(id) in names
+    }
+    names = {**names, **of_replicas}
 
     def source_of(source: str) -> str:
         node, slash, output = source.rpartition("/")
@@ -121,7 +126,10 @@ def refuse_losses(txn: ReadTxn, wanted: list[dict[str, Any]], drop: Collection[s
     lost = {
         id: what
         for id, node_entry in known.items()
-        if id not in ids and id not in drop and HELPER not in id and (what := _belongings(txn, node_entry))
+        if node_of(id) not in ids
+        and node_of(id) not in drop
+        and HELPER not in id
+        and (what := _belongings(txn, node_entry))
     }
     if not lost:
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgpack
 
 from noderuntime.api.keyed.slots import SLOTS
@@ -16,15 +18,31 @@ from noderuntime.space.staging import Group
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 
-def owners_of(txn: ReadTxn, node: int, replicas: int) -> tuple[int, ...]:
-    """The owner of each slot of the node whose first replica has this number; equal parts where nothing is written."""
+class Owners(NamedTuple):
+    """The owner of each slot, and the `partition_by` that it was made for."""
+
+    owners: tuple[int, ...]
+    partition: str
+
+
+def kept_owners(txn: ReadTxn, node: int) -> Owners | None:
+    """Those of the node whose first replica has this number; None if it never had replicas."""
     packed = txn.get(keys.owners(node))
-    return owners(replicas) if packed is None else tuple(msgpack.unpackb(packed))
+    if packed is None:
+        return None
+    owned, partition = msgpack.unpackb(packed)
+    return Owners(tuple(owned), partition)
 
 
-def put_owners(txn: WriteTxn, node: int, owned: tuple[int, ...]) -> None:
+def owners_of(txn: ReadTxn, node: int, replicas: int) -> tuple[int, ...]:
+    """The owner of each slot; equal parts where nothing is written."""
+    kept = kept_owners(txn, node)
+    return owners(replicas) if kept is None else kept.owners
+
+
+def put_owners(txn: WriteTxn, node: int, owned: tuple[int, ...], partition: str) -> None:
     assert len(owned) == SLOTS
-    txn.put(keys.owners(node), msgpack.packb(bytes(owned)))
+    txn.put(keys.owners(node), msgpack.packb([bytes(owned), partition]))
 
 
 def groups_of(space: Space, wirings: tuple[ReceiverWiring, ...]) -> dict[str, Group]:

@@ -26,6 +26,7 @@ from noderuntime.space.environment import BROKEN, MARK_NEW_WORK, Space, scan
 from noderuntime.space.kvs import PURGE_STEP
 from noderuntime.space.lives import Hand, NodeEntry, Registry
 from noderuntime.space.reconcile import adapt, reconcile, refuse_losses, rename
+from noderuntime.space.rescale import rescale
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 from noderuntime.state.seeds import Seed
 from noderuntime.store.changes import ChangeOperations, in_force, numbers_of, put_in_force
@@ -155,6 +156,8 @@ class Store:
             dropped = reconcile(txn, nodes)
             registry = lives.register(txn, nodes)
             adapt(txn, old, registry)
+            partitions = {node["id"]: node.get("partition", "") for node in asked.nodes}
+            dropped += rescale(txn, self.space, old, registry, partitions)
             private.convert(txn, (node_entry.number for node_entry in registry.values()))
             record = {"dataflow": asked.dataflow, "leaving": "", "file": asked.file, "digest": asked.digest,
                       "changing": ""}  # fmt: skip

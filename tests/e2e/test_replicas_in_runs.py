@@ -178,8 +178,9 @@ def test_a_message_that_fails_becomes_a_dead_letter_of_its_replica_and_the_other
     check_sums(result(place), 300, without=(77,))
 
 
+@pytest.mark.parametrize("replicas", [1, 3, 5])
 @pytest.mark.parametrize("kept", ["none", "./snapshots"], ids=["from its space", "from a snapshot"])
-def test_a_run_goes_on_where_it_was(place: Folder, kept: str) -> None:
+def test_a_run_goes_on_where_it_was_also_with_more_replicas_or_fewer(place: Folder, kept: str, replicas: int) -> None:
     place.write(pause="")
     running = place.start(flow(count=2000, pause=1000, snapshots=kept))
     running.wait_running("sums", "sums[1]", "sums[2]", "sink")
@@ -190,7 +191,10 @@ def test_a_run_goes_on_where_it_was(place: Folder, kept: str) -> None:
         running.ask("stop", drain=False)
         running.finish()
     (place.folder / "pause").unlink()
-    assert place.start(flow(count=2000, snapshots=kept), resume=True).finish() == 0
+    again = place.start(flow(count=2000, snapshots=kept, replicas=replicas), resume=True)
+    assert again.finish() == 0
+    told = f"node 'sums' has {replicas} replicas now; before it had 3"
+    assert any(told in text for text in again.statuses()) == (replicas != 3)
     check_sums(result(place), 2000)
 
 

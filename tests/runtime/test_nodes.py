@@ -109,7 +109,7 @@ class World:
         given: Any = (loop, router, self.link, self.server, self.run_log, None, SimpleNamespace(name="run", dora=None))
         more: Any = (RunDir(folder), lambda: self.now_s, lambda node: None, lambda *asked: self.asks.append(asked))
         self.supervisor = NodeSupervisor(*given, *more)
-        spec: Any = SimpleNamespace(id="a", kind=kind, max_attempts=3, code=SimpleNamespace(path="a.py"))
+        spec: Any = SimpleNamespace(id="a", kind=kind, max_attempts=3, replicas=1, code=SimpleNamespace(path="a.py"))
         page: Any = SimpleNamespace(words=[0] * 64)
         bell, self.bell = os.pipe2(os.O_NONBLOCK)
         os.close(bell)
