@@ -86,6 +86,7 @@ class OperatorHost:
         self._position: Any = None
         self._position_key = keys.private_prefix(session.wiring.number) + keys.user_key(POSITION_KEY)
         self._produces = False
+        self._has_replicas = bool(session.wiring.replicas)
         self._idle_until = 0.0
         self._ahead: deque[Message] = deque()  # read, not yet handled
         self._reads_ahead = not session.may_drop
@@ -169,6 +170,8 @@ class OperatorHost:
             read = self._session.read_ahead if self._reads_ahead else self._session.next_messages
             ahead.extend(read(GROUP_MAX))
             if not ahead:
+                if self._has_replicas:  # one of them may have ended the node
+                    self._session.check()
                 return False
         self._group.since_ns = time.monotonic_ns()
         deadline = self._group.since_ns + GROUP_NS
@@ -250,6 +253,7 @@ class OperatorHost:
                 if ends is None:
                     ends = True
                     staged.also().stops_all = self._stop_all = status is Status.STOP_ALL
+                    staged.also().by_itself = True
         except Fenced:
             raise
         except BaseException as error:

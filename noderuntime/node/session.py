@@ -270,6 +270,11 @@ class NodeSession:
         words[pulse.SINCE_NS] = time.monotonic_ns()  # first: a reader of the new phase must not see an old time
         words[pulse.PHASE] = phase
 
+    def check(self) -> None:
+        """Raise Fenced when this life is over."""
+        with self.space.read() as txn:
+            self.commits.check(txn)
+
     def publish(self) -> None:
         """Take the write lock once: this makes a commit visible whose process was killed while publishing it."""
         self.space.begin().abort()

@@ -93,6 +93,26 @@ def close(
         queue[DISCARDED] += empty(txn, mailbox, queue)
 
 
+def end_replicas(txn: WriteTxn, links: Links, queues: dict[bytes, list[int]], rings: set[int]) -> None:
+    """One of the replicas of a node ends the node: fence and end the others, close and empty their mailboxes.
+
+    They find out when they are rung, or commit. The caller closes the outputs, as the last one.
+    """
+    for number in links.replicas:
+        found = txn.get(keys.node(number))
+        if records.status_of(found) != records.LIVE or found is None:
+            continue
+        record = records.NodeRecord.parse(found)
+        record.status = records.ENDED
+        record.incarnation += 1
+        txn.put(keys.node(number), record.pack())
+        rings.add(number)
+        for queue_key in [key for key, _ in scan(txn, keys.queues_prefix(number))]:
+            queue = _queue(txn, queues, queue_key)
+            queue[FLAGS] |= CLOSED
+            queue[DISCARDED] += empty(txn, b"m" + queue_key[1:], queue)
+
+
 def forget_events(txn: WriteTxn, node: int) -> None:
     """A node has ended that shared a process: forget that events failed which were no messages of an input."""
     prefix = keys.attempts(keys.mailbox(node, keys.NO_INPUT))

@@ -113,6 +113,11 @@ def queue(node: int, input: int) -> bytes:
     return _INPUT.pack(b"q", node, input)
 
 
+def queues_prefix(node: int) -> bytes:
+    """The prefix of all queue records of a node."""
+    return _NODE.pack(b"q", node)
+
+
 def mailbox(node: int, input: int) -> bytes:
     """The prefix of all messages of one input."""
     return _INPUT.pack(b"m", node, input)

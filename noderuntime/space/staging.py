@@ -41,6 +41,7 @@ class Rare:
     ending: tuple[int, ...] = (0,)  # with `ends`: which operators of the process end
     stops_all: bool = False  # and the last one of the run
     flush: Sequence[tuple[Output, int]] = ()  # what waits of an output from before the message at this place is dropped
+    by_itself: bool = False  # with `ends`: the operator said so, and ends its other replicas with it
 
 
 class Staged:

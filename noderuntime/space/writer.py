@@ -13,7 +13,7 @@ from noderuntime.errors import Fenced, StoreError
 from noderuntime.space import keys, kvs, outbox, records
 from noderuntime.space.admission import Queues, admits, admitted, fits
 from noderuntime.space.batch import Batch, Sending
-from noderuntime.space.ending import Links, close, forget_events
+from noderuntime.space.ending import Links, close, end_replicas, forget_events
 from noderuntime.space.environment import Space
 from noderuntime.space.mailbox import Removal, drop_oldest, drop_ordinary, is_low, queue_of, remove
 from noderuntime.space.records import (
@@ -354,6 +354,8 @@ class Writer:
                 self.statuses[at] = records.ENDED
                 if rare.stops_all:
                     txn.put(keys.STOP_ALL, links.node.encode())
+                if rare.by_itself and links.replicas:
+                    end_replicas(txn, links, queues, self.rings)
                 close(txn, links, queues, self.rings, sequence, index, now_ns)
                 if self._others:
                     forget_events(txn, self._nodes[at].node)

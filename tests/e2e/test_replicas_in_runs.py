@@ -15,7 +15,7 @@ from test_survive import call, call_json
 
 CODE = """
 import json, os, time
-from noderuntime import KeyedOperator, Operator, Source, stateful_map
+from noderuntime import KeyedOperator, Operator, Source, Status, stateful_map
 
 KEYS = 23
 
@@ -59,6 +59,12 @@ class Plain(Operator):
     def on_event(self, event, ctx):
         if event["type"] == "INPUT" and event["id"] == "n":
             ctx.send_output("sum", [ctx.replica, event["value"]["n"]])
+
+class Stops(Operator):
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT" and event["id"] == "n":
+            ctx.send_output("sum", event["value"]["n"])
+            return Status.STOP if event["value"]["n"] == 100 else None
 
 class Sink(Operator):
     def __init__(self):
@@ -263,3 +269,9 @@ def test_commands_take_the_replicas_as_one_node(place: Folder) -> None:
     assert running.finish() == 0
     assert running.rows()["sums"]["messages"] == 300
     assert [row for row in running.rows() if row.startswith("sums")] == ["sums"]
+
+
+def test_a_replica_that_stops_ends_the_node(place: Folder) -> None:
+    assert place.start(flow("Stops", count=400)).finish() == 0
+    values = result(place)
+    assert values.count(100) == 1 and len(values) == len(set(values))

@@ -12,6 +12,7 @@ from support.kit import Net, commit, send, staged, take
 from noderuntime.api.keyed.slots import slot_of
 from noderuntime.dataflow.identifiers import replica_id
 from noderuntime.dataflow.replicas import owners
+from noderuntime.errors import Fenced
 from noderuntime.space import keys, records
 from noderuntime.space.mailbox import messages
 
@@ -179,3 +180,23 @@ def test_a_replica_that_takes_a_message_of_replicas_rings_all_of_them(make: Make
     c = net.begin("c")
     take(net, c)
     assert {net.wirings[node].number for node in replicas(3)} <= c.rings
+
+
+def test_one_that_stops_by_itself_ends_all_of_them_in_its_commit(make: Make) -> None:
+    net = make(flow())
+    a = net.begin("a")
+    send(a, *({"k": number} for number in range(30)))
+    lives = {node: net.begin(node) for node in replicas(3)}
+    event = staged(lives["s[1]"], ("out", "last"), ack=net.messages(lives["s[1]"])[0], ends=True)
+    event.also().by_itself = True
+    assert commit(lives["s[1]"], event) == 1
+    assert net.queued("c", "in") == ["last", ("INPUT_CLOSED", "", None)]
+    assert {net.wirings[node].number for node in ("s", "s[2]")} <= lives["s[1]"].rings
+    for node in replicas(3):
+        assert net.queued(node, "x") == [] and net.figures(node)["status"] == "ended"
+        assert net.claim(node)["ended"]
+    assert sum(net.queue(node, "x")[records.DISCARDED] for node in replicas(3)) == 29
+    for node in ("s", "s[2]"):
+        with pytest.raises(Fenced):
+            commit(lives[node], staged(lives[node], ("out", "too late")))
+    assert send(a, {"k": 1}) == 1
