@@ -28,6 +28,7 @@ from noderuntime.cli.shown import (
     text_of,
     unpacked,
 )
+from noderuntime.dataflow.identifiers import node_of
 from noderuntime.errors import NotRunning
 from noderuntime.ipc.control_records import RunStatus
 from noderuntime.ipc.runs import Run
@@ -136,7 +137,7 @@ def _check_force(run: Run | Ended, options: Namespace) -> None:
     if options.force or options.scope == "shared" or run.state != RUNNING or isinstance(run, Ended):
         return
     for node in ask_runtime(run, "status", {}, RunStatus)["nodes"]:
-        if node["id"] == options.scope and node["state"] not in ("failed", "ended", "stopped"):
+        if node_of(node["id"]) == options.scope and node["state"] not in ("failed", "ended", "stopped"):
             raise CommandError(
                 f"{options.scope} is {node['state']}: it does not see what is set now, and its next event may "
                 "overwrite it. Stop the run first, or add --force",

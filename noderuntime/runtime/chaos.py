@@ -61,6 +61,7 @@ class Chaos:
         self._edges = [
             Edge(item.source, spec.id, item.name)
             for spec in dataflow.nodes
+            if not spec.replica
             for item in spec.inputs
             if not item.is_timer
         ]

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from noderuntime.dataflow.identifiers import node_of
+
 PAUSE_SPREAD = (0.5, 1.5)  # of the interval that was asked for
 FLOWS = ("taken", "queued", "dropped", "discarded", "dead")  # where a message that was sent can be
 
@@ -74,13 +76,17 @@ def balance(edge: Edge, before: Mapping[str, Any], after: Mapping[str, Any]) -> 
 
 def _sent(edge: Edge, figures: Mapping[str, Any]) -> int:
     node, _, output = edge.source.rpartition("/")
-    count: int = figures.get(node, {}).get("outputs", {}).get(output, 0)
-    return count
+    return sum(found.get("outputs", {}).get(output, 0) for found in _replicas(node, figures))
 
 
 def _arrived(edge: Edge, figures: Mapping[str, Any]) -> int:
-    item = figures.get(edge.node, {}).get("inputs", {}).get(edge.input, {})
-    return sum(item.get(name, 0) for name in FLOWS)
+    items = [found.get("inputs", {}).get(edge.input, {}) for found in _replicas(edge.node, figures)]
+    return sum(item.get(name, 0) for item in items for name in FLOWS)
+
+
+def _replicas(node: str, figures: Mapping[str, Any]) -> list[Any]:
+    """The figures of a node, or of all its replicas."""
+    return [found for id, found in figures.items() if node_of(id) == node]
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import Final
 
+from noderuntime.dataflow.identifiers import node_of
 from noderuntime.ipc.runs import continue_command
 from noderuntime.runtime.observer import SummaryRow
 from noderuntime.runtime.phases import Phase, RunPhase
@@ -105,11 +106,11 @@ class Outcome:
             f"{continue_command(run, file)} continues with them"
         )
         for row in failed:
-            own = figures.get(row.node)
-            queued = 0 if own is None else sum(item["queued"] for item in own["inputs"].values())
+            own = [node for id, node in figures.items() if node_of(id) == row.node]
+            queued = sum(item["queued"] for node in own for item in node["inputs"].values())
             if queued:
                 lines.append(f"{messages_text(queued)} for {row.node}: kept")
-            lost = 0 if own is None else dropped(own)
+            lost = sum(map(dropped, own))
             if lost:
                 lines.append(f"{messages_text(lost)} for {row.node}: dropped, by `queue_policy: drop_oldest`")
             if "restore_state:" in row.reason:

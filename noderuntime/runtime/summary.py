@@ -89,8 +89,12 @@ def messages(figures: NodeFigures) -> int:
 
 
 def dead_letters(figures: FiguresByNode) -> dict[str, int]:
-    """How many dead letters there are, by node; only nodes that have some."""
-    return {id: node["dead_letters"] for id, node in figures.items() if node["dead_letters"]}
+    """How many dead letters there are, by node; only nodes that have some. Replicas are one node."""
+    found: dict[str, int] = {}
+    for id, node in figures.items():
+        if node["dead_letters"]:
+            found[node_of(id)] = found.get(node_of(id), 0) + node["dead_letters"]
+    return found
 
 
 def letters_text(count: int) -> str:

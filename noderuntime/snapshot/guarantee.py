@@ -40,7 +40,9 @@ def guarantee(dataflow: Dataflow, every_s: float) -> str:
         return ""
     names = ", ".join(lost)
     affected = downstream(dataflow, lost)
-    exact = [node.id for node in dataflow.nodes if node.kind == "operator" and node.id not in affected]
+    exact = [
+        node.id for node in dataflow.nodes if node.kind == "operator" and not node.replica and node.id not in affected
+    ]
     one = len(lost) == 1
     text = (
         f"snapshots every {every_s:g} s: if the machine is lost, what {names} sent since the last one is gone "

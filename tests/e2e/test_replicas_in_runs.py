@@ -275,3 +275,34 @@ def test_a_replica_that_stops_ends_the_node(place: Folder) -> None:
     assert place.start(flow("Stops", count=400)).finish() == 0
     values = result(place)
     assert values.count(100) == 1 and len(values) == len(set(values))
+
+
+def test_under_chaos_the_report_counts_replicas_as_one_node(place: Folder) -> None:
+    slow = CODE.replace("def sums(key, value, state):", "def sums(key, value, state):\n    time.sleep(0.002)")
+    place.write(code_py=slow)
+    running = place.start(flow(count=1500), chaos_s=0.3, seed=5)
+    assert running.finish() == 0, running.said
+    check_sums(result(place), 1500)
+    assert running.rows()["sums"]["restarts"] + running.rows()["sink"]["restarts"] > 0
+
+
+def test_a_shared_process_sends_to_replicas(place: Folder) -> None:
+    text = flow(count=600).replace("n: numbers/n", "n: pass/sum") + """
+  - id: pass
+    process: p
+    operator: {python: "code.py:Plain2", inputs: {n: numbers/n}, outputs: [sum]}
+  - id: tee
+    process: p
+    operator: {python: "code.py:Plain2", inputs: {n: pass/sum}, outputs: [sum]}
+"""
+    text = text.replace("operator: {python: code.py:Numbers", "process: p\n    operator: {python: code.py:Numbers")
+    plain2 = """
+class Plain2(Operator):
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT" and event["id"] == "n":
+            ctx.send_output("sum", event["value"])
+"""
+    place.write(code_py=CODE + plain2)
+    running = place.start(text)
+    assert running.finish() == 0, running.said
+    check_sums(result(place), 600)
