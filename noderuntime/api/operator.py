@@ -131,7 +131,7 @@ class Context(Protocol):
 
     @property
     def keyed(self) -> Any:
-        """The states of keys, for keyed operators: see KeyedStore in noderuntime.api.keyed.states."""
+        """The states of keys, for keyed operators: see KeyedStore in noderuntime.api.keyed.store."""
 
     def __call__(self, output: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
         """The same as `send_output`."""

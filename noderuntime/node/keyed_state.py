@@ -28,7 +28,7 @@ _STATE_BYTES_MAX: Final = VALUE_BYTES_MAX  # compiled, a Final of this module is
 
 
 class KeyedState:
-    """See KeyedStore in api/keyed/states.py. A place is a key of the space.
+    """See KeyedStore in api/keyed/store.py. A place is a key of the space.
 
     Of replicas, each sees what is in the slots that it owns, and nothing else.
     """
@@ -82,14 +82,36 @@ class KeyedState:
         staged = self._ctx.staged
         if staged is None:
             raise self._ctx.too_early("saving the state of a key")
-        if type(value) is not bytes or len(value) > _STATE_BYTES_MAX:
-            tag = place[keys.KEYED_PREFIX_BYTES :].decode()
-            value = check_value(f"the state {tag!r}", value)
+        if len(value) > _STATE_BYTES_MAX:
+            self._refuse(place, value)
         if staged.private is None:
             staged.private = {place: value}
         else:
             staged.private[place] = value
         self._values[place] = value
+        if hook is not None:
+            hook("staged")
+
+    def _refuse(self, place: bytes, value: bytes) -> None:
+        tag = place[keys.KEYED_PREFIX_BYTES :].decode()
+        check_value(f"the state {tag!r}", value)
+
+    def save_all(self, values: Any) -> None:
+        """Stage the values of several keys, by place."""
+        hook = self._point
+        if hook is not None:
+            hook("stage")
+        staged = self._ctx.staged
+        if staged is None:
+            raise self._ctx.too_early("saving the state of a key")
+        for place, value in values.items():
+            if len(value) > _STATE_BYTES_MAX:
+                self._refuse(place, value)
+        if staged.private is None:
+            staged.private = dict(values)
+        else:
+            staged.private.update(values)
+        self._values.update(values)
         if hook is not None:
             hook("staged")
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 
 from noderuntime.api.keyed.deadlines import Place
 from noderuntime.api.keyed.earlier import converted
@@ -15,7 +14,7 @@ Private = dict[str, bytes | None]
 
 
 class KeyedDict:
-    """See KeyedStore in api/keyed/states.py. A place is a tag.
+    """See KeyedStore in api/keyed/store.py. A place is a tag.
 
     `committed`: the private state. `staging(call)` returns what the event in hand stages, or raises; `staged()` returns
     the same, or nothing outside of an event. One is made for each life: the index is made when it is first asked for,
@@ -41,8 +40,12 @@ class KeyedDict:
         staged = self._staged()
         return staged[place] if place in staged else self._committed.get(place)
 
-    def save(self, place: str, value: Any) -> None:
+    def save(self, place: str, value: bytes) -> None:
         self._staging("saving the state of a key")[place] = check_value(f"the state {place!r}", value)
+
+    def save_all(self, values: Mapping[str, bytes]) -> None:
+        for place, value in values.items():
+            self.save(place, value)
 
     def delete(self, place: str) -> None:
         self._staging("dropping the state of a key")[place] = None

@@ -56,6 +56,10 @@ class World:
 
     save = save_state
 
+    def save_all(self, values: dict[str, bytes]) -> None:
+        for key, value in values.items():
+            self.save_state(key, value)
+
     def load_state(self, key: str, default: Any = None) -> Any:
         self.reads += 1
         found = self._staged.get(key, self.committed.get(key))

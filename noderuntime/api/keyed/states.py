@@ -17,8 +17,8 @@ event concerns, so a new life costs the same with any number of keys. The rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Mapping
+from typing import Any, Final
 
 from noderuntime.api.keyed.codecs import (
     NOT_PLAIN,
@@ -31,8 +31,9 @@ from noderuntime.api.keyed.codecs import (
     unpack_stored,
     with_due,
 )
-from noderuntime.api.keyed.deadlines import Deadlines, Index
+from noderuntime.api.keyed.deadlines import Deadlines
 from noderuntime.api.keyed.slots import slot_of
+from noderuntime.api.keyed.store import KeyedContext, KeyedStore
 
 TIME_KEY: Final = "keyed.time"  # in the private state, outside the keyed one
 CACHE_BYTES_MAX = 16_000_000
@@ -48,39 +49,6 @@ PLAIN: Final = frozenset({bool, int, str, bytes, type(None)})
 
 _FOUR: Final = b"\x94"  # MessagePack: four items follow
 _UNREAD: Final[Any] = object()  # in place of a state that has not been decoded from `stored`
-
-
-class KeyedStore(Index, Protocol):
-    """Where keyed states are: `ctx.keyed`. What is staged in it is seen at once."""
-
-    def place(self, slot: int, tag: str) -> Any:
-        """Where the value of a key is: for the three calls that follow."""
-        ...
-
-    def load(self, place: Any) -> bytes | None: ...
-
-    def save(self, place: Any, value: bytes) -> None: ...
-
-    def delete(self, place: Any) -> None: ...
-
-    def mark(self, queue: int, slot: int, due: float, tag: str, wanted: bool) -> None:
-        """Put an entry into the index, or (not `wanted`) remove it."""
-        ...
-
-    def all(self) -> Iterable[tuple[int, str, bytes]]:
-        """(slot, tag, value) of each key."""
-        ...
-
-
-class KeyedContext(Protocol):
-    """The part of `ctx` that this module needs."""
-
-    @property
-    def keyed(self) -> KeyedStore: ...
-
-    def save_state(self, key: str, value: bytes) -> None: ...
-
-    def load_state(self, key: str, default: None = None) -> bytes | None: ...
 
 
 class Slot:
@@ -176,7 +144,8 @@ class KeyedStates:
             self._time_saved = self.time
         changed, codec, kept, ttl = self._changed, self._codec, self._kept, self._ttl
         keyed = ctx.keyed
-        save = keyed.save
+        values: dict[Any, bytes] = {}
+        is_one = len(changed) == 1
         for slot in changed:
             slot.changed = False
             state = slot.state
@@ -196,13 +165,18 @@ class KeyedStates:
                     packed = pack_plain(_value(encoded, slot))
             except NOT_PLAIN:
                 packed = pack(_value(encoded, slot))
-            save(slot.place, packed)
+            if is_one:  # the usual case, for which a dict costs more than it saves
+                keyed.save(slot.place, packed)
+            else:
+                values[slot.place] = packed
             if type(state) not in kept:
                 slot.state = _UNREAD
                 slot.stored = packed
             if len(packed) != slot.size:
                 self._size += len(packed) - slot.size
                 slot.size = len(packed)
+        if values:
+            keyed.save_all(values)
         saved = len(changed)
         changed.clear()
         return saved
