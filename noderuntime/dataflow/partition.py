@@ -11,10 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from noderuntime.api.keyed.slots import slot_of
-
 FORMS: Final = "value, value.FIELD[.FIELD], metadata.FIELD"
-_NULL_SLOT: Final = slot_of(None)
 
 
 class PartitionProblem(ValueError):
@@ -43,15 +40,6 @@ class Partition:
                 return None
             found = found.get(name)
         return found
-
-    def slot(self, value: Any, metadata: Mapping[str, Any] | None) -> int:
-        """The slot of a message. What has none, or one that no key can be, goes to the slot of null: it is for the
-        receiver to refuse it, not for the sender.
-        """
-        try:
-            return slot_of(self.key(value, metadata))
-        except TypeError:
-            return _NULL_SLOT
 
 
 def parse_partition(text: str) -> Partition:

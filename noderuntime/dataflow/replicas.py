@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from noderuntime.api.keyed.slots import SLOTS
+from noderuntime.api.keyed.layout import SLOTS
 from noderuntime.dataflow.identifiers import replica_id
 from noderuntime.dataflow.model import Dataflow, NodeSpec, Place
 from noderuntime.dataflow.yaml.nodes import fail

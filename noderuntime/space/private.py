@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import msgpack
 
 from noderuntime.api.keyed.earlier import Converted, converted
-from noderuntime.api.keyed.slots import SLOTS
+from noderuntime.api.keyed.layout import SLOTS
 from noderuntime.errors import StoreError
 from noderuntime.space import keys, records
 from noderuntime.space.environment import FORMAT, format_of, scan

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgpack
 
 from noderuntime.dataflow.identifiers import node_of
+from noderuntime.dataflow.message_slot import message_slot
 from noderuntime.dataflow.partition import parse_partition
 from noderuntime.dataflow.replicas import owners, rescaled
 from noderuntime.space import keys, lives, records, routing
@@ -85,7 +86,7 @@ def _router(space: Space, owned: Sequence[int], partition: str, replicas: int) -
     def route(record: bytes) -> int:
         body = read_segment(segments, records.reference_of(record)) if record[1] else None
         _, value, metadata, _, _ = records.decode_message(record, body)
-        return owned[by.slot(value, metadata)]
+        return owned[message_slot(by, value, metadata)]
 
     return route
 

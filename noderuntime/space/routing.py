@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgpack
 
-from noderuntime.api.keyed.slots import SLOTS
+from noderuntime.api.keyed.layout import SLOTS
 from noderuntime.dataflow.partition import parse_partition
 from noderuntime.dataflow.replicas import owners
 from noderuntime.ipc.wiring import ReceiverWiring

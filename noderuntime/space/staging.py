@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from noderuntime.api.values import BYTES
+from noderuntime.dataflow.message_slot import message_slot
 from noderuntime.dataflow.partition import Partition
 from noderuntime.errors import ValueTooLarge
 from noderuntime.ipc.wiring import InputWiring, ReceiverWiring
@@ -88,7 +89,7 @@ class Group:
     def choose(self, value: Any, metadata: Mapping[str, Any] | None) -> int:
         """The number of the replica that gets this message."""
         if self.partition is not None:
-            return self.owners[self.partition.slot(value, metadata)]
+            return self.owners[message_slot(self.partition, value, metadata)]
         assert self._loads is not None
         now_ns = clock_gettime_ns(CLOCK_BOOTTIME)
         if not self._counts or now_ns > self._read_ns + LOADS_NS:

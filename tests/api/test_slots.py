@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noderuntime.api.keyed.slots import SLOTS, slot_of
+from noderuntime.api.keyed.layout import SLOTS
+from noderuntime.api.keyed.slots import slot_of
 
 KEPT = {
     None: 61, True: 135, False: 17, 7: 46, -1: 0, 7.5: 69, "7": 88, "": 101, "ann": 150, b"7": 192, 1e300: 94,

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noderuntime.api.keyed.slots import SLOTS, slot_of
+from noderuntime.api.keyed.layout import SLOTS
+from noderuntime.api.keyed.slots import slot_of
 from noderuntime.dataflow.identifiers import node_of, replica_id, shown_id
+from noderuntime.dataflow.message_slot import message_slot
 from noderuntime.dataflow.partition import Partition, PartitionProblem, parse_partition
 from noderuntime.dataflow.reader import parse
 from noderuntime.dataflow.replicas import expanded, owners, rescaled
@@ -40,17 +42,17 @@ def test_a_partition_names_a_part_of_a_message(text: str, value: Any, metadata: 
     partition = parse_partition(text)
     assert str(partition) == text
     assert partition.key(value, metadata) == key
-    assert partition.slot(value, metadata) == slot_of(key)
+    assert message_slot(partition, value, metadata) == slot_of(key)
 
 
 @pytest.mark.parametrize("value", [2**70, {(1, 2): 3}, object()])
 def test_what_cannot_be_a_key_goes_where_null_goes(value: Any) -> None:
-    assert Partition(False, ()).slot(value, {}) == slot_of(None)
+    assert message_slot(Partition(False, ()), value, {}) == slot_of(None)
 
 
 def test_equal_numbers_go_to_the_same_place() -> None:
     by_user = parse_partition("value.user")
-    assert len({by_user.slot({"user": user}, {}) for user in (7, 7.0, numpy.int64(7))}) == 1
+    assert len({message_slot(by_user, {"user": user}, {}) for user in (7, 7.0, numpy.int64(7))}) == 1
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.kit import Net, commit, send, staged
-from test_replicas import flow, replicas
+from test_replica_mailboxes import flow, replicas
 
 from noderuntime.api.keyed.slots import slot_of
 from noderuntime.space import dead_letters, keys, records, routing

@@ -14,7 +14,7 @@ import heapq
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from noderuntime.api.keyed.slots import SLOTS
+from noderuntime.api.keyed.layout import SLOTS
 
 Place = tuple[float, str]  # of an entry in its queue: when it is due, the tag of its key
 

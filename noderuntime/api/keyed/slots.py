@@ -13,8 +13,7 @@ from typing import Any, Final
 from zlib import crc32
 
 from noderuntime.api.keyed.codecs import NOT_PLAIN, pack_plain, packable, packed_exactly
-
-SLOTS: Final = 256
+from noderuntime.api.keyed.layout import SLOTS
 
 _SIMPLE: Final = frozenset({str, int, bool, bytes, type(None)})
 
