@@ -116,6 +116,6 @@ def test_what_is_no_kept_dataflow_is_a_value_error(text: str) -> None:
 
 def test_what_a_newer_version_has_written_is_passed_over() -> None:
     kept = json.loads(plain.to_text(dataflow(*AB)))
-    kept["nodes"][0]["replicas"] = 4
+    kept["nodes"][0]["wheels"] = 4
     del kept["nodes"][1]["max_attempts"]
     assert plain.from_text(json.dumps(kept)) == dataflow(*AB)
