@@ -71,7 +71,7 @@ def losses(txn: ReadTxn, wanted: Collection[str], drop: Collection[str], discard
             continue
         counts = {}
         if id not in drop:
-            counts["keys of private state"] = sum(1 for _ in scan(txn, keys.private_prefix(node_entry.number)))
+            counts["keys of private state"] = private.size(txn, node_entry.number)
             counts["dead letters"] = sum(1 for _ in scan(txn, keys.dead_prefix(node_entry.number)))
         if lives.status(txn, node_entry) == records.FAILED and not discard:  # which will never handle them
             counts["queued messages, which it cannot handle because it has failed,"] = _waiting(txn, node_entry)

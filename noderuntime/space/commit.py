@@ -116,7 +116,6 @@ class Ports:
         self.writes.rewire(self.links, self._first + len(self.counters), wiring.version)
         return added
 
-
     def tap(self, wiring: Wiring) -> None:
         """Take up the taps of this wiring, where operators share a process: their inputs stay as they are."""
         for item in wiring.outputs:

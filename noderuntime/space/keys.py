@@ -3,7 +3,7 @@
     M name                             facts about the space: format, sequence base, numbers of nodes, clock
     n node                             node record
     i node                             the inputs and outputs of a node whose wiring was changed while it ran
-    t node                             which outputs of a node are tapped, see taps.py
+    v node                             which outputs of a node are tapped, see taps.py
     q node input                       queue record
     m node input sequence index        a message in a mailbox
     m node input sequence index PACK   several messages: the key of the first of them, marked (see packs.py)
@@ -81,7 +81,7 @@ def fact(name: str) -> bytes:
 
 IN_FORCE = fact("dataflow")  # the dataflow that the run has now, see store/changes.py
 TAP_CHANGES = fact("tap_changes")  # how often taps have come and gone, see taps.py
-TAPPED_PREFIX = b"t"
+TAPPED_PREFIX = b"v"
 STOP_ALL = fact("stop_all")  # written by the commit of an event whose operator asked for the end of the run
 EXTERNAL = fact("outside")  # the external State, if shared state is in one; kept spaces have it under this name
 

@@ -4,7 +4,7 @@ An output that is tapped has one more receiver: a mailbox of node number keys.TA
 however many look, it drops its oldest messages, and it holds at most TAP_BYTES and one message. It belongs to the tap
 server (watching/server.py), which is the only process that reads it. There are no notices in it.
 
-    t node      [[output, input], ...]: which outputs of a node are tapped, and the mailbox of each
+    v node      [[output, input], ...]: which outputs of a node are tapped, and the mailbox of each
 
 Taps come and go in one transaction, which makes or empties the mailboxes and raises the wiring number in the records of
 their senders. The next commit of a sender finds that number, as it finds a dataflow that was changed (commit.py), and

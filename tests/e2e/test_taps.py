@@ -68,7 +68,7 @@ def tapped(running: Running) -> list[bytes]:
     """Records of taps in the space of a run, read from a copy of its files as no process of the run would."""
     folder = running.folder.run_dir().space
     with read_copy(folder) as txn:
-        return [key for prefix in (b"t", keys.mailbox(keys.TAPS, 0)[:3]) for key, _ in scan(txn, prefix)]
+        return [key for prefix in (keys.TAPPED_PREFIX, keys.mailbox(keys.TAPS, 0)[:3]) for key, _ in scan(txn, prefix)]
 
 
 def wait_untapped(running: Running) -> None:

@@ -89,7 +89,7 @@ def check(running: Running) -> None:
 
 def left_of_taps(stage: Stage) -> list[bytes]:
     with read_copy(stage.folder.run_dir().space) as txn:
-        return [key for prefix in (b"t", keys.mailbox(keys.TAPS, 0)[:3]) for key, _ in scan(txn, prefix)]
+        return [key for prefix in (keys.TAPPED_PREFIX, keys.mailbox(keys.TAPS, 0)[:3]) for key, _ in scan(txn, prefix)]
 
 
 def looked_at(faults: list[Fault], seed: int, monkeypatch: pytest.MonkeyPatch, kills: int = 0, applies: int = 0) -> int:

@@ -59,11 +59,15 @@ def test_no_kind_of_key_begins_like_another() -> None:
     kinds = [
         keys.fact(""),
         keys.node(1),
+        keys.wiring(1),
+        keys.TAPPED_PREFIX,
         keys.queue(1, 2),
         keys.mailbox(1, 2),
         keys.attempts_prefix(1),
         keys.dead_prefix(1),
         keys.private_prefix(1),
+        keys.KEYED_PREFIX,
+        keys.DUE_PREFIX,
         keys.shared(b""),
         keys.request(""),
     ]

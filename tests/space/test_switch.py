@@ -218,6 +218,15 @@ def test_state_and_dead_letters_are_not_dropped_without_a_word(chain: Net) -> No
     switch(chain, less, drop=["b"])
 
 
+def test_the_states_of_keys_are_state_as_well(chain: Net) -> None:
+    number = chain.numbers["b"]["number"]
+    with chain.space.write() as txn:
+        for slot in range(3):
+            txn.put(keys.keyed(number, slot, b"int:7"), records.PRIVATE.pack(1) + b"v")
+    with pytest.raises(StoreRefused, match="3 keys of private state would be lost"):
+        switch(chain, {"a": CHAIN["a"]})
+
+
 def test_what_still_drains_cannot_come_back(chain: Net) -> None:
     for node in "abc":
         chain.begin(node)

@@ -38,7 +38,7 @@ def waiting(net: Net, input: int) -> list[Any]:
 def left(net: Net) -> list[bytes]:
     """All records of taps but the count of their changes."""
     with net.space.read() as txn:
-        prefixes = (b"t", keys.mailbox(keys.TAPS, 0)[:3], keys.queue(keys.TAPS, 0)[:3])
+        prefixes = (keys.TAPPED_PREFIX, keys.mailbox(keys.TAPS, 0)[:3], keys.queue(keys.TAPS, 0)[:3])
         return [key for prefix in prefixes for key, _ in scan(txn, prefix)]
 
 
@@ -68,6 +68,16 @@ def test_nothing_is_put_any_more_when_a_tap_has_gone(net: Net) -> None:
     assert commit(a, event) == 1 and send(a, *range(3, 40)) == 37
     assert left(net) == []
     assert net.queued("b", "in") == [*range(1, 40)]
+
+
+def test_what_is_due_for_keys_of_an_operator_is_no_tap(net: Net) -> None:
+    due = keys.due_queue(0, 7, 0) + keys.due_entry(5.0, b"int:7")
+    with net.space.write() as txn:
+        txn.put(due, b"")
+    tap(net, "a/out")
+    with net.space.write() as txn:
+        assert taps.clear(txn) == 1
+        assert txn.get(due) == b"" and not taps.present(txn)
 
 
 def test_the_mailbox_of_one_tap_never_gets_what_an_earlier_tap_would_have_got(net: Net) -> None:
