@@ -35,6 +35,7 @@ from noderuntime.ipc.store_records import Done, Losses, Opened, Prepared, Settle
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.runtime import lifecycle_events as su
 from noderuntime.runtime.children import Child
+from noderuntime.runtime.flight_recorder import FlightRecorder
 from noderuntime.runtime.hearing import tell_wiring
 from noderuntime.runtime.lifecycle_events import DONE, LifecycleState
 from noderuntime.runtime.logs import RunLog
@@ -80,9 +81,7 @@ class _Work:
 
 
 class Applying:
-    """The changes of one run, one at a time. `phase`: of the run; `changed()` is called when another dataflow is in
-    force.
-    """
+    """The changes of one run, one at a time. `phase`: of the run; `recorder`: follows the nodes that are new."""
 
     def __init__(
         self,
@@ -92,7 +91,7 @@ class Applying:
         options: RunOptions,
         clock: Callable[[], float],
         phase: RunPhase,
-        changed: Callable[[], None],
+        recorder: FlightRecorder,
     ) -> None:
         self._nodes = nodes
         self._link = link
@@ -100,7 +99,7 @@ class Applying:
         self._options = options
         self._clock = clock
         self._phase = phase
-        self._changed = changed
+        self._recorder = recorder
         self._trials = nodes.trials
         self._step = Step.IDLE
         self._work: _Work | None = None
@@ -304,7 +303,7 @@ class Applying:
         self.drains = sorted({*self.drains, *found["leaving"], *_with_leaving(self._nodes.children.values())})
         work.applied = True
         self._over()
-        self._changed()
+        self._recorder.follow_new(self._nodes.machines)
         counts = [f"{len(ids)} {kind}" for kind, ids in _by_kind(work.plan).items()]
         self._log.tell(f"the dataflow is that of {work.asked.file} now: {', '.join(counts) or 'nothing drains'}")
         if not self._phase.is_up:  # it was asked to stop meanwhile: what is new never begins

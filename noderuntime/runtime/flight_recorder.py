@@ -77,6 +77,11 @@ class FlightRecorder:
         self.earlier[node] = copy.deepcopy(machine)
         machine.observe = partial(self._note, node, machine)
 
+    def follow_new(self, machines: Mapping[str, Machine]) -> None:
+        """Follow those of them that are not followed yet."""
+        for node, known in machines.items():
+            self.follow(node, known)
+
     def _note(self, node: str, machine: Machine, event: Event, at_s: float, actions: Sequence[Any] | None) -> None:
         taken = None if actions is None else tuple(map(_short, actions))
         step = Step(node, at_s, _short(event), taken)

@@ -121,6 +121,11 @@ class NodeSupervisor:
         """The nodes, without those that share the process of an earlier one."""
         return [child for child in self.children.values() if child.leader is child]
 
+    @property
+    def machines(self) -> dict[str, Lifecycle]:
+        """The lifecycle of each process."""
+        return {child.id: child.machine for child in self.processes}
+
     def connect(self) -> None:
         """All nodes are there: who is whose neighbour, and which processes have something left to do?"""
         for child in self.processes:

@@ -200,7 +200,7 @@ class Runtime:
         self._start_watch = StartWatch(self._nodes, self._log, options.name, time.monotonic())
         self._recorder = FlightRecorder(validating=bool(options.environ.get(ENV_VALIDATE)))
         self._phase = RunPhase(options.grace_s, found_space=not held.fresh, stop_after_s=options.stop_after_s)
-        self._applying = Applying(self._nodes, self._link, self._log, options, clock, self._phase, self._follow)
+        self._applying = Applying(self._nodes, self._link, self._log, options, clock, self._phase, self._recorder)
         self._code_watch = CodeWatch(self._nodes, self._log, self._applying.follow) if options.watch else None
         self._driver = PhaseDriver(self._phase, self._recorder, self._log, self._do, time.monotonic)
         self._last = LastFigures(self._link, self._driver.boundary)
@@ -367,18 +367,13 @@ class Runtime:
             self._nodes.add(spec, wiring, id in opened["ended"])
         self._nodes.connect()
         self._applying.resumed(opened)
-        self._follow()
+        self._recorder.follow_new(self._nodes.machines)
 
     def _not_opened(self, error: str, text: str) -> None:
         if error == ResumeRefused.__name__:
             self._driver.feed(ResumeWasRefused(text))
             return
         raise GaveUp(text)
-
-    def _follow(self) -> None:
-        """Record the steps of nodes that are new."""
-        for child in self._nodes.processes:
-            self._recorder.follow(child.id, child.machine)
 
     # ---- what comes from outside
 
