@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from operator import attrgetter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+REPLICA_SHIFT: Final = 45  # a message's number has its sender's replica above these bits; all of it fits into a float
 
 _UTC = dt.UTC
 

@@ -53,6 +53,11 @@ def node_of(id: str) -> str:
     return id.partition("[")[0]
 
 
+def replica_of(id: str) -> int:
+    """The number of a replica."""
+    return int(id.partition("[")[2].rstrip("]") or 0)
+
+
 def shown_id(id: str, replicas: int) -> str:
     """What a log line calls a replica: sums[0], sums[1]; a node that has no replicas by its id."""
     return f"{id}[0]" if replicas > 1 and "[" not in id else id

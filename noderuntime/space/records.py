@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgpack
 
 from noderuntime.api import values
+from noderuntime.api.events import REPLICA_SHIFT as REPLICA_SHIFT
 from noderuntime.errors import ValueTooLarge
 from noderuntime.space.segments import (
     REFERENCE_BYTES,
@@ -206,7 +207,6 @@ def status_of(record: bytes | None) -> int:
     return ENDED if record is None else record[4]
 
 
-REPLICA_SHIFT = 45  # the number of a message has its sender's replica above these bits; all of it fits into a float
 COUNT_MASK = (1 << REPLICA_SHIFT) - 1
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgpack
 
-from noderuntime.dataflow.identifiers import node_of
+from noderuntime.dataflow.identifiers import node_of, replica_of
 from noderuntime.dataflow.message_slot import message_slot
 from noderuntime.dataflow.partition import parse_partition
 from noderuntime.dataflow.replicas import owners, rescaled
@@ -71,7 +71,7 @@ def _by_node(registry: Registry) -> dict[str, list[NodeEntry]]:
     for entry in registry.values():
         found.setdefault(node_of(entry.id), []).append(entry)
     for entries in found.values():
-        entries.sort(key=lambda entry: int(entry.id.partition("[")[2].rstrip("]") or 0))
+        entries.sort(key=lambda entry: replica_of(entry.id))
     return found
 
 

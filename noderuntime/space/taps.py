@@ -23,6 +23,7 @@ from typing import Final
 
 import msgpack
 
+from noderuntime.dataflow.identifiers import node_of, replica_of
 from noderuntime.errors import StoreError
 from noderuntime.ipc.wiring import OutputWiring, ReceiverWiring, Wiring
 from noderuntime.space import keys, lives, records
@@ -37,17 +38,21 @@ TAP_MESSAGES: Final = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """An output of a registered node, by the numbers that the space has for them."""
+    """An output of a registered node, by the numbers that the space has for them. `name`: "node/output", of replicas
+    with the id of each. To those who look, the outputs of all replicas are one topic, `shown`.
+    """
 
-    name: str  # "node/output"
+    name: str
     node: int
     output: int
+    shown: str
+    replica: int = 0
 
 
 def topics(txn: ReadTxn) -> dict[str, Topic]:
     """All outputs of the run by name, in the order of the dataflow."""
     return {
-        name: Topic(name, entry.number, number)
+        name: Topic(name, entry.number, number, f"{node_of(entry.id)}/{output}", replica_of(entry.id))
         for entry in lives.load(txn).values()
         for output, number in entry.outputs.items()
         for name in [f"{entry.id}/{output}"]
@@ -91,7 +96,7 @@ def change(
     process_of: Mapping[int, Iterable[int]],
 ) -> dict[str, tuple[int, int]]:
     """Tap the topics in `come`, and stop tapping the (node, output) in `go`. Returns by name the input number of each
-    new mailbox, and how many messages that output has sent before.
+    new mailbox, and the number of the last message that was sent before.
 
     `process_of`: the nodes that share a process, by each of them; any one may have the record that its commits compare.
     Raises StoreError when taps have come and gone some millions of times.
@@ -132,10 +137,13 @@ def clear(txn: WriteTxn) -> int:
 
 
 def sent(txn: ReadTxn, topic: Topic) -> int:
-    """How many messages an output has sent, those of earlier lives included."""
+    """The number of the last message that an output has sent, in whatever life: how many there were, and above that
+    the replica that it belongs to.
+    """
     counters = lives.node_record(txn, topic.node).counters
     at = records.output_counter(topic.output)
-    return counters[at] if at < len(counters) else 0
+    count = counters[at] if at < len(counters) else 0
+    return count or topic.replica << records.REPLICA_SHIFT
 
 
 def _put(txn: WriteTxn, there: Mapping[tuple[int, int], int], nodes: Collection[int]) -> None:

@@ -5,12 +5,13 @@
 
     tap -> server    ["tap", version, topics, again]     names and patterns; whether it had another server before
     server -> tap    ["refused", kind, why]              for a person; then the server closes the connection
-                     ["topics", {topic: count}]          these are tapped from now on; their outputs have sent so many
+                     ["topics", {topic: numbers}]        these are tapped from now on; what was sent last before
                      ["event", topic, number, kind, head, metadata, sent_ns, size], with the body of the value
-                     ["end", {topic: count}]             the run is over; so many were sent in all
+                     ["end", {topic: numbers}]           the run is over; what was sent last
 
 A frame is the length of its head and of its body (32 bits each, little-endian), the head, which is MessagePack, and the
-body. `number` counts the messages of an output from 1. Value and metadata are as in the space: see api/values.py. Of a
+body. `number` counts the messages of an output from 1; each replica of a node counts its own, with its place above
+REPLICA_SHIFT bits, so `numbers` has one of each. Value and metadata are as in the space: see api/values.py. Of a
 body that is larger than BODY_BYTES_MAX only the `size` is told.
 
 The numbers are how a tap knows exactly what it has missed, whoever lost it: the mailbox, the server, or a server that
@@ -55,12 +56,12 @@ def refused(kind: str, why: str) -> Frame:
     return frame(["refused", kind, why])
 
 
-def topics(counts: Mapping[str, int]) -> Frame:
-    return frame(["topics", dict(counts)])
+def topics(numbers: Mapping[str, Sequence[int]]) -> Frame:
+    return frame(["topics", dict(numbers)])
 
 
-def end(counts: Mapping[str, int]) -> Frame:
-    return frame(["end", dict(counts)])
+def end(numbers: Mapping[str, Sequence[int]]) -> Frame:
+    return frame(["end", dict(numbers)])
 
 
 class Reader:

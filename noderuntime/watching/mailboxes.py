@@ -56,7 +56,7 @@ class Mailboxes:
         return self._topics
 
     def follow(self, wanted: Collection[str]) -> dict[str, int]:
-        """Tap these topics and no others. Returns those that are new, and how much each has sent before.
+        """Tap these topics and no others. Returns those that are new, and the number of the last message of each.
 
         Raises StoreError when there is no room in the space, and leaves everything as it was.
         """
@@ -77,8 +77,8 @@ class Mailboxes:
         return {topic.name: made[topic.name][1] for topic in come}
 
     def take(self) -> tuple[list[tuple[str, Frame]], bool]:
-        """Take what waits. Returns the messages with their topics, in the order in which they were sent, and whether
-        there may be more.
+        """Take what waits. Returns the messages with the names of their topics, in the order in which they were sent,
+        and whether there may be more.
         """
         found: list[tuple[Tapped, list[Message]]] = []
         with self._space.read() as txn:
@@ -96,7 +96,7 @@ class Mailboxes:
             name = item.topic.name
             for message, body, is_whole in zip(messages, copies, are_whole, strict=True):
                 if is_whole:
-                    made, item.last = _frame(name, message[1], body)
+                    made, item.last = _frame(item.topic.shown, message[1], body)
                     taken.append((by_place(message), name, made))
         taken.sort(key=itemgetter(0))
         return [(name, made) for _, name, made in taken], any(len(messages) >= AT_ONCE for _, messages in found)
@@ -108,7 +108,7 @@ class Mailboxes:
         return read_segment(self._segments, records.reference_of(record))
 
     def counts(self) -> dict[str, int]:
-        """How many messages each tapped output has sent by now."""
+        """The number of the last message that each tapped output has sent by now."""
         with self._space.read() as txn:
             return {name: taps.sent(txn, item.topic) for name, item in self.tapped.items()}
 

@@ -25,7 +25,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -50,7 +50,9 @@ READ_BYTES: Final = 65536
 
 
 class Client:
-    """One tap. `wanted` is empty until it has said what it wants; `topics` are those that it gets."""
+    """One tap. `wanted` is empty until it has said what it wants; `topics` are those that it gets, by their names in
+    the space (see space/taps.py).
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -149,7 +151,8 @@ class Server:
     def _tap(self, client: Client, wanted: list[str], again: bool) -> None:
         if self._mailboxes is None:
             self._mailboxes = Mailboxes(self._run_dir)
-        problem = choice.problem(wanted, self._mailboxes.topics())
+        shown = dict.fromkeys(topic.shown for topic in self._mailboxes.topics().values())
+        problem = choice.problem(wanted, shown)
         if problem and not again:  # else it was there once: the dataflow has changed
             self._refuse(client, problem, frames.UNKNOWN_TOPIC)
             return
@@ -194,16 +197,28 @@ class Server:
         if self._mailboxes is None:
             return
         known = self._mailboxes.topics()
-        wanted = {id(client): choice.chosen(client.wanted, known) for client in self._clients.values()}
-        self._mailboxes.follow({topic for topics in wanted.values() for topic in topics})
+        shown = dict.fromkeys(topic.shown for topic in known.values())
+        wanted: dict[int, list[str]] = {}
+        for client in self._clients.values():
+            chosen = set(choice.chosen(client.wanted, shown))
+            wanted[id(client)] = [name for name, topic in known.items() if topic.shown in chosen]
+        self._mailboxes.follow({name for names in wanted.values() for name in names})
         tapped = self._mailboxes.tapped
         for client in list(self._clients.values()):
-            topics = [topic for topic in wanted[id(client)] if topic in tapped]
-            new = {topic: tapped[topic].last for topic in topics if topic not in client.topics}
-            client.topics = set(topics)
+            names = [name for name in wanted[id(client)] if name in tapped]
+            new = {name: tapped[name].last for name in names if name not in client.topics}
+            client.topics = set(names)
             if new:
-                client.backlog.tell(frames.topics(new))
+                client.backlog.tell(frames.topics(self._by_topic(new)))
                 self._send(client)
+
+    def _by_topic(self, numbers: Mapping[str, int]) -> dict[str, list[int]]:
+        """The numbers of tapped outputs, those of replicas together."""
+        assert self._mailboxes is not None
+        found: dict[str, list[int]] = {}
+        for name, number in numbers.items():
+            found.setdefault(self._mailboxes.tapped[name].topic.shown, []).append(number)
+        return found
 
     def _take(self) -> None:
         """Pass on what has come."""
@@ -232,7 +247,7 @@ class Server:
                 self._boundary.call("the last messages", self._take)
             counts = self._mailboxes.counts()
             for client in list(self._clients.values()):
-                client.backlog.tell(frames.end({name: counts[name] for name in client.topics}))
+                client.backlog.tell(frames.end(self._by_topic({name: counts[name] for name in client.topics})))
                 self._send(client)
         self._empty_backlogs(until_s)
         for client in list(self._clients.values()):  # a slow tap hears at least how much it has missed

@@ -33,7 +33,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from noderuntime.api import values
-from noderuntime.api.events import Event, input_event
+from noderuntime.api.events import REPLICA_SHIFT, Event, input_event
 from noderuntime.dataflow.identifiers import nearest
 from noderuntime.errors import NodeRuntimeError, NotRunning, ProtocolError, UnknownTopic
 from noderuntime.ipc import runs
@@ -90,7 +90,8 @@ class Tap:
         self._connection: socket.socket | None = None
         self._reader = frames.Reader()
         self._items: deque[Item] = deque()
-        self._last: dict[str, int] = {}  # the number of the last message of each topic that is known to have been sent
+        # the number of the last message of each topic that is known to have been sent, by replica of its node
+        self._last: dict[str, dict[int, int]] = {}
         self._missed = 0
         self._is_attached = False  # the server has said which topics there are
 
@@ -271,17 +272,17 @@ class Tap:
         match head:
             case ["event", topic, number, kind, value_head, metadata, sent_ns, size]:
                 self._count(topic, number - 1)
-                self._last[topic] = number
+                self._last[topic][number >> REPLICA_SHIFT] = number
                 value = _value(kind, value_head, body, size)
                 known = values.unpack(metadata) if metadata else {}
                 self._items.append((topic, input_event(topic, value, known, topic, sent_ns, number)))
-            case ["topics", counts]:
+            case ["topics", sent]:
                 self._is_attached = True
-                for topic, count in counts.items():
-                    self._count(topic, count)
-            case ["end", counts]:
-                for topic, count in counts.items():
-                    self._count(topic, count)
+                for topic, numbers in sent.items():
+                    self._count(topic, *numbers)
+            case ["end", sent]:
+                for topic, numbers in sent.items():
+                    self._count(topic, *numbers)
                 self.ended = True
                 self._hang_up()
             case ["refused", kind, why]:
@@ -292,12 +293,15 @@ class Tap:
             case _:
                 raise ProtocolError(f"the tap server says {head[0]!r}, which a tap does not know")
 
-    def _count(self, topic: str, count: int) -> None:
-        """That many messages are known to have been sent on a topic; those that have not come are missed."""
-        last = self._last.setdefault(topic, count)
-        if count > last:
-            self._missed += count - last
-            self._last[topic] = count
+    def _count(self, topic: str, *numbers: int) -> None:
+        """Messages with these numbers are known to have been sent on a topic; those that have not come are missed."""
+        known = self._last.setdefault(topic, {})
+        for number in numbers:
+            replica = number >> REPLICA_SHIFT
+            last = known.setdefault(replica, number)
+            if number > last:
+                self._missed += number - last
+                known[replica] = number
 
 
 def _done(readable: asyncio.Future[None]) -> None:

@@ -13,6 +13,8 @@ import pytest
 from support.harness import Folder, Running, wait_until
 from test_survive import call, call_json
 
+from noderuntime import Tap
+
 CODE = """
 import json, os, time
 from noderuntime import KeyedOperator, Operator, Source, Status, stateful_map
@@ -269,6 +271,26 @@ def test_commands_take_the_replicas_as_one_node(place: Folder) -> None:
     assert running.finish() == 0
     assert running.rows()["sums"]["messages"] == 300
     assert [row for row in running.rows() if row.startswith("sums")] == ["sums"]
+
+
+def test_to_those_who_look_the_outputs_of_all_replicas_are_one_topic(place: Folder) -> None:
+    place.write(pause="")
+    running = place.start(flow("Whose", count=600, pause=300))
+    running.wait_running("sums", "sums[1]", "sums[2]", "sink")
+    wait_until(lambda: running.status()["sink"]["handled"] >= 300, "the first sums")
+    with Tap("flow", "s*") as tap:
+        assert tap.topics == ["sums/sum"]
+        (place.folder / "pause").unlink()
+        found = list(tap)
+        assert tap.missed == 0
+    assert running.finish() == 0
+    assert {topic for topic, _ in found} == {"sums/sum"}
+    assert [event["uid"] for _, event in found if event["source"] != "sums/sum"] == []
+    values = [event["value"] for _, event in found]
+    assert len({event["uid"] for _, event in found}) == len(found) == 300 + 23
+    assert {replica for *_, replica, count in values if count == 3} == {0, 1, 2}
+    everything = result(place)
+    assert sorted(values, key=str) == sorted(everything[-len(values) :], key=str)
 
 
 def test_a_replica_that_stops_ends_the_node(place: Folder) -> None:

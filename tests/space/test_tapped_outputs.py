@@ -44,7 +44,7 @@ def left(net: Net) -> list[bytes]:
 
 def test_topics_are_all_outputs_by_name(net: Net) -> None:
     with net.space.read() as txn:
-        assert taps.topics(txn) == {"a/out": Topic("a/out", 0, 0), "b/out": Topic("b/out", 1, 0)}
+        assert taps.topics(txn) == {"a/out": Topic("a/out", 0, 0, "a/out"), "b/out": Topic("b/out", 1, 0, "b/out")}
 
 
 def test_a_running_sender_finds_a_tap_at_its_next_commit(net: Net) -> None:

@@ -12,8 +12,8 @@ from noderuntime.watching import frames
 
 def test_frames_come_whole_however_the_bytes_are_cut() -> None:
     made = [
-        frames.hello(["a/b", "*"], False), frames.topics({"a/b": 7}),
-        frames.frame(["event", "a/b", 8, 1, b"", b"", 5, 3], b"xyz"), frames.end({"a/b": 8}),
+        frames.hello(["a/b", "*"], False), frames.topics({"a/b": [7]}),
+        frames.frame(["event", "a/b", 8, 1, b"", b"", 5, 3], b"xyz"), frames.end({"a/b": [8]}),
     ]  # fmt: skip
     whole = b"".join(head + body for head, body in made)
     for seed in range(50):
