@@ -10,8 +10,8 @@ from noderuntime.cli.choose import choose, one_name
 from noderuntime.cli.client import ask_runtime
 from noderuntime.cli.output import USAGE, CommandError, UsageError
 from noderuntime.cli.ps import nodes_of, show_nodes
-from noderuntime.dataflow.identifiers import nearest
-from noderuntime.ipc.control_records import RunStatus, Together
+from noderuntime.dataflow.identifiers import nearest, node_of
+from noderuntime.ipc.control_records import NodeStatus, RunStatus, Together
 from noderuntime.ipc.runs import Run
 
 POLL_S = 0.02
@@ -45,9 +45,15 @@ def _info(run: Run, name: str, as_json: bool) -> int:
     if as_json:
         output.result_json({"run": status["run"], **found})
     else:
-        rows = [(key, "-" if value in (None, "", []) else value) for key, value in found.items()]
+        rows = [(key, _shown(value)) for key, value in found.items()]
         output.result_table(("FIELD", "VALUE"), rows)
     return output.OK
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, list):  # of replicas
+        value = ", ".join(f"{own['id']} {own['state']} ({own['pid'] or '-'})" for own in value)
+    return "-" if value in (None, "") else value
 
 
 def _unknown(run: Run, name: str, known: list[str]) -> CommandError:
@@ -58,33 +64,42 @@ def _unknown(run: Run, name: str, known: list[str]) -> CommandError:
 
 def _act(run: Run, operation: str, name: str, as_json: bool) -> int:
     before = ask_runtime(run, "status", {}, RunStatus)
-    node_before = next((item for item in before["nodes"] if item["id"] == name), None)
-    if node_before is None:
-        raise _unknown(run, name, [item["id"] for item in before["nodes"]])
+    replicas = [item for item in before["nodes"] if node_of(item["id"]) == node_of(name)]
+    if not replicas:
+        raise _unknown(run, name, list(dict.fromkeys(node_of(item["id"]) for item in before["nodes"])))
     asked = ask_runtime(run, ASKS[operation], {"node": name}, Together)
-    within_s = node_before["start_timeout_s"] + OVER_S
+    lives = asked["lives"]
+    within_s = replicas[0]["start_timeout_s"] + OVER_S
     until_s = time.monotonic() + within_s
     while time.monotonic() < until_s:
         status = ask_runtime(run, "status", {}, RunStatus)
-        now = next((item for item in status["nodes"] if item["id"] == name), node_before)
-        begun = now["restarts"] >= asked["life"]  # lives so far, without the first
-        if now["state"] in (("stopped", "ended", "failed") if operation == "stop" else SETTLED) and (
-            begun or operation == "stop"
-        ):
+        now = [item for item in status["nodes"] if item["id"] in lives]
+        if all(_is_there(item, lives[item["id"]], operation) for item in now):
             break
         time.sleep(POLL_S)
     else:
         raise CommandError(f"{name} has not got there within {within_s:g} s; see `noderuntime node ls {run.name}`")
     together = asked["together"]
+    wanted = "stopped" if operation == "stop" else "running"
+    bad = next((item for item in now if item["state"] != wanted), None)
+    pids = [item["pid"] for item in now if item["pid"]]
     if as_json:
-        output.result_json({"run": run.name, "node": name, "state": now["state"], "pid": now["pid"] or None,
-                            "together": together})  # fmt: skip
-    good = now["state"] == ("stopped" if operation == "stop" else "running")
-    if not good:
-        why = f": {now['reason']}" if now["reason"] else ""
-        raise CommandError(f"{name} is {now['state']}{why}")
+        state = wanted if bad is None else bad["state"]
+        pid = pids[0] if len(pids) == len(now) == 1 else None
+        output.result_json({"run": run.name, "node": name, "state": state, "pid": pid, "together": together})
+    if bad is not None or not now:
+        state, reason = (bad["state"], bad["reason"]) if bad is not None else ("gone", "")
+        raise CommandError(f"{name} is {state}{f': {reason}' if reason else ''}")
     if not as_json:
         with_others = f", as are {', '.join(together)}, which share its process" if together else ""
-        what = f"is running, as process {now['pid']}" if operation != "stop" else "is stopped; its queue is kept"
+        processes = f"process{'es' if len(pids) > 1 else ''} {', '.join(map(str, pids))}"
+        what = f"is running, as {processes}" if operation != "stop" else "is stopped; its queue is kept"
         output.tell(f"{name} {what}{with_others}")
     return output.OK
+
+
+def _is_there(item: NodeStatus, life: int, operation: str) -> bool:
+    """Whether a replica is where the operation ends; `life` was the last one before it."""
+    if operation == "stop":
+        return item["state"] in ("stopped", "ended", "failed")
+    return item["state"] in SETTLED and item["restarts"] >= life  # lives so far, without the first

@@ -40,13 +40,12 @@ class OneNode:
 
 
 class Together(TypedDict):
-    """`together`: operators that share its process, with which the same is done; `life`: which one is, or was, its
-    last; `state`: a LifecycleState.
+    """`together`: operators that share its process, with which the same is done; `lives`: by each of its replicas with
+    which it is done, which life is or was the last.
     """
 
     together: list[str]
-    life: int
-    state: str
+    lives: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)

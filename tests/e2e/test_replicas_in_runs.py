@@ -273,6 +273,28 @@ def test_commands_take_the_replicas_as_one_node(place: Folder) -> None:
     assert [row for row in running.rows() if row.startswith("sums")] == ["sums"]
 
 
+def test_a_node_is_stopped_started_and_restarted_with_all_its_replicas(place: Folder) -> None:
+    place.write(pause="")
+    running = place.start(flow(count=900, pause=899))
+    names = "sums", "sums[1]", "sums[2]"
+    running.wait_running(*names, "sink")
+    call("node", "stop", "flow", "sums")
+    assert {running.status()[name]["state"] for name in names} == {"stopped"}
+    assert "'sums' was stopped already" in call("node", "stop", "flow", "sums", code=1)
+    call("node", "start", "flow", "sums")
+    before = {running.status()[name]["pid"] for name in names}
+    assert 0 not in before
+    said = call("node", "restart", "flow", "sums")
+    pids = [running.status()[name]["pid"] for name in names]
+    assert before.isdisjoint(pids) and f"is running, as processes {pids[0]}, {pids[1]}, {pids[2]}" in said
+    assert "name 'sums', which means all its replicas" in call("node", "restart", "flow", "sums[1]", code=1)
+    assert f"sums[1] running ({pids[1]})" in call("node", "info", "flow", "sums")
+    assert json.loads(call("node", "info", "flow", "sums", "--json"))["pid"] is None
+    (place.folder / "pause").unlink()
+    assert running.finish() == 0
+    check_sums(result(place), 900)
+
+
 def test_to_those_who_look_the_outputs_of_all_replicas_are_one_topic(place: Folder) -> None:
     place.write(pause="")
     running = place.start(flow("Whose", count=600, pause=300))
