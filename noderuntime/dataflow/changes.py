@@ -8,6 +8,9 @@ by its name and source, an output by its name.
     changed    what its process is made of differs: code, config, env, process, how it is started. It gets a new life
     rewired    only its inputs, outputs, queues or policies differ. It keeps its process; operators that share a process
                begin a new life together, since their connections are inside
+    renamed    it has another id. It is the same node, whatever else of it differs, and gets a new life under that id
+
+A node that gets messages of one that is renamed is rewired: its input has another source by name.
 
 Others keep their process and are not in the plan; but a node whose output gets another receiver is rewired as well,
 which `details` says.
@@ -17,15 +20,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Literal
 
+from noderuntime.dataflow.identifiers import node_of
 from noderuntime.dataflow.model import Dataflow, InputSpec, NodeSpec
+from noderuntime.dataflow.renaming import renamed
 
-Change = Literal["added", "removed", "changed", "rewired"]
+Change = Literal["added", "removed", "changed", "rewired", "renamed"]
 ADDED: Final = "added"
 REMOVED: Final = "removed"
 CHANGED: Final = "changed"
 REWIRED: Final = "rewired"
+RENAMED: Final = "renamed"
 
 _OF_THE_PROCESS = {  # a new life is needed when one of these changes: as they are called in the file
     "kind": "kind", "code": "code", "env": "env", "config": "config", "spawn": "spawn", "process": "process",
@@ -70,8 +77,10 @@ class Plan:
         return [item.node for item in self.changes if item.restarts]
 
 
-def compare(old: Dataflow, new: Dataflow) -> Plan:
-    """The plan that makes `new` of `old`."""
+def compare(old: Dataflow, new: Dataflow, names: Mapping[str, str] = MappingProxyType({})) -> Plan:
+    """The plan that makes `new` of `old`. `names`: nodes that are renamed (old -> new)."""
+    known, old = old, renamed(old, names)
+    written = {node.id: was for node, was in zip(old.nodes, known.nodes, strict=True)}
     before = {node.id: node for node in old.nodes}
     after = {node.id: node for node in new.nodes}
     found: dict[str, NodeChange] = {}
@@ -83,8 +92,14 @@ def compare(old: Dataflow, new: Dataflow) -> Plan:
         process = _differences(was, node, _OF_THE_PROCESS)
         if old.folder != new.folder and node.kind != "dynamic":
             process.append(f"folder {new.folder}")
-        wiring = [*_ports(was, node), *_receivers(old, new, id), *_differences(was, node, _POLICIES)]
-        if process:
+        wiring = [
+            *_named_otherwise(written[id], was, node), *_ports(was, node), *_receivers(old, new, id),
+            *_differences(was, node, _POLICIES),
+        ]  # fmt: skip
+        if node_of(id) in names.values():
+            about = (f"was {written[id].id}", *process, *wiring)
+            found[id] = NodeChange(id, RENAMED, about, node.kind != "dynamic")
+        elif process:
             found[id] = NodeChange(id, CHANGED, (*process, *wiring), node.kind != "dynamic")
         elif wiring:
             found[id] = NodeChange(id, REWIRED, tuple(wiring))
@@ -119,6 +134,16 @@ def _ports(was: NodeSpec, now: NodeSpec) -> list[str]:
     found += [f"+ output {name}" for name in now.outputs if name not in was.outputs]
     found += [f"- output {name}" for name in was.outputs if name not in now.outputs]
     return found
+
+
+def _named_otherwise(written: NodeSpec, was: NodeSpec, now: NodeSpec) -> list[str]:
+    """The inputs that come from the same output as before, of a node that has another id."""
+    sources = {spec.name: (before.source, spec.source) for before, spec in zip(written.inputs, was.inputs, strict=True)}
+    return [
+        f"input {spec.name}: {sources[spec.name][0]} -> {spec.source}"
+        for spec in now.inputs
+        if spec.name in sources and sources[spec.name][0] != spec.source == sources[spec.name][1]
+    ]
 
 
 def _queue(name: str, was: InputSpec, now: InputSpec) -> list[str]:

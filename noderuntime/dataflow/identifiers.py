@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 RESERVED = frozenset({"shared", "timer", "dora"})
 HELPER = "~"  # in the ids of nodes that are in no file: what they have is their own affair, and may be dropped
@@ -56,6 +56,18 @@ def node_of(id: str) -> str:
 def replica_of(id: str) -> int:
     """The number of a replica."""
     return int(id.partition("[")[2].rstrip("]") or 0)
+
+
+def renamed_id(names: Mapping[str, str], id: str) -> str:
+    """The id that a node, or one of its replicas, has when nodes of the file are called otherwise (old -> new)."""
+    node, bracket, replica = id.partition("[")
+    return f"{names.get(node, node)}{bracket}{replica}"
+
+
+def renamed_source(names: Mapping[str, str], source: str) -> str:
+    """The same for a source "node/output"; "" and timers stay."""
+    node, slash, output = source.partition("/")
+    return f"{renamed_id(names, node)}{slash}{output}" if slash else source
 
 
 def shown_id(id: str, replicas: int) -> str:

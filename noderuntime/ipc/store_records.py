@@ -118,9 +118,12 @@ class InForce(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class ChangeLosses:
+    """`rename`: nodes that get other ids (old -> new)."""
+
     nodes: list[StoreNode]
     drop: list[str] = field(default_factory=list)
     discard: bool = False
+    rename: dict[str, str] = field(default_factory=dict)
 
 
 class Losses(TypedDict):
@@ -133,6 +136,7 @@ class Losses(TypedDict):
 class ChangePrepare:
     nodes: list[StoreNode]
     file: str = ""
+    rename: dict[str, str] = field(default_factory=dict)
 
 
 class Numbers(TypedDict):
@@ -153,7 +157,8 @@ class Prepared(TypedDict):
 @dataclass(frozen=True, slots=True)
 class ChangeSwitch:
     """`ports`: by node, what it is wired to now; `renewed`: nodes of one process each, whose process is replaced;
-    `revived`: nodes that failed and begin anew; `dataflow`, `leaving`: see store/changes.py.
+    `revived`: nodes that failed and begin anew; `dataflow`, `leaving`: see store/changes.py. All under the ids of now:
+    `rename` (old -> new) comes first.
     """
 
     version: int
@@ -167,6 +172,7 @@ class ChangeSwitch:
     leaving: str
     file: str
     fingerprint: str
+    rename: dict[str, str] = field(default_factory=dict)
 
 
 class Switched(TypedDict):

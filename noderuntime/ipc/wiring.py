@@ -7,8 +7,11 @@ keeps, so that its keys are short and survive a change of the dataflow file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NotRequired, TypedDict, cast
+
+from noderuntime.dataflow.identifiers import renamed_id, renamed_source
 
 NANOSECONDS = 1_000_000_000
 
@@ -212,6 +215,12 @@ class Wiring:
         """Inputs and outputs, in the form that MessagePack can carry."""
         plain = self.to_plain()
         return {"inputs": plain["inputs"], "outputs": plain["outputs"]}
+
+    def renamed(self, names: Mapping[str, str]) -> Wiring:
+        """The same when nodes are called otherwise (old -> new)."""
+        inputs = tuple(replace(item, source=renamed_source(names, item.source)) for item in self.inputs)
+        others = tuple(other.renamed(names) for other in self.others)
+        return replace(self, node=renamed_id(names, self.node), inputs=inputs, others=others)
 
     def rewired(self, ports: PlainPorts, version: int) -> Wiring:
         """The same node with these inputs and outputs."""

@@ -54,10 +54,11 @@ def notice_of(input: Input, record: bytes) -> Notice:
 
 
 def _notice(input: Input, kind: int, value: Any) -> Notice:
-    id, error = value
+    _, error = value
     if kind == INPUT_CLOSED:
         return Notice("INPUT_CLOSED", input.name, "", error is not None)
-    return Notice(NOTICE_TYPES[kind], id, error or "", False)
+    # by the id of now, as the source of messages: the one in the notice is of when it was written
+    return Notice(NOTICE_TYPES[kind], input.source.partition("/")[0], error or "", False)
 
 
 def event_of(

@@ -26,7 +26,9 @@ from typing import Final
 
 from noderuntime.dataflow import files
 from noderuntime.dataflow.changes import ADDED, Plan, compare
+from noderuntime.dataflow.identifiers import node_of
 from noderuntime.dataflow.model import Dataflow, NodeSpec
+from noderuntime.dataflow.renaming import problem
 from noderuntime.errors import ChangeRefused, DataflowError
 from noderuntime.ipc import doorbell
 from noderuntime.ipc.boundary import all_of
@@ -127,18 +129,16 @@ class Applying:
                 "`run --dora FILE`",
                 REFUSED,
             )
-        if asked.rename:
-            return self._refused(
-                "a node gets another id only at a resume: stop the run, and use `run FILE --resume --rename OLD=NEW`. "
-                "Without --rename, a node with another id is another node",
-                REFUSED,
-            )
         try:
             new = files.load(asked.file, self._options.environ, dict(self._options.extra_env))
             warnings = files.check_files(new)
         except DataflowError as error:
             return self._refused(str(error), REFUSED)
-        made = compare(self._nodes.dataflow, new)
+        here = list(dict.fromkeys(node_of(spec.id) for spec in self._nodes.dataflow.nodes))
+        why = problem(asked.rename, here, [node_of(spec.id) for spec in new.nodes])
+        if why:
+            return self._refused(why, REFUSED)
+        made = compare(self._nodes.dataflow, new, asked.rename)
         self._tickets += 1
         concerned = [spec.start_timeout_s for spec in new.nodes if spec.id in {*made.of(ADDED), *made.restarting}]
         timeout_s = asked.timeout or max([TIMEOUT_S, *concerned])
@@ -149,7 +149,8 @@ class Applying:
             self._log.warn(warning)
         self._step = Step.CHECKING
         self._deadline_s = self._clock() + timeout_s
-        arguments = {"nodes": store_nodes(new), "drop": list(asked.drop), "discard": asked.discard}
+        arguments = {"nodes": store_nodes(new), "drop": list(asked.drop), "discard": asked.discard,
+                     "rename": asked.rename}  # fmt: skip
         self._link.request("change_losses", arguments, result(Losses), self._checked, self._not_possible)
         return self.told(work.ticket)
 
@@ -224,15 +225,16 @@ class Applying:
             return
         self._step = Step.TRYING
         tried = {*work.plan.of(ADDED), *work.plan.restarting}
+        children = self._nodes.under(work.asked.rename)
         for spec in work.new.nodes:
-            child = self._nodes.children.get(spec.id)
+            child = children.get(spec.id)
             if spec.id not in tried or (child is not None and child.state is LifecycleState.ENDED):
                 continue
             if spec.kind == "operator":
                 self._trials.begin(work.new, spec, NEW_NODE if child is None else child.wiring.number)
             elif spec.kind == "node" and (spec.inputs or spec.outputs) and not (child is not None and child.parked):
                 self._trials.begin_program(work.new, spec)  # one without ports need not say hello
-        arguments = {"nodes": store_nodes(work.new), "file": work.asked.file}
+        arguments = {"nodes": store_nodes(work.new), "file": work.asked.file, "rename": work.asked.rename}
         self._link.request("change_prepare", arguments, result(Prepared), self._got_numbers, self._not_possible)
 
     def _got_numbers(self, found: Prepared) -> None:
@@ -272,6 +274,7 @@ class Applying:
         """The new dataflow is in force: the processes follow."""
         work.discarded = found["discarded"]
         new = work.new
+        self._nodes.rename(work.asked.rename)
         self._nodes.dataflow = new
         leaving = [child for id, child in self._nodes.children.items() if id not in wirings]
         steps: list[Callable[[], None]] = []

@@ -67,6 +67,7 @@ class Child:
     _handling: bool = False
     proc: Proc | None = None
     identity: bytes | None = None  # of its connection
+    called: str = ""  # its id when this life began: a change of the dataflow may have given it another one
     peer: int = 0  # the pid that said hello; a shell script's Python is not the process that was spawned
     peer_fd: int = -1  # dynamic nodes: their pidfd
     claim: Claimed | None = None  # the store's answer
@@ -106,6 +107,8 @@ class Child:
 
     def begin_life(self) -> None:
         """Forget what belonged to the last one."""
+        for member in (self, *self.others):
+            member.called = member.id
         self.identity = None
         self.peer = 0
         self.claim = None
@@ -220,10 +223,10 @@ class Child:
             case su.Signal(number):
                 self._signal(number)
             case su.End(failed, error):
-                arguments = {**self._named(), "failed": failed, "error": error}
-                self.services.ask("end", arguments, result(Done), lambda _: self.ring())
+                ended = {"failed": failed, "error": error}
+                self.services.ask("end", lambda: {**self._named(), **ended}, result(Done), lambda _: self.ring())
             case su.Revive():
-                self.services.ask("revive", self._named(), result(Done), lambda _: None)
+                self.services.ask("revive", self._named, result(Done), lambda _: None)
             case su.Touch():
                 self.services.ask("touch", {}, result(Done), lambda _: self.ring())
             case Tell(text, is_error):
@@ -249,7 +252,8 @@ class Child:
             self.services.procs.add(self.proc)
 
     def _claim(self, claim: su.Claim) -> None:
-        arguments = claim_of(claim, [(node.spec, node.wiring.number) for node in (self, *self.others)])
+        def arguments() -> dict[str, Any]:
+            return claim_of(claim, [(node.spec, node.wiring.number) for node in (self, *self.others)])
 
         def answered(found: Claimed | Over) -> None:
             all_of((self.ring, partial(self._claimed, claim.life, found)))
@@ -316,8 +320,8 @@ class Child:
         hear(self, identity, message)
 
     def member(self, id: str) -> Child:
-        """The operator of its process with this id; this one, if there is none."""
-        return next((other for other in self.others if other.id == id), self)
+        """The operator that its process calls so; this one, if there is none."""
+        return next((other for other in self.others if other.called == id), self)
 
     # ---- how its process dies
 
@@ -359,7 +363,7 @@ class Child:
             self.identity = None
             self.feed(su.Exited(status, hands, commits))
 
-        all_of((partial(kill_strays, self.services.fork_server.pids, self.services.run_dir.root, self.id), told))
+        all_of((partial(kill_strays, self.services.fork_server.pids, self.services.run_dir.root, self.called), told))
 
     def peer_gone(self) -> None:
         """A dynamic node's process has ended, or it said goodbye."""

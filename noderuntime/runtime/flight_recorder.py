@@ -74,6 +74,8 @@ class FlightRecorder:
         """Keep the steps of this machine from now on, unless they are kept already."""
         if machine.observe is not None:
             return
+        while node in self.earlier:  # of another node that had this id
+            node += "'"
         self.earlier[node] = copy.deepcopy(machine)
         machine.observe = partial(self._note, node, machine)
 

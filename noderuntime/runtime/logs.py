@@ -52,6 +52,11 @@ class RunLogs:
         self._retry_s = 0.0
         self._touch()
 
+    def add(self, nodes: Sequence[str]) -> None:
+        """These nodes have a file, too, from now on."""
+        self._nodes = [*self._nodes, *(node for node in nodes if node not in self._nodes)]
+        self._touch()
+
     def write(
         self,
         node: str,
@@ -167,6 +172,11 @@ class RunLog:
         self.logs = logs
         self._lost = 0
         self._boundary = Boundary(self._keep)
+
+    def name(self, names: Mapping[str, str]) -> None:
+        """The nodes of the run are these from now on, by id, and their lines are marked so."""
+        self._names = {**self._names, **names}
+        self.logs.add(list(names.values()))
 
     def line(self, node: str, stream: str, text: str) -> None:
         """A node printed."""

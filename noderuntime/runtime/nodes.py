@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
-from noderuntime.dataflow.identifiers import shown_id
+from noderuntime.dataflow.identifiers import renamed_id, shown_id
 from noderuntime.dataflow.model import Dataflow, NodeSpec
+from noderuntime.dataflow.renaming import renamed_node
 from noderuntime.ipc import doorbell, process
 from noderuntime.ipc.boundary import NAME_CHARACTERS_MAX, Boundary, all_of, cut
 from noderuntime.ipc.channel import Router
@@ -128,16 +129,22 @@ class NodeSupervisor:
 
     def connect(self) -> None:
         """All nodes are there: who is whose neighbour, and which processes have something left to do?"""
+        self._name_processes()
         for child in self.processes:
             if child.others:
                 members = (child, *child.others)
-                child.machine.node = named_process(child.spec.process, [member.id for member in members])
                 ended = all(member.has_ended for member in members)
                 child.machine.state = LifecycleState.ENDED if ended else LifecycleState.WAITING
                 child.machine.left_in_hand = tuple(
                     (*hand, member.wiring.number) for member in members for hand in member.page.read().hands
                 )
         self.meet()
+
+    def _name_processes(self) -> None:
+        for child in self.processes:
+            if child.others:
+                members = [member.id for member in (child, *child.others)]
+                child.machine.node = named_process(child.spec.process, members)
 
     def meet(self) -> None:
         """Who is whose neighbour now? Nodes that are leaving stay neighbours of those that they fed."""
@@ -169,6 +176,22 @@ class NodeSupervisor:
         child.waiting = waiting
         if waiting.identity is not None:
             self._identities[waiting.identity] = child
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Nodes have other ids from now on (old -> new)."""
+        self.children = self.under(names)
+        for child in self.children.values():
+            child.spec = renamed_node(child.spec, names)
+            child.wiring = child.wiring.renamed(names)
+            child.to_end = {renamed_id(names, id): stop for id, stop in child.to_end.items()}
+            if not child.others:
+                child.machine.node = shown_id(child.id, child.spec.replicas)
+        self._name_processes()
+        self._services.run_log.name({id: shown_id(id, child.spec.replicas) for id, child in self.children.items()})
+
+    def under(self, names: Mapping[str, str]) -> dict[str, Child]:
+        """The nodes by the ids that they get (old -> new)."""
+        return {renamed_id(names, id): child for id, child in self.children.items()}
 
     def in_order(self) -> None:
         """Order the nodes as in the file; those that are leaving come last."""

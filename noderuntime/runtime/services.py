@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from noderuntime.runtime.loop import Loop
 from noderuntime.runtime.observer import RunOptions
 from noderuntime.runtime.processes import Proc
 from noderuntime.runtime.start_barrier import StartBarrier
-from noderuntime.runtime.store_link import StoreLink
+from noderuntime.runtime.store_link import Arguments, StoreLink
 
 R = TypeVar("R")
 
@@ -44,7 +44,7 @@ class Services:
     barrier: StartBarrier = field(default_factory=StartBarrier)
     procs: set[Proc] = field(default_factory=set)  # nodes' processes that have not been reaped
 
-    def ask(self, operation: str, arguments: Mapping[str, object], read: Read[R], then: Callable[[R], None]) -> None:
+    def ask(self, operation: str, arguments: Arguments, read: Read[R], then: Callable[[R], None]) -> None:
         """Ask the store for what a node cannot do without: a refusal is the end of the run."""
 
         def refused(error: str, text: str) -> None:

@@ -24,12 +24,13 @@ NO_ROOM_PAUSE_S = 0.2
 
 R = TypeVar("R")
 Otherwise = Callable[[str, str], None]
+Arguments = Mapping[str, object] | Callable[[], Mapping[str, object]]
 
 
 @dataclass(slots=True)
 class _Pending:
     operation: str
-    arguments: Mapping[str, object]
+    arguments: Arguments
     read: Read[Any]
     then: Callable[[Any], None]
     otherwise: Otherwise
@@ -57,14 +58,15 @@ class StoreLink:
     def request(
         self,
         operation: str,
-        arguments: Mapping[str, object],
+        arguments: Arguments,
         read: Read[R],
         then: Callable[[R], None],
         otherwise: Otherwise,
         timeout_s: float = ANSWER_S_MAX,
     ) -> None:
         """Ask, after what was asked before. `read` makes the record that `then` gets: a reply that it refuses is
-        none, and the store is asked again."""
+        none, and the store is asked again. `arguments` that name nodes are made when they are sent: a change that was
+        asked before may give them other ids."""
         self._pending.append(_Pending(operation, arguments, read, then, otherwise, timeout_s))
 
     @property
@@ -134,7 +136,8 @@ class StoreLink:
                 self._number += 1
                 pending.number = self._number
             pending.sent_s = now_s
-            request = Request(VERSION, self._client, pending.number, pending.operation, dict(pending.arguments))
+            arguments = pending.arguments() if callable(pending.arguments) else pending.arguments
+            request = Request(VERSION, self._client, pending.number, pending.operation, dict(arguments))
             try:
                 self._dealer.send(request, 0)
             except ProtocolError as error:  # more than a frame holds

@@ -8,6 +8,7 @@ from typing import Any
 from noderuntime.dataflow import plain
 from noderuntime.dataflow.changes import Plan
 from noderuntime.dataflow.model import Dataflow
+from noderuntime.dataflow.renaming import renamed_node
 from noderuntime.ipc.control_records import ApplyRun
 from noderuntime.ipc.store_records import Prepared
 from noderuntime.ipc.wiring import Wiring
@@ -31,19 +32,24 @@ def switching(
     """The switch to `new`. Nodes that are touched get the number of the change as their wiring number."""
     version = prepared["version"]
     made = plan(new, run, prepared["numbers"])
-    wirings = {spec.id: _wiring(nodes.children.get(spec.id), made[spec.id], asked.discard) for spec in new.nodes}
-    leaving = [child for id, child in nodes.children.items() if id not in wirings]
+    children = nodes.under(asked.rename)
+    id_of = {child: id for id, child in children.items()}
+    before = {id: child.wiring.renamed(asked.rename) for id, child in children.items()}
+    wirings = {
+        spec.id: _wiring(children.get(spec.id), before.get(spec.id), made[spec.id], asked.discard) for spec in new.nodes
+    }
+    leaving = {id: child for id, child in children.items() if id not in wirings}
     restarting = set(changes.restarting)
     touched: set[str] = set()
     renewed: list[list[str]] = []
     revived: list[str] = []
     for child in nodes.processes:
         group = [child, *child.others]
-        ids = [member.id for member in group]
-        if child in leaving:  # operators that share a process do not take up another wiring while they run
+        ids = [id_of[member] for member in group]
+        if id_of[child] in leaving:  # operators that share a process do not take up another wiring while they run
             renewed += [ids] if child.others else []
             continue
-        if not any(member.id in restarting or _differs(member, wirings[member.id]) for member in group):
+        if not any(id in restarting or _differs(member, wirings[id]) for id, member in zip(ids, group, strict=True)):
             continue
         touched.update(ids)
         if restarting.intersection(ids):
@@ -53,12 +59,13 @@ def switching(
         wirings[id] = replace(wirings[id], version=version)
     for id in touched:
         wirings[id] = replace(wirings[id], others=tuple(wirings[other.node] for other in wirings[id].others))
-    before = [*nodes.dataflow.nodes, *(child.spec for child in leaving)]
-    left = {spec.id: spec for spec in before if spec.id not in wirings}
+    known = [*nodes.dataflow.nodes, *(child.spec for child in leaving.values())]
+    specs = [renamed_node(spec, asked.rename) for spec in known]
+    left = {spec.id: spec for spec in specs if spec.id not in wirings}
     arguments = {
         "version": version,
         "nodes": store_nodes(new),
-        "ports": {id: wirings[id].ports() for id in touched} | {child.id: child.wiring.ports() for child in leaving},
+        "ports": {id: wirings[id].ports() for id in touched} | {id: before[id].ports() for id in leaving},
         "renewed": renewed,
         "revived": revived,
         "discard": asked.discard,
@@ -67,21 +74,24 @@ def switching(
         "leaving": plain.to_text(replace(new, folder=nodes.dataflow.folder, nodes=tuple(left.values()))),
         "file": asked.file,
         "fingerprint": new.fingerprint(),
+        "rename": dict(asked.rename),
     }
     return Switching(wirings, arguments)
 
 
-def _wiring(child: Child | None, made: Wiring, discard: bool) -> Wiring:
-    """The wiring of a node in the new dataflow, with the inputs of before that drain."""
-    if child is None or discard or child.state is LifecycleState.ENDED:
-        return made if child is None else replace(made, version=child.wiring.version)
+def _wiring(child: Child | None, before: Wiring | None, made: Wiring, discard: bool) -> Wiring:
+    """The wiring of a node in the new dataflow, with the inputs of `before` that drain."""
+    if child is None or before is None:
+        return made
+    if discard or child.state is LifecycleState.ENDED:
+        return replace(made, version=before.version)
     kept = {item.number for item in made.inputs}
     drain = [
         replace(item, leaving=True)
-        for item in child.wiring.inputs
+        for item in before.inputs
         if item.number not in kept and not item.period_ns
     ]
-    return replace(made, inputs=(*made.inputs, *drain), version=child.wiring.version)
+    return replace(made, inputs=(*made.inputs, *drain), version=before.version)
 
 
 def _differs(child: Child, wiring: Wiring) -> bool:

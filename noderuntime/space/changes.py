@@ -3,7 +3,7 @@
     prepare    numbers for nodes, inputs and outputs that are new. Numbers are never given twice, so nothing has to be
                taken back if the change is given up
     switch     one transaction: from it on the new dataflow is in force. All that comes before can be given up, all
-               that comes after is an ordinary failure of a node
+               that comes after is an ordinary failure of a node. Nodes that are renamed get their ids first
     settle     again and again, as long as anything is leaving: what has drained goes
 
 The switch writes a *wiring record* for each node whose inputs or outputs are others now, and raises the wiring number
@@ -22,13 +22,13 @@ repeat when a node or an output of that name comes back.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgpack
 
 from noderuntime.errors import ChangeRefused
-from noderuntime.space import keys, lives, private, records, taps
+from noderuntime.space import keys, lives, private, records, renaming, taps
 from noderuntime.space.ending import forget_events
 from noderuntime.space.environment import Space, scan
 from noderuntime.space.lives import NodeEntry, Registry
@@ -42,7 +42,8 @@ class Wanted:
     """What a switch makes of the run. `nodes`: the dataflow from now on, as `lives.register` takes it.
 
     `ports`: by node, the wiring records of those that stay and are touched; `renewed`: groups of nodes that share a
-    process, whose present process must not commit any more; `revived`: nodes that failed and begin anew.
+    process, whose present process must not commit any more; `revived`: nodes that failed and begin anew. All of this
+    is under the ids of now: those in `rename` get theirs first (old -> new).
     """
 
     version: int
@@ -52,13 +53,15 @@ class Wanted:
     revived: Sequence[str]
     discard: bool
     drop: Collection[str]
+    rename: Mapping[str, str] = field(default_factory=dict)
 
 
-def losses(txn: ReadTxn, wanted: Collection[str], drop: Collection[str], discard: bool) -> dict[str, str]:
-    """What each node that is to be removed would lose, in words, and was not given up. Raises ChangeRefused for a name
-    in `drop` that is not removed.
+def losses(
+    txn: ReadTxn, known: Registry, wanted: Collection[str], drop: Collection[str], discard: bool
+) -> dict[str, str]:
+    """What each of the `known` nodes that is to be removed would lose, in words, and was not given up. Raises
+    ChangeRefused for a name in `drop` that is not removed.
     """
-    known = lives.load(txn)
     for id in drop:
         if id in wanted:
             raise ChangeRefused(f"--drop {id}: {id!r} is still in the dataflow file", "Leave --drop out.")
@@ -93,6 +96,13 @@ def refuse_losses(lost: Mapping[str, str]) -> None:
         raise ChangeRefused("; ".join(texts), f"`{drops}` gives it up. Nothing was changed.")
 
 
+def refuse_used_ids(txn: ReadTxn, names: Mapping[str, str]) -> None:
+    """Raise ChangeRefused for a new id under which another node has sent messages."""
+    why = renaming.used_before(txn, names)
+    if why:
+        raise ChangeRefused(why, "Choose another id.")
+
+
 def refuse_returns(known: Registry, wanted: Sequence[Mapping[str, Any]]) -> None:
     """Raise ChangeRefused for what comes back before it has drained: its number is still in use."""
     for item in wanted:
@@ -112,9 +122,11 @@ def refuse_returns(known: Registry, wanted: Sequence[Mapping[str, Any]]) -> None
 def switch(txn: WriteTxn, space: Space, wanted: Wanted) -> dict[str, Any]:
     """Make the new dataflow the one in force. Returns {"leaving": nodes, "discarded": messages, "rings": nodes}."""
     wanted = replace(wanted, version=wanted.version + taps.changes(txn))
+    refuse_used_ids(txn, wanted.rename)
+    renaming.rename(txn, wanted.rename)
     known = lives.load(txn)
     refuse_returns(known, wanted.nodes)
-    refuse_losses(losses(txn, {item["id"] for item in wanted.nodes}, wanted.drop, wanted.discard))
+    refuse_losses(losses(txn, known, {item["id"] for item in wanted.nodes}, wanted.drop, wanted.discard))
     registry = lives.register(txn, wanted.nodes)
     leaving = [replace(entry, leaves=True) for id, entry in known.items() if id not in registry]
     closed = _Closed(txn, space, set(registry))

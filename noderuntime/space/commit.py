@@ -84,7 +84,7 @@ class Ports:
                 input = Input(wiring.number, entry, counter)
                 self.fresh.append(input)
             else:
-                input.wiring, input.counter = entry, counter
+                input.wiring, input.source, input.counter = entry, entry.source, counter
             if entry.leaving:
                 self.leaving[entry.number] = input
             else:

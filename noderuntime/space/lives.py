@@ -51,14 +51,27 @@ class NodeEntry:
 
 
 Registry = dict[str, NodeEntry]
+# By node, its number and those of its inputs ("NAME SOURCE": an input that is fed by another output is another one) and
+# of its outputs. Every number ever given: an unused one must not be given to another node or input, which would then
+# find the state or messages of the former one.
+Given = dict[str, tuple[int, dict[str, int], dict[str, int]]]
+
+
+def numbers_given(txn: ReadTxn) -> Given:
+    packed = txn.get(keys.fact("numbers"))
+    return msgpack.unpackb(packed) if packed else {}
 
 
 def give_numbers(txn: WriteTxn, wanted: list[dict[str, Any]]) -> Registry:
     """Give numbers to nodes, inputs and outputs, which is all that is stored. Those that have one keep it."""
-    # Every number ever given: an unused one must not be given to another node or input, which would then find the
-    # state or messages of the former one. An input that is fed by another output is another input.
-    packed = txn.get(keys.fact("numbers"))
-    given: dict[str, tuple[int, dict[str, int], dict[str, int]]] = msgpack.unpackb(packed) if packed else {}
+    given = numbers_given(txn)
+    registry = numbered(given, wanted)
+    txn.put(keys.fact("numbers"), msgpack.packb(given))
+    return registry
+
+
+def numbered(given: Given, wanted: list[dict[str, Any]]) -> Registry:
+    """These nodes with their numbers; those that have none yet get theirs, which are added to `given`."""
     registry: Registry = {}
     for item in wanted:
         number, inputs, outputs = given.setdefault(item["id"], (len(given), {}, {}))
@@ -70,7 +83,6 @@ def give_numbers(txn: WriteTxn, wanted: list[dict[str, Any]]) -> Registry:
             {name: (inputs.setdefault(f"{name} {source}", len(inputs)), source) for name, source in item["inputs"]},
             {name: outputs.setdefault(name, len(outputs)) for name in item["outputs"]},
         )
-    txn.put(keys.fact("numbers"), msgpack.packb(given))
     return registry
 
 

@@ -13,11 +13,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-import msgpack
-
 from noderuntime.dataflow.identifiers import HELPER, node_of
 from noderuntime.errors import ResumeRefused
-from noderuntime.space import keys, lives, private, records
+from noderuntime.space import keys, lives, private, records, renaming
 from noderuntime.space.changes import remove_node
 from noderuntime.space.environment import scan
 from noderuntime.space.lives import NodeEntry, Registry
@@ -72,45 +70,10 @@ def rename(txn: WriteTxn, wanted: list[dict[str, Any]], names: Mapping[str, str]
             raise ResumeRefused(f"--rename {old}={new}: the dataflow file has no node {new!r}", "Write its id of now.")
         if new in known or list(names.values()).count(new) > 1:
             raise ResumeRefused(f"--rename {old}={new}: there is a node {new!r} already", "Choose another id.")
-    if not names:
-        return
-    of_replicas = {
-        id: id.replace(node_of(id), names[node_of(id)], 1) for id in known if id not in names and node_of(id) in names
-    }
-    names = {**names, **of_replicas}
-
-    def source_of(source: str) -> str:
-        node, slash, output = source.rpartition("/")
-        return f"{names.get(node, node)}{slash}{output}"
-
-    renamed = [
-        replace(
-            node_entry,
-            id=names.get(node_entry.id, node_entry.id),
-            inputs={name: (number, source_of(source)) for name, (number, source) in node_entry.inputs.items()},
-        )
-        for node_entry in known.values()
-    ]
-    lives.put_registry(txn, renamed)
-    packed = txn.get(keys.fact("numbers"))
-    given = msgpack.unpackb(packed) if packed else {}
-    for old, new in names.items():
-        if new in given:  # by a node that was removed earlier: its numbers are never given again
-            of_before = given.pop(new)
-            given[f"\0{new} {of_before[0]}"] = of_before
-        given[new] = given.pop(old)
-    for _, inputs, _ in given.values():
-        for feed in list(inputs):
-            name, _, source = feed.partition(" ")
-            if source and source_of(source) != source:
-                inputs[f"{name} {source_of(source)}"] = inputs.pop(feed)
-    txn.put(keys.fact("numbers"), msgpack.packb(given))
-    for node_entry in renamed:
-        for key, packed in list(scan(txn, keys.dead_prefix(node_entry.number))):
-            letter = msgpack.unpackb(packed)
-            source, _, number = letter["uid"].rpartition("#")
-            if source_of(source) != source:
-                txn.put(key, msgpack.packb({**letter, "uid": f"{source_of(source)}#{number}"}))
+    why = renaming.used_before(txn, names)
+    if why:
+        raise ResumeRefused(why, "Choose another id.")
+    renaming.rename(txn, names)
 
 
 def refuse_losses(txn: ReadTxn, wanted: list[dict[str, Any]], drop: Collection[str]) -> None:

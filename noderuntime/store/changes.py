@@ -21,7 +21,7 @@ import msgpack
 
 from noderuntime.errors import ChangeRefused
 from noderuntime.ipc import store_records as wire
-from noderuntime.space import changes, keys, lives
+from noderuntime.space import changes, keys, lives, renaming
 from noderuntime.space.environment import Space
 from noderuntime.space.lives import Registry
 from noderuntime.space.transactions import ReadTxn, WriteTxn
@@ -46,12 +46,18 @@ class ChangeOperations:
 
     def losses(self, txn: ReadTxn, asked: wire.ChangeLosses) -> wire.Losses:
         """What each node that is not in the new dataflow would lose. Raises ChangeRefused for what is not possible."""
-        changes.refuse_returns(lives.load(txn), [dict(node) for node in asked.nodes])
+        changes.refuse_used_ids(txn, asked.rename)
+        known = renaming.renamed_registry(lives.load(txn), asked.rename)
+        changes.refuse_returns(known, [dict(node) for node in asked.nodes])
         ids = {node["id"] for node in asked.nodes}
-        return {"losses": changes.losses(txn, ids, asked.drop, asked.discard)}
+        return {"losses": changes.losses(txn, known, ids, asked.drop, asked.discard)}
 
     def prepare(self, txn: WriteTxn, asked: wire.ChangePrepare) -> wire.Prepared:
-        registry = lives.give_numbers(txn, [dict(node) for node in asked.nodes])
+        wanted = [dict(node) for node in asked.nodes]
+        if asked.rename:  # nothing gets another id before the switch, which comes to the same numbers
+            registry = lives.numbered(renaming.renamed_numbers(lives.numbers_given(txn), asked.rename), wanted)
+        else:
+            registry = lives.give_numbers(txn, wanted)
         record = in_force(txn)
         put_in_force(txn, {**record, "changing": asked.file})
         return {"version": record.get("version", 0) + 1, "numbers": numbers_of(registry)}
@@ -73,6 +79,7 @@ class ChangeOperations:
             asked.revived,
             asked.discard,
             asked.drop,
+            asked.rename,
         )
         found = changes.switch(txn, self._space, wanted)
         now = {"version": asked.version, "dataflow": asked.dataflow, "leaving": asked.leaving, "file": asked.file,

@@ -64,6 +64,7 @@ class Mailboxes:
         come = [known[name] for name in wanted if name in known and name not in self.tapped]
         stale = [item for name, item in self.tapped.items() if name not in wanted or known.get(name) != item.topic]
         come += [known[item.topic.name] for item in stale if item.topic.name in wanted and item.topic.name in known]
+        come = [topic for topic in come if not self._rename(stale, topic)]
         if not come and not stale:
             return {}
         with self._space.write() as txn:
@@ -75,6 +76,16 @@ class Mailboxes:
             input, count = made[topic.name]
             self.tapped[topic.name] = Tapped(topic, input, count)
         return {topic.name: made[topic.name][1] for topic in come}
+
+    def _rename(self, stale: list[Tapped], topic: Topic) -> bool:
+        """Whether a topic is one of the `stale` ones, under the name that its node has now: then its tap goes on."""
+        for item in stale:
+            if (item.topic.node, item.topic.output) == (topic.node, topic.output):
+                stale.remove(item)
+                del self.tapped[item.topic.name]
+                self.tapped[topic.name] = Tapped(topic, item.input, item.last)
+                return True
+        return False
 
     def take(self) -> tuple[list[tuple[str, Frame]], bool]:
         """Take what waits. Returns the messages with the names of their topics, in the order in which they were sent,

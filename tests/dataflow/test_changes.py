@@ -98,6 +98,37 @@ def test_another_folder_is_another_place_for_the_code() -> None:
     ]  # fmt: skip
 
 
+Planned = list[tuple[str, str, tuple[str, ...]]]
+RENAMED: list[tuple[str, tuple[Node, ...], tuple[Node, ...], dict[str, str], Planned]] = [
+    ("a receiver", AB, (A, {**B, "id": "d"}), {"b": "d"}, [("d", "renamed", ("was b",))]),
+    ("a sender", AB, ({**A, "id": "d"}, node("b", {"in": "d/x"}, ["y"])), {"a": "d"}, [
+        ("d", "renamed", ("was a",)), ("b", "rewired", ("input in: a/x -> d/x",)),
+    ]),
+    ("with what is added", AB, (*AB[:1], {**B, "id": "d"}, node("c", {"in": "d/y"})), {"b": "d"}, [
+        ("d", "renamed", ("was b", "y also to c/in")), ("c", "added", ("operator c.py:Operator",)),
+    ]),
+    ("two at once", AB, ({**A, "id": "d"}, node("e", {"in": "d/x"}, ["y"])), {"a": "d", "b": "e"}, [
+        ("d", "renamed", ("was a",)), ("e", "renamed", ("was b", "code", "input in: a/x -> d/x")),
+    ]),
+    ("and another source", (*AB, C), (A, {**B, "id": "d"}, node("c", {"in": "a/x"})), {"b": "d"}, [
+        ("a", "rewired", ("x also to c/in",)), ("d", "renamed", ("was b", "y no longer to c/in")),
+        ("c", "rewired", ("input in: d/y -> a/x",)),
+    ]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names", "plan"), [case[1:] for case in RENAMED], ids=[case[0] for case in RENAMED]
+)
+def test_the_plan_with_renamed_nodes(
+    old: tuple[Node, ...], new: tuple[Node, ...], names: dict[str, str], plan: Any
+) -> None:
+    found = compare(dataflow(*old), dataflow(*new), names)
+    assert [(item.node, item.change, item.details) for item in found.changes] == plan
+    assert all(item.restarts == (item.change == "renamed") for item in found.changes)
+    assert found.refusal == ""
+
+
 @pytest.mark.parametrize("nodes", [case[2] for case in CASES], ids=[case[0] for case in CASES])
 def test_a_dataflow_is_kept_as_text_and_comes_back_as_it_was(nodes: tuple[Node, ...]) -> None:
     whole = dataflow(*nodes, state={"size": "20MB"})

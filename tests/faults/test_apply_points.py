@@ -1,8 +1,8 @@
 """A change of a running dataflow, killed at each of its points: nothing is lost or doubled, and it is made or not.
 
-What is changed: a custom node and an operator are added, a node gets a new life, one gets another source, one is
-removed behind what waits for it. Whoever is killed, all connections that stay are exact, and so is what left up to its
-end. The runtime, if it was the victim, is started again: it says which dataflow goes on.
+What is changed: a custom node and an operator are added, a node gets a new life, one gets another source, one gets
+another id, one is removed behind what waits for it. Whoever is killed, all connections that stay are exact, and so is
+what left up to its end. The runtime, if it was the victim, is started again: it says which dataflow goes on.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from support.harness import Running, wait_until
 from support.live_cast import command, counts, enough, flow, keeps, prepare, seen, takes, wait_handled
 from support.stage import Stage
 
-OLD = flow(counts(), counts("other"), keeps("a"), keeps("b", "a/n"), keeps("gone", "a/n"), takes("end", "gone/n"))
+OLD = flow(
+    counts(), counts("other"), keeps("a"), keeps("b", "a/n"), keeps("gone", "a/n"), takes("end", "gone/n"),
+    keeps("was", "a/n"), keeps("behind", "was/n"),
+)  # fmt: skip
 NEW = flow(
-    counts(), counts("other"), keeps("a", config={"name": "new"}), keeps("b", "other/n"), keeps("c", "a/n"), takes("d")
-)
-OLD_NODES = {"counts", "other", "a", "b", "gone", "end"}
-NEW_NODES = {"counts", "other", "a", "b", "c", "d"}
+    counts(), counts("other"), keeps("a", config={"name": "new"}), keeps("b", "other/n"), keeps("c", "a/n"), takes("d"),
+    keeps("is", "a/n"), keeps("behind", "is/n"),
+)  # fmt: skip
+OLD_NODES = {"counts", "other", "a", "b", "gone", "end", "was", "behind"}
+NEW_NODES = {"counts", "other", "a", "b", "c", "d", "is", "behind"}
 
 RUNTIME = (
     "apply asked", "apply begun", "apply checked", "apply tries", "apply numbers", "apply switch", "apply switching",
@@ -38,11 +42,17 @@ def check(running: Running, applied: bool) -> None:
     assert (first, count, good) == (0, last + 1, True), found
     of_b = seen(running, "b")
     assert of_b["a/n"][0] == 0 and of_b["a/n"][3] and of_b["a/n"][2] == of_b["a/n"][1] + 1
+    of_behind = seen(running, "behind")
+    assert seen(running, "is" if applied else "was")["a/n"] == [0, last, last + 1, True]
     if not applied:
+        assert of_behind["was/n"] == [0, last, last + 1, True]
         assert of_b["a/n"][1] == last
         assert seen(running, "gone")["a/n"] == [0, last, last + 1, True]
         return
     assert of_b["other/n"][3]
+    first, end, count, whole = of_behind["is/n"]
+    assert (end, count, whole) == (last, last + 1 - first, True)
+    assert of_behind.get("was/n", [0, first - 1, first, True]) == [0, first - 1, first, True]
     joined, end, taken, whole = seen(running, "c")["a/n"]
     assert (end, taken, whole) == (last, last + 1 - joined, True)
     joined, end, _, whole = seen(running, "d")["counts/n"]
@@ -58,7 +68,7 @@ def changed_under(fault: dict[str, Any]) -> None:
             wait_handled(running, node)
         new = stage.folder.folder / "new.yml"
         new.write_text(NEW)
-        code, out, err = command(stage.folder, "apply", "--drop", "gone", "--json", "new.yml")
+        code, out, err = command(stage.folder, "apply", "--drop", "gone", "--rename", "was=is", "--json", "new.yml")
         died = fault["who"] == "runtime"
         applied = code == 0
         if died:
@@ -74,7 +84,7 @@ def changed_under(fault: dict[str, Any]) -> None:
             assert code == 0, (out, err)
             assert json.loads(out)["applied"]
         wait_until(lambda: set(running.status()) == (NEW_NODES if applied else OLD_NODES), "what leaves to be gone")
-        for node in ("c", "d", "b") if applied else ("gone", "end", "b"):
+        for node in ("c", "d", "b", "is", "behind") if applied else ("gone", "end", "b", "was", "behind"):
             wait_handled(running, node)
         enough(stage.folder)
         assert running.finish() == 0
@@ -93,6 +103,6 @@ def test_the_store_killed(point: str) -> None:
 
 
 @pytest.mark.parametrize("point", ["rewire", "follow"])
-@pytest.mark.parametrize("who", ["counts", "b"])
+@pytest.mark.parametrize("who", ["counts", "b", "behind"])
 def test_a_rewired_node_killed_while_it_takes_the_wiring_up(who: str, point: str) -> None:
     changed_under({"who": who, "point": point, "hit": 1, "action": "kill"})

@@ -168,20 +168,57 @@ def test_a_renamed_node_keeps_its_number_and_with_it_all_it_has(space: Space) ->
         registry = lives.register(txn, [sender, receiver])
         assert {id: node_entry.number for id, node_entry in registry.items()} == {"new": 0, "c": 1}
         assert registry["c"].inputs["in"] == (0, "new/x")
-        assert {key: value for key, value in scan(txn, b"") if key[:1] in b"pmqn"} == held
+        assert {key: value for key, value in scan(txn, b"") if key in held} == held
         assert msgpack.unpackb(txn.get(keys.dead(1, 2, 0, 0)))["uid"] == "new/x#4"
         other = lives.register(txn, [sender, receiver, A])
         assert other["a"].number == 2
+    assert counters(space, 2) == [7]  # uids of the id go on
 
 
 def test_a_node_takes_the_id_of_one_that_is_long_gone_and_not_its_number(space: Space) -> None:
     with space.write() as txn:
+        txn.put(keys.node(1), records.NodeRecord(1, records.LIVE, 5, []).pack())
         reconcile(txn, [A])
         lives.register(txn, [A])
         rename(txn, [B], {"a": "b"})
         registry = lives.register(txn, [{**A, "id": "b"}])
         assert registry["b"].number == 0
-        assert lives.register(txn, [{**A, "id": "b"}, {**A, "id": "d"}])["d"].number == 2
+        assert lives.register(txn, [{**A, "id": "b"}, {**A, "id": "d"}])["d"].number == 3
+
+
+def test_an_id_under_which_another_node_has_sent_is_not_given_to_a_node(space: Space) -> None:
+    change(space, A)
+    with space.write() as txn, pytest.raises(ResumeRefused, match="another node 'b' has sent messages"):
+        rename(txn, [B], {"a": "b"})
+
+
+def test_a_node_gets_back_the_id_that_it_had_unless_another_one_had_it_meanwhile(space: Space) -> None:
+    new = {**A, "id": "new"}
+    with space.write() as txn:
+        txn.delete(keys.dead(1, 2, 0, 0))
+        rename(txn, [new, B], {"a": "new"})
+        rename(txn, [A, B], {"new": "a"})
+        assert {id: entry.number for id, entry in lives.load(txn).items()} == {"a": 0, "b": 1}
+        rename(txn, [new, B], {"a": "new"})
+        other = lives.register(txn, [new, B, A])["a"]
+        lives.claim(txn, space, lives.load(txn), {"a": 3}, cause="", counts=False, hands=[], trace="")
+        lives.register(txn, [new, B])
+        with pytest.raises(ResumeRefused, match="another node 'a' has sent messages"):
+            rename(txn, [A, B], {"new": "a"})
+    assert other.number not in (0, 1)
+
+
+def test_an_input_number_is_never_given_twice_whatever_is_renamed(space: Space) -> None:
+    other = {**A, "id": "old", "outputs": ["x"]}
+    with space.write() as txn:
+        txn.delete(keys.dead(1, 2, 0, 0))
+        lives.register(txn, [A, other, {**B, "inputs": [["in", "old/x"], ["tick", ""]]}])  # in from a/x: 0, old/x: 2
+        lives.register(txn, [A, B])
+        reconcile(txn, [A, B])
+        rename(txn, [other, B], {"a": "old"})
+        two = {**B, "inputs": [["in", "old/x"], ["tick", ""], ["more", "old/x"]]}
+        registry = lives.register(txn, [other, two])
+    assert registry["b"].inputs == {"in": (0, "old/x"), "tick": (1, ""), "more": (3, "old/x")}
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,8 @@ class Schedule:
         self.stage = stage
         self.nodes: dict[str, Live] = {"a": Live("operator", "counts")}
         self.made = 0
+        self.first = "a"  # it is there from the beginning to the end, whatever it is called
+        self.renamed: dict[str, str] = {}  # old -> new
         self.log: list[str] = [f"seed {seed}"]
         self.over = threading.Event()
         self.running: Running
@@ -78,10 +80,11 @@ class Schedule:
 
     def _step(self) -> None:
         chance = self.chance
-        kind = chance.choice(["add", "add", "remove", "rewire", "change", "broken"])
+        kind = chance.choice(["add", "add", "remove", "rewire", "change", "rename", "broken"])
         nodes = {id: Live(live.kind, live.source, list(live.before), live.changes) for id, live in self.nodes.items()}
         gone: list[str] = []
-        others = [id for id in nodes if id != "a"]
+        names: dict[str, str] = {}
+        others = [id for id in nodes if id != self.first]
         if kind == "add" and len(nodes) < NODES_MAX:
             self.made += 1
             sources = [*SOURCES, *(id for id, live in nodes.items() if live.kind == "operator")]
@@ -96,6 +99,12 @@ class Schedule:
             if free:
                 nodes[id].before.append(nodes[id].source)
                 nodes[id].source = chance.choice(free)
+        elif kind == "rename":
+            self.made += 1
+            names = {chance.choice(list(nodes)): f"k{self.made}"}
+            nodes = {names.get(id, id): live for id, live in nodes.items()}
+            for live in nodes.values():
+                live.source = names.get(live.source, live.source)
         elif kind == "change":
             nodes[chance.choice(list(nodes))].changes += 1
         broken = kind == "broken"
@@ -104,7 +113,7 @@ class Schedule:
         kills = chance.random() < 0.25
         shown = ", ".join(f"{id} of {live.source} ({live.changes})" for id, live in nodes.items())
         self.log.append(f"{kind}: {shown}{' and the runtime is killed' if kills else ''}")
-        self._apply("nodes: [" if broken else self.text(nodes), nodes, gone, broken, kills)
+        self._apply("nodes: [" if broken else self.text(nodes), nodes, gone, names, broken, kills)
 
     def _with_those_behind(self, nodes: dict[str, Live], id: str) -> list[str]:
         found = [id]
@@ -112,12 +121,15 @@ class Schedule:
             found += [other for other, live in nodes.items() if live.source == each and other not in found]
         return found
 
-    def _apply(self, text: str, nodes: dict[str, Live], gone: list[str], broken: bool, kills: bool) -> None:
+    def _apply(
+        self, text: str, nodes: dict[str, Live], gone: list[str], names: dict[str, str], broken: bool, kills: bool
+    ) -> None:
         file = self.stage.folder.folder / "new.yml"
         file.write_text(text)
         drops = [word for id in gone if self.nodes[id].kind == "operator" for word in ("--drop", id)]
+        renames = [word for old, new in names.items() for word in ("--rename", f"{old}={new}")]
         command = subprocess.Popen(
-            [sys.executable, "-m", "noderuntime", "apply", *drops, "--timeout", "60", "new.yml"],
+            [sys.executable, "-m", "noderuntime", "apply", *drops, *renames, "--timeout", "60", "new.yml"],
             env={**os.environ, "NODERUNTIME_HOME": str(self.stage.folder.home)},
             cwd=self.stage.folder.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
@@ -131,13 +143,18 @@ class Schedule:
             self.running.wait_for("started")
             if not broken and plain.from_text(self._in_force()["dataflow"]) != self._parsed(self.nodes):
                 assert plain.from_text(self._in_force()["dataflow"]) == self._parsed(nodes), self.log
-                self.nodes = nodes
+                self._is_now(nodes, names)
             return
         _, err = command.communicate(timeout=120)
         self.log.append(f"  code {command.returncode} {err.strip()[:200]}")
         assert command.returncode == (2 if broken else 0), self.log
         if not broken:
-            self.nodes = nodes
+            self._is_now(nodes, names)
+
+    def _is_now(self, nodes: dict[str, Live], names: dict[str, str]) -> None:
+        self.nodes = nodes
+        self.first = names.get(self.first, self.first)
+        self.renamed.update(names)
 
     def _parsed(self, nodes: dict[str, Live]) -> Any:
         from noderuntime.dataflow.reader import parse
@@ -184,10 +201,14 @@ class Schedule:
                 where = f"{id} of {source}: {first} to {last}, {count} {self.log}"
                 assert good, where
                 assert live.kind != "operator" or count == last - first + 1, where
+            for old, new in self.renamed.items():
+                if f"{old}/n" in found and f"{new}/n" in found:  # one connection under two names
+                    end, begin = found[f"{old}/n"][1], found[f"{new}/n"][0]
+                    assert begin == end + 1 if live.kind == "operator" else begin <= end + 1, (id, old, new, self.log)
             if live.source in SOURCES:
                 ends.setdefault(live.source, set()).add(found[f"{live.source}/n"][1])
         assert all(len(end) == 1 for end in ends.values()), (ends, self.log)
-        first, last, count, _ = seen(self.running, "a")["counts/n"]
+        first, last, count, _ = seen(self.running, self.first)["counts/n"]
         assert (first, count) == (0, last + 1), self.log
         for id, live in self.nodes.items():
             if live.source not in SOURCES and self.nodes[live.source].source in SOURCES:
