@@ -253,6 +253,8 @@ class Applying:
             elif now_s >= self._deadline_s:
                 waits = ", ".join(self._trials.waiting(now_s)) or "the store"
                 self._over(f"not ready within {work.timeout_s:g} s: {waits}. Everything is as before", FAILED)
+            elif self._settling:
+                pass  # the switch names what is leaving: not what the store may have let go already
             elif self._step is Step.TRYING and work.prepared is not None and not self._trials.waiting(now_s):
                 self._switch(work, work.prepared)
         if self.drains and now_s >= self._next_settle_s and not self._settling and self._step is not Step.SWITCHING:

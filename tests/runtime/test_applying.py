@@ -1,0 +1,65 @@
+"""The steps of an apply against a store that answers when the test says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from noderuntime.dataflow import files
+from noderuntime.ipc.control_records import ApplyRun
+from noderuntime.runtime.applying import SETTLE_S, Applying
+
+NODE = "class Operator:\n    def on_event(self, event, ctx):\n        pass\n"
+
+
+class Link:
+    """Keeps what is asked, in order, and answers what it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self._answers: list[Any] = []
+
+    def request(self, what: str, arguments: Any, kind: Any, answer: Any, refused: Any) -> None:
+        self.asked.append(what)
+        self._answers.append(answer)
+
+    def answer(self, result: Any) -> None:
+        self._answers.pop(0)(result)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "a.py").write_text(NODE)
+    node = {"id": "a", "operator": {"python": "a.py", "inputs": {"tick": "timer/millis/100"}}}
+    path = tmp_path / "flow.yml"
+    path.write_text(json.dumps({"nodes": [node]}))
+    (tmp_path / "new.yml").write_text(json.dumps({"nodes": [{**node, "max_attempts": 7}]}))
+    return path
+
+
+def test_the_switch_waits_for_the_store_to_say_what_it_has_let_go(file: Path) -> None:
+    """The switch names what is leaving: a node that the store has let go meanwhile would not be known to it."""
+    link = Link()
+    trials = SimpleNamespace(failure="", waiting=lambda now_s: [], close=lambda: None, begin=lambda *_: None)
+    nodes: Any = SimpleNamespace(
+        trials=trials, children={}, dataflow=files.load(str(file), {}), processes=[], under=lambda renamed: {}
+    )
+    log: Any = SimpleNamespace(tell=lambda *_: None, warn=lambda *_: None)
+    options: Any = SimpleNamespace(dora=None, environ={}, extra_env={}, name="flow")
+    phase: Any = SimpleNamespace(is_up=True)
+    applying = Applying(nodes, link, log, options, lambda: 0.0, phase, lambda: None)  # type: ignore[arg-type]
+    applying.drains = ["gone"]
+    applying.begin(ApplyRun(str(file.parent / "new.yml")))
+    link.answer({"losses": {}})
+    applying.look(1.0)
+    assert link.asked == ["change_losses", "change_prepare", "change_settle"]
+    link.answer({"version": 3, "numbers": {"a": {"number": 0, "inputs": {"tick": 0}, "outputs": {}}}})
+    applying.look(1.0 + SETTLE_S)
+    assert "change_switch" not in link.asked
+    link.answer({"gone": ["gone"], "inputs": {}, "left": [], "version": 2})
+    applying.look(1.0 + SETTLE_S)
+    assert link.asked[-1] == "change_switch"
