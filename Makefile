@@ -9,11 +9,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINNED := install --require-hashes --only-binary :all: -r
 N ?= 200
 
-# new random schedules of kills: make faults N=2000, make faults-dora N=300; SEED=17 N=1 for one again
+# new random schedules of kills: make faults N=2000; faults-dora and live-schedules; SEED=17 N=1 for one again
 SEED ?= $(shell date +%s)000
 MINUTES ?= 10
 
-.PHONY: faults faults-dora stress run demo test test-quick test-long test-all test-compiled test-dora test-pythons test-newest test-lowest wheels constraints check bench clean
+.PHONY: faults faults-dora live-schedules stress run demo test test-quick test-long test-all test-compiled test-dora test-pythons test-newest test-lowest wheels constraints check bench clean
 .DEFAULT_GOAL := run
 
 $(ENV)/.package: pyproject.toml constraints/run.txt
@@ -192,6 +192,9 @@ faults: $(ENV)/.test
 
 faults-dora: $(ENV)/.test
 	@$(BIN)/python tests/support/dora_schedules.py $(N) --seed $(SEED)
+
+live-schedules: $(ENV)/.test  ## of runs that are changed while anybody is killed: 2,000 take two cores about an hour
+	@$(BIN)/python tests/support/live_schedules.py $(N) --seed $(SEED)
 
 stress: $(ENV)/.test  ## everything at once on one run: make stress MINUTES=10; SEED=17 for one again
 	@$(BIN)/python tests/support/stress.py --minutes $(MINUTES) --seed $(SEED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import json
 import os
@@ -11,6 +12,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,7 +24,7 @@ from support.harness import Folder, Running, is_alive, processes_of, wait_until
 from support.oracle import Found, check
 
 from noderuntime import merges
-from noderuntime.ipc import process, runs
+from noderuntime.ipc import entrypoints, process, runs
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import VERSION, Answer, Ask, Edge
 from noderuntime.space import kvs, lives, private, segments
@@ -34,10 +36,18 @@ RESUMES_MAX = 12
 Fault = dict[str, Any]  # who, point, hit, action
 
 
+@cache
+def _compile() -> None:
+    """The processes of these runs write no bytecode; without it each would compile the package again, for a second."""
+    for folder in (entrypoints.PACKAGE, HERE / "inject"):
+        compileall.compile_dir(folder, quiet=2)
+
+
 class Stage:
     """A folder on shared memory with a dataflow; at the end nothing of it may be left anywhere."""
 
     def __init__(self, faults: Sequence[Fault] = (), root: Path | None = None, **env: str) -> None:
+        _compile()
         unknown = missing(fault["point"] for fault in faults)
         assert not unknown, f"no process passes these points: {unknown}"
         self.root = root or Path(tempfile.mkdtemp(prefix="nr-faults-", dir="/dev/shm"))
@@ -117,7 +127,7 @@ class Stage:
                     return kills - left
             time.sleep(0.01)
 
-    def _resume(self, code: int) -> None:
+    def _resume(self, code: int, **options: Any) -> None:
         assert self.running is not None
         self.codes.append(code)
         self.resumes += 1
@@ -126,7 +136,7 @@ class Stage:
         assert self.resumes <= RESUMES_MAX, f"it ends again and again: {self.codes}; {self.told()}"
         found = [run.state for run in runs.list_runs(self.environ)]
         assert found in ([], ["interrupted"]), found
-        self.start(resume=True)
+        self.start(resume=True, **options)
 
     @property
     def environ(self) -> dict[str, str]:
