@@ -1,10 +1,13 @@
-"""`apply`: make a running dataflow what its file says now, and wait until that holds or is given up."""
+"""`apply`: make a running dataflow what its file says now, and wait until that holds or is given up. Also the way of
+`scale`.
+"""
 
 from __future__ import annotations
 
 import time
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from noderuntime.cli import output
 from noderuntime.cli.choose import choose, one_name
@@ -34,20 +37,29 @@ def apply(options: Namespace) -> int:
         "drop": options.drop,
         "rename": dict(options.rename),
     }
-    done = ask_runtime(run, "apply", arguments, Applied)
-    while not done["over"]:
-        time.sleep(POLL_S)
-        done = _look(run, done)
+    done = follow(run, "apply", arguments)
     if options.json:
-        plan = [{name: item[name] for name in ("node", "change", "details", "drops")} for item in done["plan"]]
-        output.result_json(
-            {"run": run.name, "applied": done["applied"], "plan": plan, "error": done["error"] or None}
-        )
+        output.result_json(as_json(run, done))
     else:
         _show(done, options.dry_run)
     if done["error"] and not options.json:
         raise CommandError(done["error"], done["code"])
     return done["code"]
+
+
+def follow(run: Run, what: str, arguments: dict[str, Any]) -> Applied:
+    """Ask for a change of a run, and wait until it is over."""
+    done = ask_runtime(run, what, arguments, Applied)
+    while not done["over"]:
+        time.sleep(POLL_S)
+        done = _look(run, done)
+    return done
+
+
+def as_json(run: Run, done: Applied) -> dict[str, Any]:
+    """What became of a change, for programs."""
+    plan = [{name: item[name] for name in ("node", "change", "details", "drops")} for item in done["plan"]]
+    return {"run": run.name, "applied": done["applied"], "plan": plan, "error": done["error"] or None}
 
 
 def _look(run: Run, before: Applied) -> Applied:
@@ -61,12 +73,7 @@ def _look(run: Run, before: Applied) -> Applied:
 
 
 def _show(done: Applied, dry_run: bool) -> None:
-    if done["plan"]:
-        rows = [
-            (item["node"], item["change"], _details(item["details"], item["restarts"], item["drops"]))
-            for item in done["plan"]
-        ]
-        output.result_table(("NODE", "CHANGE", "DETAILS"), rows)
+    show_plan(done)
     if done["error"]:
         return
     if not done["plan"] and not done["discarded"]:
@@ -77,6 +84,16 @@ def _show(done: Applied, dry_run: bool) -> None:
         drains = f"; still draining: {', '.join(done['drains'])}" if done["drains"] else ""
         discarded = f"; {done['discarded']} waiting messages were discarded" if done["discarded"] else ""
         output.tell(f"applied{drains}{discarded}")
+
+
+def show_plan(done: Applied) -> None:
+    """Print what was planned, a line a node."""
+    if done["plan"]:
+        rows = [
+            (item["node"], item["change"], _details(item["details"], item["restarts"], item["drops"]))
+            for item in done["plan"]
+        ]
+        output.result_table(("NODE", "CHANGE", "DETAILS"), rows)
 
 
 def _details(details: list[str], restarts: bool, drops: str) -> str:

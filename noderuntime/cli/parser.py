@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "logs": "show what the nodes of a run printed and logged",
     "reload": "let an operator of a run take over its changed code",
     "apply": "make a run what its dataflow file says now, while it goes on",
+    "scale": "give a keyed or stateless operator of a run another number of replicas",
     "node": "look at one node of a run; restart, stop or start it",
     "clean": "remove what interrupted and failed runs left behind",
     "state": "read and write the state of a run",
@@ -257,6 +258,7 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     reload.add_argument("names", metavar="[RUN] NODE", nargs="+", help=about)
 
     _build_apply(parsers["apply"])
+    _build_scale(parsers["scale"])
     _build_node(parsers["node"])
 
     clean = parsers["clean"]
@@ -293,6 +295,16 @@ def _build_apply(apply: Parser) -> None:
     about = "the node OLD has the id NEW now; may be repeated"
     apply.add_argument("--rename", type=renaming, action="append", default=[], metavar="OLD=NEW", help=about)
     _json(apply)
+
+
+def _build_scale(scale: Parser) -> None:
+    scale.usage = "noderuntime scale [-h] [--run RUN] [--timeout T] [--json] [RUN] NODE N"
+    about = "the run (default: the only one that is running), the node, and how many replicas it is to have: 1 to 256"
+    scale.add_argument("names", metavar="[RUN] NODE N", nargs="+", help=about)
+    _run_option(scale)
+    about = "how long new replicas may take to be ready (default: 30s, or the start_timeout of the node)"
+    scale.add_argument("--timeout", type=seconds, default=0.0, metavar="T", help=about)
+    _json(scale)
 
 
 def _build_node(node: Parser) -> None:

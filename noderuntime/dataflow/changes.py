@@ -1,11 +1,13 @@
 """What has to be done to a run so that it becomes what a dataflow file says now. Pure.
 
 `compare(old, new)` gives a `Plan`: each node that is not the same in both, and how. A node matches by its id, an input
-by its name and source, an output by its name.
+by its name and source, an output by its name. Both have nodes as the file has them, not a node for each replica.
 
     added      it is only in the new one
     removed    it is only in the old one
     changed    what its process is made of differs: code, config, env, process, how it is started. It gets a new life
+    scaled     it has another number of replicas or another `partition_by`, and perhaps other inputs, outputs, queues or
+               policies. Replicas in both keep their process
     rewired    only its inputs, outputs, queues or policies differ. It keeps its process; operators that share a process
                begin a new life together, since their connections are inside
     renamed    it has another id. It is the same node, whatever else of it differs, and gets a new life under that id
@@ -18,19 +20,19 @@ which `details` says.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
-from noderuntime.dataflow.identifiers import node_of
 from noderuntime.dataflow.model import Dataflow, InputSpec, NodeSpec
 from noderuntime.dataflow.renaming import renamed
 
-Change = Literal["added", "removed", "changed", "rewired", "renamed"]
+Change = Literal["added", "removed", "changed", "scaled", "rewired", "renamed"]
 ADDED: Final = "added"
 REMOVED: Final = "removed"
 CHANGED: Final = "changed"
+SCALED: Final = "scaled"
 REWIRED: Final = "rewired"
 RENAMED: Final = "renamed"
 
@@ -50,12 +52,15 @@ _QUEUES = {
 
 @dataclass(frozen=True, slots=True)
 class NodeChange:
-    """What becomes of one node. `details`: what of it differs, in words. `restarts`: it begins a new life."""
+    """What becomes of one node. `details`: what of it differs, in words. `restarts`: it begins a new life, of replicas
+    each that stays. `replicas`: how many more it has (fewer: below 0).
+    """
 
     node: str
     change: Change
     details: tuple[str, ...] = ()
     restarts: bool = False
+    replicas: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +81,21 @@ class Plan:
         """The nodes in both that begin a new life."""
         return [item.node for item in self.changes if item.restarts]
 
+    @property
+    def growing(self) -> list[str]:
+        """The nodes in both that get more replicas."""
+        return [item.node for item in self.changes if item.replicas > 0]
 
-def compare(old: Dataflow, new: Dataflow, names: Mapping[str, str] = MappingProxyType({})) -> Plan:
-    """The plan that makes `new` of `old`. `names`: nodes that are renamed (old -> new)."""
+
+def compare(
+    old: Dataflow,
+    new: Dataflow,
+    names: Mapping[str, str] = MappingProxyType({}),
+    by_scale: Collection[str] = (),
+) -> Plan:
+    """The plan that makes `new` of `old`. `names`: nodes that are renamed (old -> new); `by_scale`: nodes of `old`
+    whose number of replicas was set by `scale`.
+    """
     known, old = old, renamed(old, names)
     written = {node.id: was for node, was in zip(old.nodes, known.nodes, strict=True)}
     before = {node.id: node for node in old.nodes}
@@ -92,17 +109,18 @@ def compare(old: Dataflow, new: Dataflow, names: Mapping[str, str] = MappingProx
         process = _differences(was, node, _OF_THE_PROCESS)
         if old.folder != new.folder and node.kind != "dynamic":
             process.append(f"folder {new.folder}")
+        replicas = _replicas(was, node, written[id].id in by_scale)
         wiring = [
             *_named_otherwise(written[id], was, node), *_ports(was, node), *_receivers(old, new, id),
             *_differences(was, node, _POLICIES),
         ]  # fmt: skip
-        if node_of(id) in names.values():
-            about = (f"was {written[id].id}", *process, *wiring)
-            found[id] = NodeChange(id, RENAMED, about, node.kind != "dynamic")
-        elif process:
-            found[id] = NodeChange(id, CHANGED, (*process, *wiring), node.kind != "dynamic")
-        elif wiring:
-            found[id] = NodeChange(id, REWIRED, tuple(wiring))
+        details = (*process, *replicas, *wiring)
+        change: Change = CHANGED if process else SCALED if replicas else REWIRED
+        if id in names.values():
+            change, details = RENAMED, (f"was {written[id].id}", *details)
+        restarts = change in (CHANGED, RENAMED) and node.kind != "dynamic"
+        if details:
+            found[id] = NodeChange(id, change, details, restarts, node.replicas - was.replicas)
     found = _together(new, found)
     removed = [NodeChange(id, REMOVED) for id in before if id not in after]
     return Plan((*found.values(), *removed), _refusal(old, new, [*found.values(), *removed]))
@@ -115,6 +133,14 @@ def _about(node: NodeSpec) -> str:
 
 def _differences(was: object, now: object, names: Mapping[str, str]) -> list[str]:
     return [name for name, attribute in names.items() if getattr(was, attribute) != getattr(now, attribute)]
+
+
+def _replicas(was: NodeSpec, now: NodeSpec, by_scale: bool) -> list[str]:
+    rules = f", as in the file ({was.replicas} was set by `scale`)" if by_scale else ""
+    found = [f"replicas {was.replicas} -> {now.replicas}{rules}"] if was.replicas != now.replicas else []
+    if was.partition_by != now.partition_by:
+        found.append(f"partition_by {was.partition_by or 'none'} -> {now.partition_by or 'none'}")
+    return found
 
 
 def _ports(was: NodeSpec, now: NodeSpec) -> list[str]:
@@ -175,17 +201,34 @@ def _fed_by(dataflow: Dataflow, id: str) -> dict[tuple[str, str], InputSpec]:
 
 
 def _together(new: Dataflow, found: dict[str, NodeChange]) -> dict[str, NodeChange]:
-    """Operators that share a process with one that is touched begin a new life with it."""
+    """Operators that share a process with one that is touched, or that sends to a node with other replicas or takes
+    messages from one, begin a new life with it.
+    """
+    moved = _beside(new, [id for id, item in found.items() if item.replicas])
     touched = {new.node(id).process for id, item in found.items() if item.change != ADDED} - {""}
+    touched |= {new.node(id).process for id in moved} - {""}
     made: dict[str, NodeChange] = {}
     for node in new.nodes:
         item = found.get(node.id)
         if node.process in touched and (item is None or item.change != ADDED):
-            rest = item or NodeChange(node.id, REWIRED, (f"shares the process {node.process}",))
+            why = moved.get(node.id, f"shares the process {node.process}")
+            rest = item or NodeChange(node.id, REWIRED, (why,))
             made[node.id] = NodeChange(node.id, rest.change, rest.details, restarts=True)
         elif item is not None:
             made[node.id] = item
     return made
+
+
+def _beside(new: Dataflow, scaled: list[str]) -> dict[str, str]:
+    """The nodes that have a connection with nodes whose number of replicas differs, and what that is, in words."""
+    found: dict[str, str] = {}
+    for node in new.nodes:
+        for spec in node.inputs:
+            if spec.node in scaled:
+                found[node.id] = f"input {spec.name} comes from other replicas of {spec.node}"
+            elif node.id in scaled and not spec.is_timer:
+                found[spec.node] = f"{spec.output} goes to other replicas of {node.id}"
+    return found
 
 
 def _refusal(old: Dataflow, new: Dataflow, changes: list[NodeChange]) -> str:
@@ -209,6 +252,17 @@ def _refusal(old: Dataflow, new: Dataflow, changes: list[NodeChange]) -> str:
         if all(members) and members[0] != members[1]:
             differing = ", ".join(sorted(members[0] ^ members[1]))
             return f"the process {process!r} gets or loses operators ({differing}). {again}"
+    for item in changes:
+        if item.change in (REMOVED, ADDED):
+            continue
+        feeds = {(spec.name, spec.source) for spec in after[item.node].inputs}
+        fed = [spec for spec in before[item.node].inputs if not spec.is_timer]
+        gone = [spec.name for spec in fed if (spec.name, spec.source) not in feeds]
+        if gone and _replicas(before[item.node], after[item.node], False):
+            return (
+                f"node {item.node!r} gets other replicas and loses the input {gone[0]!r}, whose messages stay with the "
+                "replicas of now until they are handled. Do one after the other"
+            )
     moved = [id for id in before.keys() & after.keys() if before[id].process != after[id].process]
     if moved:
         return f"{', '.join(sorted(moved))} would change the process that it runs in. {again}"

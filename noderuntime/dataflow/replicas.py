@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from noderuntime.api.keyed.layout import SLOTS
-from noderuntime.dataflow.identifiers import replica_id
+from noderuntime.dataflow.identifiers import nearest, replica_id
 from noderuntime.dataflow.model import Dataflow, NodeSpec, Place
 from noderuntime.dataflow.yaml.nodes import fail
 from noderuntime.errors import DataflowError
@@ -81,3 +81,30 @@ def expanded(dataflow: Dataflow) -> Dataflow:
         node = replace(written, inputs=inputs)
         nodes += (replace(node, id=replica_id(node.id, replica), replica=replica) for replica in range(node.replicas))
     return replace(dataflow, nodes=tuple(nodes))
+
+
+def written(dataflow: Dataflow) -> Dataflow:
+    """What `expanded` was made of."""
+    nodes = [
+        replace(node, inputs=tuple(replace(spec, replicas=1) for spec in node.inputs))
+        for node in dataflow.nodes
+        if not node.replica
+    ]
+    return replace(dataflow, nodes=tuple(nodes))
+
+
+def scaled(dataflow: Dataflow, node: str, replicas: int) -> Dataflow:
+    """A dataflow (not expanded) with another number of replicas of one node. Raises DataflowError."""
+    if not 1 <= replicas <= REPLICAS_MAX:
+        hint = f"Keys fall into {REPLICAS_MAX} parts, and a replica owns at least one: give a number from 1 to it."
+        raise DataflowError(f"{replicas} replicas of node {node!r}", hint=hint)
+    if node not in (spec.id for spec in dataflow.nodes):
+        ids = [spec.id for spec in dataflow.nodes]
+        near = nearest(node, ids)
+        hint = f"Did you mean {near!r}?" if near else f"Its nodes are: {', '.join(ids)}."
+        raise DataflowError(f"the run has no node {node!r}", hint=hint)
+    made = replace(spec := dataflow.node(node), replicas=replicas)
+    nodes = tuple(made if other is spec else other for other in dataflow.nodes)
+    if errors := check_replicas([made], {}):
+        raise DataflowError(errors[0].what, hint=errors[0].hint)
+    return replace(dataflow, nodes=nodes)

@@ -7,7 +7,8 @@ As in store_records.py, arguments are dataclasses and results are the maps that 
     stop     StopRun      Done        end the run
     reload   ReloadNode   Reloading   have an operator take over its changed code
     apply    ApplyRun     Applied     begin to make the run what a file says now
-    applied  AppliedOf    Applied     how far that has come
+    scale    ScaleRun     Applied     begin to give a node another number of replicas
+    applied  AppliedOf    Applied     how far such a change has come
     restart  OneNode      Together    begin a new life of a node
     halt     OneNode      Together    stop a node; its queue is kept
     start    OneNode      Together    begin a life of a node that was stopped or has failed
@@ -61,12 +62,21 @@ class ApplyRun:
 
 
 @dataclass(frozen=True, slots=True)
+class ScaleRun:
+    """`timeout`: as of ApplyRun."""
+
+    node: str
+    replicas: int
+    timeout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class AppliedOf:
     ticket: int
 
 
 class PlannedChange(TypedDict):
-    """`change`: added, removed, changed or rewired; `drops`: what would be lost, "" for nothing."""
+    """`change`: added, removed, changed, scaled or rewired; `drops`: what would be lost, "" for nothing."""
 
     node: str
     change: str

@@ -114,6 +114,7 @@ class InForce(TypedDict):
     changing: str
     applied: bool
     version: int
+    scaled: NotRequired[dict[str, int]]  # an earlier store has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +158,8 @@ class Prepared(TypedDict):
 @dataclass(frozen=True, slots=True)
 class ChangeSwitch:
     """`ports`: by node, what it is wired to now; `renewed`: nodes of one process each, whose process is replaced;
-    `revived`: nodes that failed and begin anew; `dataflow`, `leaving`: see store/changes.py. All under the ids of now:
-    `rename` (old -> new) comes first.
+    `revived`: nodes that failed and begin anew; `scale`: by node, its number of replicas, if that is all that changes;
+    `dataflow`, `leaving`: see store/changes.py. All under the ids of now: `rename` (old -> new) comes first.
     """
 
     version: int
@@ -173,6 +174,7 @@ class ChangeSwitch:
     file: str
     fingerprint: str
     rename: dict[str, str] = field(default_factory=dict)
+    scale: dict[str, int] = field(default_factory=dict)
 
 
 class Switched(TypedDict):

@@ -132,10 +132,13 @@ class PlainWiring(PlainNode):
 
 
 class PlainPorts(TypedDict):
-    """The inputs and outputs of a node whose wiring was changed, as its record in the space has them."""
+    """The inputs and outputs of a node whose wiring was changed, and its replicas, as its record in the space has them.
+    """
 
     inputs: list[PlainInput]
     outputs: list[PlainOutput]
+    replicas: NotRequired[list[int]]  # earlier versions write none
+    partition: NotRequired[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +215,10 @@ class Wiring:
         )
 
     def ports(self) -> PlainPorts:
-        """Inputs and outputs, in the form that MessagePack can carry."""
+        """What can change while the node runs, in the form that MessagePack can carry."""
         plain = self.to_plain()
-        return {"inputs": plain["inputs"], "outputs": plain["outputs"]}
+        names = ("inputs", "outputs", "replicas", "partition")
+        return cast(PlainPorts, {name: plain[name] for name in names})  # type: ignore[literal-required]
 
     def renamed(self, names: Mapping[str, str]) -> Wiring:
         """The same when nodes are called otherwise (old -> new)."""
@@ -223,8 +227,15 @@ class Wiring:
         return replace(self, node=renamed_id(names, self.node), inputs=inputs, others=others)
 
     def rewired(self, ports: PlainPorts, version: int) -> Wiring:
-        """The same node with these inputs and outputs."""
-        return replace(self, inputs=_inputs(ports["inputs"]), outputs=_outputs(ports["outputs"]), version=version)
+        """The same node with these inputs, outputs and replicas."""
+        return replace(
+            self,
+            inputs=_inputs(ports["inputs"]),
+            outputs=_outputs(ports["outputs"]),
+            replicas=tuple(ports.get("replicas", self.replicas)),
+            partition=ports.get("partition", self.partition),
+            version=version,
+        )
 
 
 def _inputs(plain: list[PlainInput]) -> tuple[InputWiring, ...]:

@@ -24,6 +24,10 @@ class Made(NamedTuple):
     position: Any
 
 
+class NoReplicas(OperatorError):
+    """The operator can have no replicas."""
+
+
 def make_operator(session: NodeSession, ctx: OperatorContext, state: dict[str, bytes]) -> Made:
     """Load, make and restore the operator of a node. Raises OperatorError."""
     code = session.wiring.code
@@ -43,7 +47,7 @@ def make_operator(session: NodeSession, ctx: OperatorContext, state: dict[str, b
             names = ", ".join(item.name for item in session.inputs.values())
             raise OperatorError("init", f"{code['name']} is a Source, which takes no inputs; remove: {names}")
         if session.wiring.replicas and (problem := replica_problem(operator, session.wiring.partition)):
-            raise OperatorError("init", f"{code['name']} cannot have replicas: {problem}")
+            raise NoReplicas("init", f"{code['name']} cannot have replicas: {problem}")
         where = "restore_state"
         own = own_state(state)
         if own and hasattr(operator, "restore_state"):

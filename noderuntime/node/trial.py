@@ -2,7 +2,8 @@
 
 The process has no incarnation and takes no part in the run. The operator gets a copy of the committed state. Sending
 raises, as it always does outside of an event; `ctx.kvs` reads, and what it writes goes nowhere. The process exits
-with 0 when the operator is ready; otherwise with 1, and its last line on stderr says why. What the operator has printed
+with 0 when the operator is ready; otherwise with 1, or with 2 if it can have no replicas and is to have some, and its
+last line on stderr says why. What the operator has printed
 before is shown as that of its node.
 """
 
@@ -23,7 +24,7 @@ from noderuntime.ipc.boundary import ERROR_CHARACTERS_MAX, cut, describe
 from noderuntime.ipc.rundir import ENV_RUN_DIR, ENV_TRIAL, RunDir
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.node.context import OperatorContext
-from noderuntime.node.making import make_operator
+from noderuntime.node.making import NoReplicas, make_operator
 from noderuntime.node.trial_session import TrialSession
 from noderuntime.space import keys, kvs, records
 from noderuntime.space.environment import open_space, scan
@@ -33,6 +34,7 @@ from noderuntime.state.base import Update, Watch
 from noderuntime.state.memory import MemoryState
 
 SAYS: Final = "noderuntime trial: "  # how the last line of a trial begins that has failed
+REFUSED: Final = 2  # see the head of this module
 
 
 def main() -> int:
@@ -48,6 +50,8 @@ def main() -> int:
             found = [(key[len(prefix) :].decode(), value) for key, value in scan(txn, prefix)]
         state = {key: bytes(value[records.PRIVATE_BYTES :]) for key, value in found}
         make_operator(session, OperatorContext(session, wiring.config, logging.getLogger(wiring.node)), state)
+    except NoReplicas as error:
+        return _failed(error.error, REFUSED)
     except OperatorError as error:
         print(error.trace, file=sys.stderr)
         return _failed(f"{error.where}: {error.error}")
@@ -58,10 +62,10 @@ def main() -> int:
     os._exit(0)  # whatever threads the operator has begun
 
 
-def _failed(why: str) -> int:
+def _failed(why: str, status: int = 1) -> int:
     sys.stdout.flush()
     print(f"{SAYS}{cut(' '.join(why.split()), ERROR_CHARACTERS_MAX)}", file=sys.stderr, flush=True)
-    os._exit(1)
+    os._exit(status)
 
 
 class TrialState(MemoryState):

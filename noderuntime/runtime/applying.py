@@ -1,7 +1,9 @@
-"""Makes a running dataflow what its file says now: the runtime's part of `apply`.
+"""Makes a running dataflow what its file says now, or gives a node other replicas: the runtime's part of `apply` and
+`scale`.
 
     IDLE       nothing is being changed. What an earlier change has removed may still drain
-    CHECKING   the plan is made (dataflow/changes.py); the store looks what would be lost
+    CHECKING   the plan is made (dataflow/changes.py), replicas that an earlier change has ended leave, and the store
+               looks what would be lost
     TRYING     operators that are new or changed are tried beside the run (trials.py); the store gives numbers
     SWITCHING  the store makes the new dataflow the one in force, in one transaction
 
@@ -26,20 +28,22 @@ from typing import Final
 
 from noderuntime.dataflow import files
 from noderuntime.dataflow.changes import ADDED, Plan, compare
-from noderuntime.dataflow.identifiers import node_of
+from noderuntime.dataflow.identifiers import node_of, shown_id
 from noderuntime.dataflow.model import Dataflow, NodeSpec
 from noderuntime.dataflow.renaming import problem
+from noderuntime.dataflow.replicas import expanded, scaled, written
 from noderuntime.errors import ChangeRefused, DataflowError
 from noderuntime.ipc import doorbell
 from noderuntime.ipc.boundary import all_of
-from noderuntime.ipc.control_records import Applied, ApplyRun, PlannedChange
-from noderuntime.ipc.store_records import Done, Losses, Opened, Prepared, Settled, Switched, result
+from noderuntime.ipc.control_records import Applied, ApplyRun, PlannedChange, ScaleRun
+from noderuntime.ipc.store_records import Done, Losses, Opened, Prepared, Switched, result
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.runtime import lifecycle_events as su
 from noderuntime.runtime.children import Child
+from noderuntime.runtime.draining import Draining, dismiss, is_replica_in
 from noderuntime.runtime.flight_recorder import FlightRecorder
 from noderuntime.runtime.hearing import tell_wiring
-from noderuntime.runtime.lifecycle_events import DONE, LifecycleState
+from noderuntime.runtime.lifecycle_events import LifecycleState
 from noderuntime.runtime.logs import RunLog
 from noderuntime.runtime.machine import NEVER
 from noderuntime.runtime.nodes import NodeSupervisor
@@ -47,10 +51,10 @@ from noderuntime.runtime.observer import RunOptions
 from noderuntime.runtime.phases import RunPhase
 from noderuntime.runtime.plan import NEW_NODE, store_nodes
 from noderuntime.runtime.policy import policy_of
+from noderuntime.runtime.resuming import Resumption
 from noderuntime.runtime.store_link import StoreLink
 from noderuntime.runtime.switching import switching
 
-SETTLE_S: Final = 0.1
 TIMEOUT_S: Final = 30.0
 FAILED, REFUSED = 1, 2  # exit codes of the command
 
@@ -66,13 +70,17 @@ class Step(Enum):
 
 @dataclass(slots=True)
 class _Work:
-    """One change: what was asked, and how far it has come."""
+    """One change: what was asked, and how far it has come. `new` has a node for each replica; `scale`: by node, the
+    number of replicas that `scale` gives it.
+    """
 
     ticket: int
     asked: ApplyRun
     new: Dataflow
     plan: Plan
     timeout_s: float
+    scale: dict[str, int]
+    is_checked: bool = False  # the store was asked what would be lost
     losses: dict[str, str] = field(default_factory=dict)
     prepared: Prepared | None = None
     is_over: bool = False
@@ -80,6 +88,11 @@ class _Work:
     error: str = ""
     code: int = 0
     discarded: int = 0
+
+    @property
+    def name(self) -> str:
+        """What the run is made, in words."""
+        return ", ".join(f"{count} replicas of {node}" for node, count in self.scale.items()) or self.asked.file
 
 
 class Applying:
@@ -107,9 +120,9 @@ class Applying:
         self._work: _Work | None = None
         self._tickets = 0
         self._deadline_s = NEVER
-        self._next_settle_s = 0.0
-        self._settling = False
-        self.drains: list[str] = []  # nodes that are leaving, or have an input that is
+        self._draining = Draining(nodes, link, log, options.grace_s)
+        self._by_scale: set[str] = set()  # nodes whose number of replicas is not that of the file
+        self._applied: tuple[str, Dataflow] | None = None  # see Resumption
 
     @property
     def is_idle(self) -> bool:
@@ -118,7 +131,33 @@ class Applying:
     # ---- what is asked
 
     def begin(self, asked: ApplyRun) -> Applied:
-        """Begin a change; what is known of it at once."""
+        """Begin to make the run what a file says; what is known of it at once."""
+        if (refused := self._not_now()) is not None:
+            return refused
+        try:
+            new = files.load(asked.file, self._options.environ, dict(self._options.extra_env))
+            warnings = files.check_files(new)
+        except DataflowError as error:
+            return self._refused(str(error), REFUSED)
+        here = [spec.id for spec in written(self._nodes.dataflow).nodes]
+        why = problem(asked.rename, here, [spec.id for spec in new.nodes])
+        if why:
+            return self._refused(why, REFUSED)
+        return self._begin(asked, new, {}, warnings)
+
+    def scale(self, asked: ScaleRun) -> Applied:
+        """Begin to give a node another number of replicas; what is known of it at once."""
+        if (refused := self._not_now()) is not None:
+            return refused
+        try:
+            new = scaled(written(self._nodes.dataflow), asked.node, asked.replicas)
+        except DataflowError as error:
+            return self._refused(str(error), REFUSED)
+        if self._nodes.children[asked.node].state is LifecycleState.ENDED:
+            return self._refused(f"node {asked.node!r} has finished, and does not begin again in this run", FAILED)
+        return self._begin(ApplyRun("", timeout=asked.timeout), new, {asked.node: asked.replicas})
+
+    def _not_now(self) -> Applied | None:
         if not self.is_idle:
             return self._refused("another change of this run is under way; try again when it is done", FAILED)
         if not self._phase.is_up:
@@ -129,30 +168,36 @@ class Applying:
                 "`run --dora FILE`",
                 REFUSED,
             )
-        try:
-            new = files.load(asked.file, self._options.environ, dict(self._options.extra_env))
-            warnings = files.check_files(new)
-        except DataflowError as error:
-            return self._refused(str(error), REFUSED)
-        here = list(dict.fromkeys(node_of(spec.id) for spec in self._nodes.dataflow.nodes))
-        why = problem(asked.rename, here, [node_of(spec.id) for spec in new.nodes])
-        if why:
-            return self._refused(why, REFUSED)
-        made = compare(self._nodes.dataflow, new, asked.rename)
+        return None
+
+    def _begin(
+        self, asked: ApplyRun, new: Dataflow, scale: dict[str, int], warnings: Iterable[str] = ()
+    ) -> Applied:
+        """`new`: as the file has it."""
+        made = compare(written(self._nodes.dataflow), new, asked.rename, () if scale else self._by_scale)
         self._tickets += 1
-        concerned = [spec.start_timeout_s for spec in new.nodes if spec.id in {*made.of(ADDED), *made.restarting}]
+        touched = {*made.of(ADDED), *made.restarting, *made.growing}
+        concerned = [spec.start_timeout_s for spec in new.nodes if spec.id in touched]
         timeout_s = asked.timeout or max([TIMEOUT_S, *concerned])
-        work = self._work = _Work(self._tickets, asked, new, made, timeout_s)
+        work = self._work = _Work(self._tickets, asked, expanded(new), made, timeout_s, scale)
         if made.refusal:
             return self._over(made.refusal, REFUSED)
         for warning in warnings:
             self._log.warn(warning)
         self._step = Step.CHECKING
         self._deadline_s = self._clock() + timeout_s
-        arguments = {"nodes": store_nodes(new), "drop": list(asked.drop), "discard": asked.discard,
+        self._check(work)
+        return self.told(work.ticket)
+
+    def _check(self, work: _Work) -> None:
+        """Ask the store what would be lost, once replicas that an earlier change has ended have left."""
+        if work.is_checked or self._draining.unwanted(work.new):
+            return
+        work.is_checked = True
+        asked = work.asked
+        arguments = {"nodes": store_nodes(work.new), "drop": list(asked.drop), "discard": asked.discard,
                      "rename": asked.rename}  # fmt: skip
         self._link.request("change_losses", arguments, result(Losses), self._checked, self._not_possible)
-        return self.told(work.ticket)
 
     def follow(self, file: Path) -> bool:
         """The dataflow file has changed, and `--watch` makes the run what it says. False while another change is under
@@ -182,11 +227,11 @@ class Applying:
             for item in work.plan.changes
         ]
         return {"ticket": ticket, "over": work.is_over, "applied": work.applied, "plan": changes, "error": work.error,
-                "code": work.code, "drains": self.drains, "discarded": work.discarded}  # fmt: skip
+                "code": work.code, "drains": self._draining.shown(), "discarded": work.discarded}  # fmt: skip
 
     def _refused(self, why: str, code: int) -> Applied:
         return {"ticket": 0, "over": True, "applied": False, "plan": [], "error": why, "code": code,
-                "drains": self.drains, "discarded": 0}  # fmt: skip
+                "drains": self._draining.shown(), "discarded": 0}  # fmt: skip
 
     def _over(self, error: str = "", code: int = 0) -> Applied:
         """The change has come to its end."""
@@ -213,7 +258,7 @@ class Applying:
         if work is None or self._step is not Step.CHECKING:
             return  # given up meanwhile
         work.losses = found["losses"]
-        discards = work.asked.discard and bool(self.drains)
+        discards = work.asked.discard and bool(self._draining.ids)
         if work.asked.dry_run or not (work.plan.changes or discards):
             self._over()
             return
@@ -224,18 +269,29 @@ class Applying:
             self._over("the run was asked to stop meanwhile", FAILED)
             return
         self._step = Step.TRYING
+        self._try(work)
+        arguments = {"nodes": store_nodes(work.new), "file": work.name, "rename": work.asked.rename}
+        self._link.request("change_prepare", arguments, result(Prepared), self._got_numbers, self._not_possible)
+
+    def _try(self, work: _Work) -> None:
+        """Try what is new or changed; of replicas one, because all are made of the same."""
         tried = {*work.plan.of(ADDED), *work.plan.restarting}
+        growing = set(work.plan.growing) - tried
         children = self._nodes.under(work.asked.rename)
         for spec in work.new.nodes:
             child = children.get(spec.id)
-            if spec.id not in tried or (child is not None and child.state is LifecycleState.ENDED):
+            node = node_of(spec.id)
+            if child is not None and child.state is LifecycleState.ENDED:
+                tried.discard(node)
+                growing.discard(node)
+            if node not in tried and not (node in growing and child is None):
                 continue
+            tried.discard(node)
+            growing.discard(node)
             if spec.kind == "operator":
                 self._trials.begin(work.new, spec, NEW_NODE if child is None else child.wiring.number)
             elif spec.kind == "node" and (spec.inputs or spec.outputs) and not (child is not None and child.parked):
                 self._trials.begin_program(work.new, spec)  # one without ports need not say hello
-        arguments = {"nodes": store_nodes(work.new), "file": work.asked.file, "rename": work.asked.rename}
-        self._link.request("change_prepare", arguments, result(Prepared), self._got_numbers, self._not_possible)
 
     def _got_numbers(self, found: Prepared) -> None:
         if self._work is not None and self._step is Step.TRYING:
@@ -249,23 +305,28 @@ class Applying:
             if not self._phase.is_up:
                 self._over("the run was asked to stop meanwhile", FAILED)
             elif failed:
-                self._over(failed, FAILED)
+                self._over(failed, REFUSED if self._trials.is_refused else FAILED)
             elif now_s >= self._deadline_s:
                 waits = ", ".join(self._trials.waiting(now_s)) or "the store"
                 self._over(f"not ready within {work.timeout_s:g} s: {waits}. Everything is as before", FAILED)
-            elif self._settling:
+            elif self._step is Step.CHECKING:
+                self._check(work)
+            elif self._draining.is_settling:
                 pass  # the switch names what is leaving: not what the store may have let go already
-            elif self._step is Step.TRYING and work.prepared is not None and not self._trials.waiting(now_s):
+            elif work.prepared is not None and not self._trials.waiting(now_s):
                 self._switch(work, work.prepared)
-        if self.drains and now_s >= self._next_settle_s and not self._settling and self._step is not Step.SWITCHING:
-            self._settle(now_s)
+        if self._applied is not None and self.is_idle and self._phase.is_up:
+            (file, dataflow), self._applied = self._applied, None
+            self._begin(ApplyRun(file), dataflow, {})
+        if self._step not in (Step.TRYING, Step.SWITCHING):  # it may raise the number that the change has got
+            self._draining.look(now_s)
 
     # ---- the switch
 
     def _switch(self, work: _Work, prepared: Prepared) -> None:
         self._step = Step.SWITCHING
         self._deadline_s = NEVER
-        made = switching(self._nodes, work.new, work.plan, work.asked, prepared, self._options.name)
+        made = switching(self._nodes, work.new, work.plan, work.asked, prepared, self._options.name, work.scale)
 
         def done(found: Switched) -> None:
             self._switched(work, made.wirings, prepared["version"], found)
@@ -280,13 +341,16 @@ class Applying:
         self._nodes.dataflow = new
         leaving = [child for id, child in self._nodes.children.items() if id not in wirings]
         steps: list[Callable[[], None]] = []
+        others = {item.node: item.replicas for item in work.plan.changes if item.replicas}
         for child in leaving:
             if child.wiring.version != version:
                 child.wiring = replace(child.wiring, version=version)
+        fresh = set()
         for spec in new.nodes:
             there = self._nodes.children.get(spec.id)
             if there is None:
-                self._nodes.add(spec, wirings[spec.id], False)
+                self._nodes.add_as(spec, wirings[spec.id], self._nodes.children.get(node_of(spec.id)))
+                fresh.add(spec.id)
             else:
                 _become(there, spec, wirings[spec.id])
             waiting = self._trials.take(spec.id)
@@ -295,26 +359,41 @@ class Applying:
         self._nodes.meet()
         self._nodes.in_order()
         for child in self._nodes.processes:
-            members = {child.id, *(other.id for other in child.others)}
-            if child in leaving:
-                steps.append(partial(self._let_go, child, work.asked.discard))
-            elif members & set(work.plan.of(ADDED)):
-                steps.append(partial(child.feed, su.Start()))
-            elif members & set(work.plan.restarting):
+            members = {node_of(child.id), *(other.id for other in child.others)}
+            state = child.machine.state
+            if child in leaving and is_replica_in(child, new):
+                steps.append(partial(dismiss, child))
+            elif child in leaving:
+                steps.append(partial(self._draining.let_go, child, work.asked.discard))
+            elif child.id in fresh:
+                steps += [partial(child.feed, su.Start())] if state is LifecycleState.WAITING else []
+            elif members & {*work.plan.restarting, *(others if state is LifecycleState.FAILED else ())}:
                 steps.append(partial(self._renew, child))
             else:
                 steps.append(partial(tell_wiring, child))
             steps.append(partial(doorbell.ring, child.bell))
-        self.drains = sorted({*self.drains, *found["leaving"], *_with_leaving(self._nodes.children.values())})
+        self._draining.note(found["leaving"])
         work.applied = True
+        self._by_scale = {*self._by_scale, *work.scale} if work.scale else set()
         self._over()
         self._recorder.follow_new(self._nodes.machines)
-        counts = [f"{len(ids)} {kind}" for kind, ids in _by_kind(work.plan).items()]
-        self._log.tell(f"the dataflow is that of {work.asked.file} now: {', '.join(counts) or 'nothing drains'}")
+        self._log.follow(child.spec for child in self._nodes.children.values())
+        if not work.scale:
+            counts = [f"{len(ids)} {kind}" for kind, ids in _by_kind(work.plan).items()]
+            self._log.tell(f"the dataflow is that of {work.asked.file} now: {', '.join(counts) or 'nothing drains'}")
+        for node, more in others.items():
+            count = new.node(node).replicas
+            self._log.tell(f"{node} has {count} replica{'s' if count > 1 else ''} now; before it had {count - more}")
         if not self._phase.is_up:  # it was asked to stop meanwhile: what is new never begins
             idle = [child for child in self._nodes.processes if child.machine.state is LifecycleState.WAITING]
             steps = [partial(child.feed, su.StopAsked(0.0)) for child in idle]
         all_of(steps)
+
+    def resumed(self, opened: Opened, resumption: Resumption) -> None:
+        """The run goes on, perhaps with a dataflow of which parts were leaving. Call it before nodes are started."""
+        self._by_scale = set(resumption.scaled)
+        self._applied = resumption.applied
+        self._draining.resumed(opened)
 
     def _renew(self, child: Child) -> None:
         """It has changed: its process makes room for one that is made of what the file says now."""
@@ -325,73 +404,13 @@ class Applying:
             at_once = child.spec.kind == "operator"  # the switch has fenced it
             child.feed(su.RestartAsked("has changed: a new life begins", self._options.grace_s, at_once))
 
-    def _let_go(self, child: Child, discard: bool) -> None:
-        """It is no longer in the dataflow."""
-        if child.leaving and not discard:
-            return  # since an earlier change
-        for member in (child, *child.others):
-            member.leaving = True
-        if discard:
-            for member in (child, *child.others):
-                member.has_ended = True
-            child.feed(su.Abort())
-            return
-        if child.parked:
-            child.parked = False
-            child.feed(su.RestartAsked("is removed, and handles first what waits for it"))
-        elif child.others and child.machine.state not in DONE:
-            child.feed(su.RestartAsked("is removed, and handles first what waits for it", at_once=True))
-        for member in (child, *child.others):
-            absent = member.spec.kind == "dynamic" and not member.alive
-            if absent or all(spec.is_timer for spec in member.spec.inputs):
-                member.end(self._options.grace_s, "MANUAL")
-
-    # ---- what drains
-
-    def resumed(self, opened: Opened) -> None:
-        """The run goes on with a dataflow of which parts were leaving. Call it before nodes are started."""
-        self.drains = list(opened.get("drains", ()))
-        for id in opened.get("leaving", ()):
-            child = self._nodes.children[id]
-            child.leaving = True
-            if all(spec.is_timer for spec in child.spec.inputs) and not child.others and child.leader is child:
-                child.feed(su.StopAsked(0.0, drain=True))
-
-    def _settle(self, now_s: float) -> None:
-        self._next_settle_s = now_s + SETTLE_S
-        self._settling = True
-        gone = [
-            child.id for child in self._nodes.children.values() if child.leaving and child.machine.state in DONE
-        ]  # not before: the end of a process is still told to the store
-        shared = [child.id for child in self._nodes.children.values() if child.spec.process]
-        arguments = {"nodes": gone, "shared": shared}
-        self._link.request("change_settle", arguments, result(Settled), self._settled, self._not_settled)
-
-    def _not_settled(self, error: str, text: str) -> None:
-        self._settling = False
-
-    def _settled(self, found: Settled) -> None:
-        self._settling = False
-        for id in found["gone"]:
-            child = self._nodes.children.get(id)
-            if child is not None and child.leaving:
-                self._nodes.remove(child)
-                self._log.tell(f"{id} has left the dataflow")
-        for id, numbers in found["inputs"].items():
-            child = self._nodes.children.get(id)
-            if child is not None:
-                kept = tuple(item for item in child.wiring.inputs if item.number not in numbers)
-                version = child.wiring.version if child.spec.process else found["version"]
-                child.wiring = replace(child.wiring, inputs=kept, version=version)
-                tell_wiring(child)
-        self.drains = found["left"]
-
-
 def _become(child: Child, spec: NodeSpec, wiring: Wiring) -> None:
     """What the dataflow says about a node from now on. Its next life is made of that."""
     child.spec, child.wiring = spec, wiring
     if child.leader is child:
         child.machine.follow(policy_of(spec))
+        if not child.others:
+            child.machine.node = shown_id(spec.id, spec.replicas)
 
 
 def _lost(work: _Work, run: str) -> str:
@@ -401,10 +420,6 @@ def _lost(work: _Work, run: str) -> str:
     gives_up = " ".join([*(f"--drop {id}" for id in work.losses), *(["--discard"] if failed else [])])
     command = f"noderuntime apply {run} {work.asked.file} {gives_up}"
     return f"{'; '.join(texts)}\n  `{command}` gives it up. Nothing was changed."
-
-
-def _with_leaving(children: Iterable[Child]) -> list[str]:
-    return [child.id for child in children if any(item.leaving for item in child.wiring.inputs)]
 
 
 def _by_kind(made: Plan) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -45,9 +46,10 @@ class Chaos:
         run_log: RunLog,
         dataflow: Dataflow,
         every_s: float,
-        seed: int,
+        seed: int | None,
         clock: Callable[[], float],
     ) -> None:
+        seed = secrets.randbelow(1_000_000) if seed is None else seed
         self._supervisor = supervisor
         self._store = store
         self._fork_server = fork_server

@@ -1,4 +1,4 @@
-"""What may be asked of a live run: status, stop, reload, apply; restart, halt and start of one node; a tap server."""
+"""What may be asked of a live run: its status, to stop, to change, something with one node, and a tap server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from collections.abc import Callable, Iterable
 
 from noderuntime.dataflow.identifiers import nearest, node_of
 from noderuntime.errors import ProtocolError
-from noderuntime.ipc.control_records import AppliedOf, ApplyRun, NodeStatus, OneNode, ReloadNode, RunStatus, StopRun
+from noderuntime.ipc.control_records import (
+    AppliedOf,
+    ApplyRun,
+    NodeStatus,
+    OneNode,
+    ReloadNode,
+    RunStatus,
+    ScaleRun,
+    StopRun,
+)
 from noderuntime.ipc.protocol import VERSION, Answer, Ask
 from noderuntime.ipc.pulse import PHASES
 from noderuntime.ipc.runs import RunFile
@@ -48,13 +57,15 @@ def answer(
             return one_node(ask.what, supervisor, decode(OneNode, ask.arguments, ask.what).node)
         if ask.what == "apply" and applying is not None:
             return Answer(applying.begin(decode(ApplyRun, ask.arguments, "apply")), "")
+        if ask.what == "scale" and applying is not None:
+            return Answer(applying.scale(decode(ScaleRun, ask.arguments, "scale")), "")
         if ask.what == "applied" and applying is not None:
             return Answer(applying.told(decode(AppliedOf, ask.arguments, "applied").ticket), "")
         if ask.what == "taps" and taps is not None:
             return Answer(taps.wanted(may_start=bool(supervisor.children)), "")
     except ProtocolError as error:
         return Answer({}, str(error))
-    known = "status, stop, reload, apply, restart, halt, start and taps"
+    known = "status, stop, reload, apply, scale, restart, halt, start and taps"
     return Answer({}, f"a runtime can be asked for {known}, not for {ask.what[:40]!r}")
 
 

@@ -15,12 +15,13 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+from noderuntime.dataflow.identifiers import shown_id
+from noderuntime.dataflow.model import NodeSpec
 from noderuntime.ipc.boundary import TRACE_CHARACTERS_MAX, Boundary, cut, plain
 from noderuntime.ipc.protocol import Log
 from noderuntime.ipc.rundir import older_log
@@ -37,24 +38,23 @@ FRAME = "\x1b[2J"  # a line that begins so paints a picture on a terminal: nothi
 class RunLogs:
     """The log files of one run, in `folder`. `lost` counts lines that could not be written, `problem` says why.
 
-    The node "" is the runtime itself; its own lines are in `runtime.log`. Each of `nodes` has a file from the
-    beginning: `logs` knows by them which nodes there are.
+    The node "" is the runtime itself; its own lines are in `runtime.log`. Each node that is expected has a file from
+    the beginning: `logs` knows by them which nodes there are.
     """
 
-    def __init__(self, folder: Path, nodes: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._nodes = nodes
+        self._nodes: set[str] = set()
         self.lost = 0
         self.problem = ""
         self._files: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
         self._waiting: dict[str, list[bytes]] = {}
         self._retry_s = 0.0
-        self._touch()
 
-    def add(self, nodes: Sequence[str]) -> None:
-        """These nodes have a file, too, from now on."""
-        self._nodes = [*self._nodes, *(node for node in nodes if node not in self._nodes)]
+    def expect(self, nodes: Iterable[str]) -> None:
+        """There are these nodes from now on."""
+        self._nodes.update(nodes)
         self._touch()
 
     def write(
@@ -161,22 +161,19 @@ class RunLogs:
 
 
 class RunLog:
-    """Tells the observer, and keeps it in the logs. Neither may end the run: what one of them raises is counted.
+    """Tells the observer, and keeps it in the logs. Neither may end the run: what one of them raises is counted."""
 
-    `names`: what lines of a node are marked with, where it is not the id.
-    """
-
-    def __init__(self, observer: Observer, logs: RunLogs, names: Mapping[str, str] = MappingProxyType({})) -> None:
-        self._names = names
+    def __init__(self, observer: Observer, logs: RunLogs) -> None:
+        self._names: dict[str, str] = {}  # what lines of a node are marked with, where it is not the id
         self.observer = observer
         self.logs = logs
         self._lost = 0
         self._boundary = Boundary(self._keep)
 
-    def name(self, names: Mapping[str, str]) -> None:
-        """The nodes of the run are these from now on, by id, and their lines are marked so."""
-        self._names = {**self._names, **names}
-        self.logs.add(list(names.values()))
+    def follow(self, nodes: Iterable[NodeSpec]) -> None:
+        """These are the nodes from now on."""
+        self._names = {spec.id: shown_id(spec.id, spec.replicas) for spec in nodes}
+        self.logs.expect(self._names.values())
 
     def line(self, node: str, stream: str, text: str) -> None:
         """A node printed."""

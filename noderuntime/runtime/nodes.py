@@ -117,6 +117,15 @@ class NodeSupervisor:
         child.has_ended = ended
         self.children[spec.id] = child
 
+    def add_as(self, spec: NodeSpec, wiring: Wiring, first: Child | None) -> None:
+        """A node that is new. `first`: the first replica of its node, if that is there: it has ended, or is stopped, as
+        that is.
+        """
+        self.add(spec, wiring, first is not None and first.state is LifecycleState.ENDED)
+        if first is not None and first.parked:
+            child = self.children[spec.id]
+            child.parked, child.machine.state = True, LifecycleState.STOPPED
+
     @property
     def processes(self) -> list[Child]:
         """The nodes, without those that share the process of an earlier one."""
@@ -187,7 +196,6 @@ class NodeSupervisor:
             if not child.others:
                 child.machine.node = shown_id(child.id, child.spec.replicas)
         self._name_processes()
-        self._services.run_log.name({id: shown_id(id, child.spec.replicas) for id, child in self.children.items()})
 
     def under(self, names: Mapping[str, str]) -> dict[str, Child]:
         """The nodes by the ids that they get (old -> new)."""

@@ -60,7 +60,7 @@ def trial_wiring(dataflow: Dataflow, run: str, node: NodeSpec, number: int) -> W
         "outputs": {output: at for at, output in enumerate(node.outputs)},
     }
     senders: dict[str, Numbers] = {
-        spec.node: {"number": TIMER_SENDER, "inputs": {}, "outputs": {}} for spec in node.inputs if spec.node
+        id: {"number": TIMER_SENDER, "inputs": {}, "outputs": {}} for spec in node.inputs for id in spec.senders
     }
     return _wiring(dataflow, run, node, {**senders, node.id: numbers}, {})
 
@@ -141,4 +141,5 @@ def _numbers_of(node: NodeSpec, numbers: Mapping[str, Numbers]) -> tuple[int, ..
     if node.replicas == 1:
         return ()
     of_file = node_of(node.id)
-    return tuple(numbers[replica_id(of_file, replica)]["number"] for replica in range(node.replicas))
+    there = numbers[node.id]  # alone on trial
+    return tuple(numbers.get(replica_id(of_file, replica), there)["number"] for replica in range(node.replicas))

@@ -4,14 +4,15 @@ requests to the store.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from noderuntime.dataflow import plain
 from noderuntime.dataflow.changes import compare
 from noderuntime.dataflow.files import digest_of
 from noderuntime.dataflow.model import Dataflow, NodeSpec
+from noderuntime.dataflow.replicas import expanded, scaled, written
 from noderuntime.ipc.store_records import InForce, Opened, result
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.runtime.logs import RunLog
@@ -26,37 +27,61 @@ OPEN_S_MAX: Final = 3600.0  # a large snapshot may have to be fetched
 class Resumption:
     """`dataflow` goes on; `as_applied`: it is the one in force in the space, and `leaving` has nodes that still drain.
     `told`: for people, "" for nothing.
+
+    `scaled`: by node, the number of replicas that `scale` has set and that the run begins with; `applied`: the file
+    that was applied, and its dataflow, with the numbers that rule again as soon as the run is up.
     """
 
     dataflow: Dataflow
     as_applied: bool = False
     leaving: Dataflow | None = None
     told: tuple[str, ...] = ()
+    scaled: Mapping[str, int] = field(default_factory=dict)
+    applied: tuple[str, Dataflow] | None = None
 
 
 def decide(found: InForce, file: Dataflow, digest: str, insists: bool = False) -> Resumption:
-    """`file`: the dataflow of the file that the user has named, `digest`: of that file. `insists`: the user has said
-    what may be dropped or renamed for its sake. Raises ValueError when the one in force cannot be read.
+    """`file`: the dataflow of the file that the user has named, with a node for each replica; `digest`: of that file.
+    `insists`: the user has said what may be dropped or renamed for its sake. Raises ValueError when the one in force
+    cannot be read.
     """
     told = []
     if found["changing"]:
         told.append(f"a change to {found['changing']} was interrupted before it was in force, and is undone")
     if not found["applied"]:
-        return Resumption(file, told=tuple(told))
+        return Resumption(file, told=(*told, *_numbers_again(found, file, file.file)))
     applied = plain.from_text(found["dataflow"])
-    same = not compare(applied, file).changes
+    same = not compare(applied, written(file)).changes
     if same or (digest == found["digest"] and not insists):
         leaving = plain.from_text(found["leaving"]) if found["leaving"] else None
         if not same:
             told.append(
                 f"going on with the dataflow of {found['file']}, which was applied; {file.file} is as at the last start"
             )
-        return Resumption(replace(applied, state=file.state, snapshots=file.snapshots), True, leaving, tuple(told))
+        applied = replace(applied, state=file.state, snapshots=file.snapshots)
+        told += _numbers_again(found, applied, found["file"])
+        now = applied
+        for node, replicas in found.get("scaled", {}).items():
+            now = scaled(now, node, replicas)
+        rest = (found["file"], applied) if now != applied else None
+        by_scale = found.get("scaled", {}) if rest is not None else {}
+        return Resumption(expanded(now), True, leaving, tuple(told), by_scale, rest)
     told.append(
         f"going on with {file.file}{'' if insists else ', which has changed since the last start'}, and not with the "
         f"dataflow of {found['file']}, which was applied"
     )
-    return Resumption(file, told=tuple(told))
+    return Resumption(file, told=(*told, *_numbers_again(found, file, file.file)))
+
+
+def _numbers_again(found: InForce, dataflow: Dataflow, file: str) -> list[str]:
+    """What is told of nodes whose number of replicas is that of a file again."""
+    before = found.get("scaled", {})
+    return [
+        f"node {node.id!r} gets {node.replicas} replica{'s' if node.replicas > 1 else ''} again, as in {file}: the "
+        f"{before[node.id]} of `scale` held until this resume"
+        for node in dataflow.nodes
+        if not node.replica and before.get(node.id, node.replicas) != node.replicas
+    ]
 
 
 class Opening:
@@ -111,7 +136,7 @@ class Opening:
             "drop": list(self._options.drop),
             "rename": dict(self._options.rename),
             "digest": digest,
-            "dataflow": plain.to_text(dataflow),
+            "dataflow": plain.to_text(written(dataflow)),
             "file": self._file,
         }
 

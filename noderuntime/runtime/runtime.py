@@ -19,12 +19,10 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import signal
 import time
 from pathlib import Path
 
-from noderuntime.dataflow.identifiers import shown_id
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.dataflow.replicas import expanded
 from noderuntime.errors import NodeRuntimeError, ResumeRefused
@@ -155,8 +153,8 @@ class Runtime:
         descriptors.raise_limit(len(dataflow.nodes))
         file = str(Path(dataflow.folder, Path(dataflow.file).name))
         log_dir = runs.new_log_folder(state_folder.folder, options.environ)
-        names = {spec.id: shown_id(spec.id, spec.replicas) for spec in dataflow.nodes}
-        self._log = RunLog(observer, RunLogs(log_dir, list(names.values())), names)
+        self._log = RunLog(observer, RunLogs(log_dir))
+        self._log.follow(dataflow.nodes)
         self._file = RunFile(
             name=options.name,
             pid=os.getpid(),
@@ -191,11 +189,8 @@ class Runtime:
         clock = time.monotonic
         self._taps = TapKeeper(self._fork_server, self._link, self._log, env, self._run_dir.root, clock)
         self._stuck = StuckWatch(self._nodes, self._link, self._log, options.grace_s, clock, self._stop_because_stuck)
-        self._chaos: Chaos | None = None
-        if options.chaos_s is not None:
-            seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
-            parts = self._nodes, self._store, self._fork_server, self._link, self._log
-            self._chaos = Chaos(*parts, dataflow, options.chaos_s, seed, clock)
+        parts = self._nodes, self._store, self._fork_server, self._link, self._log
+        self._chaos = None if options.chaos_s is None else Chaos(*parts, dataflow, options.chaos_s, options.seed, clock)
         self._lock_watch: LockWatch | None = None
         self._start_watch = StartWatch(self._nodes, self._log, options.name, time.monotonic())
         self._recorder = FlightRecorder(validating=bool(options.environ.get(ENV_VALIDATE)))
@@ -337,6 +332,7 @@ class Runtime:
         """It is known which dataflow goes on."""
         self._resumption = resumption
         self._dataflow = self._nodes.dataflow = resumption.dataflow
+        self._log.follow(resumption.dataflow.nodes)
 
     def _opened(self, opened: Opened) -> None:
         """The space is there: bells, pulses, children."""
@@ -366,8 +362,9 @@ class Runtime:
         for id, (spec, wiring) in wirings_of(self._resumption, self._options.name, opened).items():
             self._nodes.add(spec, wiring, id in opened["ended"])
         self._nodes.connect()
-        self._applying.resumed(opened)
+        self._applying.resumed(opened, self._resumption)
         self._recorder.follow_new(self._nodes.machines)
+        self._log.follow(child.spec for child in self._nodes.children.values())
 
     def _not_opened(self, error: str, text: str) -> None:
         if error == ResumeRefused.__name__:
@@ -379,9 +376,8 @@ class Runtime:
 
     def _on_ask(self, identity: bytes, ask: Ask) -> None:
         try:
-            now_s, taps, stopping, stop = time.monotonic(), self._taps, self._phase.stopping, self._stop_asked
-            answer = control.answer(ask, self._nodes, self._file, stopping, stop, now_s, self._applying, taps)
-            self._router.send(identity, answer)
+            of_run = self._file, self._phase.stopping, self._stop_asked, time.monotonic(), self._applying, self._taps
+            self._router.send(identity, control.answer(ask, self._nodes, *of_run))
         except GaveUp:
             raise
         except Exception as error:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from noderuntime.dataflow import plain
 from noderuntime.dataflow.changes import Plan
+from noderuntime.dataflow.identifiers import node_of
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.dataflow.renaming import renamed_node
+from noderuntime.dataflow.replicas import written
 from noderuntime.ipc.control_records import ApplyRun
 from noderuntime.ipc.store_records import Prepared
 from noderuntime.ipc.wiring import Wiring
@@ -27,9 +30,17 @@ class Switching:
 
 
 def switching(
-    nodes: NodeSupervisor, new: Dataflow, changes: Plan, asked: ApplyRun, prepared: Prepared, run: str
+    nodes: NodeSupervisor,
+    new: Dataflow,
+    changes: Plan,
+    asked: ApplyRun,
+    prepared: Prepared,
+    run: str,
+    scale: Mapping[str, int],
 ) -> Switching:
-    """The switch to `new`. Nodes that are touched get the number of the change as their wiring number."""
+    """The switch to `new`, with a node for each replica. Nodes that are touched get the number of the change as their
+    wiring number.
+    """
     version = prepared["version"]
     made = plan(new, run, prepared["numbers"])
     children = nodes.under(asked.rename)
@@ -40,6 +51,7 @@ def switching(
     }
     leaving = {id: child for id, child in children.items() if id not in wirings}
     restarting = set(changes.restarting)
+    scaled = {item.node for item in changes.changes if item.replicas}
     touched: set[str] = set()
     renewed: list[list[str]] = []
     revived: list[str] = []
@@ -49,11 +61,14 @@ def switching(
         if id_of[child] in leaving:  # operators that share a process do not take up another wiring while they run
             renewed += [ids] if child.others else []
             continue
-        if not any(id in restarting or _differs(member, wirings[id]) for id, member in zip(ids, group, strict=True)):
+        begins_anew = not restarting.isdisjoint(map(node_of, ids))
+        differs = any(_differs(member, wirings[id]) for id, member in zip(ids, group, strict=True))
+        if not begins_anew and not differs:
             continue
         touched.update(ids)
-        if restarting.intersection(ids):
-            revived += ids if child.machine.state is LifecycleState.FAILED else []
+        has_failed = child.machine.state is LifecycleState.FAILED
+        if begins_anew or (has_failed and node_of(ids[0]) in scaled):
+            revived += ids if has_failed else []
             renewed += [ids] if child.spec.kind == "operator" else []
     for id in touched:
         wirings[id] = replace(wirings[id], version=version)
@@ -70,11 +85,12 @@ def switching(
         "revived": revived,
         "discard": asked.discard,
         "drop": list(asked.drop),
-        "dataflow": plain.to_text(new),
+        "dataflow": plain.to_text(written(new)),
         "leaving": plain.to_text(replace(new, folder=nodes.dataflow.folder, nodes=tuple(left.values()))),
         "file": asked.file,
         "fingerprint": new.fingerprint(),
         "rename": dict(asked.rename),
+        "scale": scale,
     }
     return Switching(wirings, arguments)
 
@@ -95,4 +111,4 @@ def _wiring(child: Child | None, before: Wiring | None, made: Wiring, discard: b
 
 
 def _differs(child: Child, wiring: Wiring) -> bool:
-    return (child.wiring.inputs, child.wiring.outputs) != (wiring.inputs, wiring.outputs)
+    return child.wiring.ports() != wiring.ports()

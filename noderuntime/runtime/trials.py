@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgpack
 
+from noderuntime.dataflow.identifiers import node_of
 from noderuntime.dataflow.model import Dataflow, NodeSpec
 from noderuntime.errors import DataflowError
 from noderuntime.runtime import lifecycle_events as su
@@ -29,10 +31,11 @@ if TYPE_CHECKING:
 
 ALIVE_S: Final = 1.0
 SAYS: Final = "noderuntime trial: "  # how a trial begins the line that says why it has failed
+REFUSED: Final = 2  # its exit status when the operator can have no replicas
 
 
 class Trials:
-    """The trials of one change. `failure`: why the first one has failed."""
+    """The trials of one change. `failure`: why the first one has failed; `is_refused`: it can have no replicas."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -40,6 +43,7 @@ class Trials:
         self._programs: dict[str, Waiting] = {}
         self._tokens = 0
         self.failure = ""
+        self.is_refused = False
 
     def waiting(self, now_s: float) -> list[str]:
         """Nodes that are not ready yet."""
@@ -73,9 +77,11 @@ class Trials:
             program.is_taken = True
         return program
 
-    def _fail(self, node: str, why: str) -> None:
+    def _fail(self, node: str, why: str, is_refused: bool = False) -> None:
         if not self.failure:
-            self.failure = f"{node} is not ready: {why}. Everything is as before"
+            what = f"{node_of(node)}: {why}" if is_refused else f"{node} is not ready: {why}"
+            self.failure = f"{what}. Everything is as before"
+            self.is_refused = is_refused
 
     def begin(self, dataflow: Dataflow, spec: NodeSpec, number: int) -> None:
         """Try an operator. `number`: of the node whose state it gets, or NEW_NODE."""
@@ -86,16 +92,16 @@ class Trials:
             path = folder / spec.id
             path.write_bytes(msgpack.packb(trial_wiring(dataflow, services.options.name, spec, number).to_plain()))
             order = order_of(dataflow, spec, services.options, services.run_dir.root, 0, trial=str(path))
-            trial = _Trial(services, spec.id, path, lambda why: self._ended(spec.id, why))
+            trial = _Trial(services, spec.id, path, partial(self._ended, spec.id))
             self._running[spec.id] = trial
             trial.proc = services.fork_server.spawn(order, trial)
         except (DataflowError, OSError) as error:
             self._ended(spec.id, str(error))
 
-    def _ended(self, node: str, why: str) -> None:
+    def _ended(self, node: str, why: str, is_refused: bool = False) -> None:
         self._running.pop(node, None)
         if why:
-            self._fail(node, why)
+            self._fail(node, why, is_refused)
 
     def close(self) -> None:
         """End those that run, and forget what there was."""
@@ -106,6 +112,7 @@ class Trials:
         self._running.clear()
         self._programs.clear()
         self.failure = ""
+        self.is_refused = False
 
 
 class Waiting:
@@ -166,9 +173,9 @@ class Waiting:
 
 
 class _Trial:
-    """The Owner of the process of one trial. `ended(why)`: it is over, "" when the operator was ready."""
+    """The Owner of the process of one trial. `ended(why, is_refused)`: it is over, "" when the operator was ready."""
 
-    def __init__(self, services: Services, node: str, path: Path, ended: Callable[[str], None]) -> None:
+    def __init__(self, services: Services, node: str, path: Path, ended: Callable[[str, bool], None]) -> None:
         self._services = services
         self._node = node
         self._path = path
@@ -190,15 +197,16 @@ class _Trial:
 
     def exited(self, proc: Proc, status: int) -> None:
         cause = f"exit code {status}" if status >= 0 else signal.Signals(-status).name
-        self._done(proc, "" if status == 0 else self._why or f"its trial ended with {cause}")
+        why = "" if status == 0 else self._why or f"its trial ended with {cause}"
+        self._done(proc, why, status == REFUSED and bool(self._why))
 
     def not_spawned(self, proc: Proc, error: OSError) -> None:
         self._done(proc, f"it could not be started: {error.strerror or error}")
 
-    def _done(self, proc: Proc, why: str) -> None:
+    def _done(self, proc: Proc, why: str, is_refused: bool = False) -> None:
         proc.close()
         with contextlib.suppress(OSError):
             self._path.unlink()
         if self._wanted:
             self._wanted = False
-            self._ended(why)
+            self._ended(why, is_refused)

@@ -15,25 +15,30 @@ that is removed gets INPUT_CLOSED behind its last message, as if its sender had 
 An input that is removed from a node that stays is *leaving* in the same way. With `discard`, both are emptied at once,
 and what was in them is counted.
 
+Replicas that are no longer wanted are ended in the switch; what waits for them goes to others (rescale.py).
+
 What left keeps its numbers: a node leaves a record (REMOVED) with its incarnation and its counters, so that uids do not
 repeat when a node or an output of that name comes back.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgpack
 
-from noderuntime.errors import ChangeRefused
+from noderuntime.dataflow.identifiers import node_of
+from noderuntime.errors import ChangeRefused, StoreError
 from noderuntime.space import keys, lives, private, records, renaming, taps
 from noderuntime.space.ending import forget_events
 from noderuntime.space.environment import Space, scan
 from noderuntime.space.lives import NodeEntry, Registry
 from noderuntime.space.mailbox import empty, queue_of
 from noderuntime.space.records import CLOSED, FLAGS, QUEUED, SOURCE_ENDED, SOURCE_FAILED
+from noderuntime.space.rescale import rescale
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 
@@ -66,21 +71,52 @@ def losses(
         if id in wanted:
             raise ChangeRefused(f"--drop {id}: {id!r} is still in the dataflow file", "Leave --drop out.")
         if id not in known or known[id].leaves:
-            there = ", ".join(entry.id for entry in known.values() if not entry.leaves)
-            raise ChangeRefused(f"--drop {id}: the run has no node {id!r}", f"It has: {there}.")
-    found = {}
-    for id, node_entry in known.items():
+            there = dict.fromkeys(node_of(entry.id) for entry in known.values() if not entry.leaves)
+            raise ChangeRefused(f"--drop {id}: the run has no node {id!r}", f"It has: {', '.join(there)}.")
+    lost: dict[str, Counter[str]] = {}
+    for node_entry in known.values():
+        id = node_of(node_entry.id)
         if id in wanted or node_entry.leaves:
             continue
-        counts = {}
+        counts = lost.setdefault(id, Counter())
         if id not in drop:
-            counts["keys of private state"] = private.size(txn, node_entry.number)
-            counts["dead letters"] = sum(1 for _ in scan(txn, keys.dead_prefix(node_entry.number)))
+            counts["keys of private state"] += private.size(txn, node_entry.number)
+            counts["dead letters"] += sum(1 for _ in scan(txn, keys.dead_prefix(node_entry.number)))
         if lives.status(txn, node_entry) == records.FAILED and not discard:  # which will never handle them
-            counts["queued messages, which it cannot handle because it has failed,"] = _waiting(txn, node_entry)
-        if any(counts.values()):
-            found[id] = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return found
+            counts["queued messages, which it cannot handle because it has failed,"] += _waiting(txn, node_entry)
+    texts = {
+        id: ", ".join(f"{count} {what}" for what, count in counts.items() if count) for id, counts in lost.items()
+    }
+    return {id: text for id, text in texts.items() if text}
+
+
+def refuse_replicas(txn: ReadTxn, known: Registry, wanted: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ChangeRefused for a node that cannot get other replicas: it keeps state under keys of its own, or still
+    handles what waited at an input that was removed, which stays where it is; StoreError for one that is ending.
+    """
+    counts = Counter(node_of(item["id"]) for item in wanted)
+    before = Counter(node_of(id) for id, entry in known.items() if not entry.leaves)
+    ended = Counter(
+        node_of(id)
+        for id, entry in known.items()
+        if not entry.leaves and lives.status(txn, entry) == records.ENDED
+    )
+    for id, entry in known.items():
+        node = node_of(id)
+        if entry.leaves or counts[node] in (0, before[node]):
+            continue
+        if ended[node] and ended[node] < before[node]:
+            raise StoreError(f"node {node!r} is ending: some of its replicas have handled their last message")
+        own = sum(1 for _ in scan(txn, keys.private_prefix(entry.number)))
+        if own:
+            raise ChangeRefused(
+                f"node {node!r} cannot have replicas: its state has {own} keys of its own (`save_state`), and none of "
+                "the replicas would own them",
+                "A KeyedOperator or stateful_map keeps a state for each key of its messages.",
+            )
+        if entry.leaving:
+            what = f"node {node!r} still handles what waited at an input that was removed"
+            raise ChangeRefused(what, "Try again later.")
 
 
 def inputs(node_entry: NodeEntry) -> list[tuple[int, str]]:
@@ -126,9 +162,15 @@ def switch(txn: WriteTxn, space: Space, wanted: Wanted) -> dict[str, Any]:
     renaming.rename(txn, wanted.rename)
     known = lives.load(txn)
     refuse_returns(known, wanted.nodes)
-    refuse_losses(losses(txn, known, {item["id"] for item in wanted.nodes}, wanted.drop, wanted.discard))
+    refuse_losses(losses(txn, known, {node_of(item["id"]) for item in wanted.nodes}, wanted.drop, wanted.discard))
+    refuse_replicas(txn, known, wanted.nodes)
     registry = lives.register(txn, wanted.nodes)
-    leaving = [replace(entry, leaves=True) for id, entry in known.items() if id not in registry]
+    unwanted = [
+        replace(entry, leaves=True) for id, entry in known.items() if id not in registry and node_of(id) in registry
+    ]
+    leaving = [
+        replace(entry, leaves=True) for id, entry in known.items() if id not in registry and node_of(id) not in registry
+    ]
     closed = _Closed(txn, space, set(registry))
     discarded = 0
     for id, now in list(registry.items()):
@@ -153,7 +195,7 @@ def switch(txn: WriteTxn, space: Space, wanted: Wanted) -> dict[str, Any]:
         if not known[entry.id].leaves:
             for number, source in inputs(entry):
                 closed.close(entry.number, number, source)
-    everything = {**registry, **{entry.id: entry for entry in leaving}}
+    everything = {**registry, **{entry.id: entry for entry in (*leaving, *unwanted)}}
     for entry in leaving:
         record = lives.node_record(txn, entry.number)
         is_new = not known[entry.id].leaves
@@ -167,13 +209,29 @@ def switch(txn: WriteTxn, space: Space, wanted: Wanted) -> dict[str, Any]:
             discarded += before_end
     lives.put_registry(txn, everything.values())
     _renew(txn, everything, wanted)
+    _rescale(txn, space, known, registry, wanted, [entry for entry in unwanted if not known[entry.id].leaves])
     for id, ports in wanted.ports.items():
         number = everything[id].number
         record = lives.node_record(txn, number)
         record.wiring = wanted.version
         txn.put(keys.node(number), record.pack())
         txn.put(keys.wiring(number), msgpack.packb(ports))
-    return {"leaving": [entry.id for entry in leaving], "discarded": discarded}
+    return {"leaving": [entry.id for entry in (*leaving, *unwanted)], "discarded": discarded}
+
+
+def _rescale(
+    txn: WriteTxn, space: Space, known: Registry, registry: Registry, wanted: Wanted, unwanted: Sequence[NodeEntry]
+) -> None:
+    """What waits goes to the replicas of now, and those that are no longer wanted end."""
+    partitions = {item["id"]: item.get("partition", "") for item in wanted.nodes}
+    before = {id: entry for id, entry in known.items() if not entry.leaves}
+    rescale(txn, space, before, registry, partitions)
+    for entry in unwanted:
+        record = lives.node_record(txn, entry.number)
+        record.status = records.ENDED
+        record.incarnation += 1
+        txn.put(keys.node(entry.number), record.pack())
+        forget_events(txn, entry.number)
 
 
 class _Closed:
@@ -209,10 +267,11 @@ def _adapt(txn: WriteTxn, registry: Registry, now: NodeEntry, before: NodeEntry 
         if number in had or not source:
             continue
         flags = CLOSED if ended else 0
-        status = lives.status(txn, registry[source.rpartition("/")[0]])
-        if status == records.ENDED:
+        sender = source.rpartition("/")[0]
+        statuses = {lives.status(txn, entry) for entry in registry.values() if node_of(entry.id) == sender}
+        if statuses == {records.ENDED}:
             flags |= SOURCE_ENDED
-        elif status == records.FAILED:
+        elif records.LIVE not in statuses:
             flags |= SOURCE_ENDED | SOURCE_FAILED
         queue = queue_of(txn, keys.queue(now.number, number))
         queue[FLAGS] = flags
@@ -253,8 +312,11 @@ def settle(txn: WriteTxn, nodes: Collection[str], shared: Collection[str], versi
     version += taps.changes(txn)
     registry = lives.load(txn)
     gone, lost = [], {}
+    working = {node_of(id) for id, entry in registry.items() if lives.status(txn, entry) != records.ENDED}
     for id, entry in list(registry.items()):
-        if entry.leaves and id in nodes and lives.status(txn, entry) == records.ENDED:
+        # states of keys are the first replica's: it goes with the last one
+        waits = id == node_of(id) and id in working
+        if entry.leaves and id in nodes and lives.status(txn, entry) == records.ENDED and not waits:
             remove_node(txn, entry)
             del registry[id]
             gone.append(id)

@@ -60,8 +60,9 @@ def rescale(txn: WriteTxn, space: Space, before: Registry, now: Registry, partit
         if not earlier or (len(earlier) == len(entries) and kept is not None and kept.partition == partition):
             continue
         _Distribution(txn, space, earlier, entries, _router(space, owned, partition, len(entries))).carry_out()
-        if len(earlier) != len(entries):
-            told.append(f"node {id!r} has {len(entries)} replicas now; before it had {len(earlier)}")
+        there = sum(not entry.leaves for entry in earlier)
+        if there != len(entries):
+            told.append(f"node {id!r} has {len(entries)} replicas now; before it had {there}")
     return told
 
 
@@ -103,7 +104,7 @@ class _Distribution:
 
     def carry_out(self) -> None:
         txn = self.txn
-        is_live = any(lives.status(txn, entry) == records.LIVE for entry in self.old)
+        is_live = any(lives.status(txn, entry) != records.ENDED for entry in self.old)
         for entry in self.new:
             record = lives.node_record(txn, entry.number)
             record.status = records.LIVE if is_live else records.ENDED

@@ -5,8 +5,9 @@ The record of the dataflow in force (keys.IN_FORCE) has:
 
     version     the number of the last change, which is the wiring number of the nodes that it touched
     digest      of the file that the run was started with, as it was then
-    dataflow    the dataflow in force, as JSON (dataflow/plain.py)
-    leaving     nodes that still drain, in the same way
+    dataflow    the dataflow in force, as JSON (dataflow/plain.py), with the numbers of replicas of the file
+    scaled      numbers of replicas that `scale` has set since then, by node: these are in force
+    leaving     nodes that still drain, in the same way, and replicas that are no longer wanted
     file        the file that it came from
     applied     whether it was put in force by a change; else it is that of the file at the start
     changing    the file of a change that has begun and is not in force; "" when there is none
@@ -19,6 +20,7 @@ from typing import Any
 
 import msgpack
 
+from noderuntime.dataflow.identifiers import node_of
 from noderuntime.errors import ChangeRefused
 from noderuntime.ipc import store_records as wire
 from noderuntime.space import changes, keys, lives, renaming
@@ -48,8 +50,10 @@ class ChangeOperations:
         """What each node that is not in the new dataflow would lose. Raises ChangeRefused for what is not possible."""
         changes.refuse_used_ids(txn, asked.rename)
         known = renaming.renamed_registry(lives.load(txn), asked.rename)
-        changes.refuse_returns(known, [dict(node) for node in asked.nodes])
-        ids = {node["id"] for node in asked.nodes}
+        wanted = [dict(node) for node in asked.nodes]
+        changes.refuse_returns(known, wanted)
+        changes.refuse_replicas(txn, known, wanted)
+        ids = {node_of(node["id"]) for node in asked.nodes}
         return {"losses": changes.losses(txn, known, ids, asked.drop, asked.discard)}
 
     def prepare(self, txn: WriteTxn, asked: wire.ChangePrepare) -> wire.Prepared:
@@ -82,8 +86,11 @@ class ChangeOperations:
             asked.rename,
         )
         found = changes.switch(txn, self._space, wanted)
-        now = {"version": asked.version, "dataflow": asked.dataflow, "leaving": asked.leaving, "file": asked.file,
-               "applied": True, "changing": ""}  # fmt: skip
+        now: dict[str, Any] = {"version": asked.version, "leaving": asked.leaving, "changing": ""}
+        if asked.scale:
+            now["scaled"] = {**record.get("scaled", {}), **asked.scale}
+        else:
+            now |= {"dataflow": asked.dataflow, "file": asked.file, "applied": True, "scaled": {}}
         put_in_force(txn, {**record, **now})
         txn.put(keys.fact("fingerprint"), msgpack.packb(asked.fingerprint))
         return found
@@ -99,7 +106,12 @@ class ChangeOperations:
     def in_force(self, txn: ReadTxn, asked: wire.Nothing) -> Result:
         record = in_force(txn)
         texts = {name: record.get(name, "") for name in ("dataflow", "leaving", "file", "digest", "changing")}
-        return {**texts, "applied": record.get("applied", False), "version": record.get("version", 0)}
+        return {
+            **texts,
+            "applied": record.get("applied", False),
+            "version": record.get("version", 0),
+            "scaled": record.get("scaled", {}),
+        }
 
 
 def in_force(txn: ReadTxn) -> dict[str, Any]:

@@ -28,6 +28,8 @@ def dataflow(*nodes: Node, **more: Any) -> Dataflow:
 A, B = node("a", outputs=["x"]), node("b", {"in": "a/x"}, ["y"])
 AB = (A, B)
 C = node("c", {"in": "b/y"})
+D = node("d", {"in": "a/x"})
+BY = {"partition_by": "value.user"}
 DROPS = {"in": {"source": "a/x", "queue_policy": "drop_oldest", "queue_size": 3}}
 
 CASES: list[tuple[str, tuple[Node, ...], tuple[Node, ...], list[tuple[str, str, tuple[str, ...], bool]]]] = [
@@ -60,6 +62,32 @@ CASES: list[tuple[str, tuple[Node, ...], tuple[Node, ...], list[tuple[str, str, 
     ("a rename is a removal and an addition", AB, (A, node("d", {"in": "a/x"}, ["y"])), [
         ("a", "rewired", ("x also to d/in", "x no longer to b/in"), False),
         ("d", "added", ("operator d.py:Operator",), False), ("b", "removed", (), False),
+    ]),
+    ("more replicas", (A, {**B, "replicas": 2}), (A, {**B, "replicas": 4}), [
+        ("b", "scaled", ("replicas 2 -> 4",), False),
+    ]),
+    ("the first replicas", AB, (A, {**B, **BY, "replicas": 3}), [
+        ("b", "scaled", ("replicas 1 -> 3", "partition_by none -> value.user"), False),
+    ]),
+    ("fewer replicas, and a receiver more", (A, {**B, **BY, "replicas": 3}), (A, {**B, **BY}, C), [
+        ("b", "scaled", ("replicas 3 -> 1", "y also to c/in"), False),
+        ("c", "added", ("operator c.py:Operator",), False),
+    ]),
+    ("another partition", (A, {**B, **BY, "replicas": 3}), (A, {**B, "replicas": 3, "partition_by": "metadata.k"}), [
+        ("b", "scaled", ("partition_by value.user -> metadata.k",), False),
+    ]),
+    ("more replicas with other code", (A, {**B, "replicas": 2}), (A, {**B, "replicas": 4, "config": {"k": 1}}), [
+        ("b", "changed", ("config", "replicas 2 -> 4"), True),
+    ]),
+    ("more replicas, and another queue", (A, {**B, "replicas": 2}), (A, {**node("b", DROPS, ["y"]), "replicas": 4}), [
+        ("a", "rewired", ("queue of b/in",), False),
+        ("b", "scaled", ("replicas 2 -> 4", "input in: queue_size, queue_policy"), False),
+    ]),
+    ("more replicas of what a shared process feeds", ({**A, "process": "p"}, {**D, "process": "p"}, B),
+     ({**A, "process": "p"}, {**D, "process": "p"}, {**B, "replicas": 2}), [
+        ("a", "rewired", ("x goes to other replicas of b",), True),
+        ("d", "rewired", ("shares the process p",), True),
+        ("b", "scaled", ("replicas 1 -> 2",), False),
     ]),
     ("operators that share a process begin a new life together", ({**A, "process": "p"}, {**B, "process": "p"}),
      ({**A, "process": "p"}, {**B, "process": "p"}, C), [

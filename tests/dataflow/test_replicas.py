@@ -16,7 +16,7 @@ from noderuntime.dataflow.identifiers import node_of, replica_id, shown_id
 from noderuntime.dataflow.message_slot import message_slot
 from noderuntime.dataflow.partition import Partition, PartitionProblem, parse_partition
 from noderuntime.dataflow.reader import parse
-from noderuntime.dataflow.replicas import expanded, owners, rescaled
+from noderuntime.dataflow.replicas import expanded, owners, rescaled, scaled, written
 from noderuntime.errors import DataflowError
 
 # --- partition_by
@@ -168,3 +168,47 @@ def test_what_takes_no_messages_has_no_replicas() -> None:
         text = f"nodes:\n  - id: s\n    replicas: 2\n    operator: {{python: s.py}}\n    inputs: {inputs}\n"
         with pytest.raises(DataflowError, match="which takes no messages"):
             parse(text)
+
+
+# --- another number of them
+
+
+def test_what_is_expanded_comes_back_as_it_was_written() -> None:
+    text = """
+nodes:
+  - {id: a, operator: {python: a.py, outputs: [x]}}
+  - {id: b, replicas: 3, partition_by: value, operator: {python: b.py, inputs: {in: a/x}, outputs: [y]}}
+  - {id: c, replicas: 2, operator: {python: c.py, inputs: {in: b/y, tick: timer/secs/1}}}
+"""
+    dataflow = parse(text, file="flow.yml", folder="/flow", env={})
+    assert len(expanded(dataflow).nodes) == 6
+    assert written(expanded(dataflow)) == dataflow
+    assert expanded(scaled(dataflow, "b", 1)).node("c").input("in").replicas == 1
+    assert [node.id for node in expanded(scaled(dataflow, "c", 3)).nodes][-3:] == ["c", "c[1]", "c[2]"]
+
+
+@pytest.mark.parametrize(
+    ("node", "replicas", "why"),
+    [
+        ("b", 0, "0 replicas of node 'b'"),
+        ("b", -1, "-1 replicas"),
+        ("b", 257, "257 replicas of node 'b'\n  Keys fall into 256 parts"),
+        ("bb", 2, "the run has no node 'bb'\n  Did you mean 'b'?"),
+        ("zzz", 2, "the run has no node 'zzz'\n  Its nodes are: a, b, p, q, prog."),
+        ("a", 2, "`replicas` of node 'a', which takes no messages"),
+        ("p", 2, "`replicas` of node 'p', which shares the process 'pair'"),
+        ("prog", 2, "`replicas` of node 'prog', which is no operator"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_with_a_sentence(node: str, replicas: int, why: str) -> None:
+    text = """
+nodes:
+  - {id: a, operator: {python: a.py, outputs: [x]}}
+  - {id: b, operator: {python: b.py, inputs: {in: a/x}}}
+  - {id: p, process: pair, operator: {python: b.py, inputs: {in: a/x}}}
+  - {id: q, process: pair, operator: {python: b.py, inputs: {in: a/x}}}
+  - {id: prog, path: prog.py, inputs: {in: a/x}}
+"""
+    with pytest.raises(DataflowError) as raised:
+        scaled(parse(text, file="flow.yml", folder="/flow", env={}), node, replicas)
+    assert str(raised.value).startswith(why)

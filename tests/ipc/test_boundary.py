@@ -316,7 +316,8 @@ def test_logs_go_on_when_their_folder_is_tidied_away(tmp_path: Path, monkeypatch
 def test_logs_of_all_nodes_are_there_again_with_the_next_line_after_their_folder_was_removed(tmp_path: Path) -> None:
     folder = tmp_path / "logs"
     folder.mkdir()
-    written = RunLogs(folder, ["a", "quiet"])
+    written = RunLogs(folder)
+    written.expect(["a", "quiet"])
     for text in ("before", "after", "later"):
         written.write("a", "stdout", text)
         written.write("", "log", text)
