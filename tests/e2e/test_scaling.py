@@ -48,7 +48,7 @@ def finish(place: Folder, running: Running, count: int) -> None:
     check_sums(result(place), count)
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 3), (2, 4), (4, 2), (3, 1), (2, 3)])
+@pytest.mark.parametrize(("before", "after"), [(4, 2), (3, 1)])
 def test_a_node_gets_other_replicas_while_messages_flow_and_every_other_process_stays(
     place: Folder, before: int, after: int
 ) -> None:

@@ -330,7 +330,10 @@ def applying(module: Any) -> None:
     around(module.Applying, "_got_numbers", "apply numbers")
     around(module.Applying, "_switch", "apply switch", "apply switching")
     around(module.Applying, "_switched", "apply switched", "apply done")
-    around(module.Applying, "_settled", "apply settled", "apply settled it")
+
+
+def draining(module: Any) -> None:
+    around(module.Draining, "_settled", "apply settled", "apply settled it")
 
 
 def tap_server(module: Any) -> None:
@@ -448,7 +451,7 @@ POINTS = {
     "noderuntime.node.custom_node": node, "noderuntime.store.__main__": store,
     "noderuntime.store.operations": store_operations, "noderuntime.runtime.forkserver_main": fork_server,
     "noderuntime.runtime.runtime": runtime, "noderuntime.runtime.children": children,
-    "noderuntime.runtime.applying": applying,
+    "noderuntime.runtime.applying": applying, "noderuntime.runtime.draining": draining,
     "noderuntime.ipc.process": process,
     "noderuntime.watching.server": tap_server, "noderuntime.watching.mailboxes": mailboxes,
     "noderuntime.state.memory": memory_state, "noderuntime.state.common": table_state,
