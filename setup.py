@@ -34,7 +34,7 @@ COMPILED = (
     "node/trial_session.py",
     "space/admission.py", "space/ahead.py", "space/batch.py", "space/commit.py", "space/ending.py", "space/keys.py",
     "space/kvs.py", "space/kvs_cells.py", "space/mailbox.py", "space/outbox.py", "space/packs.py", "space/records.py",
-    "space/staging.py", "space/writer.py",
+    "space/ports.py", "space/routing.py", "space/staging.py", "space/writer.py",
 )  # fmt: skip
 MYPY = "mypy>=2.4,<2.5"  # the releases that the tests have run with
 

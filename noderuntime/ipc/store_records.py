@@ -19,6 +19,7 @@ record of the request, so one that is repeated after a kill counts once.
     change_undo         Nothing          Done            give up what was prepared
     change_switch       ChangeSwitch     Switched        make it the one in force
     change_settle       ChangeSettle     Settled         let go what has drained
+    change_move         ChangeMove       Moved           move slots of replicas, with what waits for them
     resumed             Nothing          Resumed         the snapshot that the space was made from
     outbox              Nothing          Waiting         what waits for an external State
     state_ls            Listing          Listed          the command line: shared or private state
@@ -175,6 +176,22 @@ class ChangeSwitch:
     fingerprint: str
     rename: dict[str, str] = field(default_factory=dict)
     scale: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeMove:
+    """Have the first replicas of these nodes of the file, so many of each, own all of its slots. One call moves a part;
+    it is asked again until nothing is left.
+    """
+
+    counts: dict[str, int]
+
+
+class Moved(TypedDict):
+    """`left`: bytes that have yet to move; `version`: of the dataflow in force."""
+
+    left: int
+    version: int
 
 
 class Switched(TypedDict):

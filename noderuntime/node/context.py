@@ -85,6 +85,14 @@ class OperatorContext:
             self._merges.clear()
         self.keyed.committed()
 
+    def follow(self) -> None:
+        """The session has taken up another wiring, and nothing is staged."""
+        wiring = self._session.wiring
+        self.replica = wiring.replica
+        self.replicas = len(wiring.replicas) or 1
+        self._encoded.clear()
+        self.keyed.follow(wiring)
+
     def forked(self) -> None:
         """See noderuntime.ipc.forks: in the child there is no event in hand."""
         self._is_fork = True

@@ -20,6 +20,7 @@ from noderuntime.ipc import forks, pulse
 from noderuntime.ipc.protocol import EXIT_FENCED
 from noderuntime.node.commit_helper import CommitHelper
 from noderuntime.node.session import ROOM_CHECK_S, NodeSession
+from noderuntime.space.routing import Rescaled
 from noderuntime.space.staging import Staged
 from noderuntime.space.writer import Inapplicable
 
@@ -65,7 +66,8 @@ class Group:
     def commit(self) -> bool:
         """Commit all events, waiting for room as long as it takes. Returns False if they were given up instead.
 
-        Raises Fenced, and Inapplicable, which names the event that cannot be committed; the events before it are.
+        Raises Fenced; Rescaled, when the events must be given up (`start_over`); and Inapplicable, which names the
+        event that cannot be committed; the events before it are.
         """
         if self._helped and self._helper is not None:
             self._helped = False
@@ -89,6 +91,13 @@ class Group:
         with self._committing:
             self._session.commits.look()
 
+    def start_over(self) -> None:
+        """Give up the events, which must not be committed: this replica no longer owns all of its slots."""
+        with self._committing:
+            self._session.let_go(self.events)
+            self.events.clear()
+            self._session.start_over()
+
     def _commit_once(self) -> None:
         with self._committing:
             if self.events:  # otherwise the other thread has committed them
@@ -103,8 +112,8 @@ class Group:
                 self._commit_once()
             except Fenced:
                 os._exit(EXIT_FENCED)
-            except Inapplicable:
-                return False  # the loop will get the same error, and can report it
+            except (Inapplicable, Rescaled):
+                return False  # the loop will get the same error, and can deal with it
             self.since_ns = time.monotonic_ns()
         return bool(self.events)
 

@@ -36,17 +36,22 @@ class KeyedState:
     def __init__(self, ctx: OperatorContext, space: Space, wiring: Wiring) -> None:
         self._ctx = ctx
         self._space = space
-        self._node = node = wiring.state_number
-        self._partition = wiring.partition
-        self._owned: frozenset[int] | None = None  # None: all
-        if wiring.replicas:
-            with space.read() as txn:
-                owned = owners_of(txn, node, len(wiring.replicas))
-            self._owned = frozenset(slot for slot, owner in enumerate(owned) if owner == wiring.replica)
+        self._node = wiring.state_number
+        self.follow(wiring)
         self._point: Callable[[str], None] | None = point
         # staged by the events of this group that are not committed yet
         self._values: dict[bytes, bytes | None] = {}
         self._marks: dict[bytes, dict[bytes, bool]] = {}  # by queue: entry -> whether it is there
+
+    def follow(self, wiring: Wiring) -> None:
+        """Find the slots that it owns. Those that read of others' slots before must forget what they have read."""
+        self._partition = wiring.partition
+        owned: frozenset[int] | None = None  # None: all
+        if wiring.replicas:
+            with self._space.read() as txn:
+                owners = owners_of(txn, self._node, len(wiring.replicas))
+            owned = frozenset(slot for slot, owner in enumerate(owners) if owner == wiring.replica)
+        self._owned = owned
 
     def committed(self) -> None:
         """The whole group is committed, so reads find it in the space."""

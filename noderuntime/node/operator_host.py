@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from noderuntime.api.events import Event, kvs_update, notice
+from noderuntime.api.keyed.operator import doubt_states
 from noderuntime.api.operator import (
     POSITION_KEY,
     Source,
@@ -46,6 +47,7 @@ from noderuntime.space import keys
 from noderuntime.space.keys import MAILBOX_PREFIX_BYTES
 from noderuntime.space.mailbox import Message
 from noderuntime.space.records import INPUT_CLOSED
+from noderuntime.space.routing import Rescaled
 from noderuntime.space.segments import Dropped
 from noderuntime.space.staging import GROUP_BYTES_MAX, GROUP_MAX, Staged
 from noderuntime.space.writer import Inapplicable
@@ -125,37 +127,69 @@ class OperatorHost:
         line = self._line
         line.look()
         while True:
-            if line.stop is not None:
-                line.exit_code = None
-                self._finish(line.stop)
-                break
-            if self._over:
-                break
-            if self._session.version != self._commits.wiring.version:
-                self._follow()
-            worked = self._tick() if self._timers else False
-            if self._over:
-                break
-            worked |= self._update()
-            if self._over:
-                break
-            worked |= self._produce() if self._produces else self._take()
-            if self._over:
-                break
-            if not worked and self._session.all_closed:
-                self._finish(Stop("ALL_INPUTS_CLOSED", 0.0))
-                break
-            self._wait(0.0 if worked else self._pause_s())
+            try:
+                if not self._step():
+                    break
+            except Rescaled:
+                self._start_over()
         if self._stop_all:
             self._dealer.send(StopAll())
         if line.exit_code is None:
             self._dealer.send(Bye(self._ended, ""))
         return line.exit_code or 0
 
+    def _step(self) -> bool:
+        """Handle what there is, or wait for something. Returns whether to go on."""
+        line = self._line
+        if self._session.version != self._commits.wiring.version:
+            self._follow()
+        if line.stop is not None:
+            line.exit_code = None
+            self._finish(line.stop)
+            return False
+        if self._over:
+            return False
+        worked = self._tick() if self._timers else False
+        if self._over:
+            return False
+        worked |= self._update()
+        if self._over:
+            return False
+        worked |= self._produce() if self._produces else self._take()
+        if self._over:
+            return False
+        if not worked and self._session.all_closed:
+            self._finish(Stop("ALL_INPUTS_CLOSED", 0.0))
+            return False
+        self._wait(0.0 if worked else self._pause_s())
+        return True
+
+    def _start_over(self) -> None:
+        """A commit was refused, because this replica has lost slots: what it had handled since the last one is handled
+        again, there or here. Its effects outside have happened, as when a process is killed.
+        """
+        if point is not None:
+            point("start over")
+        staged, self.ctx.staged = self.ctx.staged, None
+        if staged is not None:
+            self._session.let_go([staged])
+        self._group.start_over()
+        self._ended = self._stop_all = False
+        self._over = self._line.exit_code is not None
+        self._timers.start_over()
+        self.ctx.committed()
+        self._ahead.clear()
+        self._session.page.release(0)
+
     def _follow(self) -> None:
         """The wiring was changed: go on with the inputs of now. What was read of an input that is gone is dropped."""
         session = self._session
+        if self._commits.moved:  # what was read may be with another replica now
+            self._start_over()
         session.follow()
+        self.ctx.follow()
+        self._has_replicas = bool(session.wiring.replicas)
+        doubt_states(self._operator)
         self._inputs = {item.mailbox: item for item in session.inputs.values()}
         self._reads_ahead = not session.may_drop
         self._timers.follow()
@@ -169,6 +203,8 @@ class OperatorHost:
         if not ahead:
             read = self._session.read_ahead if self._reads_ahead else self._session.next_messages
             ahead.extend(read(GROUP_MAX))
+            if self._has_replicas and self._has_moved():
+                return True
             if not ahead:
                 if self._has_replicas:  # one of them may have ended the node
                     self._session.check()
@@ -188,6 +224,16 @@ class OperatorHost:
         self._flush()
         if not self._reads_ahead:  # messages that were read may be dropped before they are handled
             ahead.clear()
+        return True
+
+    def _has_moved(self) -> bool:
+        """Whether slots of the replicas have got other owners: then messages that were read may be of slots that this
+        one does not know to be its own yet.
+        """
+        self._group.look()
+        if not self._commits.moved:
+            return False
+        self._follow()
         return True
 
     def _update(self) -> bool:
@@ -254,7 +300,7 @@ class OperatorHost:
                     ends = True
                     staged.also().stops_all = self._stop_all = status is Status.STOP_ALL
                     staged.also().by_itself = True
-        except Fenced:
+        except (Fenced, Rescaled):
             raise
         except BaseException as error:
             self._fail("on_event", error)
@@ -273,6 +319,9 @@ class OperatorHost:
         self.ctx.staged = None
         self._ended = self._stop_all = False
         self._flush()
+        self._group.look()
+        if self._commits.moved:  # the event may be with another replica
+            raise Rescaled
         raise OperatorError(where, describe(error), user_trace(error)) from None
 
     def _flush(self) -> None:

@@ -19,7 +19,7 @@ from noderuntime.node.cores import Cores
 from noderuntime.space import keys, records
 from noderuntime.space.ahead import Ahead
 from noderuntime.space.commit import Commits
-from noderuntime.space.environment import Space, open_space
+from noderuntime.space.environment import Space, open_space, scan
 from noderuntime.space.mailbox import Message, find, next_messages, queue_of
 from noderuntime.space.segments import SegmentPool, SegmentViews
 from noderuntime.space.staging import Input, Staged
@@ -117,6 +117,8 @@ class NodeSession:
         if point is not None:
             point("follow")
         before = set(self.inputs)
+        if not self.commits.wiring.others:
+            self.wiring = self.commits.wiring
         self._connect()
         self._ahead = self._ahead.to(self.mailboxes)
         self._dropped = -1  # those of other inputs: as if messages had been dropped
@@ -124,6 +126,24 @@ class NodeSession:
         self.cut_off.intersection_update(self.inputs)
         self._find_closed([item for number, item in self.inputs.items() if number not in before])
         return True
+
+    def start_over(self) -> None:
+        """Slots of this replica have got other owners, and what it had not committed is given up: read all again."""
+        self.commits.start_over()
+        self._ahead = Ahead(self.space, self.mailboxes)
+        self.watch.start_over()
+        self.find_moved()
+
+    def find_moved(self) -> None:
+        """Messages may have come with slots: find which inputs have ended, and what earlier lives had in hand."""
+        self.closed.clear()
+        self.cut_off.clear()
+        self._find_closed(self.inputs.values())
+        with self.space.read() as txn:
+            self.attempts = {
+                b"m" + key[1:]: records.ATTEMPTS.unpack(value)[0]
+                for key, value in scan(txn, keys.attempts_prefix(self.wiring.number))
+            }
 
     def forked(self) -> None:
         """For an operator, in a fork of its process: what the child would use belongs to the parent."""

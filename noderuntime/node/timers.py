@@ -43,6 +43,10 @@ class Timers:
             if item.number not in known:
                 self._counters[item.counter : item.counter + 2] = counters[item.counter : item.counter + 2]
 
+    def start_over(self) -> None:
+        """What was staged and not committed was given up."""
+        self._counters = self._session.commits.counters.copy()
+
     def __bool__(self) -> bool:
         return bool(self._ticking or self._watched)
 

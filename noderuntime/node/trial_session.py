@@ -5,8 +5,8 @@ from __future__ import annotations
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.node.session import NodeSession
 from noderuntime.space import keys, records
-from noderuntime.space.commit import Ports
 from noderuntime.space.environment import Space
+from noderuntime.space.ports import Ports
 from noderuntime.state import State
 
 

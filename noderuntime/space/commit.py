@@ -12,12 +12,16 @@ While the run goes on, the store can change the inputs and outputs of a node (st
 wiring number in the node record, so that the comparison that fences a replaced life finds this out as well: the next
 commit takes up the new wiring inside its transaction, and commits what was staged to the receivers of now. The handler
 does not run again. Taps that come and go (taps.py) raise the same number.
+
+So does a slot that gets another owner (moves.py). Senders then route what is staged once more. A replica that has lost
+slots must not commit: what it has handled may be with another one by now. Its commit raises Rescaled, and goes on doing
+so until `start_over`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import lmdb
@@ -28,106 +32,15 @@ from noderuntime.ipc.fault_points import point
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.space import keys, kvs, outbox, records
 from noderuntime.space.batch import sum_up
-from noderuntime.space.ending import Links
 from noderuntime.space.environment import MARK_DRAIN, MARK_NEW_WORK, MARK_SINGLE, Fullness, Space, is_no_room
 from noderuntime.space.mailbox import queue_of
+from noderuntime.space.ports import Ports
 from noderuntime.space.records import CLOSED, EAGER, FLAGS, QUEUED
-from noderuntime.space.routing import groups_of
-from noderuntime.space.staging import GROUP_BYTES_MAX, GROUP_MAX, Input, Output, Receiver, Staged
+from noderuntime.space.routing import Rescaled, kept_owners, loses_slots, reroute
+from noderuntime.space.staging import GROUP_BYTES_MAX, GROUP_MAX, Staged
 from noderuntime.space.taps import tapped
 from noderuntime.space.transactions import ReadTxn
-from noderuntime.space.writer import Writer, Writes
-
-
-class Ports:
-    """The outputs and inputs of one node of a process. Its counters are those of the process from `first` on."""
-
-    def __init__(
-        self, space: Space, wiring: Wiring, kept: records.NodeRecord, first: int, own: Collection[int]
-    ) -> None:
-        self.name = wiring.node
-        self.status = kept.status
-        self.counters = kept.counters + [0] * (_counters_of(wiring) - len(kept.counters))
-        self.outputs: dict[str, Output] = {}
-        self.inputs: dict[str, Input] = {}
-        self.leaving: dict[int, Input] = {}  # inputs that are no longer in the dataflow, by number
-        self._space = space
-        self._first = first
-        self._own = own
-        self._connect(wiring)
-        self.writes = Writes(wiring.number, self.links, first, first + len(self.counters), wiring.version)
-
-    def _connect(self, wiring: Wiring) -> None:
-        """Find or make the outputs and inputs of a wiring. Those that are known stay the same objects, since events
-        that are staged refer to them.
-        """
-        for item in wiring.outputs:
-            counter = records.output_counter(item.number)
-            receivers = [Receiver(receiver) for receiver in item.receivers]
-            groups = groups_of(self._space, item.receivers)
-            known = self.outputs.get(item.name)
-            if known is not None:
-                known.rewire(receivers, groups)
-                continue
-            sent = self.counters[counter] or wiring.replica << records.REPLICA_SHIFT
-            output = Output(item.name, self._first + counter, receivers, sent, self._space.booted_ns, self._own, groups)
-            self.outputs[item.name] = output
-        there = {item.number: item for item in self.all_inputs()}
-        self.fresh: list[Input] = []  # those that were not there before
-        self.inputs.clear()
-        self.leaving.clear()
-        for entry in wiring.inputs:
-            watched = entry.period_ns or entry.timeout_ns
-            counter = self._first + records.input_counter(entry.number) if watched else -1
-            input = there.get(entry.number)
-            if input is None:
-                input = Input(wiring.number, entry, counter)
-                self.fresh.append(input)
-            else:
-                input.wiring, input.source, input.counter = entry, entry.source, counter
-            if entry.leaving:
-                self.leaving[entry.number] = input
-            else:
-                self.inputs[entry.name] = input
-        self.links = Links(
-            self.name,
-            [
-                (to.node, to.mailbox, to.queue_key)
-                for output in self.outputs.values()
-                for to in output.receivers
-                if to.node != keys.TAPS  # which is told nothing of the lives of nodes
-            ],
-            [(item.wiring.sender, item.mailbox, item.queue_key) for item in self.all_inputs()],
-            [number for number in wiring.replicas if number != wiring.number],
-            [number for item in wiring.inputs for number in item.replicas],
-        )
-
-    def all_inputs(self) -> list[Input]:
-        """The inputs, those that are leaving included."""
-        return [*self.inputs.values(), *self.leaving.values()]
-
-    def rewire(self, wiring: Wiring) -> int:
-        """Take up another wiring of the only node of a process. Returns how many counters that adds."""
-        for name in self.outputs.keys() - {item.name for item in wiring.outputs}:
-            self.outputs[name].rewire(())  # what it still sends there only counts
-        added = max(0, _counters_of(wiring) - len(self.counters))
-        self.counters += [0] * added
-        self._connect(wiring)
-        self.writes.rewire(self.links, self._first + len(self.counters), wiring.version)
-        return added
-
-    def tap(self, wiring: Wiring) -> None:
-        """Take up the taps of this wiring, where operators share a process: their inputs stay as they are."""
-        for item in wiring.outputs:
-            self.outputs[item.name].tap([Receiver(to) for to in item.receivers if to.node == keys.TAPS])
-        self.writes.rewire(self.links, self.writes.last, wiring.version)
-
-
-def _counters_of(wiring: Wiring) -> int:
-    """How many counters the record of a node has at least."""
-    ends = [records.output_counter(item.number) + 1 for item in wiring.outputs]
-    ends += [records.input_counter(item.number) + 2 for item in wiring.inputs if item.period_ns or item.timeout_ns]
-    return max(ends, default=0)
+from noderuntime.space.writer import Writer
 
 
 def _wiring_now(txn: ReadTxn, wiring: Wiring, version: int) -> Wiring:
@@ -164,6 +77,9 @@ class Commits:
         self.flushes = False  # whether an event of this process has had a `flush`
         self._tried = 0  # the number of the last commit that was tried, and its events
         self._tried_events: Sequence[Staged] = ()
+        self._routed = False  # whether what is staged may have to be routed again
+        self.moved = False  # slots of this node have got other owners since `start_over`
+        self._lost = False  # and it owned some of them
         self._gone: set[int] = set()  # numbers of inputs that were removed in this life; events of them may be in hand
         self._incarnation = incarnation
         wirings = [wiring, *wiring.others]
@@ -191,6 +107,8 @@ class Commits:
             self.nodes.append(ports)
             self.counters += ports.counters
         self.statuses = [ports.status for ports in self.nodes]
+        with space.read() as txn:
+            self._owners = kept_owners(txn, wiring.state_number) if wiring.replicas else None
         self.outputs = self.nodes[0].outputs
         self.inputs = self.nodes[0].inputs
         self._writer = Writer(space, [ports.writes for ports in self.nodes], incarnation)
@@ -226,6 +144,8 @@ class Commits:
         group = _front(group, self._group_max)  # a copy: while we wait for the lock, the handler's thread may add to it
         if self.flushes:
             group = _up_to_flush(group)
+        if self._routed:
+            reroute(self.space, group)
         batch = sum_up(group)
         space, writer = self.space, self._writer
         txn = space.begin()
@@ -235,7 +155,10 @@ class Commits:
             if known:
                 txn.abort()
                 return known
+            if self.moved and (self._lost or any(item.rare is not None and item.rare.ends for item in group)):
+                raise Rescaled
             if version != self.wiring.version or self._gone:
+                reroute(space, group)
                 self._forget_gone(group)
                 batch = sum_up(group)
             if self._fullness.look(txn) > MARK_NEW_WORK:
@@ -315,7 +238,7 @@ class Commits:
             if self.wiring.others:
                 self._tap(txn, found.wiring)
             else:
-                self._rewire(_wiring_now(txn, self.wiring, found.wiring))
+                self._rewire(txn, _wiring_now(txn, self.wiring, found.wiring))
         if made:
             self._take_up(txn, record)
         self._record = record
@@ -329,22 +252,42 @@ class Commits:
                 if record.incarnation == self._incarnation and record.commit == self._number:
                     self._follow(txn, found)
 
-    def _rewire(self, wiring: Wiring) -> None:
+    def _rewire(self, txn: ReadTxn, wiring: Wiring) -> None:
         """Take up another wiring."""
         if point is not None:
             point("rewire")
         (ports,) = self.nodes
+        if wiring.replicas or self.wiring.replicas:
+            self._compare_owners(txn, wiring)
+        self._routed |= ports.has_routes()
         before = {item.number for item in ports.all_inputs()}
-        self.counters += [0] * ports.rewire(wiring)
+        self.counters += [0] * ports.rewire(txn, wiring)
         for item in ports.fresh:  # one of that number may have been here long ago
             if item.counter >= 0:
                 self.counters[item.counter] = self.counters[item.counter + 1] = 0
         self._gone = (self._gone | before) - {item.number for item in ports.all_inputs()}
         self.fresh_work = all(item.period_ns for item in wiring.inputs)
+        self._routed |= ports.has_routes()
         self.wiring = wiring
 
+    def _compare_owners(self, txn: ReadTxn, wiring: Wiring) -> None:
+        """Find whether slots have got other owners, and whether they were those of this node."""
+        before, now = self._owners, kept_owners(txn, wiring.state_number)
+        self.moved |= now != before
+        self._lost |= loses_slots(before, now, self.wiring.version, wiring.replica)
+        self._owners = now
+
+    def start_over(self) -> None:
+        """The node has given up what it had not committed, and reads its mailboxes again."""
+        self.moved = self._lost = False
+        self._tried_events = ()
+        for ports in self.nodes:
+            ports.start_over(self.counters)
+
     def _tap(self, txn: ReadTxn, version: int) -> None:
-        """The same, of operators that share a process: taps come and go, for anything else they get a new life."""
+        """The same, of operators that share a process: taps come and go, and slots of those that they send to get other
+        owners. For anything else they get a new life.
+        """
         wirings = [self.wiring, *self.wiring.others]
         if [txn.get(keys.wiring(item.number)) for item in wirings] != self._ports_records:
             raise Fenced(f"the wiring of the process of {self.name} has changed")
@@ -352,7 +295,8 @@ class Commits:
             point("rewire")
         now = [tapped(txn, replace(item, version=version)) for item in wirings]
         for ports, wiring in zip(self.nodes, now, strict=True):
-            ports.tap(wiring)
+            ports.tap(txn, wiring)
+            self._routed |= ports.has_routes()
         self.wiring = replace(now[0], others=tuple(now[1:]))
 
     def _forget_gone(self, group: Sequence[Staged]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgpack
 
@@ -37,7 +36,6 @@ from noderuntime.space.records import (
     SOURCE_FAILED,
     TAKEN,
 )
-from noderuntime.space.segments import read_segment
 from noderuntime.space.transactions import WriteTxn
 
 _OF_SENDER = SOURCE_ENDED | SOURCE_FAILED | CUT_OFF
@@ -57,7 +55,7 @@ def rescale(txn: WriteTxn, space: Space, before: Registry, now: Registry, partit
         kept = routing.kept_owners(txn, first)
         owned = owners(len(entries)) if kept is None else rescaled(kept.owners, len(entries))
         routing.put_owners(txn, first, owned, partition)
-        if not earlier or (len(earlier) == len(entries) and kept is not None and kept.partition == partition):
+        if not earlier or (len(earlier) == len(entries) and kept is not None and kept[:2] == (owned, partition)):
             continue
         _Distribution(txn, space, earlier, entries, _router(space, owned, partition, len(entries))).carry_out()
         there = sum(not entry.leaves for entry in earlier)
@@ -82,11 +80,9 @@ def _router(space: Space, owned: Sequence[int], partition: str, replicas: int) -
         turns = iter(range(1 << 62))
         return lambda record: next(turns) % replicas
     by = parse_partition(partition)
-    segments = Path(space.folder.parent, "segments")
 
     def route(record: bytes) -> int:
-        body = read_segment(segments, records.reference_of(record)) if record[1] else None
-        _, value, metadata, _, _ = records.decode_message(record, body)
+        _, value, metadata, _, _ = records.decode_message(record, routing.body_of(space, record))
         return owned[message_slot(by, value, metadata)]
 
     return route

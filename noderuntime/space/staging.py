@@ -120,18 +120,57 @@ class Receiver:
         self.group = wiring.group
 
 
+class Routes:
+    """How one of the replicas of each replicated receiver of an output is chosen; the parts of the output to those.
+
+    Routes stay as they are: with other owners or receivers, the output has other ones. So a part tells by its routes
+    whether it is still the one to use, also to a thread that stages while another one commits.
+    """
+
+    __slots__ = ("_output", "_parts", "_receivers", "groups")
+
+    def __init__(self, output: Output, receivers: Sequence[Receiver], groups: Mapping[str, Group]) -> None:
+        self.groups = groups
+        self._output = output
+        self._receivers = receivers
+        self._parts: dict[tuple[int, ...], Output] = {}  # by the replica of each group
+
+    def choose(self, value: Any, metadata: Mapping[str, Any] | None) -> Output:
+        """The part of the output that this message goes to."""
+        chosen = tuple([group.choose(value, metadata) for group in self.groups.values()])
+        return self._parts.get(chosen) or self._part(chosen)
+
+    def _part(self, chosen: tuple[int, ...]) -> Output:
+        """The output to the receivers without replicas, and to one of each group.
+
+        If these are several, parts share receivers, whose messages must stay in order, and packs of two parts overlap.
+        """
+        receivers = [to for to in self._receivers if not to.group]
+        for name, replica in zip(self.groups, chosen, strict=True):
+            receivers.append([to for to in self._receivers if to.group == name][replica])
+        whole = self._output
+        part = Output(whole.name, whole.counter, receivers, whole.sent, whole.booted_ns, whole.own)
+        part.loops |= part.copies > 1
+        part.whole = whole
+        part.chosen_by = self
+        self._parts[chosen] = part
+        return part
+
+
 class Output:
     """One output. `counter`: where the node's counters have its messages; `sent` includes those that are only staged.
     `loops`: one of its receivers is among `own`, the nodes of this process, or it is written message by message for
-    another reason. `groups`: how the replicas of receivers are chosen; what is staged is then a part of the output, to
-    those chosen. `parts`: it, without some of its receivers.
+    another reason. `parts`: it, without some of its receivers.
+
+    `routes`: how the replicas of receivers are chosen, if it has such. What is staged is then a part of the output, to
+    those chosen: the part of `whole` that the routes `chosen_by` have chosen.
 
     Messages are stamped by the space's clock (`booted_ns`, see Space), as ticks are: the wall clock may step.
     """
 
     __slots__ = (
-        "booted_ns", "chosen", "copies", "counter", "drops_oldest", "groups", "loops", "name", "nodes", "own", "parts",
-        "receivers", "sent", "waiting_receivers",
+        "booted_ns", "chosen_by", "copies", "counter", "drops_oldest", "loops", "name", "nodes", "own", "parts",
+        "receivers", "routes", "sent", "waiting_receivers", "whole",
     )  # fmt: skip
 
     def __init__(
@@ -150,28 +189,38 @@ class Output:
         self.sent = sent
         self.own = own
         self.parts: list[Output] = []
-        self.chosen: dict[tuple[int, ...], Output] = {}  # the parts by the replica of each group
+        self.whole = self
+        self.chosen_by: Routes | None = None
         self.rewire(receivers, groups)
 
     def rewire(self, receivers: Sequence[Receiver], groups: Mapping[str, Group] = MappingProxyType({})) -> None:
-        """These are its receivers from now on, also of what is staged already."""
+        """These are its receivers from now on, also of what is staged already: but see `is_current`."""
         own = self.own
-        self.groups = groups
-        self.receivers = list(receivers)
+        known = list(receivers)
+        self.routes = Routes(self, known, groups) if groups else None
+        self.receivers = known
         self.loops = any(receiver.node in own for receiver in receivers)
         # A process that waited for room in a mailbox of its own would wait for ever: it comes to that mailbox first.
         self.waiting_receivers = [to for to in self.receivers if not to.drop_oldest and to.node not in own]
         self.drops_oldest = any(receiver.drop_oldest for receiver in self.receivers)
         self.copies = len(self.receivers)
         self.nodes = {receiver.node for receiver in self.receivers} - {keys.TAPS}  # to announce messages to
-        for chosen, part in self.chosen.items():
-            part.rewire(self._chosen_receivers(chosen))
-            part.loops |= part.copies > 1
 
-    def tap(self, taps: Sequence[Receiver]) -> None:
-        """These are the taps that it goes to from now on, behind its other receivers, whose places stay the same."""
-        for output in (self, *self.parts):
-            output.rewire([*(to for to in output.receivers if to.node != keys.TAPS), *taps], output.groups)
+    def is_current(self) -> bool:
+        """Whether what was staged to it goes there: it is an output without replicas among its receivers, or a part
+        that the routes of now have chosen. Otherwise the message has to be routed again.
+        """
+        return self.whole.routes is self.chosen_by
+
+    def tap(self, taps: Sequence[Receiver], groups: Mapping[str, Group]) -> None:
+        """These are the taps that it goes to from now on, behind its other receivers, whose places stay the same; and
+        `groups` say how the replicas of these are chosen.
+        """
+        known = self.routes.groups if self.routes is not None else {}
+        kept = {name: groups[name] for name in known}
+        self.rewire([*(to for to in self.receivers if to.node != keys.TAPS), *taps], kept)
+        for part in self.parts:  # not before: see `without`
+            part.tap(taps, groups)
 
     def without(self, places: Collection[int]) -> Output:
         """The same output, without the receivers at these places. Who uses both keeps `sent` of one."""
@@ -179,32 +228,22 @@ class Output:
         self.parts.append(part)
         while True:  # a helper thread that commits may call `tap` meanwhile
             known = self.receivers
-            part.rewire([receiver for at, receiver in enumerate(known) if at not in places], self.groups)
+            kept = [receiver for at, receiver in enumerate(known) if at not in places]
+            part.rewire(kept, self._groups_of(kept))
             if known is self.receivers:
                 return part
 
     def to(self, receivers: Sequence[Receiver]) -> Output:
         """The same output to some of its receivers. Who uses both keeps `sent` of one."""
-        kept = {to.group for to in receivers}
-        groups = {name: group for name, group in self.groups.items() if name in kept}
+        groups = self._groups_of(receivers)
         return Output(self.name, self.counter, receivers, self.sent, self.booted_ns, self.own, groups)
 
-    def _part(self, chosen: tuple[int, ...]) -> Output:
-        """The output to the receivers without replicas, and to one of each group.
-
-        If these are several, parts share receivers, whose messages must stay in order, and packs of two parts overlap.
-        """
-        part = Output(self.name, self.counter, self._chosen_receivers(chosen), self.sent, self.booted_ns, self.own)
-        part.loops |= part.copies > 1
-        self.chosen[chosen] = part
-        return part
-
-    def _chosen_receivers(self, chosen: tuple[int, ...]) -> list[Receiver]:
-        """Those without replicas, and the chosen one of each group. A group that is gone has none."""
-        receivers = [to for to in self.receivers if not to.group]
-        for name, replica in zip(self.groups, chosen, strict=False):
-            receivers += [to for to in self.receivers if to.group == name][replica : replica + 1]
-        return receivers
+    def _groups_of(self, receivers: Sequence[Receiver]) -> dict[str, Group]:
+        routes = self.routes
+        if routes is None:
+            return {}
+        kept = {to.group for to in receivers}
+        return {name: group for name, group in routes.groups.items() if name in kept}
 
     def stage(
         self, staged: Staged, value: Any, metadata: Mapping[str, Any] | None, payloads: records.Payloads
@@ -212,9 +251,9 @@ class Output:
         """Add a message to what `staged` sends. Raises TypeError, ValueTooLarge, and StoreFull when there is no room
         for a large payload; nothing is staged then.
         """
-        if self.groups:
-            chosen = tuple([group.choose(value, metadata) for group in self.groups.values()])
-            part = self.chosen.get(chosen) or self._part(chosen)
+        routes = self.routes
+        if routes is not None:
+            part = routes.choose(value, metadata)
             part.sent = self.sent
             part.stage(staged, value, metadata, payloads)
             self.sent = part.sent

@@ -181,6 +181,11 @@ class Subscription:
                 self._prefixes.add(prefix)
             kvs.count_watches(txn)
 
+    def start_over(self) -> None:
+        """Read again what was read since the last commit."""
+        with self._lock, self._space.read() as txn:
+            self.cursor = _cursor_of(txn, self._node)
+
     def remove(self, prefixes: Iterable[bytes]) -> None:
         """Stop watching these prefixes."""
         with self._lock, self._space.write() as txn:

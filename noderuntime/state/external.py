@@ -78,6 +78,12 @@ class ExternalSubscription:
                 self._prefixes.add(prefix)
         self._listen()
 
+    def start_over(self) -> None:
+        """Read again what was read since the last commit."""
+        with self._lock, self._space.read() as txn:
+            packed = txn.get(keys.watch_cursor(self._node))
+            self.cursor = keys.parse_place(packed) if packed else (0, 0)
+
     def remove(self, prefixes: Iterable[bytes]) -> None:
         with self._lock, self._space.write() as txn:
             for prefix in prefixes:

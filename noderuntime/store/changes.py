@@ -23,7 +23,7 @@ import msgpack
 from noderuntime.dataflow.identifiers import node_of
 from noderuntime.errors import ChangeRefused
 from noderuntime.ipc import store_records as wire
-from noderuntime.space import changes, keys, lives, renaming
+from noderuntime.space import changes, keys, lives, moves, renaming, taps
 from noderuntime.space.environment import Space
 from noderuntime.space.lives import Registry
 from noderuntime.space.transactions import ReadTxn, WriteTxn
@@ -40,6 +40,7 @@ class ChangeOperations:
             "change_undo": taking_txn(wire.Nothing, self.undo),
             "change_switch": taking_txn(wire.ChangeSwitch, self.switch),
             "change_settle": taking_txn(wire.ChangeSettle, self.settle),
+            "change_move": taking_txn(wire.ChangeMove, self.move),
         }
         self.queries: dict[str, Callable[[ReadTxn, Given], Result]] = {
             "change_losses": taking_txn(wire.ChangeLosses, self.losses),
@@ -102,6 +103,16 @@ class ChangeOperations:
         if found["inputs"]:
             put_in_force(txn, {**record, "version": version})
         return {**found, "version": version}
+
+    def move(self, txn: WriteTxn, asked: wire.ChangeMove) -> wire.Moved:
+        record = in_force(txn)
+        version = record.get("version", 0) + 1
+        number = version + taps.changes(txn)
+        registry = lives.load(txn)
+        found = [moves.move_slots(txn, self._space, registry, id, count, number) for id, count in asked.counts.items()]
+        if any(moved for moved, _ in found):
+            put_in_force(txn, {**record, "version": version})
+        return {"left": sum(left for _, left in found), "version": in_force(txn).get("version", 0)}
 
     def in_force(self, txn: ReadTxn, asked: wire.Nothing) -> Result:
         record = in_force(txn)

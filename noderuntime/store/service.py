@@ -175,7 +175,7 @@ class Service:
         if request.operation in ("claim", "end"):
             self._nodes.forget(str(request.arguments.get("node", "")))
         reply = self.store.handle(request)
-        if request.operation in ("change_switch", "change_settle") and not reply.error:
+        if request.operation in ("change_switch", "change_move", "change_settle") and not reply.error:
             self._boundary.call("following a change", self._nodes.follow)
         # what was committed is answered, whether its receivers can be rung or not
         self._boundary.call("ringing", self._bells.ring, self.store.state.taken_rings())

@@ -260,3 +260,9 @@ class KeyedOperator(Operator):
                 return
             own = KeyContext(ctx, due, None, due)
             self._change(slot, self.on_timer(slot.key, due, slot.state, own), NEVER, own, ctx)
+
+
+def doubt_states(operator: Any) -> None:
+    """Have a keyed operator read its states again: slots have got other owners, or what was staged is given up."""
+    if isinstance(operator, KeyedOperator):
+        operator._keyed.doubt()

@@ -115,6 +115,10 @@ class KeyedStates:
         """Start from the saved state, of which this needs the event time only."""
         self._start(state.get(TIME_KEY))
 
+    def doubt(self) -> None:
+        """Memory may be wrong: before the next event, it is read again."""
+        self._in_doubt = True
+
     def _start(self, time: bytes | None) -> None:
         self.forget()
         self._timers.forget()
