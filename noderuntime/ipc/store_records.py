@@ -188,10 +188,9 @@ class ChangeMove:
 
 
 class Moved(TypedDict):
-    """`left`: bytes that have yet to move; `version`: of the dataflow in force."""
+    """`left`: bytes that have yet to move."""
 
     left: int
-    version: int
 
 
 class Switched(TypedDict):

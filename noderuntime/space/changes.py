@@ -15,7 +15,7 @@ that is removed gets INPUT_CLOSED behind its last message, as if its sender had 
 An input that is removed from a node that stays is *leaving* in the same way. With `discard`, both are emptied at once,
 and what was in them is counted.
 
-Replicas that are no longer wanted are ended in the switch; what waits for them goes to others (rescale.py).
+Replicas that are no longer wanted are ended in the switch; what waits for them goes to others (moves.py).
 
 What left keeps its numbers: a node leaves a record (REMOVED) with its incarnation and its counters, so that uids do not
 repeat when a node or an output of that name comes back.
@@ -32,13 +32,12 @@ import msgpack
 
 from noderuntime.dataflow.identifiers import node_of
 from noderuntime.errors import ChangeRefused, StoreError
-from noderuntime.space import keys, lives, private, records, renaming, taps
+from noderuntime.space import keys, lives, moves, private, records, renaming, taps
 from noderuntime.space.ending import forget_events
 from noderuntime.space.environment import Space, scan
 from noderuntime.space.lives import NodeEntry, Registry
 from noderuntime.space.mailbox import empty, queue_of
 from noderuntime.space.records import CLOSED, FLAGS, QUEUED, SOURCE_ENDED, SOURCE_FAILED
-from noderuntime.space.rescale import rescale
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 
@@ -209,7 +208,8 @@ def switch(txn: WriteTxn, space: Space, wanted: Wanted) -> dict[str, Any]:
             discarded += before_end
     lives.put_registry(txn, everything.values())
     _renew(txn, everything, wanted)
-    _rescale(txn, space, known, registry, wanted, [entry for entry in unwanted if not known[entry.id].leaves])
+    partitions = {item["id"]: item.get("partition", "") for item in wanted.nodes}
+    moves.rescale_live(txn, space, known, registry, partitions, wanted.version)
     for id, ports in wanted.ports.items():
         number = everything[id].number
         record = lives.node_record(txn, number)
@@ -217,21 +217,6 @@ def switch(txn: WriteTxn, space: Space, wanted: Wanted) -> dict[str, Any]:
         txn.put(keys.node(number), record.pack())
         txn.put(keys.wiring(number), msgpack.packb(ports))
     return {"leaving": [entry.id for entry in (*leaving, *unwanted)], "discarded": discarded}
-
-
-def _rescale(
-    txn: WriteTxn, space: Space, known: Registry, registry: Registry, wanted: Wanted, unwanted: Sequence[NodeEntry]
-) -> None:
-    """What waits goes to the replicas of now, and those that are no longer wanted end."""
-    partitions = {item["id"]: item.get("partition", "") for item in wanted.nodes}
-    before = {id: entry for id, entry in known.items() if not entry.leaves}
-    rescale(txn, space, before, registry, partitions)
-    for entry in unwanted:
-        record = lives.node_record(txn, entry.number)
-        record.status = records.ENDED
-        record.incarnation += 1
-        txn.put(keys.node(entry.number), record.pack())
-        forget_events(txn, entry.number)
 
 
 class _Closed:

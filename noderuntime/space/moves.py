@@ -34,7 +34,7 @@ from noderuntime.dataflow.partition import parse_partition
 from noderuntime.dataflow.replicas import owners, rescaled
 from noderuntime.errors import ChangeRefused
 from noderuntime.ipc.fault_points import point
-from noderuntime.space import keys, lives, packs, records, routing
+from noderuntime.space import keys, lives, packs, records, routing, taps
 from noderuntime.space.environment import Space, scan
 from noderuntime.space.lives import NodeEntry, Registry
 from noderuntime.space.mailbox import Message, Removal, by_place, messages, queue_of, remove, remove_notices
@@ -62,10 +62,9 @@ def replicas_of(registry: Registry, id: str) -> list[NodeEntry]:
 
 
 def move_slots(
-    txn: WriteTxn, space: Space, registry: Registry, id: str, count: int, version: int, bytes_max: int = MOVE_BYTES
-) -> tuple[bool, int]:
-    """Have the first `count` replicas of a node own equal parts of its slots. Returns whether anything has moved, and
-    the bytes that have yet to move.
+    txn: WriteTxn, space: Space, registry: Registry, id: str, count: int, bytes_max: int = MOVE_BYTES
+) -> int:
+    """Have the first `count` replicas of a node own equal parts of its slots. Returns the bytes that have yet to move.
 
     Slots are not moved to replicas that do not live, nor from ones that have ended.
     """
@@ -74,18 +73,17 @@ def move_slots(
         raise ChangeRefused(f"the run has no node {id!r}", "")
     kept = routing.kept_owners(txn, entries[0].number)
     if kept is None:  # one replica, which owns everything
-        return False, 0
+        return 0
     statuses = [lives.status(txn, entry) for entry in entries]
     target = list(kept.owners)
     for slot, owner in enumerate(rescaled(kept.owners, min(count, len(entries)))):
         if statuses[owner] == records.LIVE and statuses[kept.owners[slot]] != records.ENDED:
             target[slot] = owner
-    move = _Move(txn, space, entries, kept, target, version)
+    move = _Move(txn, space, entries, kept, target, taps.next_wiring(txn))
     left = move.find(bytes_max)
-    has_moved = move.carry_out()
-    if has_moved:
-        raise_wiring(txn, registry, version)
-    return has_moved, left
+    if move.carry_out():
+        taps.raise_wiring(txn, [entry.number for entry in registry.values()])
+    return left
 
 
 def rescale_live(
@@ -123,7 +121,10 @@ def rescale_live(
         for entry in earlier[len(entries) :]:
             _end(txn, space, before, entry, entries[0])
             ended.append(entry.id)
-        raise_wiring(txn, {**before, **now}, version)
+        for entry in {**before, **now}.values():
+            record = lives.node_record(txn, entry.number)
+            record.wiring = version
+            txn.put(keys.node(entry.number), record.pack())
     return ended
 
 
@@ -156,15 +157,6 @@ def _end(txn: WriteTxn, space: Space, registry: Registry, entry: NodeEntry, firs
     record = lives.node_record(txn, entry.number)  # one that failed has no process
     record.status = records.ENDED
     txn.put(keys.node(entry.number), record.pack())
-
-
-def raise_wiring(txn: WriteTxn, registry: Registry, version: int) -> None:
-    """Have the next commit of each node look what has changed."""
-    for entry in registry.values():
-        record = lives.node_record(txn, entry.number)
-        if record.wiring != version:
-            record.wiring = version
-            txn.put(keys.node(entry.number), record.pack())
 
 
 @dataclass(slots=True)

@@ -11,8 +11,8 @@ their senders. The next commit of a sender finds that number, as it finds a data
 takes up the taps of now. So no message goes to a mailbox that is gone, and no sender knows of one before it is there;
 without taps there is nothing to be read, compared or put.
 
-A wiring number is the number of the change of the dataflow that gave it (store/changes.py) plus how often taps have
-changed. Each change of either kind raises the sum by one, so it never repeats.
+A wiring number is the number of the change of the dataflow that gave it (store/changes.py) plus how often taps, or the
+owners of slots (moves.py), have changed. Each change of any kind raises the sum by one, so it never repeats.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _tapped_output(output: OutputWiring, input: int | None) -> OutputWiring:
 
 
 def changes(txn: ReadTxn) -> int:
-    """How often taps have changed."""
+    """How often taps, or the owners of slots, have changed."""
     packed = txn.get(keys.TAP_CHANGES)
     return int(msgpack.unpackb(packed)) if packed else 0
 
@@ -120,7 +120,7 @@ def change(
         made[topic.name] = input, sent(txn, topic)
     if nodes:
         _put(txn, there, nodes)
-        _raise(txn, {other for node in nodes for other in (node, *process_of.get(node, ()))})
+        raise_wiring(txn, {other for node in nodes for other in (node, *process_of.get(node, ()))})
     return made
 
 
@@ -132,7 +132,7 @@ def clear(txn: WriteTxn) -> int:
         _remove(txn, input)
     _put(txn, {}, set(nodes))
     if nodes:
-        _raise(txn, {entry.number for entry in lives.load(txn).values()})
+        raise_wiring(txn, {entry.number for entry in lives.load(txn).values()})
     return len(there)
 
 
@@ -155,14 +155,19 @@ def _put(txn: WriteTxn, there: Mapping[tuple[int, int], int], nodes: Collection[
             txn.delete(keys.tapped(node))
 
 
-def _raise(txn: WriteTxn, nodes: Iterable[int]) -> None:
-    """Have the next commit of each of these nodes look which of its outputs are tapped."""
-    count = changes(txn) + 1
-    txn.put(keys.TAP_CHANGES, msgpack.packb(count))
+def next_wiring(txn: ReadTxn) -> int:
+    """The wiring number that `raise_wiring` gives."""
     in_force = txn.get(keys.IN_FORCE)
-    number = count + (msgpack.unpackb(in_force).get("version", 0) if in_force else 0)
+    return changes(txn) + 1 + (msgpack.unpackb(in_force).get("version", 0) if in_force else 0)
+
+
+def raise_wiring(txn: WriteTxn, nodes: Iterable[int]) -> None:
+    """Have the next commit of each of these nodes look what has changed: which of its outputs are tapped, for example.
+    """
+    number = next_wiring(txn)
+    txn.put(keys.TAP_CHANGES, msgpack.packb(changes(txn) + 1))
     if number > records.WIRING_MAX:
-        raise StoreError("taps have come and gone too often in this run: stop it, and resume it")
+        raise StoreError("taps or replicas have come and gone too often in this run: stop it, and resume it")
     for node in nodes:
         packed = txn.get(keys.node(node))
         if packed is not None:

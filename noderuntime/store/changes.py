@@ -23,7 +23,7 @@ import msgpack
 from noderuntime.dataflow.identifiers import node_of
 from noderuntime.errors import ChangeRefused
 from noderuntime.ipc import store_records as wire
-from noderuntime.space import changes, keys, lives, moves, renaming, taps
+from noderuntime.space import changes, keys, lives, moves, renaming
 from noderuntime.space.environment import Space
 from noderuntime.space.lives import Registry
 from noderuntime.space.transactions import ReadTxn, WriteTxn
@@ -105,14 +105,10 @@ class ChangeOperations:
         return {**found, "version": version}
 
     def move(self, txn: WriteTxn, asked: wire.ChangeMove) -> wire.Moved:
-        record = in_force(txn)
-        version = record.get("version", 0) + 1
-        number = version + taps.changes(txn)
         registry = lives.load(txn)
-        found = [moves.move_slots(txn, self._space, registry, id, count, number) for id, count in asked.counts.items()]
-        if any(moved for moved, _ in found):
-            put_in_force(txn, {**record, "version": version})
-        return {"left": sum(left for _, left in found), "version": in_force(txn).get("version", 0)}
+        return {
+            "left": sum(moves.move_slots(txn, self._space, registry, id, count) for id, count in asked.counts.items())
+        }
 
     def in_force(self, txn: ReadTxn, asked: wire.Nothing) -> Result:
         record = in_force(txn)

@@ -41,11 +41,7 @@ def move(net: Net, node: str, count: int, bytes_max: int = MOVE_BYTES) -> int:
         left: int = net.ask("change_move", counts={node: count})["left"]
         return left
     with net.space.write() as txn:
-        registry = lives.load(txn)
-        versions = [lives.node_record(txn, entry.number).wiring for entry in registry.values()]
-        # a number of its own, as that of the operation is: the next one must be higher
-        changed = net.ask  # noqa: F841
-        return move_slots(txn, net.space, registry, node, count, max(versions) + 1, bytes_max)[1]
+        return move_slots(txn, net.space, lives.load(txn), node, count, bytes_max)
 
 
 def settle(net: Net) -> None:
