@@ -34,9 +34,15 @@ LAST_WORDS_S = 1.0
 class Forker:
     """The process that forks children (see forker.py), and how they ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, has_points: bool = False) -> None:
+        """`has_points`: its children pass fault points (see inject/sitecustomize.py)."""
         script = Path(__file__).parent / "forker.py"
-        self.process = subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        nobody = json.dumps([{"who": "", "point": "", "hit": 1, "action": "kill"}])  # without any, there is no point
+        points = {"PYTHONPATH": str(script.parent / "inject"), "FAULTS": nobody} if has_points else {}
+        self.process = subprocess.Popen(
+            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={**os.environ, **points},
+        )
         self.outputs = Path(tempfile.mkdtemp())  # not on shared memory: it may be full
         self.ended: dict[int, int] = {}
         self.begun: list[int] = []
@@ -167,20 +173,23 @@ class Run(Net):
         super().__init__(folder, nodes, size_bytes)
         self.dir = RunDir(folder)
         self.forker = forker
-        for item in self.numbers.values():
-            doorbell.create(self.dir.bell(item["number"]))
-            self.dir.pulse(item["number"]).parent.mkdir(exist_ok=True)
-            pulse.PulsePage(self.dir.pulse(item["number"])).close()
+        self.bells: dict[int, int] = {}
+        self.hang_bells()
         for wiring in self.wirings.values():
             for other in wiring.others:
                 doorbell.share(self.dir.bell(other.number), self.dir.bell(wiring.number))
-        self.bells = {
-            item["number"]: doorbell.open_bell(self.dir.bell(item["number"])) for item in self.numbers.values()
-        }
         self.router = Router(self.dir.runtime_socket, Edge.CHILD_TO_RUNTIME)
         self.children: list[Child] = []
         self.lives: dict[str, int] = {}
         self.played: dict[str, Commits] = {}
+
+    def hang_bells(self) -> None:
+        """Make the bell and the page of each node that has none."""
+        for number in {item["number"] for item in self.numbers.values()} - self.bells.keys():
+            doorbell.create(self.dir.bell(number))
+            self.dir.pulse(number).parent.mkdir(exist_ok=True)
+            pulse.PulsePage(self.dir.pulse(number)).close()
+            self.bells[number] = doorbell.open_bell(self.dir.bell(number))
 
     # --- children -------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,200 @@
+"""Processes of replicas while their slots move, with the process stopped or killed at each point that it passes.
+
+A process that stops at a point goes on when the slots have moved. One that is killed there has its next life then.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import scaling
+from support.fake_runtime import Child, Forker, Run
+from support.procs import wait_until
+
+from noderuntime.dataflow.identifiers import replica_id
+from noderuntime.ipc.protocol import EXIT_FENCED
+from noderuntime.space import keys, records
+from noderuntime.space.environment import scan
+from noderuntime.space.mailbox import queue_of
+
+KEYS = 12
+
+COUNTS = """
+import json, os, sys
+from noderuntime import KeyedOperator
+
+injector = sys.modules["noderuntime_fault_injector"]
+injector.PLAN[:] = json.loads(os.environ.get("POINTS", "[]"))
+injector.FOLDER = os.getcwd()
+
+class Counts(KeyedOperator):
+    default = list
+    def key_of(self, event):
+        return event["value"]["k"]
+    def on_key_event(self, key, event, state, ctx):
+        ctx.set_timer(ctx.now)  # it rings before the next event, so once for each event
+        state = [*state, event["value"]["n"]]
+        ctx.send_output("out", {"k": key, "state": state})
+        return state
+    def on_timer(self, key, due, state, ctx):
+        ctx.send_output("rang", {"k": key, "count": len(state)})
+        return state
+"""
+
+
+def flow(count: int) -> dict[str, Any]:
+    """a feeds the replicas of s, c takes what they send; the tick has timers ring."""
+    inputs = {"in": "a/out", "tick": "timer/millis/50"}
+    operator = {"python": "op.py:Counts", "inputs": inputs, "outputs": ["out", "rang"]}
+    return {
+        "a": {"outputs": ["out"]},
+        "s": {"operator": operator, "replicas": count, "partition_by": "value.k"},
+        "c": {"inputs": {"in": "s/out", "rang": "s/rang"}},
+    }
+
+
+@pytest.fixture(scope="module")
+def forker_with_points() -> Iterator[Forker]:
+    made = Forker(has_points=True)
+    yield made
+    made.close()
+
+
+class Replicas:
+    """The children that are the replicas of s, and the messages that came out of them."""
+
+    def __init__(self, run: Run, count: int) -> None:
+        self.run, self.count = run, 0
+        self.children: dict[str, Child] = {}
+        self.sent = 0
+        self.begin(count)
+
+    def begin(self, count: int) -> None:
+        """Begin those that are not there."""
+        self.run.hang_bells()
+        for id in [replica_id("s", number) for number in range(count)]:
+            if id not in self.children:
+                self.children[id] = self.run.begun(id)
+        self.count = count
+
+    def arm(self, point: str, hit: int, action: str) -> Child:
+        """Replace the first replica by a life that stops, or is killed, at a point."""
+        self.children["s"].kill()
+        plan = [{"who": "s", "point": point, "hit": hit, "action": action}]
+        self.children["s"] = self.run.begun("s", env={"POINTS": json.dumps(plan)})
+        return self.children["s"]
+
+    def send(self, count: int) -> None:
+        values = [{"k": (self.sent + at) % KEYS, "n": self.sent + at} for at in range(count)]
+        self.sent += count
+        self.run.send("a", *values)
+
+    def scale(self, count: int) -> None:
+        """As the runtime does: slots move away before the switch, or to replicas that are ready."""
+        while count < self.count and scaling.move(self.run, "s", count):
+            pass
+        scaling.switch(self.run, flow(count))
+        self.begin(count)
+        while scaling.move(self.run, "s", count):
+            pass
+        for id in list(self.children):
+            self.run.ring(id)
+            if id not in [replica_id("s", number) for number in range(count)]:
+                assert self.children.pop(id).wait() in (EXIT_FENCED, -signal.SIGKILL)
+        scaling.settle(self.run)
+
+    def got(self, input: str) -> list[Any]:
+        return [value for value in self.run.queued("c", input) if not isinstance(value, tuple)]
+
+    def check(self) -> None:
+        """All that was sent has been counted once, in order of each key, and each timer has rung once."""
+        wait_until(lambda: len(self.got("in")) >= self.sent and len(self.got("rang")) >= self.sent, str(self.children))
+        for key in range(KEYS):
+            states = [value["state"] for value in self.got("in") if value["k"] == key]
+            numbers = list(range(key, self.sent, KEYS))
+            assert states == [numbers[: end + 1] for end in range(len(numbers))]
+            rings = [value["count"] for value in self.got("rang") if value["k"] == key]
+            assert rings == list(range(1, len(numbers) + 1))
+
+
+def is_stopped(child: Child) -> bool:
+    return Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+Make = Callable[[int], Replicas]
+
+
+@pytest.fixture
+def replicas(shm: Path, forker_with_points: Forker) -> Iterator[Make]:
+    made: list[Run] = []
+
+    def build(count: int) -> Replicas:
+        (shm / "op.py").write_text(COUNTS)
+        made.append(Run(shm, flow(count), forker_with_points))
+        return Replicas(made[-1], count)
+
+    yield build
+    for run in made:
+        run.close()
+
+
+# outside of transactions: who stops within one holds up everybody else, the store included
+STOPS = ["take", "taken", "handle", "stage", "staged", "handled", "let go"]
+
+
+@pytest.mark.parametrize("counts", [(1, 2), (2, 3), (3, 1)], ids=str)
+@pytest.mark.parametrize("point", STOPS)
+def test_a_replica_that_has_handled_and_not_committed_goes_on_when_its_slots_have_moved(
+    replicas: Make, point: str, counts: tuple[int, int]
+) -> None:
+    r = replicas(counts[0])
+    r.send(30)
+    child = r.arm(point, 4, "stop")
+    wait_until(lambda: is_stopped(child), str(child))
+    r.send(20)
+    r.scale(counts[1])
+    r.send(20)
+    child.signal(signal.SIGCONT)
+    r.check()
+    assert child.code is None
+    r.send(20)
+    r.check()
+
+
+@pytest.mark.parametrize("point", [*STOPS, "lock", "put", "commit", "committed", "rewire", "follow", "start over"])
+def test_a_replica_that_is_killed_while_its_slots_move_leaves_nothing_behind(replicas: Make, point: str) -> None:
+    r = replicas(2)
+    r.send(30)
+    child = r.arm(point, 1 if point in ("rewire", "follow", "start over") else 4, "kill")
+    r.scale(3)
+    r.send(30)
+    r.run.ring("s", "s[1]", "s[2]")
+    assert child.wait() == -signal.SIGKILL
+    r.scale(2)
+    r.send(20)
+    r.children["s"] = r.run.begun("s", cause="SIGKILL")
+    r.scale(4)
+    r.send(20)
+    r.check()
+
+
+def test_messages_of_moved_slots_keep_their_attempts(replicas: Make) -> None:
+    r = replicas(1)
+    r.children["s"].kill()
+    r.send(KEYS)
+    run = r.run
+    number = run.numbers["s"]["number"]
+    hands = [[*keys.parse_message(key)[1:]] for key, _ in run.messages(run.begin("s"))]
+    run.claim("s", cause="exit", counts=True, hands=hands)
+    scaling.switch(run, flow(2))
+    assert scaling.move(run, "s", 2) == 0
+    other = run.numbers["s[1]"]["number"]
+    with run.space.read() as txn:
+        found = {node: len(list(scan(txn, keys.attempts_prefix(node)))) for node in (number, other)}
+        waits = {node: queue_of(txn, keys.queue(node, 0))[records.QUEUED] for node in (number, other)}
+    assert found == waits and sum(waits.values()) == KEYS and all(waits.values())
