@@ -18,7 +18,7 @@ def switch(net: Net, nodes: Nodes) -> int:
     """Make this the dataflow in force, in one transaction. Returns its wiring number."""
     new = dataflow_of(nodes, net.folder)
     prepared = net.ask("change_prepare", nodes=store_nodes(new), file="new.yml")
-    version = prepared["version"]
+    version: int = prepared["version"]
     made: dict[str, Wiring] = plan(new, "run", prepared["numbers"])
     ports = {}
     for id, wiring in made.items():
