@@ -48,11 +48,20 @@ def apply(options: Namespace) -> int:
 
 
 def follow(run: Run, what: str, arguments: dict[str, Any]) -> Applied:
-    """Ask for a change of a run, and wait until it is over."""
+    """Ask for a change of a run, and wait until it is over. Ctrl-C gives it up, unless it is in force by then."""
     done = ask_runtime(run, what, arguments, Applied)
+    try:
+        return _until_over(run, done)
+    except KeyboardInterrupt:
+        done = _until_over(run, _look(run, "give_up", done))
+        output.tell("the change is in force: too late" if done["applied"] else "given up: everything is as before")
+        raise
+
+
+def _until_over(run: Run, done: Applied) -> Applied:
     while not done["over"]:
         time.sleep(POLL_S)
-        done = _look(run, done)
+        done = _look(run, "applied", done)
     return done
 
 
@@ -62,9 +71,9 @@ def as_json(run: Run, done: Applied) -> dict[str, Any]:
     return {"run": run.name, "applied": done["applied"], "plan": plan, "error": done["error"] or None}
 
 
-def _look(run: Run, before: Applied) -> Applied:
+def _look(run: Run, what: str, before: Applied) -> Applied:
     try:
-        return ask_runtime(run, "applied", {"ticket": before["ticket"]}, Applied)
+        return ask_runtime(run, what, {"ticket": before["ticket"]}, Applied)
     except NotRunning:
         raise CommandError(
             f"the runtime of {run.name!r} is gone; `noderuntime run FILE --resume` goes on with the dataflow of before "

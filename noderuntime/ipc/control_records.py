@@ -9,6 +9,7 @@ As in store_records.py, arguments are dataclasses and results are the maps that 
     apply    ApplyRun     Applied     begin to make the run what a file says now
     scale    ScaleRun     Applied     begin to give a node another number of replicas
     applied  AppliedOf    Applied     how far such a change has come
+    give_up  AppliedOf    Applied     do not make that change, if it is not in force yet
     restart  OneNode      Together    begin a new life of a node
     halt     OneNode      Together    stop a node; its queue is kept
     start    OneNode      Together    begin a life of a node that was stopped or has failed

@@ -211,6 +211,13 @@ class Applying:
             self._log.tell(f"the dataflow stays as it is: {found['error']}")
         return True
 
+    def give_up(self, ticket: int) -> Applied:
+        """Who asked for the change does not want it any more: leave everything as it is, unless that is too late."""
+        work = self._work
+        if work is not None and work.ticket == ticket and self._step in (Step.CHECKING, Step.TRYING):
+            return self._over("it was given up", FAILED)
+        return self.told(ticket)
+
     def told(self, ticket: int) -> Applied:
         """How far the change with that ticket has come."""
         work = self._work

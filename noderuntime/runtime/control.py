@@ -61,11 +61,13 @@ def answer(
             return Answer(applying.scale(decode(ScaleRun, ask.arguments, "scale")), "")
         if ask.what == "applied" and applying is not None:
             return Answer(applying.told(decode(AppliedOf, ask.arguments, "applied").ticket), "")
+        if ask.what == "give_up" and applying is not None:
+            return Answer(applying.give_up(decode(AppliedOf, ask.arguments, "give_up").ticket), "")
         if ask.what == "taps" and taps is not None:
             return Answer(taps.wanted(may_start=bool(supervisor.children)), "")
     except ProtocolError as error:
         return Answer({}, str(error))
-    known = "status, stop, reload, apply, scale, restart, halt, start and taps"
+    known = "status, stop, reload, apply, scale, applied, give_up, restart, halt, start and taps"
     return Answer({}, f"a runtime can be asked for {known}, not for {ask.what[:40]!r}")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -194,6 +196,28 @@ def test_one_node_is_stopped_started_and_restarted_and_loses_nothing(place: Fold
     assert running.finish() == 0
     _, last, taken, good = seen(running, "a")["counts/n"]
     assert good and taken == last + 1
+
+
+def test_ctrl_c_gives_up_a_change_that_is_not_in_force_yet(place: Folder) -> None:
+    running = place.start(flow(*TWO))
+    running.wait_running()
+    before = running.status()
+    place.write(slow_py="import os, time\nopen('begun', 'w').close()\ntime.sleep(600)\n")
+    place.file.write_text(flow(*TWO, {"id": "slow", "operator": {"python": "slow.py", "inputs": {"in": "a/n"}}}))
+    waits = subprocess.Popen(
+        [sys.executable, "-m", "noderuntime", "apply", "flow.yml"], cwd=place.folder, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "NODERUNTIME_HOME": str(place.home)},
+    )  # fmt: skip
+    wait_until((place.folder / "begun").exists, "the trial")
+    waits.send_signal(signal.SIGINT)
+    _, said = waits.communicate(timeout=60)
+    assert waits.returncode == 130 and "given up: everything is as before" in said
+    assert running.status().keys() == before.keys()
+    assert {row["pid"] for row in running.status().values()} == {row["pid"] for row in before.values()}
+    assert apply(place, flow(*TWO, keeps("b")))[0] == 0
+    wait_handled(running, "b")
+    enough(place)
+    assert running.finish() == 0
 
 
 def test_after_a_kill_of_the_runtime_a_resume_goes_on_with_the_applied_dataflow(place: Folder) -> None:
