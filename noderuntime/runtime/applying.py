@@ -5,9 +5,11 @@
     CHECKING   the plan is made (dataflow/changes.py), replicas that an earlier change has ended leave, and the store
                looks what would be lost
     TRYING     operators that are new or changed are tried beside the run (trials.py); the store gives numbers
+    GIVING     replicas that are no longer wanted give their slots to the others
     SWITCHING  the store makes the new dataflow the one in force, in one transaction
+    TAKING     new replicas take over their slots when they are ready; the change is made
 
-Up to TRYING the run is as before, and whatever goes wrong, the runtime's own death included, leaves it so: nothing of
+Up to GIVING the run is as before, and whatever goes wrong, the runtime's own death included, leaves it so: nothing of
 the change is in the space but numbers that are never used. In SWITCHING it can no longer be taken back, only waited
 for: the request is repeated until the store has answered, and one that is repeated takes effect once. If the runtime
 dies there, the space has the old or the new dataflow in force, and `--resume` goes on with that one.
@@ -20,14 +22,14 @@ is an ordinary failure of a node.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from noderuntime.dataflow import files
-from noderuntime.dataflow.changes import ADDED, Plan, compare
+from noderuntime.dataflow.changes import ADDED, compare
 from noderuntime.dataflow.identifiers import node_of, shown_id
 from noderuntime.dataflow.model import Dataflow, NodeSpec
 from noderuntime.dataflow.renaming import problem
@@ -39,6 +41,7 @@ from noderuntime.ipc.control_records import Applied, ApplyRun, PlannedChange, Sc
 from noderuntime.ipc.store_records import Done, Losses, Opened, Prepared, Switched, result
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.runtime import lifecycle_events as su
+from noderuntime.runtime.change import Work
 from noderuntime.runtime.children import Child
 from noderuntime.runtime.draining import Draining, dismiss, is_replica_in
 from noderuntime.runtime.flight_recorder import FlightRecorder
@@ -46,6 +49,7 @@ from noderuntime.runtime.hearing import tell_wiring
 from noderuntime.runtime.lifecycle_events import LifecycleState
 from noderuntime.runtime.logs import RunLog
 from noderuntime.runtime.machine import NEVER
+from noderuntime.runtime.moving import Moving
 from noderuntime.runtime.nodes import NodeSupervisor
 from noderuntime.runtime.observer import RunOptions
 from noderuntime.runtime.phases import RunPhase
@@ -65,34 +69,9 @@ class Step(Enum):
     IDLE = "idle"
     CHECKING = "checking"
     TRYING = "trying"
+    GIVING = "giving"
     SWITCHING = "switching"
-
-
-@dataclass(slots=True)
-class _Work:
-    """One change: what was asked, and how far it has come. `new` has a node for each replica; `scale`: by node, the
-    number of replicas that `scale` gives it.
-    """
-
-    ticket: int
-    asked: ApplyRun
-    new: Dataflow
-    plan: Plan
-    timeout_s: float
-    scale: dict[str, int]
-    is_checked: bool = False  # the store was asked what would be lost
-    losses: dict[str, str] = field(default_factory=dict)
-    prepared: Prepared | None = None
-    is_over: bool = False
-    applied: bool = False
-    error: str = ""
-    code: int = 0
-    discarded: int = 0
-
-    @property
-    def name(self) -> str:
-        """What the run is made, in words."""
-        return ", ".join(f"{count} replicas of {node}" for node, count in self.scale.items()) or self.asked.file
+    TAKING = "taking"
 
 
 class Applying:
@@ -117,10 +96,11 @@ class Applying:
         self._recorder = recorder
         self._trials = nodes.trials
         self._step = Step.IDLE
-        self._work: _Work | None = None
+        self._work: Work | None = None
         self._tickets = 0
         self._deadline_s = NEVER
-        self._draining = Draining(nodes, link, log, options.grace_s)
+        self._moving = Moving(nodes, link)
+        self.draining = Draining(nodes, link, log, options.grace_s)
         self._by_scale: set[str] = set()  # nodes whose number of replicas is not that of the file
         self._applied: tuple[str, Dataflow] | None = None  # see Resumption
 
@@ -179,7 +159,7 @@ class Applying:
         touched = {*made.of(ADDED), *made.restarting, *made.growing}
         concerned = [spec.start_timeout_s for spec in new.nodes if spec.id in touched]
         timeout_s = asked.timeout or max([TIMEOUT_S, *concerned])
-        work = self._work = _Work(self._tickets, asked, expanded(new), made, timeout_s, scale)
+        work = self._work = Work(self._tickets, asked, expanded(new), made, timeout_s, scale)
         if made.refusal:
             return self._over(made.refusal, REFUSED)
         for warning in warnings:
@@ -189,9 +169,9 @@ class Applying:
         self._check(work)
         return self.told(work.ticket)
 
-    def _check(self, work: _Work) -> None:
+    def _check(self, work: Work) -> None:
         """Ask the store what would be lost, once replicas that an earlier change has ended have left."""
-        if work.is_checked or self._draining.unwanted(work.new):
+        if work.is_checked or self.draining.unwanted(work.new):
             return
         work.is_checked = True
         asked = work.asked
@@ -234,17 +214,19 @@ class Applying:
             for item in work.plan.changes
         ]
         return {"ticket": ticket, "over": work.is_over, "applied": work.applied, "plan": changes, "error": work.error,
-                "code": work.code, "drains": self._draining.shown(), "discarded": work.discarded}  # fmt: skip
+                "code": work.code, "drains": self.draining.shown(), "discarded": work.discarded}  # fmt: skip
 
     def _refused(self, why: str, code: int) -> Applied:
         return {"ticket": 0, "over": True, "applied": False, "plan": [], "error": why, "code": code,
-                "drains": self._draining.shown(), "discarded": 0}  # fmt: skip
+                "drains": self.draining.shown(), "discarded": 0}  # fmt: skip
 
     def _over(self, error: str = "", code: int = 0) -> Applied:
         """The change has come to its end."""
         work = self._work
         assert work is not None
-        if self._step is Step.TRYING:
+        if self._step in (Step.GIVING, Step.SWITCHING) and not work.applied:
+            self._moving.begin(work.fewer(before=True), at_once=True)
+        if self._step in (Step.TRYING, Step.GIVING):
             self._link.request("change_undo", {}, result(Done), lambda _: None, lambda error, text: None)
         self._step = Step.IDLE
         self._deadline_s = NEVER
@@ -255,7 +237,7 @@ class Applying:
         return self.told(work.ticket)
 
     def _not_possible(self, error: str, text: str) -> None:
-        if self._step in (Step.CHECKING, Step.TRYING, Step.SWITCHING):
+        if self._step in (Step.CHECKING, Step.TRYING, Step.GIVING, Step.SWITCHING):
             self._over(text, REFUSED if error == ChangeRefused.__name__ else FAILED)
 
     # ---- before the switch
@@ -265,12 +247,12 @@ class Applying:
         if work is None or self._step is not Step.CHECKING:
             return  # given up meanwhile
         work.losses = found["losses"]
-        discards = work.asked.discard and bool(self._draining.ids)
+        discards = work.asked.discard and bool(self.draining.ids)
         if work.asked.dry_run or not (work.plan.changes or discards):
             self._over()
             return
         if work.losses:
-            self._over(_lost(work, self._options.name), REFUSED)
+            self._over(work.lost(self._options.name), REFUSED)
             return
         if not self._phase.is_up:
             self._over("the run was asked to stop meanwhile", FAILED)
@@ -280,7 +262,7 @@ class Applying:
         arguments = {"nodes": store_nodes(work.new), "file": work.name, "rename": work.asked.rename}
         self._link.request("change_prepare", arguments, result(Prepared), self._got_numbers, self._not_possible)
 
-    def _try(self, work: _Work) -> None:
+    def _try(self, work: Work) -> None:
         """Try what is new or changed; of replicas one, because all are made of the same."""
         tried = {*work.plan.of(ADDED), *work.plan.restarting}
         growing = set(work.plan.growing) - tried
@@ -307,32 +289,39 @@ class Applying:
     def look(self, now_s: float) -> None:
         """Some times a second, and when a trial is over."""
         work = self._work
-        if work is not None and self._step in (Step.CHECKING, Step.TRYING):
+        if work is not None and self._step in (Step.CHECKING, Step.TRYING, Step.GIVING):
             failed = self._trials.failure
             if not self._phase.is_up:
                 self._over("the run was asked to stop meanwhile", FAILED)
             elif failed:
                 self._over(failed, REFUSED if self._trials.is_refused else FAILED)
             elif now_s >= self._deadline_s:
-                waits = ", ".join(self._trials.waiting(now_s)) or "the store"
+                waits = ", ".join([*self._trials.waiting(now_s), *self._moving.not_ready()]) or "the store"
                 self._over(f"not ready within {work.timeout_s:g} s: {waits}. Everything is as before", FAILED)
             elif self._step is Step.CHECKING:
                 self._check(work)
-            elif self._draining.is_settling:
+            elif self.draining.is_settling:
                 pass  # the switch names what is leaving: not what the store may have let go already
-            elif work.prepared is not None and not self._trials.waiting(now_s):
+            elif self._step is Step.TRYING and work.prepared is not None and not self._trials.waiting(now_s):
+                self._step = Step.GIVING
+                self._moving.begin(work.fewer(), at_once=True)
+                self._moving.look()
+            if self._step is Step.GIVING and work.prepared is not None and not self._moving.waits(work.fewer()):
                 self._switch(work, work.prepared)
+        elif work is not None and self._step is Step.TAKING:
+            self._take(now_s)
         if self._applied is not None and self.is_idle and self._phase.is_up:
             (file, dataflow), self._applied = self._applied, None
             self._begin(ApplyRun(file), dataflow, {})
-        if self._step not in (Step.TRYING, Step.SWITCHING):  # it may raise the number that the change has got
-            self._draining.look(now_s)
+        if self._step is not Step.SWITCHING:
+            self._moving.look()
+        if self._step not in (Step.TRYING, Step.GIVING, Step.SWITCHING):  # it may raise the number that it has got
+            self.draining.look(now_s)
 
     # ---- the switch
 
-    def _switch(self, work: _Work, prepared: Prepared) -> None:
+    def _switch(self, work: Work, prepared: Prepared) -> None:
         self._step = Step.SWITCHING
-        self._deadline_s = NEVER
         made = switching(self._nodes, work.new, work.plan, work.asked, prepared, self._options.name, work.scale)
 
         def done(found: Switched) -> None:
@@ -340,7 +329,7 @@ class Applying:
 
         self._link.request("change_switch", made.arguments, result(Switched), done, self._not_possible)
 
-    def _switched(self, work: _Work, wirings: dict[str, Wiring], version: int, found: Switched) -> None:
+    def _switched(self, work: Work, wirings: dict[str, Wiring], version: int, found: Switched) -> None:
         """The new dataflow is in force: the processes follow."""
         work.discarded = found["discarded"]
         new = work.new
@@ -371,7 +360,7 @@ class Applying:
             if child in leaving and is_replica_in(child, new):
                 steps.append(partial(dismiss, child))
             elif child in leaving:
-                steps.append(partial(self._draining.let_go, child, work.asked.discard))
+                steps.append(partial(self.draining.let_go, child, work.asked.discard))
             elif child.id in fresh:
                 steps += [partial(child.feed, su.Start())] if state is LifecycleState.WAITING else []
             elif members & {*work.plan.restarting, *(others if state is LifecycleState.FAILED else ())}:
@@ -379,14 +368,17 @@ class Applying:
             else:
                 steps.append(partial(tell_wiring, child))
             steps.append(partial(doorbell.ring, child.bell))
-        self._draining.note(found["leaving"])
+        self.draining.note(found["leaving"])
         work.applied = True
         self._by_scale = {*self._by_scale, *work.scale} if work.scale else set()
-        self._over()
+        self._moving.keep({node_of(spec.id) for spec in new.nodes})
+        self._moving.begin({node: new.node(node).replicas for node in work.plan.growing})
+        self._step = Step.TAKING
+        self._trials.close()
         self._recorder.follow_new(self._nodes.machines)
         self._log.follow(child.spec for child in self._nodes.children.values())
         if not work.scale:
-            counts = [f"{len(ids)} {kind}" for kind, ids in _by_kind(work.plan).items()]
+            counts = [f"{len(ids)} {kind}" for kind, ids in work.by_kind().items()]
             self._log.tell(f"the dataflow is that of {work.asked.file} now: {', '.join(counts) or 'nothing drains'}")
         for node, more in others.items():
             count = new.node(node).replicas
@@ -394,13 +386,25 @@ class Applying:
         if not self._phase.is_up:  # it was asked to stop meanwhile: what is new never begins
             idle = [child for child in self._nodes.processes if child.machine.state is LifecycleState.WAITING]
             steps = [partial(child.feed, su.StopAsked(0.0)) for child in idle]
-        all_of(steps)
+        all_of((*steps, partial(self._take, self._clock())))
+
+    def _take(self, now_s: float) -> None:
+        """The change is over when new replicas have their slots, or have had the time to be ready."""
+        self._moving.look()
+        work = self._work
+        assert work is not None
+        if not self._moving.waits(work.plan.growing):
+            self._over()
+        elif now_s >= self._deadline_s or not self._phase.is_up:
+            names = ", ".join(self._moving.not_ready()) or "the store"
+            self._log.tell(f"not ready yet: {names}. Keys stay with the replicas of before until all are ready")
+            self._over()
 
     def resumed(self, opened: Opened, resumption: Resumption) -> None:
         """The run goes on, perhaps with a dataflow of which parts were leaving. Call it before nodes are started."""
         self._by_scale = set(resumption.scaled)
         self._applied = resumption.applied
-        self._draining.resumed(opened)
+        self.draining.resumed(opened)
 
     def _renew(self, child: Child) -> None:
         """It has changed: its process makes room for one that is made of what the file says now."""
@@ -418,19 +422,3 @@ def _become(child: Child, spec: NodeSpec, wiring: Wiring) -> None:
         child.machine.follow(policy_of(spec))
         if not child.others:
             child.machine.node = shown_id(spec.id, spec.replicas)
-
-
-def _lost(work: _Work, run: str) -> str:
-    """Why a change is refused that would lose something, and what gives it up."""
-    texts = [f"node {id!r} is not in the new dataflow: {what} would be lost" for id, what in work.losses.items()]
-    failed = any("queued messages" in what for what in work.losses.values())
-    gives_up = " ".join([*(f"--drop {id}" for id in work.losses), *(["--discard"] if failed else [])])
-    command = f"noderuntime apply {run} {work.asked.file} {gives_up}"
-    return f"{'; '.join(texts)}\n  `{command}` gives it up. Nothing was changed."
-
-
-def _by_kind(made: Plan) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for item in made.changes:
-        found.setdefault(item.change, []).append(item.node)
-    return found

@@ -11,7 +11,8 @@ import pytest
 
 from noderuntime.dataflow import files
 from noderuntime.ipc.control_records import ApplyRun
-from noderuntime.runtime.applying import SETTLE_S, Applying
+from noderuntime.runtime.applying import Applying
+from noderuntime.runtime.draining import SETTLE_S
 
 NODE = "class Operator:\n    def on_event(self, event, ctx):\n        pass\n"
 
@@ -21,14 +22,14 @@ class Link:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self._answers: list[Any] = []
+        self._answers: dict[str, Any] = {}
 
     def request(self, what: str, arguments: Any, kind: Any, answer: Any, refused: Any) -> None:
         self.asked.append(what)
-        self._answers.append(answer)
+        self._answers[what] = answer
 
-    def answer(self, result: Any) -> None:
-        self._answers.pop(0)(result)
+    def answer(self, what: str, result: Any) -> None:
+        self._answers.pop(what)(result)
 
 
 @pytest.fixture
@@ -49,17 +50,18 @@ def test_the_switch_waits_for_the_store_to_say_what_it_has_let_go(file: Path) ->
         trials=trials, children={}, dataflow=files.load(str(file), {}), processes=[], under=lambda renamed: {}
     )
     log: Any = SimpleNamespace(tell=lambda *_: None, warn=lambda *_: None)
-    options: Any = SimpleNamespace(dora=None, environ={}, extra_env={}, name="flow")
+    options: Any = SimpleNamespace(dora=None, grace_s=1.0, environ={}, extra_env={}, name="flow")
     phase: Any = SimpleNamespace(is_up=True)
     applying = Applying(nodes, link, log, options, lambda: 0.0, phase, lambda: None)  # type: ignore[arg-type]
-    applying.drains = ["gone"]
-    applying.begin(ApplyRun(str(file.parent / "new.yml")))
-    link.answer({"losses": {}})
+    applying.draining.ids = ["gone"]
     applying.look(1.0)
-    assert link.asked == ["change_losses", "change_prepare", "change_settle"]
-    link.answer({"version": 3, "numbers": {"a": {"number": 0, "inputs": {"tick": 0}, "outputs": {}}}})
+    applying.begin(ApplyRun(str(file.parent / "new.yml")))
+    link.answer("change_losses", {"losses": {}})
+    applying.look(1.0 + SETTLE_S)
+    assert link.asked == ["change_settle", "change_losses", "change_prepare"]
+    link.answer("change_prepare", {"version": 3, "numbers": {"a": {"number": 0, "inputs": {"tick": 0}, "outputs": {}}}})
     applying.look(1.0 + SETTLE_S)
     assert "change_switch" not in link.asked
-    link.answer({"gone": ["gone"], "inputs": {}, "left": [], "version": 2})
+    link.answer("change_settle", {"gone": ["gone"], "inputs": {}, "left": [], "version": 2})
     applying.look(1.0 + SETTLE_S)
     assert link.asked[-1] == "change_switch"

@@ -332,6 +332,10 @@ def applying(module: Any) -> None:
     around(module.Applying, "_switched", "apply switched", "apply done")
 
 
+def moving(module: Any) -> None:
+    around(module.Moving, "_moved", "apply moved", "apply moved it")
+
+
 def draining(module: Any) -> None:
     around(module.Draining, "_settled", "apply settled", "apply settled it")
 
@@ -452,6 +456,7 @@ POINTS = {
     "noderuntime.store.operations": store_operations, "noderuntime.runtime.forkserver_main": fork_server,
     "noderuntime.runtime.runtime": runtime, "noderuntime.runtime.children": children,
     "noderuntime.runtime.applying": applying, "noderuntime.runtime.draining": draining,
+    "noderuntime.runtime.moving": moving,
     "noderuntime.ipc.process": process,
     "noderuntime.watching.server": tap_server, "noderuntime.watching.mailboxes": mailboxes,
     "noderuntime.state.memory": memory_state, "noderuntime.state.common": table_state,

@@ -1,0 +1,59 @@
+"""One change of a run, by `apply` or `scale`: what was asked, and how far it has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from noderuntime.dataflow.changes import RENAMED, Plan
+from noderuntime.dataflow.model import Dataflow
+from noderuntime.ipc.control_records import ApplyRun
+from noderuntime.ipc.store_records import Prepared
+
+
+@dataclass(slots=True)
+class Work:
+    """See the head of this module. `new` has a node for each replica; `scale`: by node, the number of replicas that
+    `scale` gives it.
+    """
+
+    ticket: int
+    asked: ApplyRun
+    new: Dataflow
+    plan: Plan
+    timeout_s: float
+    scale: dict[str, int]
+    is_checked: bool = False  # the store was asked what would be lost
+    losses: dict[str, str] = field(default_factory=dict)
+    prepared: Prepared | None = None
+    is_over: bool = False
+    applied: bool = False
+    error: str = ""
+    code: int = 0
+    discarded: int = 0
+
+    def fewer(self, before: bool = False) -> dict[str, int]:
+        """Nodes that lose replicas, without those that are renamed, and how many they are to have, or had `before`."""
+        return {
+            item.node: self.new.node(item.node).replicas - (item.replicas if before else 0)
+            for item in self.plan.changes
+            if item.replicas < 0 and item.change != RENAMED
+        }
+
+    @property
+    def name(self) -> str:
+        """What the run is made, in words."""
+        return ", ".join(f"{count} replicas of {node}" for node, count in self.scale.items()) or self.asked.file
+
+    def lost(self, run: str) -> str:
+        """Why a change is refused that would lose something, and what gives it up."""
+        texts = [f"node {id!r} is not in the new dataflow: {what} would be lost" for id, what in self.losses.items()]
+        failed = any("queued messages" in what for what in self.losses.values())
+        gives_up = " ".join([*(f"--drop {id}" for id in self.losses), *(["--discard"] if failed else [])])
+        command = f"noderuntime apply {run} {self.asked.file} {gives_up}"
+        return f"{'; '.join(texts)}\n  `{command}` gives it up. Nothing was changed."
+
+    def by_kind(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for item in self.plan.changes:
+            found.setdefault(item.change, []).append(item.node)
+        return found
