@@ -41,6 +41,13 @@ from noderuntime.space.transactions import WriteTxn
 _OF_SENDER = SOURCE_ENDED | SOURCE_FAILED | CUT_OFF
 
 
+def even_out(txn: WriteTxn, space: Space, registry: Registry) -> None:
+    """Slots may have been on their way to other owners when the run ended: have each replica own as many again."""
+    there = {id: entry for id, entry in registry.items() if not entry.leaves}
+    kept = {id: routing.kept_owners(txn, entries[0].number) for id, entries in _by_node(there).items()}
+    rescale(txn, space, there, there, {id: owned.partition for id, owned in kept.items() if owned is not None})
+
+
 def rescale(txn: WriteTxn, space: Space, before: Registry, now: Registry, partitions: Mapping[str, str]) -> list[str]:
     """After `lives.register`. `before`: the registry of the last start; `partitions`: by node of the file. Returns a
     text for each node whose number of replicas has changed.
@@ -65,12 +72,13 @@ def rescale(txn: WriteTxn, space: Space, before: Registry, now: Registry, partit
 
 
 def _by_node(registry: Registry) -> dict[str, list[NodeEntry]]:
-    """The replicas of each node, in order."""
+    """The replicas of each node, in order; without those that were no longer wanted, and have ended."""
     found: dict[str, list[NodeEntry]] = {}
     for entry in registry.values():
         found.setdefault(node_of(entry.id), []).append(entry)
-    for entries in found.values():
-        entries.sort(key=lambda entry: replica_of(entry.id))
+    for id, entries in found.items():
+        staying = [entry for entry in entries if not entry.leaves]
+        found[id] = sorted(staying or entries, key=lambda entry: replica_of(entry.id))
     return found
 
 

@@ -26,7 +26,7 @@ from noderuntime.space.environment import BROKEN, MARK_NEW_WORK, Space, scan
 from noderuntime.space.kvs import PURGE_STEP
 from noderuntime.space.lives import Hand, NodeEntry, Registry
 from noderuntime.space.reconcile import adapt, reconcile, refuse_losses, rename
-from noderuntime.space.rescale import rescale
+from noderuntime.space.rescale import even_out, rescale
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 from noderuntime.state.seeds import Seed
 from noderuntime.store.changes import ChangeOperations, in_force, numbers_of, put_in_force
@@ -147,6 +147,7 @@ class Store:
         taps.clear(txn)  # of a run that was interrupted
         if asked.as_applied:
             registry = lives.load(txn)
+            even_out(txn, self.space, registry)
             put_in_force(txn, {**in_force(txn), "digest": asked.digest, "changing": ""})
         else:
             if asked.resume:

@@ -30,7 +30,7 @@ from noderuntime import KeyedOperator
 
 injector = sys.modules["noderuntime_fault_injector"]
 injector.PLAN[:] = json.loads(os.environ.get("POINTS", "[]"))
-injector.FOLDER = os.getcwd()
+injector.FOLDER = os.environ.get("FIRED", "")
 
 class Counts(KeyedOperator):
     default = list
@@ -44,17 +44,19 @@ class Counts(KeyedOperator):
     def on_timer(self, key, due, state, ctx):
         ctx.send_output("rang", {"k": key, "count": len(state)})
         return state
+    def on_end(self, key, state, ctx):
+        ctx.send_output("end", {"k": key, "state": state})
 """
 
 
 def flow(count: int) -> dict[str, Any]:
     """a feeds the replicas of s, c takes what they send; the tick has timers ring."""
     inputs = {"in": "a/out", "tick": "timer/millis/50"}
-    operator = {"python": "op.py:Counts", "inputs": inputs, "outputs": ["out", "rang"]}
+    operator = {"python": "op.py:Counts", "inputs": inputs, "outputs": ["out", "rang", "end"]}
     return {
         "a": {"outputs": ["out"]},
         "s": {"operator": operator, "replicas": count, "partition_by": "value.k"},
-        "c": {"inputs": {"in": "s/out", "rang": "s/rang"}},
+        "c": {"inputs": {"in": "s/out", "rang": "s/rang", "end": "s/end"}},
     }
 
 
@@ -82,12 +84,15 @@ class Replicas:
                 self.children[id] = self.run.begun(id)
         self.count = count
 
-    def arm(self, point: str, hit: int, action: str) -> Child:
-        """Replace the first replica by a life that stops, or is killed, at a point."""
-        self.children["s"].kill()
-        plan = [{"who": "s", "point": point, "hit": hit, "action": action}]
-        self.children["s"] = self.run.begun("s", env={"POINTS": json.dumps(plan)})
-        return self.children["s"]
+    def arm(self, point: str, hit: int, action: str, id: str = "s") -> Child:
+        """Replace a replica by a life that stops, or is killed, at a point."""
+        self.children[id].kill()
+        plan = [{"who": id, "point": point, "hit": hit, "action": action}]
+        fired = self.run.folder / f"fired {id}"
+        fired.mkdir()
+        self.children[id] = self.run.start(id, env={"POINTS": json.dumps(plan), "FIRED": str(fired)})
+        self.run.welcome(self.children[id])  # it may stop before it has said that it is ready
+        return self.children[id]
 
     def send(self, count: int) -> None:
         values = [{"k": (self.sent + at) % KEYS, "n": self.sent + at} for at in range(count)]
@@ -105,6 +110,7 @@ class Replicas:
         for id in list(self.children):
             self.run.ring(id)
             if id not in [replica_id("s", number) for number in range(count)]:
+                self.children[id].signal(signal.SIGCONT)
                 assert self.children.pop(id).wait() in (EXIT_FENCED, -signal.SIGKILL)
         scaling.settle(self.run)
 
@@ -181,6 +187,30 @@ def test_a_replica_that_is_killed_while_its_slots_move_leaves_nothing_behind(rep
     r.scale(4)
     r.send(20)
     r.check()
+
+
+@pytest.mark.parametrize("counts", [(1, 3), (2, 3), (3, 2), (3, 1)], ids=str)
+@pytest.mark.parametrize("point", ["taken", "handled", "let go"])
+def test_inputs_that_end_while_slots_move_end_after_the_last_message(
+    replicas: Make, point: str, counts: tuple[int, int]
+) -> None:
+    r = replicas(counts[0])
+    r.send(60)
+    children = [r.arm(point, 4, "stop", id) for id in list(r.children)]
+    for child in children:  # none ends before the slots have moved: then it is too late for other replicas
+        wait_until(lambda child=child: is_stopped(child), str(child))
+    r.send(30)
+    r.run.send("a", ends=True)
+    r.scale(counts[1])
+    for child in r.children.values():
+        child.signal(signal.SIGCONT)
+    for child in r.children.values():
+        assert child.wait() == 0
+    r.check()
+    assert sorted(value["k"] for value in r.got("end")) == list(range(KEYS))
+    assert all(value["state"] == list(range(value["k"], r.sent, KEYS)) for value in r.got("end"))
+    for input in ("in", "rang", "end"):
+        assert [value[0] for value in r.run.queued("c", input)[-1:]] == ["INPUT_CLOSED"]
 
 
 def test_messages_of_moved_slots_keep_their_attempts(replicas: Make) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from support import scaling
-from support.kit import Net, Place, commit, staged
+from support.kit import Net, Place, commit, send, staged
 from test_replica_mailboxes import flow, replicas
 
 from noderuntime.api.keyed.slots import slot_of
 from noderuntime.errors import Fenced
-from noderuntime.space import keys, records, routing
+from noderuntime.runtime.plan import store_nodes
+from noderuntime.space import keys, lives, records, routing
 from noderuntime.space.commit import Commits
+from noderuntime.space.environment import scan
 from noderuntime.space.mailbox import messages
 from noderuntime.space.routing import Rescaled
 from noderuntime.space.segments import SegmentPool
@@ -231,3 +234,134 @@ def test_each_message_is_handled_once_and_per_key_in_order_whatever_moves_meanwh
             assert numbers == sorted(numbers)
     assert waiting(net, "p", "x") == [value for value in sent if value["n"][0] == "a"]
     check_queues(net, count)
+
+
+@pytest.mark.parametrize("as_applied", [False, True])
+def test_a_resume_evens_out_slots_that_were_on_their_way(make: Make, as_applied: bool) -> None:
+    net = make(flow(3))
+    a, dice = Sender(net, "a"), random.Random(1)
+    for _ in range(30):
+        a.stage(dice)
+    a.commit()
+    net.begin("s")
+    before = [value for node in replicas(3) for value in waiting(net, node, "x")]
+    scaling.move(net, "s", 1)
+    assert not waiting(net, "s[1]", "x") and not waiting(net, "s[2]", "x")
+    net.ask(
+        "open", nodes=store_nodes(net.dataflow), fingerprint="f", fresh=False, resume=True, as_applied=as_applied
+    )
+    check_queues(net, 3)
+    with net.space.read() as txn:
+        shares = Counter(routing.owners_of(txn, net.numbers["s"]["number"], 3))
+    assert sorted(shares.values()) == [85, 85, 86]
+    after = [value for node in replicas(3) for value in waiting(net, node, "x")]
+    assert sorted(map(str, after)) == sorted(map(str, before))
+
+
+def test_parts_hold_about_as_much_as_is_asked_for_and_a_slot_that_holds_more_moves_alone(make: Make) -> None:
+    net = make(flow(1))
+    a = net.begin("a")
+    values = [{"k": key, "n": number, "pad": "x" * 400} for number in range(20) for key in range(30)]
+    values += [{"k": "much", "n": number, "pad": "x" * 400} for number in range(200)]
+    for value in values:
+        assert commit(a, staged(a, ("out", value))) == 1
+    scaling.switch(net, flow(4))
+    net.begin("s[1]")
+    lefts = [1]
+    moved = [0]
+    while lefts[-1]:
+        lefts.append(scaling.move(net, "s", 4, bytes_max=30_000))
+        moved.append(sum(len(waiting(net, node, "x")) for node in replicas(4)[1:]))
+        check_queues(net, 4)
+        for node in replicas(4):
+            numbers = [(value["k"], value["n"]) for value in waiting(net, node, "x")]
+            for key in {key for key, _ in numbers}:
+                assert [number for of, number in numbers if of == key] == list(range(20 if key != "much" else 200))
+    assert len(lefts) > 5 and lefts[1:] == sorted(lefts[1:], reverse=True)
+    steps = [now - before for before, now in pairwise(moved)]
+    assert all(step <= 30_000 // 400 or step == 200 for step in steps)
+    assert scaling.move(net, "s", 4) == 0
+
+
+def test_a_replica_that_is_failed_loses_nothing_when_it_is_no_longer_wanted(make: Make) -> None:
+    net = make(flow(3))
+    a, dice = Sender(net, "a"), random.Random(2)
+    for _ in range(30):
+        a.stage(dice)
+    a.commit()
+    bad = net.begin("s[2]")
+    first = net.messages(bad)[0]
+    net.claim("s[2]", cause="raised", counts=True, hands=[[*keys.parse_message(first[0])[1:]]], max_attempts=1)
+    net.end("s[2]", error="raised again")
+    before = sorted(str(value) for node in replicas(3) for value in waiting(net, node, "x"))
+    scaling.switch(net, flow(2))
+    check_queues(net, 2)
+    assert sorted(str(value) for node in replicas(2) for value in waiting(net, node, "x")) == before
+    with net.space.read() as txn:
+        letters = [len(list(scan(txn, keys.dead_prefix(net.numbers[node]["number"])))) for node in replicas(3)]
+        assert sum(letters) == 1 and letters[2] == 0
+        assert lives.node_record(txn, net.numbers["s[2]"]["number"]).status == records.ENDED
+    scaling.settle(net)
+    scaling.switch(net, flow(3))
+    again = net.begin("s[2]")
+    assert scaling.move(net, "s", 3) == 0
+    assert again.outputs["out"].sent >= 2 << records.REPLICA_SHIFT
+
+
+def test_the_number_of_messages_of_a_replica_goes_on_when_it_comes_back(make: Make) -> None:
+    net = make(flow(2))
+    for round in range(3):
+        last = net.begin("s[1]")
+        assert last.outputs["out"].sent == (1 << records.REPLICA_SHIFT) + 2 * round
+        send(last, 1, 2)
+        scaling.switch(net, flow(1))
+        scaling.settle(net)
+        scaling.switch(net, flow(2))
+
+
+def test_a_shared_process_sends_to_the_owners_of_now(make: Make) -> None:
+    op = {"operator": {"python": "o.py"}, "process": "p"}
+    nodes = {
+        "one": {**op, "outputs": ["out"]},
+        "two": {**op, "outputs": ["out"]},
+        "s": {"operator": {"python": "s.py"}, "inputs": {"x": "one/out", "y": "two/out"}, "replicas": 3,
+              "partition_by": "value.k"},
+    }  # fmt: skip
+    net = make(nodes)
+    both = Commits(net.space, net.wirings["one"], net.claim("one")["incarnation"])
+    values = [{"k": number, "n": number} for number in range(40)]
+    events = []
+    for value in values:
+        event = Staged()
+        for ports in both.nodes:
+            ports.outputs["out"].stage(event, value, None, Place(both))
+        events.append(event)
+    scaling.move(net, "s", 1)
+    assert commit(both, *events) == 40
+    assert waiting(net, "s", "x") == waiting(net, "s", "y") == values
+    scaling.move(net, "s", 3)
+    check_queues(net, 3)
+    event = Staged()
+    for value in values:
+        both.nodes[0].outputs["out"].stage(event, value, None, Place(both))
+    assert commit(both, event) == 1
+    check_queues(net, 3)
+
+
+def test_without_a_partition_what_waits_for_a_replica_goes_to_those_that_stay(make: Make) -> None:
+    net = make(flow(3, partition=""))
+    a = net.begin("a")
+    for number in range(90):
+        assert commit(a, staged(a, ("out", number))) == 1
+    held = staged(a, *(("out", number) for number in range(90, 99)))
+    assert scaling.move(net, "s", 2) == 0
+    scaling.switch(net, flow(2, partition=""))
+    assert commit(a, held) == 1
+    counts = [len(waiting(net, node, "x")) for node in replicas(2)]
+    assert sum(counts) == 99 and min(counts) > 30
+    scaling.settle(net)
+    scaling.switch(net, flow(4, partition=""))
+    assert scaling.move(net, "s", 4) == 0
+    assert [len(waiting(net, node, "x")) for node in replicas(2)] == counts
+    send(a, *range(99, 119))
+    assert all(len(waiting(net, node, "x")) == 10 for node in replicas(4)[2:])
