@@ -101,11 +101,11 @@ def reroute(space: Space, group: Sequence[Staged]) -> None:
             continue
         for at, (to, record, number, segment) in enumerate(outputs):
             if not to.is_current():
-                outputs[at] = _now(space, to.whole, record), record, number, segment
+                outputs[at] = route(space, to.whole, record), record, number, segment
 
 
-def _now(space: Space, whole: Output, record: bytes) -> Output:
-    """What a message of an output goes to now."""
+def route(space: Space, whole: Output, record: bytes) -> Output:
+    """The output, or the part of it, that a message goes to now, by its record."""
     routes = whole.routes
     if routes is None:
         return whole

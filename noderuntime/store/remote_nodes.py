@@ -44,6 +44,7 @@ from noderuntime.space import keys, records
 from noderuntime.space.environment import Space
 from noderuntime.space.lives import Registry, node_record
 from noderuntime.space.mailbox import find
+from noderuntime.space.routing import route
 from noderuntime.space.segments import Dropped
 from noderuntime.space.staging import Staged
 from noderuntime.space.writer import MessageGone
@@ -242,7 +243,7 @@ class RemoteNode:
             item.size = len(record) * output.copies
             if item.size > session.event_bytes_max:
                 raise ValueTooLarge(f"a message to {name!r}", item.size, session.event_bytes_max)
-            item.outputs = [(output, record, number, None)]
+            item.outputs = [(route(session.space, output, record), record, number, None)]
             staged.append(item)
         return staged
 

@@ -16,11 +16,15 @@ from support import scaling
 from support.fake_runtime import Child, Forker, Run
 from support.procs import wait_until
 
+from noderuntime.api import values
+from noderuntime.api.keyed.slots import slot_of
 from noderuntime.dataflow.identifiers import replica_id
 from noderuntime.ipc.protocol import EXIT_FENCED
-from noderuntime.space import keys, records
+from noderuntime.ipc.store_records import NodeOpen, Outgoing
+from noderuntime.space import keys, records, routing
 from noderuntime.space.environment import scan
 from noderuntime.space.mailbox import queue_of
+from noderuntime.store.remote_nodes import RemoteNode
 
 KEYS = 12
 
@@ -101,12 +105,8 @@ class Replicas:
 
     def scale(self, count: int) -> None:
         """As the runtime does: slots move away before the switch, or to replicas that are ready."""
-        while count < self.count and scaling.move(self.run, "s", count):
-            pass
-        scaling.switch(self.run, flow(count))
-        self.begin(count)
-        while scaling.move(self.run, "s", count):
-            pass
+        before = self.count
+        scaling.scale(self.run, flow(count), "s", before, count, lambda: self.begin(count))
         for id in list(self.children):
             self.run.ring(id)
             if id not in [replica_id("s", number) for number in range(count)]:
@@ -211,6 +211,75 @@ def test_inputs_that_end_while_slots_move_end_after_the_last_message(
     assert all(value["state"] == list(range(value["k"], r.sent, KEYS)) for value in r.got("end"))
     for input in ("in", "rang", "end"):
         assert [value[0] for value in r.run.queued("c", input)[-1:]] == ["INPUT_CLOSED"]
+
+
+SENDS = """
+from noderuntime import Node
+node = Node()
+for number in range(4000):
+    node.send_output("out", {"k": number % 40, "n": number})
+"""
+
+
+def plain(count: int) -> dict[str, Any]:
+    """The custom node a feeds the replicas of s, and p."""
+    fed = {"source": "a/out", "queue_size": 100_000}
+    return {
+        "a": {"outputs": ["out"]},
+        "s": {"operator": {"python": "s.py"}, "inputs": {"in": fed}, "replicas": count, "partition_by": "value.k"},
+        "p": {"inputs": {"in": fed}},
+    }
+
+
+def check_owners(run: Run, count: int, sent: int) -> None:
+    """Each of the messages waits at the owner of its slot, in order of its key."""
+    with run.space.read() as txn:
+        owned = routing.owners_of(txn, run.numbers["s"]["number"], count)
+    waits = [[v for v in run.queued(replica_id("s", n), "in") if not isinstance(v, tuple)] for n in range(count)]
+    assert sorted(value["n"] for found in waits for value in found) == list(range(sent))
+    for replica, found in enumerate(waits):
+        assert {owned[slot_of(value["k"])] for value in found} <= {replica}
+        for key in {value["k"] for value in found}:
+            numbers = [value["n"] for value in found if value["k"] == key]
+            assert numbers == sorted(numbers)
+    assert [v["n"] for v in run.queued("p", "in") if not isinstance(v, tuple)] == list(range(sent))
+
+
+def test_a_custom_node_in_a_loop_of_its_own_sends_to_the_owners_of_now(shm: Path, forker: Forker) -> None:
+    run = Run(shm, plain(2), forker)
+    try:
+        child = run.begun("a", SENDS)
+        wait_until(lambda: run.queued("p", "in"), str(child))
+        count = 2
+        for wanted in (4, 1, 3, 5, 2, 3):
+            scaling.scale(run, plain(wanted), "s", count, wanted)
+            count = wanted
+        assert child.wait() == 0
+        check_owners(run, count, 4000)
+    finally:
+        run.close()
+
+
+def test_a_node_without_lmdb_sends_to_the_owners_of_now(shm: Path, forker: Forker) -> None:
+    run = Run(shm, plain(2), forker)
+    try:
+        node = RemoteNode(run.dir, run.space, NodeOpen(run.wirings["a"].to_plain(), run.claim("a")["incarnation"], 1))
+        sent = 0
+        for wanted, before in ((2, 2), (4, 2), (1, 4), (3, 1)):
+            messages = [
+                Outgoing("out", number + 1, "msgpack", b"", values.pack({"k": number % 40, "n": number}), b"")
+                for number in range(sent, sent + 100)
+            ]
+            sent += 100
+            staged = node.stage(messages)
+            if wanted != before:
+                scaling.scale(run, plain(wanted), "s", before, wanted)
+            while staged:
+                del staged[: node.session.commit(staged)]
+            check_owners(run, wanted, sent)
+        node.close()
+    finally:
+        run.close()
 
 
 def test_messages_of_moved_slots_keep_their_attempts(replicas: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from support.kit import Net, Nodes, dataflow_of
@@ -42,6 +43,19 @@ def move(net: Net, node: str, count: int, bytes_max: int = MOVE_BYTES) -> int:
         return left
     with net.space.write() as txn:
         return move_slots(txn, net.space, lives.load(txn), node, count, bytes_max)
+
+
+def scale(
+    net: Net, nodes: Nodes, node: str, before: int, count: int, begin: Callable[[], None] = lambda: None
+) -> None:
+    """All of it, as the runtime does: slots move away before the switch, or to new replicas when these have begun."""
+    settle(net)
+    while count < before and move(net, node, count):
+        pass
+    switch(net, nodes)
+    begin()
+    while move(net, node, count):
+        pass
 
 
 def settle(net: Net) -> None:
