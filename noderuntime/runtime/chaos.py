@@ -14,6 +14,7 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from noderuntime.dataflow.identifiers import node_of, shown_id
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.ipc import entrypoints, process
 from noderuntime.ipc.pulse import HANDLED, PHASE, WAITING
@@ -68,6 +69,7 @@ class Chaos:
             if not item.is_timer
         ]
         self._before: Mapping[str, Any] | None = None
+        self._wired: dict[str, int] = {}  # the wiring number of each node at the beginning
         self._began_s = 0.0
         self._has_begun = False
         self._next_s = NEVER
@@ -79,6 +81,7 @@ class Chaos:
         def counted(found: Figures) -> None:
             self._before = found["nodes"]
 
+        self._wired = {id: child.wiring.version for id, child in self._supervisor.children.items()}
         self._began_s, self._has_begun = self._clock(), True
         self._next_s = self._began_s + self._schedule.pause_s()
         self._link.request("figures", {}, result(Figures), counted, lambda error, text: None)
@@ -157,16 +160,27 @@ class Chaos:
     def _back(self, victim: str, kill: Kill) -> None:
         kill.back_s = self._clock() - self._began_s - kill.at_s
         del self._waiting[victim]
-        self._run_log.tell(f"chaos: {victim} is back, {kill.back_s * 1000:.1f} ms after its kill")
+        child = self._supervisor.children.get(victim)
+        name = victim if child is None else shown_id(victim, child.spec.replicas)
+        self._run_log.tell(f"chaos: {name} is back, {kill.back_s * 1000:.1f} ms after its kill")
 
     def finish(self, figures: Mapping[str, Any]) -> Report:
         """The report, with the store's last figures (nodes by id; empty when it could not be asked)."""
         self.stop()
         if figures and self._before is not None:
             before = self._before
-            kept = [edge for edge in self._edges if edge.node in figures and edge.source.rpartition("/")[0] in figures]
+            kept = [edge for edge in self._edges if self._is_as_before(edge, before, figures)]
+            self.report.changed = len(self._edges) - len(kept)
             self.report.balances = {edge: balance(edge, before, figures) for edge in kept}
         return self.report
+
+    def _is_as_before(self, edge: Edge, before: Mapping[str, Any], figures: Mapping[str, Any]) -> bool:
+        """Whether an edge can be counted: no change of the dataflow has touched its receiver or removed a replica."""
+        gone = {node_of(id) for id in before.keys() - figures.keys()}
+        if edge.node in gone or edge.source.rpartition("/")[0] in gone:
+            return False
+        receivers = [child for id, child in self._supervisor.children.items() if node_of(id) == edge.node]
+        return bool(receivers) and all(child.wiring.version == self._wired.get(child.id) for child in receivers)
 
 
 def _may_be_killed(kind: str, restart_policy: str) -> bool:

@@ -91,13 +91,16 @@ def _replicas(node: str, figures: Mapping[str, Any]) -> list[Any]:
 
 @dataclass(slots=True)
 class Report:
-    """What a run under chaos came to. `again`: messages that custom nodes were handed a second time."""
+    """What a run under chaos came to. `again`: messages that custom nodes were handed a second time; `changed`: edges
+    that a change of the dataflow has touched, so that they are not in `balances`.
+    """
 
     seed: int
     every_s: float
     victims: Sequence[str]
     kills: list[Kill] = field(default_factory=list)
     again: int = 0
+    changed: int = 0
     balances: dict[Edge, Balance] | None = None  # None: the store could not be asked
     lasted_s: float = 0.0
 
@@ -131,6 +134,8 @@ class Report:
         all_of = self.balances.values()
         sent, lost, repeated = (sum(getattr(item, name) for item in all_of) for name in ("sent", "lost", "repeated"))
         found = [f"  messages sent {sent}, lost {lost}, repeated {repeated}"]
+        if self.changed:
+            found.append(f"  not counted, because the dataflow was changed there: {self.changed} of its connections")
         if self.again:
             found.append(f"  handed to custom nodes once more, which get each message at least once: {self.again}")
         for edge, item in self.balances.items():

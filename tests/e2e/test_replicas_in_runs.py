@@ -330,6 +330,18 @@ def test_under_chaos_the_report_counts_replicas_as_one_node(place: Folder) -> No
     assert running.rows()["sums"]["restarts"] + running.rows()["sink"]["restarts"] > 0
 
 
+def test_under_chaos_connections_of_replicas_that_are_gone_are_not_counted(place: Folder) -> None:
+    place.write(pause="")
+    running = place.start(flow(count=600, pause=300), chaos_s=1000.0, seed=1)
+    running.wait_running("sums", "sums[1]", "sums[2]", "sink")
+    wait_until(lambda: running.status()["sink"]["handled"] >= 300, "the first sums")
+    call("scale", "flow", "sums", "1")
+    (place.folder / "pause").unlink()
+    assert running.finish() == 0, running.said
+    check_sums(result(place), 600)
+    assert "not counted, because the dataflow was changed there: 2 of its connections" in str(running.said)
+
+
 def test_a_shared_process_sends_to_replicas(place: Folder) -> None:
     text = flow(count=600).replace("n: numbers/n", "n: pass/sum") + """
   - id: pass
