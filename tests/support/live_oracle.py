@@ -165,7 +165,7 @@ def check(flow: Flow, found: Found) -> None:
     wrong = [*found.wrong, *found.left]
     sent = _sent(flow, found)
     for id, part in flow.items():
-        wrong += [f"{id}: {text}" for text in _figures(id, flow, found, sent)]
+        wrong += [f"{id}: {text}" for text in _figures(id, flow, found)]
         if part.kind in ("numbers", "free"):
             continue
         present: set[str] = set()
@@ -213,7 +213,7 @@ def _newest(link: Link, streams: Streams, seen: dict[str, set[int]], input: str)
             yield f"the newest is {came}, not {newest}"
 
 
-def _figures(id: str, flow: Flow, found: Found, sent: dict[str, Streams]) -> Iterator[str]:
+def _figures(id: str, flow: Flow, found: Found) -> Iterator[str]:
     """What is wrong with what is counted."""
     part = flow[id]
     counted = found.counts.get(part.name, 0)
@@ -234,8 +234,9 @@ def _figures(id: str, flow: Flow, found: Found, sent: dict[str, Streams]) -> Ite
         total = queue["taken"] + queue["dropped"] + queue["discarded"]
         if flow[link.source].kind in ("numbers", "keeps", "takes") and total != found.sent[link.source]:
             yield f"{name}: {queue}, of {found.sent[link.source]} that were sent"
-        handled = sum(len(found.seen[id].get(f"{name}:{path}", ())) for path in sent[link.source])
-        if part.kind == "keeps" and not any("*" in path for path in sent[link.source]) and handled != queue["taken"]:
+        came = {path: numbers for path, numbers in found.seen.get(id, {}).items() if path.startswith(f"{name}:")}
+        handled = sum(len(numbers) for numbers in came.values())
+        if part.kind == "keeps" and not any("*" in path for path in came) and handled != queue["taken"]:
             yield f"{name}: {handled} messages were handled, {queue['taken']} taken"
 
 
