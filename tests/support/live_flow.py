@@ -113,11 +113,10 @@ def part(rng: random.Random, flow: Flow, name: str, source: str, kind: str = "",
     config = {"slow_ms": 1} if kind != "mapped" and rng.random() < 0.2 else {}
     drop = kind in ("keeps", "takes") and rng.random() < 0.15
     size = rng.randint(1, 5) if drop else rng.choice([1, 3, 20, 1000])
-    return Part(
-        kind, "mapped" if kind == "mapped" else name, {"drop" if drop else "in": Link(source, size, drop, whole)},
-        1, tick=kind == "keyed" or (kind == "keeps" and rng.random() < 0.2),
-        config=config,
-    )  # fmt: skip
+    tick = kind == "keyed" or (kind == "keeps" and rng.random() < 0.2)
+    replicas = rng.choice([1, 2, 3]) if kind in REPLICATED else 1
+    links = {"drop" if drop else "in": Link(source, size, drop, whole)}
+    return Part(kind, "mapped" if kind == "mapped" else name, links, replicas, tick=tick, config=config)
 
 
 def behind(flow: Flow, *ids: str) -> list[str]:

@@ -60,8 +60,8 @@ APPLY = (
 REQUESTS = ("change_losses", "change_prepare", "change_switch", "change_settle", "in_force")
 STORE_APPLY = tuple(f"{when} {what}" for what in REQUESTS for when in ("request", "answer"))
 TAPS = ("begin", "tap heard", "tap", "locked", "commit", "committed", "tapped", "tap send", "tap take", "tap taken")
-KINDS = ("add", "add", "add", "remove", "remove", "rewire", "rewire", "queue", "input", "change", "rename", "several")
-AT_RESUME = (*KINDS, "replicas", "replicas", "rename")
+KINDS = ("add", "add", "add", "remove", "remove", "rewire", "rewire", "queue", "input", "change", "rename", "several",
+         "replicas", "replicas")
 WAIT_S = 60.0
 POLL_S = 0.03  # seldom: what the run does meanwhile should not be to answer
 
@@ -299,14 +299,14 @@ class Schedule:
             live_flow.text(made.flow, self.plan.snapshots), discard=made.discard, rename=made.renamed,
             drop=[id for id in made.gone if self.flow[id].keeps_state],
         )  # fmt: skip
-        self.renewed += made.restarted
+        self.renewed += self._rows(*made.restarted)
         if done["code"] == 1 and "trial ended with" in done["error"] and self._faults() > faults:
             return  # it was the victim
         assert done["code"] == 0, done
-        restarts = {item["node"] for item in done["plan"] if item["restarts"]}
+        restarts = {node_of(item["node"]) for item in done["plan"] if item["restarts"]}
         mates = {id for id, part in made.flow.items() if part.process}
-        assert {node_of(id) for id in restarts} <= {*made.restarted, *mates}, (made, done)
-        self.renewed += [id for id in restarts if id in mates]
+        assert restarts <= {*made.restarted, *mates}, (made, done)
+        self.renewed += self._rows(*(restarts & mates))
         self.halted &= set(made.flow)
         self.flow = made.flow
 
@@ -370,22 +370,28 @@ class Schedule:
         self._one("start", list(self.halted))
 
     def _one(self, what: str, ids: list[str]) -> None:
-        ids = [id for id in ids if self.flow[id].replicas == 1]
         if not ids:
             return
         id = self.rng.choice(ids)
         both = [other for other, part in self.flow.items() if part.process and part.process == self.flow[id].process]
         self.log.append(f"{what} {id}")
+        rows = self._rows(*both, id)
+        self.renewed += rows
         answer = self._ask(what, node=id)
-        if answer.error:  # it is between two lives
-            assert "try again in a moment" in answer.error or " already" in answer.error, answer.error
-            return
-        self.renewed += both or [id]
+        while "try again in a moment" in answer.error:  # it is between two lives
+            time.sleep(POLL_S)
+            answer = self._ask(what, node=id)
+        assert not answer.error or " already" in answer.error, answer.error
         if what == "halt":
             self.halted |= {*both, id}
-            _wait_until(lambda: self._status()[id]["state"] == "stopped", f"{id} to be stopped")
+            for row in rows:
+                _wait_until(lambda row=row: self._status()[row]["state"] == "stopped", "to be stopped")  # type: ignore[misc]
         else:
             self.halted -= {*both, id}
+
+    def _rows(self, *nodes: str) -> list[str]:
+        """The processes of these nodes, by id."""
+        return [id for id in self._status() if node_of(id) in nodes]
 
     # ---- the run as a whole
 
@@ -421,7 +427,7 @@ class Schedule:
 
     def _other_file(self) -> None:
         """The runtime is killed, and the run resumed with another dataflow file."""
-        made = self._made(AT_RESUME)
+        made = self._made(KINDS)
         if made is None or self._status().keys() != {"keeper", *self.flow}:
             return  # what still leaves goes on leaving only with the same file
         self.log.append(f"resumed with another file, {made.kind}: {list(made.flow)}; gone {made.gone}, {made.renamed}")
