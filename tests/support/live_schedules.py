@@ -307,7 +307,7 @@ class Schedule:
         mates = {id for id, part in made.flow.items() if part.process}
         assert restarts <= {*made.restarted, *mates}, (made, done)
         self.renewed += self._rows(*(restarts & mates))
-        self.halted &= set(made.flow)
+        self.halted = {made.renamed.get(id, id) for id in self.halted} & set(made.flow)
         self.flow = made.flow
 
     def _faults(self) -> int:
