@@ -50,8 +50,10 @@ from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import VERSION, Answer, Ask, Edge
 from noderuntime.ipc.store_records import InForce, result
 
-STEPS = (*["change"] * 12, "broken", "refused", "restart", "halt", "halt", "start", "snapshot", "kill", "kill",
-         "other_file")  # fmt: skip
+STEPS = (
+    *["change"] * 12, "scale", "scale", "broken", "refused", "restart", "halt", "halt", "start", "snapshot", "kill",
+    "kill", "other_file",
+)  # fmt: skip
 REWIRED = ("rewire", "follow")
 APPLY = (
     "apply asked", "apply begun", "apply checked", "apply tries", "apply numbers", "apply switch", "apply switching",
@@ -318,7 +320,10 @@ class Schedule:
         """What has come of it."""
         file = self.stage.root / "new.yml"
         file.write_text(text)
-        answer = self._ask("apply", file=str(file), timeout=WAIT_S, **options)
+        return self._done("apply", file=str(file), **options)
+
+    def _done(self, what: str, **arguments: Any) -> Mapping[str, Any]:
+        answer = self._ask(what, timeout=WAIT_S, **arguments)
         assert not answer.error, answer.error
         done: Mapping[str, Any] = answer.result
         while not done["over"]:
@@ -326,6 +331,21 @@ class Schedule:
             done = self._ask("applied", ticket=done["ticket"]).result
         self.log.append(f"  code {done['code']} {done['error'][:300]}")
         return done
+
+    def _scale(self) -> None:
+        """Other replicas; a resume goes back to what the file says."""
+        made = self._made(("replicas",))
+        if made is None:
+            return
+        (id,) = [id for id in made.flow if made.flow[id] != self.flow[id]]
+        self.log.append(f"scale {id} {made.flow[id].replicas}")
+        self.history.append(made.flow)
+        faults = self._faults()
+        done = self._done("scale", node=id, replicas=made.flow[id].replicas)
+        if done["code"] == 1 and "trial ended with" in done["error"] and self._faults() > faults:
+            return
+        assert done["code"] == 0, done
+        self.flow = made.flow
 
     def _broken(self) -> None:
         """A file that is none, one that does not fit together, an operator that cannot be made: nothing happens."""
