@@ -22,6 +22,7 @@ from typing import Any
 import msgpack
 
 from noderuntime import KeyedOperator, Node, Operator, Source, merges, stateful_map
+from noderuntime.space.records import REPLICA_SHIFT
 
 KEYS = 13
 SHAPES = (0, 1.0, "user", ["a", "list"], None)
@@ -104,7 +105,9 @@ class Keeper(Source):
 
 
 class Keeps(Operator):
-    """Forwards all. Its state: `events`, `ticks`, and what it has seen of each input and path."""
+    """Forwards all. Its state: `events`, `ticks`, the last number that each sender gave (`uids`), and what it has seen
+    of each input and path.
+    """
 
     def __init__(self, ctx: Any) -> None:
         if ctx.config.get("broken"):
@@ -112,6 +115,7 @@ class Keeps(Operator):
         self.seen: dict[str, Any] = {}
         self.events = 0
         self.ticks: list[Any] = [0, 0, ""]
+        self.uids: dict[str, Any] = {}
 
     def restore_state(self, state: dict[str, bytes]) -> None:
         for key, packed in state.items():
@@ -120,6 +124,8 @@ class Keeps(Operator):
                 self.events = value
             elif key == "ticks":
                 self.ticks = value
+            elif key == "uids":
+                self.uids = value
             else:
                 self.seen[key.removeprefix("seen ")] = value
 
@@ -137,10 +143,21 @@ class Keeps(Operator):
         name = f"{event['id']}:{value['path']}"
         note(self.seen, event["id"], value)
         self.events += 1
+        self._number(event)
+        ctx.save_state("uids", msgpack.packb(self.uids))
         ctx.save_state("events", msgpack.packb(self.events))
         ctx.save_state(f"seen {name}", msgpack.packb(self.seen[name]))
         ctx.kvs_merge(f"count/{ctx.config['name']}", merges.Add(1))
         ctx.send_output("out", onward(value, event["id"], ctx.config["name"], "keeps"))
+
+
+    def _number(self, event: Any) -> None:
+        """No sender, and no replica of one, gives a number twice, and they come in order."""
+        number = int(event["uid"].rpartition("#")[2])
+        sender = f"{event['id']} {event['source']} {number >> REPLICA_SHIFT}"
+        if number <= self.uids.get(sender, 0):
+            self.uids["wrong"] = f"{event['uid']} after number {self.uids[sender]}"
+        self.uids[sender] = number
 
 
 class Keyed(KeyedOperator):

@@ -85,6 +85,9 @@ def _state(found: Found, id: str, kind: str, txn: ReadTxn, number: int) -> None:
             if key == b"ticks":
                 found.wrong += [f"{id}: {text}" for text in value[2:] if text]
                 continue
+            if key == b"uids":
+                found.wrong += [f"{id}: {value['wrong']}"] if "wrong" in value else []
+                continue
             noted, wrong = {key.decode().removeprefix("seen "): value}, ""
         else:
             value = unpack_stored(record[PRIVATE_BYTES:])[0]
