@@ -38,6 +38,7 @@ class Found:
     counts: dict[str, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    whole_files: bool = True  # the files of custom nodes have all that they have seen
 
 
 def look(space: Path, folder: Path, flow: Flow) -> Found:
@@ -153,9 +154,11 @@ def _sent(flow: Flow, found: Found) -> dict[str, Streams]:
                 }
             else:
                 sent[id] = {}
-                for name, numbers in found.seen[id].items():
+                for name, numbers in found.seen[id].items() if part.kind != "takes" or found.whole_files else ():
                     input, _, path = name.partition(":")
-                    sent[id][way(path, part.name, input, part.kind)] = Stream(numbers)
+                    # what a custom node had in hand when it was killed may be dropped before it comes again
+                    exact = part.kind != "takes" or not part.links[input].drop
+                    sent[id][way(path, part.name, input, part.kind)] = Stream(numbers, exact)
         return sent[id]
 
     for id in flow:

@@ -42,7 +42,7 @@ from support.stage import Fault, Stage
 
 from noderuntime.cli.client import StoreClient, take_snapshot
 from noderuntime.dataflow import plain
-from noderuntime.dataflow.identifiers import node_of
+from noderuntime.dataflow.identifiers import node_of, replica_id
 from noderuntime.dataflow.reader import parse
 from noderuntime.dataflow.replicas import expanded
 from noderuntime.ipc import process, runs
@@ -132,6 +132,10 @@ def _wait_until(condition: Callable[[], object], what: str) -> None:
         time.sleep(POLL_S)
 
 
+def _processes(node: str, replicas: int) -> list[str]:
+    return [replica_id(node, replica) for replica in range(replicas)]
+
+
 class Schedule:
     """One run under one seed."""
 
@@ -149,6 +153,7 @@ class Schedule:
         self.renewed: list[str] = []  # nodes that may have a new process, each once
         self.fired: set[int] = set()
         self.snapshots = False  # whether there are some with the dataflow file that the run has still
+        self.is_back = False  # the run goes on from a snapshot
         shutil.copy(Path(live_flow.__file__).with_name("live_nodes.py"), stage.root)
 
     def play(self) -> None:
@@ -404,8 +409,8 @@ class Schedule:
         assert not answer.error or " already" in answer.error, answer.error
         if what == "halt":
             self.halted |= {*both, id}
-            for row in rows:
-                _wait_until(lambda row=row: self._status()[row]["state"] == "stopped", "to be stopped")  # type: ignore[misc]
+            wanted = [row for other in {*both, id} for row in _processes(other, self.flow[other].replicas)]
+            _wait_until(lambda: {self._status()[row]["state"] for row in wanted} == {"stopped"}, f"{id} to be stopped")
         else:
             self.halted -= {*both, id}
 
@@ -514,7 +519,9 @@ class Schedule:
         folder = self.stage.root
 
         def right() -> bool:
-            live_oracle.check(self.flow, live_oracle.look(self.stage.folder.run_dir().space, folder, self.flow))
+            found = live_oracle.look(self.stage.folder.run_dir().space, folder, self.flow)
+            found.whole_files = not self.is_back
+            live_oracle.check(self.flow, found)
             return True
 
         until_s = time.monotonic() + 3.0  # the store closes mailboxes, and removes taps, a little after the last end
@@ -533,6 +540,7 @@ class Schedule:
         for name in ("enough", *(f"{part.name}.txt" for part in self.flow.values())):
             (self.stage.root / name).unlink(missing_ok=True)
         self._resume(from_snapshot=number)
+        self.is_back = True
         self.flow = {id: _without_files(part) for id, part in self.flow.items()}
         self._carry_out(self._to_the_end)
 
