@@ -237,6 +237,8 @@ def _refusal(old: Dataflow, new: Dataflow, changes: list[NodeChange]) -> str:
     for name, was, now in (("state", old.state, new.state), ("snapshots", old.snapshots, new.snapshots)):
         if was != now:
             return f"the section `{name}:` of the file has changed, which a run takes up at its start only. {again}"
+    if old.folder != new.folder and new.state.kind not in ("memory", "redis"):  # its path is relative to the folder
+        return f"the file lies in another folder, and with it what `state: kind: {new.state.kind}` names. {again}"
     before = {node.id: node for node in old.nodes}
     after = {node.id: node for node in new.nodes}
     for id in before.keys() & after.keys():

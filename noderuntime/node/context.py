@@ -237,7 +237,7 @@ class OperatorContext:
 
     def _read_external(self, external: State, key: str, encoded: bytes) -> bytes | None:
         """The value in an external State, once this node's earlier writes are applied there."""
-        last = self._session.commits.outbox_last
+        last = self._session.outbox_last
         deadline = time.monotonic() + APPLIED_WITHIN_S
         while last != self._applied:
             with self._space.read() as txn:

@@ -58,7 +58,7 @@ def _notice(input: Input, kind: int, value: Any) -> Notice:
     if kind == INPUT_CLOSED:
         return Notice("INPUT_CLOSED", input.name, "", error is not None)
     # by the id of now, as the source of messages: the one in the notice is of when it was written
-    return Notice(NOTICE_TYPES[kind], input.source.partition("/")[0], error or "", False)
+    return Notice(NOTICE_TYPES[kind], input.source.rpartition("/")[0], error or "", False)
 
 
 def event_of(

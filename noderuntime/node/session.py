@@ -166,7 +166,7 @@ class NodeSession:
     def note_restarted(self, node: str) -> None:
         """NODE_RESTARTED was taken. A node that had ended, and has come back, feeds its inputs again."""
         if self.closed:
-            back = {item.number for item in self.inputs.values() if item.source.partition("/")[0] == node}
+            back = {item.number for item in self.inputs.values() if item.source.rpartition("/")[0] == node}
             self.closed -= back
 
     @property
@@ -253,6 +253,11 @@ class NodeSession:
         if now_ns - self._heard_ns > QUIET_NS and len(nodes) <= ANNOUNCED_MAX and self._cores.spare():
             self._heard_ns = now_ns
             self.bells.ring(nodes)
+
+    @property
+    def outbox_last(self) -> bytes | None:
+        """This node's newest writes on their way to an external State."""
+        return self.commits.outbox_last
 
     @property
     def pool(self) -> SegmentPool:

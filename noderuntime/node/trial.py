@@ -12,8 +12,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -26,12 +24,10 @@ from noderuntime.ipc.wiring import Wiring
 from noderuntime.node.context import OperatorContext
 from noderuntime.node.making import NoReplicas, make_operator
 from noderuntime.node.trial_session import TrialSession
-from noderuntime.space import keys, kvs, records
+from noderuntime.node.trial_state import trial_state
+from noderuntime.space import keys, records
 from noderuntime.space.environment import open_space, scan
-from noderuntime.space.keys import VALUE_BYTES_MAX
-from noderuntime.space.transactions import WriteTxn
-from noderuntime.state.base import Update, Watch
-from noderuntime.state.memory import MemoryState
+from noderuntime.state.external import open_external
 
 SAYS: Final = "noderuntime trial: "  # how the last line of a trial begins that has failed
 REFUSED: Final = 2  # see the head of this module
@@ -44,7 +40,8 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING)
     try:
         space = open_space(run_dir.space)
-        session = TrialSession(space, wiring, TrialState(space, wiring.number))
+        external = open_external(space)
+        session = TrialSession(space, wiring, trial_state(space, wiring.number, external), external)
         prefix = keys.private_prefix(wiring.number)
         with space.read() as txn:
             found = [(key[len(prefix) :].decode(), value) for key, value in scan(txn, prefix)]
@@ -66,40 +63,3 @@ def _failed(why: str, status: int = 1) -> int:
     sys.stdout.flush()
     print(f"{SAYS}{cut(' '.join(why.split()), ERROR_CHARACTERS_MAX)}", file=sys.stderr, flush=True)
     os._exit(status)
-
-
-class TrialState(MemoryState):
-    """The shared KVS of the run, whose writes go nowhere: each is made in a transaction that is given up."""
-
-    def _change(
-        self,
-        make: Callable[[WriteTxn, kvs.Changes, int], None],
-        size_bytes: int = VALUE_BYTES_MAX,
-        drains: bool = False,
-    ) -> int:
-        space = self._space
-        txn = space.begin()
-        try:
-            revision: int = space.base + txn.id()
-            now_ns = space.now_ns()
-            make(txn, kvs.Changes(txn, revision, now_ns, self._origin), now_ns)
-            return revision
-        finally:
-            txn.abort()
-
-    def watch(self, prefix: str = "") -> Watch:
-        return _Silent()
-
-
-class _Silent(Watch):
-    """A watch of an operator that will get no events."""
-
-    def __init__(self) -> None:
-        self._closed = threading.Event()
-
-    def next(self, timeout: float | None = None) -> Update | None:
-        self._closed.wait(timeout)
-        return None
-
-    def close(self) -> None:
-        self._closed.set()

@@ -126,6 +126,11 @@ def test_another_folder_is_another_place_for_the_code() -> None:
     ]  # fmt: skip
 
 
+def test_another_folder_is_refused_where_the_shared_state_is_a_file_beside_the_dataflow() -> None:
+    before = dataflow(*AB, state={"kind": "sqlite", "path": "shared.db"})
+    assert "what `state: kind: sqlite` names" in compare(before, replace(before, folder="/elsewhere")).refusal
+
+
 Planned = list[tuple[str, str, tuple[str, ...]]]
 RENAMED: list[tuple[str, tuple[Node, ...], tuple[Node, ...], dict[str, str], Planned]] = [
     ("a receiver", AB, (A, {**B, "id": "d"}), {"b": "d"}, [("d", "renamed", ("was b",))]),
