@@ -35,6 +35,7 @@ def problems(dataflow: Dataflow, overrides: Mapping[str, str]) -> list[DataflowE
 
     `overrides`: variables that win over the `env` of nodes (`--env`).
     """
+    importlib.invalidate_caches()  # a runtime asks again and again, and modules come and go
     found = []
     for node in dataflow.nodes:
         if node.kind == "dynamic":

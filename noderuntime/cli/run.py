@@ -119,6 +119,7 @@ def _runtime(loaded: Loaded, observer: Observer, options: Namespace, name: str, 
             seed=options.seed,
             watch=options.watch,
             dora=loaded.dora,
+            problems=problems,
         ),
         observer,
     )

@@ -117,6 +117,8 @@ class Applying:
         try:
             new = files.load(asked.file, self._options.environ, dict(self._options.extra_env))
             warnings = files.check_files(new)
+            if wrong := self._options.problems(new, self._options.extra_env):
+                raise files.joined(wrong)
         except DataflowError as error:
             return self._refused(str(error), REFUSED)
         here = [spec.id for spec in written(self._nodes.dataflow).nodes]

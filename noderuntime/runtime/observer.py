@@ -7,14 +7,21 @@ from a thread of their own, and drops or keeps what does not fit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from noderuntime.dataflow.model import Dataflow
+from noderuntime.errors import DataflowError
 
 STDOUT, STDERR = "stdout", "stderr"
 
 GRACE_S = 5.0
 INFO = 20  # of Python's logging
+
+
+def _unseen(dataflow: Dataflow, overrides: Mapping[str, str]) -> list[DataflowError]:
+    return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +44,8 @@ class RunOptions:
     of an earlier run. `watch`: operators are reloaded when their files change. `grace_s`: from the STOP event
     to SIGTERM at a stop. `from_snapshot`: resume from this one, and not from a space that is kept.
     `drop`, `rename` (old id -> new id): nodes that are no longer in the file, and may lose what they have, or have
-    another id now. `dora`: the dataflow is one of dora.
+    another id now. `dora`: the dataflow is one of dora. `problems` finds what would keep a dataflow from running, as
+    far as one sees without running it; it gets `extra_env` as well. It is asked about files that are to be applied.
     """
 
     name: str
@@ -56,6 +64,7 @@ class RunOptions:
     watch: bool = False
     grace_s: float = GRACE_S
     dora: DoraRun | None = None
+    problems: Callable[[Dataflow, Mapping[str, str]], list[DataflowError]] = _unseen
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,6 +160,36 @@ def test_a_file_that_cannot_be_applied_is_refused_with_a_sentence(place: Folder,
     assert running.finish() == 0
 
 
+def test_what_run_refuses_without_running_it_apply_refuses_with_the_same_sentence(place: Folder) -> None:
+    wrong = {
+        "x": ({"module": "nowhere.operators"}, {}, "node 'x': there is no module 'nowhere'"),
+        "y": ({"python": "keeps.py:Keeps"}, {}, "node 'y': keeps.py has no 'Keeps'; it has: Operator"),
+        "z": ({"module": "noderuntime.operators.file_sink"}, {"pth": "out"}, "node 'z': config: "),
+    }
+    nodes = [
+        {"id": id, "operator": {**code, "inputs": {"in": "counts/n"}}, "config": config}
+        for id, (code, config, _) in wrong.items()
+    ]
+    place.file.write_text(flow(*TWO, *nodes))
+    code, _, refused = command(place, "run", "flow.yml")
+    assert code == 2
+    (place.folder / "lib").mkdir()
+    place.write(**{"lib/helps.py": "class Operator:\n    def on_event(self, event, ctx): pass\n"})
+    running = place.start(flow(*TWO), extra_env={"PYTHONPATH": "lib"})
+    running.wait_running()
+    pids = {id: row["pid"] for id, row in running.status().items()}
+    code, _, err = apply(place, flow(*TWO, *nodes))
+    assert code == 2
+    for _, _, said in wrong.values():
+        assert said in err and said in refused
+    assert {id: row["pid"] for id, row in running.status().items()} == pids
+    helps = {"id": "helps", "operator": {"module": "helps", "inputs": {"in": "counts/n"}}}
+    code, _, err = apply(place, flow(*TWO, helps))  # found by the --env of the run
+    assert code == 0, err
+    enough(place)
+    assert running.finish() == 0
+
+
 def test_a_dry_run_tells_the_plan_and_changes_nothing(place: Folder) -> None:
     running = place.start(flow(*TWO))
     running.wait_running()
@@ -364,7 +394,7 @@ def test_with_discard_a_removed_node_goes_at_once(place: Folder) -> None:
 
 
 def test_a_second_change_meanwhile_is_refused_and_a_slow_trial_times_out(place: Folder) -> None:
-    place.write(slow_py="import time\ntime.sleep(600)\n")
+    place.write(slow_py="import time\ntime.sleep(600)\nclass Operator: pass\n")
     slow = {"id": "slow", "operator": {"python": "slow.py", "inputs": {"n": "counts/n"}}}
     running = place.start(flow(*TWO))
     running.wait_running()

@@ -57,11 +57,13 @@ def main() -> int:
     dataflow = load(file)
 
     def work() -> int:
+        from noderuntime.cli.preflight import problems
         from noderuntime.runtime import runtime
 
         try:
             name = options.pop("name", Path(file).stem)
-            return runtime.run(dataflow, RunOptions(name=name, environ=os.environ, **options), Printer())
+            run_options = RunOptions(name=name, environ=os.environ, problems=problems, **options)
+            return runtime.run(dataflow, run_options, Printer())
         except NodeRuntimeError as error:
             print(error, file=sys.stderr)
             return 2
