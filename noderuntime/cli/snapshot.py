@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 from noderuntime.cli import output
@@ -48,7 +49,7 @@ def _ls(options: Namespace) -> int:
     if options.json:
         output.result_json([_plain(item) for item in listed])
     elif listed:
-        heads = ("SNAPSHOT", "AGE", "KIND", "BYTES", "KEYS", "WHY", "STATE")
+        heads = ("SNAPSHOT", "AGE", "KIND", "BYTES", "KEYS", "WHY", "DATAFLOW", "STATE")
         output.result_table(heads, [_row(item) for item in listed])
     else:
         output.tell(f"{settings.run} has no snapshots in {backend.place}")
@@ -58,12 +59,24 @@ def _ls(options: Namespace) -> int:
 def _row(item: Listed) -> tuple[Any, ...]:
     manifest = item.manifest
     if manifest is None:
-        return (item.number, "-", "-", "-", "-", "-", f"damaged: {item.problem}")
+        return (item.number, "-", "-", "-", "-", "-", "-", f"damaged: {item.problem}")
     age = duration(max(0.0, (time.time_ns() - manifest.created_ns) / 1e9))
     kind = "full" if manifest.full else f"on {manifest.chain[-1]}"
     dead = sum(letters_at(manifest).values())
     state = ("finished" if manifest.finished else "can be resumed") + (f", {letters_text(dead)}" if dead else "")
-    return (item.number, age, kind, manifest.size_bytes, manifest.keys, manifest.why, state)
+    dataflow = _dataflow(manifest.dataflow)
+    return (item.number, age, kind, manifest.size_bytes, manifest.keys, manifest.why, dataflow, state)
+
+
+def _dataflow(found: dict[str, Any]) -> str:
+    """Which dataflow a snapshot has, for a person."""
+    if not found:
+        return "-"
+    changes = int(found["changes"])
+    times = f" after {changes} change{'s' if changes > 1 else ''}" if changes else ""
+    drain = f", {', '.join(found['drain'])} draining" if found["drain"] else ""
+    scaled = "".join(f", {node} scaled to {replicas}" for node, replicas in found["scaled"].items())
+    return f"{Path(found['file']).name}{times}{scaled}{drain}"
 
 
 def _plain(item: Listed) -> dict[str, Any]:
@@ -83,6 +96,7 @@ def _plain(item: Listed) -> dict[str, Any]:
         "why": manifest.why,
         "finished": manifest.finished,
         "fingerprint": manifest.fingerprint,
+        "dataflow": manifest.dataflow or None,
         "cut": manifest.cut,
         "counts": manifest.counts,
     }

@@ -66,7 +66,7 @@ def renamed_id(names: Mapping[str, str], id: str) -> str:
 
 def renamed_source(names: Mapping[str, str], source: str) -> str:
     """The same for a source "node/output"; "" and timers stay."""
-    node, slash, output = source.partition("/")
+    node, slash, output = source.rpartition("/")
     return f"{renamed_id(names, node)}{slash}{output}" if slash else source
 
 

@@ -115,6 +115,7 @@ class InForce(TypedDict):
     changing: str
     applied: bool
     version: int
+    changes: int
     scaled: NotRequired[dict[str, int]]  # an earlier store has none
 
 

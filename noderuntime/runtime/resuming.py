@@ -84,6 +84,18 @@ def _numbers_again(found: InForce, dataflow: Dataflow, file: str) -> list[str]:
     ]
 
 
+def which(found: InForce, resumption: Resumption, file: str, of_snapshot: bool) -> str:
+    """What is said of the dataflow that goes on, when `decide` did not have to choose; "" for nothing: it has always
+    been that of the file. `of_snapshot`: the run goes on from one that the user has named.
+    """
+    if any(text.startswith("going on with ") for text in resumption.told):
+        return ""
+    if resumption.as_applied:
+        number = found["changes"]
+        return f"going on with the dataflow of {found['file']}, after {number} change{'s' if number > 1 else ''}"
+    return f"going on with the dataflow of {file}" if of_snapshot and not found["applied"] else ""
+
+
 class Opening:
     """Asks the store to open the space: at a resume, after it has said which dataflow is in force there."""
 
@@ -116,7 +128,8 @@ class Opening:
             except ValueError as error:
                 refused("StoreError", f"the dataflow that was applied cannot be read: {error}")
                 return
-            for text in resumption.told:
+            said = which(in_force, resumption, self._file, self._options.from_snapshot is not None)
+            for text in filter(None, (*resumption.told, said)):
                 self._log.tell(text)
             decided(resumption)
             ask(resumption)

@@ -12,7 +12,8 @@ that are missing, or were left out although they had changed.
 
 Format 2 added `content`, and sizes and digests in the keys of payloads; format 3 added `run_id`. Older ones are read.
 Formats 4 and 5 are format 3 of spaces of format 2 (with packs, see noderuntime.space.packs) and 3 (with keyed states by
-slot, see noderuntime.space.private): earlier versions would not find what is in them, and refuse it.
+slot, see noderuntime.space.private): earlier versions would not find what is in them, and refuse it. Format 5 added
+`dataflow`, too.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ class Manifest:
     `number` counts the snapshots of one place, `chain` holds the numbers that this one builds on, the full one first.
     `counts` is what each node had taken, queued and sent at the cut (claims.figures). `finished`: all nodes had ended.
     `clock_ns`: the space's clock at the cut; `wall_ns`: at its creation. `run_id` as in OperatorContext: a run that is
-    resumed keeps it.
+    resumed keeps it. `dataflow` says which one was in force, since it can change while the run goes on: its "file", how
+    many "changes" there had been, numbers of replicas that were "scaled", which nodes still "drain"; {} in earlier
+    formats, and in a space that no run began.
     """
 
     run: str
@@ -86,6 +89,7 @@ class Manifest:
     growth_bytes: int = 0
     content: int | None = None  # None in format 1
     run_id: str = ""  # "" before format 3
+    dataflow: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
     sha256: str = field(default="", compare=False)
 
@@ -111,6 +115,8 @@ class Manifest:
             del plain["content"]
         if self.format < 3:
             del plain["run_id"]
+        if self.format < 5:
+            del plain["dataflow"]
         plain["sha256"] = hashlib.sha256(_canonical(plain)).hexdigest()
         return json.dumps(plain, indent=1).encode() + b"\n"
 

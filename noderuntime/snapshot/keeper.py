@@ -141,5 +141,6 @@ class Keeper:
             growth_bytes=walked.growth_bytes,
             content=walked.index.content,
             run_id=self.space.outbox_id,
+            dataflow=cut.dataflow,
             format=FORMAT_OF_SPACE[format_of(cut.txn)],
         )

@@ -4,6 +4,7 @@ The steps are in space/changes.py; each of these operations is a transaction, co
 The record of the dataflow in force (keys.IN_FORCE) has:
 
     version     the number of the last change, which is the wiring number of the nodes that it touched
+    changes     how many dataflows were put in force while the run went on, since it was begun with that of a file
     digest      of the file that the run was started with, as it was then
     dataflow    the dataflow in force, as JSON (dataflow/plain.py), with the numbers of replicas of the file
     scaled      numbers of replicas that `scale` has set since then, by node: these are in force
@@ -92,6 +93,7 @@ class ChangeOperations:
             now["scaled"] = {**record.get("scaled", {}), **asked.scale}
         else:
             now |= {"dataflow": asked.dataflow, "file": asked.file, "applied": True, "scaled": {}}
+            now["changes"] = record.get("changes", 0) + 1
         put_in_force(txn, {**record, **now})
         txn.put(keys.fact("fingerprint"), msgpack.packb(asked.fingerprint))
         return found
@@ -113,12 +115,8 @@ class ChangeOperations:
     def in_force(self, txn: ReadTxn, asked: wire.Nothing) -> Result:
         record = in_force(txn)
         texts = {name: record.get(name, "") for name in ("dataflow", "leaving", "file", "digest", "changing")}
-        return {
-            **texts,
-            "applied": record.get("applied", False),
-            "version": record.get("version", 0),
-            "scaled": record.get("scaled", {}),
-        }
+        numbers = {name: record.get(name, 0) for name in ("version", "changes")}
+        return {**texts, **numbers, "applied": record.get("applied", False), "scaled": record.get("scaled", {})}
 
 
 def in_force(txn: ReadTxn) -> dict[str, Any]:

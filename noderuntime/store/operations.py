@@ -161,7 +161,7 @@ class Store:
             dropped += rescale(txn, self.space, old, registry, partitions)
             private.convert(txn, (node_entry.number for node_entry in registry.values()))
             record = {"dataflow": asked.dataflow, "leaving": "", "file": asked.file, "digest": asked.digest,
-                      "changing": "", "scaled": {}}  # fmt: skip
+                      "changing": "", "changes": 0, "scaled": {}}  # fmt: skip
             put_in_force(txn, {"version": 0, **in_force(txn), **record, "applied": False})
         resumed = txn.get(keys.fact("resumed"))
         txn.put(keys.fact("fingerprint"), msgpack.packb(asked.fingerprint))

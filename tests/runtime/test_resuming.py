@@ -10,7 +10,7 @@ from noderuntime.dataflow import plain
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.dataflow.reader import parse
 from noderuntime.ipc.store_records import InForce
-from noderuntime.runtime.resuming import decide
+from noderuntime.runtime.resuming import decide, which
 
 
 def dataflow(*ids: str, file: str = "flow.yml", **more: Any) -> Dataflow:
@@ -25,7 +25,7 @@ APPLIED = dataflow("a", "b", file="other.yml")
 def in_force(**more: Any) -> InForce:
     found: InForce = {
         "dataflow": plain.to_text(APPLIED), "leaving": "", "file": "other.yml", "digest": "of the start",
-        "changing": "", "applied": True, "version": 3,
+        "changing": "", "applied": True, "version": 3, "changes": 2,
     }  # fmt: skip
     return {**found, **more}  # type: ignore[typeddict-item]
 
@@ -52,6 +52,19 @@ def test_a_file_that_has_changed_since_goes_on_and_that_is_said() -> None:
 def test_a_file_that_says_what_was_applied_goes_on_without_a_word() -> None:
     found = decide(in_force(), replace(APPLIED, file="flow.yml"), "another")
     assert found.as_applied and found.told == ()
+
+
+def test_which_dataflow_goes_on_is_said_of_a_run_that_was_changed_and_of_a_snapshot_that_was_named() -> None:
+    def said(found: InForce, digest: str, of_snapshot: bool = False) -> str:
+        return which(found, decide(found, FILE, digest), "/flow/flow.yml", of_snapshot)
+
+    applied, before = in_force(), in_force(applied=False, dataflow="", changes=0)
+    now = replace(APPLIED, file="flow.yml")
+    told = which(applied, decide(applied, now, "another"), "/flow/flow.yml", False)
+    assert told == "going on with the dataflow of other.yml, after 2 changes"
+    assert said(applied, "of the start") == said(applied, "another") == ""  # `decide` says so
+    assert said(before, "of the start") == ""
+    assert said(before, "of the start", of_snapshot=True) == "going on with the dataflow of /flow/flow.yml"
 
 
 def test_who_says_what_may_be_dropped_means_the_file() -> None:
