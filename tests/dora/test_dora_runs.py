@@ -487,7 +487,8 @@ def test_a_dataflow_of_dora_is_not_changed_while_it_runs(flow: Flow) -> None:
 
 
 def test_a_running_dataflow_of_dora_is_not_changed_and_a_sentence_says_what_to_do(flow: Flow) -> None:
-    flow.write("d.yml", "nodes:\n- {id: s, path: send.py, outputs: [v]}\n- {id: r, path: record.py, inputs: {x: s/v}}\n")
+    sender = "nodes:\n- {id: s, path: send.py, outputs: [v]}\n"
+    flow.write("d.yml", f"{sender}- {{id: r, path: record.py, inputs: {{x: s/v}}}}\n")
     running = flow.start("run", "--dora", "d.yml", "--watch", COUNT="1000000", PAUSE="0.01")
     out = flow.folder / "out"
     wait_until(lambda: out.exists() and "INPUT" in out.read_text(), "messages to flow")
@@ -496,7 +497,7 @@ def test_a_running_dataflow_of_dora_is_not_changed_and_a_sentence_says_what_to_d
         asked = flow.start("apply", "d", "d.yml", *options)
         _, err = asked.communicate(timeout=WITHIN_S)
         assert asked.returncode == 2 and said in err and "run --dora FILE" in err
-    flow.write("d.yml", "nodes:\n- {id: s, path: send.py, outputs: [v]}\n")
+    flow.write("d.yml", sender)
     assert running.stderr is not None
     assert any(said in line for line in running.stderr)  # up to the one that says so
     stopped = flow.start("stop", "d")

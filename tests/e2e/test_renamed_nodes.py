@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from support.harness import Folder, wait_until
 from support.live_cast import apply, command, counts, enough, flow, keeps, prepare, seen, takes, wait_handled
+
+from noderuntime import Tap
 
 UIDS = """
 import json
@@ -131,3 +137,237 @@ def test_a_rename_that_does_not_fit_is_refused_with_a_sentence(
     assert {id: row["pid"] for id, row in after.items()} == {id: row["pid"] for id, row in before.items()}
     enough(place)
     assert running.finish() == 0
+
+
+SAYS = """
+from noderuntime import Node
+with Node() as node:
+    print("called", node.node_id, flush=True)
+    for event in node:
+        pass
+"""
+
+
+def test_a_renamed_custom_node_leaves_in_order_and_its_next_process_has_the_new_id(place: Folder) -> None:
+    place.write(says_py=SAYS)
+    says = {"path": "says.py", "inputs": {"in": "counts/n"}}
+    running = place.start(flow(counts(), takes("c"), {"id": "s", **says}))
+    running.wait_running()
+    wait_handled(running, "c")
+    code, _, err = apply(
+        place, flow(counts(), takes("d"), {"id": "t", **says}), "--rename", "c=d", "--rename", "s=t"
+    )
+    assert code == 0, err
+    wait_until(lambda: running.status()["d"]["restarts"] == running.status()["t"]["restarts"] == 1, "their next lives")
+    wait_handled(running, "d")
+    wait_handled(running, "t", 1)
+    enough(place)
+    assert running.finish() == 0
+    lives = [json.loads(line.partition(" ")[2])[1]["counts/n"] for line in running.lines("d") if "seen" in line]
+    (old, new) = lives
+    assert old[0] == 0 and old[3] and new[3] and new[0] <= old[1] + 1  # at least once
+    assert running.lines("s") == ["called s"] and running.lines("t") == ["called t"]
+
+
+def test_a_stopped_node_stays_stopped_and_a_failed_one_comes_back_under_its_new_id(place: Folder) -> None:
+    running = place.start(flow(counts(), keeps("a", max_restarts=1, restart_delay="1ms"), keeps("x")))
+    running.wait_running()
+    wait_handled(running, "a")
+    assert command(place, "node", "stop", "x")[0] == 0
+    place.write(broken="")
+    os.kill(running.status()["a"]["pid"], signal.SIGKILL)
+    wait_until(lambda: running.status()["a"]["state"] == "failed", "a to fail")
+    (place.folder / "broken").unlink()
+    new = flow(counts(), keeps("b", max_restarts=1, restart_delay="1ms"), keeps("y"))
+    code, _, err = apply(place, new, "--rename", "a=b", "--rename", "x=y")
+    assert code == 0, err
+    wait_until(lambda: running.status()["b"]["state"] == "running", "b to come back")
+    assert running.status()["y"]["state"] == "stopped"
+    code, _, err = command(place, "node", "start", "y")
+    assert code == 0, err
+    wait_handled(running, "b")
+    wait_handled(running, "y")
+    enough(place)
+    assert running.finish() == 0
+    for node in ("b", "y"):
+        assert exact(seen(running, node)["counts/n"])
+
+
+FAILS = """
+import os
+class Operator:
+    '''Fails on 50 as long as there is a file `bad`.'''
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT" and event["value"] == 50:
+            print("attempt", event["attempt"], event["uid"], flush=True)
+            if os.path.exists("bad"):
+                raise ValueError("bad")
+"""
+
+
+def test_dead_letters_and_attempts_go_along_and_name_the_sender_of_now(place: Folder) -> None:
+    def fails(id: str, source: str, **more: Any) -> dict[str, Any]:
+        return {"id": id, "operator": {"python": "fails.py", "inputs": {"in": f"{source}/n"}}, **more}
+
+    place.write(fails_py=FAILS, bad="")
+    tries = {"max_attempts": 0, "max_restarts": 0, "restart_delay": "10s", "max_restart_delay": "600s"}
+    running = place.start(flow(counts(), fails("a", "counts", max_attempts=1), fails("t", "counts", **tries)))
+    running.wait_running()
+    running.wait_for("status", "a failed once on counts/n#51: a dead letter now*")
+    running.wait_for("line", "t", "*", "attempt 2 *")
+    new = flow(counts("origin"), fails("b", "origin", max_attempts=1), fails("u", "origin", **tries))
+    code, _, err = apply(
+        place, new, "--rename", "counts=origin", "--rename", "a=b", "--rename", "t=u", "--timeout", "60"
+    )
+    assert code == 0, err
+    code, out, err = command(place, "dead-letters", "ls", "b", "--json")
+    assert code == 0 and [letter["uid"] for letter in json.loads(out)["letters"]] == ["origin/n#51"], (out, err)
+    (place.folder / "bad").unlink()
+    code, _, err = command(place, "dead-letters", "replay", "b", "origin/n#51")
+    assert code == 0, err
+    running.wait_for("line", "b", "*", "attempt 1 origin/n#51")
+    told = running.wait_for("line", "u", "*", "attempt * origin/n#51")
+    assert int(told[3].split()[1]) >= 3  # the lives of before count
+    wait_handled(running, "u")
+    enough(place)
+    assert running.finish() == 0
+
+
+def test_a_tap_goes_on_under_the_new_name_and_misses_nothing(place: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODERUNTIME_HOME", str(place.home))
+    beats = """
+import os, time
+from noderuntime import Source
+class Operator(Source):
+    def produce(self, position, ctx):
+        number = position or 0
+        ctx.send_output("n", number)
+        time.sleep(0.005)
+        return number + 1
+"""
+    place.write(beats_py=beats)
+
+    def beating(id: str) -> dict[str, Any]:
+        return {"id": id, "operator": {"python": "beats.py", "outputs": ["n"]}}
+
+    running = place.start(flow(beating("x"), keeps("a", "x/n")))
+    running.wait_running()
+    numbers: list[int] = []
+    topics: list[str] = []
+    with Tap("flow", "*") as tap:
+        for topic, event in tap:
+            if topic not in ("x/n", "y/n"):
+                continue
+            assert event["uid"].rpartition("#")[0] == topic
+            numbers.append(int(event["uid"].rpartition("#")[2]))
+            topics += [topic] if topic not in topics else []
+            if len(numbers) == 50:
+                code, _, err = apply(place, flow(beating("y"), keeps("a", "y/n")), "--rename", "x=y")
+                assert code == 0, err
+            if topic == "y/n" and len(numbers) > 300:
+                break
+        assert tap.missed == 0
+    assert topics == ["x/n", "y/n"]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert command(place, "stop", "flow")[0] == 0
+    assert running.finish() == 0
+
+
+def test_operators_that_share_a_process_are_renamed_in_it(place: Folder) -> None:
+    def pair(first: str, second: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        return keeps(first, process="p"), keeps(second, f"{first}/n", process="p")
+
+    running = place.start(flow(counts(), *pair("a", "b"), takes("c", "b/n")))
+    running.wait_running()
+    wait_handled(running, "c")
+    code, out, err = apply(
+        place, flow(counts(), *pair("x", "y"), takes("c", "y/n")), "--rename", "b=y", "--rename", "a=x"
+    )
+    assert code == 0, err
+    assert "was a" in out and "was b" in out
+    wait_handled(running, "c")
+    code, _, err = apply(place, flow(counts(), *pair("x", "z"), takes("c", "z/n")), "--rename", "y=z")
+    assert code == 0, err
+    wait_handled(running, "c")
+    enough(place)
+    assert running.finish() == 0
+    of_c = seen(running, "c")
+    last = of_c["z/n"][1]
+    assert of_c["b/n"][0] == 0 and of_c["y/n"][0] == of_c["b/n"][1] + 1 and of_c["z/n"][0] == of_c["y/n"][1] + 1
+    ends = [json.loads(line.partition(" ")[2])[1] for line in running.lines("x") if line.startswith("seen ")]
+    assert ends[0] == {"counts/n": [0, last, last + 1, True]}
+
+
+GUEST = """
+import sys
+from noderuntime import Node
+with Node(sys.argv[1], run="flow") as node:
+    first = node.next()
+    print(first["source"], flush=True)
+    for event in node:
+        pass
+"""
+
+
+def test_a_dynamic_node_that_is_connected_stays_so_and_joins_under_the_new_id_the_next_time(place: Folder) -> None:
+    def flows(id: str) -> str:
+        return flow(counts(), {"id": id, "path": "dynamic", "inputs": {"in": "counts/n"}})
+
+    def joins(id: str) -> subprocess.Popen[str]:
+        env = {**os.environ, "NODERUNTIME_HOME": str(place.home)}
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen([sys.executable, "guest.py", id], cwd=place.folder, env=env, **pipes)
+
+    place.write(guest_py=GUEST)
+    running = place.start(flows("g"))
+    running.wait_for("started")
+    first = joins("g")
+    wait_until(lambda: running.status()["g"]["handled"] > 100, "the guest to handle something")
+    code, _, err = apply(place, flows("h"), "--rename", "g=h")
+    assert code == 0, err
+    wait_handled(running, "h")
+    assert running.status()["h"]["pid"] == first.pid
+    refused = joins("g")
+    assert "the run has no node 'g'" in refused.communicate(timeout=60)[1]
+    first.kill()
+    first.communicate()
+    wait_until(lambda: running.status()["h"]["pid"] == 0, "the guest to be gone")
+    second = joins("h")
+    wait_handled(running, "h")
+    enough(place)
+    out, _ = second.communicate(timeout=60)
+    assert running.finish() == 0
+    assert out == "counts/n\n"
+
+
+def test_a_resume_goes_on_with_the_new_id_by_the_rules_of_a_resume(place: Folder) -> None:
+    old = flow(counts(), keeps("a"), uids("u", "a/n"))
+    running = place.start(old)
+    running.wait_running()
+    wait_handled(running, "u")
+    new = place.folder / "new.yml"
+    new.write_text(flow(counts(), keeps("b"), uids("u", "b/n")))
+    code, _, err = command(place, "apply", "--rename", "a=b", "new.yml")
+    assert code == 0, err
+    for _ in range(2):  # the file is that of the start each time: what was applied goes on
+        wait_handled(running, "u")
+        running.process.kill()
+        running.finish()
+        place.wait_gone()
+        running = place.start(resume=True)
+        running.wait_running("counts", "b", "u")
+    wait_handled(running, "u")
+    running.process.kill()
+    running.finish()
+    place.wait_gone()
+    place.file.write_text(flow(counts(), keeps("c"), uids("u", "c/n")))
+    code, _, err = command(place, "run", "flow.yml", "--resume")
+    assert code == 2 and "--rename b=c" in err
+    running = place.start(resume=True, rename={"b": "c"})
+    running.wait_running("counts", "c", "u")
+    wait_handled(running, "u")
+    enough(place)
+    assert running.finish() == 0
+    assert exact(seen(running, "c")["counts/n"])
+    numbers = json.loads(running.lines("u")[-1].partition(" ")[2])
+    assert numbers["good"] and [source for source, _ in numbers["sources"]] == ["a/n", "b/n", "c/n"]
