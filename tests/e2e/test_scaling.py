@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from support.harness import Folder, Running, wait_until
 from test_replicas_in_runs import CODE, check_sums, flow, result
@@ -64,3 +66,26 @@ def test_a_node_gets_other_replicas_while_messages_flow_and_every_other_process_
     running.wait_running(*ids(after))
     finish(place, running, 1000)
     assert not any("ended by" in text or "begins a new life" in text for text in running.statuses())
+
+
+def test_a_node_is_renamed_with_all_its_replicas_and_gets_fewer_of_them_in_the_same_change(place: Folder) -> None:
+    def called(id: str, replicas: int) -> str:
+        text = flow(count=3000, pause=2999, replicas=replicas)
+        return text.replace("id: sums", f"id: {id}").replace("sums/sum", f"{id}/sum")
+
+    running = place.start(called("sums", 3))
+    running.wait_running(*ids(3), "sink")
+    wait_until(lambda: handled(running) > 100, "some sums")
+    place.file.write_text(called("totals", 3))
+    said = apply(place.file, "--rename", "sums=totals")
+    assert "was sums" in said and "begins a new life" in said
+    assert set(running.status()) == {"numbers", "totals", "totals[1]", "totals[2]", "sink"}
+    before = handled(running)
+    wait_until(lambda: handled(running) > before + 100, "some totals")
+    place.file.write_text(called("sums", 2))
+    assert "replicas 3 -> 2" in apply(place.file, "--rename", "totals=sums")
+    wait_until(lambda: set(running.status()) == {"numbers", "sums", "sums[1]", "sink"}, "the replicas of now")
+    finish(place, running, 3000)
+    uids = [uid for uid, _ in json.loads((place.folder / "result.json").read_text())]
+    assert {uid.partition("/")[0] for uid in uids} == {"sums", "totals"}
+    assert len({uid.rpartition("#")[2] for uid in uids}) == len(uids)  # whatever the node was called
