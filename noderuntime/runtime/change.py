@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from noderuntime.dataflow.changes import RENAMED, Plan
+from noderuntime.dataflow.changes import ADDED, RENAMED, Plan
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.ipc.control_records import ApplyRun
 from noderuntime.ipc.store_records import Prepared
@@ -50,7 +50,10 @@ class Work:
         failed = any("queued messages" in what for what in self.losses.values())
         gives_up = " ".join([*(f"--drop {id}" for id in self.losses), *(["--discard"] if failed else [])])
         command = f"noderuntime apply {run} {self.asked.file} {gives_up}"
-        return f"{'; '.join(texts)}\n  `{command}` gives it up. Nothing was changed."
+        added = self.plan.of(ADDED)
+        first = next(iter(self.losses))
+        also = f"; `--rename {first}={added[0]}` carries it over when that is its id now" if added else ""
+        return f"{'; '.join(texts)}\n  `{command}` gives it up{also}. Nothing was changed."
 
     def by_kind(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}

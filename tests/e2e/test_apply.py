@@ -64,7 +64,9 @@ def test_a_node_that_is_removed_handles_what_waits_and_goes(place: Folder) -> No
     pids = {id: row["pid"] for id, row in running.status().items()}
     code, _, err = apply(place, flow(*TWO))
     assert code == 2
-    assert "1 keys of private state would be lost" in err and "--drop b" in err
+    assert "1 keys of private state would be lost" in err and "--drop b" in err and "--rename" not in err
+    code, _, err = apply(place, flow(*TWO, keeps("z", "a/n"), takes("c", "z/n")))
+    assert code == 2 and "`--rename b=z` carries it over when that is its id now" in err
     assert set(running.status()) == {"counts", "a", "b", "c"}
     code, out, err = apply(place, flow(*TWO), "--drop", "b", "--json")
     assert code == 0, err
