@@ -221,7 +221,7 @@ def test_dead_letters_and_attempts_go_along_and_name_the_sender_of_now(place: Fo
     )
     assert code == 0, err
     code, out, err = command(place, "dead-letters", "ls", "b", "--json")
-    assert code == 0 and [letter["uid"] for letter in json.loads(out)["letters"]] == ["origin/n#51"], (out, err)
+    assert code == 0 and [letter["uid"] for letter in json.loads(out)] == ["origin/n#51"], (out, err)
     (place.folder / "bad").unlink()
     code, _, err = command(place, "dead-letters", "replay", "b", "origin/n#51")
     assert code == 0, err
