@@ -207,6 +207,7 @@ def switch(txn: WriteTxn, space: Space, wanted: Wanted) -> dict[str, Any]:
             lives.end(txn, space, everything, [entry], failed=None)
             discarded += before_end
     lives.put_registry(txn, everything.values())
+    taps.extend(txn, known, registry)
     _renew(txn, everything, wanted)
     partitions = {item["id"]: item.get("partition", "") for item in wanted.nodes}
     moves.rescale_live(txn, space, known, registry, partitions, wanted.version)

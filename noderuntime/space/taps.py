@@ -113,8 +113,7 @@ def change(
     for topic in come:
         input = there.get((topic.node, topic.output))
         if input is None:
-            input = next(number for number in range(len(used) + 1) if number not in used)
-            used.add(input)
+            input = _free(used)
             there[topic.node, topic.output] = input
             nodes.add(topic.node)
         made[topic.name] = input, sent(txn, topic)
@@ -122,6 +121,31 @@ def change(
         _put(txn, there, nodes)
         raise_wiring(txn, {other for node in nodes for other in (node, *process_of.get(node, ()))})
     return made
+
+
+def _free(used: set[int]) -> int:
+    """The lowest number that is not `used`, which it is from now on."""
+    found = next(number for number in range(len(used) + 1) if number not in used)
+    used.add(found)
+    return found
+
+
+def extend(txn: WriteTxn, before: lives.Registry, now: lives.Registry) -> None:
+    """Replicas that are new get the taps of their node, so that those who look see them from their first message on.
+    None of them has a life yet, which finds its taps at its beginning.
+    """
+    there = present(txn)
+    used = set(there.values())
+    nodes: set[int] = set()
+    for id, entry in now.items() if there else ():
+        first = now.get(node_of(id))
+        if first is None or first is entry or id in before:
+            continue
+        for output, number in entry.outputs.items():
+            if (first.number, first.outputs.get(output, -1)) in there and (entry.number, number) not in there:
+                there[entry.number, number] = _free(used)
+                nodes.add(entry.number)
+    _put(txn, there, nodes)
 
 
 def clear(txn: WriteTxn) -> int:

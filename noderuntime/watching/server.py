@@ -197,6 +197,8 @@ class Server:
         if self._mailboxes is None:
             return
         known = self._mailboxes.topics()
+        if not self._mailboxes.tapped.keys() <= known.keys():  # nodes have left: what they have sent comes first
+            self._take_all(time.monotonic() + END_S)
         shown = dict.fromkeys(topic.shown for topic in known.values())
         wanted: dict[int, list[str]] = {}
         for client in self._clients.values():
@@ -237,14 +239,17 @@ class Server:
                     client.backlog.add(frame)
             self._send(client)
 
+    def _take_all(self, until_s: float) -> None:
+        self._rung = True
+        while self._rung and time.monotonic() < until_s:
+            self._rung = False
+            self._boundary.call("the last messages", self._take)
+
     def _end(self) -> None:
         """Every node is done: pass on the last messages, and say how many there were."""
         until_s = time.monotonic() + END_S
         if self._mailboxes is not None:
-            self._rung = True
-            while self._rung and time.monotonic() < until_s:
-                self._rung = False
-                self._boundary.call("the last messages", self._take)
+            self._take_all(until_s)
             counts = self._mailboxes.counts()
             for client in list(self._clients.values()):
                 client.backlog.tell(frames.end(self._by_topic({name: counts[name] for name in client.topics})))

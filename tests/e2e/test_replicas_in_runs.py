@@ -315,6 +315,25 @@ def test_to_those_who_look_the_outputs_of_all_replicas_are_one_topic(place: Fold
     assert sorted(values, key=str) == sorted(everything[-len(values) :], key=str)
 
 
+def test_who_looks_misses_nothing_while_replicas_come_and_go(place: Folder) -> None:
+    send = "        ctx.send_output("
+    place.write(code_py=CODE.replace(send, f"        time.sleep(0.005)\n{send}", 1))
+    running = place.start(flow("Whose", count=1 << 40, replicas=1))
+    running.wait_running("sums", "sink")
+    with Tap("flow", "sums/sum") as tap:
+        found: list[Any] = [tap.receive()]
+        for replicas in (3, 2, 1):
+            call("scale", "flow", "sums", str(replicas))
+            found += [tap.receive() for _ in range(100)]
+        running.ask("stop", drain=True)
+        found += list(tap)
+        assert tap.missed == 0
+    assert running.finish() == 0
+    uids = [event["uid"] for _, event in found]
+    everything = [uid for uid, _ in json.loads((place.folder / "result.json").read_text())]
+    assert len(uids) == len(set(uids)) and set(everything[-len(uids) :]) == set(uids[-len(everything) :])
+
+
 def test_a_replica_that_stops_ends_the_node(place: Folder) -> None:
     assert place.start(flow("Stops", count=400)).finish() == 0
     values = result(place)

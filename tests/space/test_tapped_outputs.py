@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from support.kit import CHAIN, MB, Make, Net, Nodes, commit, send, shown, staged, take
 
-from noderuntime.space import keys, records, segments, taps
+from noderuntime.space import keys, lives, records, segments, taps
 from noderuntime.space.environment import scan
+from noderuntime.space.lives import NodeEntry
 from noderuntime.space.mailbox import messages, queue_of
 from noderuntime.space.segments import read_segment
 from noderuntime.space.staging import Staged
@@ -68,6 +69,17 @@ def test_nothing_is_put_any_more_when_a_tap_has_gone(net: Net) -> None:
     assert commit(a, event) == 1 and send(a, *range(3, 40)) == 37
     assert left(net) == []
     assert net.queued("b", "in") == [*range(1, 40)]
+
+
+def test_a_new_replica_has_the_taps_of_its_node_from_its_first_message_on(net: Net) -> None:
+    tap(net, "a/out")
+    with net.space.write() as txn:
+        before = lives.load(txn)
+        new = NodeEntry("a[1]", 40, {}, {"out": 0, "more": 1})
+        taps.extend(txn, before, {**before, "a[1]": new, "b[1]": NodeEntry("b[1]", 41, {}, {"out": 0})})
+        assert taps.present(txn) == {(0, 0): 0, (40, 0): 1}
+        taps.extend(txn, before, {**before, "a[1]": new})
+        assert taps.present(txn) == {(0, 0): 0, (40, 0): 1}
 
 
 def test_what_is_due_for_keys_of_an_operator_is_no_tap(net: Net) -> None:
