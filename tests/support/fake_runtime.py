@@ -38,7 +38,8 @@ class Forker:
         """`has_points`: its children pass fault points (see inject/sitecustomize.py)."""
         script = Path(__file__).parent / "forker.py"
         nobody = json.dumps([{"who": "", "point": "", "hit": 1, "action": "kill"}])  # without any, there is no point
-        points = {"PYTHONPATH": str(script.parent / "inject"), "FAULTS": nobody} if has_points else {}
+        paths = [str(script.parent / "inject"), *filter(None, [os.environ.get("PYTHONPATH", "")])]
+        points = {"PYTHONPATH": os.pathsep.join(paths), "FAULTS": nobody} if has_points else {}
         self.process = subprocess.Popen(
             [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env={**os.environ, **points},
