@@ -108,7 +108,7 @@ class Commits:
             self.counters += ports.counters
         self.statuses = [ports.status for ports in self.nodes]
         with space.read() as txn:
-            self._owners = kept_owners(txn, wiring.state_number) if wiring.replicas else None
+            self._owners = kept_owners(txn, wiring.state_number)
         self.outputs = self.nodes[0].outputs
         self.inputs = self.nodes[0].inputs
         self._writer = Writer(space, [ports.writes for ports in self.nodes], incarnation)
@@ -257,8 +257,7 @@ class Commits:
         if point is not None:
             point("rewire")
         (ports,) = self.nodes
-        if wiring.replicas or self.wiring.replicas:
-            self._compare_owners(txn, wiring)
+        self._compare_owners(txn, wiring)  # also of one without replicas: it may have had some for a moment
         self._routed |= ports.has_routes()
         before = {item.number for item in ports.all_inputs()}
         self.counters += [0] * ports.rewire(txn, wiring)

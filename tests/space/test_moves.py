@@ -319,6 +319,23 @@ def test_the_number_of_messages_of_a_replica_goes_on_when_it_comes_back(make: Ma
         scaling.switch(net, flow(2))
 
 
+def test_a_node_that_had_replicas_for_a_moment_gives_up_what_went_away_and_came_back(make: Make) -> None:
+    net = make(flow(1))
+    a = net.begin("a")
+    for number in range(20):
+        assert commit(a, staged(a, ("out", {"k": number, "n": number}))) == 1
+    first = Replica(net, "s")
+    assert first.handle(20) == 20
+    scaling.scale(net, flow(3), "s", 1, 3)
+    scaling.scale(net, flow(1), "s", 3, 1)
+    with pytest.raises(Rescaled):
+        commit(first.commits, *first.group)
+    first.start_over()
+    assert first.handle(20) == 20
+    first.commit()
+    assert [value["count"] for value in waiting(net, "c", "in")] == [1] * 20
+
+
 def test_a_shared_process_sends_to_the_owners_of_now(make: Make) -> None:
     op = {"operator": {"python": "o.py"}, "process": "p"}
     nodes = {
