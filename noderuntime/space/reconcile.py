@@ -33,10 +33,9 @@ def reconcile(txn: WriteTxn, wanted: list[dict[str, Any]]) -> list[str]:
     dropped: list[str] = []
     kept: Registry = {}
     for node_entry in known.values():
-        item = new.get(node_entry.id)
+        item = new.get(node_entry.id) or new.get(node_of(node_entry.id))
         if item is None:
-            if node_of(node_entry.id) not in new:  # a replica of a node that stays: see rescale.py
-                dropped += _drop_node(txn, node_entry)
+            dropped += _drop_node(txn, node_entry)
             continue
         sources = dict(item["inputs"])
         inputs = {}
@@ -51,7 +50,8 @@ def reconcile(txn: WriteTxn, wanted: list[dict[str, Any]]) -> list[str]:
         _forget_wiring(txn, node_entry)
         if node_entry.leaves:
             _stay(txn, known, node_entry, inputs)
-        kept[node_entry.id] = replace(node_entry, inputs=inputs, outputs=outputs, leaving={}, leaves=False)
+        if node_entry.id in new:  # else it is one replica too many of a node that stays: see rescale.py
+            kept[node_entry.id] = replace(node_entry, inputs=inputs, outputs=outputs, leaving={}, leaves=False)
     lives.put_registry(txn, kept.values())
     return dropped
 

@@ -6,12 +6,13 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import msgpack
 import pytest
 from support.kit import Net, commit, send, staged
 from test_replica_mailboxes import flow, replicas
 
 from noderuntime.api.keyed.slots import slot_of
-from noderuntime.space import dead_letters, keys, records, routing
+from noderuntime.space import dead_letters, keys, lives, records, routing
 
 Make = Callable[..., Net]
 
@@ -154,3 +155,30 @@ def test_attempts_and_dead_letters_go_with_their_messages(make: Make) -> None:
     assert [letter["node"] for letter in total] == ["s"]
     net.ask("letters_replay", node="s", uids=["a/out#10"])
     assert {"k": 9} in net.queued(replicas(3)[home[slot_of(9)]], "x")
+
+
+def test_what_came_from_another_source_is_not_taken_for_what_comes_from_the_source_of_now(make: Make) -> None:
+    net = make(flow(3))
+    a = net.begin("a")
+    send(a, *({"k": number} for number in range(50)))
+    changed = flow(2)
+    changed["s"] = {**changed["s"], "inputs": {"x": "b/out", "y": "b/out"}}
+    opened = net.open(changed, resume=True)
+    assert [item for node in waiting(net, 2) for item in node] == []
+    dropped = [text for text in opened["dropped"] if "input 'x'" in text]
+    assert sum(int(text.split("dropped ")[1].split()[0]) for text in dropped) == 50
+
+
+def test_a_replica_that_comes_back_does_not_have_the_wiring_of_a_change_that_is_long_over(make: Make) -> None:
+    net = make(flow(2))
+    number = net.numbers["s[1]"]["number"]
+    with net.space.write() as txn:  # as a change of the run leaves it
+        record = lives.node_record(txn, number)
+        record.wiring = 7
+        txn.put(keys.node(number), record.pack())
+        txn.put(keys.wiring(number), msgpack.packb(net.wirings["s[1]"].ports()))
+    net.open(flow(1), resume=True)
+    opened = net.open(flow(2), resume=True)
+    assert opened["ports"] == {}
+    with net.space.read() as txn:
+        assert lives.node_record(txn, number).wiring == 0
