@@ -29,12 +29,12 @@ COMPILED = (
     "api/keyed/states.py", "api/values.py",
     "dora/arrays.py", "dora/events.py", "dora/metadata.py",
     "node/chain.py", "node/chain_calls.py", "node/chain_context.py", "node/chain_group.py", "node/chain_host.py",
-    "node/chain_member.py", "node/context.py", "node/group.py", "node/hands.py", "node/inbox.py", "node/keyed_state.py",
-    "node/operator_host.py", "node/route.py", "node/sender.py", "node/session.py", "node/timers.py",
-    "node/trial_session.py",
+    "node/chain_links.py", "node/chain_member.py", "node/context.py", "node/group.py", "node/hands.py", "node/inbox.py",
+    "node/keyed_state.py", "node/operator_host.py", "node/route.py", "node/sender.py", "node/session.py",
+    "node/timers.py", "node/trial_session.py",
     "space/admission.py", "space/ahead.py", "space/batch.py", "space/commit.py", "space/ending.py", "space/keys.py",
-    "space/kvs.py", "space/kvs_cells.py", "space/mailbox.py", "space/outbox.py", "space/packs.py", "space/records.py",
-    "space/ports.py", "space/routing.py", "space/staging.py", "space/writer.py",
+    "space/kvs.py", "space/kvs_cells.py", "space/mailbox.py", "space/outbox.py", "space/packs.py", "space/ports.py",
+    "space/records.py", "space/routing.py", "space/staging.py", "space/writer.py",
 )  # fmt: skip
 MYPY = "mypy>=2.4,<2.5"  # the releases that the tests have run with
 

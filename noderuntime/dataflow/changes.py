@@ -8,11 +8,11 @@ by its name and source, an output by its name. Both have nodes as the file has t
     changed    what its process is made of differs: code, config, env, process, how it is started. It gets a new life
     scaled     it has another number of replicas or another `partition_by`, and perhaps other inputs, outputs, queues or
                policies. Replicas in both keep their process
-    rewired    only its inputs, outputs, queues or policies differ. It keeps its process; operators that share a process
-               begin a new life together, since their connections are inside
+    rewired    only its inputs, outputs, queues or policies differ. It keeps its process
     renamed    it has another id. It is the same node, whatever else of it differs, and gets a new life under that id
 
-A node that gets messages of one that is renamed is rewired: its input has another source by name.
+Operators that share a process begin a new life together, when one of them is changed. A node that gets messages of one
+that is renamed is rewired: its input has another source by name.
 
 Others keep their process and are not in the plan; but a node whose output gets another receiver is rewired as well,
 which `details` says.
@@ -201,16 +201,16 @@ def _fed_by(dataflow: Dataflow, id: str) -> dict[tuple[str, str], InputSpec]:
 
 
 def _together(new: Dataflow, found: dict[str, NodeChange]) -> dict[str, NodeChange]:
-    """Operators that share a process with one that is touched, or that sends to a node with other replicas or takes
+    """Operators that share a process with one that is changed, or that sends to a node with other replicas or takes
     messages from one, begin a new life with it.
     """
     moved = _beside(new, [id for id, item in found.items() if item.replicas])
-    touched = {new.node(id).process for id, item in found.items() if item.change != ADDED} - {""}
-    touched |= {new.node(id).process for id in moved} - {""}
+    renewed = {new.node(id).process for id, item in found.items() if item.restarts} - {""}
+    renewed |= {new.node(id).process for id in moved} - {""}
     made: dict[str, NodeChange] = {}
     for node in new.nodes:
         item = found.get(node.id)
-        if node.process in touched and (item is None or item.change != ADDED):
+        if node.process in renewed and (item is None or item.change != ADDED):
             why = moved.get(node.id, f"shares the process {node.process}")
             rest = item or NodeChange(node.id, REWIRED, (why,))
             made[node.id] = NodeChange(node.id, rest.change, rest.details, restarts=True)

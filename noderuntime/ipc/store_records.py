@@ -203,12 +203,12 @@ class Switched(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class ChangeSettle:
-    """`nodes`: those that are leaving, and whose processes have ended. `shared`: those that share a process, whose
-    wiring stays as it is until their next life: they do not take up another one.
+    """`nodes`: those that are leaving, and whose processes have ended. `together`: groups of those that share a
+    process, which take up another wiring together.
     """
 
     nodes: list[str] = field(default_factory=list)
-    shared: list[str] = field(default_factory=list)
+    together: list[list[str]] = field(default_factory=list)
 
 
 class Settled(TypedDict):

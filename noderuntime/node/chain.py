@@ -15,6 +15,11 @@ and what it sent inside one message a commit. The bad message then is one of a m
 While mailboxes inside have messages, the one farthest downstream is emptied first: then each message's consequences
 are over before the next one's begin, and mailboxes inside, which have no limit, stay short.
 
+The inputs and outputs can change while the process runs. An event, with what it makes inside, is handled with those of
+the moment at which it enters. Then the receivers that were added join: they get what the next events send. Receivers
+that were removed, and limits of queues, do not wait for that: the commit takes them up. What waits in the mailbox of an
+input inside that is removed still comes before what waits outside.
+
 Rejected: handling a message at the call that sends it. Handlers would be called inside handlers, and a fan-out would
 deliver the last receiver's answer before the first one's question.
 """
@@ -33,12 +38,12 @@ _Receiver = TypeVar("_Receiver")
 
 
 class InnerInput(Generic[_Receiver]):
-    """An input that an operator of the same process feeds. `receiver` is the operator that it belongs to. `output`
-    feeds it; `alone` is that output to this input only. `depth`: over how many inputs inside it is reached at most.
+    """An input that an operator of the same process feeds. `receiver` is the operator that it belongs to. `alone` is
+    the output that feeds it, to this input only. `depth`: over how many inputs inside it is reached at most.
     `is_timed`: it has a timeout.
     """
 
-    __slots__ = ("alone", "depth", "drops", "input", "is_timed", "name", "output", "receiver", "source", "waits")
+    __slots__ = ("alone", "depth", "drops", "input", "is_timed", "name", "receiver", "source", "waits")
 
     def __init__(self, receiver: _Receiver, name: str, source: str, drops: bool, input: Any = None) -> None:
         self.receiver = receiver
@@ -47,7 +52,6 @@ class InnerInput(Generic[_Receiver]):
         self.input = input  # what its receiver knows it by
         self.is_timed = False
         self.depth = 0
-        self.output: Any = None
         self.alone: Any = None
         self.drops = drops  # drop_oldest; or its receiver has ended, and its mailbox counts what is discarded
         self.waits = False  # something is in its mailbox, or will be once the event in hand is committed
@@ -55,6 +59,8 @@ class InnerInput(Generic[_Receiver]):
 
 def measure(fed: Sequence[tuple[_Receiver, InnerInput[_Receiver]]]) -> None:
     """Find the depth of inputs inside, each with its sender. Without those that drop: cycles go through them."""
+    for _, link in fed:
+        link.depth = 0
     deeper = True
     while deeper:
         deeper = False

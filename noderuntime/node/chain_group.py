@@ -19,8 +19,9 @@ from noderuntime.errors import OperatorError, StoreFull
 from noderuntime.ipc import forks, pulse
 from noderuntime.ipc.boundary import describe
 from noderuntime.ipc.fault_points import point
-from noderuntime.node.chain import Chain, InnerInput
+from noderuntime.node.chain import Chain
 from noderuntime.node.chain_calls import Calls, MemberFailed
+from noderuntime.node.chain_links import ChainLinks
 from noderuntime.node.chain_member import Member
 from noderuntime.node.group import Group
 from noderuntime.node.host_line import HostLine
@@ -29,7 +30,7 @@ from noderuntime.node.user_code import user_trace
 from noderuntime.space.keys import MAILBOX_PREFIX_BYTES, attempts
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.records import QUEUED
-from noderuntime.space.staging import Input, Staged
+from noderuntime.space.staging import Staged
 from noderuntime.space.writer import Inapplicable
 
 _CRAMPED_S: Final = 2.0  # for how long an event that brings new work may keep the process from taking messages
@@ -40,8 +41,7 @@ class GaveUp(Exception):
 
 
 class ChainGroup:
-    """The events of a process that are not committed yet, and the one in hand. `inputs` are all inputs by mailbox,
-    `links` those that operators of the process feed.
+    """The events of a process that are not committed yet, and the one in hand.
 
     `over`: this life must not handle any more events; `gave_up`: because the group found no room. `tight`: an event
     that brings new work has found no room for a payload. `unfused`: events are handled unfused until the mailboxes
@@ -52,20 +52,19 @@ class ChainGroup:
         self,
         session: NodeSession,
         members: Sequence[Member],
-        inputs: dict[bytes, tuple[Member, Input]],
-        links: dict[bytes, InnerInput[Member]],
+        links: ChainLinks,
         chain: Chain[Member],
         line: HostLine,
         tell_ended: Callable[[list[Member]], None],
     ) -> None:
-        self.calls = Calls(members, links, chain, session.page.words, session.event_bytes_max)
+        self.calls = Calls(members, links.inner, chain, session.page.words, session.event_bytes_max)
         self.over = False
         self.gave_up = False
         self._session = session
         self._words = session.page.words
         self._members = members
-        self._inputs = inputs
-        self._links = links
+        self._inputs = links.inputs
+        self._links = links.inner
         self._chain = chain
         self._line = line
         self._tell_ended = tell_ended
@@ -181,15 +180,6 @@ class ChainGroup:
             self._tell_ended(ended)
         if (self._chain.waiting or self.unfused) and not self.gave_up:
             self._look_at_mailboxes()
-        if self._version != self._session.commits.wiring.version:
-            self._look_at_taps()
-
-    def _look_at_taps(self) -> None:
-        """Taps have come or gone: what goes to one as well does not stay inside."""
-        self._version = self._session.commits.wiring.version
-        for member in self._members:
-            for route in member.routes.values():
-                route.look()
 
     def _fail_staged(self, inapplicable: Inapplicable) -> None:
         """Handlers have returned, but their changes cannot be committed: that event fails, those before it do not."""
@@ -216,11 +206,20 @@ class ChainGroup:
         if not self._chain.waiting:
             self.unfused = False
 
-    def look(self) -> None:
-        """The runtime says that the wiring has changed. Raises Fenced if more than taps has: a new life begins then."""
+    @property
+    def has_old_wiring(self) -> bool:
+        """Whether the commits have taken up another wiring than that which events enter with."""
+        return self._version != self._session.commits.wiring.version
+
+    def look(self) -> bool:
+        """Look whether the wiring has changed, before a commit does. See `has_old_wiring`."""
         self._group.look()
-        if self._version != self._session.commits.wiring.version:
-            self._look_at_taps()
+        return self.has_old_wiring
+
+    def follow(self) -> None:
+        """Events enter with the wiring of now, which the operators and their inputs have taken up."""
+        self._version = self._session.commits.wiring.version
+        self._look_at_mailboxes()
 
     def is_crowded(self) -> bool:
         """Whether events that only bring new work have to wait, because the space is that full."""

@@ -20,9 +20,10 @@ from noderuntime.ipc import forks, pulse
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.fault_points import point
 from noderuntime.ipc.protocol import EXIT_FENCED, Bye, MemberEnded, StopAll
-from noderuntime.node.chain import Chain, InnerInput, measure
+from noderuntime.node.chain import Chain, InnerInput
 from noderuntime.node.chain_calls import MemberFailed
 from noderuntime.node.chain_group import ChainGroup, GaveUp
+from noderuntime.node.chain_links import ChainLinks
 from noderuntime.node.chain_member import FELL_SILENT, PRODUCED, STOPPED, TICKED, UPDATED, Member
 from noderuntime.node.group import GROUP_NS
 from noderuntime.node.host_line import HostLine
@@ -35,9 +36,9 @@ from noderuntime.space.ahead import Ahead
 from noderuntime.space.environment import scan
 from noderuntime.space.keys import MAILBOX_PREFIX_BYTES, private_prefix
 from noderuntime.space.mailbox import Message, next_messages
-from noderuntime.space.records import LIVE, PRIVATE_BYTES
+from noderuntime.space.records import PRIVATE_BYTES
 from noderuntime.space.segments import Dropped
-from noderuntime.space.staging import GROUP_BYTES_MAX, GROUP_MAX, Input, Staged
+from noderuntime.space.staging import GROUP_BYTES_MAX, GROUP_MAX, Staged
 
 _SAME_IN_MESSAGEPACK = frozenset({int, str, bytes, bool, float})
 
@@ -54,13 +55,13 @@ class ChainHost:
         for place, own in enumerate(sessions):
             first = self._members[0] if self._members else None
             self._members.append(Member(place, own, self._chain, first))
-        self._inputs: dict[bytes, tuple[Member, Input]] = {}
-        links: dict[bytes, InnerInput[Member]] = {}
-        self._connect(links)
+        self._links = ChainLinks(self._members, self._chain)
+        self._inputs = self._links.inputs
+        self._links.connect(session.commits.statuses)
         self._live = [member for member in self._members if not member.ended]
         codes = [own.wiring.code for own in sessions]
-        self._line = HostLine(session, dealer, log, codes, self._quieten, lambda: self._group.look())
-        self._group = ChainGroup(session, self._members, self._inputs, links, self._chain, self._line, self._tell_ended)
+        self._line = HostLine(session, dealer, log, codes, self._quieten, self._look)
+        self._group = ChainGroup(session, self._members, self._links, self._chain, self._line, self._tell_ended)
         self._ahead: deque[Message] = deque()  # read, not yet handled
         self._from: list[InnerInput[Member]] = []  # the inputs inside that these are of; empty: they are of all inputs
         self._reader = self._new_reader()
@@ -68,23 +69,6 @@ class ChainHost:
         self._reads_ahead = not any(session.may_drop for session in sessions)
         log.whose = self._whose
         self._watch = forks.Watch(self.forked)
-
-    def _connect(self, links: dict[bytes, InnerInput[Member]]) -> None:
-        """Find the inputs that operators of this process feed."""
-        numbers = {member.session.wiring.number for member in self._members}
-        for member, status in zip(self._members, self._session.commits.statuses, strict=True):
-            member.ended = status != LIVE
-            for item in member.session.inputs.values():
-                self._inputs[item.mailbox] = member, item
-                if item.wiring.sender in numbers:
-                    drops = item.wiring.drop_oldest or member.ended
-                    link = links[item.mailbox] = InnerInput(member, item.name, item.source, drops, item)
-                    link.is_timed = item.counter >= 0
-        for member in self._members:
-            member.connect(links)
-        by_number = {member.session.wiring.number: member for member in self._members}
-        kept = [link for link in links.values() if not link.input.wiring.drop_oldest]
-        measure([(by_number[link.input.wiring.sender], link) for link in kept])
 
     def forked(self) -> None:
         """See noderuntime.ipc.forks."""
@@ -161,6 +145,8 @@ class ChainHost:
         they are those of a tick, messages from outside come next: the next tick may be due by then, each time.
         """
         chain, group = self._chain, self._group
+        if group.has_old_wiring:
+            self._follow()
         worked = self._end_those_asked()
         crowded = group.is_crowded()
         if not chain.waiting and not self._outside_next:
@@ -182,6 +168,28 @@ class ChainHost:
                 if group.over or chain.waiting:
                     return True
         return worked
+
+    # --- a wiring that changes --------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """The runtime says that the wiring has changed."""
+        self._group.look()
+
+    def _looked(self) -> bool:
+        """Look whether the wiring has changed, before the next event enters. If so, it is taken up."""
+        if not self._group.look():
+            return False
+        self._follow()
+        return True
+
+    def _follow(self) -> None:
+        """Take up the wiring that the commits have taken up. Not while anything is staged."""
+        for member in self._members:
+            member.follow()
+        self._links.connect(self._session.commits.statuses)
+        self._reads_ahead = not any(member.session.may_drop for member in self._members)
+        self._forget_read()
+        self._group.follow()
 
     # --- messages ---------------------------------------------------------------------------------------------------
 
@@ -213,6 +221,8 @@ class ChainHost:
             ahead.extend(self._read())
             if point is not None:
                 point("taken")
+            if self._looked():  # what was sent after a change is handled with the wiring that it has made
+                return True
             if not ahead:
                 return False
         inside = len(chain.waiting)
@@ -268,13 +278,15 @@ class ChainHost:
 
     def _tick(self, member: Member) -> bool:
         """Hand out the ticks and timeouts of an operator that are due. Returns whether there was one."""
-        worked = False
+        if not member.timers.is_due():
+            return False
+        worked = self._looked()
         for event, counters in member.timers.due():
             what = TICKED if event.type == "INPUT" else FELL_SILENT
             input = next(item for item in member.session.inputs.values() if item.name == event.id)
             self._alone(member, event, _counting(member, counters), member.event_key(input, what))
             worked = True
-            if self._group.over or member.ended or self._chain.waiting:
+            if self._group.over or member.ended or self._chain.waiting or self._group.has_old_wiring:
                 break
         return worked
 
@@ -282,6 +294,7 @@ class ChainHost:
         """Hand out the changes of keys that an operator watches. Returns whether there were any."""
         updates = [] if member.ended else member.session.watch.read(GROUP_MAX)
         for item in updates:
+            self._looked()
             staged = Staged()
             rare = staged.also()
             rare.cursor = item.revision, item.nth
@@ -309,6 +322,7 @@ class ChainHost:
         if time.monotonic() < member.idle_until:
             return False
         group, calls, chain = self._group, self._group.calls, self._chain
+        self._looked()
         key = member.event_key(None, PRODUCED)
         deadline = group.begin() + GROUP_NS
         group.hold(member, key)
@@ -392,6 +406,7 @@ class ChainHost:
 
     def _finish(self, member: Member, id: str, ends: bool) -> None:
         """Hand out the STOP event. What an operator sends then goes through the mailboxes, before its INPUT_CLOSED."""
+        self._looked()
         staged = Staged()
         staged.also().member = member.place
         if ends:  # before the handler, so that its own Status changes nothing

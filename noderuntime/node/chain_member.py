@@ -61,17 +61,20 @@ class Member:
 
     def connect(self, links: dict[bytes, InnerInput[Member]]) -> None:
         """Find out which of its messages stay in the process. `links`: the inputs in the process, by mailbox."""
+        self.routes = {}
         for name, output in self.session.outputs.items():
-            inner = [
-                (at, links[receiver.mailbox])
-                for at, receiver in enumerate(output.receivers)
-                if receiver.mailbox in links
-            ]
+            receivers = [receiver.mailbox for receiver in output.receivers]
+            inner = [links[mailbox] for mailbox in receivers if mailbox in links]
             self.routes[name] = Route(output, inner)
-            for at, link in inner:
-                link.alone = output.to([output.receivers[at]])
-                link.output = output
+            for link in inner:
+                link.alone = output.without([mailbox for mailbox in receivers if mailbox != link.input.mailbox])
         self.ctx.connect(self.routes)
+
+    def follow(self) -> None:
+        """The wiring was changed: its inputs are those of now."""
+        self.session.follow()
+        self.timers.follow()
+        self.is_fresh = not self.session.mailboxes
 
     def event_key(self, input: Input | None, what: int) -> bytes:
         """The key under which the failure of an event is counted that is no message."""

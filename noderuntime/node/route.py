@@ -15,13 +15,12 @@ class Route:
     `is_inner`: all of its inputs are, and none of them drops anything.
     """
 
-    __slots__ = ("counter", "inner", "is_inner", "mailboxes", "output", "variants")
+    __slots__ = ("counter", "inner", "is_inner", "output", "variants")
 
-    def __init__(self, output: Output, inner: Sequence[tuple[int, InnerInput[Any]]]) -> None:
+    def __init__(self, output: Output, inner: Sequence[InnerInput[Any]]) -> None:
         self.output = output
         self.counter = output.counter
-        self.inner = [link for _, link in inner]
-        self.mailboxes = [at for at, _ in inner]  # their places among the receivers of the output
+        self.inner = list(inner)
         self.variants: dict[int, Output] = {}  # the output without the inputs that are taken inside, which are bits
         self.look()
 
@@ -38,6 +37,6 @@ class Route:
         """
         found = self.variants.get(taken)
         if found is None:
-            gone = {at for bit, at in enumerate(self.mailboxes) if taken >> bit & 1}
+            gone = {link.input.mailbox for bit, link in enumerate(self.inner) if taken >> bit & 1}
             found = self.variants[taken] = self.output.without(gone)
         return found

@@ -101,6 +101,8 @@ class NodeSession:
     def _connect(self) -> None:
         self.version = self.commits.wiring.version  # of the wiring that the inputs below are of
         self.inputs = {item.number: item for item in self._ports.all_inputs()}
+        for number, item in self.inputs.items():
+            item.counter = self._ports.counters_of[number]
         fed = [item for item in self.inputs.values() if not item.wiring.period_ns]
         self.mailboxes = [item.mailbox for item in fed]
         counting = [] if self.wiring.endless else [item for item in fed if item.wiring.counts]
@@ -119,6 +121,7 @@ class NodeSession:
         before = set(self.inputs)
         if not self.commits.wiring.others:
             self.wiring = self.commits.wiring
+        self._ports.join()
         self._connect()
         self._ahead = self._ahead.to(self.mailboxes)
         self._dropped = -1  # those of other inputs: as if messages had been dropped

@@ -77,8 +77,6 @@ class Draining:
         if child.parked:
             child.parked = False
             child.feed(su.RestartAsked("is removed, and handles first what waits for it"))
-        elif child.others and child.machine.state not in DONE:
-            child.feed(su.RestartAsked("is removed, and handles first what waits for it", at_once=True))
         for member in (child, *child.others):
             absent = member.spec.kind == "dynamic" and not member.alive
             if absent or all(spec.is_timer for spec in member.spec.inputs):
@@ -93,8 +91,9 @@ class Draining:
         gone = [
             child.id for child in self._nodes.children.values() if child.leaving and child.machine.state in DONE
         ]  # not before: the end of a process is still told to the store
-        shared = [child.id for child in self._nodes.children.values() if child.spec.process]
-        arguments = {"nodes": gone, "shared": shared}
+        shared = [[child, *child.others] for child in self._nodes.processes if child.others]
+        together = [[member.id for member in group] for group in shared]
+        arguments = {"nodes": gone, "together": together}
         self._link.request("change_settle", arguments, result(Settled), self._settled, self._not_settled)
 
     def _not_settled(self, error: str, text: str) -> None:
@@ -111,8 +110,13 @@ class Draining:
             child = self._nodes.children.get(id)
             if child is not None:
                 kept = tuple(item for item in child.wiring.inputs if item.number not in numbers)
-                version = child.wiring.version if child.spec.process else found["version"]
-                child.wiring = replace(child.wiring, inputs=kept, version=version)
+                child.wiring = replace(child.wiring, inputs=kept)
+        for child in self._nodes.processes:
+            group = [child, *child.others]
+            if any(member.id in found["inputs"] for member in group):
+                for member in group:
+                    member.wiring = replace(member.wiring, version=found["version"])
+                child.wiring = replace(child.wiring, others=tuple(other.wiring for other in child.others))
                 tell_wiring(child)
         self.ids = found["left"]
 

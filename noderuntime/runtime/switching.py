@@ -56,24 +56,25 @@ def switching(
     renewed: list[list[str]] = []
     revived: list[str] = []
     for child in nodes.processes:
+        if id_of[child] in leaving:
+            continue
         group = [child, *child.others]
         ids = [id_of[member] for member in group]
-        if id_of[child] in leaving:  # operators that share a process do not take up another wiring while they run
-            renewed += [ids] if child.others else []
-            continue
         begins_anew = not restarting.isdisjoint(map(node_of, ids))
         differs = any(_differs(member, wirings[id]) for id, member in zip(ids, group, strict=True))
         if not begins_anew and not differs:
             continue
-        touched.update(ids)
+        touched.update(ids)  # all of a process, whose first operator has the record that its commits compare
         has_failed = child.machine.state is LifecycleState.FAILED
         if begins_anew or (has_failed and node_of(ids[0]) in scaled):
             revived += ids if has_failed else []
             renewed += [ids] if child.spec.kind == "operator" else []
     for id in touched:
         wirings[id] = replace(wirings[id], version=version)
-    for id in touched:
-        wirings[id] = replace(wirings[id], others=tuple(wirings[other.node] for other in wirings[id].others))
+    for child in nodes.processes:  # in the order of its process, whatever the order of the file is now
+        if child.others and id_of[child] not in leaving:
+            others = tuple(replace(wirings[id_of[other]], others=()) for other in child.others)
+            wirings[id_of[child]] = replace(wirings[id_of[child]], others=others)
     known = [*nodes.dataflow.nodes, *(child.spec for child in leaving.values())]
     specs = [renamed_node(spec, asked.rename) for spec in known]
     left = {spec.id: spec for spec in specs if spec.id not in wirings}

@@ -289,11 +289,11 @@ def _drop_input(txn: WriteTxn, node: int, input: int) -> int:
     return count
 
 
-def settle(txn: WriteTxn, nodes: Collection[str], shared: Collection[str], version: int) -> dict[str, Any]:
+def settle(txn: WriteTxn, nodes: Collection[str], together: Sequence[Sequence[str]], version: int) -> dict[str, Any]:
     """Let go what has drained. Returns {"gone": nodes, "inputs": {node: input numbers}, "left": nodes that drain on}.
 
-    `nodes`: those that may go, if they have ended; `version`: the wiring number of nodes that lose an input, but not of
-    those that are `shared` (see ChangeSettle).
+    `nodes`: those that may go, if they have ended; `version`: the wiring number of nodes that lose an input, and of
+    those in their process (`together`, see ChangeSettle).
     """
     version += taps.changes(txn)
     registry = lives.load(txn)
@@ -319,10 +319,11 @@ def settle(txn: WriteTxn, nodes: Collection[str], shared: Collection[str], versi
             ports = msgpack.unpackb(packed)
             ports["inputs"] = [item for item in ports["inputs"] if item["number"] not in done]
             txn.put(keys.wiring(entry.number), msgpack.packb(ports))
-            if id not in shared:
-                record = lives.node_record(txn, entry.number)
-                record.wiring = version
-                txn.put(keys.node(entry.number), record.pack())
+    touched = {*lost, *(id for group in together if not lost.keys().isdisjoint(group) for id in group)}
+    for id in touched & registry.keys():
+        record = lives.node_record(txn, registry[id].number)
+        record.wiring = version
+        txn.put(keys.node(registry[id].number), record.pack())
     if gone or lost:
         lives.put_registry(txn, registry.values())
     left = [id for id, entry in registry.items() if entry.leaves or entry.leaving]

@@ -16,6 +16,9 @@ does not run again. Taps that come and go (taps.py) raise the same number.
 So does a slot that gets another owner (moves.py). Senders then route what is staged once more. A replica that has lost
 slots must not commit: what it has handled may be with another one by now. Its commit raises Rescaled, and goes on doing
 so until `start_over`.
+
+Where operators share a process, receivers that were added join between two events instead (`Ports.join`): of what is
+staged already, some stayed inside and was never encoded, and a new receiver must not get messages with gaps in between.
 """
 
 from __future__ import annotations
@@ -80,12 +83,11 @@ class Commits:
         self._routed = False  # whether what is staged may have to be routed again
         self.moved = False  # slots of this node have got other owners since `start_over`
         self._lost = False  # and it owned some of them
-        self._gone: set[int] = set()  # numbers of inputs that were removed in this life; events of them may be in hand
+        self._gone: set[bytes] = set()  # mailboxes of inputs removed in this life: events of them may be in hand
         self._incarnation = incarnation
         wirings = [wiring, *wiring.others]
         with space.read() as txn:
             kept = [txn.get(keys.node(item.number)) for item in wirings]
-            self._ports_records = [txn.get(keys.wiring(item.number)) for item in wirings]
             for at, known in enumerate(kept):
                 if known is not None:  # it may have been changed since the runtime sent it
                     wirings[at] = _wiring_now(txn, wirings[at], records.NodeRecord.parse(known).wiring)
@@ -235,10 +237,7 @@ class Commits:
         ):
             raise Fenced(f"incarnation {self._incarnation} of {self.name} has been replaced")
         if found.wiring != self.wiring.version:
-            if self.wiring.others:
-                self._tap(txn, found.wiring)
-            else:
-                self._rewire(txn, _wiring_now(txn, self.wiring, found.wiring))
+            self._rewire(txn, found.wiring)
         if made:
             self._take_up(txn, record)
         self._record = record
@@ -252,22 +251,22 @@ class Commits:
                 if record.incarnation == self._incarnation and record.commit == self._number:
                     self._follow(txn, found)
 
-    def _rewire(self, txn: ReadTxn, wiring: Wiring) -> None:
-        """Take up another wiring."""
+    def _rewire(self, txn: ReadTxn, version: int) -> None:
+        """Take up the wiring of this number, which is that of all nodes of the process."""
         if point is not None:
             point("rewire")
-        (ports,) = self.nodes
-        self._compare_owners(txn, wiring)  # also of one without replicas: it may have had some for a moment
-        self._routed |= ports.has_routes()
-        before = {item.number for item in ports.all_inputs()}
-        self.counters += [0] * ports.rewire(txn, wiring)
-        for item in ports.fresh:  # one of that number may have been here long ago
-            if item.counter >= 0:
-                self.counters[item.counter] = self.counters[item.counter + 1] = 0
-        self._gone = (self._gone | before) - {item.number for item in ports.all_inputs()}
-        self.fresh_work = all(item.period_ns for item in wiring.inputs)
-        self._routed |= ports.has_routes()
-        self.wiring = wiring
+        now = [_wiring_now(txn, item, version) for item in (self.wiring, *self.wiring.others)]
+        self._compare_owners(txn, now[0])  # also of one without replicas: it may have had some for a moment
+        for ports, wiring in zip(self.nodes, now, strict=True):
+            self._routed |= ports.has_routes()
+            before = {item.mailbox for item in ports.all_inputs()}
+            self.counters += [0] * ports.rewire(txn, wiring, len(self.counters))
+            for counter in ports.fresh:  # an input of that number may have been here long ago
+                self.counters[counter] = self.counters[counter + 1] = 0
+            self._gone = (self._gone | before) - {item.mailbox for item in ports.all_inputs()}
+            self._routed |= ports.has_routes()
+        self.wiring = replace(now[0], others=tuple(now[1:]))
+        self.fresh_work = len(now) == 1 and all(item.period_ns for item in now[0].inputs)
 
     def _compare_owners(self, txn: ReadTxn, wiring: Wiring) -> None:
         """Find whether slots have got other owners, and whether they were those of this node."""
@@ -283,38 +282,25 @@ class Commits:
         for ports in self.nodes:
             ports.start_over(self.counters)
 
-    def _tap(self, txn: ReadTxn, version: int) -> None:
-        """The same, of operators that share a process: taps come and go, and slots of those that they send to get other
-        owners. For anything else they get a new life.
-        """
-        wirings = [self.wiring, *self.wiring.others]
-        if [txn.get(keys.wiring(item.number)) for item in wirings] != self._ports_records:
-            raise Fenced(f"the wiring of the process of {self.name} has changed")
-        if point is not None:
-            point("rewire")
-        now = [tapped(txn, replace(item, version=version)) for item in wirings]
-        for ports, wiring in zip(self.nodes, now, strict=True):
-            ports.tap(txn, wiring)
-            self._routed |= ports.has_routes()
-        self.wiring = replace(now[0], others=tuple(now[1:]))
-
     def _forget_gone(self, group: Sequence[Staged]) -> None:
-        """Inputs that were removed with what waited in them have nothing to be acknowledged any more."""
+        """Inputs that were removed with what waited in them have nothing to be acknowledged any more, or counted."""
         gone = self._gone
         for staged in group:
-            if staged.ack is not None and staged.ack[1].number in gone:
+            if staged.ack is not None and staged.ack[1].mailbox in gone:
                 staged.ack = None
                 if staged.rare is not None:
                     staged.rare.attempts = False
+            if staged.inside is not None:
+                staged.inside = [input for input in staged.inside if input.mailbox not in gone]
 
     def _take_up(self, txn: ReadTxn, record: bytes) -> None:
         """An exception hid that the last commit was made: continue from what it has written."""
         self._record, self._number = record, records.NodeRecord.parse(record).commit
         kept = [records.NodeRecord.parse(txn.get(ports.writes.key) or record) for ports in self.nodes]
-        self.counters = []
+        self.counters = [0] * len(self.counters)
         for ports, found in zip(self.nodes, kept, strict=True):
-            count = ports.writes.last - ports.writes.first
-            self.counters += found.counters[:count] + [0] * (count - len(found.counters))
+            for cell, value in zip(ports.cells, found.counters, strict=False):
+                self.counters[cell] = value
         self.statuses = [found.status for found in kept]
 
     def crowded(self) -> bool:

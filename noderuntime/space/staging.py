@@ -212,23 +212,25 @@ class Output:
         """
         return self.whole.routes is self.chosen_by
 
-    def tap(self, taps: Sequence[Receiver], groups: Mapping[str, Group]) -> None:
-        """These are the taps that it goes to from now on, behind its other receivers, whose places stay the same; and
-        `groups` say how the replicas of these are chosen.
+    def narrow(self, receivers: Sequence[Receiver], groups: Mapping[str, Group]) -> None:
+        """Those of its receivers that are not among these are gone, also for what is staged already; the others have
+        the limits of these, and `groups` say how replicas are chosen. None joins before the next `rewire`.
         """
+        now = {receiver.mailbox: receiver for receiver in receivers}
+        kept = [now[receiver.mailbox] for receiver in self.receivers if receiver.mailbox in now]
+        names = {receiver.group for receiver in kept}
         known = self.routes.groups if self.routes is not None else {}
-        kept = {name: groups[name] for name in known}
-        self.rewire([*(to for to in self.receivers if to.node != keys.TAPS), *taps], kept)
+        self.rewire(kept, {name: groups[name] for name in known if name in names})
         for part in self.parts:  # not before: see `without`
-            part.tap(taps, groups)
+            part.narrow(receivers, groups)
 
-    def without(self, places: Collection[int]) -> Output:
-        """The same output, without the receivers at these places. Who uses both keeps `sent` of one."""
+    def without(self, mailboxes: Collection[bytes]) -> Output:
+        """The same output, without the receivers that have these mailboxes. Who uses both keeps `sent` of one."""
         part = self.to(())
         self.parts.append(part)
-        while True:  # a helper thread that commits may call `tap` meanwhile
+        while True:  # a helper thread that commits may call `narrow` meanwhile
             known = self.receivers
-            kept = [receiver for at, receiver in enumerate(known) if at not in places]
+            kept = [receiver for receiver in known if receiver.mailbox not in mailboxes]
             part.rewire(kept, self._groups_of(kept))
             if known is self.receivers:
                 return part

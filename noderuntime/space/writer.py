@@ -62,24 +62,33 @@ class MessageGone(Fenced):
 
 
 class Writes:
-    """What the commits of a process write for one of its nodes: the record of node number `node`, whose counters are
-    those of the process from `first` to before `last`. `wiring`: its wiring number, as it stands in the record.
+    """What the commits of a process write for one of its nodes: the record of node number `node`. Its counters are
+    those of the process from `first` to before `last`, and those at the places in `more`, which changes have added.
+    `wiring`: its wiring number, as it stands in the record.
     """
 
-    __slots__ = ("first", "key", "last", "links", "node", "pack", "wiring")
+    __slots__ = ("first", "key", "last", "links", "more", "node", "pack", "wiring")
 
     def __init__(self, node: int, links: Links, first: int, last: int, wiring: int) -> None:
         self.node = node
         self.first = first
+        self.last = last
         self.key = keys.node(node)
-        self.rewire(links, last, wiring)
+        self.rewire(links, [], wiring)
 
-    def rewire(self, links: Links, last: int, wiring: int) -> None:
+    def rewire(self, links: Links, more: list[int], wiring: int) -> None:
         """The node has another wiring from now on, and perhaps more counters."""
         self.links = links
-        self.last = last
+        self.more = more
         self.wiring = wiring << records.WIRING_SHIFT
-        self.pack = struct.Struct(f"<IIQ{last - self.first}Q").pack
+        self.pack = struct.Struct(f"<IIQ{self.last - self.first + len(more)}Q").pack
+
+    def own(self, counters: list[int]) -> list[int]:
+        """Those of its node among the counters of the process."""
+        own = counters[self.first : self.last]
+        if self.more:
+            own += [counters[at] for at in self.more]
+        return own
 
 
 class Writer:
@@ -120,7 +129,7 @@ class Writer:
         txn: WriteTxn,
         group: Sequence[Staged],
         batch: Batch | None,
-        before: Sequence[int],
+        before: list[int],
         statuses: Sequence[int],
         number: int,
         now_ns: int,
@@ -169,17 +178,17 @@ class Writer:
         first = self._first
         own = counters
         if self._others:
-            own = counters[: first.last]
+            own = first.own(counters)
             self._write_others(txn, before, statuses, number)
         self.record = first.pack(self._incarnation, self.statuses[0] | first.wiring, number, *own)
         txn.put(first.key, self.record)
         return done
 
-    def _write_others(self, txn: WriteTxn, before: Sequence[int], statuses: Sequence[int], number: int) -> None:
+    def _write_others(self, txn: WriteTxn, before: list[int], statuses: Sequence[int], number: int) -> None:
         """Write the records of the other nodes of the process, if they have changed: the first one's is the fence."""
         for at, node in enumerate(self._others, 1):
-            own = self.counters[node.first : node.last]
-            if own != before[node.first : node.last] or self.statuses[at] != statuses[at]:
+            own = node.own(self.counters)
+            if own != node.own(before) or self.statuses[at] != statuses[at]:
                 txn.put(node.key, node.pack(self._incarnation, self.statuses[at] | node.wiring, number, *own))
 
     # --- event by event ---------------------------------------------------------------------------------------------

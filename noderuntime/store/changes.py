@@ -101,7 +101,7 @@ class ChangeOperations:
     def settle(self, txn: WriteTxn, asked: wire.ChangeSettle) -> Result:
         record = in_force(txn)
         version = record.get("version", 0) + 1
-        found = changes.settle(txn, asked.nodes, asked.shared, version)
+        found = changes.settle(txn, asked.nodes, asked.together, version)
         if found["inputs"]:
             put_in_force(txn, {**record, "version": version})
         return {**found, "version": version}

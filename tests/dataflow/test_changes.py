@@ -89,9 +89,13 @@ CASES: list[tuple[str, tuple[Node, ...], tuple[Node, ...], list[tuple[str, str, 
         ("d", "rewired", ("shares the process p",), True),
         ("b", "scaled", ("replicas 1 -> 2",), False),
     ]),
-    ("operators that share a process begin a new life together", ({**A, "process": "p"}, {**B, "process": "p"}),
+    ("operators that share a process are rewired in place", ({**A, "process": "p"}, {**B, "process": "p"}),
      ({**A, "process": "p"}, {**B, "process": "p"}, C), [
-        ("a", "rewired", ("shares the process p",), True), ("b", "rewired", ("y also to c/in",), True),
+        ("b", "rewired", ("y also to c/in",), False), ("c", "added", ("operator c.py:Operator",), False),
+    ]),
+    ("operators that share a process begin a new life together", ({**A, "process": "p"}, {**B, "process": "p"}),
+     ({**A, "process": "p"}, {**B, "process": "p", "config": {"n": 1}}, C), [
+        ("a", "rewired", ("shares the process p",), True), ("b", "changed", ("config", "y also to c/in"), True),
         ("c", "added", ("operator c.py:Operator",), False),
     ]),
 ]  # fmt: skip

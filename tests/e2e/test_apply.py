@@ -327,7 +327,7 @@ def test_a_changed_custom_node_is_tried_up_to_its_hello_and_takes_over_when_the_
     assert old[3] and new[3] and new[0] <= old[1] + 1  # at least once
 
 
-def test_operators_that_share_a_process_begin_a_new_life_together_and_lose_nothing(place: Folder) -> None:
+def test_operators_that_share_a_process_are_rewired_in_place_and_lose_nothing(place: Folder) -> None:
     pair = (keeps("a", process="p"), keeps("b", "a/n", process="p"))
     running = place.start(flow(counts(), *pair, takes("c", "b/n")))
     running.wait_running()
@@ -335,14 +335,19 @@ def test_operators_that_share_a_process_begin_a_new_life_together_and_lose_nothi
     pid = running.status()["a"]["pid"]
     code, out, err = apply(place, flow(counts(), *pair, takes("c", "b/n"), keeps("d", "a/n")))
     assert code == 0, err
-    assert "shares the process p" in out
+    assert "shares the process p" not in out
     wait_handled(running, "d")
     wait_handled(running, "c")
     after = running.status()
-    assert after["a"]["pid"] == after["b"]["pid"] != pid
+    assert after["a"]["pid"] == after["b"]["pid"] == pid and not after["a"]["restarts"]
     other = (keeps("a", process="p"), keeps("e", "a/n", process="p"))
     code, _, err = apply(place, flow(counts(), *other, takes("c", "a/n")))
     assert code == 2 and "the process 'p' gets or loses operators (b, e)" in err
+    changed = (keeps("a", process="p", config={"name": "new"}), keeps("b", "a/n", process="p"))
+    code, out, err = apply(place, flow(counts(), *changed, takes("c", "b/n"), keeps("d", "a/n")))
+    assert code == 0 and "shares the process p" in out, err
+    wait_until(lambda: running.status()["b"]["pid"] not in (0, pid), "a new life of both")
+    wait_handled(running, "c")
     code, _, err = apply(place, flow(counts(), keeps("d")), "--drop", "a", "--drop", "b")
     assert code == 0, err
     wait_until(lambda: set(running.status()) == {"counts", "d"}, "a, b and c to leave")
@@ -550,10 +555,10 @@ def test_an_operator_that_shares_its_process_first_handles_what_waits_of_its_old
     running = place.start(both("counts/n"))
     running.wait_running()
     wait_handled(running, "a")
+    pid = running.status()["a"]["pid"]
     answer = apply(place, both("other/n"))
     assert answer[0] == 0, answer
     wait_until(lambda: not running.ask("applied", ticket=1).result["drains"], "what waits to be handled")
-    pid = running.status()["a"]["pid"]
     wait_handled(running, "a")
     assert running.status()["a"]["pid"] == pid
     enough(place)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.kit import CHAIN, Make, Net, Nodes, StoreRefused, commit, dataflow_of, send, staged, take
+from support.kit import CHAIN, Make, Net, Nodes, StoreRefused, commit, dataflow_of, send, staged, switch, take
 
 from noderuntime.dataflow import plain
 from noderuntime.errors import ChangeRefused, Fenced
@@ -18,33 +17,6 @@ from noderuntime.space.commit import Commits
 @pytest.fixture
 def chain(make: Make) -> Net:
     return make(CHAIN)
-
-
-def switch(net: Net, nodes: Nodes, renewed: Any = (), discard: bool = False, drop: Any = ()) -> int:
-    """Change the dataflow of a net, as the runtime does. Returns the wiring number."""
-    new = dataflow_of(nodes, net.folder)
-    prepared = net.ask("change_prepare", nodes=store_nodes(new), file="new.yml")
-    version = prepared["version"]
-    made = plan(new, "run", prepared["numbers"])
-    ports = {}
-    for id, wiring in made.items():
-        was = net.wirings.get(id)
-        if was is None:
-            continue
-        kept = {item.number for item in wiring.inputs}
-        left = [replace(item, leaving=True) for item in was.inputs if item.number not in kept and not item.period_ns]
-        wiring = replace(wiring, inputs=(*wiring.inputs, *([] if discard else left)))
-        if (was.inputs, was.outputs) != (wiring.inputs, wiring.outputs) or id in renewed:
-            made[id] = replace(wiring, version=version)
-            ports[id] = made[id].ports()
-    net.ask(
-        "change_switch", version=version, nodes=store_nodes(new), ports=ports, renewed=[[id] for id in renewed],
-        revived=[], discard=discard, drop=list(drop), dataflow=plain.to_text(new), leaving="", file="new.yml",
-        fingerprint=new.fingerprint(),
-    )  # fmt: skip
-    net.dataflow, net.numbers = new, prepared["numbers"]
-    net.wirings = {**net.wirings, **made}
-    return version
 
 
 def with_d(nodes: Nodes) -> Nodes:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar
 
-from support.kit import MB, Net, Nodes, commit, shown, staged
+from support.kit import MB, Net, Nodes, commit, shown, staged, switch
 from support.procs import WAIT_S, wait_until
 
 from noderuntime.ipc import doorbell, pulse
@@ -176,9 +176,6 @@ class Run(Net):
         self.forker = forker
         self.bells: dict[int, int] = {}
         self.hang_bells()
-        for wiring in self.wirings.values():
-            for other in wiring.others:
-                doorbell.share(self.dir.bell(other.number), self.dir.bell(wiring.number))
         self.router = Router(self.dir.runtime_socket, Edge.CHILD_TO_RUNTIME)
         self.children: list[Child] = []
         self.lives: dict[str, int] = {}
@@ -186,11 +183,22 @@ class Run(Net):
 
     def hang_bells(self) -> None:
         """Make the bell and the page of each node that has none."""
-        for number in {item["number"] for item in self.numbers.values()} - self.bells.keys():
+        made = [item["number"] for item in self.numbers.values() if item["number"] not in self.bells]
+        for number in made:
             doorbell.create(self.dir.bell(number))
             self.dir.pulse(number).parent.mkdir(exist_ok=True)
             pulse.PulsePage(self.dir.pulse(number)).close()
-            self.bells[number] = doorbell.open_bell(self.dir.bell(number))
+        for wiring in self.wirings.values():
+            for other in wiring.others:
+                if other.number in made:
+                    doorbell.share(self.dir.bell(other.number), self.dir.bell(wiring.number))
+        self.bells.update({number: doorbell.open_bell(self.dir.bell(number)) for number in made})
+
+    def switch(self, nodes: Nodes, **more: Any) -> int:
+        """Change the dataflow. Nobody is told: a process finds it out."""
+        version = switch(self, nodes, **more)
+        self.hang_bells()
+        return version
 
     # --- children -------------------------------------------------------------------------------------------------
 

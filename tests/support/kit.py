@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from noderuntime import errors
+from noderuntime.dataflow import plain
+from noderuntime.dataflow.model import Dataflow
 from noderuntime.dataflow.reader import parse
 from noderuntime.dataflow.replicas import expanded
 from noderuntime.ipc.protocol import VERSION, Request
@@ -236,3 +239,46 @@ def take(net: Net, commits: Commits, *sends: tuple[str, Any], **more: Any) -> An
     message = net.messages(commits, 1)[0]
     assert commit(commits, staged(commits, *sends, ack=message, **more)) == 1
     return shown(message[1])
+
+
+def switch(net: Net, nodes: Nodes, renewed: Any = (), discard: bool = False, drop: Any = ()) -> int:
+    """Change the dataflow of a net, as the runtime does. Returns the wiring number."""
+    new = dataflow_of(nodes, net.folder)
+    prepared = net.ask("change_prepare", nodes=store_nodes(new), file="new.yml")
+    version: int = prepared["version"]
+    made = plan(new, "run", prepared["numbers"])
+    touched: set[str] = set()
+    for id, wiring in made.items():
+        was = net.wirings.get(id)
+        if was is None:
+            continue
+        kept = {item.number for item in wiring.inputs}
+        left = [replace(item, leaving=True) for item in was.inputs if item.number not in kept and not item.period_ns]
+        wiring = replace(wiring, inputs=(*wiring.inputs, *([] if discard else left)), version=was.version)
+        made[id] = wiring
+        if (was.inputs, was.outputs) != (wiring.inputs, wiring.outputs) or id in renewed:
+            touched |= {id, *_together(new, id)}
+    for id in touched:
+        made[id] = replace(made[id], version=version)
+    for id, wiring in made.items():
+        made[id] = replace(wiring, others=tuple(made[other.node] for other in wiring.others))
+    net.ask(
+        "change_switch", version=version, nodes=store_nodes(new), ports={id: made[id].ports() for id in touched},
+        renewed=[[id] for id in renewed], revived=[], discard=discard, drop=list(drop), dataflow=plain.to_text(new),
+        leaving="", file="new.yml", fingerprint=new.fingerprint(),
+    )  # fmt: skip
+    net.dataflow, net.numbers = new, prepared["numbers"]
+    net.wirings = {**net.wirings, **made}
+    return version
+
+
+def settle(net: Net, *gone: str) -> Mapping[str, Any]:
+    """Let go what has drained, as the runtime does. `gone`: removed nodes whose processes have ended."""
+    processes = {node.process for node in net.dataflow.nodes} - {""}
+    groups = [[node.id for node in net.dataflow.nodes if node.process == name] for name in processes]
+    return net.ask("change_settle", nodes=list(gone), together=groups)
+
+
+def _together(dataflow: Dataflow, id: str) -> list[str]:
+    process = dataflow.node(id).process
+    return [node.id for node in dataflow.nodes if process and node.process == process]
