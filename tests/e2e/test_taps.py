@@ -40,6 +40,13 @@ class Operator(Source):
 """,
 }
 
+SUMS = """
+from noderuntime import stateful_map
+@stateful_map(output="n", key=lambda value: value, default=int)
+def sums(key, value, state):
+    return value, state + value
+"""
+
 
 @pytest.fixture
 def place(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Folder:
@@ -331,6 +338,44 @@ def test_an_output_that_stays_inside_a_shared_process_can_be_tapped(place: Folde
     }
     wait_untapped(running)
     finish_exact(place, running, "b", "c")
+
+
+def sums(replicas: int) -> dict[str, Any]:
+    return {
+        "id": "sums", "replicas": replicas, "partition_by": "value",
+        "operator": {"python": "sums.py:sums", "inputs": {"in": "beats/n"}, "outputs": ["n"]},
+    }  # fmt: skip
+
+
+def test_a_tap_sees_what_all_replicas_of_a_node_send_and_counts_for_each_what_it_missed(place: Folder) -> None:
+    place.write(sums_py=SUMS)
+    running = begun(place, beats(), sums(3), takes("end", "sums/n"))
+    wait_handled(running, "end", 50)
+    with Tap("flow", "sums/*") as tap:
+        assert tap.topics == ["sums/n"]
+        found: dict[int, list[int]] = {}
+
+        def take(item: tuple[str, Any] | None) -> None:
+            if item is not None:
+                topic, event = item
+                assert (topic, event.source) == ("sums/n", "sums/n")
+                number = int(event.uid.rpartition("#")[2])
+                found.setdefault(number >> 45, []).append(number)
+
+        while len(found) < 3 or min(map(len, found.values())) < 20:
+            take(tap.receive(20))
+        assert not tap.missed
+        os.kill(server_of(running), signal.SIGKILL)
+        before = {replica: len(numbers) for replica, numbers in found.items()}
+        while any(len(found[replica]) < count + 20 for replica, count in before.items()):
+            take(tap.receive(20))
+        enough(place)
+        while not tap.ended:
+            take(tap.receive(20))
+        spans = sum(numbers[-1] - numbers[0] + 1 for numbers in found.values())
+        assert all(one < two for numbers in found.values() for one, two in pairwise(numbers))
+        assert sum(map(len, found.values())) + tap.missed == spans
+    assert running.finish() == 0
 
 
 def test_looking_needs_no_library_that_opens_the_space() -> None:

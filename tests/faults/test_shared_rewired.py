@@ -6,6 +6,7 @@ receivers outside come and go.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -34,8 +35,9 @@ def dropping(node: dict[str, Any]) -> dict[str, Any]:
     return node
 
 
+PATIENT = {"max_restarts": 0, "max_restart_delay": 0.2}
 FLOWS = [
-    flow(counts(), counts("other"), *nodes)
+    flow(*({**node, **PATIENT} for node in (counts(), counts("other"), *nodes)))
     for nodes in (
         (inner("a", "counts/n"), inner("b", "a/n"), inner("e", "b/n"), takes("end", "b/n")),
         (inner("a", "counts/n"), inner("b", "a/n"), inner("e", "b/n", more="other/n"), takes("end", "b/n", size=10)),
@@ -73,7 +75,7 @@ def check(running: Running) -> None:
 
 
 def rewired(faults: list[Fault], rng: random.Random | None = None) -> None:
-    """A run whose shared process is rewired three times, under faults or with kills from outside."""
+    """A run whose shared process is rewired three times, under faults or with kills of operators from outside."""
     with Stage(faults) as stage:
         prepare(stage.folder)
         running = stage.start(FLOWS[0])
@@ -102,14 +104,14 @@ def rewired(faults: list[Fault], rng: random.Random | None = None) -> None:
 
 
 def _kill_now_and_then(running: Running, rng: random.Random | None, over: threading.Event) -> None:
-    while rng is not None and not over.wait(rng.uniform(0.05, 0.6)):
+    while rng is not None and not over.wait(rng.uniform(0.2, 1.5)):
         rows = running.status()
-        victim = rows[rng.choice(["a", "a", "counts", "end"])]["pid"]
-        pids = [pid for pid in (victim, *running.found("nr-store")) if pid]
-        try:
-            os.kill(rng.choice([*pids[:1] * 3, *pids]), signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+        victim = rows[rng.choice(["a", "a", "counts"])]["pid"]
+        store = running.found("nr-store")
+        pid = rng.choice([victim, victim, victim, *store])
+        if pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_nobody_is_killed_and_the_process_is_the_same() -> None:

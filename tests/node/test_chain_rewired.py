@@ -40,6 +40,13 @@ class Forward(Operator):
         if event["type"] == "INPUT":
             ctx.send_output("out", event["value"])
 
+class Each(Operator):
+    '''Sends the items of a list in one event.'''
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT":
+            for item in event["value"]:
+                ctx.send_output("out", item)
+
 class Twice(Operator):
     '''Sends to both of its outputs, if it has the second one.'''
     def on_event(self, event, ctx):
@@ -172,33 +179,33 @@ def test_a_connection_inside_is_made_and_taken_away_between_two_events(run: Make
 
 
 def test_what_waits_inside_of_a_connection_that_goes_is_handled_first(run: Make) -> None:
-    dropping = flow(y=operator("Pass", {"in": {"source": "x/out", "queue_policy": "drop_oldest", "queue_size": 100}}))
-    r = run(dropping, op=OPERATORS)
-    r.send("a", "wait", 1, 2)  # x handles all of them before y begins with the first
-    child = r.begun("x")
+    each = operator("Each", {"in": "a/out"})
+    dropping = operator("Pass", {"in": {"source": "x/out", "queue_policy": "drop_oldest", "queue_size": 100}})
+    r, child = begun(run, flow(x=each, y=dropping))
+    r.send("a", ["wait", 1, 2])
     wait_until((r.folder / "waiting").exists)
-    version = r.switch(flow(y=operator("Pass", {"in": "a/out"})))
+    version = r.switch(flow(x=each, y=operator("Pass", {"in": "a/out"})))
     told(r, child, version)
     (r.folder / "go").touch()
     found = [value for _, _, _, value in r.take("c", 3)]
     assert found == ["wait", 1, 2]
     wait_until(lambda: settle(r)["left"] == [])
-    r.send("a", 3)
-    assert r.take("c") == [["y", 4, "in", 3]]
+    r.send("a", [3])
+    assert r.take("c") == [["y", 4, "in", [3]]]
     same_life(r, child)
 
 
 def test_with_discard_what_waits_inside_is_dropped(run: Make) -> None:
-    dropping = flow(y=operator("Pass", {"in": {"source": "x/out", "queue_policy": "drop_oldest", "queue_size": 100}}))
-    r = run(dropping, op=OPERATORS)
-    r.send("a", "wait", 1, 2)  # x handles all of them before y begins with the first
-    child = r.begun("x")
+    each = operator("Each", {"in": "a/out"})
+    dropping = operator("Pass", {"in": {"source": "x/out", "queue_policy": "drop_oldest", "queue_size": 100}})
+    r, child = begun(run, flow(x=each, y=dropping))
+    r.send("a", ["wait", 1, 2])
     wait_until((r.folder / "waiting").exists)
-    r.switch(flow(y=operator("Pass", {"in": "a/out"})), discard=True)
+    r.switch(flow(x=each, y=operator("Pass", {"in": "a/out"})), discard=True)
     (r.folder / "go").touch()
-    r.send("a", 3)
+    r.send("a", [3])
     found = [value for _, _, _, value in r.take("c", 2)]
-    assert found[0] == "wait" and found[-1] == 3
+    assert found == ["wait", [3]]
     with r.space.read() as txn:
         assert txn.get(keys.queue(r.numbers["y"]["number"], 0)) is None, "counted in a queue that is gone"
     same_life(r, child)
