@@ -26,10 +26,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
+from noderuntime.api.keyed.states import TIME_KEY
+from noderuntime.api.operator import POSITION_KEY
 from noderuntime.dataflow.identifiers import node_of
 from noderuntime.errors import ChangeRefused, StoreError
 from noderuntime.space import keys, lives, moves, private, records, renaming, taps
@@ -39,6 +41,8 @@ from noderuntime.space.lives import NodeEntry, Registry
 from noderuntime.space.mailbox import empty, queue_of
 from noderuntime.space.records import CLOSED, FLAGS, QUEUED, SOURCE_ENDED, SOURCE_FAILED
 from noderuntime.space.transactions import ReadTxn, WriteTxn
+
+_KEPT_FOR_IT: Final = frozenset({TIME_KEY.encode(), POSITION_KEY.encode()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,8 @@ def refuse_replicas(txn: ReadTxn, known: Registry, wanted: Sequence[Mapping[str,
             continue
         if ended[node] and ended[node] < before[node]:
             raise StoreError(f"node {node!r} is ending: some of its replicas have handled their last message")
-        own = sum(1 for _ in scan(txn, keys.private_prefix(entry.number)))
+        prefix = keys.private_prefix(entry.number)  # the trial refuses what keeps a time or a position
+        own = sum(key[len(prefix) :] not in _KEPT_FOR_IT for key, _ in scan(txn, prefix))
         if own:
             raise ChangeRefused(
                 f"node {node!r} cannot have replicas: its state has {own} keys of its own (`save_state`), and none of "
