@@ -28,5 +28,6 @@ def scale(options: Namespace) -> int:
     if done["error"]:
         raise CommandError(done["error"], done["code"])
     many = f"{replicas} replica{'s' if replicas > 1 else ''}"
-    output.tell(f"{node} has {many} now" if done["plan"] else f"{node} has {many} already")
+    late = f"; not ready yet, and without keys until then: {', '.join(done['late'])}" if done["late"] else ""
+    output.tell(f"{node} has {many} now{late}" if done["plan"] else f"{node} has {many} already")
     return output.OK

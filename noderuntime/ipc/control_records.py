@@ -88,7 +88,8 @@ class PlannedChange(TypedDict):
 
 class Applied(TypedDict):
     """`over`: nothing more happens; `applied`: the new dataflow is in force; `code`: the exit code of the command;
-    `drains`: nodes that still handle what waited for an input or a node that is removed.
+    `drains`: nodes that still handle what waited for an input or a node that is removed; `late`: new replicas that were
+    not ready in time.
     """
 
     ticket: int
@@ -98,6 +99,7 @@ class Applied(TypedDict):
     error: str
     code: int
     drains: list[str]
+    late: list[str]
     discarded: int
 
 

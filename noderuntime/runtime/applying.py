@@ -216,11 +216,12 @@ class Applying:
             for item in work.plan.changes
         ]
         return {"ticket": ticket, "over": work.is_over, "applied": work.applied, "plan": changes, "error": work.error,
-                "code": work.code, "drains": self.draining.shown(), "discarded": work.discarded}  # fmt: skip
+                "code": work.code, "drains": self.draining.shown(), "late": work.late,
+                "discarded": work.discarded}  # fmt: skip
 
     def _refused(self, why: str, code: int) -> Applied:
         return {"ticket": 0, "over": True, "applied": False, "plan": [], "error": why, "code": code,
-                "drains": self.draining.shown(), "discarded": 0}  # fmt: skip
+                "drains": self.draining.shown(), "late": [], "discarded": 0}  # fmt: skip
 
     def _over(self, error: str = "", code: int = 0) -> Applied:
         """The change has come to its end."""
@@ -398,7 +399,8 @@ class Applying:
         if not self._moving.waits(work.plan.growing):
             self._over()
         elif now_s >= self._deadline_s or not self._phase.is_up:
-            names = ", ".join(self._moving.not_ready()) or "the store"
+            work.late = self._moving.not_ready()
+            names = ", ".join(work.late) or "the store"
             self._log.tell(f"not ready yet: {names}. Keys stay with the replicas of before until all are ready")
             self._over()
 

@@ -30,6 +30,7 @@ class Work:
     error: str = ""
     code: int = 0
     discarded: int = 0
+    late: list[str] = field(default_factory=list)  # new replicas that were not ready in time
 
     def fewer(self, before: bool = False) -> dict[str, int]:
         """Nodes that lose replicas, without those that are renamed, and how many they are to have, or had `before`."""

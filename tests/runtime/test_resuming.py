@@ -9,6 +9,7 @@ from typing import Any
 from noderuntime.dataflow import plain
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.dataflow.reader import parse
+from noderuntime.dataflow.replicas import expanded
 from noderuntime.ipc.store_records import InForce
 from noderuntime.runtime.resuming import decide, which
 
@@ -91,3 +92,32 @@ def test_all_of_a_dataflow_is_read_as_it_was_written() -> None:
     node = replace(FILE.nodes[0], cpus=(0, 1), endless=True)
     kept = replace(FILE, nodes=(node,))
     assert plain.from_text(plain.to_text(kept)) == kept
+
+
+def replicas(count: int) -> Dataflow:
+    text = json.dumps({"nodes": [
+        {"id": "a", "operator": {"python": "a.py", "outputs": ["x"]}},
+        {"id": "b", "replicas": count, "operator": {"python": "b.py", "inputs": {"x": "a/x"}}},
+    ]})  # fmt: skip
+    return parse(text, file="flow.yml", folder="/flow", env={})
+
+
+def test_the_number_of_the_file_rules_over_that_of_scale_and_it_is_said() -> None:
+    found = decide(in_force(applied=False, dataflow="", scaled={"b": 4}), expanded(replicas(2)), "of the start")
+    assert found.dataflow == expanded(replicas(2)) and not found.as_applied
+    assert found.told == (
+        "node 'b' gets 2 replicas again, as in flow.yml: the 4 of `scale` held until this resume",
+    )
+
+
+def test_a_number_of_scale_that_is_in_the_file_by_now_is_not_told_of() -> None:
+    assert decide(in_force(applied=False, dataflow="", scaled={"b": 4}), expanded(replicas(4)), "another").told == ()
+    assert decide(in_force(applied=False, dataflow="", scaled={"gone": 4}), FILE, "another").told == ()
+
+
+def test_an_applied_dataflow_begins_with_the_number_of_scale_and_goes_back_to_that_of_its_file() -> None:
+    kept = in_force(dataflow=plain.to_text(replicas(2)), file="new.yml", scaled={"b": 4})
+    found = decide(kept, FILE, "of the start")
+    assert found.as_applied and found.dataflow == expanded(replicas(4)) and found.scaled == {"b": 4}
+    assert found.applied == ("new.yml", replicas(2))
+    assert found.told[-1].startswith("node 'b' gets 2 replicas again, as in new.yml")
