@@ -147,6 +147,7 @@ class Schedule:
         self.history = [plan.flow]  # all that may be in force
         self.log = [f"seed {plan.seed}: {plan.steps}, kills every {plan.kill_every_s} s, {plan.taps} taps"]
         self.made = 0  # nodes that were added
+        self.scaled: set[int] = set()  # places of those that `scale` made
         self.halted: set[str] = set()
         self.killed: set[int] = set()
         self.pids: dict[str, int] = {}
@@ -199,11 +200,14 @@ class Schedule:
             self.pids.clear()
             self.renewed.clear()
             with contextlib.suppress(Gone):
-                _wait_until(lambda: self._status(), "the run to begin")
-                self.flow = self._in_force()
+                _wait_until(self._status, "the run to begin")
+                # the replicas of `scale` hold until a resume, which makes what the file says of them
+                _wait_until(lambda: self._in_force() not in self.scaled, "the number of replicas of the file")
+                self.flow = self.history[self._in_force()]
                 return
 
-    def _in_force(self) -> Flow:
+    def _in_force(self) -> int:
+        """The place in the history of the dataflow that the run has."""
         found = ""
         while not found:
             try:
@@ -214,10 +218,10 @@ class Schedule:
                     raise Gone from None
                 time.sleep(0.02)
         there = plain.from_text(found)
-        for flow in reversed(self.history):
+        for at, flow in reversed([*enumerate(self.history)]):
             wanted = parse(live_flow.text(flow, self.plan.snapshots), env=os.environ)
             if there.nodes in (wanted.nodes, expanded(wanted).nodes):
-                return flow
+                return at
         raise AssertionError(f"the dataflow in force is none that there was: {found}")
 
     def _carry_out(self, step: Callable[[], None]) -> None:
@@ -307,8 +311,8 @@ class Schedule:
             drop=[id for id in made.gone if self.flow[id].keeps_state],
         )  # fmt: skip
         self.renewed += self._rows(*made.restarted)
-        if done["code"] == 1 and "trial ended with" in done["error"] and self._faults() > faults:
-            return  # it was the victim
+        if self._was_killed(done, faults):
+            return
         assert done["code"] == 0, done
         restarts = {node_of(item["node"]) for item in done["plan"] if item["restarts"]}
         mates = {id for id, part in made.flow.items() if part.process}
@@ -316,6 +320,10 @@ class Schedule:
         self.renewed += self._rows(*(restarts & mates))
         self.halted = {made.renamed.get(id, id) for id in self.halted} & set(made.flow)
         self.flow = made.flow
+
+    def _was_killed(self, done: Mapping[str, Any], faults: int) -> bool:
+        """Whether a change was given up because the victim was a process that was tried."""
+        return done["code"] == 1 and "is not ready" in done["error"] and self._faults() > faults
 
     def _faults(self) -> int:
         """How many there were so far."""
@@ -331,6 +339,9 @@ class Schedule:
         answer = self._ask(what, timeout=WAIT_S, **arguments)
         assert not answer.error, answer.error
         done: Mapping[str, Any] = answer.result
+        if "another change of this run is under way" in done["error"]:  # the one of a resume
+            time.sleep(POLL_S)
+            return self._done(what, **arguments)
         while not done["over"]:
             time.sleep(POLL_S)
             done = self._ask("applied", ticket=done["ticket"]).result
@@ -345,9 +356,10 @@ class Schedule:
         (id,) = [id for id in made.flow if made.flow[id] != self.flow[id]]
         self.log.append(f"scale {id} {made.flow[id].replicas}")
         self.history.append(made.flow)
+        self.scaled.add(len(self.history) - 1)
         faults = self._faults()
         done = self._done("scale", node=id, replicas=made.flow[id].replicas)
-        if done["code"] == 1 and "trial ended with" in done["error"] and self._faults() > faults:
+        if self._was_killed(done, faults):
             return
         assert done["code"] == 0, done
         self.flow = made.flow
