@@ -94,7 +94,8 @@ def first(rng: random.Random) -> Flow:
     """The dataflow of the start: one or two Sources, and some nodes behind them."""
     flow: Flow = {}
     for number in range(rng.choice([1, 1, 2])):
-        config = {"batch": rng.choice([1, 2, 5]), "pause_ms": rng.choice([5, 10, 20]), "large": rng.choice([0, 0, 50])}
+        batch, pause_ms = rng.choice([(1, 5), (2, 10), (5, 20), (100, 400)])
+        config = {"batch": batch, "pause_ms": pause_ms, "large": rng.choice([0, 0, 50])}
         flow[f"s{number}"] = Part("numbers", f"s{number}", config=config)
     for number in range(rng.randint(2, 4)):
         flow[f"a{number}"] = part(rng, flow, f"a{number}", rng.choice(list(flow)), whole=True)

@@ -339,6 +339,8 @@ class Schedule:
         answer = self._ask(what, timeout=WAIT_S, **arguments)
         assert not answer.error, answer.error
         done: Mapping[str, Any] = answer.result
+        if not done["over"]:
+            self._meanwhile()
         if "another change of this run is under way" in done["error"]:  # the one of a resume
             time.sleep(POLL_S)
             return self._done(what, **arguments)
@@ -347,6 +349,21 @@ class Schedule:
             done = self._ask("applied", ticket=done["ticket"]).result
         self.log.append(f"  code {done['code']} {done['error'][:300]}")
         return done
+
+    def _meanwhile(self) -> None:
+        """Something else happens in the middle of a change."""
+        kind = self.rng.choice(["", "", "", "restart", "kill", "snapshot"])
+        running = [id for id in self.flow if id not in self.halted]
+        if kind == "restart" and running:
+            id = self.rng.choice(running)
+            rows = self._rows(id, *(["p0", "p1"] if self.flow[id].process else []))
+            if not self._ask("restart", node=id).error:
+                self.renewed += rows
+        elif kind == "kill":
+            with contextlib.suppress(OSError):
+                self._kill_one(self.rng)
+        elif kind == "snapshot" and self.plan.snapshots["to"] != "none":
+            self._snapshot()
 
     def _scale(self) -> None:
         """Other replicas; a resume goes back to what the file says."""
