@@ -6,6 +6,7 @@ dataflow of the end. Both know nothing of kills or changes; only a Link knows wh
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from noderuntime import merges
 from noderuntime.api.keyed.codecs import unpack_stored
 from noderuntime.dataflow.identifiers import node_of
 from noderuntime.space import keys, kvs, lives, private, records, segments
-from noderuntime.space.environment import read_copy
+from noderuntime.space.environment import open_space
 from noderuntime.space.records import PRIVATE_BYTES
 from noderuntime.space.transactions import ReadTxn
 
@@ -42,9 +43,10 @@ class Found:
 
 
 def look(space: Path, folder: Path, flow: Flow) -> Found:
-    """Nobody may be writing. `folder` has the files of the custom nodes."""
+    """All nodes have ended. `folder` has the files of the custom nodes."""
     found = Found()
-    with read_copy(space) as txn:
+    opened = open_space(space)  # as the processes of the run do: the store may be writing
+    with contextlib.closing(opened), opened.read() as txn:
         registry = lives.load(txn)
         for id, figures in lives.figures(txn, registry).items():
             node = node_of(id)
