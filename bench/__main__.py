@@ -22,7 +22,7 @@ from bench.systems import RunFailed, tell, versions
 
 QUESTIONS = (
     "hop", "throughput", "payload", "volume", "state", "keyed", "shared", "unmodified", "recovery", "fairness", "scale",
-    "start", "soak", "snapshot", "account",
+    "start", "soak", "snapshot", "account", "live",
 )  # fmt: skip
 ROUNDS = 5
 
