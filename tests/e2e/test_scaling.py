@@ -160,6 +160,7 @@ def test_after_an_apply_and_a_scale_a_resume_takes_the_number_of_the_file_that_w
     running.wait_running(*ids(4))
     running.kill()
     again = place.start(text, resume=True)
+    again.wait_running("numbers", "sink", *ids(3))
     wait_until(lambda: sums_of(again) == ids(3), "three replicas")
     finish(place, again, 600)
     said = "\n".join(again.statuses())
