@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 from support.harness import Folder, Running, wait_until
 from support.live_cast import apply, counts, enough, flow, handled, keeps, prepare, seen, takes, wait_handled
+from support.looker import left_of_taps
 
 from noderuntime import NotRunning, Omitted, Tap, UnknownTopic
-from noderuntime.space import keys
-from noderuntime.space.environment import read_copy, scan
 
 SLOW = {
     "beats_py": """
@@ -72,10 +71,7 @@ def server_of(running: Running) -> int:
 
 
 def tapped(running: Running) -> list[bytes]:
-    """Records of taps in the space of a run, read from a copy of its files as no process of the run would."""
-    folder = running.folder.run_dir().space
-    with read_copy(folder) as txn:
-        return [key for prefix in (keys.TAPPED_PREFIX, keys.mailbox(keys.TAPS, 0)[:3]) for key, _ in scan(txn, prefix)]
+    return left_of_taps(running.folder.run_dir().space)
 
 
 def wait_untapped(running: Running) -> None:

@@ -15,11 +15,10 @@ import threading
 import pytest
 from support.harness import Running, wait_until
 from support.live_cast import apply, counts, enough, flow, keeps, prepare, seen, takes, wait_handled
+from support.looker import Looker, left_of_taps
 from support.stage import Fault, Stage
 
 from noderuntime import NodeRuntimeError, Tap
-from noderuntime.space import keys
-from noderuntime.space.environment import read_copy, scan
 
 ALONE = (counts(), keeps("a"), keeps("b", "a/n"), takes("c", "b/n"))
 WITH_MORE = (*ALONE, keeps("d", "a/n"))
@@ -33,49 +32,14 @@ STORE = ("request taps_clear", "answer taps_clear")
 SENDER = ("rewire", "locked", "commit", "committed", "ring", "rung")
 
 
-class Looker(threading.Thread):
-    """Opens taps one after the other, until `over`, and looks at what they bring."""
+def looker(seed: int, over: threading.Event) -> Looker:
+    rng = random.Random(seed)
+    wanted: list[str | list[str]] = [*TOPICS, ["counts/n", "b/n"], "*"]
+    return Looker(seed, over, 400, lambda: rng.choice(wanted), _right)
 
-    def __init__(self, seed: int, over: threading.Event, most: int) -> None:
-        super().__init__()
-        self._rng = random.Random(seed)
-        self._over = over
-        self._most = most
-        self.wrong: list[str] = []
-        self.seen = 0
 
-    def run(self) -> None:
-        while not self._over.is_set():
-            wanted = self._rng.choice([*TOPICS, ["counts/n", "b/n"], "*"])
-            try:
-                with Tap("flow", wanted) as tap:
-                    self._look(tap, self._rng.randint(1, self._most))
-            except NodeRuntimeError:  # the run has ended, or is resumed
-                self._over.wait(0.05)
-            except Exception as error:
-                self.wrong.append(repr(error))
-
-    def _look(self, tap: Tap, count: int) -> None:
-        first: dict[str, int] = {}
-        last: dict[str, int] = {}
-        came = 0
-        for _ in range(count):
-            found = tap.receive(0.5)
-            if found is None:
-                break
-            topic, event = found
-            number = int(event.uid.rpartition("#")[2])
-            if number <= last.get(topic, 0):
-                self.wrong.append(f"{event.uid} after number {last[topic]}")
-            if topic in TOPICS and event.value != number - 1:
-                self.wrong.append(f"{event.uid} is {event.value}")
-            first.setdefault(topic, number)
-            last[topic] = number
-            came += 1
-            self.seen += 1
-        spans = sum(last[topic] - first[topic] + 1 for topic in last)
-        if tap.missed < spans - came:
-            self.wrong.append(f"{came} of {spans} came, and {tap.missed} are said to be missed")
+def _right(topic: str, number: int, value: object) -> bool:
+    return topic not in TOPICS or value == number - 1
 
 
 def check(running: Running) -> None:
@@ -87,11 +51,6 @@ def check(running: Running) -> None:
     assert (end, whole) == (last, True)
 
 
-def left_of_taps(stage: Stage) -> list[bytes]:
-    with read_copy(stage.folder.run_dir().space) as txn:
-        return [key for prefix in (keys.TAPPED_PREFIX, keys.mailbox(keys.TAPS, 0)[:3]) for key, _ in scan(txn, prefix)]
-
-
 def looked_at(faults: list[Fault], seed: int, monkeypatch: pytest.MonkeyPatch, kills: int = 0, applies: int = 0) -> int:
     """A run with taps that come and go, these faults, and processes killed from outside. How much the taps saw."""
     rng = random.Random(seed)
@@ -101,12 +60,12 @@ def looked_at(faults: list[Fault], seed: int, monkeypatch: pytest.MonkeyPatch, k
         running = stage.start(flow(*ALONE))
         running.wait_running()
         over = threading.Event()
-        lookers = [Looker(seed * 10 + at, over, 400) for at in range(3)]
-        for looker in lookers:
-            looker.start()
+        lookers = [looker(seed * 10 + at, over) for at in range(3)]
+        for each in lookers:
+            each.start()
         try:
             at_the_end = any(fault["point"] in AT_THE_END for fault in faults)
-            wait_until(lambda: all(looker.seen for looker in lookers), "the taps to see something")
+            wait_until(lambda: all(each.seen for each in lookers), "the taps to see something")
             for step in range(kills):
                 wait_handled(running, "b", rng.randint(1, 60))
                 _kill_one(running, rng)
@@ -116,7 +75,7 @@ def looked_at(faults: list[Fault], seed: int, monkeypatch: pytest.MonkeyPatch, k
                     assert code == 0, (out, err)
             if faults and not at_the_end:
                 wait_until(lambda: stage.fired() == {*range(len(faults))}, f"{faults} to happen")
-            before = [looker.seen for looker in lookers]
+            before = [each.seen for each in lookers]
             wait_until(lambda: all(now.seen > was for now, was in zip(lookers, before, strict=True)), "more to be seen")
             wait_handled(running, "b", 20)
             if at_the_end:
@@ -125,15 +84,15 @@ def looked_at(faults: list[Fault], seed: int, monkeypatch: pytest.MonkeyPatch, k
                 assert stage.fired() == {*range(len(faults))}
         finally:
             over.set()
-            for looker in lookers:
-                looker.join(60)
-        assert [text for looker in lookers for text in looker.wrong] == []
+            for each in lookers:
+                each.join(60)
+        assert [text for each in lookers for text in each.wrong] == []
         if not at_the_end:
-            wait_until(lambda: left_of_taps(stage) == [], "the mailboxes of taps to go")
+            wait_until(lambda: left_of_taps(stage.folder.run_dir().space) == [], "the mailboxes of taps to go")
             enough(stage.folder)
             assert running.finish() == 0
         check(running)
-        return sum(looker.seen for looker in lookers)
+        return sum(each.seen for each in lookers)
 
 
 def _kill_one(running: Running, rng: random.Random) -> None:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from noderuntime import NodeRuntimeError, Tap
+from noderuntime.space import keys
+from noderuntime.space.environment import open_space, scan
 from noderuntime.space.records import REPLICA_SHIFT
 
 Choice = Callable[[], Sequence[str] | str]
+
+
+def left_of_taps(space: Path) -> list[bytes]:
+    """The records of taps in the space of a run that goes on: it is opened as the processes of the run do."""
+    opened = open_space(space)
+    prefixes = keys.TAPPED_PREFIX, keys.mailbox(keys.TAPS, 0)[:3]
+    with contextlib.closing(opened), opened.read() as txn:
+        return [key for prefix in prefixes for key, _ in scan(txn, prefix)]
 
 
 class Looker(threading.Thread):
