@@ -276,6 +276,8 @@ class Schedule:
         self.renewed += [self.plan.faults[index]["who"] for index in sorted(fired - self.fired)]
         self.fired = fired
         explained: list[str] = []
+        of_now = {row for id, part in self.flow.items() for row in _processes(id, part.replicas)}
+        self.pids = {id: pid for id, pid in self.pids.items() if id in of_now}  # a replica that went may come back
         for id, row in self._status().items():
             assert row["state"] != "failed", f"{id} has failed: {row['reason']}"
             before, now = self.pids.get(id, 0), row["pid"]
