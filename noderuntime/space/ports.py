@@ -42,9 +42,11 @@ class Ports:
         """Find or make the outputs and inputs of a wiring. Those that are known stay the same objects, since events
         that are staged refer to them. `at_once`: receivers that were added need not wait for `join`.
         """
+        reached: list[Receiver] = []
         for item in wiring.outputs:
             counter = records.output_counter(item.number)
             receivers = [Receiver(receiver) for receiver in item.receivers]
+            reached += receivers
             groups = groups_of(txn, self._space, item.receivers)
             known = self.outputs.get(item.name)
             if known is not None and at_once:
@@ -79,12 +81,8 @@ class Ports:
                 self.inputs[entry.name] = input
         self.links = Links(
             self.name,
-            [
-                (to.node, to.mailbox, to.queue_key)
-                for output in self.outputs.values()
-                for to in output.receivers
-                if to.node != keys.TAPS  # which is told nothing of the lives of nodes
-            ],
+            # those that have yet to join are told of its end, too; taps are told nothing of the lives of nodes
+            [(to.node, to.mailbox, to.queue_key) for to in reached if to.node != keys.TAPS],
             [(item.wiring.sender, item.mailbox, item.queue_key) for item in self.all_inputs()],
             [number for number in wiring.replicas if number != wiring.number],
             [number for item in wiring.inputs for number in item.replicas],

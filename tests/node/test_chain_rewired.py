@@ -119,6 +119,17 @@ def test_a_receiver_outside_gets_the_first_message_that_is_sent_behind_the_chang
     same_life(r, child)
 
 
+def test_a_receiver_that_was_added_is_told_of_the_end(run: Make) -> None:
+    r, child = begun(run, flow())
+    r.send("a", 1)
+    r.take("c")
+    r.switch(flow(d={"inputs": {"in": "x/out"}}, e={"inputs": {"in": "y/out"}}))
+    r.send("a", 2, ends=True)
+    assert r.take("d", 2) == [2, ("INPUT_CLOSED", "", None)]
+    assert r.take("e", 3)[-1] == ("INPUT_CLOSED", "", None)
+    assert child.wait() == 0
+
+
 def test_a_tap_on_an_output_that_stays_inside_sees_the_first_message(run: Make) -> None:
     from noderuntime.space import taps
 
