@@ -201,34 +201,17 @@ def _fed_by(dataflow: Dataflow, id: str) -> dict[tuple[str, str], InputSpec]:
 
 
 def _together(new: Dataflow, found: dict[str, NodeChange]) -> dict[str, NodeChange]:
-    """Operators that share a process with one that is changed, or that sends to a node with other replicas or takes
-    messages from one, begin a new life with it.
-    """
-    moved = _beside(new, [id for id, item in found.items() if item.replicas])
+    """Operators that share a process with one that is changed begin a new life with it."""
     renewed = {new.node(id).process for id, item in found.items() if item.restarts} - {""}
-    renewed |= {new.node(id).process for id in moved} - {""}
     made: dict[str, NodeChange] = {}
     for node in new.nodes:
         item = found.get(node.id)
         if node.process in renewed and (item is None or item.change != ADDED):
-            why = moved.get(node.id, f"shares the process {node.process}")
-            rest = item or NodeChange(node.id, REWIRED, (why,))
+            rest = item or NodeChange(node.id, REWIRED, (f"shares the process {node.process}",))
             made[node.id] = NodeChange(node.id, rest.change, rest.details, restarts=True)
         elif item is not None:
             made[node.id] = item
     return made
-
-
-def _beside(new: Dataflow, scaled: list[str]) -> dict[str, str]:
-    """The nodes that have a connection with nodes whose number of replicas differs, and what that is, in words."""
-    found: dict[str, str] = {}
-    for node in new.nodes:
-        for spec in node.inputs:
-            if spec.node in scaled:
-                found[node.id] = f"input {spec.name} comes from other replicas of {spec.node}"
-            elif node.id in scaled and not spec.is_timer:
-                found[spec.node] = f"{spec.output} goes to other replicas of {node.id}"
-    return found
 
 
 def _refusal(old: Dataflow, new: Dataflow, changes: list[NodeChange]) -> str:
