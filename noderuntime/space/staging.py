@@ -214,13 +214,13 @@ class Output:
 
     def narrow(self, receivers: Sequence[Receiver], groups: Mapping[str, Group]) -> None:
         """Those of its receivers that are not among these are gone, also for what is staged already; the others have
-        the limits of these, and `groups` say how replicas are chosen. None joins before the next `rewire`.
+        the limits of these, and `groups` say how replicas are chosen. None joins before the next `rewire`, but for
+        replicas of one that is there: slots may be theirs now.
         """
-        now = {receiver.mailbox: receiver for receiver in receivers}
-        kept = [now[receiver.mailbox] for receiver in self.receivers if receiver.mailbox in now]
-        names = {receiver.group for receiver in kept}
-        known = self.routes.groups if self.routes is not None else {}
-        self.rewire(kept, {name: groups[name] for name in known if name in names})
+        there = {receiver.mailbox for receiver in self.receivers}
+        known = {receiver.group for receiver in receivers if receiver.mailbox in there} - {""}
+        kept = [receiver for receiver in receivers if receiver.mailbox in there or receiver.group in known]
+        self.rewire(kept, {name: group for name, group in groups.items() if name in known})
         for part in self.parts:  # not before: see `without`
             part.narrow(receivers, groups)
 
