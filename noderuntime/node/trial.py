@@ -19,6 +19,7 @@ import msgpack
 
 from noderuntime.errors import NodeRuntimeError, OperatorError
 from noderuntime.ipc.boundary import ERROR_CHARACTERS_MAX, cut, describe
+from noderuntime.ipc.protocol import TEXT_ERRORS
 from noderuntime.ipc.rundir import ENV_RUN_DIR, ENV_TRIAL, RunDir
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.node.context import OperatorContext
@@ -36,7 +37,7 @@ REFUSED: Final = 2  # see the head of this module
 def main() -> int:
     """Carry out one trial; the environment names it. Returns the exit code."""
     run_dir = RunDir(Path(os.environ[ENV_RUN_DIR]))
-    wiring = Wiring.from_plain(msgpack.unpackb(Path(os.environ[ENV_TRIAL]).read_bytes()))
+    wiring = Wiring.from_plain(msgpack.unpackb(Path(os.environ[ENV_TRIAL]).read_bytes(), unicode_errors=TEXT_ERRORS))
     logging.basicConfig(level=logging.WARNING)
     try:
         space = open_space(run_dir.space)

@@ -20,6 +20,7 @@ import msgpack
 from noderuntime.dataflow.identifiers import node_of
 from noderuntime.dataflow.model import Dataflow, NodeSpec
 from noderuntime.errors import DataflowError
+from noderuntime.ipc.protocol import TEXT_ERRORS
 from noderuntime.runtime import lifecycle_events as su
 from noderuntime.runtime.orders import order_of
 from noderuntime.runtime.plan import trial_wiring
@@ -90,7 +91,8 @@ class Trials:
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
             path = folder / spec.id
-            path.write_bytes(msgpack.packb(trial_wiring(dataflow, services.options.name, spec, number).to_plain()))
+            plain = trial_wiring(dataflow, services.options.name, spec, number).to_plain()
+            path.write_bytes(msgpack.packb(plain, unicode_errors=TEXT_ERRORS))
             order = order_of(dataflow, spec, services.options, services.run_dir.root, 0, trial=str(path))
             trial = _Trial(services, spec.id, path, partial(self._ended, spec.id))
             self._running[spec.id] = trial

@@ -32,13 +32,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import msgpack
-
 from noderuntime.errors import StoreError
 from noderuntime.snapshot.format import GONE, PART_BYTES, RECORDS, KeyIndex, Part, PartWriter
 from noderuntime.snapshot.proof import Payload, chunk_key, needed_payload, record_crc
-from noderuntime.space import dead_letters, keys, lives, records
+from noderuntime.space import dead_letters, lives, records
 from noderuntime.space.environment import Space, read_copy
+from noderuntime.space.in_force import in_force
 from noderuntime.space.segments import referenced, segment_path
 from noderuntime.space.transactions import ReadTxn
 
@@ -141,8 +140,7 @@ class Cut:
     @property
     def dataflow(self) -> dict[str, Any]:
         """Which dataflow is in force, see format.Manifest."""
-        packed = self.txn.get(keys.IN_FORCE)
-        record = msgpack.unpackb(packed) if packed else {}
+        record = in_force(self.txn)
         if not record:
             return {}
         drain = [id for id, entry in lives.load(self.txn).items() if entry.leaves or entry.leaving]

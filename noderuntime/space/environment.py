@@ -21,6 +21,7 @@ import msgpack
 
 from noderuntime.errors import StoreError, StoreFull
 from noderuntime.ipc import forks, lock_watch
+from noderuntime.ipc.protocol import TEXT_ERRORS
 from noderuntime.space import keys
 from noderuntime.space.kvs_cells import ORIGIN_BITS, STORE_BITS
 from noderuntime.space.transactions import ReadTxn, WriteTxn
@@ -107,7 +108,7 @@ class Space:
     def facts(self) -> dict[str, Any]:
         with self._env.begin() as txn:
             return {
-                key[1:].decode(): msgpack.unpackb(value, strict_map_key=False)
+                key[1:].decode(): msgpack.unpackb(value, strict_map_key=False, unicode_errors=TEXT_ERRORS)
                 for key, value in scan(txn, b"M")
             }
 

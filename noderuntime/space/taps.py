@@ -28,6 +28,7 @@ from noderuntime.errors import StoreError
 from noderuntime.ipc.wiring import OutputWiring, ReceiverWiring, Wiring
 from noderuntime.space import keys, lives, records
 from noderuntime.space.environment import scan
+from noderuntime.space.in_force import in_force
 from noderuntime.space.mailbox import Message, Removal, empty, oldest, queue_of, remove
 from noderuntime.space.records import BYTES, DROPPED, QUEUED, SEGMENT, TAKEN
 from noderuntime.space.transactions import ReadTxn, WriteTxn
@@ -181,8 +182,7 @@ def _put(txn: WriteTxn, there: Mapping[tuple[int, int], int], nodes: Collection[
 
 def next_wiring(txn: ReadTxn) -> int:
     """The wiring number that `raise_wiring` gives."""
-    in_force = txn.get(keys.IN_FORCE)
-    return changes(txn) + 1 + (msgpack.unpackb(in_force).get("version", 0) if in_force else 0)
+    return changes(txn) + 1 + int(in_force(txn).get("version", 0))
 
 
 def raise_wiring(txn: WriteTxn, nodes: Iterable[int]) -> None:

@@ -26,6 +26,7 @@ from noderuntime.errors import ChangeRefused
 from noderuntime.ipc import store_records as wire
 from noderuntime.space import changes, keys, lives, moves, renaming
 from noderuntime.space.environment import Space
+from noderuntime.space.in_force import in_force, put_in_force
 from noderuntime.space.lives import Registry
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 from noderuntime.store.dispatch import Given, Result, taking_txn
@@ -117,16 +118,6 @@ class ChangeOperations:
         texts = {name: record.get(name, "") for name in ("dataflow", "leaving", "file", "digest", "changing")}
         numbers = {name: record.get(name, 0) for name in ("version", "changes")}
         return {**texts, **numbers, "applied": record.get("applied", False), "scaled": record.get("scaled", {})}
-
-
-def in_force(txn: ReadTxn) -> dict[str, Any]:
-    """The record of the dataflow in force; {} in a space of an earlier version."""
-    packed = txn.get(keys.IN_FORCE)
-    return msgpack.unpackb(packed) if packed else {}
-
-
-def put_in_force(txn: WriteTxn, record: dict[str, Any]) -> None:
-    txn.put(keys.IN_FORCE, msgpack.packb(record))
 
 
 def numbers_of(registry: Registry) -> dict[str, wire.Numbers]:

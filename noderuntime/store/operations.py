@@ -23,13 +23,14 @@ from noderuntime.ipc.typed import decode
 from noderuntime.space import changes, keys, lives, private, records, taps, watches
 from noderuntime.space.dead_letters import counts
 from noderuntime.space.environment import BROKEN, MARK_NEW_WORK, Space, scan
+from noderuntime.space.in_force import in_force, put_in_force
 from noderuntime.space.kvs import PURGE_STEP
 from noderuntime.space.lives import Hand, NodeEntry, Registry
 from noderuntime.space.reconcile import adapt, reconcile, refuse_losses, rename
 from noderuntime.space.rescale import even_out, rescale
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 from noderuntime.state.seeds import Seed
-from noderuntime.store.changes import ChangeOperations, in_force, numbers_of, put_in_force
+from noderuntime.store.changes import ChangeOperations, numbers_of
 from noderuntime.store.dead_letters import LetterOperations
 from noderuntime.store.dispatch import ARGUMENTS, Given, Result, taking_txn
 from noderuntime.store.kvs import StateOperations, node_entry_of

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Final
 
-import msgpack
-
 from noderuntime.dataflow import plain
 from noderuntime.ipc.rundir import RunDir
 from noderuntime.space import keys, lives, records, taps
 from noderuntime.space.environment import Space, open_space
+from noderuntime.space.in_force import in_force
 from noderuntime.space.mailbox import Message, by_place
 from noderuntime.space.segments import read_segment, referenced_bytes
 from noderuntime.space.taps import Topic
@@ -144,8 +143,7 @@ def _frame(topic: str, record: bytes, outside: bytes) -> tuple[Frame, int]:
 
 def _together(txn: ReadTxn) -> dict[int, list[int]]:
     """The nodes that share a process in the dataflow in force, by each of them."""
-    packed = txn.get(keys.IN_FORCE)
-    record: dict[str, Any] = msgpack.unpackb(packed) if packed else {}
+    record = in_force(txn)
     numbers = {id: entry.number for id, entry in lives.load(txn).items()}
     groups: dict[str, list[int]] = {}
     for id, process in _processes(record):

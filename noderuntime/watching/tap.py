@@ -22,6 +22,7 @@ gone. Counting in the server what it drops: that count dies with the server.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import socket
@@ -203,17 +204,17 @@ class Tap:
             if run is None:
                 self.ended = True
                 return None
-            try:
+            head, _ = frames.hello(self._wanted, self._is_attached)
+            if len(head) > frames.HELLO_BYTES_MAX:
+                raise UnknownTopic(self.run, f"{len(self._wanted)} topics are too many to name: use patterns")
+            with contextlib.suppress(OSError):
                 made = connect(run.run_dir.taps_socket)
-            except OSError:
-                pass
-            else:
-                self._reader = frames.Reader()
-                head, _ = frames.hello(self._wanted, self._is_attached)
-                if len(head) > frames.HELLO_BYTES_MAX:
+                try:
+                    made.send(head)
+                except OSError:  # the tap server has just died
                     made.close()
-                    raise UnknownTopic(self.run, f"{len(self._wanted)} topics are too many to name: use patterns")
-                made.send(head)
+                    raise
+                self._reader = frames.Reader()
                 self._connection = made
                 return made
             if time.monotonic() >= until_s:

@@ -120,7 +120,7 @@ def test_nobody_is_killed_and_the_process_is_the_same() -> None:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_the_process_killed(point: str) -> None:
-    hit = {"rewire": 2, "follow": 2}.get(point, 300)
+    hit = {"rewire": 2, "follow": 2}.get(point, 30)
     rewired([{"who": "a", "point": point, "hit": hit, "action": "kill"}])
 
 
