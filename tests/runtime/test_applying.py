@@ -13,6 +13,7 @@ from noderuntime.dataflow import files
 from noderuntime.ipc.control_records import ApplyRun
 from noderuntime.runtime.applying import Applying
 from noderuntime.runtime.draining import SETTLE_S
+from noderuntime.runtime.observer import RunOptions
 
 NODE = "class Operator:\n    def on_event(self, event, ctx):\n        pass\n"
 
@@ -50,7 +51,7 @@ def test_the_switch_waits_for_the_store_to_say_what_it_has_let_go(file: Path) ->
         trials=trials, children={}, dataflow=files.load(str(file), {}), processes=[], under=lambda renamed: {}
     )
     log: Any = SimpleNamespace(tell=lambda *_: None, warn=lambda *_: None)
-    options: Any = SimpleNamespace(dora=None, grace_s=1.0, environ={}, extra_env={}, name="flow")
+    options = RunOptions(name="flow", environ={}, grace_s=1.0)
     phase: Any = SimpleNamespace(is_up=True)
     applying = Applying(nodes, link, log, options, lambda: 0.0, phase, lambda: None)  # type: ignore[arg-type]
     applying.draining.ids = ["gone"]
