@@ -76,6 +76,14 @@ def look(space: Path, folder: Path, flow: Flow) -> Found:
     return found
 
 
+def with_state(space: Path, flow: Flow) -> list[str]:
+    """The nodes that have private state there by now; the run may go on."""
+    opened = open_space(space)
+    with contextlib.closing(opened), opened.read() as txn:
+        registry = lives.load(txn)
+        return [id for id, part in flow.items() if id in registry and private.size(txn, registry[id].number)]
+
+
 def _state(found: Found, id: str, kind: str, txn: ReadTxn, number: int) -> None:
     seen = found.seen[id] = {}
     found.events[id] = 0
