@@ -17,16 +17,18 @@ from noderuntime import Operator, Source, stateful_map
 OUT = Path(os.environ["BENCH_OUT"])
 KEYS = int(os.environ.get("BENCH_KEYS", "0"))
 PAUSE_S = 0.001
+STREAM_PAUSE_S = 0.0002
 LONG_NS = 1_000_000
 STATE = bytes(90)
 BURN_NS = 200_000
 
 
 class Stream(Source):
-    """Values at full speed until the run is stopped."""
+    """Some thousand values a second until the run is stopped: with two cores, more would measure who gets which core."""
 
     def produce(self, position: int | None, ctx: Any) -> Any:
         number = position or 0
+        time.sleep(STREAM_PAUSE_S)
         ctx.send_output("out", VALUE.pack(0, number))
         return number + 1
 
@@ -82,8 +84,8 @@ class Requests(Source):
         return number + 1
 
 
-def count(key: int, value: Any, state: list[Any]) -> tuple[list[Any], int]:
-    return [state[0] + 1, STATE], value["sent"]
+def count(key: int, value: Any, state: list[Any]) -> tuple[int, list[Any]]:
+    return value["sent"], [state[0] + 1, STATE]
 
 
 counts = stateful_map(count, output="sent", key=lambda value: value["key"], default=lambda: [0, STATE])
@@ -106,7 +108,7 @@ class Waits(Operator):
             if self.seen > KEYS:
                 self.took.append((now_ns, now_ns - event.value))
             elif self.seen == KEYS:
-                ctx.save_state("filled", True)
+                ctx.save_state("filled", b"")
                 (OUT / "filled").touch()
         elif event.type == "STOP":
             leave(f"waits-{time.monotonic_ns()}", self.took)
@@ -134,7 +136,7 @@ def burn(key: int, value: int, state: int) -> tuple[int, int]:
     until_ns = time.thread_time_ns() + BURN_NS
     while time.thread_time_ns() < until_ns:
         pass
-    return state + 1, value
+    return value, state + 1
 
 
 burns = stateful_map(burn, output="out", key=lambda value: value, default=int)
