@@ -24,7 +24,7 @@ BURN_NS = 200_000
 
 
 class Stream(Source):
-    """Some thousand values a second until the run is stopped: with two cores, more would measure who gets which core."""
+    """Some thousand values a second until the run is stopped: on two cores, more would measure who gets which core."""
 
     def produce(self, position: int | None, ctx: Any) -> Any:
         number = position or 0
