@@ -103,9 +103,11 @@ def rescale_live(
     for id in {node_of(entry.id): None for entry in now.values()}:
         entries, earlier = replicas_of(now, id), replicas_of(before, id)
         partition = partitions.get(id, "")
+        first = entries[0].number
+        if not earlier and (len(entries) > 1 or routing.kept_owners(txn, first) is not None):  # as at a start
+            routing.put_owners(txn, first, owners(len(entries)), partition)
         if not earlier or len(entries) == len(earlier) == 1:
             continue
-        first = entries[0].number
         kept = routing.kept_owners(txn, first) or routing.Owners(owners(len(earlier)), partition)
         if len(entries) == len(earlier) and kept.partition == partition:
             continue

@@ -45,7 +45,9 @@ def even_out(txn: WriteTxn, space: Space, registry: Registry) -> None:
     """Slots may have been on their way to other owners when the run ended: have each replica own as many again."""
     there = {id: entry for id, entry in registry.items() if not entry.leaves}
     kept = {id: routing.kept_owners(txn, entries[0].number) for id, entries in _by_node(there).items()}
-    rescale(txn, space, there, there, {id: owned.partition for id, owned in kept.items() if owned is not None})
+    partitions = {id: owned.partition for id, owned in kept.items() if owned is not None}  # others: one replica, always
+    there = {id: entry for id, entry in there.items() if node_of(id) in partitions}
+    rescale(txn, space, there, there, partitions)
 
 
 def rescale(txn: WriteTxn, space: Space, before: Registry, now: Registry, partitions: Mapping[str, str]) -> list[str]:

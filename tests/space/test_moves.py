@@ -258,6 +258,50 @@ def test_a_resume_evens_out_slots_that_were_on_their_way(make: Make, as_applied:
     assert sorted(map(str, after)) == sorted(map(str, before))
 
 
+def without_s() -> dict[str, Any]:
+    return {id: node for id, node in flow().items() if id in ("a", "b", "p")}
+
+
+def at_owners(net: Net, count: int) -> list[list[Any]]:
+    """What waits at each replica; all of it must be in slots that it owns."""
+    with net.space.read() as txn:
+        owned = routing.owners_of(txn, net.numbers["s"]["number"], count)
+    found = [waiting(net, node, "x") for node in replicas(count)]
+    assert [{owned[slot_of(value["k"])] for value in values} for values in found] == [{at} for at in range(count)]
+    return found
+
+
+def test_a_resume_leaves_what_waits_for_replicas_that_a_change_has_added_with_the_owners_of_its_slots(
+    make: Make,
+) -> None:
+    net = make(without_s())
+    scaling.switch(net, flow(3))
+    send(net.begin("a"), *({"k": number % 20, "n": number} for number in range(60)))
+    before = at_owners(net, 3)
+    net.ask("open", nodes=store_nodes(net.dataflow), fingerprint="f", fresh=False, resume=True, as_applied=True)
+    assert at_owners(net, 3) == before
+    check_queues(net, 3)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_node_that_was_removed_and_comes_back_with_fewer_replicas_can_have_more_again(
+    make: Make, count: int
+) -> None:
+    net = make(flow(3))
+    for node in replicas(3):
+        net.begin(node)
+    scaling.switch(net, without_s())
+    for node in (*replicas(3), "c"):
+        net.end(node)
+    net.ask("change_settle", nodes=[*replicas(3), "c"])
+    scaling.switch(net, flow(count))
+    send(net.begin("a"), *({"k": number % 20, "n": number} for number in range(60)))
+    at_owners(net, count)
+    scaling.scale(net, flow(4), "s", count, 4, begin=lambda: [net.begin(node) for node in replicas(4)] and None)
+    at_owners(net, 4)
+    check_queues(net, 4)
+
+
 def test_parts_hold_about_as_much_as_is_asked_for_and_a_slot_that_holds_more_moves_alone(make: Make) -> None:
     net = make(flow(1))
     a = net.begin("a")
