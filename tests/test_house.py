@@ -62,7 +62,6 @@ FIRST_TO_READ = {
 # A module above this many lines usually holds two ideas. Those that are longer, and why they are one idea all the same:
 LINES_MAX = 450
 LONGER = {
-    "ipc/store_records.py": "one list: what each operation of the store takes and returns",
     "runtime/lifecycle.py": "one table of (state, event) -> actions, and its rows",
     "space/kvs.py": "one store: its reads, writes, history and purge share the layout of its records",
     "space/segments.py": "one protocol between the owner and the readers of a segment; its halves make sense together",

@@ -32,7 +32,8 @@ from noderuntime.dataflow.identifiers import node_of
 from noderuntime.errors import NotRunning
 from noderuntime.ipc.control_records import RunStatus
 from noderuntime.ipc.runs import Run
-from noderuntime.ipc.store_records import Listed, ListedKey, Removed, Revision, Value, result
+from noderuntime.ipc.state_records import Listed, ListedKey, Removed, Revision, Value
+from noderuntime.ipc.store_records import result
 
 
 def state(options: Namespace) -> int:

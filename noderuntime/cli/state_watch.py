@@ -10,7 +10,8 @@ from noderuntime.cli.client import StoreClient
 from noderuntime.cli.output import UsageError
 from noderuntime.cli.shown import json_value, shown_key, shown_value
 from noderuntime.errors import NotRunning, ProtocolError
-from noderuntime.ipc.store_records import ANSWER, Changes, Updates, Version, result
+from noderuntime.ipc.state_records import Changes, Updates, Version
+from noderuntime.ipc.store_records import ANSWER, result
 
 WAIT_S = 0.5
 

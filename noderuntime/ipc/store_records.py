@@ -1,7 +1,8 @@
 """What each operation of the store takes and returns: the arguments of a request, and the result in its reply.
 
 Arguments are dataclasses, results are the maps that travel (TypedDict), arrays with a meaning for each place are
-NamedTuples; typed.py says how they look on the wire, and decodes them. Writing operations commit together with the
+NamedTuples; typed.py says how they look on the wire, and decodes them. Those of state are in state_records.py, those of
+a change of the dataflow in change_records.py, all others here. Writing operations commit together with the
 record of the request, so one that is repeated after a kill counts once.
 
     operation           arguments        result          what for
@@ -58,6 +59,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple, NotRequired, TypedDict, TypeVar, final
 
+from noderuntime.ipc.change_records import Numbers, StoreNode
 from noderuntime.ipc.typed import decode
 from noderuntime.ipc.wiring import PlainPorts, PlainWiring
 
@@ -76,17 +78,6 @@ class Done(TypedDict):
 # ---- the runtime
 
 
-class StoreNode(TypedDict):
-    """A node of the dataflow. An input is its name and its source ("node/output"; "" for a timer). `partition`: see
-    `partition_by`; only of nodes that have one.
-    """
-
-    id: str
-    inputs: list[tuple[str, str]]
-    outputs: list[str]
-    partition: NotRequired[str]
-
-
 @dataclass(frozen=True, slots=True)
 class Open:
     """With `resume`, nodes in `drop` may lose what they had, and `rename` gives nodes their new ids (old -> new).
@@ -103,123 +94,6 @@ class Open:
     dataflow: str = ""
     file: str = ""
     as_applied: bool = False
-
-
-class InForce(TypedDict):
-    """See store/changes.py."""
-
-    dataflow: str
-    leaving: str
-    file: str
-    digest: str
-    changing: str
-    applied: bool
-    version: int
-    changes: int
-    scaled: NotRequired[dict[str, int]]  # an earlier store has none
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeLosses:
-    """`rename`: nodes that get other ids (old -> new)."""
-
-    nodes: list[StoreNode]
-    drop: list[str] = field(default_factory=list)
-    discard: bool = False
-    rename: dict[str, str] = field(default_factory=dict)
-
-
-class Losses(TypedDict):
-    """What each node that is not given up would lose, in words."""
-
-    losses: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class ChangePrepare:
-    nodes: list[StoreNode]
-    file: str = ""
-    rename: dict[str, str] = field(default_factory=dict)
-
-
-class Numbers(TypedDict):
-    """The numbers of a node, of its inputs and of its outputs."""
-
-    number: int
-    inputs: dict[str, int]
-    outputs: dict[str, int]
-
-
-class Prepared(TypedDict):
-    """`version`: the number of the change, for its switch."""
-
-    version: int
-    numbers: dict[str, Numbers]
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeSwitch:
-    """`ports`: by node, what it is wired to now; `renewed`: nodes of one process each, whose process is replaced;
-    `revived`: nodes that failed and begin anew; `scale`: by node, its number of replicas, if that is all that changes;
-    `dataflow`, `leaving`: see store/changes.py. All under the ids of now: `rename` (old -> new) comes first.
-    """
-
-    version: int
-    nodes: list[StoreNode]
-    ports: dict[str, PlainPorts]
-    renewed: list[list[str]]
-    revived: list[str]
-    discard: bool
-    drop: list[str]
-    dataflow: str
-    leaving: str
-    file: str
-    fingerprint: str
-    rename: dict[str, str] = field(default_factory=dict)
-    scale: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeMove:
-    """Have the first replicas of these nodes of the file, so many of each, own all of its slots. One call moves a part;
-    it is asked again until nothing is left.
-    """
-
-    counts: dict[str, int]
-
-
-class Moved(TypedDict):
-    """`left`: bytes that have yet to move."""
-
-    left: int
-
-
-class Switched(TypedDict):
-    """`leaving`: nodes that are removed and drain; `discarded`: messages that were dropped because of `discard`."""
-
-    leaving: list[str]
-    discarded: int
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeSettle:
-    """`nodes`: those that are leaving, and whose processes have ended. `together`: groups of those that share a
-    process, which take up another wiring together.
-    """
-
-    nodes: list[str] = field(default_factory=list)
-    together: list[list[str]] = field(default_factory=list)
-
-
-class Settled(TypedDict):
-    """`gone`: nodes; `inputs`: numbers of those that a node has lost, under the wiring number `version`; `left`: nodes
-    that still drain, or have an input that does.
-    """
-
-    gone: list[str]
-    inputs: dict[str, list[int]]
-    left: list[str]
-    version: int
 
 
 class Resumed(TypedDict):
@@ -351,215 +225,6 @@ class Waiting(TypedDict):
 
     first: str
     trouble: str
-
-
-# ---- state: the command line
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """`scope`: "shared" or a node's id; `after`: the last key of the page before."""
-
-    scope: str
-    prefix: str = ""
-    after: str = ""
-
-
-class ListedKey(NamedTuple):
-    key: str
-    bytes: int
-    revision: int
-
-
-class Listed(TypedDict):
-    keys: list[ListedKey]
-    more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class StateKey:
-    scope: str
-    key: str
-
-
-class Value(TypedDict):
-    """`value` nil: there is none."""
-
-    value: bytes | None
-    revision: int
-    packed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Set:
-    """`ttl`: seconds; `expect`: the revision that must be in force, 0: no key; `packed`: mark it as MessagePack."""
-
-    key: str
-    value: bytes
-    ttl: float | None = None
-    expect: int | None = None
-    packed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class StateSet(Set):
-    scope: str = field(kw_only=True)
-
-
-class Removed(TypedDict):
-    removed: bool
-
-
-# ---- state: the contract
-
-
-class PlainEntry(NamedTuple):
-    """An entry: `written_ns` and `expires_ns` (0: never) since the epoch, `origin` as "store/node"."""
-
-    value: bytes
-    revision: int
-    written_ns: int
-    expires_ns: int
-    origin: str
-    packed: bool
-
-
-class RootEntry(NamedTuple):
-    """A key, and its entry as in PlainEntry."""
-
-    key: str
-    value: bytes
-    revision: int
-    written_ns: int
-    expires_ns: int
-    origin: str
-    packed: bool
-
-
-class DiffEntry(NamedTuple):
-    """An entry of a diff. `ttl`: seconds left."""
-
-    value: bytes
-    revision: int
-    written_ns: int
-    ttl: float | None
-    origin: str
-    packed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    key: str
-
-
-class Found(TypedDict):
-    entry: PlainEntry | None
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    keys: list[str]
-
-
-class FoundAll(TypedDict):
-    entries: dict[str, PlainEntry | None]
-    version: str
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """`after`: the last key of the page before."""
-
-    prefix: str = ""
-    after: str = ""
-
-
-class Root(TypedDict):
-    entries: list[RootEntry]
-    more: bool
-    version: str
-
-
-class Revision(TypedDict):
-    revision: int
-
-
-class Deleted(TypedDict):
-    deleted: bool
-    revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class Merging:
-    """`merge`: the name of one of noderuntime.merges, and its amount."""
-
-    key: str
-    merge: tuple[str, object]
-
-
-class Version(TypedDict):
-    version: str
-
-
-@dataclass(frozen=True, slots=True)
-class Since:
-    since: str
-
-
-class Changes(TypedDict):
-    """`diff`: for kvs_apply."""
-
-    changed: dict[str, DiffEntry]
-    deleted: list[str]
-    version: str
-    diff: bytes
-
-
-class Everything(TypedDict):
-    diff: bytes
-    version: str
-
-
-@dataclass(frozen=True, slots=True)
-class Applying:
-    diff: bytes
-
-
-class Applied(TypedDict):
-    changed: list[str]
-
-
-class Cursor(NamedTuple):
-    """A place in the history: what a watch has seen up to."""
-
-    revision: int
-    nth: int
-
-
-@dataclass(frozen=True, slots=True)
-class Watching:
-    """`cursor` nil: the result has one to begin with. `wait`: seconds."""
-
-    prefixes: list[str] = field(default_factory=list)
-    cursor: Cursor | None = None
-    limit: int | None = None
-    wait: float = 0.0
-
-
-class PlainUpdate(NamedTuple):
-    """`value` nil: the key is gone."""
-
-    key: str
-    value: bytes | None
-    revision: int
-
-
-class Updates(TypedDict):
-    """`packed`: for each update, whether its value is marked as MessagePack."""
-
-    updates: list[PlainUpdate]
-    packed: NotRequired[list[bool]]
-    cursor: Cursor
 
 
 # ---- dead letters

@@ -37,8 +37,9 @@ from noderuntime.dataflow.replicas import expanded, scaled, written
 from noderuntime.errors import ChangeRefused, DataflowError
 from noderuntime.ipc import doorbell
 from noderuntime.ipc.boundary import all_of
+from noderuntime.ipc.change_records import Losses, Prepared, Switched
 from noderuntime.ipc.control_records import Applied, ApplyRun, PlannedChange, ScaleRun
-from noderuntime.ipc.store_records import Done, Losses, Opened, Prepared, Switched, result
+from noderuntime.ipc.store_records import Done, Opened, result
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.runtime import lifecycle_events as su
 from noderuntime.runtime.change import Work

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from noderuntime.dataflow.changes import ADDED, RENAMED, Plan
 from noderuntime.dataflow.model import Dataflow
+from noderuntime.ipc.change_records import Prepared
 from noderuntime.ipc.control_records import ApplyRun
-from noderuntime.ipc.store_records import Prepared
 
 
 @dataclass(slots=True)

@@ -12,7 +12,8 @@ from typing import Final
 
 from noderuntime.dataflow.identifiers import node_of
 from noderuntime.dataflow.model import Dataflow
-from noderuntime.ipc.store_records import Opened, Settled, result
+from noderuntime.ipc.change_records import Settled
+from noderuntime.ipc.store_records import Opened, result
 from noderuntime.runtime import lifecycle_events as su
 from noderuntime.runtime.children import Child
 from noderuntime.runtime.hearing import tell_wiring

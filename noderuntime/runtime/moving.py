@@ -11,7 +11,8 @@ from functools import partial
 
 from noderuntime.dataflow.identifiers import node_of
 from noderuntime.ipc.boundary import all_of
-from noderuntime.ipc.store_records import Moved, result
+from noderuntime.ipc.change_records import Moved
+from noderuntime.ipc.store_records import result
 from noderuntime.runtime.children import Child
 from noderuntime.runtime.lifecycle_events import LifecycleState
 from noderuntime.runtime.nodes import UNFINISHED, NodeSupervisor

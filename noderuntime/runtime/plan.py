@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from noderuntime.dataflow.identifiers import node_of, replica_id
 from noderuntime.dataflow.model import Dataflow, InputSpec, NodeSpec
 from noderuntime.dataflow.processes import processes_of
-from noderuntime.ipc.store_records import Numbers, StoreNode
+from noderuntime.ipc.change_records import Numbers, StoreNode
 from noderuntime.ipc.wiring import NANOSECONDS, InputWiring, OutputWiring, ReceiverWiring, Wiring
 
 TIMER_SENDER = -1

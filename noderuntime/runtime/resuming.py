@@ -13,7 +13,8 @@ from noderuntime.dataflow.changes import compare
 from noderuntime.dataflow.files import digest_of
 from noderuntime.dataflow.model import Dataflow, NodeSpec
 from noderuntime.dataflow.replicas import expanded, scaled, written
-from noderuntime.ipc.store_records import InForce, Opened, result
+from noderuntime.ipc.change_records import InForce
+from noderuntime.ipc.store_records import Opened, result
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.runtime.logs import RunLog
 from noderuntime.runtime.observer import RunOptions

@@ -12,8 +12,8 @@ from noderuntime.dataflow.identifiers import node_of
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.dataflow.renaming import renamed_node
 from noderuntime.dataflow.replicas import written
+from noderuntime.ipc.change_records import Prepared
 from noderuntime.ipc.control_records import ApplyRun
-from noderuntime.ipc.store_records import Prepared
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.runtime.children import Child
 from noderuntime.runtime.lifecycle_events import LifecycleState

@@ -23,7 +23,8 @@ import msgpack
 
 from noderuntime.dataflow.identifiers import node_of
 from noderuntime.errors import ChangeRefused
-from noderuntime.ipc import store_records as wire
+from noderuntime.ipc import change_records as wire
+from noderuntime.ipc.store_records import Nothing
 from noderuntime.space import changes, keys, lives, moves, renaming
 from noderuntime.space.environment import Space
 from noderuntime.space.in_force import in_force, put_in_force
@@ -39,14 +40,14 @@ class ChangeOperations:
         self._space = space
         self.changes: dict[str, Callable[[WriteTxn, Given], Result]] = {
             "change_prepare": taking_txn(wire.ChangePrepare, self.prepare),
-            "change_undo": taking_txn(wire.Nothing, self.undo),
+            "change_undo": taking_txn(Nothing, self.undo),
             "change_switch": taking_txn(wire.ChangeSwitch, self.switch),
             "change_settle": taking_txn(wire.ChangeSettle, self.settle),
             "change_move": taking_txn(wire.ChangeMove, self.move),
         }
         self.queries: dict[str, Callable[[ReadTxn, Given], Result]] = {
             "change_losses": taking_txn(wire.ChangeLosses, self.losses),
-            "in_force": taking_txn(wire.Nothing, self.in_force),
+            "in_force": taking_txn(Nothing, self.in_force),
         }
 
     def losses(self, txn: ReadTxn, asked: wire.ChangeLosses) -> wire.Losses:
@@ -69,7 +70,7 @@ class ChangeOperations:
         put_in_force(txn, {**record, "changing": asked.file})
         return {"version": record.get("version", 0) + 1, "numbers": numbers_of(registry)}
 
-    def undo(self, txn: WriteTxn, asked: wire.Nothing) -> Result:
+    def undo(self, txn: WriteTxn, asked: Nothing) -> Result:
         """The change that was prepared is given up. Its numbers stay unused."""
         put_in_force(txn, {**in_force(txn), "changing": ""})
         return {}
@@ -113,7 +114,7 @@ class ChangeOperations:
             "left": sum(moves.move_slots(txn, self._space, registry, id, count) for id, count in asked.counts.items())
         }
 
-    def in_force(self, txn: ReadTxn, asked: wire.Nothing) -> Result:
+    def in_force(self, txn: ReadTxn, asked: Nothing) -> Result:
         record = in_force(txn)
         texts = {name: record.get(name, "") for name in ("dataflow", "leaving", "file", "digest", "changing")}
         numbers = {name: record.get(name, 0) for name in ("version", "changes")}

@@ -17,8 +17,9 @@ from functools import partial
 from typing import Final
 
 from noderuntime.errors import ProtocolError, StoreError
-from noderuntime.ipc import store_records as wire
+from noderuntime.ipc import state_records as wire
 from noderuntime.ipc.protocol import Reply, Request, refusal
+from noderuntime.ipc.store_records import Nothing
 from noderuntime.merges import Merge
 from noderuntime.state.base import Diff, Entry, State
 from noderuntime.state.common import ENTRY_BYTES, Once, Page, TableState
@@ -98,8 +99,8 @@ class ExternalRequests:
             "kvs_get": taking(wire.Key, self._get),
             "kvs_read": taking(wire.Keys, self._read),
             "kvs_root": taking(wire.Part, self._root),
-            "kvs_cells": taking(wire.Nothing, self._cells),
-            "kvs_version": taking(wire.Nothing, self._version),
+            "kvs_cells": taking(Nothing, self._cells),
+            "kvs_version": taking(Nothing, self._version),
             "kvs_diff": taking(wire.Since, self._diff),
             "state_get": taking(wire.StateKey, self._value),
             "state_ls": taking(wire.Listing, self._list),
@@ -206,11 +207,11 @@ class ExternalRequests:
                 room -= len(key.encode()) + len(entry.value) + ENTRY_BYTES
         return Page(found, False, version)
 
-    def _cells(self, asked: wire.Nothing) -> wire.Everything:
+    def _cells(self, asked: Nothing) -> wire.Everything:
         version = self._state.version()
         return {"diff": Diff({}, frozenset(), version, self._state.cells()).to_bytes(), "version": version}
 
-    def _version(self, asked: wire.Nothing) -> wire.Version:
+    def _version(self, asked: Nothing) -> wire.Version:
         return {"version": self._state.version()}
 
     def _diff(self, asked: wire.Since) -> wire.Changes:

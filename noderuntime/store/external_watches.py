@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from noderuntime.ipc.protocol import Reply, Request
-from noderuntime.ipc.store_records import Cursor, PlainUpdate, Updates, Watching
+from noderuntime.ipc.state_records import Cursor, PlainUpdate, Updates, Watching
 from noderuntime.ipc.typed import decode
 from noderuntime.space import kvs_cells
 from noderuntime.state.common import Row, TableState

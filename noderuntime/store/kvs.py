@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from noderuntime.errors import HistoryLost, NotRunning, ProtocolError, RevisionConflict, StoreFull
-from noderuntime.ipc import store_records as wire
+from noderuntime.ipc import state_records as wire
+from noderuntime.ipc.store_records import Nothing
 from noderuntime.merges import Add, Max, Merge, Min, Union
 from noderuntime.space import keys, kvs, kvs_cells, private, records, watches
 from noderuntime.space.environment import MARK_NEW_WORK, Space
@@ -56,8 +57,8 @@ class StateOperations:
             "kvs_get": taking_txn(wire.Key, self.get),
             "kvs_read": taking_txn(wire.Keys, self.read),
             "kvs_root": taking_txn(wire.Part, self.root),
-            "kvs_cells": taking_txn(wire.Nothing, self.cells),
-            "kvs_version": taking_txn(wire.Nothing, self.version),
+            "kvs_cells": taking_txn(Nothing, self.cells),
+            "kvs_version": taking_txn(Nothing, self.version),
             "kvs_diff": taking_txn(wire.Since, self.diff),
         }
 
@@ -207,13 +208,13 @@ class StateOperations:
             size += len(key) + len(entry.value) + ENTRY_BYTES
         return {"entries": found, "more": more, "version": kvs_cells.version_text(kvs.digest_now(txn, now_ns))}
 
-    def cells(self, txn: ReadTxn, asked: wire.Nothing) -> wire.Everything:
+    def cells(self, txn: ReadTxn, asked: Nothing) -> wire.Everything:
         now_ns = self.space.now_ns()
         found = {key.decode(): kvs_cells.expired(kept.cell, now_ns) for key, kept in kvs.all_stored(txn)}
         version = kvs_cells.version_text(kvs.digest_now(txn, now_ns))
         return {"diff": Diff({}, frozenset(), version, found).to_bytes(), "version": version}
 
-    def version(self, txn: ReadTxn, asked: wire.Nothing) -> wire.Version:
+    def version(self, txn: ReadTxn, asked: Nothing) -> wire.Version:
         return {"version": kvs_cells.version_text(kvs.digest_now(txn, self.space.now_ns()))}
 
     def diff(self, txn: ReadTxn, asked: wire.Since) -> wire.Changes:

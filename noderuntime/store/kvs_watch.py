@@ -13,7 +13,7 @@ from typing import Final
 
 from noderuntime.errors import ProtocolError
 from noderuntime.ipc.protocol import Request
-from noderuntime.ipc.store_records import Cursor, Updates, Watching
+from noderuntime.ipc.state_records import Cursor, Updates, Watching
 from noderuntime.ipc.typed import decode
 from noderuntime.space import kvs, watches
 from noderuntime.space.environment import Space

@@ -22,7 +22,8 @@ from noderuntime.cli.state_watch import WAIT_S
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import VERSION, Edge, Reply, Request
 from noderuntime.ipc.runs import list_runs
-from noderuntime.ipc.store_records import Updates, result
+from noderuntime.ipc.state_records import Updates
+from noderuntime.ipc.store_records import result
 from noderuntime.merges import decode
 from noderuntime.state.redis import RedisState
 from noderuntime.state.sqlite import SqliteState

@@ -13,7 +13,8 @@ from support.harness import Folder, Running, wait_until
 from support.live_cast import command, counts, enough, flow, keeps, prepare, seen, takes, wait_handled
 
 from noderuntime.cli.client import StoreClient
-from noderuntime.ipc.store_records import InForce, result
+from noderuntime.ipc.change_records import InForce
+from noderuntime.ipc.store_records import result
 
 WAITS = """
 import os, time

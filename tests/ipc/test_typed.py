@@ -11,7 +11,7 @@ import pytest
 from support import absurd
 
 from noderuntime.errors import ProtocolError
-from noderuntime.ipc import store_records
+from noderuntime.ipc import change_records, state_records, store_records
 from noderuntime.ipc.typed import decode
 
 
@@ -103,8 +103,9 @@ def test_a_long_key_or_word_is_cut_in_the_text() -> None:
 
 KINDS = [
     kind
-    for kind in vars(store_records).values()
-    if isinstance(kind, type) and kind.__module__ == store_records.__name__
+    for module in (change_records, state_records, store_records)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and kind.__module__ == module.__name__
 ]
 
 

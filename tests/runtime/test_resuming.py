@@ -10,7 +10,7 @@ from noderuntime.dataflow import plain
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.dataflow.reader import parse
 from noderuntime.dataflow.replicas import expanded
-from noderuntime.ipc.store_records import InForce
+from noderuntime.ipc.change_records import InForce
 from noderuntime.runtime.resuming import decide, which
 
 

@@ -12,7 +12,8 @@ from support.harness import wait_until
 from noderuntime.ipc.channel import Router
 from noderuntime.ipc.protocol import Edge, Reply, Request
 from noderuntime.ipc.rundir import RunDir
-from noderuntime.ipc.store_records import Cursor, Done, PlainUpdate, Ticket, Updates, result
+from noderuntime.ipc.state_records import Cursor, PlainUpdate, Updates
+from noderuntime.ipc.store_records import Done, Ticket, result
 from noderuntime.runtime.loop import Loop
 from noderuntime.runtime.store_link import ANSWER_S_MAX, NO_ROOM_PAUSE_S, REPEAT_S, StoreLink
 

@@ -46,9 +46,10 @@ from noderuntime.dataflow.identifiers import node_of, replica_id
 from noderuntime.dataflow.reader import parse
 from noderuntime.dataflow.replicas import expanded
 from noderuntime.ipc import process, runs
+from noderuntime.ipc.change_records import InForce
 from noderuntime.ipc.channel import Dealer
 from noderuntime.ipc.protocol import VERSION, Answer, Ask, Edge
-from noderuntime.ipc.store_records import InForce, result
+from noderuntime.ipc.store_records import result
 
 STEPS = (
     *["change"] * 12, "scale", "scale", "broken", "refused", "restart", "halt", "halt", "start", "snapshot", "kill",
