@@ -124,6 +124,31 @@ def find(txn: ReadTxn, key: bytes) -> bytes | None:
     return pack.record_of(position)
 
 
+def present(txn: ReadTxn, mailbox: bytes, places: Sequence[bytes]) -> list[Message]:
+    """Those of the messages at these places of one input, which are in order, that are still there."""
+    found: list[Message] = []
+    cursor = txn.cursor()
+    queue = queue_of(txn, keys.queue_of(mailbox))
+    pack: Pack | None = None
+    gone = last = 0
+    for place in places:
+        key = mailbox + place
+        index = keys.index_of(key)
+        if pack is None or index > last or key[:SEQUENCE_PREFIX_BYTES] != pack.key[:SEQUENCE_PREFIX_BYTES]:
+            pack = None
+            at = _seek(cursor, key)
+            if at == key:
+                found.append((key, cursor.value()))
+            if at == key or not at:
+                continue
+            pack = Pack(at, cursor.value())
+            gone, last = _gone(pack.key, pack.record, queue), pack.last
+        position = pack.position(index)
+        if position >= gone:
+            found.append((key, pack.record_of(position)))
+    return found
+
+
 def queue_of(txn: ReadTxn, key: bytes) -> list[int]:
     """The queue record under `key` (keys.queue), as a list to change."""
     return records.parse_queue(txn.get(key))

@@ -38,6 +38,7 @@ class ChangeOperations:
 
     def __init__(self, space: Space) -> None:
         self._space = space
+        self.moves = moves.Moves(space)
         self.changes: dict[str, Callable[[WriteTxn, Given], Result]] = {
             "change_prepare": taking_txn(wire.ChangePrepare, self.prepare),
             "change_undo": taking_txn(Nothing, self.undo),
@@ -48,6 +49,9 @@ class ChangeOperations:
         self.queries: dict[str, Callable[[ReadTxn, Given], Result]] = {
             "change_losses": taking_txn(wire.ChangeLosses, self.losses),
             "in_force": taking_txn(Nothing, self.in_force),
+        }
+        self.ahead: dict[str, Callable[[ReadTxn, Given], Result]] = {
+            "change_move": taking_txn(wire.ChangeMove, self.read_ahead)
         }
 
     def losses(self, txn: ReadTxn, asked: wire.ChangeLosses) -> wire.Losses:
@@ -108,11 +112,14 @@ class ChangeOperations:
             put_in_force(txn, {**record, "version": version})
         return {**found, "version": version}
 
+    def read_ahead(self, txn: ReadTxn, asked: wire.ChangeMove) -> Result:
+        """Before `move`, and without the write lock: read some of what may have to move."""
+        self.moves.read(txn, lives.load(txn), asked.counts)
+        return {}
+
     def move(self, txn: WriteTxn, asked: wire.ChangeMove) -> wire.Moved:
         registry = lives.load(txn)
-        return {
-            "left": sum(moves.move_slots(txn, self._space, registry, id, count) for id, count in asked.counts.items())
-        }
+        return {"left": sum(self.moves.move(txn, registry, id, count) for id, count in asked.counts.items())}
 
     def in_force(self, txn: ReadTxn, asked: Nothing) -> Result:
         record = in_force(txn)

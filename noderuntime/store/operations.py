@@ -49,7 +49,9 @@ REGISTERING = ("open", "change_switch", "change_settle")  # what changes the reg
 
 
 class Store:
-    """The operations on an open space. `changes` name those that write: they run in one transaction."""
+    """The operations on an open space. `changes` name those that write: they run in one transaction. `ahead` has what
+    some of them read before it, so that they do not hold the write lock for so long.
+    """
 
     def __init__(self, space: Space) -> None:
         self.space = space
@@ -79,6 +81,8 @@ class Store:
             **self.letters.queries,
             **changing.queries,
         }
+        self.ahead = changing.ahead
+        self._moves = changing.moves
 
     def handle(self, request: Request) -> Reply:
         """Carry out one request. Errors of ours become replies that name their class."""
@@ -109,6 +113,10 @@ class Store:
             known = ", ".join(sorted([*self.queries, *self.changes, "touch", "quit"]))
             raise ProtocolError(f"unknown operation {request.operation!r}; the store knows {known}")
         key = keys.request(request.client)
+        ahead = self.ahead.get(request.operation)
+        if ahead is not None:
+            with self.space.read() as txn:
+                ahead(txn, request.arguments)
         with self.space.write() as txn:
             last = txn.get(key)
             number, result, _ = msgpack.unpackb(last, strict_map_key=False) if last is not None else (0, {}, 0)
@@ -146,6 +154,7 @@ class Store:
         nodes = [dict(node) for node in asked.nodes]
         dropped: list[str] = []
         taps.clear(txn)  # of a run that was interrupted
+        self._moves.forget()  # what waits is distributed anew, and keeps its places
         if asked.as_applied:
             registry = lives.load(txn)
             even_out(txn, self.space, registry)

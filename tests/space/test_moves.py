@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import msgpack
 import pytest
 from support import scaling
-from support.kit import Net, Place, commit, send, staged
+from support.kit import Net, Place, StoreRefused, commit, send, staged
 from test_replica_mailboxes import flow, replicas
 
 from noderuntime.api.keyed.slots import slot_of
-from noderuntime.errors import Fenced
+from noderuntime.errors import Fenced, StoreError
 from noderuntime.runtime.plan import store_nodes
-from noderuntime.space import keys, lives, records, routing
+from noderuntime.space import by_slot, keys, lives, records, routing, taps
 from noderuntime.space.commit import Commits
-from noderuntime.space.environment import scan
+from noderuntime.space.environment import Space, scan
 from noderuntime.space.mailbox import messages
 from noderuntime.space.routing import Rescaled
 from noderuntime.space.segments import SegmentPool
 from noderuntime.space.staging import Staged
+from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 Make = Callable[..., Net]
 
@@ -182,7 +186,8 @@ def test_each_message_is_handled_once_and_per_key_in_order_whatever_moves_meanwh
         parts = dice.choice([0, 1, 3, 1000])
         if wanted < count:
             for _ in range(parts):
-                if not scaling.move(net, "s", wanted, bytes_max=dice.choice([1, 300, 100_000])):
+                sizes = {"bytes_max": dice.choice([1, 300, 100_000]), "read_max": dice.choice([1, 20, 5000])}
+                if not scaling.move(net, "s", wanted, **sizes):
                     break
         scaling.switch(net, flow(wanted))
         for id in set(alive) - set(replicas(wanted)):
@@ -210,7 +215,8 @@ def test_each_message_is_handled_once_and_per_key_in_order_whatever_moves_meanwh
         elif what < 0.91:  # it is killed
             replica.begin()
         elif what < 0.97:
-            scaling.move(net, "s", count, bytes_max=dice.choice([1, 300, 100_000]))
+            sizes = {"bytes_max": dice.choice([1, 300, 100_000]), "read_max": dice.choice([1, 20, 5000])}
+            scaling.move(net, "s", count, **sizes)
             check_queues(net, count)
         else:
             change()
@@ -325,6 +331,158 @@ def test_parts_hold_about_as_much_as_is_asked_for_and_a_slot_that_holds_more_mov
     steps = [now - before for before, now in pairwise(moved)]
     assert all(step <= 30_000 // 400 or step == 200 for step in steps)
     assert scaling.move(net, "s", 4) == 0
+
+
+def keyed(*numbers: int) -> list[dict[str, Any]]:
+    return [{"k": number % 97, "n": number} for number in numbers]
+
+
+@dataclass
+class Decoded:
+    """How many messages were decoded for their slot: in all, and while the write lock was held."""
+
+    in_all: int = 0
+    locked: int = 0
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Decoded:
+    counts, is_locked = Decoded(), False
+    message_slot, write = by_slot.message_slot, Space.write
+
+    def counted(*arguments: Any) -> int:
+        counts.in_all += 1
+        counts.locked += is_locked
+        return message_slot(*arguments)
+
+    @contextmanager
+    def locked(space: Space) -> Iterator[WriteTxn]:
+        nonlocal is_locked
+        with write(space) as txn:
+            is_locked = True
+            try:
+                yield txn
+            finally:
+                is_locked = False
+
+    monkeypatch.setattr(by_slot, "message_slot", counted)
+    monkeypatch.setattr(Space, "write", locked)
+    return counts
+
+
+def grown(make: Make, waiting: int) -> tuple[Net, Commits]:
+    """Four replicas, of which the first has all slots, and all that waits."""
+    net = make(flow(1))
+    a = net.begin("a")
+    for at in range(0, waiting, 10):
+        assert send(a, *keyed(*range(at, at + 10))) == 10
+    scaling.switch(net, flow(4))
+    for node in replicas(4)[1:]:
+        net.begin(node)
+    return net, a
+
+
+def moved_in_order(net: Net, count: int) -> bool:
+    """Whether the replicas have the numbers from 0 to `count`, each once, and in order of each key."""
+    check_queues(net, 4)
+    found = [value for node in replicas(4) for value in waiting(net, node, "x")]
+    by_key = {key: [value["n"] for value in found if value["k"] == key] for key in range(97)}
+    return all(numbers == list(range(key, count, 97)) for key, numbers in by_key.items())
+
+
+def test_each_message_that_waits_is_decoded_once_and_without_the_write_lock(make: Make, decoded: Decoded) -> None:
+    net, _ = grown(make, 700)
+    assert decoded.in_all == 0  # more replicas own nothing in the switch
+    lefts = [scaling.move(net, "s", 4, bytes_max=1500, read_max=50) for _ in range(60)]
+    assert len(dict.fromkeys(lefts)) > 20 and lefts[-1] == 0
+    assert decoded.in_all == 700 and decoded.locked == 0
+    assert moved_in_order(net, 700)
+
+
+def test_nothing_moves_before_all_that_waits_was_read(make: Make, decoded: Decoded) -> None:
+    net, _ = grown(make, 700)
+    for part in range(1, 14):
+        assert scaling.move(net, "s", 4, read_max=50) > 0
+        assert len(waiting(net, "s", "x")) == 700 and decoded.in_all == 50 * part
+    while scaling.move(net, "s", 4, read_max=50):
+        pass
+    assert moved_in_order(net, 700)
+    assert len(waiting(net, "s", "x")) < 400
+
+
+@pytest.mark.parametrize("late", [1, 30, 200])
+def test_what_comes_between_the_reading_and_the_move_moves_too(make: Make, decoded: Decoded, late: int) -> None:
+    net, a = grown(make, 300)
+    read = net.store.ahead["change_move"]
+    sent = 300
+
+    def then_more_comes(txn: ReadTxn, given: Any) -> Any:
+        nonlocal sent
+        found = read(txn, given)
+        if sent < 300 + 2 * late:
+            assert send(a, *keyed(*range(sent, sent + late))) == late
+            sent += late
+        return found
+
+    net.store.ahead["change_move"] = then_more_comes
+    for _ in range(100):
+        if not scaling.move(net, "s", 4, bytes_max=4000, read_max=100):
+            break
+    assert sent == 300 + 2 * late and moved_in_order(net, sent)
+    assert decoded.in_all == sent and decoded.locked <= 2 * late
+
+
+def test_a_part_that_is_not_committed_moves_nothing_and_the_next_one_everything(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, _ = grown(make, 300)
+    raise_wiring = taps.raise_wiring
+
+    def fails(*arguments: Any) -> None:
+        monkeypatch.setattr(taps, "raise_wiring", raise_wiring)
+        raise StoreError("no room")
+
+    assert scaling.move(net, "s", 4, bytes_max=2000) > 0
+    moved = sum(len(waiting(net, node, "x")) for node in replicas(4)[1:])
+    monkeypatch.setattr(taps, "raise_wiring", fails)
+    with pytest.raises(StoreRefused, match="no room"):
+        scaling.move(net, "s", 4)
+    assert sum(len(waiting(net, node, "x")) for node in replicas(4)[1:]) == moved > 0
+    assert scaling.move(net, "s", 4) == 0
+    assert moved_in_order(net, 300)
+
+
+def test_a_dead_letter_is_decoded_once_and_moves_with_its_slot(make: Make, decoded: Decoded) -> None:
+    net, _ = grown(make, 300)
+    first = net.begin("s")
+    hands = [[*keys.parse_message(key)[1:]] for key, _ in net.messages(first, 40)]
+    net.claim("s", cause="raised", counts=True, hands=hands, max_attempts=1)
+    while scaling.move(net, "s", 4, bytes_max=1000):
+        pass
+    assert decoded.in_all < 300 + 4 * 40
+    with net.space.read() as txn:
+        owned = routing.owners_of(txn, net.numbers["s"]["number"], 4)
+        for replica, node in enumerate(replicas(4)):
+            for _, packed in scan(txn, keys.dead_prefix(net.numbers[node]["number"])):
+                assert owned[slot_of(value_of(net, msgpack.unpackb(packed)["message"])["k"])] == replica
+        letters = [len(list(scan(txn, keys.dead_prefix(net.numbers[node]["number"])))) for node in replicas(4)]
+    assert sum(letters) == 40 and min(letters) > 0
+
+
+def test_without_a_partition_a_part_is_what_waits_in_front(make: Make) -> None:
+    net = make(flow(2, partition=""))
+    a = net.begin("a")
+    for number in range(60):
+        assert commit(a, staged(a, ("out", number))) == 1
+    before = waiting(net, "s[1]", "x")
+    lefts = []
+    while not lefts or lefts[-1]:
+        lefts.append(scaling.move(net, "s", 1, bytes_max=200))
+        assert waiting(net, "s[1]", "x") == before[len(before) - len(waiting(net, "s[1]", "x")) :]
+    assert len(lefts) > 3 and lefts == sorted(lefts, reverse=True)
+    assert len(waiting(net, "s", "x")) == 60 and waiting(net, "s[1]", "x") == []
+    scaling.switch(net, flow(1, partition=""))
+    assert sorted(waiting(net, "s", "x")) == list(range(60))
 
 
 def test_a_replica_that_is_failed_loses_nothing_when_it_is_no_longer_wanted(make: Make) -> None:

@@ -199,6 +199,10 @@ class Box:
                 assert mailbox.find(txn, key) == record
             for key, _ in self.gone[-8:]:
                 assert mailbox.find(txn, key) is None
+            for known in ([*self.waiting, *self.gone], self.waiting[1::2], self.gone[::3]):
+                places = sorted(mailbox.by_place(message) for message in known)
+                there = [message for message in self.waiting if message in known]
+                assert mailbox.present(txn, self.prefix, places) == there
             stored = dict(scan(txn, self.prefix))
         for key, record in stored.items():
             assert self.written.setdefault(key, record) == record, "a record was written anew under its key"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from unittest.mock import patch
 
 from support.kit import Net, Nodes, dataflow_of
 
@@ -11,8 +12,9 @@ from noderuntime.dataflow import plain
 from noderuntime.dataflow.identifiers import node_of
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.runtime.plan import plan, store_nodes
-from noderuntime.space import lives
-from noderuntime.space.moves import MOVE_BYTES, move_slots
+from noderuntime.space import by_slot, moves
+from noderuntime.space.by_slot import READ_MESSAGES
+from noderuntime.space.moves import MOVE_BYTES
 
 
 def switch(net: Net, nodes: Nodes) -> int:
@@ -36,13 +38,11 @@ def switch(net: Net, nodes: Nodes) -> int:
     return version
 
 
-def move(net: Net, node: str, count: int, bytes_max: int = MOVE_BYTES) -> int:
+def move(net: Net, node: str, count: int, bytes_max: int = MOVE_BYTES, read_max: int = READ_MESSAGES) -> int:
     """One part of a move of slots. Returns what is left."""
-    if bytes_max == MOVE_BYTES:
+    with patch.object(moves, "MOVE_BYTES", bytes_max), patch.object(by_slot, "READ_MESSAGES", read_max):
         left: int = net.ask("change_move", counts={node: count})["left"]
-        return left
-    with net.space.write() as txn:
-        return move_slots(txn, net.space, lives.load(txn), node, count, bytes_max)
+    return left
 
 
 def scale(
