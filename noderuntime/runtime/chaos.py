@@ -1,8 +1,10 @@
 """`--chaos`, the part that kills: sends SIGKILL to random processes of the run and measures how long each is away.
 
-Victims are operators, custom nodes that are restarted, the store and the fork server. A node that has committed nothing
-since its last death is not killed, which would only use up its restart budget. A node is back once its new life has
-handled an event, or waits for one; the store, once it answers; the fork server, once it creates a process.
+Victims are operators, custom nodes that are restarted, also those that were added while the run goes on, the store, the
+fork server and the tap server. A node that has committed nothing since its last death is not killed, which would only
+use up its restart budget. A node is back once its new life has handled an event, or waits for one; the store, once it
+answers; the fork server, once it creates a process; the tap server, which is there while somebody looks, once there is
+another one.
 """
 
 from __future__ import annotations
@@ -11,11 +13,11 @@ import contextlib
 import os
 import secrets
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from noderuntime.dataflow.identifiers import node_of, shown_id
-from noderuntime.dataflow.model import Dataflow
+from noderuntime.dataflow.model import Dataflow, NodeSpec
 from noderuntime.ipc import entrypoints, process
 from noderuntime.ipc.pulse import HANDLED, PHASE, WAITING
 from noderuntime.ipc.store_records import Figures, result
@@ -29,10 +31,12 @@ from noderuntime.runtime.machine import NEVER
 from noderuntime.runtime.nodes import NodeSupervisor
 from noderuntime.runtime.processes import Proc
 from noderuntime.runtime.store_link import StoreLink
+from noderuntime.runtime.taps import TapKeeper
 
 LOOK_S = 0.001  # while a killed process is not back yet
 RETRY_S = 0.05  # while no process may be killed
-STORE, FORK_SERVER = "(store)", "(fork server)"  # no node can have these names
+STORE, FORK_SERVER, TAPS = "(store)", "(fork server)", "(tap server)"  # no node can have these names
+KEPT = (STORE, FORK_SERVER, TAPS)
 
 
 class Chaos:
@@ -45,6 +49,7 @@ class Chaos:
         fork_server: ForkServerKeeper,
         link: StoreLink,
         run_log: RunLog,
+        taps: TapKeeper,
         dataflow: Dataflow,
         every_s: float,
         seed: int | None,
@@ -56,24 +61,18 @@ class Chaos:
         self._fork_server = fork_server
         self._link = link
         self._run_log = run_log
+        self._taps = taps
         self._clock = clock
-        nodes = [spec.id for spec in dataflow.nodes if _may_be_killed(spec.kind, spec.restart_policy)]
-        victims = [*nodes, STORE, FORK_SERVER]
+        victims = [*(spec.id for spec in dataflow.nodes if _may_be_killed(spec)), *KEPT]
         self.report = Report(seed, every_s, victims)
         self._schedule = Schedule(seed, every_s, victims)
-        self._edges = [
-            Edge(item.source, spec.id, item.name)
-            for spec in dataflow.nodes
-            if not spec.replica
-            for item in spec.inputs
-            if not item.is_timer
-        ]
+        self._edges = _edges(dataflow.nodes)
         self._before: Mapping[str, Any] | None = None
         self._wired: dict[str, int] = {}  # the wiring number of each node at the beginning
         self._began_s = 0.0
         self._has_begun = False
         self._next_s = NEVER
-        self._waiting: dict[str, tuple[Kill, int]] = {}  # victim -> its kill, and the life that ended
+        self._waiting: dict[str, tuple[Kill, int]] = {}  # victim -> its kill, and the life (tap server: pid) that ended
 
     def start(self) -> None:
         """The nodes are being spawned: from here on processes may be killed."""
@@ -101,13 +100,15 @@ class Chaos:
 
     def deadline_s(self) -> float:
         """When `turn` is due."""
-        looking = any(victim not in (STORE, FORK_SERVER) for victim in self._waiting)
+        looking = any(victim not in KEPT for victim in self._waiting)
         return min(self._next_s, self._clock() + LOOK_S) if looking else self._next_s
 
     def turn(self, now_s: float) -> None:
         """Note which processes are back, and kill one if that is due."""
         for victim, (kill, life) in list(self._waiting.items()):
-            if victim in (STORE, FORK_SERVER):
+            if victim == TAPS and self._taps.pid not in (0, life):
+                self._back(victim, kill)
+            if victim in KEPT:
                 continue
             child = self._supervisor.children.get(victim)
             if child is None or child.machine.state in DONE:
@@ -117,6 +118,7 @@ class Chaos:
                 self.report.again += 0 if claim is None else len(claim["attempts"])
                 self._back(victim, kill)
         if now_s >= self._next_s:
+            self._follow()
             victim_or_none = self._schedule.pick(self._possible())
             if victim_or_none is None:
                 self._next_s = now_s + RETRY_S
@@ -124,24 +126,33 @@ class Chaos:
                 self._kill(victim_or_none)
                 self._next_s = now_s + self._schedule.pause_s()
 
+    def _follow(self) -> None:
+        """Nodes that have been added may be killed, too."""
+        nodes = [child.spec for child in self._supervisor.children.values() if _may_be_killed(child.spec)]
+        self._schedule.add([spec.id for spec in nodes])
+
     def _possible(self) -> set[str]:
         found = {
             child.id
             for child in self._supervisor.children.values()
             if child.machine.state is LifecycleState.RUNNING and _pidfd(child) >= 0 and not child.machine.budget.streak
+            if _may_be_killed(child.spec)
         }
         if self._store.pid and self._link.idle:
             found.add(STORE)
         if self._fork_server.is_well and not self._fork_server.busy:
             found.add(FORK_SERVER)
+        if self._taps.pid and not self._taps.has_ended:
+            found.add(TAPS)
         return found - set(self._waiting)
 
     def _kill(self, victim: str) -> None:
         kill = Kill(victim, self._clock() - self._began_s)
         life = 0
-        if victim in (STORE, FORK_SERVER):
+        if victim in KEPT:
+            life = pid = {STORE: self._store.pid, FORK_SERVER: self._fork_server.pid, TAPS: self._taps.pid}[victim]
             with contextlib.suppress(ProcessLookupError):  # ours, and not reaped: the number is right
-                os.kill(self._store.pid if victim == STORE else self._fork_server.pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
         else:
             child = self._supervisor.children[victim]
             life = child.machine.life
@@ -170,7 +181,9 @@ class Chaos:
         if figures and self._before is not None:
             before = self._before
             kept = [edge for edge in self._edges if self._is_as_before(edge, before, figures)]
-            self.report.changed = len(self._edges) - len(kept)
+            children = [child for child in self._supervisor.children.values() if not child.leaving]
+            now = _edges(child.spec for child in children)
+            self.report.changed = len({*self._edges, *now} - {*kept})
             self.report.balances = {edge: balance(edge, before, figures) for edge in kept}
         return self.report
 
@@ -183,8 +196,19 @@ class Chaos:
         return bool(receivers) and all(child.wiring.version == self._wired.get(child.id) for child in receivers)
 
 
-def _may_be_killed(kind: str, restart_policy: str) -> bool:
-    return kind != "dynamic" and restart_policy != "never"
+def _may_be_killed(spec: NodeSpec) -> bool:
+    return spec.kind != "dynamic" and spec.restart_policy != "never"
+
+
+def _edges(nodes: Iterable[NodeSpec]) -> list[Edge]:
+    """The connections of a dataflow; all replicas of a node are one."""
+    return [
+        Edge(item.source, spec.id, item.name)
+        for spec in nodes
+        if not spec.replica
+        for item in spec.inputs
+        if not item.is_timer
+    ]
 
 
 def _pidfd(child: Child) -> int:

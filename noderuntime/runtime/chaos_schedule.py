@@ -19,12 +19,16 @@ FLOWS = ("taken", "queued", "dropped", "discarded", "dead")  # where a message t
 
 
 class Schedule:
-    """When, and whom: draws from `seed`. `victims` in a fixed order."""
+    """When, and whom: draws from `seed`. `victims` in a fixed order; those that come later (`add`) behind them."""
 
     def __init__(self, seed: int, every_s: float, victims: Sequence[str]) -> None:
         self._random = random.Random(seed)
         self._every_s = every_s
         self._victims = list(victims)
+
+    def add(self, victims: Sequence[str]) -> None:
+        """These may be killed from now on, as well as those that are known already."""
+        self._victims += (victim for victim in victims if victim not in self._victims)
 
     def pause_s(self) -> float:
         """Until the next kill."""
@@ -41,7 +45,7 @@ class Schedule:
 
 @dataclass(slots=True)
 class Kill:
-    """One kill. `back_s`: how long it took until the victim worked again; None: it had not when the run ended."""
+    """One kill. `back_s`: how long it took until the victim worked again; None: it, or the run, ended before."""
 
     victim: str
     at_s: float
@@ -91,8 +95,9 @@ def _replicas(node: str, figures: Mapping[str, Any]) -> list[Any]:
 
 @dataclass(slots=True)
 class Report:
-    """What a run under chaos came to. `again`: messages that custom nodes were handed a second time; `changed`: edges
-    that a change of the dataflow has touched, so that they are not in `balances`.
+    """What a run under chaos came to. `victims`: who could be killed at the beginning; `again`: messages that custom
+    nodes were handed a second time; `changed`: edges that a change of the dataflow has touched or brought, so that they
+    are not in `balances`.
     """
 
     seed: int
@@ -116,12 +121,13 @@ class Report:
         found = [f"{first}; once more: --chaos {self.every_s:g}s --seed {self.seed}"]
         if count:
             rows = [("victim", "kills", "back after p50", "max", "")]
-            for victim in self.victims:
+            came_later = (kill.victim for kill in self.kills if kill.victim not in self.victims)
+            for victim in dict.fromkeys([*self.victims, *came_later]):
                 mine = [kill for kill in self.kills if kill.victim == victim]
                 back = [kill.back_s for kill in mine if kill.back_s is not None]
                 figures = (_ms(median(back)), _ms(max(back))) if back else ("-", "-")
                 missing = len(mine) - len(back)
-                note = f"{missing} not back yet when the run ended" if missing else ""
+                note = f"{missing} not back before it or the run ended" if missing else ""
                 rows.append((victim, str(len(mine)), *figures, note))
             found += [f"  {line}" for line in _aligned(rows)]
         else:

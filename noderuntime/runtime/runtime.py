@@ -189,7 +189,7 @@ class Runtime:
         clock = time.monotonic
         self._taps = TapKeeper(self._fork_server, self._link, self._log, env, self._run_dir.root, clock)
         self._stuck = StuckWatch(self._nodes, self._link, self._log, options.grace_s, clock, self._stop_because_stuck)
-        parts = self._nodes, self._store, self._fork_server, self._link, self._log
+        parts = self._nodes, self._store, self._fork_server, self._link, self._log, self._taps
         self._chaos = None if options.chaos_s is None else Chaos(*parts, dataflow, options.chaos_s, options.seed, clock)
         self._lock_watch: LockWatch | None = None
         self._start_watch = StartWatch(self._nodes, self._log, options.name, time.monotonic())

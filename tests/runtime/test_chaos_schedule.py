@@ -38,6 +38,16 @@ def test_who_cannot_be_killed_now_is_passed_over_and_draws_nothing_extra() -> No
     assert one.preference() == other.preference()
 
 
+def test_whoever_comes_later_may_be_killed_too_and_changes_nothing_of_what_was_drawn_before() -> None:
+    one, other = Schedule(3, 1.0, VICTIMS), Schedule(3, 1.0, VICTIMS)
+    assert one.preference() == other.preference()
+    one.add(["a", "b"])  # which are known
+    assert one.preference() == other.preference()
+    one.add(["late", "a"])
+    assert sorted(one.preference()) == sorted([*VICTIMS, "late"])
+    assert one.pick(["late"]) == "late"
+
+
 def figures(sent: int, **arrived: int) -> dict[str, Any]:
     return {"a": {"outputs": {"out": sent}}, "b": {"inputs": {"in": arrived}}}
 
@@ -70,12 +80,17 @@ def test_the_report_names_victims_times_messages_and_how_to_repeat_it() -> None:
     assert lines[0] == "chaos: 4 kills in 10.0 s; once more: --chaos 0.5s --seed 7"
     assert [line.split() for line in lines[2:5]] == [
         ["a", "3", "20.0", "ms", "30.0", "ms"],
-        ["b", "1", "-", "-", "1", "not", "back", "yet", "when", "the", "run", "ended"],
+        ["b", "1", "-", "-", "1", "not", "back", "before", "it", "or", "the", "run", "ended"],
         ["(store)", "0", "-", "-"],
     ]
     assert lines[5] == "  messages sent 5, lost 1, repeated 0"
     assert lines[6].endswith("at least once: 2")
     assert lines[7] == "  a/out -> b.in: sent 5, lost 1, repeated 0"
+
+
+def test_the_report_has_a_row_for_a_victim_that_came_later() -> None:
+    lines = report(kills=[Kill("late", 1.0, 0.010), Kill("late", 2.0, 0.010)]).lines()
+    assert [line.split()[:2] for line in lines[2:6]] == [["a", "0"], ["b", "0"], ["(store)", "0"], ["late", "2"]]
 
 
 def test_a_report_is_good_when_nothing_was_lost_or_repeated() -> None:
