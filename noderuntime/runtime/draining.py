@@ -51,8 +51,11 @@ class Draining:
         self.ids = list(opened.get("drains", ()))
         for id in opened.get("leaving", ()):
             child = self._nodes.children[id]
-            child.leaving = True
-            if all(spec.is_timer for spec in child.spec.inputs) and not child.others and child.leader is child:
+            if child.has_ended or not all(spec.is_timer for spec in child.spec.inputs):
+                continue
+            if child.others or child.leader is not child:
+                child.end(self._grace_s, "MANUAL")  # as soon as its process, in which others may drain, is ready
+            else:
                 child.feed(su.StopAsked(0.0, drain=True))
 
     def note(self, leaving: Iterable[str]) -> None:

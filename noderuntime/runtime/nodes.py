@@ -87,11 +87,13 @@ class NodeSupervisor:
 
     # ---- making it
 
-    def add(self, spec: NodeSpec, wiring: Wiring, ended: bool) -> None:
-        """A node, with its bell and its pulse. Operators of one process share the bell."""
+    def add(self, spec: NodeSpec, wiring: Wiring, ended: bool, leaving: bool = False) -> None:
+        """A node, with its bell and its pulse. Operators of one process share the bell. Those that are leaving
+        are in no process with those that are not, even if both have one name.
+        """
         bell_path = self._services.run_dir.bell(wiring.number)
-        same = (child for child in self.children.values() if spec.process and child.spec.process == spec.process)
-        first = next(same, None)
+        there = (child for child in self.children.values() if child.leaving == leaving)
+        first = next((child for child in there if spec.process and child.spec.process == spec.process), None)
         if first is None:
             doorbell.create(bell_path)
         else:
@@ -102,7 +104,7 @@ class NodeSupervisor:
         if first is not None:
             bell = doorbell.open_bell(bell_path)
             member = Member(self._services, spec, first.machine, wiring, page, bell, first=first)
-            member.has_ended = ended
+            member.has_ended, member.leaving = ended, leaving
             self.children[spec.id] = member
             first.others.append(member)
             return
@@ -114,7 +116,7 @@ class NodeSupervisor:
             left_in_hand=page.read().hands,
         )
         child = Child(self._services, spec, machine, wiring, page, doorbell.open_bell(bell_path))
-        child.has_ended = ended
+        child.has_ended, child.leaving = ended, leaving
         self.children[spec.id] = child
 
     def add_as(self, spec: NodeSpec, wiring: Wiring, first: Child | None) -> None:

@@ -12,6 +12,7 @@ from noderuntime.dataflow import plain
 from noderuntime.dataflow.changes import compare
 from noderuntime.dataflow.files import digest_of
 from noderuntime.dataflow.model import Dataflow, NodeSpec
+from noderuntime.dataflow.processes import processes_of
 from noderuntime.dataflow.replicas import expanded, scaled, written
 from noderuntime.ipc.change_records import InForce
 from noderuntime.ipc.store_records import Opened, result
@@ -165,6 +166,10 @@ def wirings_of(resumption: Resumption, run: str, opened: Opened) -> dict[str, tu
         if left is not None:
             spec = left.node(id)
             found[id] = spec, trial_wiring(left, run, spec, numbers[id]["number"])
+    together = [] if left is None else processes_of([spec for spec in left.nodes if spec.id in found]).values()
+    for first, *others in together:
+        spec, wiring = found[first.id]
+        found[first.id] = spec, replace(wiring, others=tuple(found[other.id][1] for other in others))
     for id, (version, ports) in opened.get("ports", {}).items():
         spec, wiring = found[id]
         found[id] = spec, wiring.rewired(ports, version)

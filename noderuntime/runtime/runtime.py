@@ -359,8 +359,9 @@ class Runtime:
 
     def _lay_out(self, opened: Opened) -> None:
         self._lock_watch = LockWatch(self._run_dir.space / "lock.mdb")
+        leaving = opened.get("leaving", ())
         for id, (spec, wiring) in wirings_of(self._resumption, self._options.name, opened).items():
-            self._nodes.add(spec, wiring, id in opened["ended"])
+            self._nodes.add(spec, wiring, id in opened["ended"], id in leaving)
         self._nodes.connect()
         self._applying.resumed(opened, self._resumption)
         self._recorder.follow_new(self._nodes.machines)

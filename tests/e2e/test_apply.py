@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import pytest
-from support.harness import Folder, wait_until
+from support.harness import Folder, Running, wait_until
 from support.live_cast import (
     apply,
     command,
@@ -471,6 +471,93 @@ def test_what_drains_when_the_runtime_is_killed_goes_on_draining_after_a_resume(
     assert good and count == last + 1
     first, slow_last, slow_count, slow_good = seen(again, "slow")["counts/n"]
     assert (first, slow_count, slow_good) == (0, slow_last + 1, True)
+
+
+HOLDS = """
+import os, time
+class Operator:
+    '''It has only a timer, and holds its STOP up until there is a file `go`.'''
+    def on_event(self, event, ctx):
+        if event["type"] == "STOP":
+            while not os.path.exists("go"):
+                time.sleep(0.01)
+            print("stopped", event["id"], flush=True)
+"""
+
+
+def with_process(place: Folder) -> Running:
+    """A run with the operators clock and slow, which share a process."""
+    place.write(slow_py=SLOW, holds_py=HOLDS)
+    slow = {"python": "slow.py", "inputs": {"n": {"source": "counts/n", "queue_size": 200}}}
+    clock = {"python": "holds.py", "inputs": {"t": "timer/millis/20"}}
+    shared = ({"id": "clock", "process": "p", "operator": clock}, {"id": "slow", "process": "p", "operator": slow})
+    running = place.start(flow(*TWO, *shared))
+    running.wait_running()
+    return running
+
+
+def remove_process(place: Folder, running: Running) -> None:
+    """Both are removed, and still there."""
+    wait_until(lambda: "room" in running.status()["counts"]["phase"], "counts to wait for slow")
+    (place.folder / "other.yml").write_text(flow(*TWO))
+    code, _, err = command(place, "apply", "other.yml", "--drop", "slow")
+    assert code == 0 and "still draining: clock, slow" in err
+
+
+def check_left(running: Running) -> None:
+    """Both have ended in order; what they print is that of their process."""
+    assert "stopped MANUAL" in running.lines("clock")
+    first, last, count, good = seen(running, "clock")["counts/n"]
+    assert (first, count, good) == (0, last + 1, True)
+
+
+def kill_and_resume(place: Folder, running: Running) -> Running:
+    os.kill(running.runtime_pid, signal.SIGKILL)
+    running.finish()
+    place.wait_gone()
+    again = place.start(resume=True)
+    again.wait_for("started")
+    return again
+
+
+def test_a_process_that_leaves_when_the_runtime_is_killed_goes_on_leaving_after_a_resume(place: Folder) -> None:
+    running = with_process(place)
+    remove_process(place, running)
+    again = kill_and_resume(place, running)
+    (place.folder / "go").touch()
+    wait_until(lambda: set(again.status()) == {"counts", "a"}, "clock and slow to leave")
+    enough(place)
+    assert again.finish() == 0
+    check_left(again)
+    _, last, count, good = seen(again, "a")["counts/n"]
+    assert good and count == last + 1
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_new_process_may_have_the_name_of_one_that_is_leaving(place: Folder, is_killed: bool) -> None:
+    running = with_process(place)
+    remove_process(place, running)
+    pid = running.status()["slow"]["pid"]
+    pair = (keeps("x", process="p"), keeps("y", "x/n", process="p"))
+    (place.folder / "other.yml").write_text(flow(*TWO, *pair))
+    code, _, err = command(place, "apply", "other.yml")
+    assert code == 0, err
+    wait_handled(running, "y")
+    found = running.status()
+    assert found["x"]["pid"] == found["y"]["pid"] != found["clock"]["pid"] == found["slow"]["pid"] == pid
+    if is_killed:
+        running = kill_and_resume(place, running)
+        wait_handled(running, "y")
+        found = running.status()
+        assert found["x"]["pid"] == found["y"]["pid"] != found["clock"]["pid"] == found["slow"]["pid"]
+    (place.folder / "go").touch()
+    wait_until(lambda: set(running.status()) == {"counts", "a", "x", "y"}, "clock and slow to leave")
+    enough(place)
+    assert running.finish() == 0
+    check_left(running)
+    ends = [json.loads(line.partition(" ")[2])[1] for line in running.lines("x") if line.startswith("seen ")]
+    ((first, last, count, good),) = {tuple(whole) for end in ends for whole in end.values()}
+    assert len(ends) == 2 and good and count == last + 1 - first
 
 
 def test_a_file_that_has_changed_since_is_resumed_by_the_rules_of_a_resume(place: Folder) -> None:

@@ -11,7 +11,7 @@ from noderuntime.dataflow.model import Dataflow
 from noderuntime.dataflow.reader import parse
 from noderuntime.dataflow.replicas import expanded
 from noderuntime.ipc.change_records import InForce
-from noderuntime.runtime.resuming import decide, which
+from noderuntime.runtime.resuming import decide, which, wirings_of
 
 
 def dataflow(*ids: str, file: str = "flow.yml", **more: Any) -> Dataflow:
@@ -121,3 +121,15 @@ def test_an_applied_dataflow_begins_with_the_number_of_scale_and_goes_back_to_th
     assert found.as_applied and found.dataflow == expanded(replicas(4)) and found.scaled == {"b": 4}
     assert found.applied == ("new.yml", replicas(2))
     assert found.told[-1].startswith("node 'b' gets 2 replicas again, as in new.yml")
+
+
+def test_operators_that_are_leaving_share_their_process_still() -> None:
+    op = {"python": "x.py", "outputs": ["n"]}
+    nodes = [{"id": id, "operator": op, "process": process} for id, process in (("a", "p"), ("b", "q"), ("c", "p"))]
+    leaving = parse(json.dumps({"nodes": nodes}), file="flow.yml", folder="/flow", env={})
+    found = decide(in_force(leaving=plain.to_text(leaving)), FILE, "of the start")
+    numbers = {id: {"number": at, "inputs": {}, "outputs": {"n": 0}} for at, id in enumerate("abc")}
+    opened: Any = {"numbers": numbers, "leaving": ["a", "c"]}
+    made = wirings_of(replace(found, dataflow=dataflow("b")), "run", opened)
+    assert [other.node for other in made["a"][1].others] == ["c"]
+    assert made["b"][1].others == made["c"][1].others == ()
