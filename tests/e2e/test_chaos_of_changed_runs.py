@@ -44,19 +44,6 @@ def test_nodes_that_were_added_are_killed_too_and_their_connections_not_counted(
     assert good and count == last + 1 - first
 
 
-def test_a_node_that_is_no_longer_restarted_is_no_longer_killed(place: Folder) -> None:
-    running = place.start(flow(counts(), keeps("a")), chaos_s=0.1, seed=5)
-    running.wait_running()
-    running.wait_for("status", "chaos: a is back*")
-    code, _, err = apply(place, flow(counts(), keeps("a", restart_policy="never")))
-    assert code == 0, err
-    for _ in range(12):
-        running.wait_for("status", "chaos: *")
-    enough(place)
-    assert running.finish() == 0
-    assert seen(running, "a")["counts/n"][3]
-
-
 def test_the_tap_server_is_killed_too_while_somebody_looks(place: Folder) -> None:
     running = place.start(flow(counts(), keeps("a")), chaos_s=0.1, seed=3)
     running.wait_running()
