@@ -25,6 +25,7 @@ from noderuntime.space.transactions import ReadTxn
 
 READ_MESSAGES = 5000  # in one part, about: 30 ms
 READ_BYTES = 32_000_000  # in one part, about; a value of a megabyte takes as long as many small ones
+COUNTS_MIN = 1600  # what a small message counts in bytes: what it costs to move it does not depend on its size
 
 _PLACE_BYTES: Final = MESSAGE_KEY_BYTES - MAILBOX_PREFIX_BYTES
 
@@ -68,10 +69,12 @@ class BySlot:
         slot = self._slot_of(record)
         places, sizes = self._places[slot], self._bytes[slot]
         places.setdefault(mailbox, bytearray()).extend(key[MAILBOX_PREFIX_BYTES:])
-        sizes[mailbox] = sizes.get(mailbox, 0) + len(record)
+        sizes[mailbox] = sizes.get(mailbox, 0) + max(len(record), COUNTS_MIN)
 
     def bytes_of(self, slot: int, mailboxes: Collection[bytes]) -> int:
-        """The bytes of a slot that were found in these mailboxes, also of what has been handled meanwhile."""
+        """The bytes of a slot that were found in these mailboxes, COUNTS_MIN for a small message. What has been handled
+        meanwhile is among them.
+        """
         return sum(size for mailbox, size in self._bytes[slot].items() if mailbox in mailboxes)
 
     def places(self, slot: int, mailbox: bytes) -> Sequence[bytes]:

@@ -215,11 +215,12 @@ class Removal:
 
 
 def remove(
-    txn: WriteTxn, mailbox: bytes, queue: list[int], removal: Removal, releases: bool = True
+    txn: WriteTxn, mailbox: bytes, queue: list[int], removal: Removal, releases: bool = True, moves: bool = False
 ) -> tuple[int, int]:
     """Remove messages of one input. Returns how many were still there, notices not counted, and their bytes.
 
-    `releases`: whether their references to segments go with them. The caller counts them out of `queue`.
+    `releases`: whether their references to segments go with them; `moves`: they are somewhere else from now on, and
+    nobody will ask for them here any more. The caller counts them out of `queue`.
     """
     wanted, end = removal.messages, len(removal.messages)
     freed = freed_bytes = at = 0
@@ -291,7 +292,7 @@ def remove(
                 freed_bytes += pack.size(position, position + 1)
             at += 1
         if gone:
-            _split(txn, cursor, queue, pack, start, gone)
+            _split(txn, cursor, queue, pack, start, gone, moves)
     return freed, freed_bytes
 
 
@@ -324,23 +325,28 @@ def _take_front(txn: WriteTxn, cursor: WriteCursor, queue: list[int], pack: Pack
         queue[MARK_INDEX] = pack.index(end - 1)
     else:  # another pack has the mark
         _delete(cursor, queue, start)
-        _put_parts(txn, pack, [(end, pack.count)])
+        _put_parts(txn, pack, [range(end, pack.count)])
 
 
 def _split(
-    txn: WriteTxn, cursor: WriteCursor, queue: list[int], pack: Pack, start: int, gone: Collection[int]
+    txn: WriteTxn, cursor: WriteCursor, queue: list[int], pack: Pack, start: int, gone: Collection[int], moves: bool
 ) -> None:
-    """Remove the messages of a pack that are at the positions `gone`; those before `start` are taken already."""
-    parts: list[tuple[int, int]] = []
-    begin = start
-    for position in [*sorted(gone), pack.count]:
-        if position > begin:
-            parts.append((begin, position))
-        begin = position + 1
-    if len(parts) <= 1 and (not parts or parts[0][1] == pack.count):  # they are its oldest ones after all
+    """Remove the messages of a pack that are at the positions `gone`; those before `start` are taken already.
+
+    What remains is one pack if those that are gone have moved, else one for each run: `remove` takes a pack as a whole
+    by its first message, its last one, and how many they are, and may be asked once more for one that is gone.
+    """
+    left = [at for at in range(start, pack.count) if at not in gone]
+    if not left or len(left) == pack.count - left[0]:  # its oldest ones are gone after all
         _take_front(txn, cursor, queue, pack, start, len(gone))
         return
     _delete(cursor, queue, start)
+    parts = [left[:1]]
+    for at in left[1:]:
+        if moves or parts[-1][-1] == at - 1:
+            parts[-1].append(at)
+        else:
+            parts.append([at])
     _put_parts(txn, pack, parts)
 
 
@@ -351,14 +357,14 @@ def _delete(cursor: WriteCursor, queue: list[int], start: int) -> None:
         queue[MARK_SEQUENCE] = queue[MARK_INDEX] = 0
 
 
-def _put_parts(txn: WriteTxn, pack: Pack, parts: Sequence[tuple[int, int]]) -> None:
+def _put_parts(txn: WriteTxn, pack: Pack, parts: Sequence[Sequence[int]]) -> None:
     """Put what remains of a pack that was deleted. Its first message must not lie in a pack again: see above."""
     prefix = pack.key[:SEQUENCE_PREFIX_BYTES]
-    for start, end in parts:
-        if not start:
+    for part in parts:
+        if part[0] == 0:
             txn.put(prefix + keys.place_end(pack.first), pack.record_of(0))
-            start = 1
-        for first, record, is_pack in pack.parcels(start, end):
+            part = part[1:]
+        for first, record, is_pack in pack.parcels(part):
             txn.put(prefix + keys.place_end(first) + (keys.PACK_MARK if is_pack else b""), record)
 
 

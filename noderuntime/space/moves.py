@@ -3,8 +3,8 @@
 A slot has one owner at a time, and all that waits for it waits there: the transaction that gives it to another replica
 also moves its messages, their attempts and its dead letters. States, timers and times to live are kept by slot (see
 api/keyed/slots.py), and do not move. One transaction moves whole slots, as many as have MOVE_BYTES waiting, or one that
-has more; `Moves.move` is called until nothing is left. What waits is read for that before, without the write lock
-(by_slot.py), so that a transaction costs what it moves, not what waits.
+has more (a small message counts COUNTS_MIN); `Moves.move` is called until nothing is left. What waits is read for that
+before, without the write lock (by_slot.py), so that a transaction costs what it moves, not what waits.
 
 What is moved goes behind what the new owner has waiting already, in the order in which it was sent. So it gets other
 places in the mailbox, and is packed anew; its number stays. Nothing is refused for want of room: until a mailbox has
@@ -34,7 +34,7 @@ from noderuntime.dataflow.replicas import owners, rescaled
 from noderuntime.errors import ChangeRefused
 from noderuntime.ipc.fault_points import point
 from noderuntime.space import keys, lives, packs, records, routing, taps
-from noderuntime.space.by_slot import BySlot
+from noderuntime.space.by_slot import COUNTS_MIN, BySlot
 from noderuntime.space.environment import Space, scan
 from noderuntime.space.lives import NodeEntry, Registry
 from noderuntime.space.mailbox import Message, Removal, by_place, messages, present, queue_of, remove, remove_notices
@@ -52,7 +52,7 @@ from noderuntime.space.records import (
 )
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 
-MOVE_BYTES = 8_000_000  # of messages that one transaction moves, if they are of several slots
+MOVE_BYTES = 8_000_000  # of messages that one transaction moves, if they are of several slots; at most 5,000 of them
 
 
 def replicas_of(registry: Registry, id: str) -> list[NodeEntry]:
@@ -299,7 +299,7 @@ class _Move:
                     left += max(1, queue_of(txn, keys.queue_of(mailbox))[BYTES] - taken)
                     break
                 self._moves(replica, name, next(turns), message)
-                size += len(record)
+                size += max(len(record), COUNTS_MIN)
                 taken += records.message_bytes(record)
         return left
 
@@ -358,7 +358,7 @@ def _take(txn: WriteTxn, entry: NodeEntry, name: str, gone: list[Message]) -> No
     number = entry.inputs[name][0]
     key = keys.queue(entry.number, number)
     queue = queue_of(txn, key)
-    freed, size = remove(txn, keys.mailbox(entry.number, number), queue, Removal(gone), releases=False)
+    freed, size = remove(txn, keys.mailbox(entry.number, number), queue, Removal(gone), releases=False, moves=True)
     queue[QUEUED] -= freed
     queue[BYTES] -= size
     txn.put(key, records.pack_queue(queue))

@@ -140,7 +140,7 @@ class Pack:
         """The bytes of the records of the positions from `start` on and before `end`."""
         return self._starts[end] - self._starts[start]
 
-    def parcels(self, start: int, end: int) -> list[Parcel]:
-        """What the messages of the positions from `start` on and before `end` go into when this pack is split."""
-        indexes = [self.index(at) for at in range(start, end)]
-        return parcels(indexes, [self.record_of(at) for at in range(start, end)], self.size(start, end), lone=False)
+    def parcels(self, positions: Sequence[int]) -> list[Parcel]:
+        """What the messages of these positions go into when this pack is split."""
+        found = [self.record_of(at) for at in positions]
+        return parcels([self.index(at) for at in positions], found, sum(map(len, found)), lone=False)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from support.harness import Folder, Running
+from support.harness import Folder, Running, wait_until
 from support.live_cast import apply, counts, enough, flow, keeps, prepare, seen
 
 from noderuntime import Tap
@@ -45,14 +45,16 @@ def test_nodes_that_were_added_are_killed_too_and_their_connections_not_counted(
 
 
 def test_the_tap_server_is_killed_too_while_somebody_looks(place: Folder) -> None:
-    running = place.start(flow(counts(), keeps("a")), chaos_s=0.1, seed=3)
+    running = place.start(flow(counts(), keeps("a")), chaos_s=0.2, seed=3)
     running.wait_running()
+    values: list[int] = []
     with Tap("flow", "counts/n") as tap, ThreadPoolExecutor(1) as pool:
-        looked = pool.submit(lambda: [event.value for _, event in tap])
+        looked = pool.submit(lambda: values.extend(event.value for _, event in tap))
+        wait_until(lambda: len(values) > 100, "some numbers")
         for _ in range(2):
             running.wait_for("status", "chaos: (tap server) is back*")
         enough(place)
-        values = looked.result(60)
+        looked.result(60)
         assert values == sorted(set(values))
         assert tap.missed == values[-1] + 1 - values[0] - len(values)
     assert running.finish() == 0

@@ -186,7 +186,7 @@ def test_each_message_is_handled_once_and_per_key_in_order_whatever_moves_meanwh
         parts = dice.choice([0, 1, 3, 1000])
         if wanted < count:
             for _ in range(parts):
-                sizes = {"bytes_max": dice.choice([1, 300, 100_000]), "read_max": dice.choice([1, 20, 5000])}
+                sizes = {"bytes_max": dice.choice([1, 10_000, 1_000_000]), "read_max": dice.choice([1, 20, 5000])}
                 if not scaling.move(net, "s", wanted, **sizes):
                     break
         scaling.switch(net, flow(wanted))
@@ -215,7 +215,7 @@ def test_each_message_is_handled_once_and_per_key_in_order_whatever_moves_meanwh
         elif what < 0.91:  # it is killed
             replica.begin()
         elif what < 0.97:
-            sizes = {"bytes_max": dice.choice([1, 300, 100_000]), "read_max": dice.choice([1, 20, 5000])}
+            sizes = {"bytes_max": dice.choice([1, 10_000, 1_000_000]), "read_max": dice.choice([1, 20, 5000])}
             scaling.move(net, "s", count, **sizes)
             check_queues(net, count)
         else:
@@ -393,8 +393,11 @@ def moved_in_order(net: Net, count: int) -> bool:
 def test_each_message_that_waits_is_decoded_once_and_without_the_write_lock(make: Make, decoded: Decoded) -> None:
     net, _ = grown(make, 700)
     assert decoded.in_all == 0  # more replicas own nothing in the switch
-    lefts = [scaling.move(net, "s", 4, bytes_max=1500, read_max=50) for _ in range(60)]
-    assert len(dict.fromkeys(lefts)) > 20 and lefts[-1] == 0
+    left, moved = 1, [0]
+    while left:
+        left = scaling.move(net, "s", 4, bytes_max=30_000, read_max=50)
+        moved.append(sum(len(waiting(net, node, "x")) for node in replicas(4)[1:]))
+    assert len(moved) > 40 and max(now - before for before, now in pairwise(moved)) <= 30_000 // by_slot.COUNTS_MIN
     assert decoded.in_all == 700 and decoded.locked == 0
     assert moved_in_order(net, 700)
 
@@ -425,9 +428,8 @@ def test_what_comes_between_the_reading_and_the_move_moves_too(make: Make, decod
         return found
 
     net.store.ahead["change_move"] = then_more_comes
-    for _ in range(100):
-        if not scaling.move(net, "s", 4, bytes_max=4000, read_max=100):
-            break
+    while scaling.move(net, "s", 4, bytes_max=40_000, read_max=100):
+        pass
     assert sent == 300 + 2 * late and moved_in_order(net, sent)
     assert decoded.in_all == sent and decoded.locked <= 2 * late
 
@@ -442,7 +444,7 @@ def test_a_part_that_is_not_committed_moves_nothing_and_the_next_one_everything(
         monkeypatch.setattr(taps, "raise_wiring", raise_wiring)
         raise StoreError("no room")
 
-    assert scaling.move(net, "s", 4, bytes_max=2000) > 0
+    assert scaling.move(net, "s", 4, bytes_max=20_000) > 0
     moved = sum(len(waiting(net, node, "x")) for node in replicas(4)[1:])
     monkeypatch.setattr(taps, "raise_wiring", fails)
     with pytest.raises(StoreRefused, match="no room"):
@@ -457,7 +459,7 @@ def test_a_dead_letter_is_decoded_once_and_moves_with_its_slot(make: Make, decod
     first = net.begin("s")
     hands = [[*keys.parse_message(key)[1:]] for key, _ in net.messages(first, 40)]
     net.claim("s", cause="raised", counts=True, hands=hands, max_attempts=1)
-    while scaling.move(net, "s", 4, bytes_max=1000):
+    while scaling.move(net, "s", 4, bytes_max=10_000):
         pass
     assert decoded.in_all < 300 + 4 * 40
     with net.space.read() as txn:

@@ -96,6 +96,7 @@ OPERATIONS = st.lists(
         st.tuples(st.just("send"), st.lists(st.sampled_from([0, 10, 1500, 3000, 9000]), min_size=1, max_size=12)),
         st.tuples(st.just("front"), st.integers(1, 15)),
         st.tuples(st.just("any"), st.lists(st.integers(0, 40), min_size=1, max_size=8)),
+        st.tuples(st.just("move"), st.lists(st.integers(0, 40), min_size=1, max_size=20)),
         st.tuples(st.just("again"), st.lists(st.integers(0, 40), min_size=1, max_size=8)),
         st.tuples(st.just("drop"), st.integers(0, 12)),
         st.tuples(st.just("notice"), st.just(0)),
@@ -158,6 +159,17 @@ class Box:
 
     def any(self, txn, queue, sequence, places) -> None:  # type: ignore[no-untyped-def]
         self.remove(txn, queue, [self.waiting[at] for at in dict.fromkeys(places) if at < len(self.waiting)])
+
+    def move(self, txn, queue, sequence, places) -> None:  # type: ignore[no-untyped-def]
+        """As `any`, but nobody asks for them any more. What remains of a pack is a pack, but for its first message."""
+        chosen = [item for at, item in enumerate(self.waiting) if at in places and item[1][0] < records.NOTICE_MIN]
+        before = len(list(scan(txn, self.prefix)))
+        freed, size = mailbox.remove(txn, self.prefix, queue, Removal(chosen), releases=False, moves=True)
+        assert (freed, size) == (len(chosen), sum(len(record) for _, record in chosen))
+        assert len(list(scan(txn, self.prefix))) <= 2 * before
+        queue[QUEUED] -= freed
+        queue[QUEUE_BYTES] -= size
+        self.waiting = [item for item in self.waiting if item not in chosen]
 
     def former(self, places: list[int]) -> list[tuple[bytes, bytes]]:
         return [self.gone[-1 - at] for at in dict.fromkeys(places) if at < len(self.gone)]
