@@ -21,6 +21,7 @@ is an ordinary failure of a node.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from enum import Enum
@@ -61,6 +62,7 @@ from noderuntime.runtime.store_link import StoreLink
 from noderuntime.runtime.switching import switching
 
 TIMEOUT_S: Final = 30.0
+KNOWN_MAX: Final = 20  # changes of which can still be asked: who asks has looked away for a moment
 FAILED, REFUSED = 1, 2  # exit codes of the command
 
 
@@ -97,7 +99,8 @@ class Applying:
         self._recorder = recorder
         self._trials = nodes.trials
         self._step = Step.IDLE
-        self._work: Work | None = None
+        self._work: Work | None = None  # the last change that was begun
+        self._known: deque[Work] = deque(maxlen=KNOWN_MAX)
         self._tickets = 0
         self._deadline_s = NEVER
         self._moving = Moving(nodes, link)
@@ -163,6 +166,7 @@ class Applying:
         concerned = [spec.start_timeout_s for spec in new.nodes if spec.id in touched]
         timeout_s = asked.timeout or max([TIMEOUT_S, *concerned])
         work = self._work = Work(self._tickets, asked, expanded(new), made, timeout_s, scale)
+        self._known.append(work)
         if made.refusal:
             return self._over(made.refusal, REFUSED)
         for warning in warnings:
@@ -202,10 +206,10 @@ class Applying:
         return self.told(ticket)
 
     def told(self, ticket: int) -> Applied:
-        """How far the change with that ticket has come."""
-        work = self._work
-        if work is None or work.ticket != ticket:
-            return {**self._refused("another change has followed", FAILED), "ticket": ticket}
+        """How far the change with that ticket has come, or what has become of it: others may have followed."""
+        work = next((work for work in self._known if work.ticket == ticket), None)
+        if work is None:
+            return {**self._refused("many other changes have followed", FAILED), "ticket": ticket}
         changes: list[PlannedChange] = [
             {
                 "node": item.node,
@@ -217,7 +221,7 @@ class Applying:
             for item in work.plan.changes
         ]
         return {"ticket": ticket, "over": work.is_over, "applied": work.applied, "plan": changes, "error": work.error,
-                "code": work.code, "drains": self.draining.shown(), "late": work.late,
+                "code": work.code, "drains": [] if work.asked.discard else self.draining.shown(), "late": work.late,
                 "discarded": work.discarded}  # fmt: skip
 
     def _refused(self, why: str, code: int) -> Applied:

@@ -43,9 +43,8 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_switch_waits_for_the_store_to_say_what_it_has_let_go(file: Path) -> None:
-    """The switch names what is leaving: a node that the store has let go meanwhile would not be known to it."""
-    link = Link()
+def applying_of(file: Path, link: Link) -> Applying:
+    """The changes of a run without processes, with that dataflow."""
     trials = SimpleNamespace(failure="", waiting=lambda now_s: [], close=lambda: None, begin=lambda *_: None)
     nodes: Any = SimpleNamespace(
         trials=trials, children={}, dataflow=files.load(str(file), {}), processes=[], under=lambda renamed: {}
@@ -53,7 +52,25 @@ def test_the_switch_waits_for_the_store_to_say_what_it_has_let_go(file: Path) ->
     log: Any = SimpleNamespace(tell=lambda *_: None, warn=lambda *_: None)
     options = RunOptions(name="flow", environ={}, grace_s=1.0)
     phase: Any = SimpleNamespace(is_up=True)
-    applying = Applying(nodes, link, log, options, lambda: 0.0, phase, lambda: None)  # type: ignore[arg-type]
+    return Applying(nodes, link, log, options, lambda: 0.0, phase, lambda: None)  # type: ignore[arg-type]
+
+
+def test_who_asks_late_is_told_what_became_of_a_change_that_another_one_has_followed(file: Path) -> None:
+    link = Link()
+    applying = applying_of(file, link)
+    first = applying.begin(ApplyRun(str(file.parent / "new.yml"), dry_run=True))
+    link.answer("change_losses", {"losses": {}})
+    second = applying.begin(ApplyRun(str(file)))
+    told = applying.told(first["ticket"])
+    assert (told["over"], told["code"], told["error"]) == (True, 0, "")
+    assert [item["node"] for item in told["plan"]] == ["a"]
+    assert not applying.told(second["ticket"])["over"]
+
+
+def test_the_switch_waits_for_the_store_to_say_what_it_has_let_go(file: Path) -> None:
+    """The switch names what is leaving: a node that the store has let go meanwhile would not be known to it."""
+    link = Link()
+    applying = applying_of(file, link)
     applying.draining.ids = ["gone"]
     applying.look(1.0)
     applying.begin(ApplyRun(str(file.parent / "new.yml")))
