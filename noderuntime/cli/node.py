@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
+from collections.abc import Mapping
 
 from noderuntime.cli import output
 from noderuntime.cli.choose import choose, one_name
@@ -11,6 +12,7 @@ from noderuntime.cli.client import ask_runtime
 from noderuntime.cli.output import USAGE, CommandError, UsageError
 from noderuntime.cli.ps import nodes_of, show_nodes
 from noderuntime.dataflow.identifiers import nearest, node_of
+from noderuntime.errors import NotRunning
 from noderuntime.ipc.control_records import NodeStatus, RunStatus, Together
 from noderuntime.ipc.runs import Run
 
@@ -70,32 +72,43 @@ def _act(run: Run, operation: str, name: str, as_json: bool) -> int:
     asked = ask_runtime(run, ASKS[operation], {"node": name}, Together)
     lives = asked["lives"]
     within_s = replicas[0]["start_timeout_s"] + OVER_S
-    until_s = time.monotonic() + within_s
-    while time.monotonic() < until_s:
-        status = ask_runtime(run, "status", {}, RunStatus)
-        now = [item for item in status["nodes"] if item["id"] in lives]
-        if all(_is_there(item, lives[item["id"]], operation) for item in now):
-            break
-        time.sleep(POLL_S)
-    else:
-        raise CommandError(f"{name} has not got there within {within_s:g} s; see `noderuntime node ls {run.name}`")
-    together = asked["together"]
-    wanted = "stopped" if operation == "stop" else "running"
-    bad = next((item for item in now if item["state"] != wanted), None)
-    pids = [item["pid"] for item in now if item["pid"]]
+    now = _wait(run, operation, name, lives, within_s)
+    goals = ("stopped",) if operation == "stop" else ("running", "ended")  # it may have had little left to do
+    bad = next((item for item in now if item["state"] not in goals), None)
+    there = {item["state"] for item in now}
+    state = bad["state"] if bad is not None else next((goal for goal in goals if goal in there), "gone")
+    together, pids = asked["together"], [item["pid"] for item in now if item["pid"]]
     if as_json:
-        state = wanted if bad is None else bad["state"]
         pid = pids[0] if len(pids) == len(now) == 1 else None
         output.result_json({"run": run.name, "node": name, "state": state, "pid": pid, "together": together})
-    if bad is not None or not now:
-        state, reason = (bad["state"], bad["reason"]) if bad is not None else ("gone", "")
-        raise CommandError(f"{name} is {state}{f': {reason}' if reason else ''}")
+    if state not in goals:
+        reason = f": {bad['reason']}" if bad is not None and bad["reason"] else ""
+        raise CommandError(f"{name} is {state}{reason}")
     if not as_json:
         with_others = f", as are {', '.join(together)}, which share its process" if together else ""
         processes = f"process{'es' if len(pids) > 1 else ''} {', '.join(map(str, pids))}"
-        what = f"is running, as {processes}" if operation != "stop" else "is stopped; its queue is kept"
-        output.tell(f"{name} {what}{with_others}")
+        what = {
+            "running": f"is running, as {processes}",
+            "ended": "has begun again, and has finished",
+            "stopped": "is stopped; its queue is kept",
+        }
+        output.tell(f"{name} {what[state]}{with_others}")
     return output.OK
+
+
+def _wait(run: Run, operation: str, name: str, lives: Mapping[str, int], within_s: float) -> list[NodeStatus]:
+    """The replicas of a node, as soon as all of them are where the operation ends."""
+    until_s = time.monotonic() + within_s
+    while time.monotonic() < until_s:
+        try:
+            status = ask_runtime(run, "status", {}, RunStatus)
+        except NotRunning:
+            raise CommandError(f"the run {run.name!r} has ended meanwhile; `noderuntime ps -a` says how") from None
+        now = [item for item in status["nodes"] if item["id"] in lives]
+        if all(_is_there(item, lives[item["id"]], operation) for item in now):
+            return now
+        time.sleep(POLL_S)
+    raise CommandError(f"{name} has not got there within {within_s:g} s; see `noderuntime node ls {run.name}`")
 
 
 def _is_there(item: NodeStatus, life: int, operation: str) -> bool:

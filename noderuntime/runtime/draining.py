@@ -17,7 +17,7 @@ from noderuntime.ipc.store_records import Opened, result
 from noderuntime.runtime import lifecycle_events as su
 from noderuntime.runtime.children import Child
 from noderuntime.runtime.hearing import tell_wiring
-from noderuntime.runtime.lifecycle_events import DONE
+from noderuntime.runtime.lifecycle_events import DONE, LifecycleState
 from noderuntime.runtime.logs import RunLog
 from noderuntime.runtime.nodes import NodeSupervisor
 from noderuntime.runtime.store_link import StoreLink
@@ -78,8 +78,8 @@ class Draining:
                 member.has_ended = True
             child.feed(su.Abort())
             return
-        if child.parked:
-            child.parked = False
+        was_parked, child.parked = child.parked, False
+        if was_parked and child.machine.state is not LifecycleState.ENDED:
             child.feed(su.RestartAsked("is removed, and handles first what waits for it"))
         for member in (child, *child.others):
             absent = member.spec.kind == "dynamic" and not member.alive

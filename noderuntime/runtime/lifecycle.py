@@ -309,11 +309,15 @@ class Lifecycle(Machine[LifecycleState, LifecycleEvent, Action]):
         running = self.state is LifecycleState.RUNNING and self._greeted
         self.state = LifecycleState.STOPPING
         if running:
-            deaf = self.policy.kind == "node" and not self.policy.has_inputs
-            grace_s = min(event.grace_s, DEAF_GRACE_S) if deaf else event.grace_s
-            self.deadline_s = now_s + grace_s
-            return [SendStop(grace_s, event.drain, event.id)]
+            return [self._send_stop(event.grace_s, now_s, event.drain or event.alone, event.id)]
         return self._terminate(now_s)
+
+    def _send_stop(self, grace_s: float, now_s: float, drain: bool, id: str = "MANUAL") -> SendStop:
+        """A program without inputs may never ask for an event: it has less time."""
+        deaf = self.policy.kind == "node" and not self.policy.has_inputs
+        grace_s = min(grace_s, DEAF_GRACE_S) if deaf else grace_s
+        self.deadline_s = now_s + grace_s
+        return SendStop(grace_s, drain, id)
 
     def _on_restart(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         """It lives: end this life, and begin another."""
@@ -326,8 +330,17 @@ class Lifecycle(Machine[LifecycleState, LifecycleEvent, Action]):
             return self._kill(why)
         self._again = why
         self.state = LifecycleState.STOPPING
-        self.deadline_s = now_s + event.grace_s
-        return [SendStop(event.grace_s, True)]
+        return [self._send_stop(event.grace_s, now_s, drain=True)]
+
+    def _on_restart_of_stopping(self, event: LifecycleEvent, now_s: float) -> list[Action]:
+        """It stops already, and was to stay so: another life follows after all."""
+        assert isinstance(event, RestartAsked)
+        if self._again is None:
+            if self.policy.kind == "dynamic" or self._leave is not LifecycleState.STOPPED:
+                raise IllegalEvent(self.state, event)
+            self.budget.reset()
+            self._leave, self._again = None, Death(event.why, False, free=True)
+        return []
 
     def _on_restart_without_process(self, event: LifecycleEvent, now_s: float) -> list[Action]:
         """It waits for its next life, has failed, or was stopped."""
@@ -544,6 +557,7 @@ def _table() -> Table[Lifecycle, LifecycleState, LifecycleEvent, Action]:
     row(s.STOPPING, SaidBye, m._on_bye, s.STOPPING)
     row(s.STOPPING, Abort, m._on_abort, s.KILLED, s.STOPPED, s.ENDED)
     row(s.STOPPING, StopAsked, m._on_stop_again, s.STOPPING)
+    row(s.STOPPING, RestartAsked, m._on_restart_of_stopping, s.STOPPING)
     row(s.KILLED, SaidBye, m._on_bye, s.KILLED)
     row(s.KILLED, Reported, m._on_nothing, s.KILLED)
     row(s.KILLED, Vitals, m._on_nothing, s.KILLED)
@@ -551,6 +565,7 @@ def _table() -> Table[Lifecycle, LifecycleState, LifecycleEvent, Action]:
     row(s.KILLED, SaidHello, m._on_late_hello, s.KILLED)
     row(s.KILLED, StopAsked, m._on_stop_while_killed, s.KILLED)
     row(s.KILLED, Abort, m._on_stop_while_killed, s.KILLED)
+    row(s.KILLED, RestartAsked, m._on_restart_of_stopping, s.KILLED)
     for state in (s.STOPPING, s.KILLED):
         row(state, BecameReady, m._on_nothing, state)
         row(state, Claimed, m._on_late_claim, state)

@@ -138,12 +138,13 @@ class Vitals:
 class StopAsked:
     """The node has to stop in order; `drain`: to end, so that receivers get INPUT_CLOSED and finish what is queued.
 
-    `id`: of the STOP event, MANUAL or ALL_INPUTS_CLOSED.
+    `id`: of the STOP event, MANUAL or ALL_INPUTS_CLOSED. `alone`: the others go on, so what it sends still finds room.
     """
 
     grace_s: float
     drain: bool = False
     id: str = "MANUAL"
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

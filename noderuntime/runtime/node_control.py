@@ -37,14 +37,14 @@ def one_node(what: str, supervisor: NodeSupervisor, node: str) -> Answer:
     if not concerned:
         return Answer({}, objections[0])
     lives = {child.id: child.leader.machine.life for child in concerned}
+    grace_s = supervisor.services.options.grace_s
     try:
         for child in concerned:
-            leader = child.leader
-            leader.parked = what == "halt"
             if what == "halt":
-                leader.feed(su.StopAsked(supervisor.services.options.grace_s))
+                child.leader.feed(su.StopAsked(grace_s, alone=True))
             else:
-                leader.feed(su.RestartAsked("was asked to restart", supervisor.services.options.grace_s))
+                child.leader.feed(su.RestartAsked("was asked to restart", grace_s))
+            child.leader.parked = what == "halt"
     except IllegalEvent:
         return Answer({}, f"{node!r} is {child.leader.machine.state.value}; try again in a moment")
     if what == "halt":
@@ -66,8 +66,9 @@ def _objection(what: str, supervisor: NodeSupervisor, child: Child, node: str) -
         return f"{node!r} is started by hand, see `path: dynamic` in the dataflow file: start or stop its program"
     if state is LifecycleState.ENDED:
         return f"{node!r} has finished, and does not begin again in this run"
-    if what == "start" and state not in (LifecycleState.STOPPED, LifecycleState.FAILED, LifecycleState.BACKOFF):
-        return f"{node!r} is {state.value} already"
+    can_start = state in (LifecycleState.STOPPED, LifecycleState.FAILED, LifecycleState.BACKOFF)
+    if what == "start" and not (can_start or child.leader.parked):
+        return f"{node!r} was not stopped: it is {state.value}; `node restart {node}` begins a new life"
     if what == "halt":
         if state is LifecycleState.STOPPED:
             return f"{node!r} was stopped already"

@@ -123,8 +123,9 @@ class NodeSupervisor:
         """A node that is new. `first`: the first replica of its node, if that is there: it has ended, or is stopped, as
         that is.
         """
-        self.add(spec, wiring, first is not None and first.state is LifecycleState.ENDED)
-        if first is not None and first.parked:
+        has_ended = first is not None and first.state is LifecycleState.ENDED
+        self.add(spec, wiring, has_ended)
+        if first is not None and first.parked and not has_ended:
             child = self.children[spec.id]
             child.parked, child.machine.state = True, LifecycleState.STOPPED
 
@@ -369,8 +370,10 @@ class NodeSupervisor:
 
     @property
     def done(self) -> bool:
+        over = self.ending or self._draining
         return all(
-            child.machine.state in DONE and (self.ending or self._draining or not child.parked)
+            child.machine.state in DONE
+            and (over or not child.parked or child.machine.state is LifecycleState.ENDED)  # while it was being stopped
             for child in self.children.values()
         )
 

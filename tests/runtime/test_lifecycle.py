@@ -9,7 +9,7 @@ import pytest
 
 from noderuntime.ipc.protocol import EXIT_FENCED, EXIT_RELOAD
 from noderuntime.runtime.health import LOCK_S_MAX, STOPPED_S_MAX
-from noderuntime.runtime.lifecycle import TABLE, TERM_S, Lifecycle
+from noderuntime.runtime.lifecycle import DEAF_GRACE_S, TABLE, TERM_S, Lifecycle
 from noderuntime.runtime.lifecycle_events import (
     ALIVE,
     DONE,
@@ -62,8 +62,8 @@ LEGAL: dict[LifecycleState, str] = {
     LifecycleState.RUNNING: (
         "SaidHello BecameReady Reported SaidBye Exited SpawnFailed Vitals Tick StopAsked Abort ReloadAsked RestartAsked"
     ),
-    LifecycleState.STOPPING: ANY_BUT_START_AND_RELOAD,
-    LifecycleState.KILLED: ANY_BUT_START_AND_RELOAD,
+    LifecycleState.STOPPING: f"{ANY_BUT_START_AND_RELOAD} RestartAsked",
+    LifecycleState.KILLED: f"{ANY_BUT_START_AND_RELOAD} RestartAsked",
     LifecycleState.BACKOFF: "Claimed ClaimRefused Tick StopAsked Abort ReloadAsked RestartAsked",
     LifecycleState.STOPPED: "Claimed ClaimRefused Tick StopAsked Abort RestartAsked",
     LifecycleState.ENDED: "SaidHello Claimed ClaimRefused Tick StopAsked Abort",
@@ -88,7 +88,10 @@ SAMPLES: dict[type, list[LifecycleEvent]] = {
         Vitals(0, 0.0, False, 99.0),
     ],
     Tick: [Tick()],
-    StopAsked: [StopAsked(5.0), StopAsked(5.0, drain=True), StopAsked(5.0, True, "ALL_INPUTS_CLOSED")],
+    StopAsked: [
+        StopAsked(5.0), StopAsked(5.0, drain=True), StopAsked(5.0, True, "ALL_INPUTS_CLOSED"),
+        StopAsked(5.0, alone=True),
+    ],
     Abort: [Abort()],
     ReloadAsked: [ReloadAsked()],
     RestartAsked: [RestartAsked("was asked"), RestartAsked("was asked", 5.0), RestartAsked("has changed", 0.0, True)],
@@ -274,6 +277,51 @@ def test_a_reload_brings_a_failed_operator_back_with_a_new_budget() -> None:
     for event in (SaidHello(), Claimed(), BecameReady()):
         child.handle(event, 1.0)
     assert (child.state, child.reason) == (LifecycleState.RUNNING, "")
+
+
+def test_a_restart_ends_a_life_in_order_and_begins_another_with_a_new_budget() -> None:
+    child = running(Policy(max_restarts=1))
+    child.handle(CRASH, 1.0)
+    again(child, 1.0)
+    assert child.budget.spent_s == [1.0]
+    actions = child.handle(RestartAsked("was asked to restart", 5.0), 2.0)
+    assert actions == [SendStop(5.0, drain=True)] and child.state is LifecycleState.STOPPING
+    actions = child.handle(Exited(0), 3.0)
+    assert has(actions, Spawn) and child.budget.spent_s == []
+
+
+def test_a_program_without_inputs_has_a_short_grace_also_when_it_is_restarted() -> None:
+    """It may never ask for an event, and so not hear of the STOP."""
+    child = running(Policy("node", "never", has_inputs=False))
+    assert child.handle(RestartAsked("was asked to restart", 5.0), 1.0) == [SendStop(DEAF_GRACE_S, drain=True)]
+    assert child.deadline_s == 1.0 + DEAF_GRACE_S
+
+
+def test_who_is_stopped_while_the_others_go_on_still_finds_room_for_what_it_sends() -> None:
+    child = running()
+    assert child.handle(StopAsked(5.0, alone=True), 1.0) == [SendStop(5.0, drain=True)]
+    child.handle(Exited(0), 2.0)
+    assert child.state is LifecycleState.STOPPED
+
+
+def test_a_node_that_stops_begins_again_when_a_restart_is_asked_for_meanwhile() -> None:
+    child = running()
+    child.handle(StopAsked(5.0, alone=True), 1.0)
+    assert child.handle(RestartAsked("was asked to restart", 5.0), 2.0) == []
+    assert has(child.handle(Exited(0), 3.0), Spawn)
+    # also one that does not hear of the STOP, and is killed
+    child = running()
+    child.handle(StopAsked(5.0, alone=True), 1.0)
+    child.handle(Tick(), 6.0)
+    child.handle(Tick(), child.deadline_s)
+    assert child.state is LifecycleState.KILLED
+    child.handle(RestartAsked("was asked to restart", 5.0), 9.0)
+    assert has(child.handle(Exited(-9), 9.0), Spawn)
+    # but not one that is to end
+    child = running()
+    child.handle(StopAsked(5.0, drain=True), 1.0)
+    with pytest.raises(IllegalEvent):
+        child.handle(RestartAsked("was asked to restart", 5.0), 2.0)
 
 
 def test_what_cannot_ever_work_fails_again_at_once() -> None:

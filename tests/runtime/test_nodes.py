@@ -24,6 +24,7 @@ from noderuntime.runtime.keepers import ForkServerKeeper
 from noderuntime.runtime.lifecycle import Lifecycle
 from noderuntime.runtime.lifecycle_events import LifecycleState
 from noderuntime.runtime.loop import Loop
+from noderuntime.runtime.node_control import one_node
 from noderuntime.runtime.nodes import NodeSupervisor, named_process
 from noderuntime.runtime.policy import Policy
 from noderuntime.runtime.processes import Proc
@@ -109,12 +110,13 @@ class World:
         given: Any = (loop, router, self.link, self.server, self.run_log, None, SimpleNamespace(name="run", dora=None))
         more: Any = (RunDir(folder), lambda: self.now_s, lambda node: None, lambda *asked: self.asks.append(asked))
         self.supervisor = NodeSupervisor(*given, *more)
-        spec: Any = SimpleNamespace(id="a", kind=kind, max_attempts=3, replicas=1, code=SimpleNamespace(path="a.py"))
+        code = SimpleNamespace(path="a.py")
+        spec: Any = SimpleNamespace(id="a", kind=kind, max_attempts=3, replicas=1, together=False, code=code)
         page: Any = SimpleNamespace(words=[0] * 64)
         bell, self.bell = os.pipe2(os.O_NONBLOCK)
         os.close(bell)
         machine = Lifecycle("a", Policy(kind=kind))
-        wiring: Any = SimpleNamespace(to_plain=dict, number=0)
+        wiring: Any = SimpleNamespace(to_plain=dict, number=0, version=0)
         self.child = Child(self.supervisor._services, spec, machine, wiring, page, self.bell)
         self.supervisor.children["a"] = self.child
         monkeypatch.setattr(children.doorbell, "ring", self.bells.append)
@@ -394,3 +396,38 @@ def test_an_owner_hears_of_the_end_although_it_fails_at_the_last_lines(
 )
 def test_a_process_of_several_operators_is_told_of_by_its_name_and_theirs(operators: str, named: str) -> None:
     assert named_process("fast", list(operators)) == f"process fast ({named})"
+
+
+def run_and_stop(world: World) -> None:
+    """Until its node runs, and `node stop` was asked for."""
+    world.supervisor.services.options.grace_s = 5.0  # type: ignore[misc]
+    world.child.feed(su.Start())
+    world.child.feed(su.SaidHello())
+    world.link.answer("claim", CLAIM)
+    world.child.feed(su.BecameReady())
+    assert one_node("halt", world.supervisor, "a").error == ""
+    assert world.child.parked and world.state is LifecycleState.STOPPING
+
+
+def test_a_node_that_is_started_while_it_stops_begins_again_as_soon_as_it_has(world: World) -> None:
+    run_and_stop(world)
+    assert one_node("start", world.supervisor, "a").error == ""
+    assert not world.child.parked
+    world.child.feed(su.SaidBye(False))
+    world.server.made[0].end(0)
+    assert (world.state, world.child.machine.life) == (LifecycleState.STARTING, 2)
+
+
+def test_what_is_refused_changes_nothing(world: World) -> None:
+    run_and_stop(world)
+    world.child.machine._leave = LifecycleState.ENDED  # it has to end
+    assert "try again in a moment" in one_node("restart", world.supervisor, "a").error
+    assert world.child.parked
+
+
+def test_a_node_that_ends_while_it_is_being_stopped_is_waited_for_by_nobody(world: World) -> None:
+    run_and_stop(world)
+    world.child.feed(su.SaidBye(True))
+    world.server.made[0].end(0)
+    assert world.state is LifecycleState.ENDED
+    assert world.supervisor.done
