@@ -181,7 +181,8 @@ class StuckWatch:
                 child = self._supervisor.children[id]
                 if any(spec.is_timer for spec in child.spec.inputs):
                     child.quieten()
-            for child in self._supervisor.children.values():
+            for id in places:  # what a change has removed ends by itself
+                child = self._supervisor.children[id]
                 if is_drained(child.spec, places) and child.leader.machine.state is LifecycleState.RUNNING:
                     child.end(self._grace_s)
         left = {id for id, place in places.items() if place.doing is not Doing.ENDED}

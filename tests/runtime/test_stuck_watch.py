@@ -177,3 +177,13 @@ def test_a_finished_cycle_is_opened_and_a_timer_in_it_stands_still_while_the_run
     assert [id for id, child in world.children.items() if child.was_quietened] == ["loop"]
     assert [id for id, child in world.children.items() if child.was_ended] == ["loop"]
     assert world.stopped == []
+
+
+def test_nodes_that_a_change_has_removed_and_that_still_drain_are_not_judged(tmp_path: Path) -> None:
+    world = World(tmp_path, CHAIN)
+    world.supervisor.dataflow = dataflow_of({"a": CHAIN["a"]}, tmp_path)
+    world.watch.draining = True
+    world.fail("b")
+    world.children["a"].machine.state = LifecycleState.ENDED
+    world.passes(STUCK_S * 2)
+    assert not world.children["c"].was_ended
