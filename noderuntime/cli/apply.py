@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import time
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from noderuntime.cli import output
-from noderuntime.cli.choose import choose, one_name
+from noderuntime.cli.choose import choose, known_runs, one_name
 from noderuntime.cli.client import ask_runtime
 from noderuntime.cli.output import CommandError, UsageError
 from noderuntime.errors import NotRunning
@@ -28,6 +31,8 @@ def apply(options: Namespace) -> int:
     *run_name, file = options.names
     if len(dict(options.rename)) < len(options.rename):
         raise UsageError("--rename gives one node two ids", "noderuntime apply")
+    if not run_name and not Path(file).exists() and any(run.name == file for run in known_runs()):
+        raise UsageError(f"which FILE? {file!r} is the name of a run", "noderuntime apply")
     run = choose(one_name(run_name[0] if run_name else None, options.given_run, "apply"))
     arguments = {
         "file": str(Path(file).absolute()),
@@ -49,13 +54,33 @@ def apply(options: Namespace) -> int:
 
 def follow(run: Run, what: str, arguments: dict[str, Any]) -> Applied:
     """Ask for a change of a run, and wait until it is over. Ctrl-C gives it up, unless it is in force by then."""
-    done = ask_runtime(run, what, arguments, Applied)
+    done: Applied | None = None
     try:
+        with _interrupted_later():
+            done = ask_runtime(run, what, arguments, Applied)
         return _until_over(run, done)
     except KeyboardInterrupt:
+        if done is None:  # it was not even begun
+            raise
         done = _until_over(run, _look(run, "give_up", done))
         output.tell("the change is in force: too late" if done["applied"] else "given up: everything is as before")
         raise
+
+
+@contextlib.contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Ctrl-C is raised at the end: before the runtime has answered, it is not known what is to be given up."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _until_over(run: Run, done: Applied) -> Applied:
@@ -89,6 +114,9 @@ def _show(done: Applied, dry_run: bool) -> None:
         output.tell(NO_CHANGE)
     elif dry_run:
         output.tell("nothing was changed (--dry-run)")
+        if losing := [item["node"] for item in done["plan"] if item["drops"]]:
+            drops = " ".join(f"--drop {node}" for node in losing)
+            output.tell(f"without --dry-run it would be refused for what it would lose; `{drops}` gives that up")
     else:
         drains = f"; still draining: {', '.join(done['drains'])}" if done["drains"] else ""
         discarded = f"; {done['discarded']} waiting messages were discarded" if done["discarded"] else ""

@@ -74,6 +74,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def time_limit(text: str) -> float:
+    """A duration option within which something has to happen."""
+    value = seconds(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"{text!r} leaves no time for anything; write for instance 500ms, 10s or 5m")
+    return value
+
+
 def boolean(text: str) -> bool:
     """An option that may be given a value."""
     if text not in ("true", "false"):
@@ -280,14 +288,15 @@ def build() -> tuple[Parser, dict[str, Parser]]:
 
 def _build_apply(apply: Parser) -> None:
     apply.usage = (
-        "noderuntime apply [-h] [--run RUN] [--dry-run] [--timeout T] [--discard] [--drop NODE] [--json] [RUN] FILE"
+        "noderuntime apply [-h] [--run RUN] [--dry-run] [--timeout T] [--discard] [--drop NODE] [--rename OLD=NEW] "
+        "[--json] [RUN] FILE"
     )
     about = "RUN may be left out when there is just one; FILE: the dataflow file"
     apply.add_argument("names", metavar="[RUN] FILE", nargs="+", help=about)
     _run_option(apply)
     apply.add_argument("--dry-run", action="store_true", help="print the plan, and change nothing")
-    about = "give up if what is new or changed is not ready by then (default: 30s, or its start_timeout)"
-    apply.add_argument("--timeout", type=seconds, default=0.0, metavar="T", help=about)
+    about = "how long what is new or changed may take to be ready (default: 30s, or a longer start_timeout of it)"
+    apply.add_argument("--timeout", type=time_limit, default=0.0, metavar="T", help=about)
     about = "drop what waits for removed nodes and inputs, instead of handling it first"
     apply.add_argument("--discard", action="store_true", help=about)
     about = "give up the state and the dead letters of a node that is removed; may be repeated"
@@ -302,8 +311,8 @@ def _build_scale(scale: Parser) -> None:
     about = "the run (default: the only one that is running), the node, and how many replicas it is to have: 1 to 256"
     scale.add_argument("names", metavar="[RUN] NODE N", nargs="+", help=about)
     _run_option(scale)
-    about = "how long new replicas may take to be ready (default: 30s, or the start_timeout of the node)"
-    scale.add_argument("--timeout", type=seconds, default=0.0, metavar="T", help=about)
+    about = "how long new replicas may take to be ready (default: 30s, or the longer start_timeout of the node)"
+    scale.add_argument("--timeout", type=time_limit, default=0.0, metavar="T", help=about)
     _json(scale)
 
 

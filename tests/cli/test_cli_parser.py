@@ -93,6 +93,12 @@ def test_what_is_no_duration_says_what_would_be_one(text: str) -> None:
         seconds(text)
 
 
+@pytest.mark.parametrize("line", ["apply flow.yml --timeout 0", "scale sums 2 --timeout 0s"])
+def test_a_time_limit_of_nothing_is_refused(line: str) -> None:
+    with pytest.raises(UsageError, match="leaves no time for anything"):
+        parse(line.split())
+
+
 def test_an_assignment_needs_a_name() -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         assignment("=x")
@@ -113,3 +119,20 @@ def test_each_command_is_a_function_in_a_module_of_its_name(command: str) -> Non
     name = command.replace("-", "_")
     module = importlib.import_module(f"noderuntime.cli.{name}")
     assert getattr(module, name).__module__ == module.__name__
+
+
+def _with_operations(name: str, parser: argparse.ArgumentParser) -> list[tuple[str, argparse.ArgumentParser]]:
+    found = [(name, parser)]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found += [item for own, of in action.choices.items() for item in _with_operations(f"{name} {own}", of)]
+    return found
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_usage_of_a_command_names_each_of_its_options(command: str) -> None:
+    for name, parser in _with_operations(command, build()[1][command]):
+        usage = parser.format_usage()
+        shown = [action for action in parser._actions if action.option_strings and action.help != argparse.SUPPRESS]
+        missing = [action.option_strings for action in shown if not any(o in usage for o in action.option_strings)]
+        assert not missing, name
