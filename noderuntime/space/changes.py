@@ -86,11 +86,13 @@ def losses(
             counts["keys of private state"] += private.size(txn, node_entry.number)
             counts["dead letters"] += sum(1 for _ in scan(txn, keys.dead_prefix(node_entry.number)))
         if lives.status(txn, node_entry) == records.FAILED and not discard:  # which will never handle them
-            counts["queued messages, which it cannot handle because it has failed,"] += _waiting(txn, node_entry)
-    texts = {
-        id: ", ".join(f"{count} {what}" for what, count in counts.items() if count) for id, counts in lost.items()
-    }
-    return {id: text for id, text in texts.items() if text}
+            counts["queued messages that it cannot handle because it has failed"] += _waiting(txn, node_entry)
+    return {id: text for id, counts in lost.items() if (text := in_words(counts))}
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """What there is of each of these; "" for nothing."""
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 def refuse_replicas(txn: ReadTxn, known: Registry, wanted: Sequence[Mapping[str, Any]]) -> None:

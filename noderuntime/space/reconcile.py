@@ -9,6 +9,7 @@ A dataflow without a node that has something to lose is refused, unless the user
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from noderuntime.dataflow.identifiers import HELPER, node_of
 from noderuntime.errors import ResumeRefused
 from noderuntime.space import keys, lives, private, records, renaming
-from noderuntime.space.changes import remove_node
+from noderuntime.space.changes import in_words, remove_node
 from noderuntime.space.environment import scan
 from noderuntime.space.lives import NodeEntry, Registry
 from noderuntime.space.mailbox import empty, messages, queue_of, remove_notices
@@ -62,8 +63,7 @@ def rename(txn: WriteTxn, wanted: list[dict[str, Any]], names: Mapping[str, str]
     ids = {item["id"] for item in wanted}
     for old, new in names.items():
         if old not in known:
-            there = ", ".join(known) or "none"
-            raise ResumeRefused(f"--rename {old}={new}: the run had no node {old!r}", f"It had: {there}.")
+            raise ResumeRefused(f"--rename {old}={new}: the run had no node {old!r}", f"It had: {_named(known)}.")
         if old in ids:
             raise ResumeRefused(f"--rename {old}={new}: {old!r} is still in the dataflow file", "Leave --rename out.")
         if new not in ids:
@@ -84,16 +84,13 @@ def refuse_losses(txn: ReadTxn, wanted: list[dict[str, Any]], drop: Collection[s
         if id in ids:
             raise ResumeRefused(f"--drop {id}: {id!r} is still in the dataflow file", "Leave --drop out.")
         if id not in known:
-            there = ", ".join(known) or "none"
-            raise ResumeRefused(f"--drop {id}: the run had no node {id!r}", f"It had: {there}.")
-    lost = {
-        id: what
-        for id, node_entry in known.items()
-        if node_of(id) not in ids
-        and node_of(id) not in drop
-        and HELPER not in id
-        and (what := _belongings(txn, node_entry))
-    }
+            raise ResumeRefused(f"--drop {id}: the run had no node {id!r}", f"It had: {_named(known)}.")
+    counts: dict[str, Counter[str]] = {}  # by node: replicas are one
+    for id, node_entry in known.items():
+        node = node_of(id)
+        if node not in ids and node not in drop and HELPER not in id:
+            counts.setdefault(node, Counter()).update(_belongings(txn, node_entry))
+    lost = {node: what for node, own in counts.items() if (what := in_words(own))}
     if not lost:
         return
     texts = [f"node {id!r} is no longer in the dataflow file: {what} would be lost" for id, what in lost.items()]
@@ -107,9 +104,13 @@ def refuse_losses(txn: ReadTxn, wanted: list[dict[str, Any]], drop: Collection[s
     )
 
 
-def _belongings(txn: ReadTxn, node_entry: NodeEntry) -> str:
-    """What a node has to lose, in words; "" for nothing."""
-    counts = {
+def _named(known: Registry) -> str:
+    return ", ".join(dict.fromkeys(map(node_of, known))) or "none"
+
+
+def _belongings(txn: ReadTxn, node_entry: NodeEntry) -> dict[str, int]:
+    """What a node has to lose."""
+    return {
         "keys of private state": private.size(txn, node_entry.number),
         "queued messages": sum(
             record[0] < records.NOTICE_MIN
@@ -118,7 +119,6 @@ def _belongings(txn: ReadTxn, node_entry: NodeEntry) -> str:
         ),
         "dead letters": _count(txn, keys.dead_prefix(node_entry.number)),
     }
-    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 def _count(txn: ReadTxn, prefix: bytes) -> int:
@@ -163,8 +163,8 @@ def _forget_wiring(txn: WriteTxn, node_entry: NodeEntry) -> None:
 
 
 def _drop_node(txn: WriteTxn, node_entry: NodeEntry) -> list[str]:
-    what = ", ".join(f"{count} {what}" for what, count in remove_node(txn, node_entry).items() if count)
-    return [f"node {node_entry.id!r} is no longer in the dataflow: dropped {what or 'nothing'}"]
+    what = in_words(remove_node(txn, node_entry)) or "nothing"
+    return [f"node {node_entry.id!r} is no longer in the dataflow: dropped {what}"]
 
 
 def _drop_input(txn: WriteTxn, node_entry: NodeEntry, name: str, number: int) -> list[str]:

@@ -87,6 +87,24 @@ def test_a_node_that_is_gone_takes_all_it_had_and_each_of_it_is_named(space: Spa
         assert (record.status, record.incarnation, record.counters[0]) == (records.REMOVED, 1, 42)
 
 
+def test_a_node_with_replicas_is_named_once_whichever_of_them_has_something_to_lose(tmp_path: Path) -> None:
+    space = create(tmp_path / "replicas", 1 << 22, "boot")
+    replicas = [{**B, "id": id} for id in ("b", "b[1]")]
+    with space.write() as txn:
+        registry = lives.register(txn, [A, *replicas])
+        number = registry["b[1]"].number
+        txn.put(keys.message(number, 0, 3, 0), records.encode_message("m", None, 1, 0)[0])
+    with space.read() as txn:
+        with pytest.raises(ResumeRefused, match=r"node 'b' is no longer .* 1 queued messages") as refused:
+            refuse_losses(txn, [A], [])
+        assert "`--drop b` gives it up" in refused.value.hint
+        refuse_losses(txn, [A], ["b"])
+        with pytest.raises(ResumeRefused, match="no node 'c'") as unknown:
+            refuse_losses(txn, [A], ["c"])
+        assert unknown.value.hint == "It had: a, b."
+    space.close()
+
+
 def test_a_node_that_comes_later_does_not_find_the_state_of_one_that_is_gone(space: Space) -> None:
     change(space, A)
     other = {"id": "c", "kind": "operator", "inputs": [["in", "a/x"]], "outputs": []}
