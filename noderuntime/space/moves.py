@@ -287,7 +287,7 @@ class _Move:
     def _find_in_turns(self, txn: ReadTxn, bytes_max: int | None) -> int:
         """Without a `partition_by` all slots move at once. What waits goes to the owners in turns, the oldest first."""
         self.now = self.wanted
-        turns = cycle(self.wanted)
+        turns = cycle(sorted(set(self.wanted)))
         size = left = 0
         for mailbox, (replica, name) in self.losing().items():
             taken = 0

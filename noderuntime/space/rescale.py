@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import msgpack
 
 from noderuntime.dataflow.identifiers import node_of, replica_of
-from noderuntime.dataflow.message_slot import message_slot
-from noderuntime.dataflow.partition import parse_partition
 from noderuntime.dataflow.replicas import owners, rescaled
 from noderuntime.space import keys, lives, records, routing
+from noderuntime.space.by_slot import slots_of
 from noderuntime.space.environment import Space, scan
 from noderuntime.space.lives import NodeEntry, Registry
 from noderuntime.space.mailbox import Message, messages, queue_of
@@ -89,13 +88,8 @@ def _router(space: Space, owned: Sequence[int], partition: str, replicas: int) -
     if not partition:
         turns = iter(range(1 << 62))
         return lambda record: next(turns) % replicas
-    by = parse_partition(partition)
-
-    def route(record: bytes) -> int:
-        _, value, metadata, _, _ = records.decode_message(record, routing.body_of(space, record))
-        return owned[message_slot(by, value, metadata)]
-
-    return route
+    slot_of = slots_of(space, partition)
+    return lambda record: owned[slot_of(record)]
 
 
 @dataclass(slots=True)

@@ -579,7 +579,7 @@ def test_without_a_partition_what_waits_for_a_replica_goes_to_those_that_stay(ma
     scaling.switch(net, flow(2, partition=""))
     assert commit(a, held) == 1
     counts = [len(waiting(net, node, "x")) for node in replicas(2)]
-    assert sum(counts) == 99 and min(counts) > 30
+    assert sum(counts) == 99 and min(counts) > 41  # about as much to each
     scaling.settle(net)
     scaling.switch(net, flow(4, partition=""))
     assert scaling.move(net, "s", 4) == 0
