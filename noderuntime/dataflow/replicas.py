@@ -96,7 +96,7 @@ def written(dataflow: Dataflow) -> Dataflow:
 def scaled(dataflow: Dataflow, node: str, replicas: int) -> Dataflow:
     """A dataflow (not expanded) with another number of replicas of one node. Raises DataflowError."""
     if not 1 <= replicas <= REPLICAS_MAX:
-        hint = f"Keys fall into {REPLICAS_MAX} parts, and a replica owns at least one: give a number from 1 to it."
+        hint = f"Give a number from 1 to {REPLICAS_MAX}: keys fall into so many slots, and a replica owns at least one."
         raise DataflowError(f"{replicas} replicas of node {node!r}", hint=hint)
     if node not in (spec.id for spec in dataflow.nodes):
         ids = [spec.id for spec in dataflow.nodes]
@@ -106,5 +106,6 @@ def scaled(dataflow: Dataflow, node: str, replicas: int) -> Dataflow:
     made = replace(spec := dataflow.node(node), replicas=replicas)
     nodes = tuple(made if other is spec else other for other in dataflow.nodes)
     if errors := check_replicas([made], {}):
-        raise DataflowError(errors[0].what, hint=errors[0].hint)
+        why = errors[0].hint.partition(": ")[2]  # behind what to do with the line in the file: there is none
+        raise DataflowError(errors[0].what, hint=why[:1].upper() + why[1:])
     return replace(dataflow, nodes=nodes)

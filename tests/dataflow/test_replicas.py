@@ -192,12 +192,12 @@ nodes:
     [
         ("b", 0, "0 replicas of node 'b'"),
         ("b", -1, "-1 replicas"),
-        ("b", 257, "257 replicas of node 'b'\n  Keys fall into 256 parts"),
+        ("b", 257, "257 replicas of node 'b'\n  Give a number from 1 to 256: "),
         ("bb", 2, "the run has no node 'bb'\n  Did you mean 'b'?"),
         ("zzz", 2, "the run has no node 'zzz'\n  Its nodes are: a, b, p, q, prog."),
-        ("a", 2, "`replicas` of node 'a', which takes no messages"),
-        ("p", 2, "`replicas` of node 'p', which shares the process 'pair'"),
-        ("prog", 2, "`replicas` of node 'prog', which is no operator"),
+        ("a", 2, "`replicas` of node 'a', which takes no messages\n  A Source, or "),
+        ("p", 2, "`replicas` of node 'p', which shares the process 'pair'\n  Operators of one process are one each."),
+        ("prog", 2, "`replicas` of node 'prog', which is no operator\n  Only operators can have replicas, "),
     ],
 )
 def test_a_number_that_cannot_be_is_refused_with_a_sentence(node: str, replicas: int, why: str) -> None:
