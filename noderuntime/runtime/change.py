@@ -48,8 +48,9 @@ class Work:
     def lost(self, run: str) -> str:
         """Why a change is refused that would lose something, and what gives it up."""
         texts = [f"node {id!r} is not in the new dataflow: {what} would be lost" for id, what in self.losses.items()]
-        drops = [f"--drop {id}" for id, what in self.losses.items() if "private state" in what or "dead letters" in what]
-        queued = any("queued messages" in what for what in self.losses.values())
+        of_nodes = self.losses.items()
+        drops = [f"--drop {id}" for id, what in of_nodes if "private state" in what or "dead letters" in what]
+        queued = any("queued messages" in what for _, what in of_nodes)
         gives_up = " ".join([*drops, *(["--discard"] if queued else [])])
         command = f"noderuntime apply {run} {self.asked.file} {gives_up}"
         added = self.plan.of(ADDED)

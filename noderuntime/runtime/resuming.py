@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 from noderuntime.dataflow import plain
@@ -68,10 +69,11 @@ def decide(found: InForce, file: Dataflow, digest: str, insists: bool = False) -
         rest = (found["file"], applied) if now != applied else None
         by_scale = found.get("scaled", {}) if rest is not None else {}
         return Resumption(expanded(now), True, leaving, tuple(told), by_scale, rest)
-    told.append(
-        f"going on with {file.file}{'' if insists else ', which has changed since the last start'}, and not with the "
-        f"dataflow of {found['file']}, which was applied"
-    )
+    not_with = f"the dataflow of {found['file']}, which was applied"
+    if Path(file.folder, Path(file.file).name) == Path(found["file"]):
+        not_with = "what was applied of it before"
+    changed = "" if insists else ", which has changed since the last start"
+    told.append(f"going on with {file.file}{changed}, and not with {not_with}")
     return Resumption(file, told=(*told, *_numbers_again(found, file, file.file)))
 
 

@@ -48,6 +48,9 @@ def test_a_file_that_has_changed_since_goes_on_and_that_is_said() -> None:
     found = decide(in_force(), dataflow("a", "c"), "another")
     assert not found.as_applied and found.dataflow == dataflow("a", "c")
     assert "flow.yml, which has changed since the last start, and not with the dataflow of other.yml" in found.told[0]
+    of_file = in_force(file="/flow/flow.yml")
+    (told,) = decide(of_file, FILE, "another digest").told
+    assert told.endswith("has changed since the last start, and not with what was applied of it before")
 
 
 def test_a_file_that_says_what_was_applied_goes_on_without_a_word() -> None:
