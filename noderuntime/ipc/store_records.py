@@ -202,13 +202,19 @@ class InputFigures(TypedDict):
     dead: int
 
 
+class GoneFigures(TypedDict):
+    taken: int
+    dropped: int
+
+
 class NodeFigures(TypedDict):
-    """`outputs`: how many messages were sent to each."""
+    """`outputs`: how many messages were sent to each; `gone`: what inputs have counted that a change has removed."""
 
     status: str
     incarnation: int
     inputs: dict[str, InputFigures]
     outputs: dict[str, int]
+    gone: NotRequired[GoneFigures]
     dead_letters: int
 
 

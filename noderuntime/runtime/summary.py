@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from noderuntime.dataflow.identifiers import node_of, shown_id
 from noderuntime.dataflow.model import Dataflow
-from noderuntime.ipc.store_records import NodeFigures
+from noderuntime.ipc.store_records import GoneFigures, NodeFigures
 from noderuntime.runtime.children import Child
 from noderuntime.runtime.lifecycle_events import LifecycleState
 from noderuntime.runtime.observer import SummaryRow
@@ -84,7 +84,7 @@ def rows_of_none(dataflow: Dataflow, state: str) -> list[SummaryRow]:
 
 def messages(figures: NodeFigures) -> int:
     """Messages that a node took; those that it sent when it took none."""
-    taken = sum(item["taken"] for item in figures["inputs"].values())
+    taken = sum(item["taken"] for item in figures["inputs"].values()) + _gone(figures)["taken"]
     return taken or sum(figures["outputs"].values())
 
 
@@ -104,7 +104,13 @@ def letters_text(count: int) -> str:
 
 def dropped(figures: NodeFigures) -> int:
     """Messages for a node that its `drop_oldest` inputs have dropped."""
-    return sum(item["dropped"] for item in figures["inputs"].values())
+    return sum(item["dropped"] for item in figures["inputs"].values()) + _gone(figures)["dropped"]
+
+
+def _gone(figures: NodeFigures) -> GoneFigures:
+    """Of inputs that a change has removed; they count for the node still."""
+    nothing: GoneFigures = {"taken": 0, "dropped": 0}
+    return figures.get("gone", nothing)
 
 
 def with_counts(reason: str, letters: int, lost: int = 0) -> str:

@@ -39,7 +39,7 @@ from noderuntime.space.ending import forget_events
 from noderuntime.space.environment import Space, scan
 from noderuntime.space.lives import NodeEntry, Registry
 from noderuntime.space.mailbox import empty, queue_of
-from noderuntime.space.records import CLOSED, FLAGS, QUEUED, SOURCE_ENDED, SOURCE_FAILED
+from noderuntime.space.records import CLOSED, DISCARDED, DROPPED, FLAGS, QUEUED, SOURCE_ENDED, SOURCE_FAILED, TAKEN
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 _KEPT_FOR_IT: Final = frozenset({TIME_KEY.encode(), POSITION_KEY.encode()})
@@ -185,12 +185,12 @@ def switch(txn: WriteTxn, space: Space, wanted: Wanted) -> dict[str, Any]:
             continue
         kept = {number for number, _ in now.inputs.values()}
         left = {} if wanted.discard else dict(before.leaving)
-        discarded += sum(_drop_input(txn, now.number, number) for number in before.leaving if number not in left)
+        discarded += sum(drop_input(txn, now.number, number) for number in before.leaving if number not in left)
         for number, source in before.inputs.values():
             if number in kept or not source:
                 continue
             if wanted.discard or lives.status(txn, now) == records.ENDED:
-                discarded += _drop_input(txn, now.number, number)
+                discarded += drop_input(txn, now.number, number)
             else:
                 closed.close(now.number, number, source)
                 left[number] = source
@@ -288,10 +288,15 @@ def _waiting(txn: ReadTxn, entry: NodeEntry) -> int:
     return sum(queue_of(txn, keys.queue(entry.number, number))[QUEUED] for number, _ in inputs(entry))
 
 
-def _drop_input(txn: WriteTxn, node: int, input: int) -> int:
-    """An input goes at once. Returns how many messages were in it."""
-    key = keys.queue(node, input)
-    count = empty(txn, keys.mailbox(node, input), queue_of(txn, key))
+def drop_input(txn: WriteTxn, node: int, input: int) -> int:
+    """An input goes at once; its counts stay with the node. Returns how many messages were in it."""
+    key, gone_key = keys.queue(node, input), keys.gone_inputs(node)
+    queue, gone = queue_of(txn, key), queue_of(txn, gone_key)
+    count = empty(txn, keys.mailbox(node, input), queue)
+    queue[DISCARDED] += count
+    for at in (TAKEN, DROPPED, DISCARDED):
+        gone[at] += queue[at]
+    txn.put(gone_key, records.pack_queue(gone))
     txn.delete(key)
     return count
 
@@ -318,7 +323,7 @@ def settle(txn: WriteTxn, nodes: Collection[str], together: Sequence[Sequence[st
         if not done:
             continue
         for number in done:
-            _drop_input(txn, entry.number, number)
+            drop_input(txn, entry.number, number)
         registry[id] = replace(entry, leaving={n: source for n, source in entry.leaving.items() if n not in done})
         lost[id] = done
         packed = txn.get(keys.wiring(entry.number))
@@ -360,12 +365,13 @@ def remove_node(txn: WriteTxn, entry: NodeEntry) -> dict[str, int]:
     """Delete what belongs to a node but its record, which goes on counting if the id comes back. Returns the counts."""
     counts = {
         "keys of private state": private.drop(txn, entry.number),
-        "queued messages": sum(_drop_input(txn, entry.number, number) for number, _ in entry.all_inputs()),
+        "queued messages": sum(drop_input(txn, entry.number, number) for number, _ in entry.all_inputs()),
         "dead letters": _delete(txn, keys.dead_prefix(entry.number)),
     }
     forget_events(txn, entry.number)
     _delete(txn, keys.attempts_prefix(entry.number))
     txn.delete(keys.wiring(entry.number))
+    txn.delete(keys.gone_inputs(entry.number))
     record = lives.node_record(txn, entry.number)
     record.status = records.REMOVED
     record.wiring = 0

@@ -37,6 +37,7 @@ LMDB_KEY_BYTES_MAX = 511
 USER_KEY_BYTES_MAX = 508  # one limit for private and shared keys
 VALUE_BYTES_MAX = 1_000_000  # of one private or shared value
 NODES_MAX = 65535
+_GONE = 65533  # no input has this number
 TAPS = 65534  # the number under which tapped messages have their mailboxes; no node has it
 NO_INPUT = 65535  # in the attempts of an event that is no message and belongs to no input
 
@@ -111,6 +112,11 @@ def parse_tapped(key: bytes) -> int:
 
 def queue(node: int, input: int) -> bytes:
     return _INPUT.pack(b"q", node, input)
+
+
+def gone_inputs(node: int) -> bytes:
+    """A queue record without a queue: what the inputs have counted that this node no longer has."""
+    return queue(node, _GONE)
 
 
 def queues_prefix(node: int) -> bytes:

@@ -421,21 +421,20 @@ def queues(txn: ReadTxn, registry: Registry) -> dict[str, dict[str, list[int]]]:
     return found
 
 
+_COUNTED = {"queued": QUEUED, "bytes": BYTES, "taken": TAKEN, "dropped": DROPPED, "discarded": DISCARDED}
+
+
 def figures(txn: ReadTxn, registry: Registry) -> dict[str, Any]:
-    """What each node has queued, dropped, taken and sent: {id: {"status", "incarnation", "inputs", "outputs"}}."""
+    """What each node has queued, dropped, taken and sent, by id: NodeFigures, without dead letters."""
     found: dict[str, Any] = {}
     for node_entry in registry.values():
         record = node_record(txn, node_entry.number)
         inputs = {}
         for name, (number, _) in node_entry.inputs.items():
             queue = queue_of(txn, keys.queue(node_entry.number, number))
-            inputs[name] = {
-                "queued": queue[QUEUED],
-                "bytes": queue[BYTES],
-                "taken": queue[TAKEN],
-                "dropped": queue[DROPPED],
-                "discarded": queue[DISCARDED],
-            }
+            inputs[name] = {what: queue[at] for what, at in _COUNTED.items()}
+        gone = [queue_of(txn, keys.queue(node_entry.number, number)) for number in node_entry.leaving]
+        gone.append(queue_of(txn, keys.gone_inputs(node_entry.number)))
         counters = record.counters
         outputs = {}
         for name, number in node_entry.outputs.items():
@@ -446,5 +445,6 @@ def figures(txn: ReadTxn, registry: Registry) -> dict[str, Any]:
             "incarnation": record.incarnation,
             "inputs": inputs,
             "outputs": outputs,
+            "gone": {"taken": sum(queue[TAKEN] for queue in gone), "dropped": sum(queue[DROPPED] for queue in gone)},
         }
     return found

@@ -17,10 +17,10 @@ from typing import Any
 from noderuntime.dataflow.identifiers import HELPER, node_of
 from noderuntime.errors import ResumeRefused
 from noderuntime.space import keys, lives, private, records, renaming
-from noderuntime.space.changes import in_words, remove_node
+from noderuntime.space.changes import drop_input, in_words, remove_node
 from noderuntime.space.environment import scan
 from noderuntime.space.lives import NodeEntry, Registry
-from noderuntime.space.mailbox import empty, messages, queue_of, remove_notices
+from noderuntime.space.mailbox import messages, queue_of, remove_notices
 from noderuntime.space.records import FLAGS, SOURCE_ENDED
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 
@@ -168,8 +168,7 @@ def _drop_node(txn: WriteTxn, node_entry: NodeEntry) -> list[str]:
 
 
 def _drop_input(txn: WriteTxn, node_entry: NodeEntry, name: str, number: int) -> list[str]:
-    queued = _empty(txn, node_entry, number)
-    txn.delete(keys.queue(node_entry.number, number))
+    queued = drop_input(txn, node_entry.number, number)
     record = lives.node_record(txn, node_entry.number)
     counter = records.input_counter(number)
     for at in range(counter, min(counter + 2, len(record.counters))):
@@ -177,16 +176,3 @@ def _drop_input(txn: WriteTxn, node_entry: NodeEntry, name: str, number: int) ->
     txn.put(keys.node(node_entry.number), record.pack())
     text = f"input {name!r} of node {node_entry.id!r} is gone or has another source"
     return [f"{text}: dropped {queued} queued messages" if queued else f"{text}: nothing was queued"]
-
-
-def _empty(txn: WriteTxn, node_entry: NodeEntry, number: int) -> int:
-    """Delete what waits at an input whose queue record is about to be deleted. Returns how many messages there were."""
-    queue = queue_of(txn, keys.queue(node_entry.number, number))
-    return empty(txn, keys.mailbox(node_entry.number, number), queue)
-
-
-def _delete(txn: WriteTxn, prefix: bytes) -> int:
-    found = [key for key, _ in scan(txn, prefix)]
-    for key in found:
-        txn.delete(key)
-    return len(found)

@@ -9,6 +9,7 @@ from support.kit import CHAIN, Make, Net, Nodes, StoreRefused, commit, dataflow_
 
 from noderuntime.dataflow import plain
 from noderuntime.errors import ChangeRefused, Fenced
+from noderuntime.runtime import summary
 from noderuntime.runtime.plan import plan, store_nodes
 from noderuntime.space import keys, lives, records
 from noderuntime.space.commit import Commits
@@ -159,6 +160,28 @@ def _all(net: Net, commits: Commits) -> list[tuple[bytes, bytes]]:
     from noderuntime.space.mailbox import next_messages
 
     return next_messages(net.space, [item.mailbox for item in commits.nodes[0].all_inputs()], 100)
+
+
+def test_a_node_goes_on_counting_what_it_took_when_an_input_has_another_source(chain: Net) -> None:
+    a, b, c = (chain.begin(node) for node in "abc")
+    for number in range(3):
+        send(a, number)
+        take(chain, b, ("out", number))
+    take(chain, c)
+    assert summary.messages(chain.figures("c")) == 1
+    switch(chain, {**CHAIN, "c": {"inputs": {"in": "a/out"}}})
+    c.look()
+    (leaving,) = c.nodes[0].leaving.values()
+    for key, found in _all(chain, c):
+        event = staged(c)
+        event.ack = key, leaving, found
+        commit(c, event)
+    assert summary.messages(chain.figures("c")) == 3
+    assert chain.ask("change_settle")["inputs"] == {"c": [0]}
+    assert summary.messages(chain.figures("c")) == 3
+    send(a, 3)
+    take(chain, c)
+    assert summary.messages(chain.figures("c")) == 4
 
 
 def test_with_discard_what_waits_is_dropped_and_what_is_in_hand_takes_effect_without_an_acknowledgement(
