@@ -37,7 +37,8 @@ Rules
 10. After each death the store takes the write lock once: by the claim of the next life, by the end of the
     node, or by `Touch`. Otherwise a last commit may stay invisible.
 11. A restart that is asked for, or that a change of the dataflow brings, begins a new life with a new budget; its own
-    death costs nothing. It also brings back a node that has failed or that was stopped, but not one that has ended.
+    death costs nothing. It also brings back a node that has failed, or that was stopped or still stops, but not one
+    that has ended.
 
 States
 ------
