@@ -376,9 +376,7 @@ def remove_node(txn: WriteTxn, entry: NodeEntry) -> dict[str, int]:
     record.status = records.REMOVED
     record.wiring = 0
     for number, _ in entry.all_inputs():
-        counter = records.input_counter(number)
-        for at in range(counter, min(counter + 2, len(record.counters))):
-            record.counters[at] = 0
+        record.forget_input(number)
     txn.put(keys.node(entry.number), record.pack())
     return counts
 

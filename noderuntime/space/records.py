@@ -232,6 +232,12 @@ class NodeRecord:
         head = NODE_HEAD.pack(self.incarnation, self.status | self.wiring << WIRING_SHIFT, self.commit)
         return head + struct.pack(f"<{len(self.counters)}Q", *self.counters)
 
+    def forget_input(self, number: int) -> None:
+        """A timer, or the timeout of an input, begins anew when it comes back; what the node has sent is counted on."""
+        counter = input_counter(number)
+        for at in range(counter, min(counter + 2, len(self.counters))):
+            self.counters[at] = 0
+
 
 # --- private and shared values --------------------------------------------------------------------------------------
 

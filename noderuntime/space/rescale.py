@@ -117,6 +117,10 @@ class _Distribution:
             if entry.number not in {other.number for other in self.new}:
                 for key, _ in list(scan(txn, keys.attempts_prefix(entry.number))):
                     txn.delete(key)
+                record = lives.node_record(txn, entry.number)
+                for number, _ in entry.all_inputs():
+                    record.forget_input(number)
+                txn.put(keys.node(entry.number), record.pack())
 
     def _input(self, name: str, is_live: bool) -> None:
         txn = self.txn

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support import scaling
 from support.fake_runtime import Child, Forker, Run
-from support.procs import wait_until
+from support.procs import is_stopped, wait_until
 
 from noderuntime.api import values
 from noderuntime.api.keyed.slots import slot_of
@@ -26,7 +26,7 @@ from noderuntime.space.environment import scan
 from noderuntime.space.mailbox import queue_of
 from noderuntime.store.remote_nodes import RemoteNode
 
-KEYS = 12
+KEYS = 24  # some of them change their replica in each scale here
 
 COUNTS = """
 import json, os, sys
@@ -74,8 +74,8 @@ def forker_with_points() -> Iterator[Forker]:
 class Replicas:
     """The children that are the replicas of s, and the messages that came out of them."""
 
-    def __init__(self, run: Run, count: int) -> None:
-        self.run, self.count = run, 0
+    def __init__(self, run: Run, count: int, nodes: Callable[[int], dict[str, Any]] = flow) -> None:
+        self.run, self.count, self.nodes = run, 0, nodes
         self.children: dict[str, Child] = {}
         self.sent = 0
         self.begin(count)
@@ -106,7 +106,7 @@ class Replicas:
     def scale(self, count: int) -> None:
         """As the runtime does: slots move away before the switch, or to replicas that are ready."""
         before = self.count
-        scaling.scale(self.run, flow(count), "s", before, count, lambda: self.begin(count))
+        scaling.scale(self.run, self.nodes(count), "s", before, count, lambda: self.begin(count))
         for id in list(self.children):
             self.run.ring(id)
             if id not in [replica_id("s", number) for number in range(count)]:
@@ -126,10 +126,6 @@ class Replicas:
             assert states == [numbers[: end + 1] for end in range(len(numbers))]
             rings = [value["count"] for value in self.got("rang") if value["k"] == key]
             assert rings == list(range(1, len(numbers) + 1))
-
-
-def is_stopped(child: Child) -> bool:
-    return Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 Make = Callable[[int], Replicas]
@@ -161,7 +157,7 @@ def test_a_replica_that_has_handled_and_not_committed_goes_on_when_its_slots_hav
     r = replicas(counts[0])
     r.send(30)
     child = r.arm(point, 4, "stop")
-    wait_until(lambda: is_stopped(child), str(child))
+    wait_until(lambda: is_stopped(child.pid), str(child))
     r.send(20)
     r.scale(counts[1])
     r.send(20)
@@ -198,7 +194,7 @@ def test_inputs_that_end_while_slots_move_end_after_the_last_message(
     r.send(60)
     children = [r.arm(point, 4, "stop", id) for id in list(r.children)]
     for child in children:  # none ends before the slots have moved: then it is too late for other replicas
-        wait_until(lambda child=child: is_stopped(child), str(child))
+        wait_until(lambda child=child: is_stopped(child.pid), str(child))
     r.send(30)
     r.run.send("a", ends=True)
     r.scale(counts[1])
@@ -297,3 +293,86 @@ def test_messages_of_moved_slots_keep_their_attempts(replicas: Make) -> None:
         found = {node: len(list(scan(txn, keys.attempts_prefix(node)))) for node in (number, other)}
         waits = {node: queue_of(txn, keys.queue(node, 0))[records.QUEUED] for node in (number, other)}
     assert found == waits and sum(waits.values()) == KEYS and all(waits.values())
+
+
+HEARS = """
+class Hears:
+    def on_event(self, event, ctx):
+        if event["type"] != "STOP":
+            ctx.send_output("out", [ctx.replica, event["type"], event.get("value")])
+"""
+
+
+def hears(count: int) -> dict[str, Any]:
+    """What a replica says when nothing has come for a while."""
+    inputs = {"in": {"source": "a/out", "input_timeout": 0.15}}
+    operator = {"python": "op.py:Hears", "inputs": inputs, "outputs": ["out"]}
+    return {
+        "a": {"outputs": ["out"]},
+        "s": {"operator": operator, "replicas": count, "partition_by": "value.k"},
+        "c": {"inputs": {"in": "s/out"}},
+    }
+
+
+class Heard:
+    """What each replica has said of its input so far. It is silent only after a message, and then until the next."""
+
+    def __init__(self, replicas: Replicas) -> None:
+        self.replicas = replicas
+        self.said: dict[int, list[str]] = {}
+        self.read = 0
+
+    def comes_back(self, replica: int) -> None:
+        """A replica was gone for a while: what it had heard before is over."""
+        self.said[replica] = []
+
+    def look(self) -> None:
+        everything = self.replicas.got("in")
+        for replica, what, _ in everything[self.read :]:
+            said = self.said.setdefault(replica, [])
+            last = said[-1] if said else ""
+            assert what in {
+                "": ["INPUT"], "INPUT": ["INPUT", "INPUT_CLOSED"], "INPUT_CLOSED": ["INPUT_RECOVERED"],
+                "INPUT_RECOVERED": ["INPUT", "INPUT_CLOSED"],  # the message may have gone to another replica
+            }[last], (replica, said[-5:], what)  # fmt: skip
+            said.append(what)
+        self.read = len(everything)
+
+    def wait_silent(self, *replicas: int) -> None:
+        """Until all that was sent has been handled, and these have told that nothing comes any more."""
+        numbers = list(range(self.replicas.sent))
+
+        def is_silent() -> bool:
+            self.look()
+            found = sorted(value["n"] for _, what, value in self.replicas.got("in") if what == "INPUT")
+            return found == numbers and all(self.said.get(id, [""])[-1:] == ["INPUT_CLOSED"] for id in replicas)
+
+        wait_until(is_silent, f"{self.said} {self.replicas.children}")
+
+
+def test_an_input_with_a_timeout_falls_silent_for_each_replica_that_has_heard_of_it(shm: Path, forker: Forker) -> None:
+    (shm / "op.py").write_text(HEARS)
+    run = Run(shm, hears(2), forker)
+    try:
+        r = Replicas(run, 2, hears)
+        heard = Heard(r)
+        r.send(2 * KEYS)
+        heard.wait_silent(0, 1)
+        r.scale(3)  # nothing comes meanwhile: who is new has nothing to tell, and the others have told it
+        r.send(2 * KEYS)
+        heard.wait_silent(0, 1, 2)
+        for count in (1, 3, 2, 4, 1):  # while messages flow
+            r.send(2 * KEYS)
+            for replica in range(r.count, count):
+                heard.look()
+                heard.comes_back(replica)
+            r.scale(count)
+            r.send(2 * KEYS)
+        heard.wait_silent(0)
+        for replica in (1, 2):
+            heard.comes_back(replica)
+        r.scale(3)
+        r.send(2 * KEYS)
+        heard.wait_silent(0, 1, 2)
+    finally:
+        run.close()

@@ -43,11 +43,11 @@ class Replica:
         self.commits = self.net.begin(self.id)
         self.group: list[Staged] = []
         self.staged: dict[bytes, int] = {}
-        self.read = 0
+        self.hands: set[bytes] = set()  # what was handled, by its key
 
     def handle(self, limit: int) -> int:
         """Handle messages that wait, without a commit. Returns whether there was something to do."""
-        found = self.net.messages(self.commits)[self.read :][:limit]
+        found = [item for item in self.net.messages(self.commits) if item[0] not in self.hands][:limit]
         self.commits.look()
         if self.commits.moved:
             self.start_over()
@@ -57,7 +57,7 @@ class Replica:
         return len(found)
 
     def _handle(self, message: tuple[bytes, bytes]) -> None:
-        self.read += 1
+        self.hands.add(message[0])
         value = value_of(self.net, message[1])
         if value is None:
             self.group.append(staged(self.commits, ack=message))
@@ -82,13 +82,13 @@ class Replica:
                 self.start_over()
                 return
             del self.group[:done]
-            self.read -= done
+        self.hands.clear()
         self.staged.clear()
 
     def start_over(self) -> None:
         self.group.clear()
         self.staged.clear()
-        self.read = 0
+        self.hands.clear()
         self.commits.start_over()
 
 
@@ -171,11 +171,13 @@ def check_queues(net: Net, count: int) -> None:
             assert {owned[slot_of(value["k"])] for value in found} <= {replica}
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_each_message_is_handled_once_and_per_key_in_order_whatever_moves_meanwhile(make: Make, seed: int) -> None:
+def moved(make: Make, seed: int, **of_input: Any) -> tuple[Net, list[dict[str, Any]], int]:
+    """Let senders and replicas work while the number of replicas changes, until nothing waits. Returns what was sent,
+    and how many replicas there are then. `of_input`: of the input that a feeds.
+    """
     dice = random.Random(seed)
     count = dice.choice([1, 2, 3])
-    net = make(flow(count))
+    net = make(flow(count, **of_input))
     senders = [Sender(net, "a"), Sender(net, "b")]
     alive = {id: Replica(net, id) for id in replicas(count)}
     sent: list[dict[str, Any]] = []
@@ -189,7 +191,7 @@ def test_each_message_is_handled_once_and_per_key_in_order_whatever_moves_meanwh
                 sizes = {"bytes_max": dice.choice([1, 10_000, 1_000_000]), "read_max": dice.choice([1, 20, 5000])}
                 if not scaling.move(net, "s", wanted, **sizes):
                     break
-        scaling.switch(net, flow(wanted))
+        scaling.switch(net, flow(wanted, **of_input))
         for id in set(alive) - set(replicas(wanted)):
             gone = alive.pop(id)
             with pytest.raises(Fenced):
@@ -230,16 +232,42 @@ def test_each_message_is_handled_once_and_per_key_in_order_whatever_moves_meanwh
             replica.commit()
         if not any(worked) and not left:
             break
-    got = waiting(net, "c", "in")
-    assert Counter(map(str, (value["n"] for value in got))) == Counter(map(str, (value["n"] for value in sent)))
+    check_queues(net, count)
+    assert waiting(net, "p", "x") == [value for value in sent if value["n"][0] == "a"]
+    return net, sent, count
+
+
+def check_keys(got: list[dict[str, Any]]) -> None:
+    """Each key has counted each of its messages, and those of each sender came in order."""
     for key in range(25):
         of_key = [value for value in got if value["k"] == key]
         assert [value["count"] for value in of_key] == list(range(1, len(of_key) + 1))
-        for sender in senders:
-            numbers = [value["n"][1] for value in of_key if value["n"][0] == sender.id]
-            assert numbers == sorted(numbers)
-    assert waiting(net, "p", "x") == [value for value in sent if value["n"][0] == "a"]
-    check_queues(net, count)
+        for sender in "ab":
+            numbers = [value["n"][1] for value in of_key if value["n"][0] == sender]
+            assert numbers == sorted(set(numbers))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_each_message_is_handled_once_and_per_key_in_order_whatever_moves_meanwhile(make: Make, seed: int) -> None:
+    net, sent, _ = moved(make, seed)
+    got = waiting(net, "c", "in")
+    assert Counter(map(str, (value["n"] for value in got))) == Counter(map(str, (value["n"] for value in sent)))
+    check_keys(got)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_an_input_drops_while_slots_move_is_counted_and_nothing_else_is_missing(make: Make, seed: int) -> None:
+    """Also what is dropped while a replica has it in hand, and then gives it up because its slot has moved."""
+    net, sent, count = moved(make, seed, queue_policy="drop_oldest", queue_size=1 + seed % 5)
+    got = waiting(net, "c", "in")
+    check_keys(got)
+    found, everything = [{str(value["n"]) for value in values} for values in (got, sent)]
+    missing = [value for value in sent if str(value["n"]) not in found]
+    assert found <= everything and {value["n"][0] for value in missing} == {"a"}  # the other input keeps all
+    queues = [net.queue(id, "x") for id in replicas(count)]
+    assert sum(queue[records.DROPPED] for queue in queues) == len(missing)
+    assert sum(queue[records.TAKEN] for queue in queues) == sum(value["n"][0] == "a" for value in got)
+    assert all(queue[records.DROPPED] >= 0 and not queue[records.QUEUED] for queue in queues)
 
 
 @pytest.mark.parametrize("as_applied", [False, True])
@@ -586,3 +614,23 @@ def test_without_a_partition_what_waits_for_a_replica_goes_to_those_that_stay(ma
     assert [len(waiting(net, node, "x")) for node in replicas(2)] == counts
     send(a, *range(99, 119))
     assert all(len(waiting(net, node, "x")) == 10 for node in replicas(4)[2:])
+
+
+@pytest.mark.parametrize("how", ["a change", "a resume"])
+def test_a_replica_that_comes_back_waits_anew_for_the_first_message_of_an_input_with_a_timeout(
+    make: Make, how: str
+) -> None:
+    """Else it would tell at once that the input is silent, or that it has recovered."""
+    net = make(flow(2, input_timeout="1s"))
+    last = net.begin("s[1]")
+    counter = last.inputs["x"].counter
+    assert commit(last, staged(last, counters={counter: 77, counter + 1: 1})) == 1
+    if how == "a change":
+        scaling.switch(net, flow(1, input_timeout="1s"))
+        scaling.settle(net)
+    else:
+        net.open(flow(1, input_timeout="1s"), resume=True)
+    scaling.switch(net, flow(2, input_timeout="1s"))
+    again = net.begin("s[1]")
+    counter = again.inputs["x"].counter
+    assert again.counters[counter : counter + 2] == [0, 0]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 WAIT_S = 30.0
@@ -23,6 +24,11 @@ def wait_until(condition: Callable[[], T], what: str = "") -> T:
         assert time.monotonic() < deadline, f"waited in vain for {what or condition}"
         time.sleep(0.001)
     return found
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process has got a SIGSTOP, and no SIGCONT yet."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 class Child:
