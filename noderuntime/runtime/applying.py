@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Final
 
 from noderuntime.dataflow import files
-from noderuntime.dataflow.changes import ADDED, compare
+from noderuntime.dataflow.changes import ADDED, SCALED, compare
 from noderuntime.dataflow.identifiers import node_of, shown_id
 from noderuntime.dataflow.model import Dataflow, NodeSpec
 from noderuntime.dataflow.renaming import problem
@@ -271,10 +271,16 @@ class Applying:
         self._link.request("change_prepare", arguments, result(Prepared), self._got_numbers, self._not_possible)
 
     def _try(self, work: Work) -> None:
-        """Try what is new or changed; of replicas one, because all are made of the same."""
+        """Try what is new or changed, or gets messages by another `partition_by`, which its keys may not allow; of
+        replicas one, because all are made of the same.
+        """
         tried = {*work.plan.of(ADDED), *work.plan.restarting}
-        growing = set(work.plan.growing) - tried
         children = self._nodes.under(work.asked.rename)
+        for spec in work.new.nodes:
+            child = children.get(spec.id)
+            if child is not None and spec.replicas > 1 and spec.partition_by != child.spec.partition_by:
+                tried.add(node_of(spec.id))
+        growing = set(work.plan.growing) - tried
         for spec in work.new.nodes:
             child = children.get(spec.id)
             node = node_of(spec.id)
@@ -346,6 +352,7 @@ class Applying:
         leaving = [child for id, child in self._nodes.children.items() if id not in wirings]
         steps: list[Callable[[], None]] = []
         others = {item.node: item.replicas for item in work.plan.changes if item.replicas}
+        scaled = work.plan.of(SCALED)
         for child in leaving:
             if child.wiring.version != version:
                 child.wiring = replace(child.wiring, version=version)
@@ -371,7 +378,7 @@ class Applying:
                 steps.append(partial(self.draining.let_go, child, work.asked.discard))
             elif child.id in fresh:
                 steps += [partial(child.feed, su.Start())] if state is LifecycleState.WAITING else []
-            elif members & {*work.plan.restarting, *(others if state is LifecycleState.FAILED else ())}:
+            elif members & {*work.plan.restarting, *(scaled if state is LifecycleState.FAILED else ())}:
                 steps.append(partial(self._renew, child))
             else:
                 steps.append(partial(tell_wiring, child))

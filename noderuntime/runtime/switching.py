@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from noderuntime.dataflow import plain
-from noderuntime.dataflow.changes import Plan
+from noderuntime.dataflow.changes import SCALED, Plan
 from noderuntime.dataflow.identifiers import node_of
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.dataflow.renaming import renamed_node
@@ -51,7 +51,7 @@ def switching(
     }
     leaving = {id: child for id, child in children.items() if id not in wirings}
     restarting = set(changes.restarting)
-    scaled = {item.node for item in changes.changes if item.replicas}
+    scaled = set(changes.of(SCALED))
     touched: set[str] = set()
     renewed: list[list[str]] = []
     revived: list[str] = []
