@@ -250,5 +250,6 @@ def _refusal(old: Dataflow, new: Dataflow, changes: list[NodeChange]) -> str:
             )
     moved = [id for id in before.keys() & after.keys() if before[id].process != after[id].process]
     if moved:
-        return f"{', '.join(sorted(moved))} would change the process that it runs in. {again}"
+        they = "they run" if len(moved) > 1 else "it runs"
+        return f"{', '.join(sorted(moved))} would change the process that {they} in. {again}"
     return ""

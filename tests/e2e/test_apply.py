@@ -686,3 +686,39 @@ def test_a_removed_node_that_fails_keeps_what_waits_until_it_is_discarded(place:
     enough(place)
     assert running.finish() == 0
     assert seen(running, "a")["counts/n"][3]
+
+
+def test_operators_neither_join_nor_leave_a_process_while_it_goes_on(place: Folder) -> None:
+    """Nor one that has a process of its own; a process whose operators are all new is another matter."""
+
+    def flow_of(**processes: str) -> str:
+        nodes = [keeps(id, process=name) if name else keeps(id) for id, name in processes.items()]
+        return flow(counts(), *nodes)
+
+    running = place.start(flow_of(a="p", b="p", c=""))
+    running.wait_running()
+    for id in "abc":
+        wait_handled(running, id)
+    before = {id: (row["pid"], row["restarts"]) for id, row in running.status().items()}
+    refused = [
+        (flow_of(a="p", b="p", c="p"), "the process 'p' gets or loses operators (c)"),
+        (flow_of(a="p", b="p", c="", d="p"), "the process 'p' gets or loses operators (d)"),
+        (flow_of(a="p", b="", c=""), "the process 'p' gets or loses operators (b)"),
+        (flow_of(a="p", c=""), "the process 'p' gets or loses operators (b)"),
+        (flow_of(a="", b="", c=""), "a, b would change the process that they run in"),
+        (flow_of(a="q", b="q", c=""), "a, b would change the process that they run in"),
+        (flow_of(a="p", b="p", c="q"), "c would change the process that it runs in"),
+        (flow_of(a="p", b="p", c="q", d="q"), "c would change the process that it runs in"),
+    ]
+    for text, why in refused:
+        code, out, err = apply(place, text, "--drop", "b") if why.endswith("(b)") else apply(place, text)
+        assert code == 2 and why in err, (text, out, err)
+        assert "Stop the run, and continue it with `run FILE --resume`" in err and "Traceback" not in err
+    assert {id: (row["pid"], row["restarts"]) for id, row in running.status().items()} == before
+    code, _, err = apply(place, flow_of(a="p", b="p", c="", d="q", e="q"))
+    assert code == 0, err
+    wait_handled(running, "e")
+    now = running.status()
+    assert now["d"]["pid"] == now["e"]["pid"] not in (0, now["a"]["pid"])
+    enough(place)
+    assert running.finish() == 0
