@@ -11,42 +11,15 @@ from typing import Any
 
 import pytest
 from support.harness import Folder, wait_until
-from support.live_cast import apply, command, counts, enough, flow, keeps, prepare, seen, takes, wait_handled
+from support.live_cast import apply, command, counts, enough, flow, keeps, prepare, seen, takes, uids, wait_handled
 
 from noderuntime import Tap
-
-UIDS = """
-import json
-class Operator:
-    '''Keeps the sources, with the first number of each, the last number, and whether they were one after the other.'''
-    def __init__(self):
-        self.seen = {}
-    def restore_state(self, state):
-        self.seen = json.loads(state["seen"])
-    def on_event(self, event, ctx):
-        if event["type"] == "INPUT":
-            source, _, number = event["uid"].rpartition("#")
-            assert source == event["source"]
-            last = self.seen.get("last", int(number) - 1)
-            good = self.seen.get("good", True) and int(number) == last + 1
-            sources = self.seen.get("sources", [])
-            sources += [[source, int(number)]] if source not in [name for name, _ in sources[-1:]] else []
-            self.seen = {"last": int(number), "good": good, "sources": sources}
-            ctx.save_state("seen", json.dumps(self.seen).encode())
-        elif event["type"] == "STOP":
-            print("uids", json.dumps(self.seen), flush=True)
-"""
 
 
 @pytest.fixture
 def place(folder: Folder) -> Folder:
     prepare(folder)
-    folder.write(uids_py=UIDS)
     return folder
-
-
-def uids(id: str, source: str) -> dict[str, Any]:
-    return {"id": id, "operator": {"python": "uids.py", "inputs": {"in": source}}}
 
 
 def exact(found: list[Any]) -> bool:

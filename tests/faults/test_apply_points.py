@@ -8,23 +8,28 @@ what left up to its end. The runtime, if it was the victim, is started again: it
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
-from support.harness import Running, wait_until
-from support.live_cast import command, counts, enough, flow, keeps, prepare, seen, takes, wait_handled
+from support.harness import Running, is_alive, wait_until
+from support.live_cast import command, counts, enough, flow, keeps, prepare, seen, takes, uids, wait_handled
+from support.procs import is_stopped
 from support.stage import Stage
 
 OLD = flow(
     counts(), counts("other"), keeps("a"), keeps("b", "a/n"), keeps("gone", "a/n"), takes("end", "gone/n"),
-    keeps("was", "a/n"), keeps("behind", "was/n"),
+    keeps("was", "a/n"), keeps("behind", "was/n"), uids("u", "was/n"),
 )  # fmt: skip
 NEW = flow(
     counts(), counts("other"), keeps("a", config={"name": "new"}), keeps("b", "other/n"), keeps("c", "a/n"), takes("d"),
-    keeps("is", "a/n"), keeps("behind", "is/n"),
+    keeps("is", "a/n"), keeps("behind", "is/n"), uids("u", "is/n"),
 )  # fmt: skip
-OLD_NODES = {"counts", "other", "a", "b", "gone", "end", "was", "behind"}
-NEW_NODES = {"counts", "other", "a", "b", "c", "d", "is", "behind"}
+OLD_NODES = {"counts", "other", "a", "b", "gone", "end", "was", "behind", "u"}
+NEW_NODES = {"counts", "other", "a", "b", "c", "d", "is", "behind", "u"}
 
 RUNTIME = (
     "apply asked", "apply begun", "apply checked", "apply tries", "apply numbers", "apply switch", "apply switching",
@@ -42,6 +47,9 @@ def check(running: Running, applied: bool) -> None:
     assert (first, count, good) == (0, last + 1, True), found
     of_b = seen(running, "b")
     assert of_b["a/n"][0] == 0 and of_b["a/n"][3] and of_b["a/n"][2] == of_b["a/n"][1] + 1
+    numbers = json.loads(running.lines("u")[-1].removeprefix("uids "))
+    assert numbers["good"] and numbers["last"] == last + 1
+    assert [source for source, _ in numbers["sources"]] in (["was/n", "is/n"][: 1 + applied], ["is/n"][:applied])
     of_behind = seen(running, "behind")
     assert seen(running, "is" if applied else "was")["a/n"] == [0, last, last + 1, True]
     if not applied:
@@ -106,3 +114,37 @@ def test_the_store_killed(point: str) -> None:
 @pytest.mark.parametrize("who", ["counts", "b", "behind"])
 def test_a_rewired_node_killed_while_it_takes_the_wiring_up(who: str, point: str) -> None:
     changed_under({"who": who, "point": point, "hit": 1, "action": "kill"})
+
+
+@pytest.mark.parametrize("point", RUNTIME)
+def test_the_renamed_node_killed_while_the_runtime_is_there(point: str) -> None:
+    """Its process of before and, where it has begun already, that of after; the runtime hears of it when it goes on."""
+    with Stage([{"who": "runtime", "point": point, "hit": 1, "action": "stop"}]) as stage:
+        prepare(stage.folder)
+        running = stage.start(OLD)
+        running.wait_running()
+        for node in ("b", "end", "u"):
+            wait_handled(running, node)
+        old = running.status()["was"]["pid"]
+        (stage.folder.folder / "new.yml").write_text(NEW)
+        words = ["apply", "--drop", "gone", "--rename", "was=is", "--timeout", "60", "new.yml"]
+        applying = subprocess.Popen(
+            [sys.executable, "-m", "noderuntime", *words], cwd=stage.folder.folder, text=True, stderr=subprocess.PIPE,
+            env={**os.environ, "NODERUNTIME_HOME": str(stage.folder.home)}, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        wait_until(lambda: is_stopped(running.runtime_pid), f"the runtime to come to {point}")
+        if is_alive(old):
+            os.kill(old, signal.SIGKILL)
+        os.kill(running.runtime_pid, signal.SIGCONT)
+        _, err = applying.communicate(timeout=120)
+        assert applying.returncode == 0, err
+        wait_until(lambda: set(running.status()) == NEW_NODES, "what leaves to be gone")
+        new = wait_until(lambda: running.status()["is"]["pid"], "the node to have a process")
+        os.kill(new, signal.SIGKILL)
+        wait_until(lambda: running.status()["is"]["pid"] not in (0, new), "its next life")
+        for node in ("c", "d", "b", "is", "behind", "u"):
+            wait_handled(running, node)
+        enough(stage.folder)
+        assert running.finish() == 0
+        check(running, applied=True)
+        assert stage.fired() == {0}

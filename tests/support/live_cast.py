@@ -61,6 +61,27 @@ for event in node:
     else:
         print(event["type"], event["id"], flush=True)
 """,
+    "uids.py": """
+import json
+class Operator:
+    '''Keeps the sources, with the first number of each, the last number, and whether they were one after the other.'''
+    def __init__(self):
+        self.seen = {}
+    def restore_state(self, state):
+        self.seen = json.loads(state["seen"])
+    def on_event(self, event, ctx):
+        if event["type"] == "INPUT":
+            source, _, number = event["uid"].rpartition("#")
+            assert source == event["source"]
+            last = self.seen.get("last", int(number) - 1)
+            good = self.seen.get("good", True) and int(number) == last + 1
+            sources = self.seen.get("sources", [])
+            sources += [[source, int(number)]] if source not in [name for name, _ in sources[-1:]] else []
+            self.seen = {"last": int(number), "good": good, "sources": sources}
+            ctx.save_state("seen", json.dumps(self.seen).encode())
+        elif event["type"] == "STOP":
+            print("uids", json.dumps(self.seen), flush=True)
+""",
 }
 
 
@@ -88,6 +109,11 @@ def keeps(id: str, source: str = "counts/n", size: int = 100, **more: Any) -> di
 def takes(id: str, source: str = "counts/n", size: int = 100, **more: Any) -> dict[str, Any]:
     inputs = {"in": {"source": source, "queue_size": size}}
     return {"id": id, "path": "takes.py", "inputs": inputs, "restart_policy": "on-failure", **more}
+
+
+def uids(id: str, source: str) -> dict[str, Any]:
+    """An operator that looks at the uids of what comes, and prints what it found at its end, behind "uids "."""
+    return {"id": id, "operator": {"python": "uids.py", "inputs": {"in": source}}}
 
 
 def command(folder: Folder, *arguments: str) -> tuple[int, str, str]:
