@@ -37,7 +37,17 @@ from noderuntime.space import keys, lives, packs, records, routing, taps
 from noderuntime.space.by_slot import COUNTS_MIN, BySlot
 from noderuntime.space.environment import Space, scan
 from noderuntime.space.lives import NodeEntry, Registry
-from noderuntime.space.mailbox import Message, Removal, by_place, messages, present, queue_of, remove, remove_notices
+from noderuntime.space.mailbox import (
+    PAST,
+    Message,
+    Removal,
+    by_place,
+    messages,
+    present,
+    queue_of,
+    remove,
+    remove_notices,
+)
 from noderuntime.space.records import (
     BYTES,
     DISCARDED,
@@ -384,20 +394,36 @@ def _put(
             txn.delete(keys.attempts(key))
             txn.put(keys.attempts(keys.message(entry.number, number, sequence, at)), known)
     end = index + len(come)
+    queue = queue_of(txn, queue_key)
+    notice = _take_closed(txn, space, mailbox, queue) if queue[FLAGS] & SOURCE_ENDED else b""
     size = sum(map(len, moved))
     for first, record, is_pack in packs.parcels(range(index, end), moved, size, lone=any(r[1] for r in moved)):
         txn.put(mailbox + keys.place(sequence, first) + (keys.PACK_MARK if is_pack else b""), record)
-    queue = queue_of(txn, queue_key)
     queue[QUEUED] += len(moved)
     queue[BYTES] += sum(map(records.message_bytes, moved))
     txn.put(queue_key, records.pack_queue(queue))
-    if queue[FLAGS] & SOURCE_ENDED:
-        error = "its sender has failed" if queue[FLAGS] & SOURCE_FAILED else None
-        notice = records.encode_notice(INPUT_CLOSED, "", error, space.now_ns())
-        for key, record in scan(txn, mailbox):
-            if record[0] == INPUT_CLOSED and not keys.is_pack(key):
-                notice = record
-        remove_notices(txn, mailbox, (INPUT_CLOSED,))
+    if notice:
         txn.put(mailbox + keys.place(sequence, end), notice)
         end += 1
     return end
+
+
+def _take_closed(txn: WriteTxn, space: Space, mailbox: bytes, queue: Sequence[int]) -> bytes:
+    """Take INPUT_CLOSED out of an input whose sender has ended. Returns what is to be put behind the last message."""
+    cursor = txn.cursor()
+    alive = cursor.prev() if cursor.set_range(mailbox + PAST) else cursor.last()
+    while alive and cursor.key().startswith(mailbox) and not keys.is_pack(cursor.key()):
+        record = cursor.value()
+        if record[0] < NOTICE_MIN:
+            break
+        if record[0] == INPUT_CLOSED:  # mostly: it is put behind all that waits
+            txn.delete(cursor.key())
+            return record
+        alive = cursor.prev()
+    error = "its sender has failed" if queue[FLAGS] & SOURCE_FAILED else None
+    notice = records.encode_notice(INPUT_CLOSED, "", error, space.now_ns())
+    for key, record in scan(txn, mailbox):
+        if record[0] == INPUT_CLOSED and not keys.is_pack(key):
+            notice = record
+    remove_notices(txn, mailbox, (INPUT_CLOSED,))
+    return notice

@@ -499,6 +499,38 @@ def test_a_dead_letter_is_decoded_once_and_moves_with_its_slot(make: Make, decod
     assert sum(letters) == 40 and min(letters) > 0
 
 
+def ends_behind_all(net: Net, node: str) -> bool:
+    """Whether INPUT_CLOSED comes once, behind all that waits."""
+    ids = net.numbers[node]["number"], net.numbers[node]["inputs"]["x"]
+    with net.space.read() as txn:
+        found = [record[0] for _, record in messages(txn, keys.mailbox(*ids))]
+    return found.count(records.INPUT_CLOSED) == 1 and found[-1] == records.INPUT_CLOSED
+
+
+def test_the_end_of_an_input_comes_once_behind_all_that_waits(make: Make) -> None:
+    net, a = grown(make, 300)
+    assert commit(a, staged(a, ends=True)) == 1
+    left = 1
+    while left:
+        left = scaling.move(net, "s", 4, bytes_max=30_000)
+        assert all(ends_behind_all(net, node) for node in replicas(4))
+
+
+def test_the_end_of_an_input_comes_once_also_if_letters_were_put_behind_it(make: Make) -> None:
+    net, _ = grown(make, 300)
+    while scaling.move(net, "s", 4):
+        pass
+    hands = [[*keys.parse_message(key)[1:]] for key, _ in net.messages(net.begin("s[1]"), 5)]
+    net.claim("s[1]", cause="raised", counts=True, hands=hands, max_attempts=1)
+    net.end("a", error="raised")
+    assert ends_behind_all(net, "s[1]")
+    net.ask("letters_replay", node="s[1]", uids=[])
+    assert not ends_behind_all(net, "s[1]")
+    while scaling.move(net, "s", 2):
+        pass
+    assert all(ends_behind_all(net, node) for node in replicas(2))
+
+
 def test_without_a_partition_a_part_is_what_waits_in_front(make: Make) -> None:
     net = make(flow(2, partition=""))
     a = net.begin("a")
