@@ -15,9 +15,11 @@ from support.scaled_flow import (
     flow,
     ids,
     key_of,
+    owners_now,
     prepare,
     remove,
     replicas_of,
+    wait_owners,
     wait_replicas,
     wait_summed,
 )
@@ -88,9 +90,8 @@ def test_one_that_fails_once_more_behind_a_scale_comes_back_with_node_restart(
     code, _, err = command("node", "restart", "sums")
     assert code == 0, err
     wait_replicas(running, after)
-    for id in ids(after):  # each of them has slots by now, or gets them
-        handled = running.status()[id]["handled"]
-        wait_until(lambda id=id, handled=handled: running.status()[id]["handled"] > handled, f"{id} to go on")
+    wait_owners(place, after)
+    wait_summed(running)
     finish(place, running)
 
 
@@ -148,9 +149,10 @@ def test_replicas_that_are_ready_late_get_keys_when_they_are(
     running.wait_for("status", "not ready yet: sums[2], sums[3]. Keys stay*")
     wait_summed(running)
     assert replicas_of(running) == ids(4)
-    assert [running.status()[id]["handled"] for id in ("sums[2]", "sums[3]")] == [0, 0]
+    assert {*owners_now(place)} == {0, 1}
     assert {id: pids(running)[id] for id in was} == was
     remove(place, "stuck")
-    wait_until(lambda: all(running.status()[id]["handled"] for id in ids(4)), "the new ones to handle messages")
+    wait_owners(place, 4)
+    wait_summed(running)
     assert {id: pids(running)[id] for id in was} == was
     finish(place, running)

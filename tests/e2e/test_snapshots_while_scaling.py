@@ -6,7 +6,6 @@ is stopped when it has heard of the first part.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -16,21 +15,10 @@ import pytest
 from support.harness import wait_until
 from support.live_cast import command
 from support.procs import is_stopped
-from support.scaled_flow import check, flow, ids, prepare, remove, wait_replicas, wait_summed
+from support.scaled_flow import check, flow, ids, owners_now, prepare, remove, wait_replicas, wait_summed
 from support.stage import Stage
 
 from noderuntime.dataflow.replicas import owners, rescaled
-from noderuntime.space import lives, routing
-from noderuntime.space.environment import open_space
-
-
-def owned(stage: Stage) -> tuple[int, ...]:
-    """The owner of each slot of `sums`, as the space of a live run has it."""
-    opened = open_space(stage.folder.run_dir().space)
-    with contextlib.closing(opened), opened.read() as txn:
-        kept = routing.kept_owners(txn, lives.load(txn)["sums"].number)
-    assert kept is not None
-    return tuple(kept.owners)
 
 
 def take(stage: Stage) -> int:
@@ -72,7 +60,7 @@ def test_when_a_part_of_the_slots_has_moved(before: int, after: int) -> None:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         wait_until(lambda: is_stopped(running.runtime_pid), "a part to move")
-        first, now, last = owners(before), owned(stage), rescaled(owners(before), after)
+        first, now, last = owners(before), owners_now(folder), rescaled(owners(before), after)
         assert now not in (tuple(first), tuple(last)) and all(
             owner in (was, will) for owner, was, will in zip(now, first, last, strict=True)
         )
@@ -90,7 +78,7 @@ def test_when_the_new_replicas_are_not_ready_yet() -> None:
         folder.write(stuck="")
         assert command(folder, "scale", "sums", "4", "--timeout", "2")[0] == 0
         wait_summed(running)
-        assert owned(stage) == tuple(owners(2))
+        assert owners_now(folder) == tuple(owners(2))
         number = take(stage)
         remove(folder, "stuck")
         lose_and_resume(stage, number, 2, scaled=True)

@@ -17,6 +17,8 @@ from noderuntime.api.keyed.slots import slot_of
 from noderuntime.cli import main
 from noderuntime.dataflow.identifiers import replica_id
 from noderuntime.dataflow.replicas import owners
+from noderuntime.space import lives, routing
+from noderuntime.space.environment import open_space
 
 KEYS = 23
 CODE = """
@@ -124,6 +126,20 @@ def key_of(replica: int, count: int) -> str:
     """A key that this one of so many replicas owns at the start of a run."""
     owned = owners(count)
     return next(key for key in (f"u{number}" for number in range(KEYS)) if owned[slot_of(key)] == replica)
+
+
+def owners_now(folder: Folder) -> tuple[int, ...]:
+    """Which replica owns each slot of a run that goes on: its space is opened as its processes do."""
+    opened = open_space(folder.run_dir().space)
+    with contextlib.closing(opened), opened.read() as txn:
+        kept = routing.kept_owners(txn, lives.load(txn)["sums"].number)
+    assert kept is not None, "there is one replica"
+    return kept.owners
+
+
+def wait_owners(folder: Folder, count: int) -> None:
+    """Until each of so many replicas owns slots, and nobody else does."""
+    wait_until(lambda: {*owners_now(folder)} == {*range(count)}, f"slots to be those of {count} replicas")
 
 
 def replicas_of(running: Running) -> set[str]:
