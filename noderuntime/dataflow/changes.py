@@ -5,10 +5,11 @@ by its name and source, an output by its name. Both have nodes as the file has t
 
     added      it is only in the new one
     removed    it is only in the old one
-    changed    what its process is made of differs: code, config, env, process, how it is started. It gets a new life
-    scaled     it has another number of replicas or another `partition_by`, and perhaps other inputs, outputs, queues or
-               policies. Replicas in both keep their process
-    rewired    only its inputs, outputs, queues or policies differ. It keeps its process
+    changed    what its process is made of differs: code, config, env, process, how it is started; or its policies: for
+               restarts, failures and time limits. It gets a new life
+    scaled     it has another number of replicas or another `partition_by`, and perhaps other inputs, outputs or queues.
+               Replicas in both keep their process
+    rewired    only its inputs, outputs or queues differ. It keeps its process
     renamed    it has another id. It is the same node, whatever else of it differs, and gets a new life under that id
 
 Operators that share a process begin a new life together, when one of them is changed. A node that gets messages of one
@@ -109,10 +110,10 @@ def compare(
         process = _differences(was, node, _OF_THE_PROCESS)
         if old.folder != new.folder and node.kind != "dynamic":
             process.append(f"folder {new.folder}")
+        process += _differences(was, node, _POLICIES)
         replicas = _replicas(was, node, written[id].id in by_scale)
         wiring = [
             *_named_otherwise(written[id], was, node), *_ports(was, node), *_receivers(old, new, id),
-            *_differences(was, node, _POLICIES),
         ]  # fmt: skip
         details = (*process, *replicas, *wiring)
         change: Change = CHANGED if process else SCALED if replicas else REWIRED

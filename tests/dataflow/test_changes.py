@@ -50,7 +50,9 @@ CASES: list[tuple[str, tuple[Node, ...], tuple[Node, ...], list[tuple[str, str, 
         ("a", "rewired", ("queue of b/in",), False), ("b", "rewired", ("input in: queue_size, queue_policy",), False),
     ]),
     ("outputs", AB, (A, node("b", {"in": "a/x"}, ["z"])), [("b", "rewired", ("+ output z", "- output y"), False)]),
-    ("a policy", AB, (A, {**B, "max_restarts": 9}), [("b", "rewired", ("max_restarts",), False)]),
+    ("policies", AB, (A, {**B, "max_restarts": 9, "max_attempts": 7}), [
+        ("b", "changed", ("max_restarts", "max_attempts"), True),
+    ]),
     ("config", AB, (A, {**B, "config": {"k": 1}}), [("b", "changed", ("config",), True)]),
     ("env", AB, (A, {**B, "env": {"K": "1"}}), [("b", "changed", ("env",), True)]),
     ("code", AB, (A, {**B, "operator": {**B["operator"], "python": "b.py:Other"}}), [
