@@ -64,8 +64,7 @@ def one_name(name: str | None, given: str | None, command: str) -> str | None:
 
 def is_running(run: Run) -> bool:
     """Whether that very run, and not one that began later under its name, is running now."""
-    now = runs.find_run(run.name, os.environ)
-    return now is not None and now.state == RUNNING and now.file.pid == run.file.pid
+    return runs.is_running(run, os.environ)
 
 
 @contextlib.contextmanager

@@ -133,6 +133,12 @@ def find_run(name: str, environ: Mapping[str, str]) -> Run | None:
     return None
 
 
+def is_running(run: Run, environ: Mapping[str, str]) -> bool:
+    """Whether that very run, and not one that began later under its name, is running now."""
+    now = find_run(run.name, environ)
+    return now is not None and now.state == "running" and now.file.pid == run.file.pid
+
+
 def _look(run_dir: RunDir) -> Run | None:
     if not (is_ours(run_dir.root.parent) and is_ours(run_dir.root)):
         return None

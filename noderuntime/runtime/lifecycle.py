@@ -299,7 +299,8 @@ class Lifecycle(Machine[LifecycleState, LifecycleEvent, Action]):
         self._our_kill = why
         self.state = LifecycleState.KILLED
         self.deadline_s = NEVER
-        tell = [] if self._leave else [Tell(f"{self.node} {why.cause}: killing it")]
+        is_told = self._leave is not None or why.free  # of these the end is told
+        tell = [] if is_told else [Tell(f"{self.node} {why.cause}: killing it")]
         return [*tell, Signal(SIGKILL)]
 
     # ---- a life is asked to end

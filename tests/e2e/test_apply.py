@@ -253,6 +253,23 @@ def test_ctrl_c_gives_up_a_change_that_is_not_in_force_yet(place: Folder) -> Non
     assert running.finish() == 0
 
 
+def test_who_waits_for_a_change_hears_that_the_runtime_was_killed(place: Folder) -> None:
+    running = place.start(flow(*TWO))
+    running.wait_running()
+    slow = "import os, time\nopen('begun', 'w').close()\ntime.sleep(600)\n"
+    place.write(slow_py=f"{slow}class Operator:\n    def on_event(self, event, ctx):\n        pass\n")
+    place.file.write_text(flow(*TWO, {"id": "slow", "operator": {"python": "slow.py", "inputs": {"in": "a/n"}}}))
+    waits = subprocess.Popen(
+        [sys.executable, "-m", "noderuntime", "apply", "flow.yml"], cwd=place.folder, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "NODERUNTIME_HOME": str(place.home)},
+    )  # fmt: skip
+    wait_until((place.folder / "begun").exists, "the trial")
+    running.kill()
+    _, said = waits.communicate(timeout=60)
+    assert waits.returncode == 1
+    assert "the runtime of 'flow' is gone; `noderuntime run FILE --resume` goes on" in said
+
+
 def test_after_a_kill_of_the_runtime_a_resume_goes_on_with_the_applied_dataflow(place: Folder) -> None:
     running = place.start(flow(*TWO))
     running.wait_running()

@@ -290,6 +290,13 @@ def test_a_restart_ends_a_life_in_order_and_begins_another_with_a_new_budget() -
     assert has(actions, Spawn) and child.budget.spent_s == []
 
 
+def test_a_life_that_is_fenced_by_a_change_is_killed_and_that_is_told_once() -> None:
+    child = running()
+    actions = child.handle(RestartAsked("has changed: a new life begins", 5.0, at_once=True), 1.0)
+    actions += child.handle(Exited(-9), 2.0)
+    assert [action.text for action in actions if isinstance(action, Tell)] == ["a has changed: a new life begins"]
+
+
 def test_a_program_without_inputs_has_a_short_grace_also_when_it_is_restarted() -> None:
     """It may never ask for an event, and so not hear of the STOP."""
     child = running(Policy("node", "never", has_inputs=False))
