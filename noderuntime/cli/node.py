@@ -41,7 +41,8 @@ def node(options: Namespace) -> int:
 
 def _info(run: Run, name: str, as_json: bool) -> int:
     status, nodes = nodes_of(run)
-    found = next((item for item in nodes if item["id"] == name), None)
+    of_replicas = (replica for item in nodes for replica in item["replicas"])
+    found = next((item for item in (*nodes, *of_replicas) if item["id"] == name), None)
     if found is None:
         raise _unknown(run, name, [item["id"] for item in nodes])
     if as_json:

@@ -15,6 +15,7 @@ def renamed(dataflow: Dataflow, names: Mapping[str, str]) -> Dataflow:
 
 
 def renamed_node(node: NodeSpec, names: Mapping[str, str]) -> NodeSpec:
+    """The node under its new id, and with the new ids of its senders."""
     inputs = tuple(
         spec
         if spec.is_timer

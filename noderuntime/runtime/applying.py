@@ -110,6 +110,7 @@ class Applying:
 
     @property
     def is_idle(self) -> bool:
+        """Whether a change can be begun. What an earlier one has removed may still drain."""
         return self._step is Step.IDLE
 
     # ---- what is asked

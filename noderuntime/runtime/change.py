@@ -59,6 +59,7 @@ class Work:
         return f"{'; '.join(texts)}\n  `{command}` gives it up{also}. Nothing was changed."
 
     def by_kind(self) -> dict[str, list[str]]:
+        """The nodes that are changed, by how."""
         found: dict[str, list[str]] = {}
         for item in self.plan.changes:
             found.setdefault(item.change, []).append(item.node)

@@ -162,7 +162,7 @@ def refuse_returns(known: Registry, wanted: Sequence[Mapping[str, Any]]) -> None
 
 
 def switch(txn: WriteTxn, space: Space, wanted: Wanted) -> dict[str, Any]:
-    """Make the new dataflow the one in force. Returns {"leaving": nodes, "discarded": messages, "rings": nodes}."""
+    """Make the new dataflow the one in force. Returns {"leaving": nodes, "discarded": messages}."""
     wanted = replace(wanted, version=wanted.version + taps.changes(txn))
     refuse_used_ids(txn, wanted.rename)
     renaming.rename(txn, wanted.rename)

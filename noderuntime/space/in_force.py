@@ -18,4 +18,5 @@ def in_force(txn: ReadTxn) -> dict[str, Any]:
 
 
 def put_in_force(txn: WriteTxn, record: dict[str, Any]) -> None:
+    """Write the record in the place of the one before."""
     txn.put(keys.IN_FORCE, msgpack.packb(record, unicode_errors=TEXT_ERRORS))

@@ -70,6 +70,7 @@ def loses_slots(before: Owners | None, now: Owners | None, version: int, replica
 
 
 def put_owners(txn: WriteTxn, node: int, owned: Sequence[int], partition: str, since: Sequence[int] = ()) -> None:
+    """Write down who owns which slot of a node, by the number of its first replica."""
     assert len(owned) == SLOTS
     txn.put(keys.owners(node), msgpack.packb([bytes(owned), partition, *([list(since)] if since else [])]))
 

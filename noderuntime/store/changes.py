@@ -65,6 +65,7 @@ class ChangeOperations:
         return {"losses": changes.losses(txn, known, ids, asked.drop, asked.discard)}
 
     def prepare(self, txn: WriteTxn, asked: wire.ChangePrepare) -> wire.Prepared:
+        """Give the numbers that a change needs; until it is made or undone, a resume says that it was interrupted."""
         wanted = [dict(node) for node in asked.nodes]
         if asked.rename:  # nothing gets another id before the switch, which comes to the same numbers
             registry = lives.numbered(renaming.renamed_numbers(lives.numbers_given(txn), asked.rename), wanted)
@@ -80,6 +81,7 @@ class ChangeOperations:
         return {}
 
     def switch(self, txn: WriteTxn, asked: wire.ChangeSwitch) -> Result:
+        """Put the new dataflow in force. Raises ChangeRefused when it was prepared before another change."""
         record = in_force(txn)
         if asked.version != record.get("version", 0) + 1:
             raise ChangeRefused("the run was changed meanwhile", "Try again.")
@@ -105,6 +107,7 @@ class ChangeOperations:
         return found
 
     def settle(self, txn: WriteTxn, asked: wire.ChangeSettle) -> Result:
+        """Let go what has drained."""
         record = in_force(txn)
         version = record.get("version", 0) + 1
         found = changes.settle(txn, asked.nodes, asked.together, version)
@@ -118,6 +121,7 @@ class ChangeOperations:
         return {}
 
     def move(self, txn: WriteTxn, asked: wire.ChangeMove) -> wire.Moved:
+        """Move a part of the slots that are to have other owners."""
         registry = lives.load(txn)
         return {"left": sum(self.moves.move(txn, registry, id, count) for id, count in asked.counts.items())}
 

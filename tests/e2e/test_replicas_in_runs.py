@@ -290,6 +290,7 @@ def test_a_node_is_stopped_started_and_restarted_with_all_its_replicas(place: Fo
     assert "name 'sums', which means all its replicas" in call("node", "restart", "flow", "sums[1]", code=1)
     assert f"sums[1] running ({pids[1]})" in call("node", "info", "flow", "sums")
     assert json.loads(call("node", "info", "flow", "sums", "--json"))["pid"] is None
+    assert json.loads(call("node", "info", "flow", "sums[1]", "--json"))["pid"] == pids[1]
     (place.folder / "pause").unlink()
     assert running.finish() == 0
     check_sums(result(place), 900)
