@@ -376,3 +376,38 @@ def test_an_input_with_a_timeout_falls_silent_for_each_replica_that_has_heard_of
         heard.wait_silent(0, 1, 2)
     finally:
         run.close()
+
+
+def drops(count: int) -> dict[str, Any]:
+    nodes = hears(count)
+    fed = {"in": {"source": "a/out", "queue_policy": "drop_oldest", "queue_size": 3}}
+    return {**nodes, "s": {**nodes["s"], "operator": {**nodes["s"]["operator"], "inputs": fed}}}
+
+
+def test_what_an_input_drops_while_slots_move_is_counted_and_the_rest_comes_once_in_order(
+    shm: Path, forker: Forker
+) -> None:
+    (shm / "op.py").write_text(HEARS)
+    run = Run(shm, drops(2), forker)
+    try:
+        r = Replicas(run, 2, drops)
+        for count in (3, 1, 4, 2, 3):
+            r.send(2 * KEYS)
+            r.scale(count)
+        r.send(2 * KEYS)
+
+        def counts() -> tuple[int, int, int]:
+            queues = [run.queue(replica_id("s", number), "in") for number in range(r.count)]
+            waiting, taken, dropped = (
+                sum(queue[at] for queue in queues) for at in (records.QUEUED, records.TAKEN, records.DROPPED)
+            )
+            return waiting, taken, dropped
+
+        wait_until(lambda: counts()[0] == 0 and counts()[1] == len(r.got("in")), f"{counts()} {r.children}")
+        _, taken, dropped = counts()
+        assert taken + dropped == r.sent and taken and dropped
+        for key in range(KEYS):
+            numbers = [value["n"] for _, _, value in r.got("in") if value["k"] == key]
+            assert numbers == sorted(set(numbers))
+    finally:
+        run.close()
