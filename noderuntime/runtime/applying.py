@@ -233,6 +233,7 @@ class Applying:
         """The change has come to its end."""
         work = self._work
         assert work is not None
+        self._replace_none()
         if self._step in (Step.GIVING, Step.SWITCHING) and not work.applied:
             self._moving.begin(work.fewer(before=True), at_once=True)
         if self._step in (Step.TRYING, Step.GIVING):
@@ -338,6 +339,10 @@ class Applying:
     def _switch(self, work: Work, prepared: Prepared) -> None:
         self._step = Step.SWITCHING
         made = switching(self._nodes, work.new, work.plan, work.asked, prepared, self._options.name, work.scale)
+        renewed = {ids[0] for ids in made.arguments["renewed"]}
+        for id, child in self._nodes.under(work.asked.rename).items():
+            is_over = id not in made.wirings and (work.asked.discard or is_replica_in(child, work.new))
+            child.leader.is_replaced |= id in renewed or is_over
 
         def done(found: Switched) -> None:
             self._switched(work, made.wirings, prepared["version"], found)
@@ -346,6 +351,7 @@ class Applying:
 
     def _switched(self, work: Work, wirings: dict[str, Wiring], version: int, found: Switched) -> None:
         """The new dataflow is in force: the processes follow."""
+        self._replace_none()
         work.discarded = found["discarded"]
         new = work.new
         self._nodes.rename(work.asked.rename)
@@ -403,6 +409,11 @@ class Applying:
             idle = [child for child in self._nodes.processes if child.machine.state is LifecycleState.WAITING]
             steps = [partial(child.feed, su.StopAsked(0.0)) for child in idle]
         all_of((*steps, partial(self._take, self._clock())))
+
+    def _replace_none(self) -> None:
+        """No switch is under way."""
+        for child in self._nodes.processes:
+            child.is_replaced = False
 
     def _take(self, now_s: float) -> None:
         """The change is over when new replicas have their slots, or have had the time to be ready."""

@@ -58,6 +58,7 @@ class Child:
     reload_error: str = ""  # of the last one, with its traceback
     parked: bool = False  # stopped by `node stop`: the run waits for it
     leaving: bool = False  # no longer in the dataflow: it handles what waits, and ends
+    is_replaced: bool = False  # a switch is under way that fences its process
     waiting: Waiting | None = None  # a process that is to be that of its next life: `apply` has tried it
     token: tuple[int, int] = (0, 0)  # the number by which such a process knows its life, and that life
     told_wiring: int = 0  # the number of the wiring that its process knows of
@@ -359,9 +360,8 @@ class Child:
 
     def _dead(self, status: int) -> None:
         def told() -> None:
-            hands, commits = self.remains()
             self.identity = None
-            self.feed(su.Exited(status, hands, commits))
+            self.feed(su.Exited(status, *self.remains(), self.is_replaced))
 
         all_of((partial(kill_strays, self.services.fork_server.pids, self.services.run_dir.root, self.called), told))
 

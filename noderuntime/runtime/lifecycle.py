@@ -37,8 +37,8 @@ Rules
 10. After each death the store takes the write lock once: by the claim of the next life, by the end of the
     node, or by `Touch`. Otherwise a last commit may stay invisible.
 11. A restart that is asked for, or that a change of the dataflow brings, begins a new life with a new budget; its own
-    death costs nothing. It also brings back a node that has failed, or that was stopped or still stops, but not one
-    that has ended.
+    death costs nothing, nor does that of a life that the switch of a change has fenced before the runtime has heard of
+    it. It also brings back a node that has failed, or that was stopped or still stops, but not one that has ended.
 
 States
 ------
@@ -64,6 +64,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from noderuntime.ipc.protocol import EXIT_FENCED
 from noderuntime.runtime.deaths import SIGKILL, SIGTERM, Death, death_of
 from noderuntime.runtime.health import reason_to_kill
 from noderuntime.runtime.lifecycle_events import (
@@ -104,6 +105,7 @@ from noderuntime.runtime.restart_budget import Budget
 
 TERM_S = 2.0
 DEAF_GRACE_S = 1.0
+REPLACED_S_MAX = 60.0
 
 
 @dataclass(slots=True)
@@ -417,6 +419,11 @@ class Lifecycle(Machine[LifecycleState, LifecycleEvent, Action]):
         if self._has_ended(event):
             self.reason = bye.reason if bye is not None else ""
             return self._leave_now(LifecycleState.ENDED)
+        if event.is_replaced and event.status == EXIT_FENCED:  # it has heard of the change before the runtime has
+            self._death = Death("has changed: a new life begins", False, event.hands, free=True)
+            self.state = LifecycleState.BACKOFF
+            self.deadline_s = now_s + REPLACED_S_MAX
+            return [Touch()]
         return self._after(death_of(event, self.policy.kind, self._our_kill, self._report, bye), now_s)
 
     def _has_ended(self, event: Exited) -> bool:

@@ -99,12 +99,14 @@ class Exited:
     """The child was reaped. `status`: exit code, or minus the signal; None when it is unknown (dynamic
     nodes).
 
-    `hands`: the messages that this life had in hand, from its pulse; `commits` made in this life.
+    `hands`: the messages that this life had in hand, from its pulse; `commits` made in this life. `is_replaced`: the
+    switch of a change fences this life; the next one, or its end, is asked for as soon as the store has answered.
     """
 
     status: int | None
     hands: Hands = ()
     commits: int = 0
+    is_replaced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from support.harness import Running, is_alive, wait_until
-from support.live_cast import command, counts, enough, flow, keeps, prepare, seen, takes, uids, wait_handled
+from support.live_cast import apply, command, counts, enough, flow, keeps, prepare, seen, takes, uids, wait_handled
 from support.procs import is_stopped
 from support.stage import Stage
 
@@ -108,6 +108,27 @@ def test_the_runtime_killed(point: str) -> None:
 @pytest.mark.parametrize("point", STORE)
 def test_the_store_killed(point: str) -> None:
     changed_under({"who": "store", "point": point, "hit": 1, "action": "kill"})
+
+
+def test_a_changed_node_that_finds_itself_fenced_before_the_runtime_hears_of_the_switch_has_not_failed() -> None:
+    """The store is killed behind the switch, so that its answer comes late; meanwhile the node commits."""
+    with Stage([{"who": "store", "point": "answer change_switch", "hit": 1, "action": "kill"}]) as stage:
+        prepare(stage.folder)
+        running = stage.start(flow(counts(), keeps("a", restart_policy="never"), keeps("b", "a/n")))
+        running.wait_running()
+        wait_handled(running, "b")
+        changed = flow(counts(), keeps("a", restart_policy="never", config={"name": "new"}), keeps("b", "a/n"))
+        code, _, err = apply(stage.folder, changed)
+        assert code == 0, err
+        wait_handled(running, "b")
+        assert running.status()["a"]["restarts"] == 1
+        enough(stage.folder)
+        assert running.finish() == 0
+        for node, source in (("a", "counts/n"), ("b", "a/n")):
+            first, last, count, good = seen(running, node)[source]
+            assert (first, count, good) == (0, last + 1, True)
+        assert not [line for line in running.lines("b") if line.startswith("NODE_FAILED")]
+        assert stage.fired() == {0}
 
 
 @pytest.mark.parametrize("point", ["rewire", "follow"])

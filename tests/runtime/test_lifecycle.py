@@ -9,7 +9,7 @@ import pytest
 
 from noderuntime.ipc.protocol import EXIT_FENCED, EXIT_RELOAD
 from noderuntime.runtime.health import LOCK_S_MAX, STOPPED_S_MAX
-from noderuntime.runtime.lifecycle import DEAF_GRACE_S, TABLE, TERM_S, Lifecycle
+from noderuntime.runtime.lifecycle import DEAF_GRACE_S, REPLACED_S_MAX, TABLE, TERM_S, Lifecycle
 from noderuntime.runtime.lifecycle_events import (
     ALIVE,
     DONE,
@@ -80,7 +80,7 @@ SAMPLES: dict[type, list[LifecycleEvent]] = {
     SaidBye: [SaidBye(True), SaidBye(False), SaidBye(True, "ALL_INPUTS_CLOSED")],
     Exited: [
         Exited(0), Exited(1), Exited(-9, HANDS, 3), Exited(-11), Exited(None), Exited(EXIT_RELOAD),
-        Exited(EXIT_FENCED), Exited(-99),
+        Exited(EXIT_FENCED), Exited(EXIT_FENCED, HANDS, is_replaced=True), Exited(-99),
     ],
     SpawnFailed: [SpawnFailed("no room"), SpawnFailed("no such file", True)],
     Vitals: [
@@ -609,6 +609,30 @@ def test_a_fence_costs_budget_so_that_it_cannot_go_on_for_ever() -> None:
     child = running()
     child.handle(Exited(EXIT_FENCED), 0.0)
     assert child.budget.streak == 1
+
+
+def test_a_life_that_is_fenced_by_a_change_costs_nothing_and_the_next_one_begins_when_it_is_asked_for() -> None:
+    for policy in (Policy("operator", "never"), Policy(max_restarts=1)):
+        child = running(policy)
+        child.budget.spend(0.0)
+        assert child.handle(Exited(EXIT_FENCED, HANDS, is_replaced=True), 1.0) == [Touch()]
+        assert child.handle(Tick(), 1.0 + REPLACED_S_MAX / 2) == []
+        actions = child.handle(RestartAsked("has changed: a new life begins", 5.0, at_once=True), 2.0)
+        assert actions == [Spawn(2), Claim(2, "has changed: a new life begins", False, HANDS)]
+        assert (child.restarts, child.budget.streak) == (1, 0)
+
+
+def test_a_life_that_is_fenced_by_a_change_is_followed_by_another_if_nobody_asks_for_it() -> None:
+    child = running(Policy("operator", "never"))
+    child.handle(Exited(EXIT_FENCED, HANDS, is_replaced=True), 1.0)
+    assert only(child.handle(Tick(), 1.0 + REPLACED_S_MAX), Spawn) == Spawn(2)
+
+
+def test_a_replica_that_a_change_has_fenced_and_ended_is_over() -> None:
+    child = running(Policy("operator", "never"))
+    child.handle(Exited(EXIT_FENCED, is_replaced=True), 1.0)
+    assert child.handle(Abort(), 1.0) == [Touch()]
+    assert child.state is LifecycleState.STOPPED
 
 
 # ---- hangs
