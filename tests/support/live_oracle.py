@@ -117,7 +117,13 @@ def _numbers(bits: bytes) -> Iterator[int]:
 def _left_over(txn: ReadTxn, registry: lives.Registry) -> Iterator[str]:
     """Records that nothing refers to."""
     numbers = {entry.number: entry for entry in registry.values()}
-    queues = {(entry.number, number) for entry in registry.values() for number, _ in entry.all_inputs()}
+    queues = {
+        key
+        for entry in registry.values()
+        for key in (
+            *(keys.queue(entry.number, number) for number, _ in entry.all_inputs()), keys.gone_inputs(entry.number)
+        )
+    }  # fmt: skip
     for id, entry in registry.items():
         if entry.leaves or entry.leaving:
             yield f"{id} still leaves: {entry}"
@@ -130,7 +136,7 @@ def _left_over(txn: ReadTxn, registry: lives.Registry) -> Iterator[str]:
             removed = kind == b"n" and records.NodeRecord.parse(value).status == records.REMOVED
             if number not in numbers and not removed and kind != b"n":
                 yield f"{key!r} of node {number}, which is not there"
-            elif kind == b"q" and (number, int.from_bytes(key[3:5], "big")) not in queues:
+            elif kind == b"q" and key not in queues:
                 yield f"{key!r}: the queue of no input of {numbers[number].id}"
     if list(segments.referenced(txn)):
         yield "a payload is still referred to"

@@ -145,10 +145,9 @@ class Schedule:
         self.plan = plan
         self.rng = random.Random(plan.seed + 1)
         self.flow = plan.flow
-        self.history = [plan.flow]  # all that may be in force
+        self.history = [plan.flow]  # all that files have said
         self.log = [f"seed {plan.seed}: {plan.steps}, kills every {plan.kill_every_s} s, {plan.taps} taps"]
         self.made = 0  # nodes that were added
-        self.scaled: set[int] = set()  # places of those that `scale` made
         self.halted: set[str] = set()
         self.killed: set[int] = set()
         self.pids: dict[str, int] = {}
@@ -203,26 +202,27 @@ class Schedule:
             with contextlib.suppress(Gone):
                 _wait_until(self._status, "the run to begin")
                 # the replicas of `scale` hold until a resume, which makes what the file says of them
-                _wait_until(lambda: self._in_force() not in self.scaled, "the number of replicas of the file")
-                self.flow = self.history[self._in_force()]
+                _wait_until(lambda: self._in_force() is not None, "the number of replicas of the file")
+                self.flow = self._in_force() or self.flow
                 return
 
-    def _in_force(self) -> int:
-        """The place in the history of the dataflow that the run has."""
-        found = ""
-        while not found:
+    def _in_force(self) -> Flow | None:
+        """The dataflow that the run has; None while it has numbers of replicas that are not those of the file."""
+        found: InForce | None = None
+        while found is None:
             try:
                 with StoreClient("flow", self.stage.folder.run_dir().store_socket) as store:
-                    found = store.request("in_force", {}, result(InForce))["dataflow"]
+                    found = store.request("in_force", {}, result(InForce))
             except Exception:
                 if self.process.poll() is not None:
                     raise Gone from None
                 time.sleep(0.02)
-        there = plain.from_text(found)
-        for at, flow in reversed([*enumerate(self.history)]):
+        there = plain.from_text(found["dataflow"])
+        for flow in reversed(self.history):
             wanted = parse(live_flow.text(flow, self.plan.snapshots), env=os.environ)
             if there.nodes in (wanted.nodes, expanded(wanted).nodes):
-                return at
+                holds = all(flow[node].replicas == count for node, count in found["scaled"].items())
+                return flow if holds else None
         raise AssertionError(f"the dataflow in force is none that there was: {found}")
 
     def _carry_out(self, step: Callable[[], None]) -> None:
@@ -375,8 +375,6 @@ class Schedule:
             return
         (id,) = [id for id in made.flow if made.flow[id] != self.flow[id]]
         self.log.append(f"scale {id} {made.flow[id].replicas}")
-        self.history.append(made.flow)
-        self.scaled.add(len(self.history) - 1)
         faults = self._faults()
         done = self._done("scale", node=id, replicas=made.flow[id].replicas)
         if self._was_killed(done, faults):
