@@ -59,7 +59,7 @@ from noderuntime.runtime.plan import NEW_NODE, store_nodes
 from noderuntime.runtime.policy import policy_of
 from noderuntime.runtime.resuming import Resumption
 from noderuntime.runtime.store_link import StoreLink
-from noderuntime.runtime.switching import switching
+from noderuntime.runtime.switching import expect_fences, switching
 
 TIMEOUT_S: Final = 30.0
 KNOWN_MAX: Final = 20  # changes of which can still be asked: who asks has looked away for a moment
@@ -339,10 +339,7 @@ class Applying:
     def _switch(self, work: Work, prepared: Prepared) -> None:
         self._step = Step.SWITCHING
         made = switching(self._nodes, work.new, work.plan, work.asked, prepared, self._options.name, work.scale)
-        renewed = {ids[0] for ids in made.arguments["renewed"]}
-        for id, child in self._nodes.under(work.asked.rename).items():
-            is_over = id not in made.wirings and (work.asked.discard or is_replica_in(child, work.new))
-            child.leader.is_replaced |= id in renewed or is_over
+        expect_fences(self._nodes, work.new, work.asked, made)
 
         def done(found: Switched) -> None:
             self._switched(work, made.wirings, prepared["version"], found)

@@ -16,6 +16,7 @@ from noderuntime.ipc.change_records import Prepared
 from noderuntime.ipc.control_records import ApplyRun
 from noderuntime.ipc.wiring import Wiring
 from noderuntime.runtime.children import Child
+from noderuntime.runtime.draining import is_replica_in
 from noderuntime.runtime.lifecycle_events import LifecycleState
 from noderuntime.runtime.nodes import NodeSupervisor
 from noderuntime.runtime.plan import plan, store_nodes
@@ -94,6 +95,14 @@ def switching(
         "scale": scale,
     }
     return Switching(wirings, arguments)
+
+
+def expect_fences(nodes: NodeSupervisor, new: Dataflow, asked: ApplyRun, made: Switching) -> None:
+    """Note which processes the switch fences: they may find it out before the runtime has heard of it."""
+    renewed = {ids[0] for ids in made.arguments["renewed"]}
+    for id, child in nodes.under(asked.rename).items():
+        is_over = id not in made.wirings and (asked.discard or is_replica_in(child, new))
+        child.leader.is_replaced |= id in renewed or is_over
 
 
 def _wiring(child: Child | None, before: Wiring | None, made: Wiring, discard: bool) -> Wiring:
