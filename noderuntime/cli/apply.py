@@ -114,9 +114,9 @@ def _show(done: Applied, dry_run: bool) -> None:
         output.tell(NO_CHANGE)
     elif dry_run:
         output.tell("nothing was changed (--dry-run)")
-        if losing := [item["node"] for item in done["plan"] if item["drops"]]:
-            drops = " ".join(f"--drop {node}" for node in losing)
-            output.tell(f"without --dry-run it would be refused for what it would lose; `{drops}` gives that up")
+        if done["gives_up"]:
+            lost = f"`{done['gives_up']}` gives that up"
+            output.tell(f"without --dry-run it would be refused for what it would lose; {lost}")
     else:
         drains = f"; still draining: {', '.join(done['drains'])}" if done["drains"] else ""
         discarded = f"; {done['discarded']} waiting messages were discarded" if done["discarded"] else ""

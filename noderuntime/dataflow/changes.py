@@ -127,6 +127,13 @@ def compare(
     return Plan((*found.values(), *removed), _refusal(old, new, [*found.values(), *removed]))
 
 
+def gives_up(losses: Mapping[str, str]) -> str:
+    """The options of `apply` that give up what nodes would lose, in words by node; "" when none would lose anything."""
+    drops = [f"--drop {id}" for id, what in losses.items() if "private state" in what or "dead letters" in what]
+    queued = any("queued messages" in what for what in losses.values())
+    return " ".join([*drops, *(["--discard"] if queued else [])])
+
+
 def _about(node: NodeSpec) -> str:
     kind = {"operator": "operator", "node": "custom node", "dynamic": "dynamic node"}[node.kind]
     return kind if node.kind == "dynamic" else f"{kind} {node.code}"

@@ -89,7 +89,7 @@ class PlannedChange(TypedDict):
 class Applied(TypedDict):
     """`over`: nothing more happens; `applied`: the new dataflow is in force; `code`: the exit code of the command;
     `drains`: nodes that still handle what waited for an input or a node that is removed; `late`: new replicas that were
-    not ready in time.
+    not ready in time; `gives_up`: the options that give up what the plan would lose.
     """
 
     ticket: int
@@ -101,6 +101,7 @@ class Applied(TypedDict):
     drains: list[str]
     late: list[str]
     discarded: int
+    gives_up: str
 
 
 class TapsState(TypedDict):

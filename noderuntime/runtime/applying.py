@@ -223,11 +223,11 @@ class Applying:
         ]
         return {"ticket": ticket, "over": work.is_over, "applied": work.applied, "plan": changes, "error": work.error,
                 "code": work.code, "drains": [] if work.asked.discard else self.draining.shown(), "late": work.late,
-                "discarded": work.discarded}  # fmt: skip
+                "discarded": work.discarded, "gives_up": work.gives_up}  # fmt: skip
 
     def _refused(self, why: str, code: int) -> Applied:
         return {"ticket": 0, "over": True, "applied": False, "plan": [], "error": why, "code": code,
-                "drains": self.draining.shown(), "late": [], "discarded": 0}  # fmt: skip
+                "drains": self.draining.shown(), "late": [], "discarded": 0, "gives_up": ""}  # fmt: skip
 
     def _over(self, error: str = "", code: int = 0) -> Applied:
         """The change has come to its end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from noderuntime.dataflow.changes import ADDED, RENAMED, Plan
+from noderuntime.dataflow.changes import ADDED, RENAMED, Plan, gives_up
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.ipc.change_records import Prepared
 from noderuntime.ipc.control_records import ApplyRun
@@ -48,15 +48,16 @@ class Work:
     def lost(self, run: str) -> str:
         """Why a change is refused that would lose something, and what gives it up."""
         texts = [f"node {id!r} is not in the new dataflow: {what} would be lost" for id, what in self.losses.items()]
-        of_nodes = self.losses.items()
-        drops = [f"--drop {id}" for id, what in of_nodes if "private state" in what or "dead letters" in what]
-        queued = any("queued messages" in what for _, what in of_nodes)
-        gives_up = " ".join([*drops, *(["--discard"] if queued else [])])
-        command = f"noderuntime apply {run} {self.asked.file} {gives_up}"
+        command = f"noderuntime apply {run} {self.asked.file} {self.gives_up}"
         added = self.plan.of(ADDED)
         first = next(iter(self.losses))
         also = f"; `--rename {first}={added[0]}` carries it over when that is its id now" if added else ""
         return f"{'; '.join(texts)}\n  `{command}` gives it up{also}. Nothing was changed."
+
+    @property
+    def gives_up(self) -> str:
+        """The options that give up what would be lost; "" when nothing would be."""
+        return gives_up(self.losses)
 
     def by_kind(self) -> dict[str, list[str]]:
         """The nodes that are changed, by how."""

@@ -21,7 +21,7 @@ class Runtime:
         self.asked: list[str] = []
         self._interrupts = interrupts
         self._done = {"ticket": 1, "over": True, "applied": False, "plan": [], "error": "", "code": 0, "drains": [],
-                      "late": [], "discarded": 0, **done}  # fmt: skip
+                      "late": [], "discarded": 0, "gives_up": "", **done}  # fmt: skip
         monkeypatch.setattr(module, "choose", lambda name: None)
         monkeypatch.setattr(module, "ask_runtime", self._ask)
 
@@ -47,7 +47,7 @@ def test_a_dry_run_says_what_would_be_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lost = {"node": "a", "change": "removed", "details": [], "drops": "1 keys of private state", "restarts": False}
-    Runtime(monkeypatch, plan=[lost])
+    Runtime(monkeypatch, plan=[lost], gives_up="--drop a")
     assert module.apply(parse(["apply", "flow.yml", "--dry-run"])) == 0
     said = capsys.readouterr()
     assert "would lose 1 keys of private state" in said.out

@@ -67,6 +67,15 @@ def test_who_asks_late_is_told_what_became_of_a_change_that_another_one_has_foll
     assert not applying.told(second["ticket"])["over"]
 
 
+def test_a_dry_run_tells_what_gives_up_what_would_be_lost(file: Path) -> None:
+    link = Link()
+    applying = applying_of(file, link)
+    asked = applying.begin(ApplyRun(str(file.parent / "new.yml"), dry_run=True))
+    link.answer("change_losses", {"losses": {"a": "1 keys of private state", "b": "3 queued messages that it cannot"}})
+    told = applying.told(asked["ticket"])
+    assert (told["over"], told["code"], told["gives_up"]) == (True, 0, "--drop a --discard")
+
+
 def test_the_switch_waits_for_the_store_to_say_what_it_has_let_go(file: Path) -> None:
     """The switch names what is leaving: a node that the store has let go meanwhile would not be known to it."""
     link = Link()
