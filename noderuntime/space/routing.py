@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgpack
 
@@ -34,12 +34,16 @@ class Rescaled(Exception):
     """
 
 
+# not (0,) * SLOTS, whose type has 256 items: compiled, it was a struct that took the C compiler over ten minutes
+FROM_THE_BEGINNING: Final[tuple[int, ...]] = tuple([0] * SLOTS)
+
+
 class Owners(NamedTuple):
     """The owner of each slot, the `partition_by` that it was made for, and the wiring number with which it got it."""
 
     owners: tuple[int, ...]
     partition: str
-    since: tuple[int, ...] = (0,) * SLOTS
+    since: tuple[int, ...] = FROM_THE_BEGINNING
 
 
 def kept_owners(txn: ReadTxn, node: int) -> Owners | None:
