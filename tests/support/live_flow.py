@@ -31,7 +31,7 @@ class Link:
 @dataclass(frozen=True, slots=True)
 class Part:
     """A node. `name`: what it calls itself, whatever its id is by now; `version` is part of its config; `before`: nodes
-    that its input came from before.
+    that its input came from before; `again`: a node of its id was there before, and its numbers go on.
     """
 
     kind: str
@@ -43,6 +43,7 @@ class Part:
     tick: bool = False
     config: dict[str, Any] = field(default_factory=dict)
     before: tuple[str, ...] = ()
+    again: bool = False
 
     @property
     def main(self) -> str:

@@ -301,8 +301,17 @@ class Schedule:
             self._apply(made)
 
     def _made(self, kinds: Sequence[str]) -> Change | None:
+        """A change; what is added may have the id of a node that is gone."""
         self.made += 1
-        return live_flow.change(self.rng, self.flow, f"n{self.made}", kinds)
+        fresh = f"n{self.made}"
+        made = live_flow.change(self.rng, self.flow, fresh, kinds)
+        chance = self.rng.random() * 2
+        if made is None or made.kind != "add" or chance > 1:
+            return made
+        there = {*self.flow, *map(node_of, self._status()), "p0", "p1"}  # the process is called p0
+        gone = sorted({id for flow in self.history for id in flow} - there)
+        id = gone[int(chance * len(gone))] if gone else fresh
+        return replace(made, flow={**self.flow, id: replace(made.flow[fresh], again=bool(gone))})
 
     def _apply(self, made: Change) -> None:
         shown = ", ".join(f"{id} of {[link.source for link in part.links.values()]}" for id, part in made.flow.items())
