@@ -323,7 +323,7 @@ class Schedule:
             drop=[id for id in made.gone if self.flow[id].keeps_state],
         )  # fmt: skip
         self.renewed += self._rows(*made.restarted)
-        if self._was_killed(done, faults):
+        if self._was_killed(done, faults) or self._has_to_drain(done):
             return
         assert done["code"] == 0, done
         restarts = {node_of(item["node"]) for item in done["plan"] if item["restarts"]}
@@ -348,14 +348,26 @@ class Schedule:
         return self._done("apply", file=str(file), **options)
 
     def _done(self, what: str, **arguments: Any) -> Mapping[str, Any]:
+        """What has come of a change. One that has to wait for another, or for what still drains, is asked for again."""
+        until_s = time.monotonic() + WAIT_S
+        while True:
+            done = self._tried(what, **arguments)
+            if "another change of this run is under way" not in done["error"] and not self._has_to_drain(done):
+                return done
+            if self.halted and self._has_to_drain(done):  # which it may not do before what was stopped goes on
+                return done
+            assert time.monotonic() < until_s, done
+            time.sleep(POLL_S)
+
+    def _has_to_drain(self, done: Mapping[str, Any]) -> bool:
+        return done["code"] == 2 and "Try again later" in done["error"]
+
+    def _tried(self, what: str, **arguments: Any) -> Mapping[str, Any]:
         answer = self._ask(what, timeout=WAIT_S, **arguments)
         assert not answer.error, answer.error
         done: Mapping[str, Any] = answer.result
         if not done["over"]:
             self._meanwhile()
-        if "another change of this run is under way" in done["error"]:  # the one of a resume
-            time.sleep(POLL_S)
-            return self._done(what, **arguments)
         while not done["over"]:
             time.sleep(POLL_S)
             done = self._ask("applied", ticket=done["ticket"]).result
@@ -386,7 +398,7 @@ class Schedule:
         self.log.append(f"scale {id} {made.flow[id].replicas}")
         faults = self._faults()
         done = self._done("scale", node=id, replicas=made.flow[id].replicas)
-        if self._was_killed(done, faults):
+        if self._was_killed(done, faults) or self._has_to_drain(done):
             return
         assert done["code"] == 0, done
         self.flow = made.flow
