@@ -45,6 +45,7 @@ POINTS = {
     "sink": tuple(point for point in (*CUSTOM_ONCE, *CUSTOM_OFTEN) if point not in ("stage", "staged")),
     "store": STORE,
 }
+LONG_S = 240.0  # 30 s on two cores that are busy
 # two deaths without a commit in between: the second one is followed by a pause, and by a `touch` of the store
 PAUSES = [{"who": "b", "point": point, "hit": 1, "action": "kill"} for point in ("restore", "restored")]
 
@@ -100,7 +101,7 @@ def test_every_victim_at_every_point(who: str, action: str) -> None:
 def test_every_victim_at_later_passes_of_every_point(who: str, action: str, hits: tuple[int, ...]) -> None:
     """What is passed once in a life never happens here."""
     hits = hits[:1] if action == "stop" else hits
-    run_to_the_end(flow(200), faults(who, action, points_of(who, action), hits) + PAUSES)
+    run_to_the_end(flow(200), faults(who, action, points_of(who, action), hits) + PAUSES, LONG_S)
 
 
 @pytest.mark.long

@@ -56,4 +56,4 @@ def test_no_room_at_every_write() -> None:
 @pytest.mark.parametrize("action", ["kill", "error", "stop"])
 def test_the_process_at_later_passes_of_every_point(action: str, hits: tuple[int, ...]) -> None:
     """What is passed once in a life never happens here."""
-    run_to_the_end(flow(200), faults(action, POINTS, hits[:1] if action == "stop" else hits))
+    run_to_the_end(flow(200), faults(action, POINTS, hits[:1] if action == "stop" else hits), 240.0)

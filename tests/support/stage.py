@@ -295,11 +295,13 @@ class Stage:
         self.close()
 
 
-def run_to_the_end(flow: Flow, faults: Sequence[Fault] = (), **env: str) -> list[Fault]:
+def run_to_the_end(
+    flow: Flow, faults: Sequence[Fault] = (), within_s: float = RUN_S_MAX, **env: str
+) -> list[Fault]:
     """Run a dataflow with these faults, and check everything. Returns the faults that never happened."""
     with Stage(faults, None, **env) as stage:
         stage.start(flow.yaml(str(stage.root)))
-        stage.complete(flow)
+        stage.complete(flow, within_s=within_s)
         stage.check(flow)
         stage.finish()
         fired = stage.fired()
