@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support.fake_runtime import Forker, Run
 from support.harness import heed_sigint
 from support.kit import MB, Nodes
@@ -15,6 +16,10 @@ from support.kit import MB, Nodes
 pytest_plugins = ["support.reruns"]
 
 heed_sigint()
+
+# how long an example takes says how busy the machine is
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture

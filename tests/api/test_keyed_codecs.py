@@ -157,7 +157,7 @@ class Keeping60(Keeping):
     ttl = 60.0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(VALUES, st.sampled_from([Keeping, Keeping60]))
 @example({(1, 2): 1}, Keeping)
 @example({"x": dt.datetime.min.replace(tzinfo=dt.timezone(dt.timedelta(hours=2)))}, Keeping60)

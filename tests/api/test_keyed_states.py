@@ -168,7 +168,7 @@ def message(value: Any, number: int) -> Any:
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.one_of(RECORDS, FAILING, st.none()), st.integers(0, 3)), max_size=25))
 def test_one_that_lives_on_through_failures_does_what_a_new_one_does(
     name: str, events: list[tuple[Any, int]]
@@ -213,7 +213,7 @@ def alone(sent: list[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.lists(st.one_of(RECORDS, RECORDS, FAILING), max_size=12), st.integers(0, 3), st.booleans()),

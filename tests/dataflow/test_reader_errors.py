@@ -359,7 +359,7 @@ BREAKS = [" ", "\n", "\n  ", "\n- ", ": ", "- ", "---\n", "\ufeff", "é", "\x00"
 WORDS = st.lists(st.sampled_from([*FIELDS, *SCALARS, *MARKS, *BREAKS]), max_size=40)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.text(), st.binary(), WORDS.map("".join), WORDS.map(" ".join)))
 @example("nodes: [" * 40)
 @example("? ? ? ?")
@@ -394,14 +394,14 @@ VALUES = st.recursive(
 SHAPES = st.lists(st.dictionaries(st.sampled_from(FIELDS), VALUES), max_size=3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SHAPES)
 def test_any_shape_of_nodes_either_loads_or_raises_a_dataflow_error(nodes: list[dict[str, str]]) -> None:
     _loads_or_raises(nodes)
 
 
 @pytest.mark.long
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(SHAPES)
 def test_any_of_many_shapes_of_nodes_either_loads_or_raises_a_dataflow_error(nodes: list[dict[str, str]]) -> None:
     _loads_or_raises(nodes)

@@ -680,7 +680,7 @@ VALUES = st.recursive(
 NODES = st.lists(st.dictionaries(WORDS, VALUES, max_size=6).map(lambda fields: {"id": "a", "path": "a.py", **fields}), min_size=1, max_size=3)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(NODES, st.dictionaries(st.sampled_from([*ROOT_FIELDS, "state", "snapshots"]), VALUES, max_size=3), NODES)
 def test_whatever_a_file_says_it_is_read_or_refused(nodes: Any, rest: dict[str, Any], inner: Any) -> None:
     module = {"module": {"name": "m", "inputs": ["i"], "outputs": ["o"]}, "nodes": inner}

@@ -132,7 +132,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS, seed=st.integers(0, 1 << 16))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_whatever_is_sent_dropped_and_cut_each_snapshot_gives_back_what_was_sent(
     steps: list[tuple[Any, ...]], seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -240,7 +240,7 @@ MESSAGES = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(MESSAGES, MESSAGES)
 def test_an_operator_goes_on_with_what_an_earlier_version_left_as_with_its_own(
     before: list[Any], after: list[Any]
