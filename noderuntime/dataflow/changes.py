@@ -127,6 +127,11 @@ def compare(
     return Plan((*found.values(), *removed), _refusal(old, new, [*found.values(), *removed]))
 
 
+def would_lose(losses: Mapping[str, str]) -> str:
+    """What a removal of these nodes would lose, in words. `losses`: what of each, as for `gives_up`."""
+    return "; ".join(f"node {id!r} is not in the new dataflow: {what} would be lost" for id, what in losses.items())
+
+
 def gives_up(losses: Mapping[str, str]) -> str:
     """The options of `apply` that give up what nodes would lose, in words by node; "" when none would lose anything."""
     drops = [f"--drop {id}" for id, what in losses.items() if "private state" in what or "dead letters" in what]

@@ -440,6 +440,7 @@ class Applying:
             at_once = child.spec.kind == "operator"  # the switch has fenced it
             child.feed(su.RestartAsked("has changed: a new life begins", self._options.grace_s, at_once))
 
+
 def _become(child: Child, spec: NodeSpec, wiring: Wiring) -> None:
     """What the dataflow says about a node from now on. Its next life is made of that."""
     child.spec, child.wiring = spec, wiring

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from noderuntime.dataflow.changes import ADDED, RENAMED, Plan, gives_up
+from noderuntime.dataflow.changes import ADDED, RENAMED, Plan, gives_up, would_lose
 from noderuntime.dataflow.model import Dataflow
 from noderuntime.ipc.change_records import Prepared
 from noderuntime.ipc.control_records import ApplyRun
@@ -47,12 +47,11 @@ class Work:
 
     def lost(self, run: str) -> str:
         """Why a change is refused that would lose something, and what gives it up."""
-        texts = [f"node {id!r} is not in the new dataflow: {what} would be lost" for id, what in self.losses.items()]
         command = f"noderuntime apply {run} {self.asked.file} {self.gives_up}"
         added = self.plan.of(ADDED)
         first = next(iter(self.losses))
         also = f"; `--rename {first}={added[0]}` carries it over when that is its id now" if added else ""
-        return f"{'; '.join(texts)}\n  `{command}` gives it up{also}. Nothing was changed."
+        return f"{would_lose(self.losses)}\n  `{command}` gives it up{also}. Nothing was changed."
 
     @property
     def gives_up(self) -> str:

@@ -91,10 +91,7 @@ class BySlot:
 
 
 def slots_of(space: Space, partition: str) -> Callable[[bytes], int]:
-    """Returns the slot of a message, by its record. Without a `partition_by`, the slots are taken in turns."""
-    if not partition:
-        turns = iter(range(1 << 62))
-        return lambda record: next(turns) % SLOTS
+    """Returns the slot of a message, by its record. `partition`: the `partition_by` of the operator."""
     by = parse_partition(partition)
 
     def slot_of(record: bytes) -> int:

@@ -32,7 +32,7 @@ import msgpack
 
 from noderuntime.api.keyed.states import TIME_KEY
 from noderuntime.api.operator import POSITION_KEY
-from noderuntime.dataflow.changes import gives_up
+from noderuntime.dataflow.changes import gives_up, would_lose
 from noderuntime.dataflow.identifiers import node_of
 from noderuntime.errors import ChangeRefused, StoreError
 from noderuntime.space import keys, lives, moves, private, records, renaming, taps
@@ -134,8 +134,7 @@ def inputs(node_entry: NodeEntry) -> list[tuple[int, str]]:
 def refuse_losses(lost: Mapping[str, str]) -> None:
     """Raise ChangeRefused, if there are any."""
     if lost:
-        texts = [f"node {id!r} is not in the new dataflow: {what} would be lost" for id, what in lost.items()]
-        raise ChangeRefused("; ".join(texts), f"`{gives_up(lost)}` gives it up. Nothing was changed.")
+        raise ChangeRefused(would_lose(lost), f"`{gives_up(lost)}` gives it up. Nothing was changed.")
 
 
 def refuse_used_ids(txn: ReadTxn, names: Mapping[str, str]) -> None:

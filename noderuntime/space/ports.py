@@ -9,7 +9,7 @@ from noderuntime.space import keys, records
 from noderuntime.space.ending import Links
 from noderuntime.space.environment import Space
 from noderuntime.space.routing import groups_of
-from noderuntime.space.staging import Group, Input, Output, Receiver
+from noderuntime.space.staging import Input, Output, Receiver, ReplicaGroup
 from noderuntime.space.transactions import ReadTxn
 from noderuntime.space.writer import Writes
 
@@ -32,7 +32,7 @@ class Ports:
         self.counters_of: dict[int, int] = {}  # the first counter of each input, by number; -1: it has none
         self._space = space
         self._own = own
-        self._joining: dict[str, tuple[list[Receiver], dict[str, Group]]] = {}  # the receivers of outputs after `join`
+        self._joining: dict[str, tuple[list[Receiver], dict[str, ReplicaGroup]]] = {}  # after `join`
         self._sent_before = wiring.replica << records.REPLICA_SHIFT
         with space.read() as txn:
             self._connect(txn, wiring, at_once=True)

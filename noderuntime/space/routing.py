@@ -23,7 +23,7 @@ from noderuntime.space.environment import Space
 from noderuntime.space.mailbox import queue_of
 from noderuntime.space.records import CLOSED, FLAGS, QUEUED
 from noderuntime.space.segments import read_segment
-from noderuntime.space.staging import Group, Output, Staged
+from noderuntime.space.staging import Output, ReplicaGroup, Staged
 from noderuntime.space.transactions import ReadTxn, WriteTxn
 
 
@@ -79,7 +79,7 @@ def put_owners(txn: WriteTxn, node: int, owned: Sequence[int], partition: str, s
     txn.put(keys.owners(node), msgpack.packb([bytes(owned), partition, *([list(since)] if since else [])]))
 
 
-def groups_of(txn: ReadTxn, space: Space, wirings: Sequence[ReceiverWiring]) -> dict[str, Group]:
+def groups_of(txn: ReadTxn, space: Space, wirings: Sequence[ReceiverWiring]) -> dict[str, ReplicaGroup]:
     """The replicated receivers among those of an output."""
     members: dict[str, list[ReceiverWiring]] = {}
     for wiring in wirings:
@@ -90,9 +90,9 @@ def groups_of(txn: ReadTxn, space: Space, wirings: Sequence[ReceiverWiring]) -> 
         queue_keys = [keys.queue(wiring.node, wiring.input) for wiring in of_group]
         if of_group[0].partition:
             owned = owners_of(txn, int(name.partition("/")[0]), len(of_group))
-            found[name] = Group(parse_partition(of_group[0].partition), owned)
+            found[name] = ReplicaGroup(parse_partition(of_group[0].partition), owned)
         else:
-            found[name] = Group(None, (), Loads(space, queue_keys))
+            found[name] = ReplicaGroup(None, (), Loads(space, queue_keys))
     return found
 
 

@@ -23,7 +23,7 @@ from noderuntime.space.watches import Cursor
 GROUP_MAX: Final = 128  # events of one commit
 GROUP_BYTES_MAX: Final = 1 << 20  # of what they send: a larger transaction no longer fits into the caches of a core
 
-LOADS_NS: Final = 500_000
+LOADS_NS: Final = 500_000  # how old the lengths of queues may be by which a replica is chosen
 
 Sent = tuple["Output", bytes, int, Segment | None]  # an output, and a message's record, number and segment
 
@@ -69,7 +69,7 @@ class Staged:
         return self.rare
 
 
-class Group:
+class ReplicaGroup:
     """How one of the replicas of a receiver is chosen: by slot, or, without a `partition`, the one with least waiting.
 
     `loads()` reads how much waits for each; it is read again after LOADS_NS, and what is sent meanwhile is added.
@@ -129,7 +129,7 @@ class Routes:
 
     __slots__ = ("_output", "_parts", "_receivers", "groups")
 
-    def __init__(self, output: Output, receivers: Sequence[Receiver], groups: Mapping[str, Group]) -> None:
+    def __init__(self, output: Output, receivers: Sequence[Receiver], groups: Mapping[str, ReplicaGroup]) -> None:
         self.groups = groups
         self._output = output
         self._receivers = receivers
@@ -181,7 +181,7 @@ class Output:
         sent: int,
         booted_ns: int,
         own: Collection[int] = (),
-        groups: Mapping[str, Group] = MappingProxyType({}),
+        groups: Mapping[str, ReplicaGroup] = MappingProxyType({}),
     ) -> None:
         self.booted_ns = booted_ns
         self.name = name
@@ -193,7 +193,7 @@ class Output:
         self.chosen_by: Routes | None = None
         self.rewire(receivers, groups)
 
-    def rewire(self, receivers: Sequence[Receiver], groups: Mapping[str, Group] = MappingProxyType({})) -> None:
+    def rewire(self, receivers: Sequence[Receiver], groups: Mapping[str, ReplicaGroup] = MappingProxyType({})) -> None:
         """These are its receivers from now on, also of what is staged already: but see `is_current`."""
         own = self.own
         known = list(receivers)
@@ -212,7 +212,7 @@ class Output:
         """
         return self.whole.routes is self.chosen_by
 
-    def narrow(self, receivers: Sequence[Receiver], groups: Mapping[str, Group]) -> None:
+    def narrow(self, receivers: Sequence[Receiver], groups: Mapping[str, ReplicaGroup]) -> None:
         """Those of its receivers that are not among these are gone, also for what is staged already; the others have
         the limits of these, and `groups` say how replicas are chosen. None joins before the next `rewire`, but for
         replicas of one that is there: slots may be theirs now.
@@ -240,7 +240,7 @@ class Output:
         groups = self._groups_of(receivers)
         return Output(self.name, self.counter, receivers, self.sent, self.booted_ns, self.own, groups)
 
-    def _groups_of(self, receivers: Sequence[Receiver]) -> dict[str, Group]:
+    def _groups_of(self, receivers: Sequence[Receiver]) -> dict[str, ReplicaGroup]:
         routes = self.routes
         if routes is None:
             return {}
