@@ -18,6 +18,8 @@
         snapshots/                  snapshots of a run without `snapshots: {to: ...}`
         snapshots.json              where the snapshots of the last run in this folder are, and of which file it is
     STATE/NAME@HASH/                the same, of another dataflow file with a run of that name (see state_folders.py)
+
+HOME stays, empty, when the last run has gone: a run that begins at that moment may be about to make its folder in it.
 """
 
 from __future__ import annotations
